@@ -1,0 +1,1 @@
+"""What every function shares: decisions by noun, one adapter a vendor, one place for settings."""

@@ -1,0 +1,133 @@
+"""Every environment variable of the bundle: name, type, unit, meaning.
+
+Nothing is read at import: a variable is parsed when it is first asked for, so a missing one
+stops only the work that needs it. A description is the variable's documentation too:
+`.env.example` and the README's table are checked against this file.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self, overload
+
+from lib.problems import NotConfigured
+
+
+class Setting[T]:
+    """One variable, named like its attribute in capitals.
+
+    parse: text -> value; ValueError when the text is no such value.
+    default: the text used when the variable is unset or empty; None means it must be given.
+    """
+
+    def __init__(
+        self,
+        parse: Callable[[str], T],
+        meaning: str,
+        default: str | None = None,
+        *,
+        secret: bool = False,
+    ) -> None:
+        self.parse = parse
+        self.meaning = meaning
+        self.default = default
+        self.secret = secret
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name.upper()
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: "Settings", owner: type) -> T: ...
+    def __get__(self, instance: "Settings | None", owner: type) -> Self | T:
+        if instance is None:
+            return self
+        text = instance.environ.get(self.name, "").strip() or self.default
+        if text is None:
+            raise NotConfigured(self.name, "is not set")
+        try:
+            return self.parse(text)
+        except ValueError as fault:
+            # The fault may quote the text: say what was wrong, never what was there.
+            raise NotConfigured(self.name, "is set but not usable") from fault
+
+
+def url(text: str) -> str:
+    """An http(s) address, without a trailing slash."""
+    if not text.startswith(("https://", "http://")):
+        raise ValueError("not an http(s) address")
+    return text.rstrip("/")
+
+
+def postgres_url(text: str) -> str:
+    if not text.startswith(("postgresql://", "postgres://")):
+        raise ValueError("not a postgresql:// address")
+    return text
+
+
+def boolean(text: str) -> bool:
+    known = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
+    if text.lower() not in known:
+        raise ValueError("not true or false")
+    return known[text.lower()]
+
+
+def words(text: str) -> tuple[str, ...]:
+    """A list separated by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def token(text: str) -> str:
+    """A secret that callers present: at least 16 characters (Vercel's advice for CRON_SECRET)."""
+    if len(text) < 16:
+        raise ValueError("shorter than 16 characters")
+    return text
+
+
+class Settings:
+    """Typed reading of one environment. Every attribute raises NotConfigured by its name."""
+
+    database_url = Setting(
+        postgres_url,
+        "Postgres, as the role the functions log in with (Supabase: the transaction pooler, "
+        "port 6543). Add sslmode=require where the server is not local.",
+        secret=True,
+    )
+    resend_api_key = Setting(str, "Resend's API key, with sending access.", secret=True)
+    resend_api_url = Setting(url, "Resend's address.", "https://api.resend.com")
+    mail_from = Setting(
+        str,
+        "Sender of every mail, on a domain verified at Resend.",
+        "Alfa Beauty <noreply@alfabeauty.co.id>",
+    )
+    mail_sales_to = Setting(words, "Sales mailboxes, separated by commas.")
+    site_url = Setting(url, "The site's own address.", "https://alfabeauty.co.id")
+    allowed_origins = Setting(
+        words,
+        "Further origins, separated by commas, whose pages may post leads and be redirected to.",
+        "",
+    )
+    sales_whatsapp = Setting(
+        str, "Sales' WhatsApp number in E.164, shown when a form cannot be sent."
+    )
+    cron_secret = Setting(
+        token, "Bearer token Vercel sends to the cron addresses, 16 characters or more.", secret=True
+    )
+    cron_secret_previous = Setting(
+        str, "The cron token being retired: accepted beside CRON_SECRET while it is set.", "", secret=True
+    )
+    sentry_dsn = Setting(str, "Sentry's DSN; empty: errors go to the log alone.", "", secret=True)
+    vercel_env = Setting(str, "Set by Vercel: production, preview or development.", "development")
+    vercel_git_commit_sha = Setting(str, "Set by Vercel: the commit, reported as the release.", "")
+    vercel_deployment_id = Setting(str, "Set by Vercel: the deployment's id.", "")
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        self.environ = os.environ if environ is None else environ
+
+
+def every() -> Iterator[Setting[Any]]:
+    """Every variable, in the order of the table above."""
+    for value in vars(Settings).values():
+        if isinstance(value, Setting):
+            yield value
