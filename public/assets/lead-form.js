@@ -45,6 +45,7 @@ const status = find("[data-status]");
 const failure = find("[data-failure]");
 const whatsapp = find("[data-whatsapp-fallback]");
 const summary = find("[data-errors-summary]");
+const list = find("[data-errors-list]");
 let sending = false;
 let attempt = {};
 
@@ -158,7 +159,6 @@ function mark(control, text) {
 /** Each message beside its field, all of them in the summary, the focus on the first. */
 function showFaults(faults) {
   const rest = { ...faults };
-  const list = find("[data-errors-list]");
   let first;
   list.textContent = "";
   for (const { dataset: { errorFor: name } } of form.querySelectorAll(".field [data-error-for]")) {
@@ -179,6 +179,13 @@ function showFaults(faults) {
   find("[data-error-for=_]").textContent = Object.values(rest).flat().join(" ");
   summary.hidden = !Object.keys(faults).length;
   if (!summary.hidden) (first ?? summary).focus();
+}
+
+/** The summary keeps its height while a visitor mends a field below it: the page must not jump. */
+function forgive({ target }) {
+  if (!target.closest(".field")) return;
+  mark(target, "");
+  list.querySelector(`[href^="#${target.name}"]`)?.toggleAttribute("data-done", true);
 }
 
 function showFailure({ minutes }) {
@@ -223,7 +230,7 @@ async function submit(event) {
 
 form.noValidate = true;
 form.addEventListener("submit", submit);
-form.addEventListener("input", ({ target }) => target.closest(".field") && mark(target, ""));
+form.addEventListener("input", forgive);
 // Coming back from the thank-you page finds this one as it was left: still sending.
 addEventListener("pageshow", ({ persisted }) => persisted && setSending(false));
 // Faults that the server found before this file was there.
