@@ -1,4 +1,162 @@
+"""Every expected failure: its HTTP status, its stable code, its words in both languages.
+
+Raise one anywhere; `endpoint` alone turns it into an answer. Codes are a promise to callers
+and never change; words may. Nothing a caller reads is made from an exception's text.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+Details = dict[str, list[str]]
+"""Faults by field, in the caller's language; `_` holds those of the whole body."""
+
+
+class Problem(Exception):
+    """A request we refuse, or cannot serve now. Subclasses say which."""
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    title: ClassVar[Mapping[str, str]]
+
+    def __init__(
+        self, details: Details | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(self.code)
+        self.details = details
+        self.headers = dict(headers or {})
+
+
+class InvalidJson(Problem):
+    status = 400
+    code = "invalid_json"
+    title = {"id": "Isi permintaan bukan JSON yang sah.", "en": "The body is not valid JSON."}
+
+
+class Invalid(Problem):
+    status = 400
+    code = "validation_error"
+    title = {
+        "id": "Ada isian yang perlu diperbaiki.",
+        "en": "Some fields need to be corrected.",
+    }
+
+
+class Unauthorized(Problem):
+    status = 401
+    code = "unauthorized"
+    title = {"id": "Token tidak ada atau salah.", "en": "The token is missing or wrong."}
+
+    def __init__(self) -> None:
+        super().__init__(headers={"WWW-Authenticate": "Bearer"})
+
+
+class ForeignOrigin(Problem):
+    status = 403
+    code = "origin_not_allowed"
+    title = {
+        "id": "Formulir ini tidak dapat dikirim dari situs lain.",
+        "en": "This form cannot be sent from another site.",
+    }
+
+
+class NotFound(Problem):
+    status = 404
+    code = "not_found"
+    title = {"id": "Tidak ditemukan.", "en": "Not found."}
+
+
+class MethodNotAllowed(Problem):
+    status = 405
+    code = "method_not_allowed"
+    title = {"id": "Metode tidak didukung.", "en": "This method is not supported here."}
+
+
+class TooLarge(Problem):
+    status = 413
+    code = "payload_too_large"
+    title = {
+        "id": "Isi permintaan lebih dari 100 KiB.",
+        "en": "The body is larger than 100 KiB.",
+    }
+
+
+class UnsupportedType(Problem):
+    status = 415
+    code = "content_type_must_be_application_json"
+    title = {
+        "id": "Kirim sebagai application/json atau sebagai formulir.",
+        "en": "Send application/json or a form.",
+    }
+
+
+class Internal(Problem):
+    status = 500
+    code = "internal_error"
+    title = {"id": "Terjadi kesalahan di pihak kami.", "en": "Something went wrong on our side."}
+
+
+class NotPersisted(Problem):
+    """The lead is kept nowhere: the caller must send it again."""
+
+    status = 503
+    code = "persistence_failed"
+    title = {
+        "id": "Data Anda belum tersimpan. Silakan kirim lagi sebentar lagi.",
+        "en": "Your details are not stored yet. Please send them again shortly.",
+    }
+
+    def __init__(self, retry_after_s: int = 30) -> None:
+        super().__init__(headers={"Retry-After": str(retry_after_s)})
+
+
+class Unavailable(Problem):
+    status = 503
+    code = "temporarily_unavailable"
+    title = {
+        "id": "Layanan sedang tidak tersedia. Coba lagi sebentar lagi.",
+        "en": "The service is unavailable just now. Try again shortly.",
+    }
+
+    def __init__(self, retry_after_s: int = 30) -> None:
+        super().__init__(headers={"Retry-After": str(retry_after_s)})
+
+
+class ServiceNotConfigured(Problem):
+    status = 503
+    code = "service_not_configured"
+    title = {"id": "Layanan ini belum diatur.", "en": "This service is not configured."}
+
+
 class NotConfigured(Exception):
+    """A variable of the environment is missing or unusable. For the log, never for a caller."""
+
     def __init__(self, name: str, fault: str) -> None:
         super().__init__(f"{name} {fault}")
         self.name = name
+        self.fault = fault
+
+
+class DatabaseDown(Exception):
+    """Postgres refused, broke off, or stayed silent past the budget. What it did is unknown."""
+
+
+class MailRefused(Exception):
+    """The mail service will never take this mail as it stands."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class MailDelayed(Exception):
+    """The mail service did not take this mail now.
+
+    uncertain: it may have taken it all the same (no answer, or one that does not say).
+    retry_after_s: it asked us to slow down for that long; None when it did not.
+    """
+
+    def __init__(self, reason: str, *, uncertain: bool, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.uncertain = uncertain
+        self.retry_after_s = retry_after_s

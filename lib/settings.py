@@ -112,10 +112,15 @@ class Settings:
         str, "Sales' WhatsApp number in E.164, shown when a form cannot be sent."
     )
     cron_secret = Setting(
-        token, "Bearer token Vercel sends to the cron addresses, 16 characters or more.", secret=True
+        token,
+        "Bearer token Vercel sends to the cron addresses, 16 characters or more.",
+        secret=True,
     )
     cron_secret_previous = Setting(
-        str, "The cron token being retired: accepted beside CRON_SECRET while it is set.", "", secret=True
+        str,
+        "The cron token being retired: accepted beside CRON_SECRET while it is set.",
+        "",
+        secret=True,
     )
     sentry_dsn = Setting(str, "Sentry's DSN; empty: errors go to the log alone.", "", secret=True)
     vercel_env = Setting(str, "Set by Vercel: production, preview or development.", "development")

@@ -1,0 +1,36 @@
+"""GET, HEAD /terima-kasih and /en/thank-you: the thank-you page with the lead's reference.
+
+200 always: a reference that is none of ours is left out. Touches nothing.
+"""
+
+from werkzeug.wrappers import Response
+
+from lib import endpoint, pages, reference
+from lib.endpoint import Call
+from lib.problems import NotConfigured
+from lib.settings import Settings
+from lib.whatsapp import chat_link
+
+OPENING = {
+    "id": "Halo Alfa Beauty, saya baru mengirim formulir kemitraan. Kode saya {ref}.",
+    "en": "Hello Alfa Beauty, I have just sent the partnership form. My reference is {ref}.",
+}
+
+
+def get(call: Call) -> Response:
+    locale = "en" if call.request.args.get("locale") == "en" else "id"
+    given = call.request.args.get("ref", "")
+    ref = given if reference.is_one(given) else None
+    page = pages.thank_you(locale, ref, _chat(locale, ref))
+    return Response(page, content_type="text/html; charset=utf-8")
+
+
+def _chat(locale: str, ref: str | None) -> str | None:
+    try:
+        sales = Settings().sales_whatsapp
+    except NotConfigured:
+        return None
+    return ref and chat_link(sales, OPENING[locale].format(ref=ref))
+
+
+app = endpoint.wsgi("thanks", GET=get)

@@ -1,0 +1,31 @@
+"""The sentences visitors agree to, by version. Never edit one: add a version for the form to use.
+
+A lead records which sentence was shown as its version, language and SHA-256.
+"""
+
+import hashlib
+
+CURRENT = "2026-11"
+
+SENTENCES: dict[str, dict[str, str]] = {
+    "2026-11": {
+        "id": (
+            "Saya setuju Alfa Beauty menyimpan dan memakai data ini untuk menghubungi saya tentang "
+            "kemitraan, sesuai UU No. 27 Tahun 2022 tentang Pelindungan Data Pribadi."
+        ),
+        "en": (
+            "I agree that Alfa Beauty stores and uses these details to contact me about a "
+            "partnership, in line with Indonesia's Personal Data Protection Law "
+            "(Law No. 27 of 2022)."
+        ),
+    },
+}
+
+
+def sha256(version: str, locale: str) -> str | None:
+    """SHA-256, in hex, of the sentence shown; None for a version we do not have.
+
+    A page may be newer than this deployment: its lead is still worth keeping.
+    """
+    sentence = SENTENCES.get(version, {}).get(locale)
+    return sentence and hashlib.sha256(sentence.encode()).hexdigest()

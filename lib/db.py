@@ -1,0 +1,115 @@
+"""Postgres. Every use has a budget: a server that is gone or silent is DatabaseDown in time.
+
+The rule a newcomer would break: work handed to `run` may be run twice (a pooled connection can
+die between two requests, and a lost reply looks the same), so it must be repeat-safe.
+Behind a transaction pooler there are no prepared statements, no session SET, no session locks.
+"""
+
+import select
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any
+
+import psycopg
+
+from lib.problems import DatabaseDown
+
+MAX_IDLE = 4  # connections an instance keeps; overlapping requests beyond that open their own
+MAX_IDLE_AGE_S = 50.0  # below the idle timeouts of poolers and of the NAT between us and them
+CONNECT_BUDGET_S = 2  # libpq takes no less
+REUSE_SHARE = 0.4  # of the budget: how long a reused connection may be silent before a new one
+
+# What says "the server", not "the statement": these alone may send a lead to the next rung.
+DOWN = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection whose every wait ends at `deadline` (time.monotonic seconds)."""
+
+    deadline: float = float("inf")
+    idle_since: float = 0.0
+
+    def wait[R](
+        self,
+        gen: Generator[Any, Any, R],
+        interval: float = 0.1,
+        timeout: float | None = None,
+    ) -> R:
+        left = max(0.001, self.deadline - time.monotonic())
+        return super().wait(gen, interval, left if timeout is None else min(left, timeout))
+
+    @property
+    def lively(self) -> bool:
+        """Whether it is worth using again: young, and nothing said by the server since."""
+        if self.closed or time.monotonic() - self.idle_since > MAX_IDLE_AGE_S:
+            return False
+        # An idle server says nothing; readable means it closed, or is about to.
+        readable, _, _ = select.select([self.pgconn.socket], [], [], 0)
+        return not readable
+
+
+class Database:
+    """Connections to one server, shared by an instance's threads."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._idle: deque[BoundedConnection] = deque(maxlen=MAX_IDLE)
+
+    def run[R](self, work: Callable[[psycopg.Connection[Any]], R], *, budget_s: float = 4.0) -> R:
+        """Run repeat-safe work on a connection in autocommit mode, within budget_s seconds.
+
+        Raises DatabaseDown when no server answers in time; whether the work was done is then
+        unknown. Errors of the statements themselves pass through.
+        """
+        deadline = time.monotonic() + budget_s
+        connection = self._take()
+        if connection is not None:
+            try:
+                patience_s = budget_s * REUSE_SHARE
+                return self._use(connection, work, time.monotonic() + patience_s)
+            except DOWN:
+                pass  # most likely the connection alone: a new one tells
+        try:
+            return self._use(self._open(), work, deadline)
+        except DOWN as fault:
+            raise DatabaseDown from fault
+
+    def _take(self) -> BoundedConnection | None:
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            if connection.lively:
+                return connection
+            connection.close()
+
+    def _open(self) -> BoundedConnection:
+        return BoundedConnection.connect(
+            self._url,
+            autocommit=True,
+            prepare_threshold=None,
+            connect_timeout=CONNECT_BUDGET_S,
+            application_name="alfa-api",
+        )
+
+    def _use[R](
+        self,
+        connection: BoundedConnection,
+        work: Callable[[psycopg.Connection[Any]], R],
+        deadline: float,
+    ) -> R:
+        connection.deadline = deadline
+        finished = False
+        try:
+            result = work(connection)
+            finished = True
+        finally:
+            if finished and len(self._idle) < MAX_IDLE:
+                connection.idle_since = time.monotonic()
+                self._idle.append(connection)
+            else:
+                # Cheaper to open another than to find out what state this one is in.
+                connection.close()
+        return result

@@ -1,0 +1,228 @@
+"""HTTP in, an answer out: what every endpoint does alike, and the one place that catches all.
+
+    app = endpoint.wsgi("leads", POST=post)
+
+A handler takes a Call and returns a Response, or raises a Problem. Whatever must not delay the
+answer goes to `call.later`: it runs when the body has been sent and before the invocation ends,
+is never retried, and so may only make sooner what something else would do anyway.
+"""
+
+import hmac
+import json
+import socket
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from werkzeug.wrappers import Request, Response
+
+from lib import log, problems
+from lib.problems import DatabaseDown, NotConfigured, Problem
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from lib.services import Services
+
+LOCALES = ("id", "en")  # the first is the default
+
+type Handler = Callable[["Call"], Response]
+
+
+class Call:
+    """One request on its way through, and what was decided about it."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.now = datetime.now(UTC)
+        self.request_id = _request_id(request)
+        self.facts: dict[str, object] = {}
+        self.afterwards: list[Callable[[], None]] = []
+
+    @cached_property
+    def services(self) -> "Services":
+        from lib.services import instance  # health answers without
+
+        return instance()
+
+    @cached_property
+    def locale(self) -> str:
+        """`id` or `en`, by Accept-Language."""
+        return self.request.accept_languages.best_match(LOCALES, LOCALES[0]) or LOCALES[0]
+
+    @property
+    def client_address(self) -> str | None:
+        """The caller's address as the platform saw it; None if it is no address.
+
+        The runtime copies x-forwarded-for, which Vercel overwrites, to REMOTE_ADDR. Any other
+        header, x-real-ip too, can be shadowed by one spelled with underscores.
+        """
+        nearest = (self.request.environ.get("REMOTE_ADDR") or "").rpartition(",")[2].strip()
+        for family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                return socket.inet_ntop(family, socket.inet_pton(family, nearest))
+            except OSError:
+                continue
+        return None
+
+    def note(self, **facts: object) -> None:
+        """Add to the request's log line: ids and decisions, never personal data."""
+        self.facts |= facts
+
+    def later(self, work: Callable[[], None]) -> None:
+        """Run `work` after the answer."""
+        self.afterwards.append(work)
+
+
+def wsgi(name: str, *, cross_origin: bool = False, **methods: Handler) -> "WSGIApplication":
+    """An application serving `methods`; HEAD comes with GET, OPTIONS always.
+
+    cross_origin: pages of allow-listed origins may read the answers.
+    """
+    if "GET" in methods:
+        methods["HEAD"] = methods["GET"]
+    allowed = ", ".join(sorted({*methods, "OPTIONS"}))
+
+    # The runtime wants exactly two parameters (inspect.signature), so this is a plain function.
+    def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        started = time.perf_counter()
+        request = Request(environ)
+        call = Call(request)
+        if request.method == "OPTIONS":
+            response = Response(status=204, headers={"Allow": allowed})
+        else:
+            response = _answer(name, call, methods.get(request.method), allowed)
+        if cross_origin:
+            _share(call, response, allowed)
+        response.headers["X-Request-Id"] = call.request_id
+        response.headers.setdefault("Cache-Control", "no-store")
+        took_ms = round((time.perf_counter() - started) * 1000, 1)
+        response.call_on_close(lambda: _finish(name, call, response.status_code, took_ms))
+        return response(environ, start_response)
+
+    return app
+
+
+def _answer(name: str, call: Call, handler: Handler | None, allowed: str) -> Response:
+    try:
+        if handler is None:
+            raise problems.MethodNotAllowed(headers={"Allow": allowed})
+        return handler(call)
+    except Problem as problem:
+        return refuse(call, problem)
+    except NotConfigured as fault:
+        log.write("not_configured", "error", id=call.request_id,
+                  variable=fault.name, fault=fault.fault)  # fmt: skip
+        return refuse(call, problems.ServiceNotConfigured())
+    except DatabaseDown as fault:
+        call.note(**log.where(fault))
+        return refuse(call, problems.Unavailable())
+    except Exception as fault:  # noqa: BLE001 - the one place
+        _unexpected(name, call, fault)
+        return refuse(call, problems.Internal())
+
+
+def refuse(call: Call, problem: Problem) -> Response:
+    """A Problem as RFC 9457 problem+json, with `error` and `details` for existing callers."""
+    call.note(problem=problem.code)
+    body: dict[str, object] = {
+        "type": f"https://alfabeauty.co.id/problems/{problem.code}",
+        "title": problem.title[call.locale],
+        "status": problem.status,
+        "detail": problem.title[call.locale],
+        "request_id": call.request_id,
+        "error": problem.code,
+    }
+    if problem.details is not None:
+        body["details"] = problem.details
+    response = reply(body, problem.status, content_type="application/problem+json")
+    response.headers.update(problem.headers)
+    return response
+
+
+def reply(
+    value: object, status: int = 200, *, content_type: str = "application/json; charset=utf-8"
+) -> Response:
+    """A JSON answer. Its Content-Length lets a caller go before the work after it is done."""
+    body = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    # A caller may have sent half a character (a lone surrogate) and have it quoted back.
+    return Response(body.encode("utf-8", "replace"), status, content_type=content_type)
+
+
+def bearer_is(request: Request, secrets: Iterable[str]) -> bool:
+    """Whether the caller presents one of `secrets`, compared in constant time."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    presented = token.strip().encode("utf-8", "surrogateescape")
+    matches = [hmac.compare_digest(presented, secret.encode()) for secret in secrets if secret]
+    return scheme.lower() == "bearer" and any(matches)
+
+
+def own_origin(call: Call) -> str:
+    """scheme://host the caller reached us at."""
+    return f"{call.request.scheme}://{call.request.host}"
+
+
+def known_origin(call: Call, origin: str) -> bool:
+    """Whether `origin` is this site, the host asked, or on the allow-list."""
+    settings = call.services.settings
+    ours = {own_origin(call), _origin(settings.site_url), *settings.allowed_origins}
+    return origin.rstrip("/") in ours
+
+
+def _origin(address: str) -> str:
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _share(call: Call, response: Response, allowed: str) -> None:
+    origin = call.request.headers.get("Origin", "")
+    response.headers.add("Vary", "Origin")
+    if not origin or not known_origin(call, origin):
+        return
+    response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Expose-Headers"] = "X-Request-Id, Retry-After"
+    if call.request.method == "OPTIONS":
+        response.headers["Access-Control-Allow-Methods"] = allowed
+        response.headers["Access-Control-Allow-Headers"] = (
+            "Content-Type, Idempotency-Key, X-Request-Id"
+        )
+        response.headers["Access-Control-Max-Age"] = "86400"
+
+
+def _request_id(request: Request) -> str:
+    """The caller's own id if it is short and plain, else a new one."""
+    given = request.headers.get("X-Request-Id", "")
+    plain = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
+    return given if plain and 8 <= len(given) <= 128 else uuid4().hex
+
+
+def _finish(name: str, call: Call, status: int, took_ms: float) -> None:
+    """After the answer: the work put off, then the one log line."""
+    for work in call.afterwards:
+        try:
+            work()
+        except Exception as fault:  # noqa: BLE001 - nobody is left to tell but the log
+            log.write("after_response_failed", "error", endpoint=name,
+                      id=call.request_id, **log.where(fault))  # fmt: skip
+            _report(name, call, fault)
+    request = call.request
+    log.write("request", endpoint=name, id=call.request_id, method=request.method,
+              path=request.path[:200], status=status, ms=took_ms, **call.facts)  # fmt: skip
+
+
+def _unexpected(name: str, call: Call, fault: Exception) -> None:
+    log.write("unexpected", "error", endpoint=name, id=call.request_id, **log.where(fault))
+    call.later(lambda: _report(name, call, fault))
+
+
+def _report(name: str, call: Call, fault: Exception) -> None:
+    try:
+        reporter = call.services.reporter
+    except NotConfigured:
+        return
+    if reporter is not None:
+        reporter.report(fault, request_id=call.request_id, endpoint=name)

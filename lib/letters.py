@@ -1,0 +1,146 @@
+"""The two mails a lead sets off, rendered once and stored with it.
+
+Everything in them was typed by a stranger: subjects are one line, HTML is escaped, and no
+address of theirs becomes a link but the WhatsApp number, whose digits we checked.
+"""
+
+from dataclasses import asdict, dataclass
+from html import escape
+
+from lib.submission import Submission
+from lib.whatsapp import chat_link
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One mail. kind is unique within a lead: `sales` or `acknowledgement`."""
+
+    kind: str
+    sender: str
+    recipients: tuple[str, ...]
+    reply_to: str | None
+    subject: str
+    body_text: str
+    body_html: str
+
+    def row(self) -> dict[str, object]:
+        return {**asdict(self), "recipients": list(self.recipients)}
+
+
+# What sales reads, in the order they need it.
+_PERSON = (
+    ("Business", "business_name"),
+    ("Contact", "contact_name"),
+    ("WhatsApp", "phone_whatsapp"),
+    ("E-mail", "email"),
+    ("City", "city"),
+    ("Type", "salon_type"),
+    ("Chairs", "chair_count"),
+    ("Specialization", "specialization"),
+    ("Brands in use", "current_brands_used"),
+    ("Monthly spend", "monthly_spend_range"),
+    ("Message", "message"),
+)
+_SOURCE = (
+    ("Language", "locale"),
+    ("Page", "page_url_current"),
+    ("First page", "page_url_initial"),
+    ("Referrer", "referrer"),
+    ("utm_source", "utm_source"),
+    ("utm_medium", "utm_medium"),
+    ("utm_campaign", "utm_campaign"),
+    ("utm_term", "utm_term"),
+    ("utm_content", "utm_content"),
+    ("Consent version", "consent_version"),
+)
+
+_GREETING = {
+    "id": "Halo {name}, terima kasih sudah menghubungi Alfa Beauty. Kode Anda {ref}.",
+    "en": "Hello {name}, thank you for contacting Alfa Beauty. Your reference is {ref}.",
+}
+
+_ACKNOWLEDGEMENT = {
+    "id": {
+        "subject": "Kami sudah menerima data Anda ({ref})",
+        "hello": "Halo,",
+        "body": (
+            "Terima kasih atas minat Anda bermitra dengan Alfa Beauty. Tim kami akan menghubungi "
+            "Anda lewat WhatsApp dalam 1 hari kerja.",
+            "Kode Anda: {ref}. Sebutkan kode ini bila Anda menghubungi kami.",
+            "Bila bukan Anda yang mengisi formulir di situs kami, abaikan email ini.",
+        ),
+        "close": "Salam,\nAlfa Beauty",
+    },
+    "en": {
+        "subject": "We have received your details ({ref})",
+        "hello": "Hello,",
+        "body": (
+            "Thank you for your interest in a partnership with Alfa Beauty. Our team will contact "
+            "you on WhatsApp within 1 working day.",
+            "Your reference: {ref}. Please mention it whenever you contact us.",
+            "If it was not you who filled in the form on our site, please ignore this e-mail.",
+        ),
+        "close": "Kind regards,\nAlfa Beauty",
+    },
+}
+
+
+def for_sales(lead: Submission, ref: str, locale: str, sender: str, to: tuple[str, ...]) -> Letter:
+    """Every field, the ref, and a WhatsApp chat one tap away. Reply-To is the visitor, if known."""
+    values = {**lead.model_dump(), "locale": locale}
+    chat = chat_link(lead.phone_whatsapp, _GREETING[locale].format(name=lead.contact_name, ref=ref))
+    rows = [("Ref", ref), *_filled(values, _PERSON)]
+    source = _filled(values, _SOURCE)
+    text = "\n".join(
+        [
+            "New lead",
+            "",
+            *(f"{label}: {value}" for label, value in rows),
+            "",
+            f"Chat: {chat}",
+            "",
+            *(f"{label}: {value}" for label, value in source),
+            "",
+        ]
+    )
+    html = _page(
+        f"<h1>{escape(lead.business_name)}</h1>"
+        f'<p><a href="{escape(chat)}">Chat on WhatsApp: {escape(lead.phone_whatsapp)}</a></p>'
+        f"{_table(rows)}<h2>Source</h2>{_table(source)}"
+    )
+    return Letter("sales", sender, to, lead.email, f"New Lead: {lead.business_name}", text, html)
+
+
+def acknowledgement(email: str, ref: str, locale: str, sender: str) -> Letter:
+    """To whoever gave this address, which may not be theirs: nothing they typed is repeated."""
+    words = _ACKNOWLEDGEMENT[locale]
+    paragraphs = [str(words["hello"]), *(p.format(ref=ref) for p in words["body"])]
+    close = str(words["close"])
+    text = "\n\n".join([*paragraphs, close]) + "\n"
+    html = _page(
+        "".join(f"<p>{escape(p)}</p>" for p in paragraphs)
+        + f"<p>{escape(close).replace(chr(10), '<br>')}</p>"
+    )
+    subject = str(words["subject"]).format(ref=ref)
+    return Letter("acknowledgement", sender, (email,), None, subject, text, html)
+
+
+def _filled(
+    values: dict[str, object], labels: tuple[tuple[str, str], ...]
+) -> list[tuple[str, str]]:
+    return [(label, "-" if values[key] is None else str(values[key])) for label, key in labels]
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    cell = "padding:4px 12px 4px 0;vertical-align:top"
+    body = "".join(
+        f'<tr><th align="left" style="{cell}">{escape(label)}</th>'
+        f'<td style="{cell};white-space:pre-wrap">{escape(value)}</td></tr>'
+        for label, value in rows
+    )
+    return f"<table>{body}</table>"
+
+
+def _page(body: str) -> str:
+    style = "font-family:Helvetica,Arial,sans-serif;color:#222;line-height:1.5"
+    return f'<!doctype html><html><body style="{style}">{body}</body></html>'

@@ -1,0 +1,30 @@
+"""One JSON line an event, on the platform's log. Ids and decisions only, never personal data."""
+
+import json
+import logging
+import traceback
+
+_logger = logging.getLogger("alfa")
+_logger.setLevel(logging.INFO)
+
+# The runtime's log handler ignores Formatters, so the message itself is the JSON.
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def write(event: str, level: str = "info", /, **facts: object) -> None:
+    """Write one line: the event's name, then facts (JSON values; others by their type's name)."""
+    line = {"event": event, **{key: value for key, value in facts.items() if value is not None}}
+    text = json.dumps(line, ensure_ascii=False, default=lambda value: type(value).__name__)
+    _logger.log(_LEVELS[level], "%s", text)
+
+
+def where(fault: BaseException) -> dict[str, list[str]]:
+    """What happened and where, without the fault's text: that may quote a caller's data."""
+    frames = traceback.extract_tb(fault.__traceback__)[-6:]
+    at = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
+    causes: list[str] = []
+    cause: BaseException | None = fault
+    while cause is not None and len(causes) < 5:
+        causes.append(type(cause).__qualname__)
+        cause = cause.__cause__ or cause.__context__
+    return {"fault": causes, "at": at}

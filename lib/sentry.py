@@ -1,0 +1,68 @@
+"""Sentry, loaded when there is something to report. What leaves here names code, never people.
+
+Sentry down is ignored: the log line says the same.
+"""
+
+from typing import TYPE_CHECKING, cast
+
+import sentry_sdk
+
+if TYPE_CHECKING:
+    from sentry_sdk.types import Event, Hint
+
+FLUSH_TIMEOUT_S = 2.0
+
+# All of an event that may leave. Everything else (request, user, breadcrumbs, server name,
+# extra, modules) can carry a header, a query string or a visitor's words.
+_KEPT = ("event_id", "timestamp", "platform", "level", "release", "environment", "sdk", "tags",
+         "transaction", "fingerprint", "contexts")  # fmt: skip
+_FRAME = ("filename", "module", "function", "lineno", "in_app", "abs_path")
+
+
+class Reporter:
+    """One client per instance."""
+
+    def __init__(self, dsn: str, release: str, environment: str) -> None:
+        sentry_sdk.init(
+            dsn,
+            release=release or None,
+            environment=environment,
+            default_integrations=False,
+            auto_enabling_integrations=False,
+            send_default_pii=False,
+            include_local_variables=False,
+            include_source_context=False,
+            max_breadcrumbs=0,
+            before_send=scrub,
+            shutdown_timeout=0,
+        )
+
+    def report(self, fault: BaseException, *, request_id: str, endpoint: str) -> None:
+        """Send one error and wait for it, at most FLUSH_TIMEOUT_S. Sentry down is no error."""
+        with sentry_sdk.new_scope() as scope:
+            scope.set_tag("request_id", request_id)
+            scope.set_transaction_name(endpoint)
+            scope.capture_exception(fault)
+        sentry_sdk.flush(timeout=FLUSH_TIMEOUT_S)
+
+
+def scrub(event: "Event", _hint: "Hint") -> "Event":
+    """The event with types and places kept, and every text a visitor may be quoted in dropped."""
+    kept = {key: value for key, value in event.items() if key in _KEPT}
+    contexts = cast("dict[str, object]", event.get("contexts", {}))
+    kept["contexts"] = {"runtime": contexts["runtime"]} if "runtime" in contexts else {}
+    exceptions = event.get("exception", {}).get("values", [])
+    kept["exception"] = {"values": [_bare(each) for each in exceptions]}
+    return cast("Event", kept)
+
+
+def _bare(exception: dict[str, object]) -> dict[str, object]:
+    trace = cast("dict[str, list[dict[str, object]]]", exception.get("stacktrace") or {})
+    frames = [
+        {key: frame[key] for key in _FRAME if key in frame} for frame in trace.get("frames", [])
+    ]
+    return {
+        "type": exception.get("type"),
+        "module": exception.get("module"),
+        "stacktrace": {"frames": frames},
+    }

@@ -1,0 +1,283 @@
+"""What a visitor may send: the lead's fields, their rules, and the words for each fault.
+
+`read` finds every fault at once; it never stops at the first. A rule that is not here does
+not exist: the form's own checks only save a round trip.
+"""
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
+
+from lib.problems import Details
+
+KEPT_PARAMETERS = ("gclid", "fbclid")  # beside utm_*: the rest of a query string may be personal
+
+# Unicode's direction overrides and the byte order mark: invisible, and able to disguise a text.
+_INVISIBLE = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF])
+
+# What a fault is called, in the caller's language. Keys are pydantic's error types and ours.
+FAULTS: dict[str, dict[str, str]] = {
+    "missing": {"id": "Wajib diisi.", "en": "This is required."},
+    "string_type": {"id": "Harus berupa teks.", "en": "This must be text."},
+    "string_too_short": {
+        "id": "Minimal {min_length} karakter.",
+        "en": "At least {min_length} characters.",
+    },
+    "string_too_long": {
+        "id": "Maksimal {max_length} karakter.",
+        "en": "At most {max_length} characters.",
+    },
+    "literal_error": {"id": "Pilih salah satu: {expected}.", "en": "Choose one of: {expected}."},
+    "extra_forbidden": {"id": "Isian ini tidak dikenal.", "en": "This field is not known."},
+    "unreadable": {
+        "id": "Berisi karakter yang tidak dapat disimpan.",
+        "en": "This contains characters that cannot be stored.",
+    },
+    "phone": {
+        "id": "Nomor WhatsApp tidak valid. Contoh: 0812 3456 7890.",
+        "en": "Not a valid WhatsApp number. Example: +62 812 3456 7890.",
+    },
+    "email": {
+        "id": "Alamat email tidak valid.",
+        "en": "Not a valid e-mail address.",
+    },
+    "consent": {
+        "id": "Persetujuan diperlukan agar kami boleh menghubungi Anda.",
+        "en": "We need your consent before we may contact you.",
+    },
+    "chair_count": {
+        "id": "Isi dengan bilangan bulat dari 1 sampai 10000.",
+        "en": "Enter a whole number from 1 to 10000.",
+    },
+    "repeated": {"id": "Dikirim lebih dari sekali.", "en": "Given more than once."},
+    "file": {"id": "Berkas tidak diterima.", "en": "Files are not accepted."},
+    "not_an_object": {
+        "id": "Isi permintaan harus berupa objek JSON.",
+        "en": "The body must be a JSON object.",
+    },
+}
+
+
+def _clean(value: object, *, lines: bool) -> object:
+    """Text as we keep it: NFC, trimmed, no control characters. Anything else as it came."""
+    if not isinstance(value, str):
+        return value
+    if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        # Postgres refuses NUL, and a lone surrogate is no character at all.
+        raise PydanticCustomError("unreadable", "unreadable")
+    text = unicodedata.normalize("NFC", value.replace("\r\n", "\n").replace("\r", "\n"))
+    text = text.translate(_INVISIBLE)
+    kept = "\n\t" if lines else ""
+    spaced = (" " if char in "\n\t" and not lines else char for char in text)
+    return "".join(
+        char for char in spaced if char in kept or unicodedata.category(char) != "Cc"
+    ).strip()
+
+
+def _clean_line(value: object) -> object:
+    return _clean(value, lines=False)
+
+
+def _clean_lines(value: object) -> object:
+    return _clean(value, lines=True)
+
+
+def _or_none(value: object) -> object:
+    """An optional field left empty is a field not given."""
+    return None if value == "" else value
+
+
+def _given(value: object) -> object:
+    """A required field left empty is a field missing."""
+    if value is None or value == "":
+        raise PydanticCustomError("missing", "missing")
+    return value
+
+
+def _e164(text: str) -> str:
+    """A number as Indonesians write it (08…, 62…, +62…) or an international one, in E.164."""
+    import phonenumbers  # 35 ms that only a lead pays
+
+    typed = unicodedata.normalize("NFKC", text)
+    digits = "".join(c for c in typed if not c.isspace() and c not in "-().\u2010\u2011\u2013")
+    international = digits.startswith("+")
+    digits = digits.removeprefix("+")
+    if not digits.isascii() or not digits.isdigit():
+        raise PydanticCustomError("phone", "phone")
+    if international:
+        pass
+    elif digits.startswith("00"):
+        digits = digits[2:]
+    elif digits.startswith("0"):
+        digits = "62" + digits[1:]
+    elif digits.startswith("8") and len(digits) <= 12:
+        digits = "62" + digits  # 812…: the leading zero is often left off on a phone
+    if digits.startswith("620"):
+        digits = "62" + digits[3:]  # +62 (0)812…
+    try:
+        number = phonenumbers.parse("+" + digits)
+    except phonenumbers.NumberParseException:
+        raise PydanticCustomError("phone", "phone") from None
+    if not 10 <= len(digits) <= 15 or not phonenumbers.is_possible_number(number):
+        raise PydanticCustomError("phone", "phone")
+    return "+" + digits
+
+
+def _address(text: str) -> str:
+    """An e-mail address in lower case. Whether it can be delivered to is not asked here."""
+    from email_validator import EmailNotValidError, validate_email  # 50 ms, paid when given
+
+    try:
+        found = validate_email(text, check_deliverability=False, globally_deliverable=False)
+    except EmailNotValidError:
+        raise PydanticCustomError("email", "email") from None
+    if "." not in found.domain or len(found.normalized) > 254:
+        raise PydanticCustomError("email", "email")
+    return found.normalized.lower()
+
+
+def _chairs(value: object) -> object:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 5:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
+        raise PydanticCustomError("chair_count", "chair_count")
+    return value
+
+
+def _agreed(value: object) -> object:
+    if value is not True:
+        raise PydanticCustomError("consent", "consent")
+    return value
+
+
+def _campaign_only(text: str) -> str:
+    """An address whose query string keeps campaign marks alone: the rest may name a person."""
+    try:
+        parts = urlsplit(text)
+        query = parse_qsl(parts.query, max_num_fields=200)
+    except ValueError:
+        return text.partition("?")[0].partition("#")[0]
+    kept = [(k, v) for k, v in query if k.startswith("utm_") or k in KEPT_PARAMETERS]
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(kept), ""))
+
+
+# Validators written later run earlier: clean first, then see whether anything is left.
+_REQUIRED = (BeforeValidator(_given), BeforeValidator(_clean_line))
+_OPTIONAL = (BeforeValidator(_or_none), BeforeValidator(_clean_line))
+
+Name = Annotated[str, StringConstraints(min_length=2, max_length=255), *_REQUIRED]
+Short = Annotated[str | None, StringConstraints(max_length=80), *_OPTIONAL]
+Middle = Annotated[str | None, StringConstraints(max_length=200), *_OPTIONAL]
+Link = Annotated[
+    str | None,
+    StringConstraints(max_length=2048),
+    AfterValidator(lambda text: text and _campaign_only(text)),
+    *_OPTIONAL,
+]
+
+
+class Submission(BaseModel):
+    """One accepted form, normalised. Field by field the contract's table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    business_name: Name
+    contact_name: Name
+    phone_whatsapp: Annotated[str, AfterValidator(_e164), *_REQUIRED]
+    city: Annotated[str, StringConstraints(min_length=2, max_length=80), *_REQUIRED]
+    salon_type: Annotated[
+        Literal["SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER"], BeforeValidator(_given)
+    ]
+    consent: Annotated[Literal[True], BeforeValidator(_agreed)]
+    email: Annotated[
+        str | None, AfterValidator(lambda text: text and _address(text)), *_OPTIONAL
+    ] = None
+    chair_count: Annotated[int | None, BeforeValidator(_chairs), *_OPTIONAL] = None
+    specialization: Middle = None
+    current_brands_used: Middle = None
+    monthly_spend_range: Short = None
+    message: Annotated[
+        str | None,
+        StringConstraints(max_length=2000),
+        BeforeValidator(_or_none),
+        BeforeValidator(_clean_lines),
+    ] = None
+    page_url_initial: Link = None
+    page_url_current: Link = None
+    referrer: Link = None
+    utm_source: Middle = None
+    utm_medium: Middle = None
+    utm_campaign: Middle = None
+    utm_term: Middle = None
+    utm_content: Middle = None
+    locale: Annotated[Literal["id", "en"] | None, BeforeValidator(_or_none)] = None
+    consent_version: Short = None
+    company: Annotated[str | None, StringConstraints(max_length=2000), *_OPTIONAL] = None
+
+
+TICKED = {"on": True, "true": True, "1": True}  # what browsers send for a ticked box
+
+
+def from_form(fields: Mapping[str, str]) -> dict[str, object]:
+    """A form's texts as the values JSON would have carried."""
+    values: dict[str, object] = dict(fields)
+    if "consent" in values:
+        values["consent"] = TICKED.get(fields["consent"].strip().lower(), False)
+    return values
+
+
+class Faulty(Exception):
+    """A submission with faults: `kinds` names them by field, free of language."""
+
+    def __init__(self, kinds: Mapping[str, list[tuple[str, dict[str, Any]]]]) -> None:
+        super().__init__("faulty submission")
+        self.kinds = kinds
+
+    def details(self, locale: str) -> Details:
+        """Every fault in words: `{field: [message, ...]}`."""
+        return {
+            field: [FAULTS[kind][locale].format(**facts) for kind, facts in kinds]
+            for field, kinds in self.kinds.items()
+        }
+
+
+def read(values: object) -> Submission:
+    """A submission from decoded JSON or `from_form`. Raises Faulty with every fault."""
+    if not isinstance(values, dict):
+        raise Faulty({"_": [("not_an_object", {})]})
+    try:
+        return Submission.model_validate(values)
+    except ValidationError as fault:
+        raise Faulty(_kinds(fault)) from None
+
+
+def _kinds(fault: ValidationError) -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    kinds: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for error in fault.errors(include_url=False, include_input=False):
+        field = _shown(str(error["loc"][0])) if error["loc"] else "_"
+        kind = error["type"] if error["type"] in FAULTS else "unreadable"
+        if (field, kind) == ("consent", "missing"):
+            kind = "consent"  # an unticked box is not sent at all
+        facts = dict(error.get("ctx", {}))
+        if kind == "literal_error":
+            facts["expected"] = facts["expected"].replace("'", "").replace(" or ", ", ")
+        kinds.setdefault(field, []).append((kind, facts))
+    return kinds
+
+
+def _shown(name: str) -> str:
+    """A field's name fit to be repeated to the caller, who may have sent anything as one."""
+    return name.encode("utf-8", "replace").decode()[:100]
