@@ -1,0 +1,90 @@
+"""The switch every stand-in carries: how it fails, for how long, and for which requests."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+MODES = ("ok", "fail", "stall", "slow", "rate_limit", "lose_reply", "reset")
+
+
+class BadSwitch(ValueError):
+    """A switch that cannot be set; the text names the fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """mode is one of MODES; times: affected requests until it falls back to ok (None: for ever);
+    match: only requests whose path or body holds this text."""
+
+    mode: str = "ok"
+    status: int = 500
+    delay_s: float = 2.0
+    retry_after_s: int = 1
+    times: int | None = None
+    match: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise BadSwitch(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
+        _number("status", self.status, int, 400, 599)
+        _number("delay_s", self.delay_s, (int, float), 0, 3600)
+        _number("retry_after_s", self.retry_after_s, int, 0, 86_400)
+        if self.times is not None:
+            _number("times", self.times, int, 1, 1_000_000_000)
+        if self.match is not None and not isinstance(self.match, str):
+            raise BadSwitch("match is a text or null")
+
+    @classmethod
+    def parse(cls, given: Any) -> "Fault":
+        """BadSwitch when `given` is no object of the fields above."""
+        if not isinstance(given, Mapping):
+            raise BadSwitch("a switch is a JSON object")
+        unknown = set(given) - {field.name for field in fields(cls)}
+        if unknown:
+            raise BadSwitch(f"unknown field: {', '.join(sorted(map(str, unknown)))}")
+        if "mode" not in given:
+            raise BadSwitch("mode is missing")
+        return cls(**given)
+
+
+class Switch:
+    """The current fault; thread-safe. Waiting requests are released when it changes."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._fault = Fault()
+        self._version = 0
+
+    def set(self, fault: Fault) -> None:
+        with self._changed:
+            self._fault = fault
+            self._version += 1
+            self._changed.notify_all()
+
+    def current(self) -> dict[str, Any]:
+        with self._changed:
+            return asdict(self._fault)
+
+    def take(self, text: str) -> "tuple[Fault, int]":
+        """The fault for a request of this path and body, counted; and the switch's version."""
+        with self._changed:
+            fault = self._fault
+            if fault.mode == "ok" or (fault.match is not None and fault.match not in text):
+                return Fault(), self._version
+            if fault.times is not None:
+                left = fault.times - 1
+                self._fault = replace(fault, times=left) if left else Fault()
+            return fault, self._version
+
+    def wait(self, version: int, timeout_s: float | None = None) -> None:
+        """Until the switch is set anew, or `timeout_s` has passed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._version != version, timeout_s)
+
+
+def _number(
+    name: str, value: Any, kind: "type | tuple[type, ...]", least: float, most: float
+) -> None:
+    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+        raise BadSwitch(f"{name} is a number from {least} to {most}, not {value!r}")

@@ -1,0 +1,60 @@
+"""Local secrets: random, made once, kept in one file only its owner reads."""
+
+import base64
+import json
+import os
+import secrets
+from pathlib import Path
+
+# name -> prefix, in the shape of the vendor's own keys.
+_TOKENS = {
+    "CRON_SECRET": "",
+    "HEALTH_CHECK_TOKEN": "",
+    "LEADS_ADMIN_TOKEN": "",
+    "RESEND_API_KEY": "re_",
+    "SLACK_BOT_TOKEN": "xoxb-",
+    "SENTRY_PUBLIC_KEY": "",
+    "UPSTASH_REDIS_REST_TOKEN": "",
+    "POSTGRES_PASSWORD": "",
+    "APP_PASSWORD": "",
+}
+
+
+class Keys:
+    """The secrets of one data folder, by name; an unknown name gets a random token."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+        missing = set(_TOKENS) - set(self._known)
+        self._known |= {name: _TOKENS[name] + secrets.token_hex(24) for name in sorted(missing)}
+        if "LEADS_ENCRYPTION_KEY" not in self._known:
+            # A Fernet key: 32 random bytes, base64 for URLs.
+            key = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+            self._known["LEADS_ENCRYPTION_KEY"] = key
+            missing.add("LEADS_ENCRYPTION_KEY")
+        if missing:
+            self._write()
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self._known:
+            self._known[name] = secrets.token_hex(24)
+            self._write()
+        return self._known[name]
+
+    def all(self) -> dict[str, str]:
+        return dict(self._known)
+
+    def _write(self) -> None:
+        write_private(self._file, json.dumps(self._known, indent=2) + "\n")
+
+
+def write_private(file: Path, text: str) -> None:
+    """Replace `file` at once, readable by its owner alone."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    fresh.replace(file)

@@ -1,0 +1,238 @@
+"""The platform: Postgres, Valkey, the vendors' stand-ins and Vercel's runtime behind a router."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from dev import control, environment, migrations, proxy, router
+from dev.environment import Addresses
+from dev.functions import Pool
+from dev.keys import Keys
+from dev.logs import LogBook
+from dev.postgres import Postgres
+from dev.proxy import Site
+from dev.resend import Resend
+from dev.runtime import Function
+from dev.sentry import Sentry
+from dev.slack import Slack
+from dev.standin import StandIn
+from dev.upstash import Upstash
+from dev.valkey import Valkey
+from dev.web import Response, Server
+
+DATABASE = "alfa"
+APP_GROUP = "alfa_app"
+APP_ROLE = "alfa_api_a"
+
+
+class Platform:
+    """Everything on free ports of 127.0.0.1, from __enter__ to __exit__.
+
+    root: the tree that is served; data: where databases and secrets live; port: the site's, 0
+    for any; environ: variables of the bundle that win over the platform's own; durable=False:
+    fast, and nothing is worth keeping.
+    """
+
+    url: str
+    control_url: str
+    environment: dict[str, str]
+    database_url: str
+    admin_database_url: str
+    redis_url: str
+    upstash: StandIn
+    resend: StandIn
+    slack: StandIn
+    sentry: StandIn
+
+    def __init__(
+        self,
+        root: Path,
+        data: Path,
+        *,
+        port: int = 0,
+        environ: Mapping[str, str] | None = None,
+        durable: bool = True,
+        echo_logs: bool = False,
+        progress: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        self.root = root.resolve()
+        self.data = data.resolve()
+        self.migrated: list[str] = []
+        self._port = port
+        self._given = dict(environ or {})
+        self._durable = durable
+        self._progress = progress
+        self._log = LogBook(echo=echo_logs)
+        self._parts = contextlib.ExitStack()
+        self._settings = environment.Settings(self.root)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as parts:
+            self._start(parts)
+            # Only a platform that is whole is kept; half of one is stopped right here.
+            self._parts = parts.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._parts.close()
+
+    def state(self) -> dict[str, Any]:
+        """Every address, local secret and variable; what state.json holds."""
+        standins = (self.upstash, self.resend, self.slack, self.sentry)
+        return {
+            "pid": os.getpid(),
+            "root": str(self.root),
+            "url": self.url,
+            "control_url": self.control_url,
+            "database_url": self.database_url,
+            "admin_database_url": self.admin_database_url,
+            "redis_url": self.redis_url,
+            "stand_ins": {
+                standin.name.lower(): {"url": standin.url, "control": f"{standin.url}/_control"}
+                for standin in standins
+            },
+            "secrets": self._keys.all(),
+            "environment": self.environment,
+        }
+
+    def logs(self, since: int = 0) -> list[dict[str, Any]]:
+        """Decoded log lines after number `since`: {n, at, function, level, message, request_id}."""
+        return self._log.since(since)
+
+    def forget_logs(self) -> None:
+        self._log.forget()
+
+    def cron(self, name: str) -> Response:
+        """Call a cron as Vercel's scheduler does; `name` is its path or the path's last part.
+
+        LookupError when vercel.json has no such cron.
+        """
+        paths = [str(cron["path"]) for cron in self._routes.current().crons]
+        chosen = [path for path in paths if name in (path, path.rsplit("/", 1)[-1])]
+        if not chosen:
+            raise LookupError(f"no cron {name!r}; vercel.json has {', '.join(paths) or 'none'}")
+        headers = {"User-Agent": "vercel-cron/1.0"}
+        if secret := self.environment.get("CRON_SECRET"):
+            headers["Authorization"] = f"Bearer {secret}"
+        answer = httpx.get(self.url + chosen[0], headers=headers, timeout=330, trust_env=False)
+        return Response(answer.status_code, answer.content)
+
+    @contextlib.contextmanager
+    def function(self, entrypoint: str, **overrides: str | None) -> Iterator[Function]:
+        """A process of its own for `entrypoint`, with variables changed, or removed by None.
+
+        Its `url` leads to it alone, with the headers the router adds.
+        """
+        environ = self._environ() | {k: v for k, v in overrides.items() if v is not None}
+        for name in [name for name, value in overrides.items() if value is None]:
+            environ.pop(name, None)
+        with self._pool.start(entrypoint, environ) as function:
+            server = Server(router.direct(function, self._site), max_body_bytes=_LIMIT)
+            function.url = server.url
+            try:
+                yield function
+            finally:
+                server.close()
+
+    def functions(self) -> list[dict[str, Any]]:
+        """pid, cold start figures and requests of every running process."""
+        return self._pool.running()
+
+    def restart_functions(self) -> None:
+        self._pool.restart()
+
+    def _start(self, parts: contextlib.ExitStack) -> None:
+        self.data.mkdir(parents=True, exist_ok=True)
+        self._keys = Keys(self.data / "secrets.json")
+        self._settings.variables()
+        self._routes = router.RoutesFile(self.root / "vercel.json")
+        self._start_databases(parts)
+        self._start_standins(parts)
+        self._pool = Pool(self.root, self._environ, self._routes.max_duration_s, self._log)
+        parts.callback(self._pool.close)
+        self._progress("Starting the router")
+        handler = router.Router(self.root, self._routes, self._pool, self._log, self._site)
+        self._server = Server(handler, self._port, max_body_bytes=_LIMIT)
+        parts.callback(self._server.close)
+        self.url = self._server.url
+        self._offers = environment.offered(
+            self._addresses(), self._keys, environment.commit_of(self.root)
+        )
+        self.environment = self._environ()
+        control_server = Server(control.app(self))
+        parts.callback(control_server.close)
+        self.control_url = control_server.url
+
+    def _start_databases(self, parts: contextlib.ExitStack) -> None:
+        self._progress("Starting PostgreSQL and Valkey")
+        password = self._keys["POSTGRES_PASSWORD"]
+        postgres = Postgres(self.data / "postgres", password, durable=self._durable)
+        parts.callback(postgres.close)
+        self.postgres = postgres
+        valkey = Valkey(self.data / "valkey", durable=self._durable)
+        parts.callback(valkey.close)
+        self.redis_url = valkey.url
+        self.admin_database_url = postgres.dsn(DATABASE)
+        migrations.ensure_database(postgres.dsn("postgres"), DATABASE)
+        migrations.mimic_supabase(self.admin_database_url)
+        self._progress("Applying migrations")
+        directory = self.root / "supabase" / "migrations"
+        self.migrated = migrations.apply(self.admin_database_url, directory)
+        self.database_url = self._app_database_url()
+        front = Upstash(valkey.port, self._token("UPSTASH_REDIS_REST_TOKEN"))
+        parts.callback(front.close)
+        self.upstash = self._stand_in(parts, front)
+
+    def _app_database_url(self) -> str:
+        """The address as the functions' own role, or the superuser's before there is one."""
+        password = self._keys["APP_PASSWORD"]
+        if migrations.ensure_login(self.admin_database_url, APP_ROLE, APP_GROUP, password):
+            return self.postgres.dsn(DATABASE, APP_ROLE, password)
+        return self.admin_database_url
+
+    def _start_standins(self, parts: contextlib.ExitStack) -> None:
+        self._progress("Starting the stand-ins for Resend, Slack and Sentry")
+        self.resend = self._stand_in(parts, Resend(self._token("RESEND_API_KEY")))
+        slack = Slack(self._token("SLACK_BOT_TOKEN"), environment.SLACK_WEBHOOK_PATH)
+        self.slack = self._stand_in(parts, slack)
+        self.sentry = self._stand_in(parts, Sentry(self._keys["SENTRY_PUBLIC_KEY"]))
+
+    def _stand_in(self, parts: contextlib.ExitStack, vendor: Any) -> StandIn:
+        stand_in = StandIn(vendor)
+        parts.callback(stand_in.close)
+        return stand_in
+
+    def _token(self, name: str) -> str:
+        """A stand-in takes the key that the functions are given, whoever chose it."""
+        return self._given.get(name) or self._keys[name]
+
+    def _addresses(self) -> Addresses:
+        return Addresses(
+            site=self.url,
+            database=self.database_url,
+            upstash=self.upstash.url,
+            resend=self.resend.url,
+            slack=self.slack.url,
+            sentry=self.sentry.url,
+        )
+
+    def _environ(self) -> dict[str, str]:
+        """Asked at every start of a function: lib/settings.py may have new variables."""
+        try:
+            variables = self._settings.variables()
+        except environment.SettingsUnreadable as fault:
+            # The function itself will say so, as in production.
+            print(f"lib/settings.py: {fault}", file=sys.stderr)
+            return dict(self.environment)
+        return environment.compose(variables, self._offers, self._given, self._keys)
+
+    def _site(self) -> Site:
+        return Site(self._server.port)
+
+
+_LIMIT = proxy.MAX_BODY_BYTES

@@ -1,0 +1,153 @@
+"""Slack's API as documented (read 2026-11): posting, updating, incoming webhooks; and a page."""
+
+import json
+import threading
+import time
+from typing import Any
+from urllib.parse import parse_qs
+
+from dev import pages
+from dev.standin import Pause
+from dev.web import Request, Response, as_json, as_text
+
+
+class Slack:
+    """Accepts calls whose bearer token is `token`, and any webhook address of `webhook_path`."""
+
+    name = "Slack"
+
+    def __init__(self, token: str, webhook_path: str) -> None:
+        self._token = token
+        self._webhook_path = webhook_path
+        self._lock = threading.Lock()
+        self._messages: dict[str, dict[str, Any]] = {}
+        self._count = 0
+
+    def respond(self, request: Request, pause: Pause) -> Response:
+        fields = self.describe(request)
+        response = self._do(request, fields if isinstance(fields, dict) else None)
+        pause()
+        return response
+
+    def failure(self, request: Request, status: int) -> Response:
+        if request.path.startswith("/services/"):
+            return as_text("server_error", status)
+        return as_json({"ok": False, "error": "internal_error"}, status)
+
+    def rate_limited(self, request: Request, retry_after_s: int) -> Response:
+        if request.path.startswith("/services/"):
+            response = as_text("rate_limited", 429)
+            response.headers["Retry-After"] = str(retry_after_s)
+            return response
+        return as_json({"ok": False, "error": "ratelimited"}, 429, retry_after=str(retry_after_s))
+
+    def describe(self, request: Request) -> Any:
+        kind = request.headers.get("Content-Type", "")
+        if not kind.startswith("application/x-www-form-urlencoded"):
+            return request.parsed_body()
+        pairs = parse_qs(request.body.decode(errors="replace"))
+        fields: dict[str, Any] = {name: values[-1] for name, values in pairs.items()}
+        # A webhook may carry its JSON in the form field `payload`; blocks are JSON in a form.
+        for name in ("payload", "blocks", "attachments"):
+            if name in fields:
+                try:
+                    fields[name] = json.loads(fields[name])
+                except ValueError:
+                    continue
+        payload = fields.get("payload")
+        return payload if isinstance(payload, dict) else fields
+
+    def forget(self) -> None:
+        with self._lock:
+            self._messages.clear()
+
+    def page(self, request: Request) -> Response | None:
+        if request.path != "/" or request.method not in ("GET", "HEAD"):
+            return None
+        with self._lock:
+            messages = list(reversed(self._messages.values()))
+        return pages.page(
+            "Slack", f"{len(messages)} messages, newest first.", map(_article, messages)
+        )
+
+    def _do(self, request: Request, fields: dict[str, Any] | None) -> Response:
+        if request.path.startswith("/services/"):
+            return self._webhook(request, fields)
+        if not request.path.startswith("/api/") or request.method != "POST":
+            return as_json({"ok": False, "error": "unknown_method"})
+        refusal = self._refusal(request, fields)
+        if refusal is not None or fields is None:
+            response = as_json({"ok": False, "error": refusal or "invalid_json"})
+            response.outcome = "refused"
+            return response
+        if request.path == "/api/chat.postMessage":
+            return self._post(fields)
+        if request.path == "/api/chat.update":
+            return self._update(fields)
+        if request.path == "/api/auth.test":
+            return as_json({"ok": True, "team": "Local", "user": "local", "bot_id": "B0LOCAL"})
+        return as_json({"ok": False, "error": "unknown_method"})
+
+    def _refusal(self, request: Request, fields: dict[str, Any] | None) -> str | None:
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        given = given or str((fields or {}).get("token", ""))
+        if not given:
+            return "not_authed"
+        return None if given == self._token else "invalid_auth"
+
+    def _post(self, fields: dict[str, Any]) -> Response:
+        if not fields.get("channel"):
+            return _no("channel_not_found")
+        if not any(fields.get(name) for name in ("text", "blocks", "attachments")):
+            return _no("no_text")
+        message = self._keep(str(fields["channel"]), fields)
+        kept = {"type": "message", "subtype": "bot_message", "bot_id": "B0LOCAL"}
+        text = {"text": fields.get("text", ""), "ts": message["ts"]}
+        listed = {"channel": message["channel"], "ts": message["ts"], "message": {**kept, **text}}
+        return as_json({"ok": True, **listed})
+
+    def _update(self, fields: dict[str, Any]) -> Response:
+        with self._lock:
+            message = self._messages.get(str(fields.get("ts")))
+            if message is None or message["channel"] != fields.get("channel"):
+                return _no("message_not_found")
+            message["fields"] = {**message["fields"], **fields}
+            message["edited"] = time.time()
+        names = ("channel", "ts", "text")
+        return as_json({"ok": True, **{name: fields.get(name, "") for name in names}})
+
+    def _webhook(self, request: Request, fields: dict[str, Any] | None) -> Response:
+        if request.method != "POST":
+            return as_text("invalid_method", 405)
+        if request.path != self._webhook_path:
+            return as_text("invalid_token", 403)
+        if fields is None:
+            return as_text("invalid_payload", 400)
+        if not any(fields.get(name) for name in ("text", "blocks", "attachments")):
+            return as_text("no_text", 400)
+        self._keep("webhook", fields)
+        return as_text("ok")
+
+    def _keep(self, channel: str, fields: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            self._count += 1
+            ts = f"{int(time.time())}.{self._count:06d}"
+            message = {"channel": channel, "ts": ts, "fields": fields, "at": time.time()}
+            self._messages[ts] = message
+        return message
+
+
+def _no(error: str) -> Response:
+    response = as_json({"ok": False, "error": error})
+    response.outcome = "refused"
+    return response
+
+
+def _article(message: dict[str, Any]) -> str:
+    fields = message["fields"]
+    facts = [("at", pages.moment(message["at"])), ("ts", message["ts"])]
+    if "edited" in message:
+        facts.append(("updated", pages.moment(message["edited"])))
+    parts = [pages.text_part("Text", str(fields.get("text", "")), opened=True)]
+    parts.append(pages.text_part("Payload", json.dumps(fields, indent=2, ensure_ascii=False)))
+    return pages.article(message["channel"], facts, *parts)
