@@ -149,11 +149,12 @@ function keyFor(payload) {
 }
 
 /** The message beside a field; none when `text` is empty. */
-function mark(control, text) {
-  document.getElementById(`${control.name}-error`).textContent = text;
-  const group = control.closest("[role=radiogroup]") ?? control;
-  group.removeAttribute("aria-invalid");
-  if (text) group.setAttribute("aria-invalid", "true");
+function mark(name, text) {
+  document.getElementById(`${name}-error`).textContent = text;
+  for (const control of form.querySelectorAll(`[name=${name}]`)) {
+    if (text) control.setAttribute("aria-invalid", "true");
+    else control.removeAttribute("aria-invalid");
+  }
 }
 
 /** Each message beside its field, all of them in the summary, the focus on the first. */
@@ -165,7 +166,7 @@ function showFaults(faults) {
     const control = find(`[name=${name}]`);
     const text = (rest[name] ?? []).join(" ");
     delete rest[name];
-    mark(control, text);
+    mark(name, text);
     if (!text) continue;
     const label = control.closest("fieldset")?.querySelector("legend") ?? control.labels[0];
     const link = document.createElement("a");
@@ -184,7 +185,7 @@ function showFaults(faults) {
 /** The summary keeps its height while a visitor mends a field below it: the page must not jump. */
 function forgive({ target }) {
   if (!target.closest(".field")) return;
-  mark(target, "");
+  mark(target.name, "");
   list.querySelector(`[href^="#${target.name}"]`)?.toggleAttribute("data-done", true);
 }
 
