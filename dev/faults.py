@@ -27,11 +27,11 @@ class Fault:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise BadSwitch(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
-        _number("status", self.status, int, 400, 599)
-        _number("delay_s", self.delay_s, (int, float), 0, 3600)
-        _number("retry_after_s", self.retry_after_s, int, 0, 86_400)
+        _number("status", self.status, least=400, most=599)
+        _number("delay_s", self.delay_s, least=0, most=3600, whole=False)
+        _number("retry_after_s", self.retry_after_s, least=0, most=86_400)
         if self.times is not None:
-            _number("times", self.times, int, 1, 1_000_000_000)
+            _number("times", self.times, least=1, most=1_000_000_000)
         if self.match is not None and not isinstance(self.match, str):
             raise BadSwitch("match is a text or null")
 
@@ -83,8 +83,7 @@ class Switch:
             self._changed.wait_for(lambda: self._version != version, timeout_s)
 
 
-def _number(
-    name: str, value: Any, kind: "type | tuple[type, ...]", least: float, most: float
-) -> None:
-    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+def _number(name: str, value: Any, *, least: float, most: float, whole: bool = True) -> None:
+    right = isinstance(value, int) or (isinstance(value, float) and not whole)
+    if isinstance(value, bool) or not right or not least <= value <= most:
         raise BadSwitch(f"{name} is a number from {least} to {most}, not {value!r}")

@@ -76,15 +76,11 @@ def apply(dsn: str, directory: Path) -> list[str]:
 
     MigrationFailed leaves the earlier files applied and nothing of the failed one.
     """
-    applied = []
     with psycopg.connect(dsn, autocommit=True) as connection:
         with connection.transaction():
             _take_turns(connection)
             connection.execute(ENSURE_RECORD)
-        for file in _files(directory):
-            if _apply_one(connection, file):
-                applied.append(file.name)
-    return applied
+        return [file.name for file in _files(directory) if _apply_one(connection, file)]
 
 
 def ensure_login(dsn: str, role: str, group: str, password: str) -> bool:

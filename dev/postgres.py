@@ -99,7 +99,7 @@ class Postgres:
             *([] if self._durable else _FORGETFUL),
         ]
         flags = [part for option in options for part in ("-c", option)]
-        command = [self._bin / "postgres", "-D", self.data, *flags]
+        command: list[str | Path] = [self._bin / "postgres", "-D", self.data, *flags]
         with self._log.open("wb") as log:
             return self._spawn(command, stdout=log.fileno())
 

@@ -65,7 +65,7 @@ def started_at(pid: int) -> str | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] == "Z" else fields[19]
     except (FileNotFoundError, ProcessLookupError):
-        if sys.platform == "linux":
+        if Path("/proc/self/stat").exists():
             return None
     shown = subprocess.run(
         ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False

@@ -6,15 +6,19 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-type Reply = bytes | int | None | Failure | Status | list[Reply]
+type Reply = bytes | int | Failure | Status | list[Reply] | None
 
 
 class Failure(str):
     """An error reply ("ERR unknown command", "WRONGTYPE …")."""
 
+    __slots__ = ()
+
 
 class Status(str):
     """A simple string reply ("OK", "PONG")."""
+
+    __slots__ = ()
 
 
 class Lost(ConnectionError):

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import IO, Any, cast
+from typing import Any, Protocol, cast
 from urllib.parse import unquote
 
 from werkzeug.datastructures import Headers
@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
             response = as_text(traceback.format_exc(), 500)
         self._send(request, response)
 
-    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET  # noqa: N815
 
     def _read(self, limit: int | None) -> Request | None:
         headers = Headers(self.headers.items())
@@ -231,7 +231,12 @@ class _Handler(BaseHTTPRequestHandler):
             os.close(self.connection.detach())
 
 
-def _body(stream: IO[bytes], headers: Headers, limit: int | None) -> bytes | None:
+class _Stream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+    def readline(self, size: int, /) -> bytes: ...
+
+
+def _body(stream: _Stream, headers: Headers, limit: int | None) -> bytes | None:
     """The request's body; None when it is longer than `limit`; ValueError when malformed."""
     if "chunked" in headers.get("Transfer-Encoding", "").lower():
         return _chunks(stream, limit)
@@ -244,7 +249,7 @@ def _body(stream: IO[bytes], headers: Headers, limit: int | None) -> bytes | Non
     return stream.read(length)
 
 
-def _drain(stream: IO[bytes], length: int) -> None:
+def _drain(stream: _Stream, length: int) -> None:
     """Read what the client is sending, within reason, so that it reads our answer."""
     for _ in range(min(length, 64 << 20) >> 16):
         if not stream.read(1 << 16):
@@ -252,7 +257,7 @@ def _drain(stream: IO[bytes], length: int) -> None:
     stream.read(length % (1 << 16))
 
 
-def _chunks(stream: IO[bytes], limit: int | None) -> bytes | None:
+def _chunks(stream: _Stream, limit: int | None) -> bytes | None:
     parts: list[bytes] = []
     total = 0
     while size := int(stream.readline(1024).split(b";")[0], 16):

@@ -1,0 +1,174 @@
+# ruff: noqa: UP - read by whatever Python 3 is there, 3.6 included
+"""Makes `.venv` with everything the platform needs, and runs dev.cli in it.
+
+No import here may need a package, nor syntax newer than Python 3.6.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from dev import interpreter
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+DATA = ROOT / ".dev"
+_STAMP = VENV / ".installed"
+_REQUIREMENTS = ("requirements.txt", "dev/requirements.txt", "tests/requirements.txt")
+STEPS = 5
+
+
+def main() -> None:
+    """Prepare what is missing, then become `.venv/bin/python -m dev.cli <arguments>`."""
+    try:
+        os.chdir(str(ROOT))
+        prepare()
+        sys.stdout.flush()
+        os.execv(str(PYTHON), [str(PYTHON), "-m", "dev.cli"] + sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def prepare() -> None:
+    """Leave an up-to-date `.venv`, or exit saying what is in the way; instant when there is one."""
+    if _fresh():
+        return
+    with _turn():
+        # Another run may have done it all while this one waited.
+        if not _fresh():
+            _make_environment()
+            _install()
+            _STAMP.write_text(_fingerprint())
+
+
+def step(number: int, text: str) -> None:
+    print("[%d/%d] %s" % (number, STEPS, text), flush=True)
+
+
+def _fresh() -> bool:
+    try:
+        return PYTHON.exists() and _STAMP.read_text() == _fingerprint()
+    except OSError:
+        return False
+
+
+def _fingerprint() -> str:
+    """Changes with any requirement and with the interpreter the environment was made from."""
+    digest = hashlib.sha256((VENV / "pyvenv.cfg").read_bytes())
+    for file in _requirement_files():
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _requirement_files() -> "list[Path]":
+    return [ROOT / name for name in _REQUIREMENTS if (ROOT / name).exists()]
+
+
+@contextlib.contextmanager
+def _turn():  # type: ignore[no-untyped-def]
+    """One run at a time prepares; the others wait for it."""
+    DATA.mkdir(exist_ok=True)
+    with (DATA / "bootstrap.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print("Another run is preparing .venv; waiting for it …", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make_environment() -> None:
+    found = interpreter.find()
+    if found is None:
+        sys.exit(interpreter.ADVICE)
+    python, able = found
+    step(1, "CPython 3.12 at " + python)
+    if PYTHON.exists() and _is_wanted() and _runs([str(PYTHON), "-m", "pip", "--version"]):
+        step(2, "Keeping .venv")
+        return
+    step(2, "Making .venv")
+    if not able:
+        _install_venv_package()
+    if VENV.is_symlink():
+        VENV.unlink()
+    elif VENV.exists():
+        shutil.rmtree(str(VENV))
+    if subprocess.call([python, "-m", "venv", str(VENV)]) != 0:
+        sys.exit("Python's venv module failed (see above); on Debian: " + _venv_advice())
+
+
+def _is_wanted() -> bool:
+    """Whether the environment is of the wanted version, as it says itself."""
+    text = (VENV / "pyvenv.cfg").read_text() if (VENV / "pyvenv.cfg").exists() else ""
+    return re.search(r"^version\S* = %d\.%d\." % interpreter.WANTED, text, re.M) is not None
+
+
+def _venv_advice() -> str:
+    return "apt-get install python%d.%d-venv" % interpreter.WANTED
+
+
+def _install_venv_package() -> None:
+    """Debian keeps ensurepip in a package of its own."""
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        sys.exit("This Python cannot make virtual environments; on Debian: " + _venv_advice())
+    package = "python%d.%d-venv" % interpreter.WANTED
+    print("      installing %s with apt-get" % package, flush=True)
+    subprocess.call(["apt-get", "update", "-qq"])
+    if subprocess.call(["apt-get", "install", "-y", "-qq", package]) != 0:
+        sys.exit("apt-get could not install %s (see above)" % package)
+
+
+def _runs(command: "list[str]") -> bool:
+    quiet = subprocess.DEVNULL
+    return subprocess.call(command, stdout=quiet, stderr=quiet) == 0
+
+
+def _install() -> None:
+    """pip, as the user has configured it, with a line for each package it looks at."""
+    files = _requirement_files()
+    names = {name for file in files for name in _names(file.read_text())}
+    step(3, "Installing %d Python packages …" % len(names))
+    command = [str(PYTHON), "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
+    for file in files:
+        command += ["-r", str(file)]
+    # A configured `user = true` would be refused inside a virtual environment.
+    environ = dict(os.environ, PIP_USER="0", PYTHONUNBUFFERED="1")
+    pip = subprocess.Popen(
+        command,
+        cwd=str(ROOT),
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        universal_newlines=True,
+    )
+    said = _follow(pip)
+    if pip.wait() != 0:
+        sys.exit("".join(said[-30:]) + "\npip could not install the packages (see above)")
+
+
+def _follow(pip: "subprocess.Popen[str]") -> "list[str]":
+    """Print the progress of pip; returns all it said."""
+    said = []
+    count = 0
+    assert pip.stdout is not None
+    for line in pip.stdout:
+        said.append(line)
+        found = re.match(r"(Collecting|Requirement already satisfied:) ([\w.\-\[\]]+)", line)
+        if found:
+            count += 1
+            print("      %3d  %s" % (count, found.group(2)), flush=True)
+        elif line.startswith(("Installing collected", "Successfully", "WARNING", "ERROR")):
+            print("      " + line.rstrip()[:96], flush=True)
+    return said
+
+
+def _names(requirements: str) -> "set[str]":
+    found = re.findall(r"^([A-Za-z0-9][\w.\-]*)", requirements, re.M)
+    return {name.lower().replace("_", "-") for name in found}

@@ -1,0 +1,137 @@
+"""The verbs of `python3 -m dev`, run inside `.venv`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dev.bootstrap import DATA, ROOT
+
+type Run = Callable[[argparse.Namespace], int]
+
+
+def _no_arguments(_parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """run(args) returns the exit status; arguments(parser) declares what it takes."""
+
+    help: str
+    run: Run
+    arguments: Callable[[argparse.ArgumentParser], None] = _no_arguments
+
+
+def _up(args: argparse.Namespace) -> int:
+    from dev import up  # each verb loads what it needs alone
+
+    return up.run(ROOT, DATA, args.port, quiet=args.quiet)
+
+
+def _up_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--port", type=int, help="the site's port (default: 3000, or the next free)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="do not print the functions' logs")
+
+
+def _down(_args: argparse.Namespace) -> int:
+    from dev.state import State
+
+    try:
+        stopped = State(DATA).stop()
+    except TimeoutError as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    print("Stopped." if stopped else "Nothing is running.")
+    return 0
+
+
+def _migrate(args: argparse.Namespace) -> int:
+    from dev import up
+
+    return up.migrate(ROOT, DATA, args.dsn)
+
+
+def _migrate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dsn", help="another database than the platform's own")
+
+
+def _cron(args: argparse.Namespace) -> int:
+    from dev import up
+
+    return up.cron(DATA, args.name)
+
+
+def _cron_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="its path in vercel.json, or the path's last part: deliver")
+
+
+def _build(args: argparse.Namespace) -> int:
+    from dev import build, tools
+
+    try:
+        print(build.build(ROOT, args.out))
+    except (build.BuildFailed, tools.Missing) as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _build_arguments(parser: argparse.ArgumentParser) -> None:
+    out = DATA / "build"
+    parser.add_argument("--out", type=Path, default=out, help="where to (default: .dev/build)")
+
+
+def _test(args: argparse.Namespace) -> int:
+    from dev import testing
+
+    return testing.main(args.arguments)
+
+
+def _test_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to pytest")
+
+
+VERBS = {
+    "up": Verb("run the platform until Ctrl-C (what no verb means)", _up, _up_arguments),
+    "down": Verb("stop a platform left running", _down),
+    "migrate": Verb("apply supabase/migrations", _migrate, _migrate_arguments),
+    "cron": Verb("call a cron as Vercel's scheduler does", _cron, _cron_arguments),
+    "build": Verb("run `vercel build` on a clean copy of the tree", _build, _build_arguments),
+    "test": Verb("lint, types and tests; with arguments: pytest alone", _test, _test_arguments),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python3 -m dev",
+        description="The platform on one machine: PostgreSQL, Valkey behind Upstash's REST protocol, "
+        "stand-ins for Resend, Slack and Sentry, and the functions in Vercel's own runtime.",
+        epilog="Addresses, switches and faults: dev/README.md",
+    )
+    # The options of `up` are known without its name too.
+    _up_arguments(made)
+    verbs = made.add_subparsers(title="verbs", metavar="VERB", dest="verb")
+    for name, verb in VERBS.items():
+        verb.arguments(verbs.add_parser(name, help=verb.help, description=verb.help))
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["test"]:
+        # Taken as they are: argparse would claim options that are meant for pytest.
+        return _test(argparse.Namespace(arguments=arguments[1:]))
+    args = parser().parse_args(arguments)
+    return VERBS[args.verb or "up"].run(args)
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

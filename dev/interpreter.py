@@ -1,0 +1,73 @@
+# ruff: noqa: UP - read by whatever Python 3 is there, 3.6 included
+"""Finds a CPython 3.12, the version Vercel runs, among the places it is usually kept."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+WANTED = (3, 12)
+
+_PROBE = (
+    "import sys, platform, importlib.util as u;"
+    "print(platform.python_implementation(), '%d.%d' % sys.version_info[:2],"
+    " u.find_spec('venv') is not None and u.find_spec('ensurepip') is not None)"
+)
+
+ADVICE = """Python 3.12 is needed (Vercel runs the functions with it) and none was found.
+Install it in one of these ways, then run `python3 -m dev` again:
+  Ubuntu 24.04:       apt-get install python3.12 python3.12-venv
+  any, with uv:       uv python install 3.12
+  any, with pyenv:    pyenv install 3.12
+  macOS, Homebrew:    brew install python@3.12
+  or from https://www.python.org/downloads/"""
+
+
+def find() -> "tuple[str, bool] | None":
+    """(path, whether it can make virtual environments); the first that can, if any does."""
+    fallback = None
+    seen = set()  # type: set[str]
+    for candidate in _candidates():
+        real = os.path.realpath(candidate)
+        if real in seen or not os.access(candidate, os.X_OK):
+            continue
+        answer = _probe(candidate)
+        # A pyenv shim answers for whatever version is chosen today: it is no identity.
+        if ".pyenv/shims" not in candidate:
+            seen.add(real)
+        if answer is None:
+            continue
+        if answer:
+            return candidate, True
+        fallback = fallback or (candidate, False)
+    return fallback
+
+
+def _candidates() -> "list[str]":
+    name = "python%d.%d" % WANTED
+    home = Path(os.path.expanduser("~"))
+    share = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or share / "uv" / "python")
+    pyenv = Path(os.environ.get("PYENV_ROOT") or home / ".pyenv")
+    found = [sys.executable] if sys.executable else []
+    found += [str(Path(folder) / name) for folder in os.get_exec_path() if folder]
+    found += [str(path) for path in sorted(pyenv.glob("versions/3.12*/bin/" + name))]
+    found += [str(path) for path in sorted(uv.glob("cpython-3.12*/bin/" + name))]
+    for folder in ("/usr/local/bin", "/usr/bin", "/opt/homebrew/bin"):
+        found.append(folder + "/" + name)
+    found += ["/usr/local/opt/python@3.12/bin/" + name, "/opt/python/3.12/bin/" + name]
+    return found
+
+
+def _probe(path: str) -> "bool | None":
+    """None when it is no CPython 3.12; otherwise whether it has venv and ensurepip."""
+    try:
+        output = subprocess.check_output(
+            [path, "-c", _PROBE], stderr=subprocess.DEVNULL, timeout=20, cwd="/"
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    words = output.decode(errors="replace").split()
+    if words[:2] != ["CPython", "%d.%d" % WANTED]:
+        return None
+    return words[2:] == ["True"]

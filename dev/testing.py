@@ -1,0 +1,36 @@
+"""`python3 -m dev test`: lint, format, types, tests. With arguments: pytest alone, with them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from dev import tools
+from dev.bootstrap import ROOT
+
+_BIN = Path(sys.executable).parent
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status: 0 when everything that ran was content."""
+    try:
+        tools.ensure_vercel()
+        tools.ensure_browser()
+    except tools.Missing as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    pytest = ("Tests", [sys.executable, "-m", "pytest", *arguments])
+    lint = [
+        ("Lint", [str(_BIN / "ruff"), "check"]),
+        ("Format", [str(_BIN / "ruff"), "format", "--check"]),
+        ("Types", [str(_BIN / "mypy"), "--strict"]),
+    ]
+    steps = [pytest] if arguments else [*lint, pytest]
+    failed = [title for title, command in steps if not _run(title, command)]
+    if failed:
+        print(f"\nFailed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _run(title: str, command: list[str]) -> bool:
+    print(f"\n== {title} ==", flush=True)
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,83 @@
+"""Tools that only some verbs need: the vercel CLI (npm) and a Chromium."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from dev.bootstrap import DATA
+
+_PINNED = Path(__file__).parent / "node"
+_NODE = DATA / "node"
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+class Missing(RuntimeError):
+    """A tool that is not here and could not be installed; the text says what to do."""
+
+
+def ensure_vercel() -> Path:
+    """The pinned vercel CLI's executable, installed on first use. Missing when it cannot be."""
+    command = _NODE / "node_modules" / ".bin" / "vercel"
+    files = [_PINNED / "package.json", _PINNED / "package-lock.json"]
+    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    stamp = _NODE / ".installed"
+    _NODE.mkdir(parents=True, exist_ok=True)
+    with (DATA / "node.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (command.exists() and stamp.exists() and stamp.read_text() == wanted):
+            stamp.unlink(missing_ok=True)
+            for file in files:
+                shutil.copy2(file, _NODE / file.name)
+            _npm_ci()
+            stamp.write_text(wanted)
+    return command
+
+
+def _npm_ci() -> None:
+    if shutil.which("npm") is None:
+        raise Missing("npm is needed for the vercel CLI: install Node.js 20 or later")
+    print("Installing the vercel CLI with npm (about 360 MB) …", flush=True)
+    command = ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"]
+    if subprocess.run(command, cwd=_NODE, check=False).returncode != 0:
+        raise Missing("npm could not install the vercel CLI (see above)")
+
+
+def find_browser() -> Path | None:
+    """A Chromium or Chrome on this machine, playwright's own included."""
+    for name in _BROWSERS:
+        if found := shutil.which(name):
+            return Path(found)
+    kept = os.environ.get("PLAYWRIGHT_BROWSERS_PATH")
+    caches = [Path(kept)] if kept else []
+    caches += [Path.home() / ".cache/ms-playwright", Path.home() / "Library/Caches/ms-playwright"]
+    patterns = ("chromium-*/chrome-linux*/chrome", "chromium-*/chrome-mac*/*.app/Contents/MacOS/*")
+    found_in = [path for cache in caches for pattern in patterns for path in cache.glob(pattern)]
+    mac = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+    found_in += [mac] if mac.exists() else []
+    return sorted(found_in)[-1] if found_in else None
+
+
+def ensure_browser() -> Path:
+    """A Chromium's executable, installed through apt-get when root. Missing when it cannot be."""
+    found = find_browser()
+    if found is not None:
+        return found
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise Missing(
+            "a Chromium is needed for the tests of the pages: install one "
+            "(Debian: apt-get install chromium) or run "
+            f"`{sys.executable} -m playwright install chromium`"
+        )
+    print("Installing Chromium with apt-get …", flush=True)
+    subprocess.run(["apt-get", "update", "-qq"], check=False)
+    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"]
+    subprocess.run(command, env=environ, check=False)
+    found = find_browser()
+    if found is None:
+        raise Missing("apt-get could not install chromium (see above)")
+    return found
