@@ -14,7 +14,7 @@ from urllib.parse import urlencode, urlsplit
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
 
-from lib import endpoint, leads, outbox, pages, submission
+from lib import endpoint, leads, log, outbox, pages, submission
 from lib.endpoint import Call
 from lib.leads import Lead
 from lib.letters import Letter
@@ -78,6 +78,8 @@ def _take(call: Call, values: object) -> Lead:
     try:
         return _keep(call, lead)
     except (DatabaseDown, NotConfigured) as fault:
+        if isinstance(fault, NotConfigured):
+            log.not_configured(fault, call.request_id)
         call.note(decision="not_kept", because=type(fault).__name__)
         raise NotPersisted from fault
 

@@ -115,8 +115,7 @@ def _answer(name: str, call: Call, handler: Handler | None, allowed: str) -> Res
     except Problem as problem:
         return refuse(call, problem)
     except NotConfigured as fault:
-        log.write("not_configured", "error", id=call.request_id,
-                  variable=fault.name, fault=fault.fault)  # fmt: skip
+        log.not_configured(fault, call.request_id)
         return refuse(call, problems.ServiceNotConfigured())
     except DatabaseDown as fault:
         call.note(**log.where(fault))
@@ -205,6 +204,8 @@ def _finish(name: str, call: Call, status: int, took_ms: float) -> None:
     for work in call.afterwards:
         try:
             work()
+        except NotConfigured as fault:
+            log.not_configured(fault, call.request_id)
         except Exception as fault:  # noqa: BLE001 - nobody is left to tell but the log
             log.write("after_response_failed", "error", endpoint=name,
                       id=call.request_id, **log.where(fault))  # fmt: skip

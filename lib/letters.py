@@ -7,6 +7,7 @@ address of theirs becomes a link but the WhatsApp number, whose digits we checke
 from dataclasses import asdict, dataclass
 from html import escape
 
+from lib import consent
 from lib.submission import Submission
 from lib.whatsapp import chat_link
 
@@ -87,7 +88,8 @@ _ACKNOWLEDGEMENT = {
 
 def for_sales(lead: Submission, ref: str, locale: str, sender: str, to: tuple[str, ...]) -> Letter:
     """Every field, the ref, and a WhatsApp chat one tap away. Reply-To is the visitor, if known."""
-    values = {**lead.model_dump(), "locale": locale}
+    version = lead.consent_version or consent.CURRENT
+    values = {**lead.model_dump(), "locale": locale, "consent_version": version}
     chat = chat_link(lead.phone_whatsapp, _GREETING[locale].format(name=lead.contact_name, ref=ref))
     rows = [("Ref", ref), *_filled(values, _PERSON)]
     source = _filled(values, _SOURCE)

@@ -4,6 +4,8 @@ import json
 import logging
 import traceback
 
+from lib.problems import NotConfigured
+
 _logger = logging.getLogger("alfa")
 _logger.setLevel(logging.INFO)
 
@@ -16,6 +18,11 @@ def write(event: str, level: str = "info", /, **facts: object) -> None:
     line = {"event": event, **{key: value for key, value in facts.items() if value is not None}}
     text = json.dumps(line, ensure_ascii=False, default=lambda value: type(value).__name__)
     _logger.log(_LEVELS[level], "%s", text)
+
+
+def not_configured(fault: NotConfigured, request_id: str) -> None:
+    """Name the variable here, where callers do not read."""
+    write("not_configured", "error", id=request_id, variable=fault.name, fault=fault.fault)
 
 
 def where(fault: BaseException) -> dict[str, list[str]]:

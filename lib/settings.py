@@ -101,7 +101,9 @@ class Settings:
         "Sender of every mail, on a domain verified at Resend.",
         "Alfa Beauty <noreply@alfabeauty.co.id>",
     )
-    mail_sales_to = Setting(words, "Sales mailboxes, separated by commas.")
+    mail_sales_to = Setting(
+        words, "Sales mailboxes, separated by commas.", "sales@alfabeauty.co.id"
+    )
     site_url = Setting(url, "The site's own address.", "https://alfabeauty.co.id")
     allowed_origins = Setting(
         words,

@@ -1,0 +1,101 @@
+"""One platform for the whole session, emptied before each test that uses it.
+
+Nothing here is faked but the vendors that live on the internet: real Postgres, real Valkey,
+real HTTP, the functions in Vercel's own runtime. Break things by the stand-ins' switches or by
+cutting a socket, never by patching our modules.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import DictRow, dict_row
+
+from dev.platform import Platform
+
+ROOT = Path(__file__).parent.parent
+
+LEAD: dict[str, Any] = {
+    "business_name": "Barber Maju Jaya",
+    "contact_name": "Andi Saputra",
+    "phone_whatsapp": "0812-3456-7890",
+    "city": "Medan",
+    "salon_type": "BARBER",
+    "consent": True,
+    "email": "Andi@Example.com",
+    "chair_count": 6,
+    "specialization": "coloring, keratin",
+    "message": "Tertarik bermitra.\nMohon info harga.",
+}
+"""A lead that every rule accepts."""
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with Platform(ROOT, tmp_path_factory.mktemp("platform"), durable=False) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def admin(platform: Platform) -> Iterator[psycopg.Connection[DictRow]]:
+    """A superuser's connection in autocommit mode; rows come as dicts."""
+    with psycopg.connect(
+        platform.admin_database_url, autocommit=True, row_factory=dict_row
+    ) as connection:
+        yield connection
+
+
+@pytest.fixture
+def database(platform: Platform, admin: psycopg.Connection[DictRow]) -> psycopg.Connection[DictRow]:
+    """The database, emptied, and every stand-in as new."""
+    for stand_in in (platform.resend, platform.slack, platform.sentry, platform.upstash):
+        stand_in.ok()
+    _wait_for_work_after_answers(admin)
+    tables = admin.execute(
+        "select string_agg(quote_ident(tablename), ', ') as all from pg_tables"
+        " where schemaname = 'public'"
+    ).fetchone()
+    assert tables is not None
+    admin.execute(f"truncate {tables['all']} cascade")
+    for stand_in in (platform.resend, platform.slack, platform.sentry, platform.upstash):
+        stand_in.forget()
+    platform.forget_logs()
+    return admin
+
+
+def _wait_for_work_after_answers(admin: psycopg.Connection[DictRow]) -> None:
+    """Let the test before finish its mails, for at most 3 s, so that they do not show up here."""
+    end = time.monotonic() + 3
+    leased = "select 1 from outbox where leased_until is not null and dead_at is null limit 1"
+    while admin.execute(leased).fetchone() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def site(platform: Platform, database: object) -> Iterator[httpx.Client]:
+    """A client of the whole site, on an empty database."""
+    with httpx.Client(base_url=platform.url, timeout=20) as client:
+        yield client
+
+
+def delivered(platform: Platform) -> list[dict[str, Any]]:
+    """The mails Resend delivered, each once however often it was asked, newest first."""
+    key = {"Authorization": f"Bearer {platform.environment['RESEND_API_KEY']}"}
+    mails: list[dict[str, Any]] = httpx.get(f"{platform.resend.url}/emails", headers=key).json()[
+        "data"
+    ]
+    return mails
+
+
+def eventually[T](look: Callable[[], T], timeout_s: float = 8.0) -> T:
+    """What `look` finds, once it finds something: for what happens after an answer."""
+    end = time.monotonic() + timeout_s
+    while not (found := look()):
+        if time.monotonic() > end:
+            raise AssertionError(f"{getattr(look, '__doc__', None) or look} did not happen")
+        time.sleep(0.02)
+    return found
