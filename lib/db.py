@@ -75,6 +75,11 @@ class Database:
         except DOWN as fault:
             raise DatabaseDown from fault
 
+    def close(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            self._idle.pop().close()
+
     def _take(self) -> BoundedConnection | None:
         while True:
             try:

@@ -20,7 +20,9 @@ THANKS = {"id": "thanks/id.html", "en": "thanks/en.html"}
 def faulty_form(locale: str, typed: Mapping[str, str], faults: Details, summary: str) -> str:
     """The form page in `locale` with `typed` in its fields and every fault shown beside its own."""
     page = (PUBLIC / FORMS[locale]).read_text(encoding="utf-8")
-    filler = _FormFiller(typed, faults, summary)
+    names = _Names()
+    names.feed(page)
+    filler = _FormFiller(typed, faults, summary, names.found)
     filler.feed(page)
     filler.close()
     return "".join(filler.out)
@@ -72,9 +74,41 @@ class _Copier(HTMLParser):
         self.out.append(f"<{tag}{''.join(written)}>")
 
 
-class _FormFiller(_Copier):
-    def __init__(self, typed: Mapping[str, str], faults: Details, summary: str) -> None:
+class _Names(HTMLParser):
+    """What a form calls its fields: labels by control, legends by fieldset."""
+
+    def __init__(self) -> None:
         super().__init__()
+        self.found: dict[str, str] = {}
+        self.fieldset = ""
+        self.naming: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "fieldset":
+            self.fieldset = values.get("id") or ""
+        if tag in ("label", "legend"):
+            self.naming = values.get("for") or self.fieldset
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("label", "legend"):
+            self.naming = None
+
+    def handle_data(self, data: str) -> None:
+        if self.naming is not None:
+            self.found[self.naming] = self.found.get(self.naming, "") + data
+
+
+class _FormFiller(_Copier):
+    def __init__(
+        self,
+        typed: Mapping[str, str],
+        faults: Details,
+        summary: str,
+        names: Mapping[str, str],
+    ) -> None:
+        super().__init__()
+        self.names = names
         self.typed = typed
         self.faults = faults
         self.summary = summary
@@ -95,6 +129,8 @@ class _FormFiller(_Copier):
                 values["selected"] = None
         if "data-errors-summary" in values:
             values.pop("hidden", None)
+        if tag == "details":
+            values["open"] = None  # a fault, or what was typed, may be inside
         self.put(tag, values)
         self._inside(tag, values, name)
 
@@ -121,11 +157,12 @@ class _FormFiller(_Copier):
         elif about in self.faults:
             self.out.append(escape(" ".join(self.faults[about])))
         if "data-errors-list" in values:
-            self.out += [
-                f'<li><a href="#{escape(field)}">{escape(" ".join(messages))}</a></li>'
-                for field, messages in self.faults.items()
-                if field != "_"
-            ]
+            self.out += [self._line(field) for field in self.faults if field != "_"]
+
+    def _line(self, field: str) -> str:
+        name = " ".join(self.names.get(field, field).split())
+        words = f"{name}: {' '.join(self.faults[field])}"
+        return f'<li><a href="#{escape(field)}">{escape(words)}</a></li>'
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "select":

@@ -85,9 +85,8 @@ def site(platform: Platform, database: object) -> Iterator[httpx.Client]:
 def delivered(platform: Platform) -> list[dict[str, Any]]:
     """The mails Resend delivered, each once however often it was asked, newest first."""
     key = {"Authorization": f"Bearer {platform.environment['RESEND_API_KEY']}"}
-    mails: list[dict[str, Any]] = httpx.get(f"{platform.resend.url}/emails", headers=key).json()[
-        "data"
-    ]
+    answer = httpx.get(f"{platform.resend.url}/emails", headers=key)
+    mails: list[dict[str, Any]] = answer.json()["data"]
     return mails
 
 
