@@ -1,0 +1,358 @@
+"""public/openapi.json against the code and against what the running platform really answers."""
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker
+from openapi_spec_validator import validate
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+from dev.platform import Platform
+from lib import submission
+from lib.problems import Problem
+from lib.submission import Submission
+from tests.conftest import LEAD
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT: dict[str, Any] = json.loads((ROOT / "public" / "openapi.json").read_text("utf-8"))
+SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
+METHODS = {"get", "head", "post", "put", "patch", "delete", "options", "trace"}
+
+_BASE = "urn:openapi"
+_REGISTRY: Registry[Any] = Registry().with_resource(_BASE, DRAFT202012.create_resource(DOCUMENT))
+
+
+def resolved(node: dict[str, Any]) -> dict[str, Any]:
+    """What a `$ref` within the document leads to; anything else as it is."""
+    while "$ref" in node:
+        found: Any = DOCUMENT
+        for part in node["$ref"].removeprefix("#/").split("/"):
+            found = found[part]
+        node = found
+    return node
+
+
+def check(value: object, schema: dict[str, Any]) -> None:
+    """ValidationError unless `value` fits a schema of the document."""
+    Draft202012Validator(
+        _absolute(schema), registry=_REGISTRY, format_checker=FormatChecker()
+    ).validate(value)
+
+
+def _absolute(schema: Any) -> Any:
+    """The schema with its references led to the document, out of which it was taken."""
+    if isinstance(schema, dict):
+        return {
+            key: _BASE + value if key == "$ref" else _absolute(value)
+            for key, value in schema.items()
+        }
+    return [_absolute(each) for each in schema] if isinstance(schema, list) else schema
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(path, method, operation) of everything documented."""
+    for path, item in DOCUMENT["paths"].items():
+        for method in METHODS & set(item):
+            yield path, method, item[method]
+
+
+def test_the_document_is_valid_openapi() -> None:
+    validate(DOCUMENT)
+    assert DOCUMENT["openapi"].startswith("3.1")
+
+
+def test_it_is_served_at_its_address(platform: Platform) -> None:
+    answer = httpx.get(f"{platform.url}/openapi.json")
+    assert answer.headers["Content-Type"].startswith("application/json")
+    assert answer.json() == DOCUMENT
+
+
+# --- The document and the code.
+
+
+def coded() -> dict[str, dict[str, Any]]:
+    """The lead's fields as pydantic states them: what is optional is stripped of its null."""
+    fields = Submission.model_json_schema()["properties"]
+    return {
+        name: next((each for each in field.get("anyOf", []) if each["type"] != "null"), field)
+        for name, field in fields.items()
+    }
+
+
+def test_a_lead_has_the_fields_the_code_knows() -> None:
+    assert set(SCHEMAS["Lead"]["properties"]) == set(Submission.model_fields)
+    required = {name for name, field in Submission.model_fields.items() if field.is_required()}
+    assert set(SCHEMAS["Lead"]["required"]) == required
+    for name, field in SCHEMAS["Lead"]["properties"].items():
+        assert field["description"], name
+        assert (name in required) == ("null" not in field.get("type", [])), name
+
+
+@pytest.mark.parametrize("name", Submission.model_fields)
+def test_a_field_has_the_limits_the_code_gives_it(name: str) -> None:
+    stated, documented = coded()[name], SCHEMAS["Lead"]["properties"][name]
+    for limit in ("minLength", "maxLength", "const"):
+        if limit in stated:
+            assert documented[limit] == stated[limit]
+    assert {*documented.get("enum", [])} - {None} == {*stated.get("enum", [])}
+
+
+def test_no_documented_limit_is_the_documents_alone() -> None:
+    """The limits our own checks enforce, which pydantic's schema does not show."""
+    domain = ".".join(["d" * 60] * 3) + ".co.id"
+    longest = f"{'a' * (254 - len(domain) - 1)}@{domain}"
+    assert len(longest) == SCHEMAS["Lead"]["properties"]["email"]["maxLength"]
+    chairs = SCHEMAS["Lead"]["properties"]["chair_count"]
+    kept: list[dict[str, object]] = [
+        {"email": longest},
+        {"chair_count": chairs["minimum"]},
+        {"chair_count": chairs["maximum"]},
+        {"chair_count": str(chairs["maximum"])},
+    ]
+    for accepted in kept:
+        submission.read({**LEAD, **accepted})
+    refused: list[dict[str, object]] = [
+        {"email": f"a{longest}"},
+        {"chair_count": chairs["minimum"] - 1},
+        {"chair_count": chairs["maximum"] + 1},
+    ]
+    for refusal in refused:
+        with pytest.raises(submission.Faulty):
+            submission.read({**LEAD, **refusal})
+
+
+def test_a_form_has_the_same_fields_and_may_say_where_to_go_next() -> None:
+    form, lead = SCHEMAS["LeadForm"], SCHEMAS["Lead"]
+    assert set(form["properties"]) == {*lead["properties"], "redirect"}
+    assert form["required"] == lead["required"]
+    assert {*form["properties"]["consent"]["enum"]} == set(submission.TICKED)
+    for name in set(lead["properties"]) - {"consent"}:
+        assert resolved(form["properties"][name]) is lead["properties"][name]
+
+
+def functions() -> dict[str, set[str]]:
+    """`/api/<name>` -> the methods its file gives to `endpoint.wsgi`, in lower case."""
+    found = {}
+    for file in sorted((ROOT / "api").rglob("*.py")):
+        address = "/" + file.relative_to(ROOT).with_suffix("").as_posix()
+        calls = (
+            node
+            for node in ast.walk(ast.parse(file.read_text("utf-8")))
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "endpoint.wsgi"
+        )
+        given = {str(word.arg) for call in calls for word in call.keywords}
+        methods = {name.lower() for name in given if name.isupper()}
+        found[address] = methods | {"options"} | ({"head"} if "get" in methods else set())
+    return found
+
+
+def addresses() -> dict[str, str]:
+    """Public address -> function's address. A function that rewrites lead to has theirs alone."""
+    rewrites = {
+        rule["source"]: rule["destination"].partition("?")[0]
+        for rule in json.loads((ROOT / "vercel.json").read_text("utf-8"))["rewrites"]
+    }
+    behind = set(rewrites.values())
+    return rewrites | {address: address for address in functions() if address not in behind}
+
+
+def test_every_address_is_documented_with_exactly_its_methods() -> None:
+    documented = {path: METHODS & set(item) for path, item in DOCUMENT["paths"].items()}
+    assert documented == {public: functions()[inner] for public, inner in addresses().items()}
+
+
+def problems() -> dict[str, int]:
+    """Code -> status of every Problem there is."""
+    return {kind.code: kind.status for kind in Problem.__subclasses__()}
+
+
+def test_the_problems_are_those_of_the_code() -> None:
+    documented = {
+        code: branch["properties"]["status"]["const"]
+        for branch in SCHEMAS["Problem"]["oneOf"]
+        for code in branch["properties"]["error"]["enum"]
+    }
+    assert documented == problems()
+    for code, status in problems().items():
+        assert f"`{code}` ({status})" in SCHEMAS["Problem"]["properties"]["error"]["description"]
+
+
+def test_every_answer_names_problems_of_its_own_status() -> None:
+    for path, method, operation in operations():
+        for status, response in operation["responses"].items():
+            content = resolved(response).get("content", {}).get("application/problem+json")
+            if content is not None:
+                stated = content["schema"]["allOf"][1]["properties"]
+                where = f"{method} {path} {status}"
+                assert str(stated["status"]["const"]) == status, where
+                assert {problems()[code] for code in stated["error"]["enum"]} == {int(status)}, (
+                    where
+                )
+                assert set(content["examples"]) == set(stated["error"]["enum"]), where
+
+
+def test_every_answer_has_a_request_id() -> None:
+    for path, method, operation in operations():
+        for status, response in operation["responses"].items():
+            assert "X-Request-Id" in resolved(response)["headers"], f"{method} {path} {status}"
+
+
+def test_every_example_is_valid() -> None:
+    for _, _, operation in operations():
+        for content in resolved(operation.get("requestBody", {})).get("content", {}).values():
+            for example in content.get("examples", {}).values():
+                check(example["value"], content["schema"])
+                submission.read(example["value"])
+        for response in operation["responses"].values():
+            for content in resolved(response).get("content", {}).values():
+                for example in content.get("examples", {}).values():
+                    check(example["value"], content["schema"])
+    for name, field in SCHEMAS["Lead"]["properties"].items():
+        for example in field.get("examples", []):
+            check(example, field)
+            submission.read({**LEAD, name: example})
+
+
+# --- The document and the running platform.
+
+
+def conforms(answer: httpx.Response, path: str) -> None:
+    """Fail unless the answer's status, headers, type and body are documented for its request."""
+    method = answer.request.method.lower()
+    item = DOCUMENT["paths"][path]
+    # A method that is none of the address's is described where its callers would look.
+    operation = item.get(method) or item.get("post") or item["get"]
+    status = str(answer.status_code)
+    assert status in operation["responses"], f"{method} {path} may answer {status} undocumented"
+    response = resolved(operation["responses"][status])
+    for name, header in response.get("headers", {}).items():
+        header = resolved(header)
+        assert name in answer.headers or not header.get("required"), f"{status} without {name}"
+        if name in answer.headers:
+            text = answer.headers[name]
+            number = header["schema"].get("type") == "integer"
+            check(int(text) if number else text, header["schema"])
+    content = response.get("content", {})
+    if method == "head" or not content:
+        assert answer.content == b""
+        return
+    kind = answer.headers["Content-Type"].partition(";")[0]
+    assert kind in content, f"{method} {path} {status} is {kind}"
+    check(answer.text if kind == "text/html" else answer.json(), content[kind]["schema"])
+
+
+FORM = {**{name: str(value) for name, value in LEAD.items()}, "consent": "on"}
+BROWSER = {"Accept": "text/html"}
+FAULTY = {**LEAD, "phone_whatsapp": "12", "colour": "red", "consent": False}
+
+REQUESTS: dict[str, tuple[int, str, str, dict[str, Any]]] = {
+    "lead as json": (200, "POST", "/api/leads", {"json": LEAD}),
+    "lead as a form": (200, "POST", "/api/leads", {"data": FORM}),
+    "lead as multipart": (
+        200,
+        "POST",
+        "/api/leads",
+        {"files": {name: (None, value) for name, value in FORM.items()}},
+    ),
+    "lead from a browser": (303, "POST", "/api/leads", {"data": FORM, "headers": BROWSER}),
+    "faulty lead": (400, "POST", "/api/leads", {"json": FAULTY}),
+    "faulty lead in english": (
+        400,
+        "POST",
+        "/api/leads",
+        {"json": FAULTY, "headers": {"Accept-Language": "en"}},
+    ),
+    "faulty lead from a browser": (
+        400,
+        "POST",
+        "/api/leads",
+        {"data": {**FORM, "city": ""}, "headers": BROWSER},
+    ),
+    "no json": (
+        400,
+        "POST",
+        "/api/leads",
+        {"content": b"{", "headers": {"Content-Type": "application/json"}},
+    ),
+    "a list": (400, "POST", "/api/leads", {"json": [LEAD]}),
+    "lead from another site": (
+        403,
+        "POST",
+        "/api/leads",
+        {"json": LEAD, "headers": {"Origin": "https://example.com"}},
+    ),
+    "lead by get": (405, "GET", "/api/leads", {}),
+    "lead too large": (413, "POST", "/api/leads", {"json": {**LEAD, "message": "x" * 110_000}}),
+    "lead as text": (
+        415,
+        "POST",
+        "/api/leads",
+        {"content": b"hello", "headers": {"Content-Type": "text/plain"}},
+    ),
+    "lead options": (204, "OPTIONS", "/api/leads", {}),
+    "health": (200, "GET", "/api/health", {}),
+    "health as health+json": (
+        200,
+        "GET",
+        "/api/health",
+        {"headers": {"Accept": "application/health+json"}},
+    ),
+    "health head": (200, "HEAD", "/api/health", {}),
+    "health options": (204, "OPTIONS", "/api/health", {}),
+    "health by post": (405, "POST", "/api/health", {}),
+    "deliver without its token": (401, "GET", "/api/cron/deliver", {}),
+    "deliver head without its token": (401, "HEAD", "/api/cron/deliver", {}),
+    "deliver options": (204, "OPTIONS", "/api/cron/deliver", {}),
+    "deliver by post": (405, "POST", "/api/cron/deliver", {}),
+    "thanks": (200, "GET", "/terima-kasih", {"params": {"ref": "ALFA-7KQ2M"}}),
+    "thanks in english": (200, "GET", "/en/thank-you", {}),
+    "thanks head": (200, "HEAD", "/terima-kasih", {}),
+    "thanks options": (204, "OPTIONS", "/en/thank-you", {}),
+    "thanks by post": (405, "POST", "/terima-kasih", {}),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_real_answer_is_as_documented(site: httpx.Client, name: str) -> None:
+    status, method, path, request = REQUESTS[name]
+    answer = site.request(method, path, **request)
+    assert answer.status_code == status, answer.text
+    conforms(answer, path)
+
+
+def test_a_delivery_answers_as_documented(site: httpx.Client, platform: Platform) -> None:
+    token = platform.environment["CRON_SECRET"]
+    for method in ("GET", "HEAD"):
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = site.request(method, "/api/cron/deliver", headers=headers)
+        assert answer.status_code == 200
+        conforms(answer, "/api/cron/deliver")
+
+
+def test_a_preflight_of_this_site_answers_as_documented(site: httpx.Client) -> None:
+    headers = {"Origin": str(site.base_url).rstrip("/"), "Access-Control-Request-Method": "POST"}
+    answer = site.options("/api/leads", headers=headers)
+    conforms(answer, "/api/leads")
+    documented = resolved(DOCUMENT["paths"]["/api/leads"]["options"]["responses"]["204"])
+    assert set(documented["headers"]) <= {name.title() for name in answer.headers} | {
+        "X-Request-Id"
+    }
+
+
+def test_an_unconfigured_function_answers_as_documented(platform: Platform) -> None:
+    nothing = dict.fromkeys(platform.environment)
+    requests = {
+        "api/leads.py": ("POST", "/api/leads", {"json": LEAD}),
+        "api/cron/deliver.py": ("GET", "/api/cron/deliver", {}),
+    }
+    for entrypoint, (method, path, request) in requests.items():
+        with platform.function(entrypoint, **nothing) as function:
+            answer = httpx.request(method, function.url + path, **request)  # type: ignore[arg-type]
+        assert answer.status_code == 503
+        conforms(answer, path)
