@@ -1,4 +1,3 @@
-# ruff: noqa: UP - read by whatever Python 3 is there, 3.6 included
 """Makes `.venv` with everything the platform needs, and runs dev.cli in it.
 
 No import here may need a package, nor syntax newer than Python 3.6.
@@ -31,7 +30,7 @@ def main() -> None:
         os.chdir(str(ROOT))
         prepare()
         sys.stdout.flush()
-        os.execv(str(PYTHON), [str(PYTHON), "-m", "dev.cli"] + sys.argv[1:])
+        os.execv(str(PYTHON), [str(PYTHON), "-m", "dev.cli", *sys.argv[1:]])
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -49,7 +48,7 @@ def prepare() -> None:
 
 
 def step(number: int, text: str) -> None:
-    print("[%d/%d] %s" % (number, STEPS, text), flush=True)
+    print(f"[{number}/{STEPS}] {text}", flush=True)
 
 
 def _fresh() -> bool:
@@ -107,22 +106,22 @@ def _make_environment() -> None:
 def _is_wanted() -> bool:
     """Whether the environment is of the wanted version, as it says itself."""
     text = (VENV / "pyvenv.cfg").read_text() if (VENV / "pyvenv.cfg").exists() else ""
-    return re.search(r"^version\S* = %d\.%d\." % interpreter.WANTED, text, re.M) is not None
+    return re.search(rf"^version\S* = {interpreter.VERSION}\.", text, re.M) is not None
 
 
 def _venv_advice() -> str:
-    return "apt-get install python%d.%d-venv" % interpreter.WANTED
+    return f"apt-get install python{interpreter.VERSION}-venv"
 
 
 def _install_venv_package() -> None:
     """Debian keeps ensurepip in a package of its own."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         sys.exit("This Python cannot make virtual environments; on Debian: " + _venv_advice())
-    package = "python%d.%d-venv" % interpreter.WANTED
-    print("      installing %s with apt-get" % package, flush=True)
+    package = f"python{interpreter.VERSION}-venv"
+    print(f"      installing {package} with apt-get", flush=True)
     subprocess.call(["apt-get", "update", "-qq"])
     if subprocess.call(["apt-get", "install", "-y", "-qq", package]) != 0:
-        sys.exit("apt-get could not install %s (see above)" % package)
+        sys.exit(f"apt-get could not install {package} (see above)")
 
 
 def _runs(command: "list[str]") -> bool:
@@ -134,7 +133,7 @@ def _install() -> None:
     """pip, as the user has configured it, with a line for each package it looks at."""
     files = _requirement_files()
     names = {name for file in files for name in _names(file.read_text())}
-    step(3, "Installing %d Python packages …" % len(names))
+    step(3, f"Installing {len(names)} Python packages …")
     command = [str(PYTHON), "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
     for file in files:
         command += ["-r", str(file)]
@@ -163,8 +162,8 @@ def _follow(pip: "subprocess.Popen[str]") -> "list[str]":
         found = re.match(r"(Collecting|Requirement already satisfied:) ([\w.\-\[\]]+)", line)
         if found:
             count += 1
-            print("      %3d  %s" % (count, found.group(2)), flush=True)
-        elif line.startswith(("Installing collected", "Successfully", "WARNING", "ERROR")):
+            print(f"      {count:3}  {found.group(2)}", flush=True)
+        elif line.startswith(("Installing collected", "Successfully", "ERROR")):
             print("      " + line.rstrip()[:96], flush=True)
     return said
 

@@ -109,8 +109,9 @@ VERBS = {
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python3 -m dev",
-        description="The platform on one machine: PostgreSQL, Valkey behind Upstash's REST protocol, "
-        "stand-ins for Resend, Slack and Sentry, and the functions in Vercel's own runtime.",
+        description="The platform on one machine: PostgreSQL, Valkey behind Upstash's REST "
+        "protocol, stand-ins for Resend, Slack and Sentry, and the functions in "
+        "Vercel's own runtime.",
         epilog="Addresses, switches and faults: dev/README.md",
     )
     # The options of `up` are known without its name too.

@@ -1,4 +1,3 @@
-# ruff: noqa: UP - read by whatever Python 3 is there, 3.6 included
 """Finds a CPython 3.12, the version Vercel runs, among the places it is usually kept."""
 
 import os
@@ -6,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-WANTED = (3, 12)
+VERSION = "3.12"
 
 _PROBE = (
     "import sys, platform, importlib.util as u;"
@@ -44,8 +43,8 @@ def find() -> "tuple[str, bool] | None":
 
 
 def _candidates() -> "list[str]":
-    name = "python%d.%d" % WANTED
-    home = Path(os.path.expanduser("~"))
+    name = f"python{VERSION}"
+    home = Path.home()
     share = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
     uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or share / "uv" / "python")
     pyenv = Path(os.environ.get("PYENV_ROOT") or home / ".pyenv")
@@ -68,6 +67,6 @@ def _probe(path: str) -> "bool | None":
     except (OSError, subprocess.SubprocessError):
         return None
     words = output.decode(errors="replace").split()
-    if words[:2] != ["CPython", "%d.%d" % WANTED]:
+    if words[:2] != ["CPython", VERSION]:
         return None
     return words[2:] == ["True"]

@@ -155,7 +155,6 @@ class Platform:
         self._start_standins(parts)
         self._pool = Pool(self.root, self._environ, self._routes.max_duration_s, self._log)
         parts.callback(self._pool.close)
-        self._progress("Starting the router")
         handler = router.Router(self.root, self._routes, self._pool, self._log, self._site)
         self._server = Server(handler, self._port, max_body_bytes=_LIMIT)
         parts.callback(self._server.close)
@@ -169,7 +168,7 @@ class Platform:
         self.control_url = control_server.url
 
     def _start_databases(self, parts: contextlib.ExitStack) -> None:
-        self._progress("Starting PostgreSQL and Valkey")
+        self._progress("Starting PostgreSQL, Valkey, the stand-ins and the router")
         password = self._keys["POSTGRES_PASSWORD"]
         postgres = Postgres(self.data / "postgres", password, durable=self._durable)
         parts.callback(postgres.close)
@@ -196,7 +195,6 @@ class Platform:
         return self.admin_database_url
 
     def _start_standins(self, parts: contextlib.ExitStack) -> None:
-        self._progress("Starting the stand-ins for Resend, Slack and Sentry")
         self.resend = self._stand_in(parts, Resend(self._token("RESEND_API_KEY")))
         slack = Slack(self._token("SLACK_BOT_TOKEN"), environment.SLACK_WEBHOOK_PATH)
         self.slack = self._stand_in(parts, slack)

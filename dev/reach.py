@@ -45,6 +45,8 @@ def place(package: Path, data: Path) -> Place:
     home = data if _reachable(data.parent, uid) else outside / data.name
     home.mkdir(exist_ok=True)
     os.chown(home, uid, -1)
+    # Its log quotes statements, and so what people wrote.
+    home.chmod(0o700)
     return Place(package, home / "data", uid)
 
 

@@ -127,7 +127,7 @@ def _site_port(wanted: int | None) -> int:
 
 
 def _say(text: str) -> None:
-    number = 5 if text.startswith(("Applying", "Starting the router")) else 4
+    number = 5 if text.startswith("Applying") else 4
     bootstrap.step(number, text)
 
 
