@@ -6,7 +6,7 @@ takes them back as `:name` and `$1`.
 
 import re
 from dataclasses import dataclass
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 _TOKEN = re.compile(
     r"(?P<prefix>/?)(?P<colon>:(?P<name>\w+))(?P<pattern>\((?:[^()\\]|\\.|\([^()]*\))+\))?"
@@ -87,12 +87,13 @@ def fill(
         if name is None or name not in values:
             return found[0]
         used.add(name)
-        return quote(values[name], safe="" if in_query else "/:@!$&'()*+,;=~%")
+        # Values are as in the request's path: encoded, but not for a query.
+        return quote(unquote(values[name]), safe="") if in_query else values[name]
 
     reference = re.compile(r"(?<!\w):(?P<name>[A-Za-z_]\w*)[*+?]?|\$(?P<number>\d+)")
     path = reference.sub(lambda found: put(found, in_query=False), path)
     query = reference.sub(lambda found: put(found, in_query=True), query)
-    named = {name: value for name, value in values.items() if not name.isdigit()}
+    named = {name: unquote(value) for name, value in values.items() if not name.isdigit()}
     if pass_unused and named and not used:
         extra = urlencode(named)
         query, mark = (f"{query}&{extra}" if query else extra), "?"

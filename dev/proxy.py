@@ -36,6 +36,10 @@ _HOP_BY_HOP = {
 _request_ids = itertools.count(1)
 
 
+class Gone(ConnectionError):
+    """The function's process is there no more, or about to go."""
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """Where clients believe they are: the router's address."""
@@ -88,27 +92,31 @@ class _Call:
 
 def forward(function: Function, request: Request, target: str, site: Site) -> Response:
     """Hand `request` over as `target` (path and query). The function was entered by the caller;
-    it is left when its work is over, which may be long after the response."""
+    it is left when its work is over, which may be long after the response.
+
+    Gone when the process took no connection: the request never reached it.
+    """
     request_id = new_id()
     deadline = time.monotonic() + function.max_duration_s
     connection = http.client.HTTPConnection("127.0.0.1", function.port)
     connection.timeout = function.max_duration_s
     try:
         connection.connect()
-    except OSError:
+    except OSError as fault:
         function.leave()
-        return invocation_failed(request_id)
+        raise Gone from fault
     call = _Call(function, connection.sock, connection.sock.dup(), deadline)
     try:
         _send(connection, request, target, _headers(function, request, site, request_id))
         call.patience()
         response = _response(call, request, connection.getresponse())
     except TimeoutError:
-        function.kill()
+        function.condemn()
         call.over()
         text = "An error occurred with your deployment"
         return error(504, "FUNCTION_INVOCATION_TIMEOUT", text, request_id)
     except (OSError, http.client.HTTPException):
+        function.settle()
         call.over()
         return invocation_failed(request_id)
     finally:
@@ -185,7 +193,7 @@ def _stream(call: _Call, answer: http.client.HTTPResponse) -> Iterator[bytes]:
                 return
             yield part
     except TimeoutError:
-        call.function.kill()
+        call.function.condemn()
         raise Cut from None
     except (OSError, http.client.HTTPException):
         raise Cut from None
@@ -201,7 +209,7 @@ def _linger(call: _Call) -> None:
         while call.held.recv(_CHUNK_BYTES):
             call.patience()
     except TimeoutError:
-        call.function.kill()
+        call.function.condemn()
     except OSError:
         pass
     finally:

@@ -14,6 +14,9 @@ from dev.runtime import Function, StartFailed
 from dev.web import App, Request, Response, as_text
 
 
+_ATTEMPTS = 2
+
+
 class RoutesFile:
     """vercel.json, read again whenever it changes; a broken edit keeps failing loudly."""
 
@@ -94,12 +97,18 @@ class Router:
         return None if entrypoint is None else self._invoke(entrypoint, request, target)
 
     def _invoke(self, entrypoint: str, request: Request, target: str) -> Response:
-        try:
-            function = self._pool.enter(entrypoint)
-        except StartFailed as fault:
-            self._log.add(entrypoint.removesuffix(".py"), "fatal", str(fault))
-            return proxy.invocation_failed(proxy.new_id())
-        return proxy.forward(function, request, target, self._site())
+        for _ in range(_ATTEMPTS):
+            try:
+                function = self._pool.enter(entrypoint)
+            except StartFailed as fault:
+                self._log.add(entrypoint.removesuffix(".py"), "fatal", str(fault))
+                break
+            try:
+                return proxy.forward(function, request, target, self._site())
+            except proxy.Gone:
+                # It died since the last request: Vercel starts another one.
+                function.condemn()
+        return proxy.invocation_failed(proxy.new_id())
 
     def _missing(self, request: Request, path: str) -> Response:
         page = self._root / "public" / "404.html"
@@ -116,6 +125,9 @@ def direct(function: Function, site: Callable[[], Site]) -> App:
         if not function.alive:
             return proxy.invocation_failed(proxy.new_id())
         function.enter()
-        return proxy.forward(function, request, request.target, site())
+        try:
+            return proxy.forward(function, request, request.target, site())
+        except proxy.Gone:
+            return proxy.invocation_failed(proxy.new_id())
 
     return answer

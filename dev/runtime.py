@@ -21,6 +21,7 @@ from dev import ipc, processes
 from dev.logs import LogBook
 
 START_TIMEOUT_S = 30.0
+_DYING_S = 0.02
 
 # What the built handler does before it hands over, less the vendored folder: the script's own
 # directory is the function's root, and the boot stamp is where `initDuration` starts.
@@ -63,6 +64,7 @@ class Function:
         self._log = log
         self._cleanup = cleanup
         self._fatal: list[str] = []
+        self._condemned = False
         self._known = threading.Event()
         self._idle = threading.Condition()
         self._in_flight = 0
@@ -85,7 +87,7 @@ class Function:
 
     @property
     def alive(self) -> bool:
-        return self.process.poll() is None
+        return not self._condemned and self.process.poll() is None
 
     @property
     def in_flight(self) -> int:
@@ -114,6 +116,16 @@ class Function:
         """Send a signal (SIGSTOP and SIGCONT freeze and thaw as the platform does)."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(how)
+
+    def condemn(self) -> None:
+        """Kill it, and count it as dead from this moment on."""
+        self._condemned = True
+        self.kill()
+
+    def settle(self) -> None:
+        """After a broken answer: let a dying process be seen as dead by the next request."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_DYING_S)
 
     def wait(self, timeout_s: float | None = None) -> int:
         """The exit status; subprocess.TimeoutExpired when it is still running."""
