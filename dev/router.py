@@ -13,7 +13,6 @@ from dev.routes import Routes
 from dev.runtime import Function, StartFailed
 from dev.web import App, Request, Response, as_text
 
-
 _ATTEMPTS = 2
 
 
