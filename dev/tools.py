@@ -32,16 +32,17 @@ def ensure_vercel() -> Path:
             stamp.unlink(missing_ok=True)
             for file in files:
                 shutil.copy2(file, _NODE / file.name)
-            _npm_ci()
+            _npm_install()
             stamp.write_text(wanted)
     return command
 
 
-def _npm_ci() -> None:
+def _npm_install() -> None:
     if shutil.which("npm") is None:
         raise Missing("npm is needed for the vercel CLI: install Node.js 20 or later")
     print("Installing the vercel CLI with npm (about 360 MB) …", flush=True)
-    command = ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"]
+    # `install` keeps to the lock file too; `ci` refuses one without every other system's binary.
+    command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error"]
     if subprocess.run(command, cwd=_NODE, check=False).returncode != 0:
         raise Missing("npm could not install the vercel CLI (see above)")
 
