@@ -30,15 +30,20 @@ class _Link:
         self.orphaned = False
         self.doomed = False  # its next reply is the one to lose
         self.held = False  # counted as stalled
+        self.broken = False
         self.tail = b""  # what was sent last: a match may lie across two chunks
         self.open_ways = 2
 
     def cut(self, *, reset: bool = False) -> None:
+        self.broken = True
         for end in (self.near, self.far):
             with contextlib.suppress(OSError):
                 if reset:
+                    # Wakes the pumps and sends nothing: the RST comes with their closing.
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-                end.shutdown(socket.SHUT_RDWR)
+                    end.shutdown(socket.SHUT_RD)
+                else:
+                    end.shutdown(socket.SHUT_RDWR)
 
 
 class FaultProxy:
@@ -49,7 +54,7 @@ class FaultProxy:
 
     def __init__(self, target_host: str, target_port: int, port: int = 0) -> None:
         self._target = (target_host, target_port)
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # its lock may be taken again by its holder
         self._fault = Fault()
         self._closed = False
         self._links: set[_Link] = set()
@@ -81,10 +86,9 @@ class FaultProxy:
     def close(self) -> None:
         with self._changed:
             self._closed = True
+            self._deafen()
+            self._cut_all()
             self._changed.notify_all()
-        self._deafen()
-        self._listener.close()
-        self._cut_all()
         self._control.close()
 
     def _set(self, fault: Fault) -> None:
@@ -100,9 +104,10 @@ class FaultProxy:
                 self._listener = _bound(self.port)
             if before == "refuse" and fault.mode != "refuse":
                 self._listen()
+            if fault.mode in ("kill", "refuse", "reset"):
+                # Before anything that waits may pass.
+                self._cut_all(reset=fault.mode == "reset")
             self._changed.notify_all()
-        if fault.mode in ("kill", "refuse", "reset"):
-            self._cut_all(reset=fault.mode == "reset")
 
     def _listen(self) -> None:
         self._listener.listen(512)
@@ -117,10 +122,9 @@ class FaultProxy:
 
     def _cut_all(self, *, reset: bool = False) -> None:
         with self._changed:
-            links = list(self._links)
-            self._counts["cut"] += len(links)
-        for link in links:
-            link.cut(reset=reset)
+            self._counts["cut"] += len(self._links)
+            for link in self._links:
+                link.cut(reset=reset)
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -160,7 +164,8 @@ class FaultProxy:
             while True:
                 data = source.recv(_CHUNK_BYTES)
                 if not self._may_pass(link, data, upward=source is link.near):
-                    link.cut(reset=self._fault.mode == "reset")
+                    if not link.broken:
+                        link.cut()
                     return
                 if not data:
                     sink.shutdown(socket.SHUT_WR)
@@ -183,7 +188,7 @@ class FaultProxy:
     def _may_pass(self, link: _Link, data: bytes, *, upward: bool) -> bool:
         """Wait as long as the fault says; False when the connection is to be cut."""
         with self._changed:
-            while (link.orphaned or self._fault.mode == "stall") and not self._closed:
+            while self._holds(link):
                 self._counts["stalled"] += not link.held
                 link.held = True
                 self._changed.wait()
@@ -192,12 +197,18 @@ class FaultProxy:
                 self._counts["slowed"] += 1
                 fault = self._fault
                 self._changed.wait_for(lambda: self._fault is not fault, fault.delay_s)
+            if link.broken or self._closed:
+                return False
             if upward:
                 return self._upward(link, data)
             if link.doomed and data:
                 self._counts["dropped"] += 1
                 return False
-            return not self._closed
+            return True
+
+    def _holds(self, link: _Link) -> bool:
+        held = link.orphaned or self._fault.mode == "stall"
+        return held and not link.broken and not self._closed
 
     def _upward(self, link: _Link, data: bytes) -> bool:
         fault = self._fault
@@ -214,7 +225,7 @@ class FaultProxy:
             self._fault = fault.spent()
         # Too short to hold a whole match: a statement of before must not count again.
         link.tail = sent[-len(match) + 1 :] if len(match) > 1 else b""
-        return not self._closed
+        return True
 
     def _count(self, name: str) -> None:
         with self._changed:
