@@ -50,12 +50,20 @@ def _candidates() -> "list[str]":
     pyenv = Path(os.environ.get("PYENV_ROOT") or home / ".pyenv")
     found = [sys.executable] if sys.executable else []
     found += [str(Path(folder) / name) for folder in os.get_exec_path() if folder]
-    found += [str(path) for path in sorted(pyenv.glob("versions/3.12*/bin/" + name))]
-    found += [str(path) for path in sorted(uv.glob("cpython-3.12*/bin/" + name))]
+    found += _matching(pyenv, "versions/3.12*/bin/" + name)
+    found += _matching(uv, "cpython-3.12*/bin/" + name)
     for folder in ("/usr/local/bin", "/usr/bin", "/opt/homebrew/bin"):
         found.append(folder + "/" + name)
     found += ["/usr/local/opt/python@3.12/bin/" + name, "/opt/python/3.12/bin/" + name]
     return found
+
+
+def _matching(folder: Path, pattern: str) -> "list[str]":
+    try:
+        return [str(path) for path in sorted(folder.glob(pattern))]
+    except OSError:
+        # Named by somebody else's environment, and closed to us.
+        return []
 
 
 def _probe(path: str) -> "bool | None":
