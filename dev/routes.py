@@ -98,15 +98,17 @@ class Routes:
         return None
 
     def _tidied(self, path: str) -> str:
-        if self.clean_urls and not path.startswith("/api/"):
-            path = re.sub(r"(?:/index)?\.html?$", "", path)
-            path = re.sub(r"/index$", "", path) or "/"
-        if self.trailing_slash is False and path != "/":
+        """The address `vercel build` makes of it: its config.json has the same expressions."""
+        if self.clean_urls:
+            path = re.sub(r"^/(?:(.+)/)?index(?:\.html)?/?$", r"/\1", path)
+            path = re.sub(r"^/(.*)\.html/?$", r"/\1", path)
+        if self.trailing_slash is False and path != "/" and path.endswith("/"):
             # Never two slashes in front: that would name another host.
-            return "/" + path.strip("/") if path.endswith("/") else path
+            path = "/" + path.strip("/")
         if self.trailing_slash is True and not path.endswith("/") and "." not in path[1:]:
-            return path + "/"
-        return path
+            path += "/"
+        path = re.sub(r"^/(api(?:.+)?)/index(?:\.py)?/?$", r"/\1", path)
+        return re.sub(r"^/api/(.+)\.py/?$", r"/api/\1", path)
 
     def response_headers(self, path: str) -> list[tuple[str, str]]:
         """What vercel.json adds to the answer for `path`, last rule last."""

@@ -221,7 +221,8 @@ def start_built(
     handler = config["handler"].rsplit(".", 1)[0] + ".py"
     return Function(
         name,
-        [_bare_interpreter(), "-s", handler],
+        # -S: the interpreter's own site-packages are no part of the bundle.
+        [_bare_interpreter(), "-s", "-S", handler],
         cwd=folder,
         environ={**base_environment(), **config.get("environment", {}), **environ},
         log=log or LogBook(),
@@ -232,7 +233,7 @@ def start_built(
 
 def base_environment() -> dict[str, str]:
     """What every process has, and nothing of the developer's own."""
-    kept = ("PATH", "HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    kept = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
         "LANG": "C.UTF-8",

@@ -108,6 +108,8 @@ def test_rewrites_reach_the_function(client: httpx.Client, asked: str, query: st
         ("/about.html", "/about"),
         ("/about/", "/about"),
         ("/api/echo/", "/api/echo"),
+        ("/api/echo.py", "/api/echo"),
+        ("/index.html", "/"),
     ],
 )
 def test_redirects_are_permanent(client: httpx.Client, asked: str, location: str) -> None:

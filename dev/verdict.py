@@ -1,0 +1,238 @@
+"""What became of the leads an oracle offered: figures, and findings when a promise was broken."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+if TYPE_CHECKING:
+    from dev.rig import Rig
+
+MARK = re.compile(r"[0-9a-f]{6}x[0-9]{5}")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a caller got; status 0 and the exception's name in `error` when nothing came."""
+
+    status: int
+    id: str | None
+    ref: str | None
+    seconds: float
+    error: str | None = None
+    queued: bool = False
+
+    @classmethod
+    def of(cls, response: httpx.Response, seconds: float) -> "Answer":
+        try:
+            body = response.json()
+        except ValueError:
+            body = {}
+        told = body if isinstance(body, dict) else {}
+        error = told.get("error") or response.headers.get("x-vercel-error")
+        return cls(
+            response.status_code,
+            told.get("id"),
+            told.get("ref"),
+            seconds,
+            error,
+            told.get("queued") is True,
+        )
+
+    @property
+    def accepted(self) -> bool:
+        return self.status in (200, 202)
+
+    @property
+    def worth_repeating(self) -> bool:
+        """Silence, a fault of ours, or another try under way: the same key may be sent again."""
+        return self.status in (0, 409) or self.status >= 500
+
+
+@dataclass(slots=True)
+class Offer:
+    """One lead of one person: mark and phone are nobody else's."""
+
+    mark: str
+    phone: str
+    with_email: bool
+    key: str | None
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> bool:
+        return any(answer.accepted for answer in self.answers)
+
+    @property
+    def email(self) -> str:
+        return f"{self.mark}@example.com"
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "business_name": f"Salon {self.mark}",
+            "contact_name": f"Ani {self.mark}",
+            "phone_whatsapp": f"0{self.phone}",
+            "city": "Medan",
+            "salon_type": "SALON",
+            "consent": True,
+            "message": f"Pesan {self.mark}",
+            **({"email": self.email} if self.with_email else {}),
+        }
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Figures in leads or mails, seconds where it says so; findings name every broken promise."""
+
+    offered: int = 0
+    accepted: int = 0
+    accepted_200: int = 0
+    accepted_202: int = 0
+    refused: int = 0
+    unanswered: int = 0
+    stored: int = 0
+    doubled: int = 0
+    lost: int = 0
+    in_review: int = 0
+    mails_due: int = 0
+    mails_delivered: int = 0
+    mails_missing: int = 0
+    mails_doubled: int = 0
+    queue_left: int = 0
+    slowest_s: float = 0.0
+    findings: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+    def found(self, kind: str) -> bool:
+        """Whether a finding of this kind is there: "lost", "doubled", "late" …"""
+        return any(finding.startswith(kind) for finding in self.findings)
+
+    def table(self) -> str:
+        """The figures and the findings, for people."""
+        figures = {name: value for name, value in asdict(self).items() if name != "findings"}
+        rows = [
+            f"  {name.replace('_', ' '):<16}{value:>8.2f}"
+            if isinstance(value, float)
+            else f"  {name.replace('_', ' '):<16}{value:>8}"
+            for name, value in figures.items()
+        ]
+        shown = self.findings[:20]
+        more = len(self.findings) - len(shown)
+        told = [f"  ! {finding}" for finding in shown] + ([f"  ! and {more} more"] if more else [])
+        return "\n".join(rows + told)
+
+
+def judge(rig: "Rig", offers: Sequence[Offer], problems: Iterable[str], budget_s: float) -> Verdict:
+    """Compare what was answered with what is stored and was mailed, after all is drained."""
+    verdict = Verdict(findings=list(problems))
+    _count_answers(verdict, offers, budget_s)
+    _check_rows(verdict, rig, offers)
+    _check_mails(verdict, rig, offers)
+    verdict.queue_left = rig.queued()
+    if verdict.queue_left:
+        verdict.findings.append(f"queue not empty: {verdict.queue_left} left")
+    verdict.findings += leaks(rig, offers)
+    return verdict
+
+
+def _count_answers(verdict: Verdict, offers: Sequence[Offer], budget_s: float) -> None:
+    verdict.offered = len(offers)
+    for offer in offers:
+        verdict.accepted += offer.accepted
+        first = next((answer for answer in offer.answers if answer.accepted), None)
+        verdict.accepted_200 += first is not None and first.status == 200
+        verdict.accepted_202 += first is not None and first.status == 202
+        answered = [answer for answer in offer.answers if answer.status]
+        verdict.refused += not offer.accepted and bool(answered)
+        verdict.unanswered += not answered
+        for answer in offer.answers:
+            verdict.slowest_s = max(verdict.slowest_s, answer.seconds)
+            if answer.seconds > budget_s:
+                verdict.findings.append(
+                    f"late: {answer.seconds:.1f} s for {answer.status} ({offer.mark})"
+                )
+            if answer.accepted and answer.queued != (answer.status == 202):
+                verdict.findings.append(f"wrong answer: {answer} ({offer.mark})")
+
+
+def _check_rows(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:
+    rows: dict[str, list[tuple[str, str]]] = {}
+    for row in rig.admin.execute("select id::text, ref, business_name, phone_whatsapp from leads"):
+        mark = row["business_name"].removeprefix("Salon ")
+        rows.setdefault(mark, []).append((row["id"], row["ref"]))
+    review = Counter(
+        row["mark"]
+        for row in rig.admin.execute("select submission->>'business_name' as mark from spam")
+    )
+    for offer in offers:
+        stored = rows.get(offer.mark, [])
+        verdict.stored += bool(stored)
+        told = {(answer.id, answer.ref) for answer in offer.answers if answer.accepted}
+        if len(stored) > 1:
+            verdict.doubled += 1
+            verdict.findings.append(f"doubled: {offer.mark} has {len(stored)} rows")
+        if len(told) > 1:
+            verdict.findings.append(f"id differs: {offer.mark} was told {sorted(map(str, told))}")
+        if review[f"Salon {offer.mark}"]:
+            verdict.in_review += 1
+            verdict.findings.append(f"in review: {offer.mark} was taken for spam")
+        elif offer.accepted and not stored:
+            verdict.lost += 1
+            verdict.findings.append(f"lost: {offer.mark} was told {_told(offer)}")
+        elif told and not told <= set(stored):
+            verdict.findings.append(f"id differs: {offer.mark} was told {told}, kept as {stored}")
+
+
+def _check_mails(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:
+    sales: Counter[str] = Counter()
+    thanks: Counter[str] = Counter()
+    for mail in rig.mails():
+        for mark in MARK.findall(mail["subject"])[:1]:
+            sales[mark] += 1
+        for recipient in mail["to"]:
+            thanks[recipient] += 1
+    stored = {
+        row["mark"]
+        for row in rig.admin.execute(
+            "select replace(business_name, 'Salon ', '') as mark from leads"
+        )
+    }
+    for offer in offers:
+        wanted = [("sales mail", sales[offer.mark])]
+        wanted += [("acknowledgement", thanks[offer.email])] if offer.with_email else []
+        for kind, delivered in wanted:
+            verdict.mails_due += offer.mark in stored
+            verdict.mails_delivered += delivered
+            if delivered > 1:
+                verdict.mails_doubled += 1
+                verdict.findings.append(f"mail doubled: {delivered} x {kind} of {offer.mark}")
+            if delivered == 0 and offer.mark in stored:
+                verdict.mails_missing += 1
+                verdict.findings.append(f"mail missing: {kind} of {offer.mark}")
+
+
+def leaks(rig: "Rig", offers: Iterable[Offer]) -> list[str]:
+    """Where something about a person was written that should hold ids alone."""
+    places = {
+        "log": json.dumps(rig.log.since(), ensure_ascii=False),
+        "Sentry": json.dumps([record["body"] for record in rig.sentry.received()]),
+        "Slack": json.dumps([record["body"] for record in rig.slack.received()]),
+    }
+    found = []
+    for offer in offers:
+        for name, text in places.items():
+            if offer.mark in text or offer.phone in text:
+                at = max(text.find(offer.mark), text.find(offer.phone))
+                found.append(f"leak: {name} holds {offer.mark}: …{text[max(0, at - 80) : at + 60]}")
+    return found
+
+
+def _told(offer: Offer) -> str:
+    return ", ".join(f"{answer.status} {answer.error or answer.id}" for answer in offer.answers)
