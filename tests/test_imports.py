@@ -28,16 +28,26 @@ class May(NamedTuple):
 
 
 NOUNS = {
+    "lib.backlog",
     "lib.consent",
+    "lib.gate",
+    "lib.intake",
     "lib.leads",
     "lib.letters",
     "lib.outbox",
     "lib.pages",
     "lib.reference",
+    "lib.spam",
     "lib.submission",
     "lib.whatsapp",
 }
-ADAPTERS = {"lib.db": "psycopg", "lib.mail": "resend", "lib.sentry": "sentry_sdk"}
+ADAPTERS = {
+    "lib.cache": {"upstash_redis", "httpx"},  # httpx: the SDK's deadlines and faults are its
+    "lib.db": {"psycopg"},
+    "lib.mail": {"resend"},
+    "lib.sentry": {"sentry_sdk"},
+    "lib.vault": {"nacl"},
+}
 
 ENDPOINT = May({"werkzeug", "lib.endpoint", "lib.log", "lib.problems", *NOUNS})
 NOUN = May({"pydantic", "pydantic_core", "lib.problems", *NOUNS}, for_types={"psycopg"})
@@ -51,13 +61,15 @@ TABLE: dict[str, May] = {
     # What we decide.
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
     "lib/submission.py": NOUN._replace(inside_functions={"phonenumbers", "email_validator"}),
+    "lib/spam.py": NOUN._replace(inside_functions={"disposable_email_domains"}),
     # One vendor each.
     **{
-        f"{adapter.replace('.', '/')}.py": May({vendor, "lib.problems", *NOUNS})
+        f"{adapter.replace('.', '/')}.py": May({*vendor, "lib.breaker", "lib.problems", *NOUNS})
         for adapter, vendor in ADAPTERS.items()
     },
     # The frame.
     "lib/__init__.py": May(set()),
+    "lib/breaker.py": May(set()),
     "lib/endpoint.py": May(
         {"werkzeug", "lib.log", "lib.problems"},
         inside_functions={"lib.services"},
@@ -236,8 +248,10 @@ def loaded_by(function: str) -> set[str]:
 
 
 VENDORS = {
+    "disposable_email_domains",
     "email_validator",
     "httpx",
+    "nacl",
     "phonenumbers",
     "psycopg",
     "requests",

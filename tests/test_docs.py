@@ -1,0 +1,151 @@
+"""What is written for people and shown to visitors, held to the code it speaks of."""
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from lib import consent, settings
+from lib.submission import Submission
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", "dev/README.md")
+FORMS = {"id": "public/index.html", "en": "public/en/index.html"}
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+# --- Variables.
+
+
+def variables() -> set[str]:
+    return {variable.name for variable in settings.every()}
+
+
+def offered() -> list[str]:
+    """The names .env.example gives a line to, commented out or not."""
+    return re.findall(r"^#?\s?([A-Z][A-Z0-9_]+)=", text_of(".env.example"), re.M)
+
+
+@pytest.mark.parametrize("name", sorted(variables()))
+def test_a_variable_is_in_the_readme_and_in_the_example(name: str) -> None:
+    assert re.search(rf"\b{name}\b", text_of("README.md")), f"README.md does not mention {name}"
+    assert name in offered(), f".env.example has no line for {name}"
+
+
+# Read by `vercel build`, not by the functions: there is no Setting for them.
+BUILD_VARIABLES = {"VERCEL_PYTHON_COMPILEALL", "VERCEL_RUNTIME_PYTHON"}
+
+
+def test_the_example_has_no_variable_that_nobody_reads() -> None:
+    assert set(offered()) - variables() - BUILD_VARIABLES == set()
+    assert len(offered()) == len(set(offered())), "a variable has two lines"
+
+
+def test_the_example_holds_no_secret() -> None:
+    lines = dict(re.findall(r"^#?\s?([A-Z][A-Z0-9_]+)=(.*)$", text_of(".env.example"), re.M))
+    for variable in settings.every():
+        if variable.secret:
+            value = lines.get(variable.name, "")
+            assert not re.search(r"[A-Za-z0-9+/_-]{24,}", value), f"{variable.name} looks real"
+
+
+# --- Links.
+
+
+def links(document: str) -> Iterator[str]:
+    """Where the links of a Markdown file lead, code left out."""
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", text_of(document), flags=re.M | re.S)
+    yield from re.findall(r"\]\(<?([^)\s>]+)>?[^)]*\)", prose)
+    yield from re.findall(r"^\[[^\]]+\]:\s*(\S+)", prose, re.M)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_to_files_lead_somewhere(document: str) -> None:
+    for link in links(document):
+        if not re.match(r"[a-z]+:|#", link):
+            path = (ROOT / document).parent / unquote(link.partition("#")[0])
+            assert path.exists(), f"{document} links to {link}"
+            assert path.resolve().is_relative_to(ROOT.resolve()), f"{document} links to {link}"
+
+
+# --- Forms.
+
+
+class Form(HTMLParser):
+    """The lead form's controls (name -> attributes of each), and the page's visible text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.controls: dict[str, list[dict[str, str | None]]] = {}
+        self._within = False
+        self._text: list[str] = []
+        self.feed(page)
+        self.close()
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self._text).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag == "form":
+            self._within = values.get("action") == "/api/leads"
+        if self._within and tag in ("input", "select", "textarea", "button"):
+            name = values.get("name")
+            if name is not None:
+                self.controls.setdefault(name, []).append(values)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "form":
+            self._within = False
+
+    def handle_data(self, data: str) -> None:
+        self._text.append(data)
+
+
+def form(locale: str) -> Form:
+    return Form(text_of(FORMS[locale]))
+
+
+@pytest.mark.parametrize("locale", FORMS)
+def test_the_form_asks_for_the_fields_the_code_knows(locale: str) -> None:
+    names = set(form(locale).controls)
+    assert names - {"redirect"} == set(Submission.model_fields)
+
+
+@pytest.mark.parametrize("locale", FORMS)
+def test_the_form_shows_the_sentence_that_is_recorded(locale: str) -> None:
+    found = form(locale)
+    assert consent.SENTENCES[consent.CURRENT][locale] in found.text
+    assert [each["value"] for each in found.controls["consent_version"]] == [consent.CURRENT]
+    assert [each["value"] for each in found.controls["locale"]] == [locale]
+
+
+@pytest.mark.parametrize("locale", FORMS)
+def test_consent_is_given_and_never_presumed(locale: str) -> None:
+    (box,) = form(locale).controls["consent"]
+    assert box["type"] == "checkbox"
+    assert "checked" not in box
+
+
+@pytest.mark.parametrize("locale", FORMS)
+def test_the_form_offers_the_kinds_and_limits_the_code_takes(locale: str) -> None:
+    controls = form(locale).controls
+    fields = Submission.model_json_schema()["properties"]
+    offered = {each["value"] for each in controls["salon_type"]}
+    assert offered == set(fields["salon_type"]["enum"])
+    required = {name for name, field in Submission.model_fields.items() if field.is_required()}
+    asked = {name for name, each in controls.items() if any("required" in one for one in each)}
+    assert asked == required
+    for name, field in fields.items():
+        stated = [field, *field.get("anyOf", [])]
+        limit = next((each["maxLength"] for each in stated if "maxLength" in each), None)
+        typed = [each.get("maxlength") for each in controls[name] if each.get("maxlength")]
+        if limit is not None:
+            assert all(int(str(most)) <= limit for most in typed), name
