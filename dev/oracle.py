@@ -117,10 +117,14 @@ class Oracle:
             list(pool.map(lambda offer: self.send(offer, client), listed))
 
     def under(self, breaks: Iterable[Break], count: int, client: Client | None = None) -> None:
-        """Offer leads while these are broken: some before, so that connections are warm."""
+        """Offer leads while these are broken, after one before, so that connections are warm.
+
+        Back when the work after the answers has met the faults too, for at most 2 s.
+        """
         self.offer(1)
         self.rig.apply(breaks)
         self.offer(count, client)
+        self.rig.wait_idle(2)
 
     # ---------------------------------------------------------------- healing and judging
 

@@ -8,6 +8,7 @@ its binaries and data where that user can reach them.
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -66,6 +67,8 @@ class Postgres:
     def close(self) -> None:
         # SIGINT: a fast shutdown, which ends sessions and leaves nothing to recover.
         processes.stop(self._process, signal.SIGINT, timeout_s=20)
+        if not self._durable:
+            shutil.rmtree(self.data, ignore_errors=True)
 
     def _initialise(self) -> None:
         """initdb into a folder of its own, moved into place only when it is whole."""

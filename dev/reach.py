@@ -12,6 +12,8 @@ from pathlib import Path
 
 _LENT_USER = "nobody"
 _OUTSIDE = Path("/var/tmp")
+_PREFIX = "alfa-beauty-"
+_ORIGIN = "origin"  # names the folder whose server this is
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,33 +36,48 @@ class Place:
 def place(package: Path, data: Path) -> Place:
     """The given paths, or copies under /var/tmp where root's folders are closed to others."""
     if os.geteuid() != 0:
-        data.parent.mkdir(parents=True, exist_ok=True)
-        return Place(package, data)
+        data.mkdir(parents=True, exist_ok=True)
+        return Place(package, _private(data) / "data")
     uid = pwd.getpwnam(_LENT_USER).pw_uid
-    outside = _private_folder(data)
+    _prune()
     if not _reachable(package / "pginstall" / "bin" / "postgres", uid):
-        package = _copied(package, outside)
+        package = _copied(package, _outside_folder(data))
     data.parent.mkdir(parents=True, exist_ok=True)
     # A folder of the server's own, since it also writes beside its data.
-    home = data if _reachable(data.parent, uid) else outside / data.name
+    home = data if _reachable(data.parent, uid) else _outside_folder(data) / data.name
     home.mkdir(exist_ok=True)
     os.chown(home, uid, -1)
-    # Its log quotes statements, and so what people wrote.
-    home.chmod(0o700)
-    return Place(package, home / "data", uid)
+    return Place(package, _private(home) / "data", uid)
 
 
-def _private_folder(data: Path) -> Path:
+def _outside_folder(data: Path) -> Path:
     """/var/tmp/alfa-beauty-<hash of the data path>, ours alone to write."""
     digest = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:12]
-    folder = _OUTSIDE / f"alfa-beauty-{digest}"
+    folder = _OUTSIDE / f"{_PREFIX}{digest}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o755)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         raise PermissionError(f"{folder} belongs to somebody else: remove it")
     folder.chmod(0o755)
+    (folder / _ORIGIN).write_text(str(data.resolve().parent))
     return folder
+
+
+def _prune() -> None:
+    """Remove what was kept outside for clones and test runs that are gone."""
+    for folder in _OUTSIDE.glob(f"{_PREFIX}*"):
+        origin = folder / _ORIGIN
+        if folder.is_symlink() or folder.lstat().st_uid != os.geteuid() or not origin.is_file():
+            continue
+        if not Path(origin.read_text()).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _private(home: Path) -> Path:
+    # The server's log quotes statements, and so what people wrote.
+    home.chmod(0o700)
+    return home
 
 
 def _copied(package: Path, outside: Path) -> Path:

@@ -104,6 +104,7 @@ class Verdict:
     mails_doubled: int = 0
     queue_left: int = 0
     slowest_s: float = 0.0
+    answers: Counter[str] = field(default_factory=Counter)
     findings: list[str] = field(default_factory=list)
 
     @property
@@ -116,12 +117,19 @@ class Verdict:
 
     def table(self) -> str:
         """The figures and the findings, for people."""
-        figures = {name: value for name, value in asdict(self).items() if name != "findings"}
+        figures = {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("findings", "answers")
+        }
         rows = [
             f"  {name.replace('_', ' '):<16}{value:>8.2f}"
             if isinstance(value, float)
             else f"  {name.replace('_', ' '):<16}{value:>8}"
             for name, value in figures.items()
+        ]
+        rows += [
+            f"  {'answers':<16}{', '.join(f'{n} x {a}' for a, n in sorted(self.answers.items()))}"
         ]
         shown = self.findings[:20]
         more = len(self.findings) - len(shown)
@@ -153,6 +161,7 @@ def _count_answers(verdict: Verdict, offers: Sequence[Offer], budget_s: float) -
         verdict.refused += not offer.accepted and bool(answered)
         verdict.unanswered += not answered
         for answer in offer.answers:
+            verdict.answers[f"{answer.status} {answer.error or ''}".strip()] += 1
             verdict.slowest_s = max(verdict.slowest_s, answer.seconds)
             if answer.seconds > budget_s:
                 verdict.findings.append(
