@@ -177,9 +177,11 @@ class Oracle:
 
 def idle(body: dict[str, Any]) -> bool:
     """Whether a drain's answer says that it found nothing and leaves nothing."""
-    queue = body.get("queue") or {}
-    counts = [*queue.values(), *(body.get(name, 0) for name in ("sent", "delayed", "dead"))]
-    return not any(isinstance(count, int) and count for count in counts)
+    queue = body.get("queue", {})
+    if queue is None:
+        return False  # it could not look
+    names = ("journaled", "sent", "delayed", "dead")
+    return not any([*queue.values(), *(body.get(name) for name in names)])
 
 
 def import_copies(rig: Rig, mails: list[dict[str, Any]]) -> str:
