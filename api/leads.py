@@ -1,10 +1,13 @@
 """POST /api/leads: take a lead. Keep it first, tell of it after the answer.
 
 Bodies: application/json, application/x-www-form-urlencoded, multipart/form-data (text only).
-200 `{"success": true, "id": "<uuid>", "ref": "ALFA-XXXXX"}`; a form navigation gets 303 to the
-thank-you page, and on a fault its own page back. 400 invalid_json, validation_error;
-403 origin_not_allowed; 413 payload_too_large; 415 content_type_must_be_application_json;
-503 persistence_failed with Retry-After, when the lead is kept nowhere.
+Headers: Idempotency-Key (at most 255 characters, honoured for 24 hours), X-Form-Seconds.
+200 `{"success": true, "id": "<uuid>", "ref": "ALFA-XXXXX"}`; 202 with `"queued": true` when it is
+kept, but not in the database yet; a form navigation gets 303 to the thank-you page, and on a
+fault its own page back. 400 invalid_json, validation_error; 403 origin_not_allowed;
+409 idempotency_in_progress; 413 payload_too_large; 415 content_type_must_be_application_json;
+422 idempotency_key_reused; 429 rate_limited; 503 persistence_failed with Retry-After, when the
+lead is kept nowhere.
 """
 
 import json
@@ -14,16 +17,15 @@ from urllib.parse import urlencode, urlsplit
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
 
-from lib import endpoint, leads, log, outbox, pages, submission
+from lib import endpoint, intake, leads, outbox, pages, spam, submission
 from lib.endpoint import Call
+from lib.gate import Limits, Seen
+from lib.intake import Kept
 from lib.leads import Lead
-from lib.letters import Letter
 from lib.problems import (
-    DatabaseDown,
     ForeignOrigin,
     Invalid,
     InvalidJson,
-    NotConfigured,
     NotPersisted,
     Problem,
     TooLarge,
@@ -31,35 +33,43 @@ from lib.problems import (
 )
 
 MAX_BODY_BYTES = 100 * 1024
+MAX_KEY_CHARACTERS = 255
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 THANKS_PATHS = {"id": "/terima-kasih", "en": "/en/thank-you"}
 
 
 def post(call: Call) -> Response:
-    request = call.request
     fields: dict[str, str] = {}
     try:
         _refuse_foreign(call)
-        if len(request.get_data(cache=True)) > MAX_BODY_BYTES:
-            raise TooLarge
-        if request.mimetype in FORM_TYPES:
-            fields = _form(call)
-            lead = _take(call, submission.from_form(_without_redirect(fields)))
-        elif request.mimetype == "application/json":
-            lead = _take(call, _json(request))
-        else:
-            raise UnsupportedType
+        lead = _read(call, fields)
+        status, lead = _take(call, lead)
     except Problem as problem:
-        if _navigating(request):
+        if _navigating(call.request):
             return _page_again(call, fields, problem)
         raise
-    if _navigating(request):
+    if _navigating(call.request):
         return _to_thanks(call, fields.get("redirect", ""), lead)
-    return endpoint.reply({"success": True, "id": str(lead.id), "ref": lead.ref})
+    body: dict[str, object] = {"success": True, "id": str(lead.id), "ref": lead.ref}
+    if status == 202:
+        body["queued"] = True
+    return endpoint.reply(body, status)
 
 
-def _take(call: Call, values: object) -> Lead:
-    """Read, decide, keep. The lead as kept."""
+# ------------------------------------------------------------------ what came
+
+
+def _read(call: Call, fields: dict[str, str]) -> Lead:
+    """The body as a lead; a form's texts are left in `fields` for the page that keeps them."""
+    request = call.request
+    if len(request.get_data(cache=True)) > MAX_BODY_BYTES:
+        raise TooLarge
+    if request.mimetype in FORM_TYPES:
+        values: object = _form(call, fields)
+    elif request.mimetype == "application/json":
+        values = _json(request)
+    else:
+        raise UnsupportedType
     asked = values.get("locale") if isinstance(values, dict) else None
     if asked in endpoint.LOCALES:
         call.locale = asked
@@ -67,40 +77,105 @@ def _take(call: Call, values: object) -> Lead:
         read = submission.read(values)
     except submission.Faulty as faulty:
         raise Invalid(faulty.details(call.locale)) from None
-    lead = leads.make(
+    return leads.make(
         read,
+        key=_key(call),
         locale=call.locale,
         now=call.now,
         ip_address=call.client_address,
-        user_agent=call.request.headers.get("User-Agent"),
+        user_agent=request.headers.get("User-Agent"),
     )
-    call.note(lead=str(lead.id))
+
+
+def _json(request: Request) -> object:
+    def refuse(constant: str) -> object:
+        raise ValueError(constant)  # NaN and Infinity are no JSON
+
     try:
-        return _keep(call, lead)
-    except (DatabaseDown, NotConfigured) as fault:
-        if isinstance(fault, NotConfigured):
-            log.not_configured(fault, call.request_id)
-        call.note(decision="not_kept", because=type(fault).__name__)
-        raise NotPersisted from fault
+        values = json.loads(request.get_data().decode("utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError):
+        raise InvalidJson from None
+    if isinstance(values, dict):
+        values.pop("redirect", None)  # means something in forms alone
+    return values
 
 
-def _keep(call: Call, lead: Lead) -> Lead:
-    services, settings = call.services, call.services.settings
-    if lead.submission.company is not None:
-        leads.keep_as_spam(services.database.run, lead, "honeypot")
-        call.note(decision="spam", reason="honeypot")
-        return lead
+def _form(call: Call, fields: dict[str, str]) -> dict[str, object]:
+    """A form's values. A field given twice, or a file, is a fault: which one was meant?"""
+    request = call.request
+    try:
+        pairs, files = list(request.form.items(multi=True)), list(request.files)
+    except RequestEntityTooLarge:
+        raise TooLarge from None
+    fields.update(pairs)
+    faults = dict.fromkeys(files, "file") | {
+        name: "repeated" for name in fields if sum(name == other for other, _ in pairs) > 1
+    }
+    if faults:
+        raise Invalid(
+            {name: [submission.FAULTS[kind][call.locale]] for name, kind in faults.items()}
+        )
+    values = submission.from_form(fields)
+    values.pop("redirect", None)
+    return values
+
+
+def _key(call: Call) -> str | None:
+    key = call.request.headers.get("Idempotency-Key", "").strip()
+    if len(key) > MAX_KEY_CHARACTERS:
+        fault = submission.FAULTS["string_too_long"][call.locale]
+        raise Invalid({"Idempotency-Key": [fault.format(max_length=MAX_KEY_CHARACTERS)]})
+    return key or None
+
+
+def _refuse_foreign(call: Call) -> None:
+    origin = call.request.headers.get("Origin")
+    if origin is not None and not endpoint.known_origin(call, origin):
+        raise ForeignOrigin
+
+
+# ------------------------------------------------------------------ what is done with it
+
+
+def _take(call: Call, lead: Lead) -> tuple[int, Lead]:
+    """Let it in, keep it, and put off the rest. How it is answered, and the lead as kept."""
+    settings = call.services.settings
+    call.note(lead=str(lead.id))
+    limits = Limits(
+        settings.leads_per_minute, settings.leads_per_hour, settings.leads_ceiling_per_minute
+    )
+    entered = intake.enter(call.services, lead, limits, call.request_id, call.now)
+    if isinstance(entered, Seen):
+        call.note(decision="seen", lead=str(entered.id))
+        return entered.status, leads.seen_before(lead, entered.id, entered.ref)
+    why = spam.reason(
+        lead.submission,
+        seconds_to_fill=call.request.headers.get("X-Form-Seconds", type=int),
+        repeats=entered.repeats,
+        flooded=entered.flooded,
+    )
     desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
-    kept, letters = leads.store(services.database.run, lead, desk)
-    call.note(decision="stored" if letters else "stored_before")
-    if letters:
-        call.later(lambda: _send(call, kept, letters))
-    return kept
+    call.later(call.services.probe)
+    try:
+        kept = intake.keep(call.services, lead, desk, spam=why)
+    except NotPersisted as problem:
+        call.note(decision="not_kept", lost=list(problem.lost))
+        call.alarm("lead_not_kept", lead=str(lead.id))
+        call.later(lambda: intake.leave(call.services, lead))
+        raise
+    call.note(decision=kept.decision, reason=why, lost=list(kept.lost_rungs) or None)
+    call.note(uncounted=entered.uncounted)
+    if kept.alarming:
+        call.alarm("lead_not_stored_nor_queued", lead=str(lead.id))
+    call.later(lambda: intake.settle(call.services, kept, lead))
+    call.later(lambda: _send(call, kept))
+    return 200 if kept.decision == "spam" else kept.lead.status, kept.lead
 
 
-def _send(call: Call, lead: Lead, letters: list[Letter]) -> None:
+def _send(call: Call, kept: Kept) -> None:
+    """Deliver the lead's own mails, which were leased to this instance when it was stored."""
     tally = outbox.Tally()
-    for mail in outbox.at_birth(lead.id, letters, call.now):
+    for mail in outbox.at_birth(kept.lead.id, kept.letters, call.now):
         outbox.attempt(
             call.services.database.run,
             call.services.mailer.send,
@@ -111,42 +186,7 @@ def _send(call: Call, lead: Lead, letters: list[Letter]) -> None:
     call.note(sent=tally.sent, delayed=tally.delayed, dead=tally.dead)
 
 
-def _refuse_foreign(call: Call) -> None:
-    origin = call.request.headers.get("Origin")
-    if origin is not None and not endpoint.known_origin(call, origin):
-        raise ForeignOrigin
-
-
-def _json(request: Request) -> object:
-    def refuse(constant: str) -> object:
-        raise ValueError(constant)  # NaN and Infinity are no JSON
-
-    try:
-        return json.loads(request.get_data().decode("utf-8"), parse_constant=refuse)
-    except (ValueError, RecursionError):
-        raise InvalidJson from None
-
-
-def _form(call: Call) -> dict[str, str]:
-    """A form's fields. A field given twice, or a file, is a fault: which one was meant?"""
-    request = call.request
-    try:
-        pairs, files = list(request.form.items(multi=True)), list(request.files)
-    except RequestEntityTooLarge:
-        raise TooLarge from None
-    fields = dict(pairs)
-    faults = dict.fromkeys(files, "file") | {
-        name: "repeated" for name in fields if sum(name == other for other, _ in pairs) > 1
-    }
-    if faults:
-        raise Invalid(
-            {name: [submission.FAULTS[kind][call.locale]] for name, kind in faults.items()}
-        )
-    return fields
-
-
-def _without_redirect(fields: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in fields.items() if name != "redirect"}
+# ------------------------------------------------------------------ how a browser is answered
 
 
 def _navigating(request: Request) -> bool:
@@ -180,7 +220,8 @@ def _allowed_target(call: Call, target: str) -> bool:
 def _page_again(call: Call, fields: dict[str, str], problem: Problem) -> Response:
     """The form as it was sent, with what is wrong beside each field."""
     call.note(problem=problem.code)
-    page = pages.faulty_form(call.locale, fields, problem.details or {}, problem.title[call.locale])
+    title = problem.title[call.locale]
+    page = pages.faulty_form(call.locale, fields, problem.details or {}, title)
     response = Response(page, problem.status, content_type="text/html; charset=utf-8")
     response.headers.update(problem.headers)
     return response

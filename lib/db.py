@@ -13,14 +13,17 @@ from typing import Any
 
 import psycopg
 
+from lib.breaker import Breaker
 from lib.problems import DatabaseDown
 
 MAX_IDLE = 4  # connections an instance keeps; overlapping requests beyond that open their own
 MAX_IDLE_AGE_S = 50.0  # below the idle timeouts of poolers and of the NAT between us and them
 CONNECT_BUDGET_S = 2  # libpq takes no less
+PROBE_BUDGET_S = 3.0
 REUSE_SHARE = 0.4  # of the budget: how long a reused connection may be silent before a new one
 
 # What says "the server", not "the statement": these alone may send a lead to the next rung.
+VAGUE = (psycopg.Error, psycopg.DatabaseError)  # libpq's own, with nothing said by a server
 DOWN = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 
 
@@ -55,13 +58,16 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = url
         self._idle: deque[BoundedConnection] = deque(maxlen=MAX_IDLE)
+        self.breaker = Breaker()
 
-    def run[R](self, work: Callable[[psycopg.Connection[Any]], R], *, budget_s: float = 4.0) -> R:
+    def run[R](self, work: Callable[[psycopg.Connection[Any]], R], *, budget_s: float = 3.5) -> R:
         """Run repeat-safe work on a connection in autocommit mode, within budget_s seconds.
 
         Raises DatabaseDown when no server answers in time; whether the work was done is then
         unknown. Errors of the statements themselves pass through.
         """
+        if self.breaker.open:
+            raise DatabaseDown
         deadline = time.monotonic() + budget_s
         connection = self._take()
         if connection is not None:
@@ -73,7 +79,24 @@ class Database:
         try:
             return self._use(self._open(), work, deadline)
         except DOWN as fault:
+            self.breaker.trip()
             raise DatabaseDown from fault
+
+    def probe(self) -> None:
+        """Find out, if it was down, whether it still is."""
+        if self.breaker.claim_probe():
+            try:
+                self._use(self._open(), _ask, time.monotonic() + PROBE_BUDGET_S)
+                self.breaker.reset()
+            except DOWN:
+                self.breaker.trip()
+            finally:
+                self.breaker.release_probe()
+
+    @property
+    def poison(self) -> tuple[type[Exception], ...]:
+        """Errors that say the values are at fault: no other server would take them either."""
+        return (psycopg.DataError, psycopg.IntegrityError)
 
     def close(self) -> None:
         """Close what is idle."""
@@ -110,6 +133,11 @@ class Database:
         try:
             result = work(connection)
             finished = True
+        except psycopg.Error as fault:
+            if type(fault) in VAGUE or connection.closed:
+                # Bytes that are no protocol, or a line cut in the middle of an answer.
+                raise psycopg.OperationalError from fault
+            raise
         finally:
             if finished and len(self._idle) < MAX_IDLE:
                 connection.idle_since = time.monotonic()
@@ -118,3 +146,7 @@ class Database:
                 # Cheaper to open another than to find out what state this one is in.
                 connection.close()
         return result
+
+
+def _ask(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("select 1")

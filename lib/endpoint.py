@@ -73,6 +73,17 @@ class Call:
         """Add to the request's log line: ids and decisions, never personal data."""
         self.facts |= facts
 
+    def alarm(self, name: str, **facts: object) -> None:
+        """Wake somebody (Sev1), after the answer: in the log, and in Sentry where there is one."""
+
+        def ring() -> None:
+            log.write("alarm", "error", name=name, severity="sev1", id=self.request_id, **facts)
+            reporter = self.services.reporter
+            if reporter is not None:
+                reporter.alert(name, request_id=self.request_id)
+
+        self.later(ring)
+
     def later(self, work: Callable[[], None]) -> None:
         """Run `work` after the answer."""
         self.afterwards.append(work)

@@ -1,18 +1,21 @@
 """A lead: who asked, when, and the one statement that keeps it together with its mails.
 
-The rule a newcomer would break: nothing is told to anyone before `store` has returned.
+The rule a newcomer would break: nothing is told to anyone before `store` has returned, and a
+lead's id is fixed before the first attempt to keep it, so that every attempt is the same one.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from uuid import UUID, uuid4
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from lib import consent, letters, reference
 from lib.letters import Letter
+from lib.problems import KeyReused
 from lib.submission import Submission
 
 if TYPE_CHECKING:
@@ -21,12 +24,18 @@ if TYPE_CHECKING:
 type Run = Callable[[Callable[["Connection[Any]"], Any]], Any]
 """`Database.run`: runs repeat-safe work on a connection."""
 
+SAME_FOR = timedelta(hours=24)  # contract: how long the same submission is the same lead
 FIRST_LEASE = timedelta(seconds=60)  # the accepting instance delivers; after that, anyone may
 
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """A submission with its identity. id and created_at are fixed before the first attempt."""
+    """A submission with its identity.
+
+    identity, body_sha256, text_sha256 (of the message, whoever sent it): hex. keyed: the caller
+    gave an Idempotency-Key. arrival: `direct`, `queue` or `mail`, by which it came to Postgres.
+    spam: why it was queued for review; None for a lead.
+    """
 
     id: UUID
     ref: str
@@ -35,6 +44,18 @@ class Lead:
     submission: Submission
     ip_address: str | None
     user_agent: str | None
+    identity: str
+    body_sha256: str
+    text_sha256: str
+    keyed: bool
+    arrival: str = "direct"
+    spam: str | None = None
+    canary: bool = False
+
+    @property
+    def status(self) -> int:
+        """How it was answered, and is answered again."""
+        return 200 if self.arrival == "direct" else 202
 
     def row(self) -> dict[str, object]:
         """Its columns."""
@@ -51,6 +72,11 @@ class Lead:
             "consent_sha256": consent.sha256(version, self.locale),
             "ip_address": self.ip_address,
             "user_agent": self.user_agent,
+            "identity": bytes.fromhex(self.identity),
+            "same_until": self.created_at + SAME_FOR,
+            "body_sha256": bytes.fromhex(self.body_sha256),
+            "arrival": self.arrival,
+            "canary": self.canary,
         }
 
 
@@ -65,22 +91,44 @@ class Desk:
 def make(
     submission: Submission,
     *,
+    key: str | None,
     locale: str,
     now: datetime,
     ip_address: str | None,
     user_agent: str | None,
+    canary: bool = False,
 ) -> Lead:
-    """A new lead. locale is what the caller reads, unless the form says otherwise."""
-    identity = uuid4()
+    """A lead with its identity. locale is what the caller reads, unless the form says otherwise.
+
+    key: the caller's Idempotency-Key; without one, the same phone, business and message are the
+    same lead.
+    """
+    told = submission.model_dump_json(exclude_none=True)
+    said = (submission.phone_whatsapp, submission.business_name, submission.message or "")
+    identity = _sha256("key", key) if key is not None else _sha256("content", *said)
+    # One id a day and identity: the same for every attempt, another once the 24 hours are over.
+    # Where an attempt falls on the next day, `store` finds the first one's by its identity.
+    day = int(now.timestamp()) // int(SAME_FOR.total_seconds())
+    lead_id = uuid5(NAMESPACE_URL, f"lead:{identity}:{day}")
     return Lead(
-        id=identity,
-        ref=reference.of(identity),
+        id=lead_id,
+        ref=reference.of(lead_id),
         created_at=now,
         locale=submission.locale or locale,
         submission=submission,
         ip_address=ip_address,
         user_agent=user_agent and user_agent[:255],
+        identity=identity,
+        body_sha256=_sha256("body", told),
+        text_sha256=_sha256("text", submission.message or str(lead_id)),
+        keyed=key is not None,
+        canary=canary,
     )
+
+
+def _sha256(*parts: str) -> str:
+    # Lengths keep ("ab", "c") and ("a", "bc") apart.
+    return hashlib.sha256("".join(f"{len(p)}:{p}" for p in parts).encode()).hexdigest()
 
 
 def mails(lead: Lead, desk: Desk) -> list[Letter]:
@@ -93,8 +141,9 @@ def mails(lead: Lead, desk: Desk) -> list[Letter]:
     return written
 
 
-# One statement, so one transaction and one round trip. The mails are born leased to the
-# instance that took the lead: it sends them right after its answer.
+# One statement, so one transaction and one round trip. `leased_until` is set where the mails are
+# born leased to the instance that took the lead, which sends them right after its answer.
+# `sales_sent_at` is set where sales have the lead already, from the mail it arrived by.
 STORE = """
 with lead as (
   insert into leads (
@@ -102,7 +151,8 @@ with lead as (
     chair_count, specialization, current_brands_used, monthly_spend_range, message,
     page_url_initial, page_url_current, referrer,
     utm_source, utm_medium, utm_campaign, utm_term, utm_content,
-    locale, consent_at, consent_version, consent_locale, consent_sha256, ip_address, user_agent
+    locale, consent_at, consent_version, consent_locale, consent_sha256, ip_address, user_agent,
+    identity, same_until, body_sha256, arrival, canary
   ) values (
     %(id)s, %(ref)s, %(created_at)s, %(business_name)s, %(contact_name)s, %(phone_whatsapp)s,
     %(city)s, %(salon_type)s, %(email)s,
@@ -110,17 +160,24 @@ with lead as (
     %(message)s, %(page_url_initial)s, %(page_url_current)s, %(referrer)s,
     %(utm_source)s, %(utm_medium)s, %(utm_campaign)s, %(utm_term)s, %(utm_content)s,
     %(locale)s, %(consent_at)s, %(consent_version)s, %(consent_locale)s, %(consent_sha256)s,
-    %(ip_address)s, %(user_agent)s
+    %(ip_address)s, %(user_agent)s,
+    %(identity)s, %(same_until)s, %(body_sha256)s, %(arrival)s, %(canary)s
   )
   on conflict do nothing
   returning id
 ), mail as (
   insert into outbox (
     lead_id, kind, sender, recipients, reply_to, subject, body_text, body_html,
-    created_at, attempts, first_attempt_at, next_attempt_at, leased_until, uncertain
+    created_at, attempts, first_attempt_at, next_attempt_at, leased_until, uncertain, sent_at
   )
   select lead.id, m.kind, m.sender, m.recipients, m.reply_to, m.subject, m.body_text, m.body_html,
-    %(now)s, 1, %(now)s, %(now)s, %(leased_until)s, true
+    %(now)s,
+    case when %(leased_until)s::timestamptz is null then 0 else 1 end,
+    case when %(leased_until)s::timestamptz is null then null else %(now)s::timestamptz end,
+    %(now)s,
+    %(leased_until)s,
+    %(leased_until)s::timestamptz is not null,
+    case when m.kind = 'sales' then %(sales_sent_at)s::timestamptz end
   from lead, jsonb_to_recordset(%(letters)s::jsonb) as m (
     kind text, sender text, recipients text[], reply_to text,
     subject text, body_text text, body_html text
@@ -129,40 +186,60 @@ with lead as (
 select id from lead
 """
 
-REF_OF = "select ref from leads where id = %(id)s"
+# What stood in the way: the same submission, or no more than its reference.
+SAME = """
+select id, ref, created_at, body_sha256, arrival from leads
+where identity = %(identity)s
+  and tstzrange(created_at, same_until) && tstzrange(%(created_at)s, %(same_until)s)
+limit 1
+"""
 
 
-def store(run: Run, lead: Lead, desk: Desk) -> tuple[Lead, list[Letter]]:
+def store(
+    run: Run, lead: Lead, desk: Desk, *, now: datetime, deliver_now: bool
+) -> tuple[Lead, list[Letter]]:
     """Keep a lead and its mails. Returns it as stored, and the mails that are ours to send now.
 
+    deliver_now: the mails are leased to the caller; else they wait for a drain.
     Safe to repeat: a lead already there stays as it is, and no mail is ours to send.
-    Raises DatabaseDown when that could not be found out.
+    Raises KeyReused (same Idempotency-Key, other body), and DatabaseDown when nothing could be
+    found out.
     """
     for length in reference.LENGTHS:
         candidate = replace(lead, ref=reference.of(lead.id, length))
         written = mails(candidate, desk)
-        stored = run(partial(_insert, lead=candidate, written=written))
-        if stored is True:
-            return candidate, written
-        if stored is not None:
-            return replace(lead, ref=stored), []
+        values = {
+            **candidate.row(),
+            "now": now,
+            "leased_until": now + FIRST_LEASE if deliver_now else None,
+            "sales_sent_at": now if lead.arrival == "mail" else None,
+            "letters": json.dumps([letter.row() for letter in written]),
+        }
+        before = run(partial(_insert, values=values))
+        if before is None:
+            return candidate, written if deliver_now else []
+        if before:
+            return _as_before(lead, before), []
     raise RuntimeError("every length of the reference is taken")
 
 
-def _insert(
-    connection: "Connection[Any]", *, lead: Lead, written: Sequence[Letter]
-) -> bool | str | None:
-    """True if stored; the ref it has if it was stored before; None if the ref is another's."""
-    values = {
-        **lead.row(),
-        "now": lead.created_at,
-        "leased_until": lead.created_at + FIRST_LEASE,
-        "letters": json.dumps([letter.row() for letter in written]),
-    }
+def _insert(connection: "Connection[Any]", *, values: dict[str, object]) -> Sequence[Any] | None:
+    """None if stored; the row of the same submission; empty if the reference is another's."""
     if connection.execute(STORE, values).fetchone():
-        return True
-    before = connection.execute(REF_OF, {"id": str(lead.id)}).fetchone()
-    return before and str(before[0])
+        return None
+    return connection.execute(SAME, values).fetchone() or ()
+
+
+def _as_before(lead: Lead, row: Sequence[Any]) -> Lead:
+    lead_id, ref, created_at, body_sha256, arrival = row
+    if lead.keyed and bytes(body_sha256).hex() != lead.body_sha256:
+        raise KeyReused
+    return replace(lead, id=lead_id, ref=ref, created_at=created_at, arrival=arrival)
+
+
+def seen_before(lead: Lead, lead_id: UUID, ref: str) -> Lead:
+    """The lead as it was accepted before."""
+    return replace(lead, id=lead_id, ref=ref)
 
 
 KEEP_AS_SPAM = """
@@ -174,7 +251,7 @@ on conflict (id) do nothing
 
 
 def keep_as_spam(run: Run, lead: Lead, reason: str) -> None:
-    """Put it where nobody is mailed and a person can still find it. reason is a short code."""
+    """Put it where nobody is mailed and a person can still find it. reason: short codes."""
     values = {
         "id": str(lead.id),
         "ref": lead.ref,
@@ -186,3 +263,49 @@ def keep_as_spam(run: Run, lead: Lead, reason: str) -> None:
         "user_agent": lead.user_agent,
     }
     run(lambda connection: connection.execute(KEEP_AS_SPAM, values))
+
+
+def to_json(lead: Lead) -> str:
+    """A lead as text, to be sealed: for the queue, the journal and the mail copy."""
+    return json.dumps(
+        {
+            "id": str(lead.id),
+            "ref": lead.ref,
+            "created_at": lead.created_at.isoformat(),
+            "locale": lead.locale,
+            "submission": lead.submission.model_dump(exclude_none=True),
+            "ip_address": lead.ip_address,
+            "user_agent": lead.user_agent,
+            "identity": lead.identity,
+            "body_sha256": lead.body_sha256,
+            "text_sha256": lead.text_sha256,
+            "keyed": lead.keyed,
+            "arrival": lead.arrival,
+            "spam": lead.spam,
+            "canary": lead.canary,
+        },
+        ensure_ascii=False,
+    )
+
+
+def from_row(row: dict[str, Any]) -> Lead:
+    """A lead from its columns."""
+    ours = ("id", "ref", "created_at", "locale", "ip_address", "user_agent", "identity",
+            "body_sha256", "arrival", "canary")  # fmt: skip
+    facts = {name: row.pop(name) for name in ours}
+    return Lead(
+        **facts,
+        submission=Submission.model_construct(**row, consent=True),
+        text_sha256="",
+        keyed=False,
+    )
+
+
+def from_json(text: str) -> Lead:
+    """A lead again. Its fields were checked when it was taken; a rule that is newer than the
+    lead must not lose it, so they are not checked again."""
+    values = json.loads(text)
+    values["id"] = UUID(values["id"])
+    values["created_at"] = datetime.fromisoformat(values["created_at"])
+    values["submission"] = Submission.model_construct(**values["submission"])
+    return Lead(**values)

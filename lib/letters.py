@@ -4,7 +4,7 @@ Everything in them was typed by a stranger: subjects are one line, HTML is escap
 address of theirs becomes a link but the WhatsApp number, whose digits we checked.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
 
 from lib import consent
@@ -111,6 +111,37 @@ def for_sales(lead: Submission, ref: str, locale: str, sender: str, to: tuple[st
         f"{_table(rows)}<h2>Source</h2>{_table(source)}"
     )
     return Letter("sales", sender, to, lead.email, f"New Lead: {lead.business_name}", text, html)
+
+
+COPY_BEGIN = "-----BEGIN ALFA LEAD-----"
+COPY_END = "-----END ALFA LEAD-----"
+
+
+def with_copy(letter: Letter, sealed: str) -> Letter:
+    """The mail to sales with a copy of the lead that `ops leads import` reads again."""
+    lines = [sealed[i : i + 76] for i in range(0, len(sealed), 76)]
+    note = (
+        "The database could not be reached: this mail is the only record of the lead so far.\n"
+        "Keep it. An engineer imports it with: python3 -m ops leads import FILE"
+    )
+    block = "\n".join([COPY_BEGIN, *lines, COPY_END])
+    return replace(
+        letter,
+        body_text=f"{letter.body_text}\n{note}\n\n{block}\n",
+        body_html=letter.body_html.replace(
+            "</body>", f"<p>{escape(note)}</p><pre>{escape(block)}</pre></body>"
+        ),
+    )
+
+
+def copies_in(text: str) -> list[str]:
+    """Every sealed lead in a text: a mail, a mailbox, a quoted reply."""
+    found = []
+    for part in text.split(COPY_BEGIN)[1:]:
+        block, end, _ = part.partition(COPY_END)
+        if end:
+            found.append("".join(block.replace(">", " ").split()))
+    return found
 
 
 def acknowledgement(email: str, ref: str, locale: str, sender: str) -> Letter:

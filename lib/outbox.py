@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from lib.letters import Letter
-from lib.problems import MailDelayed, MailRefused
+from lib.problems import MailDelayed, MailRefused, MailTaken
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
 type Run = Callable[[Callable[["Connection[Any]"], Any]], Any]
-type Send = Callable[[Letter, str], str]
+type Send = Callable[..., str]
 """`Mailer.send`: a letter and its idempotency key -> the provider's id."""
 
 LEASE = timedelta(seconds=60)
@@ -135,6 +135,10 @@ def attempt(
         return
     try:
         provider_id = send(mail.letter, f"{mail.letter.kind}/{mail.lead_id}")
+    except MailTaken:
+        # Sales had this lead as the mail copy of an outage, under the same key.
+        _note(run, MARK_SENT, mail, now=clock(), provider_id=None)
+        tally.sent += 1
     except MailRefused as refusal:
         _bury(run, mail, refusal.reason, mail.uncertain, clock(), tally)
     except MailDelayed as delay:

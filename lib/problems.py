@@ -71,6 +71,20 @@ class MethodNotAllowed(Problem):
     title = {"id": "Metode tidak didukung.", "en": "This method is not supported here."}
 
 
+class InProgress(Problem):
+    """The first of two requests with one Idempotency-Key has not been answered yet."""
+
+    status = 409
+    code = "idempotency_in_progress"
+    title = {
+        "id": "Kiriman yang sama sedang diproses.",
+        "en": "The same submission is being processed.",
+    }
+
+    def __init__(self) -> None:
+        super().__init__(headers={"Retry-After": "1"})
+
+
 class TooLarge(Problem):
     status = 413
     code = "payload_too_large"
@@ -89,6 +103,34 @@ class UnsupportedType(Problem):
     }
 
 
+class KeyReused(Problem):
+    status = 422
+    code = "idempotency_key_reused"
+    title = {
+        "id": "Idempotency-Key ini sudah dipakai untuk isi yang lain.",
+        "en": "This Idempotency-Key was used with another body.",
+    }
+
+
+class RateLimited(Problem):
+    status = 429
+    code = "rate_limited"
+    title = {
+        "id": "Terlalu banyak kiriman. Coba lagi sebentar lagi.",
+        "en": "Too many submissions. Try again shortly.",
+    }
+
+    def __init__(self, *, limit: int, remaining: int, wait_s: int, reset_at_s: int) -> None:
+        super().__init__(
+            headers={
+                "Retry-After": str(wait_s),
+                "X-RateLimit-Limit": str(limit),
+                "X-RateLimit-Remaining": str(remaining),
+                "X-RateLimit-Reset": str(reset_at_s),
+            }
+        )
+
+
 class Internal(Problem):
     status = 500
     code = "internal_error"
@@ -96,7 +138,7 @@ class Internal(Problem):
 
 
 class NotPersisted(Problem):
-    """The lead is kept nowhere: the caller must send it again."""
+    """The lead is kept nowhere: the caller must send it again. lost: what was down."""
 
     status = 503
     code = "persistence_failed"
@@ -105,8 +147,9 @@ class NotPersisted(Problem):
         "en": "Your details are not stored yet. Please send them again shortly.",
     }
 
-    def __init__(self, retry_after_s: int = 30) -> None:
+    def __init__(self, *, lost: tuple[str, ...] = (), retry_after_s: int = 30) -> None:
         super().__init__(headers={"Retry-After": str(retry_after_s)})
+        self.lost = lost
 
 
 class Unavailable(Problem):
@@ -138,6 +181,18 @@ class NotConfigured(Exception):
 
 class DatabaseDown(Exception):
     """Postgres refused, broke off, or stayed silent past the budget. What it did is unknown."""
+
+
+class CacheDown(Exception):
+    """Redis refused, stayed silent past its deadline, or answered nonsense."""
+
+
+class Unreadable(Exception):
+    """A sealed text was made with a key we do not have, or was changed."""
+
+
+class MailTaken(Exception):
+    """The mail service has taken this mail before, as other bytes under the same key."""
 
 
 class MailRefused(Exception):

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from lib.settings import Settings
 
 if TYPE_CHECKING:
+    from lib.cache import Cache
     from lib.db import Database
     from lib.mail import Mailer
     from lib.sentry import Reporter
+    from lib.vault import Vault
 
 
 class Services:
@@ -23,6 +25,18 @@ class Services:
         from lib.db import Database
 
         return Database(self.settings.database_url)
+
+    @cached_property
+    def cache(self) -> "Cache":
+        from lib.cache import Cache
+
+        return Cache(self.settings.upstash_redis_rest_url, self.settings.upstash_redis_rest_token)
+
+    @cached_property
+    def vault(self) -> "Vault":
+        from lib.vault import Vault
+
+        return Vault(self.settings.leads_encryption_key)
 
     @cached_property
     def mailer(self) -> "Mailer":
@@ -42,6 +56,12 @@ class Services:
             self.settings.vercel_git_commit_sha,
             self.settings.vercel_env,
         )
+
+    def probe(self) -> None:
+        """Ask whatever was down whether it still is: after an answer, so that none waits."""
+        for name in ("database", "cache"):
+            if name in self.__dict__:
+                self.__dict__[name].probe()
 
 
 _lock = threading.Lock()

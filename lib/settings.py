@@ -5,6 +5,7 @@ stops only the work that needs it. A description is the variable's documentation
 `.env.example` and the README's table are checked against this file.
 """
 
+import base64
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, overload
@@ -85,6 +86,21 @@ def token(text: str) -> str:
     return text
 
 
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError("less than one")
+    return number
+
+
+def keys(text: str) -> tuple[bytes, ...]:
+    """32-byte keys as URL-safe base64, separated by commas."""
+    found = tuple(base64.urlsafe_b64decode(part) for part in words(text))
+    if not found or any(len(key) != 32 for key in found):
+        raise ValueError("not 32 bytes")
+    return found
+
+
 class Settings:
     """Typed reading of one environment. Every attribute raises NotConfigured by its name."""
 
@@ -93,6 +109,19 @@ class Settings:
         "Postgres, as the role the functions log in with (Supabase: the transaction pooler, "
         "port 6543). Add sslmode=require where the server is not local.",
         secret=True,
+    )
+    upstash_redis_rest_url = Setting(url, "Redis: Upstash's REST address.")
+    upstash_redis_rest_token = Setting(str, "Redis: Upstash's REST token.", secret=True)
+    leads_encryption_key = Setting(
+        keys,
+        "Seals leads in Redis and in mail: 32 bytes as URL-safe base64. Several separated by "
+        "commas: the first seals, all open.",
+        secret=True,
+    )
+    leads_per_minute = Setting(positive, "Leads a client may send in a minute.", "5")
+    leads_per_hour = Setting(positive, "Leads a client may send in an hour.", "30")
+    leads_ceiling_per_minute = Setting(
+        positive, "Leads a minute from everybody; above it they are kept for review.", "120"
     )
     resend_api_key = Setting(str, "Resend's API key, with sending access.", secret=True)
     resend_api_url = Setting(url, "Resend's address.", "https://api.resend.com")

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+import redis
 from psycopg.rows import DictRow, dict_row
 
 from dev.platform import Platform
@@ -61,6 +62,8 @@ def database(platform: Platform, admin: psycopg.Connection[DictRow]) -> psycopg.
     ).fetchone()
     assert tables is not None
     admin.execute(f"truncate {tables['all']} cascade")
+    with redis.Redis.from_url(platform.redis_url) as valkey:
+        valkey.flushall()
     for stand_in in (platform.resend, platform.slack, platform.sentry, platform.upstash):
         stand_in.forget()
     platform.forget_logs()

@@ -18,7 +18,7 @@ from lib.db import Database
 from lib.letters import Letter
 from lib.mail import Mailer
 from lib.outbox import Claimed, Tally
-from lib.problems import MailDelayed, MailRefused
+from lib.problems import MailDelayed, MailRefused, MailTaken
 from tests.conftest import LEAD, delivered, eventually
 
 type Rows = psycopg.Connection[DictRow]
@@ -184,9 +184,10 @@ def _put_waiting(database: Rows, count: int) -> None:
         database.execute(
             """
             insert into leads (id, ref, created_at, business_name, contact_name, phone_whatsapp,
-              city, salon_type, locale, consent_at, consent_version, consent_locale)
+              city, salon_type, locale, consent_at, consent_version, consent_locale,
+              identity, same_until, body_sha256)
             values (%(id)s, %(ref)s, now(), 'Salon', 'Ani', '+6281234567890', 'Medan', 'SALON',
-              'id', now(), '2026-11', 'id')
+              'id', now(), '2026-11', 'id', decode(md5(%(ref)s), 'hex'), now(), '')
             """,
             {"id": lead, "ref": f"ALFA-{number:05d}"},
         )
@@ -315,11 +316,11 @@ def test_a_wrong_key_delays_and_never_buries_a_mail(platform: Platform, database
     assert (delay.value.reason, delay.value.uncertain) == ("invalid_api_key", False)
 
 
-def test_the_same_key_with_other_bytes_is_refused_for_good(
+def test_the_same_key_with_other_bytes_means_the_mail_was_taken_before(
     platform: Platform, database: Rows
 ) -> None:
     mailer = Mailer(platform.environment["RESEND_API_KEY"], platform.resend.url)
     mailer.send(LETTER, "sales/1")
     other = Letter("sales", "a@b.co", ("s@b.co",), None, "Other", "text", "html")
-    with pytest.raises(MailRefused, match="invalid_idempotent_request"):
+    with pytest.raises(MailTaken):
         mailer.send(other, "sales/1")

@@ -1,0 +1,157 @@
+"""Leads in Redis, sealed: those Postgres could not take yet, and a journal of the last 48 hours.
+
+Only writes that are safe to repeat: a lead is put under its id if it is not there, and taken
+away after Postgres has it, never before. Redis may lose what it acknowledged, so it is the
+queue of last resort and never the record.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
+
+from lib import leads
+from lib.leads import Desk, Lead, Run
+from lib.problems import KeyReused, Unreadable
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+QUEUE = "queue"  # hash: id -> sealed lead
+DEAD = "queue:dead"  # hash: id -> what no drain can store; a person must look
+ACCEPTED = "accepted"  # sorted set: id by time; the ledger's first column
+JOURNAL_S = 48 * 3600  # above the age of the newest backup
+SCANNED = 100
+
+type Command = Callable[..., Any]
+type Commands = Callable[..., list[Any]]
+
+
+class Vault(Protocol):
+    def seal(self, text: str) -> str: ...
+    def open(self, sealed: str) -> str: ...
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one drain did, in leads. left: still waiting when it ended."""
+
+    stored: int = 0
+    dead: int = 0
+    left: int = 0
+
+
+def put(command: Command, vault: Vault, lead: Lead) -> None:
+    """Queue a lead. Raises CacheDown when it may not be there."""
+    queued = replace(lead, arrival="queue")
+    command("HSETNX", QUEUE, str(lead.id), vault.seal(leads.to_json(queued)))
+
+
+def journal(vault: Vault, lead: Lead) -> tuple[tuple[str | int | float, ...], ...]:
+    """The commands that enter an accepted lead in the journal and in the ledger."""
+    at = lead.created_at.timestamp()
+    sealed = vault.seal(leads.to_json(lead))
+    return (
+        ("SET", journal_key(lead.id), sealed, "EX", JOURNAL_S, "NX"),
+        ("ZADD", ACCEPTED, at, str(lead.id)),
+        ("ZREMRANGEBYSCORE", ACCEPTED, "-inf", at - JOURNAL_S),
+    )
+
+
+def journal_key(lead_id: UUID) -> str:
+    return f"journal:{lead_id}"
+
+
+def drain(
+    command: Command,
+    run: Run,
+    vault: Vault,
+    desk: Desk,
+    clock: Callable[[], datetime],
+    *,
+    budget_s: float,
+    poison: tuple[type[Exception], ...],
+) -> Tally:
+    """Store what is queued, then take it out of the queue; for budget_s seconds at most.
+
+    Any number may run at once and die anywhere: storing twice stores once. poison: errors that
+    say the lead itself, not the server, is at fault; such a lead is set aside, never dropped.
+    Raises CacheDown or DatabaseDown, having lost nothing.
+    """
+    set_aside: tuple[type[Exception], ...] = (
+        Unreadable,
+        KeyReused,
+        LookupError,
+        TypeError,
+        ValueError,
+        *poison,
+    )
+    tally = Tally()
+    end = time.monotonic() + budget_s
+    for lead_id, sealed in _queued(command):
+        if time.monotonic() > end:
+            break
+        try:
+            lead = leads.from_json(vault.open(sealed))
+            _store(run, lead, desk, clock())
+        except set_aside:
+            command("HSETNX", DEAD, lead_id, sealed)
+            tally.dead += 1
+        else:
+            tally.stored += 1
+        command("HDEL", QUEUE, lead_id)
+    tally.left = int(command("HLEN", QUEUE))
+    return tally
+
+
+# A copy is entered right after the answer; this finds what a crash or an outage left out.
+TO_JOURNAL = """
+select id, ref, created_at, locale, ip_address::text, user_agent,
+  encode(identity, 'hex') as identity, encode(body_sha256, 'hex') as body_sha256, arrival, canary,
+  business_name, contact_name, phone_whatsapp, city, salon_type, email, chair_count,
+  specialization, current_brands_used, monthly_spend_range, message,
+  page_url_initial, page_url_current, referrer,
+  utm_source, utm_medium, utm_campaign, utm_term, utm_content, consent_version
+from leads
+where not journaled and not canary and created_at > now() - interval '48 hours'
+order by created_at
+limit 200
+"""
+
+JOURNALED = "update leads set journaled = true where id = any(%(ids)s::uuid[])"
+
+
+def catch_up(commands: Commands, run: Run, vault: Vault) -> int:
+    """Enter stored leads in the journal that are not marked as being there; how many."""
+    rows = run(_to_journal)
+    entries = [entry for lead in rows for entry in journal(vault, lead)]
+    if entries:
+        commands(*entries)
+        ids = {"ids": [str(lead.id) for lead in rows]}
+        run(lambda connection: connection.execute(JOURNALED, ids))
+    return len(rows)
+
+
+def _to_journal(connection: "Connection[Any]") -> list[Lead]:
+    cursor = connection.execute(TO_JOURNAL)
+    names = [column.name for column in cursor.description or ()]
+    return [leads.from_row(dict(zip(names, row, strict=True))) for row in cursor]
+
+
+def _store(run: Run, lead: Lead, desk: Desk, now: datetime) -> None:
+    if lead.spam is not None:
+        leads.keep_as_spam(run, lead, lead.spam)
+    else:
+        leads.store(run, lead, desk, now=now, deliver_now=False)
+
+
+def _queued(command: Command) -> Iterator[tuple[str, str]]:
+    """Everything in the queue when asked; a lead may be given twice."""
+    cursor = 0
+    while True:
+        cursor, found = command("HSCAN", QUEUE, cursor, "COUNT", SCANNED)
+        yield from found.items()
+        if cursor == 0:
+            return
