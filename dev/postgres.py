@@ -20,7 +20,8 @@ import psycopg
 from dev import ports, processes, reach, runtime
 
 _START_TIMEOUT_S = 60.0
-_ATTEMPTS = 5
+_ATTEMPTS = 6
+_RETRY_S = 0.1
 SUPERUSER = "postgres"
 
 # Nothing here is worth waiting for a disk when the data is thrown away.
@@ -48,9 +49,11 @@ class Postgres:
             self._process = self._start()
             if self._ready():
                 return
-            # The port may have been taken between the look and the start.
+            # The port may have been taken between the look and the start; or a killed run's
+            # backends still hold its shared memory for a moment after their postmaster.
             if attempt == _ATTEMPTS - 1:
                 raise PostgresFailed(f"PostgreSQL did not start:\n{self._last_words()}")
+            time.sleep(_RETRY_S * 2**attempt)
 
     @property
     def pid(self) -> int:
