@@ -15,10 +15,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Protocol, cast
+from typing import Any, cast
 from urllib.parse import unquote
 
 from werkzeug.datastructures import Headers
+
+from dev import request_body
 
 HOST = "127.0.0.1"
 
@@ -171,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _read(self, limit: int | None) -> Request | None:
         headers = Headers(self.headers.items())
         try:
-            body = _body(self.rfile, headers, limit)
+            body = request_body.read(self.rfile, headers, limit)
         except ValueError:
             self.send_error(400)
             self.close_connection = True
@@ -229,43 +231,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             # Detached first: the server's orderly shutdown would send FIN before the RST.
             os.close(self.connection.detach())
-
-
-class _Stream(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-    def readline(self, size: int, /) -> bytes: ...
-
-
-def _body(stream: _Stream, headers: Headers, limit: int | None) -> bytes | None:
-    """The request's body; None when it is longer than `limit`; ValueError when malformed."""
-    if "chunked" in headers.get("Transfer-Encoding", "").lower():
-        return _chunks(stream, limit)
-    length = int(headers.get("Content-Length") or 0)
-    if length < 0:
-        raise ValueError("negative Content-Length")
-    if limit is not None and length > limit:
-        _drain(stream, length)
-        return None
-    return stream.read(length)
-
-
-def _drain(stream: _Stream, length: int) -> None:
-    """Read what the client is sending, within reason, so that it reads our answer."""
-    for _ in range(min(length, 64 << 20) >> 16):
-        if not stream.read(1 << 16):
-            return
-    stream.read(length % (1 << 16))
-
-
-def _chunks(stream: _Stream, limit: int | None) -> bytes | None:
-    parts: list[bytes] = []
-    total = 0
-    while size := int(stream.readline(1024).split(b";")[0], 16):
-        total += size
-        if limit is not None and total > limit:
-            return None
-        parts.append(stream.read(size))
-        stream.readline(8)
-    while stream.readline(8192).strip():
-        pass
-    return b"".join(parts)
