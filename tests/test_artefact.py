@@ -282,7 +282,7 @@ def test_built_deliver_wants_its_token(
         assert client.get("/api/cron/deliver").status_code == 401
         bearer = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
         answer = client.get("/api/cron/deliver", headers=bearer)
-    assert (answer.status_code, answer.json()) == (200, {"sent": 0, "delayed": 0, "dead": 0})
+    assert (answer.status_code, answer.json()["sent"]) == (200, 0)
 
 
 @pytest.mark.parametrize("locale", ["id", "en"])
