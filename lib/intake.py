@@ -35,6 +35,8 @@ MAIL_TIMEOUT_S = 1.2
 
 
 class Database(Protocol):
+    @property
+    def poison(self) -> tuple[type[Exception], ...]: ...
     def run(self, work: Callable[[Any], Any], *, budget_s: float = ...) -> Any: ...
 
 
@@ -169,7 +171,7 @@ def settle(means: Means, kept: Kept, original: Lead) -> None:
     status = 200 if kept.decision == "spam" else lead.status
     seen = Seen(lead.id, lead.ref, status, original.body_sha256)
     commands: list[tuple[str | int | float, ...]] = [gate.settled(original.identity, seen)]
-    if kept.decision in ("stored", "queued", "mailed"):
+    if kept.decision in ("stored", "queued", "mailed") and not lead.canary:
         commands += backlog.journal(means.vault, lead)
     means.cache.run_all(*commands)
 

@@ -50,6 +50,12 @@ class Unauthorized(Problem):
         super().__init__(headers={"WWW-Authenticate": "Bearer"})
 
 
+class Forbidden(Problem):
+    status = 403
+    code = "forbidden"
+    title = {"id": "Tidak diizinkan.", "en": "Not allowed."}
+
+
 class ForeignOrigin(Problem):
     status = 403
     code = "origin_not_allowed"

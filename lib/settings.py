@@ -153,6 +153,12 @@ class Settings:
         "",
         secret=True,
     )
+    canary_secret = Setting(
+        token, "Signs the synthetic lead that proves the path; 16 characters or more.", secret=True
+    )
+    health_check_token = Setting(
+        token, "Bearer token of the deep health check; 16 characters or more.", secret=True
+    )
     sentry_dsn = Setting(str, "Sentry's DSN; empty: errors go to the log alone.", "", secret=True)
     vercel_env = Setting(str, "Set by Vercel: production, preview or development.", "development")
     vercel_git_commit_sha = Setting(str, "Set by Vercel: the commit, reported as the release.", "")

@@ -1,0 +1,87 @@
+"""Three counts that must meet: leads accepted, leads stored, leads sales were told of.
+
+Accepted is kept in Redis when an answer has been given, stored and told in Postgres; a lead may
+be on its way between them, so the newest minutes are left out. Covers the last 48 hours.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from lib.backlog import ACCEPTED, DEAD, JOURNAL_S, QUEUE
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+SETTLING = timedelta(minutes=5)
+SHOWN = 20  # ids; the rest are counted
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Counts, and the ids behind each difference (at most SHOWN of them)."""
+
+    accepted: int
+    stored: int
+    told: int
+    queued: int
+    set_aside: int
+    missing: tuple[str, ...]
+    untold: tuple[str, ...]
+
+    @property
+    def balanced(self) -> bool:
+        return not self.missing and not self.untold and not self.set_aside
+
+
+MISSING = """
+select id::text from unnest(%(ids)s::uuid[]) as id
+where not exists (select from leads where leads.id = id)
+"""
+
+STORED = """
+select count(*),
+  count(*) filter (where exists (
+    select from outbox where lead_id = leads.id and kind = 'sales' and sent_at is not null))
+from leads where created_at between %(since)s and %(until)s and not canary
+"""
+
+UNTOLD = """
+select leads.id::text from leads
+where created_at between %(since)s and %(until)s and not canary
+  and not exists (
+    select from outbox where lead_id = leads.id and kind = 'sales' and sent_at is not null)
+order by created_at
+limit %(shown)s
+"""
+
+
+def read(commands: Callable[..., list[Any]], run: Callable[..., Any], now: datetime) -> Ledger:
+    """The ledger at `now`. Raises CacheDown or DatabaseDown: then nothing can be said."""
+    since, until = now - timedelta(seconds=JOURNAL_S), now - SETTLING
+    accepted, queued, set_aside = commands(
+        ("ZRANGE", ACCEPTED, since.timestamp(), until.timestamp(), "BYSCORE"),
+        ("HKEYS", QUEUE),
+        ("HKEYS", DEAD),
+    )
+    elsewhere = {*queued, *set_aside}
+    expected = [lead_id for lead_id in accepted if lead_id not in elsewhere]
+    values = {"ids": expected, "since": since, "until": until, "shown": SHOWN}
+
+    def look(connection: "Connection[Any]") -> tuple[list[str], tuple[int, int], list[str]]:
+        missing = [row[0] for row in connection.execute(MISSING, values)]
+        counts = connection.execute(STORED, values).fetchone() or (0, 0)
+        untold = [row[0] for row in connection.execute(UNTOLD, values)]
+        return missing, (counts[0], counts[1]), untold
+
+    missing, (stored, told), untold = run(look)
+    return Ledger(
+        accepted=len(accepted),
+        stored=stored,
+        told=told,
+        queued=len(queued),
+        set_aside=len(set_aside),
+        missing=tuple(missing[:SHOWN]),
+        untold=tuple(untold),
+    )

@@ -1,0 +1,295 @@
+"""Operators' commands. Each says what it did, twice run does it once, and exits 0 when all is well.
+
+Exit status: 0 done or balanced; 1 something is wrong with what was asked about; 2 wrong usage, or
+a variable is missing.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from dev import migrations
+from dev.bootstrap import DATA, ROOT
+from dev.state import State
+from lib import backlog, canary, leads, ledger, letters
+from lib.problems import CacheDown, DatabaseDown, NotConfigured, Unreadable
+from lib.services import Services
+from lib.settings import Settings
+from lib.submission import Submission
+
+type Run = Callable[[Services, argparse.Namespace], int]
+
+CANARY_WAIT_S = 30.0
+
+
+# ------------------------------------------------------------------ leads
+
+
+def leads_import(services: Services, args: argparse.Namespace) -> int:
+    """Store the leads that mails carried while neither Postgres nor Redis could be reached."""
+    text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
+    settings = services.settings
+    desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
+    found = [(sealed, _unsealed(services, sealed)) for sealed in letters.copies_in(text)]
+    for _, lead in found:
+        if lead is None:
+            print("unreadable: not sealed with a key in LEADS_ENCRYPTION_KEY, or damaged")
+        elif args.dry_run:
+            print(f"would store {lead.id} {lead.ref}")
+        else:
+            now = datetime.now(UTC)
+            stored, _ = leads.store(services.database.run, lead, desk, now=now, deliver_now=False)
+            print(f"stored {stored.id} {stored.ref}")
+    unreadable = sum(lead is None for _, lead in found)
+    print(f"{len(found)} in the file, {unreadable} unreadable")
+    return 1 if unreadable or not found else 0
+
+
+def _unsealed(services: Services, sealed: str) -> leads.Lead | None:
+    try:
+        return leads.from_json(services.vault.open(sealed))
+    except (Unreadable, LookupError, TypeError, ValueError):
+        return None
+
+
+SPAM = "select id, ref, received_at, reason, submission->>'business_name' from spam"
+ONE_SPAM = """
+select id, ref, received_at, locale, submission, host(ip_address), user_agent from spam
+where id = %(id)s
+"""
+FORGET_SPAM = "delete from spam where id = %(id)s"
+
+
+def spam_list(services: Services, args: argparse.Namespace) -> int:
+    """What was kept for review, newest first."""
+    query = f"{SPAM} order by received_at desc limit %(limit)s"
+    rows = services.database.run(
+        lambda c: c.execute(query, {"limit": args.limit}).fetchall(), budget_s=10
+    )
+    _table(("id", "ref", "received", "reason", "business"), rows)
+    return 0
+
+
+def spam_restore(services: Services, args: argparse.Namespace) -> int:
+    """Make a lead of it: stored under its own id and reference, and everybody mailed."""
+    settings, run = services.settings, services.database.run
+    row = run(lambda c: c.execute(ONE_SPAM, {"id": args.id}).fetchone())
+    if row is None:
+        print(f"no submission {args.id} is kept for review", file=sys.stderr)
+        return 1
+    lead_id, ref, received_at, locale, submission, address, agent = row
+    submission.pop("company", None)
+    made = leads.make(
+        Submission.model_construct(**submission),
+        key=f"spam:{lead_id}",
+        locale=locale,
+        now=received_at,
+        ip_address=address,
+        user_agent=agent,
+    )
+    lead = leads.seen_before(made, lead_id, ref)
+    desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
+    stored, _ = leads.store(run, lead, desk, now=datetime.now(UTC), deliver_now=False)
+    run(lambda c: c.execute(FORGET_SPAM, {"id": args.id}))
+    print(f"restored {stored.id} {stored.ref}; its mails leave with the next round")
+    return 0
+
+
+# ------------------------------------------------------------------ what waits
+
+
+DEAD_MAILS = """
+select o.id, o.lead_id, l.ref, o.kind, o.attempts, o.uncertain, o.dead_at, o.last_error
+from outbox as o join leads as l on l.id = o.lead_id
+where o.dead_at is not null order by o.dead_at desc limit %(limit)s
+"""
+RERUN = """
+update outbox set dead_at = null, attempts = 0, first_attempt_at = null, uncertain = false,
+  leased_until = null, next_attempt_at = now()
+where dead_at is not null and (%(all)s or id = any(%(ids)s::uuid[]))
+returning id
+"""
+
+
+def dead_list(services: Services, args: argparse.Namespace) -> int:
+    """Mails given up, and leads no drain could store. Exit 1 when there are any."""
+    rows = services.database.run(
+        lambda c: c.execute(DEAD_MAILS, {"limit": args.limit}).fetchall(), budget_s=10
+    )
+    names = ("id", "lead", "ref", "kind", "attempts", "uncertain", "dead since", "error")
+    _table(names, rows)
+    aside = services.cache.run("HKEYS", backlog.DEAD)
+    for lead_id in aside:
+        print(f"set aside: lead {lead_id}")
+    return 1 if rows or aside else 0
+
+
+def dead_rerun(services: Services, args: argparse.Namespace) -> int:
+    """Let dead letters be tried again, as new mails: an uncertain one may arrive twice."""
+    values = {"all": args.all, "ids": args.ids}
+    rows = services.database.run(lambda c: c.execute(RERUN, values).fetchall(), budget_s=10)
+    print(f"{len(rows)} mails are due again")
+    if args.all:
+        for lead_id, sealed in services.cache.run("HGETALL", backlog.DEAD).items():
+            services.cache.run("HSETNX", backlog.QUEUE, lead_id, sealed)
+            services.cache.run("HDEL", backlog.DEAD, lead_id)
+            print(f"lead {lead_id} is queued again")
+    return 0
+
+
+def show_ledger(services: Services, args: argparse.Namespace) -> int:
+    """Accepted, stored, told: three counts that must meet. Exit 1 when they do not."""
+    now = datetime.now(UTC)
+    book = ledger.read(services.cache.run_all, services.database.run, now)
+    if args.json:
+        print(json.dumps(asdict(book)))
+    else:
+        for name, value in asdict(book).items():
+            shown = ", ".join(value) or "-" if isinstance(value, tuple) else value
+            print(f"{name:>10}  {shown}")
+        print("balanced" if book.balanced else "NOT BALANCED")
+    return 0 if book.balanced else 1
+
+
+# ------------------------------------------------------------------ the whole path
+
+
+def send_canary(services: Services, args: argparse.Namespace) -> int:
+    """Send a synthetic lead to the live site, find it stored and mailed, and take it away."""
+    settings = services.settings
+    now = datetime.now(UTC)
+    body = json.dumps(canary.form(now)).encode()
+    request = urllib.request.Request(  # noqa: S310 - our own site
+        f"{args.site or settings.site_url}/api/leads",
+        data=body,
+        headers={
+            "Content-Type": "application/json",
+            canary.HEADER: canary.sign(settings.canary_secret, body, now),
+        },
+    )
+    started = time.monotonic()
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            status, taken = answer.status, json.load(answer)
+    except (urllib.error.URLError, TimeoutError, ValueError) as fault:
+        print(f"refused: {fault}", file=sys.stderr)
+        return 1
+    print(f"answered {status} after {time.monotonic() - started:.2f} s: {taken['id']}")
+    lead_id = UUID(taken["id"])
+    try:
+        return _await_canary(services, lead_id, started)
+    finally:
+        canary.remove(services.database.run, services.cache.run_all, lead_id)
+        print("removed")
+
+
+def _await_canary(services: Services, lead_id: UUID, started: float) -> int:
+    seen = canary.look(services.database.run, lead_id)
+    while not seen.arrived and time.monotonic() - started < CANARY_WAIT_S:
+        time.sleep(0.2)
+        seen = canary.look(services.database.run, lead_id)
+    took_s = time.monotonic() - started
+    print(f"stored: {seen.stored}; mails sent: {seen.sent} of {seen.mails}; {took_s:.2f} s")
+    return 0 if seen.arrived else 1
+
+
+def migrate(_services: Services, args: argparse.Namespace) -> int:
+    """Apply supabase/migrations, recorded where the Supabase CLI records them."""
+    applied = migrations.apply(args.dsn, ROOT / "supabase" / "migrations")
+    print("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
+    return 0
+
+
+# ------------------------------------------------------------------ the command line
+
+
+def _table(names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    cells = [names, *(tuple(str(value) for value in row) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(names))]
+    for row in cells:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python3 -m ops",
+        description="Operators' commands. Variables come from the environment (.env.example); "
+        "--local takes those of the platform that `python3 -m dev` runs.",
+    )
+    made.add_argument("--local", action="store_true", help="act on the local platform")
+    areas = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    area = areas.add_parser("leads", help="import leads from mail copies")
+    verbs = area.add_subparsers(required=True)
+    verb = _verb(verbs, "import", leads_import, "python3 -m ops leads import mails.eml")
+    verb.add_argument("file", help="a saved mail or mailbox, or - for standard input")
+    verb.add_argument("--dry-run", action="store_true", help="say what would be stored")
+
+    area = areas.add_parser("spam", help="what was kept for review")
+    verbs = area.add_subparsers(required=True)
+    _limited(_verb(verbs, "list", spam_list, "python3 -m ops spam list"))
+    verb = _verb(verbs, "restore", spam_restore, "python3 -m ops spam restore 7d0c…")
+    verb.add_argument("id", type=UUID)
+
+    area = areas.add_parser("dead", help="mails given up, leads set aside")
+    verbs = area.add_subparsers(required=True)
+    _limited(_verb(verbs, "list", dead_list, "python3 -m ops dead list"))
+    verb = _verb(verbs, "rerun", dead_rerun, "python3 -m ops dead rerun --all")
+    verb.add_argument("ids", type=UUID, nargs="*", help="ids of `dead list`")
+    verb.add_argument("--all", action="store_true", help="everything, leads set aside too")
+
+    verb = _verb(areas, "ledger", show_ledger, "python3 -m ops ledger --json")
+    verb.add_argument("--json", action="store_true")
+    verb = _verb(areas, "canary", send_canary, "python3 -m ops canary")
+    verb.add_argument("--site", help="another address than SITE_URL")
+    verb = _verb(areas, "migrate", migrate, "python3 -m ops migrate --dsn postgresql://…")
+    verb.add_argument("--dsn", required=True, help="a direct connection, as the tables' owner")
+    return made
+
+
+def _verb(verbs: Any, name: str, run: Run, example: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser(
+        name, help=run.__doc__, description=run.__doc__, epilog=f"Example: {example}"
+    )
+    made.set_defaults(run=run)
+    return made
+
+
+def _limited(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--limit", type=int, default=50, help="rows (default: 50)")
+
+
+def main(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int:
+    args = parser().parse_args(arguments)
+    if args.local:
+        state = State(DATA).read()
+        if state is None:
+            print("no local platform is running: python3 -m dev", file=sys.stderr)
+            return 2
+        environ = {**state["environment"]}
+    services = Services(Settings(environ))
+    try:
+        status: int = args.run(services, args)
+    except NotConfigured as fault:
+        print(f"{fault} (see .env.example, or use --local)", file=sys.stderr)
+        return 2
+    except (DatabaseDown, CacheDown) as fault:
+        print(f"{type(fault).__name__}: it cannot be reached", file=sys.stderr)
+        return 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
