@@ -11,6 +11,7 @@ lead is kept nowhere.
 """
 
 import json
+from collections import Counter
 from datetime import UTC, datetime
 from urllib.parse import urlencode, urlsplit
 
@@ -123,9 +124,9 @@ def _form(call: Call, fields: dict[str, str]) -> dict[str, object]:
     except RequestEntityTooLarge:
         raise TooLarge from None
     fields.update(pairs)
-    faults = dict.fromkeys(files, "file") | {
-        name: "repeated" for name in fields if sum(name == other for other, _ in pairs) > 1
-    }
+    times = Counter(name for name, _ in pairs)
+    repeated = {name: "repeated" for name in fields if times[name] > 1}
+    faults = dict.fromkeys(files, "file") | repeated
     if faults:
         raise Invalid(
             {name: [submission.FAULTS[kind][call.locale]] for name, kind in faults.items()}

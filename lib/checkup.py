@@ -74,5 +74,8 @@ class _Asked:
         self.word = word
 
 
+PING = "select 1"
+
+
 def _ping(connection: Any) -> None:
-    connection.execute("select 1")
+    connection.execute(PING)

@@ -148,5 +148,8 @@ class Database:
         return result
 
 
+PING = "select 1"
+
+
 def _ask(connection: psycopg.Connection[Any]) -> None:
-    connection.execute("select 1")
+    connection.execute(PING)

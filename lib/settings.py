@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, overload
 
+from lib import log
 from lib.problems import NotConfigured
 
 
@@ -51,7 +52,14 @@ class Setting[T]:
             return self.parse(text)
         except ValueError as fault:
             # The fault may quote the text: say what was wrong, never what was there.
-            raise NotConfigured(self.name, "is set but not usable") from fault
+            unusable = NotConfigured(self.name, "is set but not usable")
+            if self.default is None:
+                raise unusable from fault
+        # A slip in a variable that has a default must not cost a lead: say it, and go on.
+        if self.name not in instance.slips:
+            instance.slips.add(self.name)
+            log.not_configured(unusable, "-")
+        return self.parse(self.default)
 
 
 def url(text: str) -> str:
@@ -79,6 +87,13 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def some_words(text: str) -> tuple[str, ...]:
+    """A list separated by commas, of one or more."""
+    if not (found := words(text)):
+        raise ValueError("nothing in it")
+    return found
+
+
 def token(text: str) -> str:
     """A secret that callers present: at least 16 characters (Vercel's advice for CRON_SECRET)."""
     if len(text) < 16:
@@ -102,7 +117,11 @@ def keys(text: str) -> tuple[bytes, ...]:
 
 
 class Settings:
-    """Typed reading of one environment. Every attribute raises NotConfigured by its name."""
+    """Typed reading of one environment.
+
+    An attribute raises NotConfigured, by its name, when it is not given or not usable and has no
+    default.
+    """
 
     database_url = Setting(
         postgres_url,
@@ -131,7 +150,7 @@ class Settings:
         "Alfa Beauty <noreply@alfabeauty.co.id>",
     )
     mail_sales_to = Setting(
-        words, "Sales mailboxes, separated by commas.", "sales@alfabeauty.co.id"
+        some_words, "Sales mailboxes, separated by commas.", "sales@alfabeauty.co.id"
     )
     site_url = Setting(url, "The site's own address.", "https://alfabeauty.co.id")
     allowed_origins = Setting(
@@ -166,6 +185,7 @@ class Settings:
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         self.environ = os.environ if environ is None else environ
+        self.slips: set[str] = set()
 
 
 def every() -> Iterator[Setting[Any]]:

@@ -8,4 +8,4 @@ from dev import bootstrap
 os.chdir(str(bootstrap.ROOT))
 bootstrap.prepare()
 sys.stdout.flush()
-os.execv(str(bootstrap.PYTHON), [str(bootstrap.PYTHON), "-m", "ops.cli"] + sys.argv[1:])
+os.execv(str(bootstrap.PYTHON), [str(bootstrap.PYTHON), "-m", "ops.cli", *sys.argv[1:]])

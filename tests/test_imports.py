@@ -29,14 +29,18 @@ class May(NamedTuple):
 
 NOUNS = {
     "lib.backlog",
+    "lib.canary",
+    "lib.checkup",
     "lib.consent",
     "lib.gate",
     "lib.intake",
     "lib.leads",
+    "lib.ledger",
     "lib.letters",
     "lib.outbox",
     "lib.pages",
     "lib.reference",
+    "lib.rounds",
     "lib.spam",
     "lib.submission",
     "lib.whatsapp",
@@ -78,7 +82,7 @@ TABLE: dict[str, May] = {
     "lib/log.py": May({"lib.problems"}),
     "lib/problems.py": May(set()),
     "lib/services.py": May({"lib.settings"}, inside_functions=set(ADAPTERS)),
-    "lib/settings.py": May({"lib.problems"}),
+    "lib/settings.py": May({"lib.log", "lib.problems"}),
 }
 
 
