@@ -142,7 +142,7 @@ def table(state: dict[str, Any]) -> str:
     stand_ins = state["stand_ins"]
     rows = [
         ("Site", state["url"]),
-        ("Partnership form", f"{state['url']}/kemitraan"),
+        ("Partnership form", f"{state['url']}/"),
         ("Health", f"{state['url']}/api/health"),
         ("Mail", stand_ins["resend"]["url"]),
         ("Slack", stand_ins["slack"]["url"]),

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
-from lib import leads
+from lib import copies, leads
 from lib.leads import Desk, Lead, Run
 from lib.problems import KeyReused, Unreadable
 
@@ -46,13 +46,13 @@ class Tally:
 def put(command: Command, vault: Vault, lead: Lead) -> None:
     """Queue a lead. Raises CacheDown when it may not be there."""
     queued = replace(lead, arrival="queue")
-    command("HSETNX", QUEUE, str(lead.id), vault.seal(leads.to_json(queued)))
+    command("HSETNX", QUEUE, str(lead.id), vault.seal(copies.to_json(queued)))
 
 
 def journal(vault: Vault, lead: Lead) -> tuple[tuple[str | int | float, ...], ...]:
     """The commands that enter an accepted lead in the journal and in the ledger."""
     at = lead.created_at.timestamp()
-    sealed = vault.seal(leads.to_json(lead))
+    sealed = vault.seal(copies.to_json(lead))
     return (
         ("SET", journal_key(lead.id), sealed, "EX", JOURNAL_S, "NX"),
         ("ZADD", ACCEPTED, at, str(lead.id)),
@@ -94,7 +94,7 @@ def drain(
         if time.monotonic() > end:
             break
         try:
-            lead = leads.from_json(vault.open(sealed))
+            lead = copies.from_json(vault.open(sealed))
             _store(run, lead, desk, clock())
         except set_aside:
             command("HSETNX", DEAD, lead_id, sealed)
@@ -137,7 +137,7 @@ def catch_up(commands: Commands, run: Run, vault: Vault) -> int:
 def _to_journal(connection: "Connection[Any]") -> list[Lead]:
     cursor = connection.execute(TO_JOURNAL)
     names = [column.name for column in cursor.description or ()]
-    return [leads.from_row(dict(zip(names, row, strict=True))) for row in cursor]
+    return [copies.from_row(dict(zip(names, row, strict=True))) for row in cursor]
 
 
 def _store(run: Run, lead: Lead, desk: Desk, now: datetime) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from lib import backlog, gate, leads, letters
+from lib import backlog, copies, gate, leads, letters
 from lib.gate import Busy, Entered, Limits, Seen, Turned
 from lib.leads import Desk, Lead
 from lib.letters import Letter
@@ -156,7 +156,7 @@ def _mail(means: Means, lead: Lead, desk: Desk, spam: str | None) -> Kept:
     mailed = replace(lead, arrival="mail")
     letter = leads.mails(mailed, desk)[0]
     with suppress(NotConfigured):  # without a key sales still read the lead; no command does
-        letter = letters.with_copy(letter, means.vault.seal(leads.to_json(mailed)))
+        letter = letters.with_copy(letter, means.vault.seal(copies.to_json(mailed)))
     with suppress(MailTaken):  # then an earlier attempt's copy is out
         means.mailer.send(letter, f"sales/{lead.id}", timeout_s=MAIL_TIMEOUT_S)
     return Kept(mailed, "mailed")

@@ -21,7 +21,7 @@ from uuid import UUID
 from dev import migrations
 from dev.bootstrap import DATA, ROOT
 from dev.state import State
-from lib import backlog, canary, leads, ledger, letters
+from lib import backlog, canary, copies, leads, ledger, letters
 from lib.problems import CacheDown, DatabaseDown, NotConfigured, Unreadable
 from lib.services import Services
 from lib.settings import Settings
@@ -57,7 +57,7 @@ def leads_import(services: Services, args: argparse.Namespace) -> int:
 
 def _unsealed(services: Services, sealed: str) -> leads.Lead | None:
     try:
-        return leads.from_json(services.vault.open(sealed))
+        return copies.from_json(services.vault.open(sealed))
     except (Unreadable, LookupError, TypeError, ValueError):
         return None
 

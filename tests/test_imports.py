@@ -32,6 +32,7 @@ NOUNS = {
     "lib.canary",
     "lib.checkup",
     "lib.consent",
+    "lib.copies",
     "lib.gate",
     "lib.intake",
     "lib.leads",
