@@ -20,7 +20,7 @@ from werkzeug.wrappers import Request, Response
 
 from lib import canary, endpoint, intake, leads, outbox, pages, rounds, spam, submission
 from lib.endpoint import Call
-from lib.gate import Limits, Seen
+from lib.gate import Entered, Limits, Seen
 from lib.intake import Kept
 from lib.leads import Lead
 from lib.problems import (
@@ -37,6 +37,7 @@ from lib.problems import (
 MAX_BODY_BYTES = 100 * 1024
 MAX_KEY_CHARACTERS = 255
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+CHALLENGE_FIELD = "cf-turnstile-response"  # as Cloudflare's widget names it
 THANKS_PATHS = {"id": "/terima-kasih", "en": "/en/thank-you"}
 
 nudge = rounds.Nudge()
@@ -46,8 +47,8 @@ def post(call: Call) -> Response:
     fields: dict[str, str] = {}
     try:
         _refuse_foreign(call)
-        lead = _read(call, fields)
-        status, lead = _take(call, lead)
+        lead, token = _read(call, fields)
+        status, lead = _take(call, lead, token)
     except Problem as problem:
         if _navigating(call.request):
             return _page_again(call, fields, problem)
@@ -63,8 +64,11 @@ def post(call: Call) -> Response:
 # ------------------------------------------------------------------ what came
 
 
-def _read(call: Call, fields: dict[str, str]) -> Lead:
-    """The body as a lead; a form's texts are left in `fields` for the page that keeps them."""
+def _read(call: Call, fields: dict[str, str]) -> tuple[Lead, str]:
+    """The body as a lead, and the page's challenge token if it has one.
+
+    A form's texts are left in `fields` for the page that keeps them.
+    """
     request = call.request
     if len(request.get_data(cache=True)) > MAX_BODY_BYTES:
         raise TooLarge
@@ -74,14 +78,17 @@ def _read(call: Call, fields: dict[str, str]) -> Lead:
         values = _json(request)
     else:
         raise UnsupportedType
-    asked = values.get("locale") if isinstance(values, dict) else None
-    if asked in endpoint.LOCALES:
-        call.locale = asked
+    token = ""
+    if isinstance(values, dict):
+        token = str(values.pop(CHALLENGE_FIELD, ""))
+        values.pop("redirect", None)  # means something in forms alone
+        if values.get("locale") in endpoint.LOCALES:
+            call.locale = values["locale"]
     try:
         read = submission.read(values)
     except submission.Faulty as faulty:
         raise Invalid(faulty.details(call.locale)) from None
-    return leads.make(
+    lead = leads.make(
         read,
         key=_key(call),
         locale=call.locale,
@@ -90,6 +97,7 @@ def _read(call: Call, fields: dict[str, str]) -> Lead:
         user_agent=request.headers.get("User-Agent"),
         canary=_is_canary(call),
     )
+    return lead, token
 
 
 def _is_canary(call: Call) -> bool:
@@ -108,12 +116,9 @@ def _json(request: Request) -> object:
         raise ValueError(constant)  # NaN and Infinity are no JSON
 
     try:
-        values = json.loads(request.get_data().decode("utf-8"), parse_constant=refuse)
+        return json.loads(request.get_data().decode("utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError):
         raise InvalidJson from None
-    if isinstance(values, dict):
-        values.pop("redirect", None)  # means something in forms alone
-    return values
 
 
 def _form(call: Call, fields: dict[str, str]) -> dict[str, object]:
@@ -131,9 +136,7 @@ def _form(call: Call, fields: dict[str, str]) -> dict[str, object]:
         raise Invalid(
             {name: [submission.FAULTS[kind][call.locale]] for name, kind in faults.items()}
         )
-    values = submission.from_form(fields)
-    values.pop("redirect", None)
-    return values
+    return submission.from_form(fields)
 
 
 def _key(call: Call) -> str | None:
@@ -153,7 +156,7 @@ def _refuse_foreign(call: Call) -> None:
 # ------------------------------------------------------------------ what is done with it
 
 
-def _take(call: Call, lead: Lead) -> tuple[int, Lead]:
+def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
     """Let it in, keep it, and put off the rest. How it is answered, and the lead as kept."""
     settings = call.services.settings
     call.note(lead=str(lead.id))
@@ -164,16 +167,7 @@ def _take(call: Call, lead: Lead) -> tuple[int, Lead]:
     if isinstance(entered, Seen):
         call.note(decision="seen", lead=str(entered.id))
         return entered.status, leads.seen_before(lead, entered.id, entered.ref)
-    why = (
-        None
-        if lead.canary
-        else spam.reason(
-            lead.submission,
-            seconds_to_fill=call.request.headers.get("X-Form-Seconds", type=int),
-            repeats=entered.repeats,
-            flooded=entered.flooded,
-        )
-    )
+    why = None if lead.canary else _suspicion(call, lead, entered, token)
     sales = (canary.MAILBOX,) if lead.canary else settings.mail_sales_to
     desk = leads.Desk(settings.mail_from, sales)
     call.later(call.services.probe)
@@ -193,6 +187,15 @@ def _take(call: Call, lead: Lead) -> tuple[int, Lead]:
     if nudge.due():
         call.later(lambda: _make_round(call))
     return 200 if kept.decision == "spam" else kept.lead.status, kept.lead
+
+
+def _suspicion(call: Call, lead: Lead, entered: Entered, token: str) -> str | None:
+    return spam.reason(
+        lead.submission,
+        seconds_to_fill=call.request.headers.get("X-Form-Seconds", type=int),
+        repeats=entered.repeats,
+        flooded=entered.flooded,
+    ) or intake.challenge(call.services, lead, token)
 
 
 def _send(call: Call, kept: Kept) -> None:

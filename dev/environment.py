@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dev import turnstile
 from dev.keys import Keys
 
 # Asked of a fresh interpreter: the tree may be another than ours, or edited since.
@@ -71,6 +72,7 @@ class Addresses:
     upstash: str
     resend: str
     slack: str
+    turnstile: str
     sentry: str
 
 
@@ -92,6 +94,7 @@ def offered(at: Addresses, keys: Keys, commit: str) -> dict[str, str]:
         "SLACK_CHANNEL": "C0LOCAL",
         "SLACK_CHANNEL_ID": "C0LOCAL",
         "SLACK_WEBHOOK_URL": at.slack + SLACK_WEBHOOK_PATH,
+        "TURNSTILE_URL": at.turnstile + turnstile.PATH,
         "SENTRY_DSN": f"{scheme}://{keys['SENTRY_PUBLIC_KEY']}@{host}/1",
         "CRON_SECRET": keys["CRON_SECRET"],
         "HEALTH_CHECK_TOKEN": keys["HEALTH_CHECK_TOKEN"],

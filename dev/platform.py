@@ -21,6 +21,7 @@ from dev.runtime import Function
 from dev.sentry import Sentry
 from dev.slack import Slack
 from dev.standin import StandIn
+from dev.turnstile import Turnstile
 from dev.upstash import Upstash
 from dev.valkey import Valkey
 from dev.web import Response, Server
@@ -47,6 +48,7 @@ class Platform:
     upstash: StandIn
     resend: StandIn
     slack: StandIn
+    turnstile: StandIn
     sentry: StandIn
 
     def __init__(
@@ -83,7 +85,7 @@ class Platform:
 
     def state(self) -> dict[str, Any]:
         """Every address, local secret and variable; what state.json holds."""
-        standins = (self.upstash, self.resend, self.slack, self.sentry)
+        standins = (self.upstash, self.resend, self.slack, self.sentry, self.turnstile)
         return {
             "pid": os.getpid(),
             "root": str(self.root),
@@ -199,6 +201,7 @@ class Platform:
         slack = Slack(self._token("SLACK_BOT_TOKEN"), environment.SLACK_WEBHOOK_PATH)
         self.slack = self._stand_in(parts, slack)
         self.sentry = self._stand_in(parts, Sentry(self._keys["SENTRY_PUBLIC_KEY"]))
+        self.turnstile = self._stand_in(parts, Turnstile())
 
     def _stand_in(self, parts: contextlib.ExitStack, vendor: Any) -> StandIn:
         stand_in = StandIn(vendor)
@@ -216,6 +219,7 @@ class Platform:
             upstash=self.upstash.url,
             resend=self.resend.url,
             slack=self.slack.url,
+            turnstile=self.turnstile.url,
             sentry=self.sentry.url,
         )
 

@@ -193,6 +193,10 @@ class CacheDown(Exception):
     """Redis refused, stayed silent past its deadline, or answered nonsense."""
 
 
+class ChallengeDown(Exception):
+    """Turnstile could not say whether the challenge was solved."""
+
+
 class Unreadable(Exception):
     """A sealed text was made with a key we do not have, or was changed."""
 

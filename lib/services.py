@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lib.db import Database
     from lib.mail import Mailer
     from lib.sentry import Reporter
+    from lib.turnstile import Turnstile
     from lib.vault import Vault
 
 
@@ -43,6 +44,15 @@ class Services:
         from lib.mail import Mailer
 
         return Mailer(self.settings.resend_api_key, self.settings.resend_api_url)
+
+    @cached_property
+    def turnstile(self) -> "Turnstile | None":
+        """None when no secret is set: nobody is challenged."""
+        if not self.settings.turnstile_secret_key:
+            return None
+        from lib.turnstile import Turnstile
+
+        return Turnstile(self.settings.turnstile_secret_key, self.settings.turnstile_url)
 
     @cached_property
     def reporter(self) -> "Reporter | None":

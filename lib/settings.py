@@ -178,6 +178,14 @@ class Settings:
     health_check_token = Setting(
         token, "Bearer token of the deep health check; 16 characters or more.", secret=True
     )
+    turnstile_secret_key = Setting(
+        str, "Cloudflare Turnstile's secret; empty: pages carry no challenge.", "", secret=True
+    )
+    turnstile_url = Setting(
+        url,
+        "Turnstile's siteverify.",
+        "https://challenges.cloudflare.com/turnstile/v0/siteverify",
+    )
     sentry_dsn = Setting(str, "Sentry's DSN; empty: errors go to the log alone.", "", secret=True)
     vercel_env = Setting(str, "Set by Vercel: production, preview or development.", "development")
     vercel_git_commit_sha = Setting(str, "Set by Vercel: the commit, reported as the release.", "")

@@ -53,7 +53,14 @@ def admin(platform: Platform) -> Iterator[psycopg.Connection[DictRow]]:
 @pytest.fixture
 def database(platform: Platform, admin: psycopg.Connection[DictRow]) -> psycopg.Connection[DictRow]:
     """The database, emptied, and every stand-in as new."""
-    for stand_in in (platform.resend, platform.slack, platform.sentry, platform.upstash):
+    stand_ins = (
+        platform.resend,
+        platform.slack,
+        platform.sentry,
+        platform.turnstile,
+        platform.upstash,
+    )
+    for stand_in in stand_ins:
         stand_in.ok()
     _wait_for_work_after_answers(admin)
     tables = admin.execute(
@@ -64,7 +71,7 @@ def database(platform: Platform, admin: psycopg.Connection[DictRow]) -> psycopg.
     admin.execute(f"truncate {tables['all']} cascade")
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.flushall()
-    for stand_in in (platform.resend, platform.slack, platform.sentry, platform.upstash):
+    for stand_in in stand_ins:
         stand_in.forget()
     platform.forget_logs()
     return admin

@@ -51,6 +51,7 @@ ADAPTERS = {
     "lib.db": {"psycopg"},
     "lib.mail": {"resend"},
     "lib.sentry": {"sentry_sdk"},
+    "lib.turnstile": {"httpx"},
     "lib.vault": {"nacl"},
 }
 
