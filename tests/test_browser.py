@@ -345,7 +345,7 @@ def test_a_fault_in_the_optional_part_is_not_folded_away_without_javascript(
     assert page.locator("#email").is_visible()
 
 
-# The line
+# The line. What waits for it is in test_browser_queue.py.
 
 
 def test_an_answer_lost_on_the_way_does_not_store_the_lead_twice(
@@ -370,45 +370,6 @@ def test_an_answer_lost_on_the_way_does_not_store_the_lead_twice(
     assert len(keys) == 2
     assert len(set(keys)) == 1
     assert [lead["ref"] for lead in stored(database)] == [ref]
-
-
-def test_without_a_line_the_visitor_is_told_and_nothing_typed_is_lost(
-    page: Page, database: Database, complaints: list[str]
-) -> None:
-    page.route("**/api/leads", lambda route: route.abort("internetdisconnected"))
-    page.goto("/")
-    fill(page)
-    send(page)
-
-    expect(page.locator("[data-submit]")).to_have_attribute("aria-disabled", "true")
-    expect(page.locator("[data-failure]")).to_contain_text("Belum terkirim", timeout=15_000)
-    expect(page.get_by_role("button", name="Coba lagi")).to_be_visible()
-    assert page.locator("#business_name").input_value() == "Salon Melati"
-    kept = page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
-    assert "Melati" not in kept
-    assert "3456" not in kept
-
-    page.unroute("**/api/leads")
-    page.get_by_role("button", name="Coba lagi").click()
-    ref = wait_for_thanks(page)
-    assert [lead["ref"] for lead in stored(database)] == [ref]
-    assert complaints == []
-
-
-def test_too_many_requests_are_told_with_the_time_to_wait(page: Page) -> None:
-    page.route(
-        "**/api/leads",
-        lambda route: route.fulfill(
-            status=429,
-            headers={"Retry-After": "170"},
-            content_type="application/problem+json",
-            body='{"error": "rate_limited"}',
-        ),
-    )
-    page.goto("/")
-    fill(page)
-    send(page)
-    expect(page.locator("[data-failure]")).to_contain_text("3 menit")
 
 
 def test_the_form_can_be_sent_again_after_coming_back_from_the_thank_you_page(

@@ -1,205 +1,143 @@
 // Makes the partnership form kinder on a weak line. The form works without this file, by a plain
-// post to /api/leads; nothing here may become the only way to do a thing. What a visitor typed
-// lives in the page alone, never in storage.
+// post to /api/leads; nothing here may become the only way to do a thing.
+//
+// What is typed is kept on this device as a draft, what is sent by `queue.js` until its outcome
+// is known; the panel tells the visitor which of it is true. Nothing personal stays after success.
 
-const DEADLINE_MS = 12000;
-// The wait before each further try, by outcome. Outcomes not listed here are final.
-const WAITS_MS = { busy: [1000, 2000, 4000], unreachable: [1000, 2000] };
+import * as fields from "./fields.js";
+import * as queue from "./queue.js";
+import * as store from "./store.js";
+import { TEXT } from "./texts.js";
 
-const lang = document.documentElement.lang === "en" ? "en" : "id";
-const TEXT = {
-  id: {
-    required: "Mohon diisi.",
-    radio: "Pilih salah satu.",
-    checkbox: "Centang kotak ini agar kami boleh menghubungi Anda.",
-    phone: "Periksa nomor ini. Contoh: 0812 3456 7890.",
-    sending: "Mengirim…",
-    trying: "Sinyal lemah, kami coba lagi…",
-    sent: "Terkirim. Kode referensi Anda:",
-    again: "Coba lagi",
-    failed: "Belum terkirim. Isian Anda tetap ada di sini. Periksa sambungan internet, atau coba lagi sebentar lagi.",
-    limited: (m) => `Belum terkirim: terlalu banyak kiriman. Coba lagi dalam ${m} menit; isian Anda tetap ada di sini.`,
-    hello: "Halo Alfa Beauty, saya ingin bermitra.",
-    thanks: "/terima-kasih",
-  },
-  en: {
-    required: "Please fill this in.",
-    radio: "Please choose one.",
-    checkbox: "Tick this box so that we may contact you.",
-    phone: "Please check this number. For example 0812 3456 7890.",
-    sending: "Sending…",
-    trying: "Weak signal, trying again…",
-    sent: "Sent. Your reference code:",
-    again: "Try again",
-    failed: "Not sent yet. What you typed is still here. Check your connection, or try again in a moment.",
-    limited: (m) => `Not sent yet: too many requests. Try again in ${m} min; what you typed is still here.`,
-    hello: "Hello Alfa Beauty, I would like to become a partner.",
-    thanks: "/en/thank-you",
-  },
-}[lang];
+const DRAFT_MS = 24 * 3600e3;
 
-const form = document.getElementById("lead-form");
-const find = (selector) => form.querySelector(selector);
+const { form, find } = fields;
 const button = find("[data-submit]");
 const status = find("[data-status]");
-const failure = find("[data-failure]");
+const panel = find("[data-panel]");
+const panelText = find("[data-panel-text]");
+const countdown = find("[data-countdown]");
+const resendButton = find("[data-resend]");
+const clearButton = find("[data-clear]");
+const undoButton = find("[data-undo]");
 const whatsapp = find("[data-whatsapp-fallback]");
-const summary = find("[data-errors-summary]");
-const list = find("[data-errors-list]");
+const submitLabel = button.textContent;
+
 let sending = false;
-let attempt = {};
+let leaving = false; // for the thank-you page
+let held = null; // {key, payload}: the submission whose words the form holds
+let shown = null; // the key of the submission that the panel is about
+let faced = null; // the refusal whose faults stand in the form
+let restored = false; // whether the form was filled from a draft
+let undo = null; // puts back what was cleared last
+let started = 0; // when the first letter was typed
 
-/** Of an address's query only campaign marks stay; the rest is nobody's business. */
-function clean(address) {
-  if (!address) return "";
-  const url = new URL(address);
-  for (const name of [...url.searchParams.keys()]) {
-    if (!/^(utm_\w+|gclid|fbclid)$/.test(name)) url.searchParams.delete(name);
+// The panel
+
+/** What to tell of first: the form's own submission, the one told of so far, news, the rest. */
+function pick() {
+  const all = queue.all();
+  const own = all.find(([key]) => key === held?.key);
+  const same = all.find(([key]) => key === shown);
+  const news = all.find(([, { state, told }]) => state === "sent" && !told);
+  return own ?? same ?? news ?? all.find(([, { state }]) => state !== "sent");
+}
+
+/** Tell what is true now. Called after every change in any tab; says nothing twice. */
+function render(opening = false) {
+  if (sending || leaving) return;
+  const [key, record] = pick() ?? [];
+  if (record?.payload && !held && mayHold(record.payload, opening)) {
+    hold(key, record.payload);
+    fields.fill(record.payload);
   }
-  url.hash = "";
-  return url.href.slice(0, 2048);
+  if (held && !queue.get(held.key)) held = null; // taken back in another tab
+  shown = key ?? null;
+  label();
+  if (record?.state === "sent") return celebrate(key, record);
+  if (record?.state === "refused" && key === held?.key && mend(key, record)) return;
+  if (record) return show(record.state, wording(key, record), record);
+  if (undo) return show("cleared", TEXT.cleared);
+  if (restored && store.get("draft")) return show("draft", TEXT.draft);
+  show("", "");
 }
 
-/** How the visit began, remembered for this tab, goes along in the hidden fields. */
-function fillOrigin() {
-  let origin = { page_url_initial: clean(location.href), referrer: clean(document.referrer) };
-  try {
-    origin = JSON.parse(sessionStorage.getItem("origin")) ?? origin;
-  } catch {} // storage may be forbidden; each page then begins a visit
-  for (const [name, value] of new URLSearchParams(location.search)) {
-    if (/^utm_(source|medium|campaign|term|content)$/.test(name)) origin[name] = value.slice(0, 200);
+/** An empty form is filled when the page opens, not under the eyes of who looks at it. */
+function mayHold(payload, opening) {
+  return !store.get("draft") && fields.mayFill(payload) && (opening || !fields.isBlank());
+}
+
+function wording(key, { state }) {
+  if (state === "waiting") return `${TEXT.waiting} ${queue.lasting(key) ? TEXT.closable : TEXT.notClosable}`;
+  return `${TEXT[state]} ${salesNumber() ? TEXT.reach : TEXT.later}`;
+}
+
+function show(state, text, record) {
+  panel.dataset.panel = state;
+  if (panelText.textContent !== text) panelText.textContent = text; // or it is read out once more
+  const unsent = ["sending", "waiting", "lost", "refused"].includes(state);
+  resendButton.hidden = !unsent;
+  resendButton.textContent = state === "waiting" ? TEXT.now : TEXT.again;
+  clearButton.hidden = !(unsent || state === "draft");
+  clearButton.textContent = state === "waiting" ? TEXT.stop : TEXT.clear;
+  undoButton.hidden = state !== "cleared";
+  whatsapp.hidden = !(unsent && salesNumber());
+  if (!whatsapp.hidden) {
+    whatsapp.href = `https://wa.me/${salesNumber()}?text=${encodeURIComponent(fields.describe(record.payload))}`;
   }
-  try {
-    sessionStorage.setItem("origin", JSON.stringify(origin));
-  } catch {}
-  origin.page_url_current = clean(location.href);
-  for (const name in origin) form.elements[name].value = origin[name];
+  count();
 }
 
-function read() {
-  const payload = {};
-  for (const [name, value] of new FormData(form)) if (value.trim()) payload[name] = value.trim();
-  payload.consent = form.elements.consent.checked;
-  return payload;
+/** Beside the live region, not in it: a screen reader must not read every second aloud. */
+function count() {
+  const record = shown && queue.get(shown);
+  const left = record?.state === "waiting" && Math.ceil((record.nextAt - Date.now()) / 1000);
+  if (left === false || panel.dataset.panel !== "waiting") countdown.textContent = "";
+  else if (left <= 0 || record.busyUntil > Date.now()) countdown.textContent = TEXT.trying;
+  else countdown.textContent = left > 90 ? TEXT.minutes(Math.ceil(left / 60)) : TEXT.seconds(left);
 }
 
-/** Only what saves a wasted trip; the server has the last word on every field. */
-function check(payload) {
-  const faults = {};
-  for (const { name, type } of form.querySelectorAll("[required]")) {
-    if (!payload[name]) faults[name] = [TEXT[type] ?? TEXT.required];
+function label() {
+  const record = held && queue.get(held.key);
+  const waits = record?.state === "waiting" && fields.sameWords(fields.read(), record.payload);
+  button.textContent = waits ? TEXT.now : submitLabel;
+}
+
+/** The number is to be filled in on the pages; a chat that leads nowhere is not offered. */
+function salesNumber() {
+  return document.querySelector("[name=sales-whatsapp]").content.replace(/\D/g, "");
+}
+
+// The outcome
+
+/** Sent. The form is emptied and left behind, unless it holds other words by now. */
+function celebrate(key, { ref, told }) {
+  if (!told) queue.update(key, { told: true });
+  const own = held?.key === key && fields.sameWords(fields.read(), held.payload);
+  if (held?.key === key) held = null;
+  show("sent", `${TEXT.sent} ${ref}`);
+  if (!own) return label();
+  leaving = true; // the code is told here as well: the next page may be slow to come
+  forget();
+  location.assign(`${TEXT.thanks}?ref=${encodeURIComponent(ref)}`);
+}
+
+/** Refused for good: its faults stand beside the fields. False when there is no fault to mend. */
+function mend(key, { payload, faults }) {
+  const rest = fields.dropFaultyOrigin(faults);
+  const names = Object.keys(faults);
+  if (names.length && !Object.keys(rest).length) {
+    const entries = Object.entries(payload).filter(([name]) => !names.includes(name));
+    resend(key, Object.fromEntries(entries)); // nothing that a visitor could mend
+    return true;
   }
-  const phone = payload.phone_whatsapp?.replace(/[\s().+-]/g, "").replace(/^0/, "62");
-  if (phone !== undefined && !/^\d{10,15}$/.test(phone)) faults.phone_whatsapp = [TEXT.phone];
-  return faults;
+  if (names.length && faced !== key) fields.showFaults(rest);
+  faced = key;
+  if (names.length) show("", "");
+  return names.length > 0;
 }
 
-/**
- * One try. Never rejects; the outcome is a value: {kind: "sent", ref}, {kind: "faulty", faults},
- * {kind: "limited", minutes}, or a bare {kind: "busy" | "unreachable" | "refused"}.
- */
-async function send(payload, key) {
-  const abort = new AbortController();
-  const timer = setTimeout(() => abort.abort(), DEADLINE_MS);
-  try {
-    const response = await fetch("/api/leads", {
-      method: "POST",
-      headers: {
-        "Content-Type": "application/json",
-        Accept: "application/json",
-        "Accept-Language": lang,
-        "Idempotency-Key": key,
-      },
-      body: JSON.stringify(payload),
-      signal: abort.signal,
-    });
-    if (response.status === 429) {
-      return { kind: "limited", minutes: Math.ceil((response.headers.get("Retry-After") || 60) / 60) };
-    }
-    const answer = await response.json();
-    if (answer.success) return { kind: "sent", ref: answer.ref };
-    if (answer.details) return { kind: "faulty", faults: answer.details };
-    if (answer.error === "idempotency_in_progress") return { kind: "busy" };
-    return { kind: response.status < 500 ? "refused" : "unreachable" };
-  } catch {
-    return { kind: "unreachable" }; // no line, the deadline, or a Wi-Fi login page in our place
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-async function sendPatiently(payload, key) {
-  for (let tries = 0; ; tries += 1) {
-    const outcome = await send(payload, key);
-    const wait = WAITS_MS[outcome.kind]?.[tries];
-    if (!wait) return outcome;
-    status.textContent = TEXT.trying;
-    await new Promise((resolve) => setTimeout(resolve, wait));
-  }
-}
-
-/** The same text keeps its key, so that a try whose answer got lost is never stored twice. */
-function keyFor(payload) {
-  const text = JSON.stringify(payload);
-  if (attempt.text !== text) {
-    const bytes = crypto.getRandomValues(new Uint8Array(16)); // older phones lack randomUUID()
-    attempt = { text, key: [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("") };
-  }
-  return attempt.key;
-}
-
-/** The message beside a field; none when `text` is empty. */
-function mark(name, text) {
-  document.getElementById(`${name}-error`).textContent = text;
-  for (const control of form.querySelectorAll(`[name=${name}]`)) {
-    if (text) control.setAttribute("aria-invalid", "true");
-    else control.removeAttribute("aria-invalid");
-  }
-}
-
-/** Each message beside its field, all of them in the summary, the focus on the first. */
-function showFaults(faults) {
-  const rest = { ...faults };
-  let first;
-  list.textContent = "";
-  for (const { dataset: { errorFor: name } } of form.querySelectorAll(".field [data-error-for]")) {
-    const control = find(`[name=${name}]`);
-    const text = (rest[name] ?? []).join(" ");
-    delete rest[name];
-    mark(name, text);
-    if (!text) continue;
-    const label = control.closest("fieldset")?.querySelector("legend") ?? control.labels[0];
-    const link = document.createElement("a");
-    link.href = `#${control.id}`;
-    link.textContent = `${label.textContent}: ${text}`;
-    list.appendChild(document.createElement("li")).append(link);
-    control.closest("details")?.setAttribute("open", "");
-    first ??= control;
-  }
-  // What is left has no field to stand beside: the whole body's faults and hidden fields'.
-  find("[data-error-for=_]").textContent = Object.values(rest).flat().join(" ");
-  summary.hidden = !Object.keys(faults).length;
-  if (!summary.hidden) (first ?? summary).focus();
-}
-
-/** The summary keeps its height while a visitor mends a field below it: the page must not jump. */
-function forgive({ target }) {
-  if (!target.closest(".field")) return;
-  mark(target.name, "");
-  list.querySelector(`[href^="#${target.name}"]`)?.toggleAttribute("data-done", true);
-}
-
-function showFailure({ minutes }) {
-  failure.textContent = minutes ? TEXT.limited(minutes) : TEXT.failed;
-  button.textContent = TEXT.again;
-  const number = document.querySelector("[name=sales-whatsapp]").content.replace(/\D/g, "");
-  if (number) {
-    const text = `${TEXT.hello}\n${form.elements.business_name.value}, ${form.elements.city.value}`;
-    whatsapp.href = `https://wa.me/${number}?text=${encodeURIComponent(text)}`;
-    whatsapp.hidden = false;
-  }
-  form.lastElementChild.scrollIntoView({ block: "nearest" });
-}
+// What the visitor does
 
 function setSending(now) {
   sending = now;
@@ -207,33 +145,132 @@ function setSending(now) {
   status.textContent = now ? TEXT.sending : "";
 }
 
+function hold(key, payload) {
+  held = { key, payload };
+}
+
+/** The key under which `payload` goes: that of the same words on their way, or a new one. */
+function keyFor(payload) {
+  const twin = queue.all().find(([, one]) => one.state === "waiting" && fields.sameWords(one.payload, payload));
+  if (twin) return twin[0];
+  const old = held && queue.get(held.key);
+  const key = queue.add(payload, started ? Math.max(0, Math.floor((Date.now() - started) / 1000)) : undefined);
+  // A mended text takes the place of the old one. Another person's or salon's does not.
+  const mended = ["business_name", "phone_whatsapp"].every((name) => old?.payload?.[name] === payload[name]);
+  if (old && (mended || old.state !== "waiting")) queue.drop(held.key);
+  return key;
+}
+
 async function submit(event) {
-  event.preventDefault();
-  if (sending) return;
-  const payload = read();
-  const faults = check(payload);
-  failure.textContent = "";
-  whatsapp.hidden = true;
-  showFaults(faults);
-  if (!summary.hidden) return;
+  event?.preventDefault();
+  if (sending || leaving) return;
+  const payload = fields.read();
+  if (fields.showFaults(fields.check(payload))) return;
+  undo = null;
   setSending(true);
-  const outcome = await sendPatiently(payload, keyFor(payload));
-  if (outcome.kind === "sent") {
-    // The code is told here as well: the next page may be slow to come.
-    status.textContent = `${TEXT.sent} ${outcome.ref}`;
-    location.assign(`${TEXT.thanks}?ref=${encodeURIComponent(outcome.ref)}`);
-    return;
-  }
+  hold(keyFor(payload), payload);
+  if (event) {
+    show("", "");
+    find(".sending").prepend(panel); // beside the button that was pressed
+  } else show("sending", TEXT.sending, { payload });
+  store.remove("draft"); // the queue has it now
+  await queue.attempt(held.key);
   setSending(false);
-  if (outcome.kind === "faulty") showFaults(outcome.faults);
-  else showFailure(outcome);
+  render();
+}
+
+/** Send a record's words again under a new key, in its place. */
+async function resend(key, payload) {
+  const { seconds } = queue.get(key);
+  const next = queue.add(payload, seconds);
+  if (held?.key === key) hold(next, payload);
+  shown = next;
+  queue.drop(key);
+  await queue.attempt(next);
+}
+
+/** The panel's own button: for what it tells of, which may be another than the form's. */
+function sendShown() {
+  const record = queue.get(shown);
+  if (!record || shown === held?.key) submit();
+  else if (record.state === "waiting") queue.attempt(shown);
+  else resend(shown, record.payload);
+}
+
+/** Take what the panel tells of off this device, and out of the form if it stands there. */
+function clear() {
+  const [key, record, draft] = [shown, shown && queue.get(shown), store.get("draft")];
+  const words = !key || key === held?.key ? fields.read() : null;
+  undo = () => {
+    undo = null;
+    if (words) fields.fill(words);
+    if (draft) store.set("draft", draft);
+    restored = Boolean(draft);
+    if (key && words) hold(key, record.payload);
+    if (key) queue.put(key, record);
+    render();
+  };
+  if (words) {
+    forget();
+    fields.showFaults({});
+    held = null;
+  }
+  if (key) queue.drop(key);
+  render();
+  undoButton.focus();
+}
+
+/** Empty the form and the draft. */
+function forget() {
+  form.reset();
+  store.remove("draft");
+  restored = false;
+  started = 0;
+}
+
+function saveDraft() {
+  const words = fields.typed(fields.read());
+  started ||= Date.now();
+  undo = null;
+  if (Object.keys(words).length) store.set("draft", { words, of: held?.key, started, until: Date.now() + DRAFT_MS });
+  else store.remove("draft");
+  label();
+}
+
+/** Give back what was typed, unless the form holds other words already. */
+function restore() {
+  const draft = store.get("draft");
+  if (!draft || fields.showsFaults() || !fields.mayFill(draft.words)) return;
+  fields.fill(draft.words);
+  started = draft.started;
+  restored = true;
+  const record = draft.of && queue.get(draft.of);
+  if (record?.payload) hold(draft.of, record.payload);
 }
 
 form.noValidate = true;
 form.addEventListener("submit", submit);
-form.addEventListener("input", forgive);
-// Coming back from the thank-you page finds this one as it was left: still sending.
-addEventListener("pageshow", ({ persisted }) => persisted && setSending(false));
+form.addEventListener("input", fields.forgive);
+form.addEventListener("input", saveDraft);
+resendButton.addEventListener("click", sendShown);
+clearButton.addEventListener("click", clear);
+undoButton.addEventListener("click", () => undo?.());
+setInterval(count, 1000);
+// Coming back from the thank-you page finds this one as it was left: sent.
+addEventListener("pageshow", ({ persisted }) => {
+  if (!persisted) return;
+  leaving = false;
+  shown = null;
+  setSending(false);
+  render();
+});
+addEventListener("beforeunload", (event) => {
+  // Only when closing the page would lose what the visitor believes to be on its way.
+  if (queue.all().some(([key, { state }]) => state === "waiting" && !queue.lasting(key))) event.preventDefault();
+});
 // Faults that the server found before this file was there.
-if (!summary.hidden) summary.focus();
-fillOrigin();
+if (fields.showsFaults()) fields.focusFaults();
+fields.fillOrigin();
+restore();
+render(true);
+queue.start(() => render());

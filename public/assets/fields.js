@@ -1,0 +1,156 @@
+// The form's fields: what is in them, what is wrong with them. Nothing here is sent or stored.
+
+import { TEXT } from "./texts.js";
+
+export const form = document.getElementById("lead-form");
+export const find = (selector) => form.querySelector(selector);
+const summary = find("[data-errors-summary]");
+const list = find("[data-errors-list]");
+
+// What a visitor types or chooses. Consent is not among it: it is given anew each time.
+const TYPED = [...new Set([...form.querySelectorAll(".field [name]:not([name=consent])")].map(({ name }) => name))];
+// The visit's own fields: the API does without any of them rather than without the lead.
+const ORIGIN = /^(utm_\w+|page_url_\w+|referrer)$/;
+
+/** Of an address's query only campaign marks stay; the rest is nobody's business. */
+function clean(address) {
+  if (!address) return "";
+  const url = new URL(address);
+  for (const name of [...url.searchParams.keys()]) {
+    if (!/^(utm_\w+|gclid|fbclid)$/.test(name)) url.searchParams.delete(name);
+  }
+  url.hash = "";
+  if (url.href.length > 2048) url.search = ""; // the marks have fields of their own
+  return url.href.slice(0, 2048);
+}
+
+/** At most 200 characters that the API takes; half of an emoji is none. */
+const cut = (text) => [...text.normalize("NFC").replace(/[\p{Cc}\p{Cs}]/gu, "")].slice(0, 200).join("");
+
+/** How the visit began, remembered for this tab, goes along in the hidden fields. */
+export function fillOrigin() {
+  let origin = { page_url_initial: clean(location.href), referrer: clean(document.referrer) };
+  try {
+    origin = JSON.parse(sessionStorage.getItem("origin")) ?? origin;
+  } catch {} // storage may be forbidden; each page then begins a visit
+  for (const [name, value] of new URLSearchParams(location.search)) {
+    if (/^utm_(source|medium|campaign|term|content)$/.test(name)) origin[name] = cut(value);
+  }
+  try {
+    sessionStorage.setItem("origin", JSON.stringify(origin));
+  } catch {}
+  origin.page_url_current = clean(location.href);
+  for (const name in origin) form.elements[name].value = origin[name];
+}
+
+/** All that is to be sent. */
+export function read() {
+  const payload = {};
+  for (const [name, value] of new FormData(form)) if (value.trim()) payload[name] = value.trim();
+  payload.consent = form.elements.consent.checked;
+  return payload;
+}
+
+/** Of `payload` what a visitor typed. */
+export function typed(payload) {
+  return Object.fromEntries(TYPED.filter((name) => payload[name]).map((name) => [name, payload[name]]));
+}
+
+export const isBlank = () => !Object.keys(typed(read())).length;
+export const sameWords = (a, b) => TYPED.every((name) => (a[name] ?? "") === (b[name] ?? ""));
+
+/** Whether the form holds nothing but words of `payload`: filling it in overwrites nothing. */
+export const mayFill = (payload) => Object.entries(typed(read())).every(([name, value]) => payload[name] === value);
+
+export function fill(payload) {
+  for (const name of TYPED) if (payload[name]) form.elements[name].value = payload[name];
+  form.elements.consent.checked = Boolean(payload.consent);
+  const details = find("details");
+  details.open ||= TYPED.some((name) => payload[name] && details.contains(find(`[name=${name}]`)));
+}
+
+/** Only what saves a wasted trip; the server has the last word on every field. */
+export function check(payload) {
+  const faults = {};
+  for (const { name, type } of form.querySelectorAll("[required]")) {
+    if (!payload[name]) faults[name] = [TEXT[type] ?? TEXT.required];
+  }
+  const phone = payload.phone_whatsapp?.replace(/[\s().+-]/g, "").replace(/^0/, "62");
+  if (phone !== undefined && !/^\d{10,15}$/.test(phone)) faults.phone_whatsapp = [TEXT.phone];
+  return faults;
+}
+
+/** The message beside a field; none when `text` is empty. */
+function mark(name, text) {
+  document.getElementById(`${name}-error`).textContent = text;
+  for (const control of form.querySelectorAll(`[name=${name}]`)) {
+    if (text) control.setAttribute("aria-invalid", "true");
+    else control.removeAttribute("aria-invalid");
+  }
+}
+
+/** What a field is called on the page. */
+function label(control) {
+  return (control.closest("fieldset")?.querySelector("legend") ?? control.labels[0]).textContent;
+}
+
+/** Each message beside its field, all of them in the summary, the focus on the first. */
+export function showFaults(faults) {
+  const rest = { ...faults };
+  let first;
+  list.textContent = "";
+  for (const { dataset: { errorFor: name } } of form.querySelectorAll(".field [data-error-for]")) {
+    const control = find(`[name=${name}]`);
+    const text = (rest[name] ?? []).join(" ");
+    delete rest[name];
+    mark(name, text);
+    if (!text) continue;
+    const link = document.createElement("a");
+    link.href = `#${control.id}`;
+    link.textContent = `${label(control)}: ${text}`;
+    list.appendChild(document.createElement("li")).append(link);
+    control.closest("details")?.setAttribute("open", "");
+    first ??= control;
+  }
+  // What is left has no field to stand beside: the whole body's faults and hidden fields'.
+  find("[data-error-for=_]").textContent = Object.values(rest).flat().join(" ");
+  summary.hidden = !Object.keys(faults).length;
+  if (!summary.hidden) (first ?? summary).focus();
+  return !summary.hidden;
+}
+
+/** Whether the page shows faults, those that the server wrote into it included. */
+export const showsFaults = () => !summary.hidden;
+export const focusFaults = () => summary.focus();
+
+/** The summary keeps its height while a visitor mends a field below it: the page must not jump. */
+export function forgive({ target }) {
+  if (!target.closest(".field")) return;
+  mark(target.name, "");
+  list.querySelector(`[href^="#${target.name}"]`)?.toggleAttribute("data-done", true);
+}
+
+/** Empty the visit's own fields that the API found fault with. The faults that are left. */
+export function dropFaultyOrigin(faults) {
+  const rest = { ...faults };
+  for (const name in faults) {
+    if (!ORIGIN.test(name)) continue;
+    form.elements[name].value = "";
+    delete rest[name];
+  }
+  return rest;
+}
+
+/** What `payload` says, in lines a person reads: for a chat with sales. */
+export function describe(payload) {
+  const lines = TYPED.filter((name) => payload[name]).map((name) => {
+    const value = payload[name];
+    const control = find(`[name=${name}]`);
+    const chosen =
+      control.type === "radio"
+        ? find(`[name=${name}][value="${CSS.escape(value)}"]`)?.labels[0].textContent.trim()
+        : [...(control.options ?? [])].find((option) => option.value === value)?.text;
+    return `${label(control)}: ${chosen ?? value}`;
+  });
+  return [...[TEXT.hello, ...lines].join("\n")].slice(0, 1500).join(""); // as much as a link bears
+}
