@@ -45,6 +45,10 @@ class Client:
     timeout_s: float = 20.0
 
 
+# A key whose request was killed counts as in progress for some seconds more.
+PATIENT = Client(tries=12)
+
+
 @dataclass(slots=True)
 class Oracle:
     """Everything it offered, and what was answered. One run has one oracle."""
@@ -66,14 +70,15 @@ class Oracle:
 
     # ---------------------------------------------------------------- offering
 
-    def new(self, *, keyed: bool | None = None) -> Offer:
-        """A lead nobody has seen, not sent yet. Every other one leaves an e-mail address."""
+    def new(self, *, keyed: bool | None = None, with_email: bool | None = None) -> Offer:
+        """A lead nobody has seen, not sent yet. Every other one leaves an e-mail address,
+        unless it is said which do."""
         number = next(self._numbers)
         keyed = self.client.keyed if keyed is None else keyed
         offer = Offer(
             mark=f"{self._token}x{number:05d}",
             phone=f"812{self._digits}{number:05d}",
-            with_email=number % 2 == 0,
+            with_email=number % 2 == 0 if with_email is None else with_email,
             key=str(uuid4()) if keyed else None,
         )
         self.offers.append(offer)
@@ -113,7 +118,7 @@ class Oracle:
     def send_all(self, offers: Iterable[Offer], client: Client | None = None) -> None:
         """All at the same time; an offer given twice is sent twice."""
         listed = list(offers)
-        with ThreadPoolExecutor(max_workers=max(1, min(len(listed), 64))) as pool:
+        with ThreadPoolExecutor(max_workers=max(1, min(len(listed), 200))) as pool:
             list(pool.map(lambda offer: self.send(offer, client), listed))
 
     def under(self, breaks: Iterable[Break], count: int, client: Client | None = None) -> None:
@@ -136,7 +141,7 @@ class Oracle:
         self.rig.mend()
         self._recover()
         if insist:
-            self.send_all([offer for offer in self.offers if not offer.accepted], Client(tries=5))
+            self.send_all([offer for offer in self.offers if not offer.accepted], PATIENT)
         self._drain_dry()
         self._import_copies()
         return judge(self.rig, self.offers, self.problems, self.budget_s)

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +28,7 @@ from dev.web import Request, Response, Server
 
 LEADS = "api/leads"
 DELIVER = "api/cron/deliver"
+_AT_ONCE = 6
 
 # A run is one client in the limiter's eyes, and no flood.
 UNLIMITED = {
@@ -45,18 +47,26 @@ class Rig:
     """The functions of the tree at `root` behind a fault proxy for Postgres and one for Redis.
 
     instances: so many processes of each function take turns, as at Vercel under load.
-    overrides: variables of the bundle that win over the platform's. The attributes database,
-    redis, inside, upstash, resend, slack and sentry are what a Break may name.
+    database_url: another way to the same database. overrides: variables of the bundle that win
+    over the platform's. The attributes database, redis, inside, upstash, resend, slack and
+    sentry are what a Break may name.
     """
 
     def __init__(
-        self, platform: Platform, root: Path, *, instances: int = 1, **overrides: str
+        self,
+        platform: Platform,
+        root: Path,
+        *,
+        instances: int = 1,
+        database_url: str | None = None,
+        **overrides: str,
     ) -> None:
         self.platform = platform
         self.root = root.resolve()
         self.log = LogBook()
         self.resend, self.slack = platform.resend, platform.slack
         self.sentry, self.upstash = platform.sentry, platform.upstash
+        self._database_url = database_url or platform.database_url
         self._given = overrides
         self._instances = instances
         self._parts = contextlib.ExitStack()
@@ -74,14 +84,14 @@ class Rig:
 
     def _start(self, parts: contextlib.ExitStack) -> None:
         platform = self.platform
-        database = urlsplit(platform.database_url)
+        database = urlsplit(self._database_url)
         self.database = _closing(parts, FaultProxy("127.0.0.1", database.port or 5432))
         self.redis = _closing(parts, FaultProxy("127.0.0.1", platform.upstash.port))
         self.inside = _closing(parts, Inside(platform.admin_database_url, APP_ROLE))
         self.environment = {
             **platform.environment,
             **UNLIMITED,
-            "DATABASE_URL": platform.database_url.replace(
+            "DATABASE_URL": self._database_url.replace(
                 f":{database.port}/", f":{self.database.port}/"
             ),
             "UPSTASH_REDIS_REST_URL": f"http://127.0.0.1:{self.redis.port}",
@@ -100,11 +110,14 @@ class Rig:
             for _ in range(self._instances)
         ]
         turns = itertools.cycle(
-            [Router(self.root, routes, pool, self.log, self._site) for pool in self._pools]
+            _Instance(Router(self.root, routes, pool, self.log, self._site)) for pool in self._pools
         )
+        taking_turns = threading.Lock()
 
         def answer(request: Request) -> Response:
-            return next(turns)(request)
+            with taking_turns:
+                instance = next(turns)
+            return instance(request)
 
         self._server = _closing(parts, Server(answer, max_body_bytes=proxy.MAX_BODY_BYTES))
         self.url = self._server.url
@@ -200,6 +213,21 @@ class Rig:
         answer = httpx.get(f"{self.resend.url}/emails", headers=key, timeout=30, trust_env=False)
         mails: list[dict[str, Any]] = answer.json()["data"]
         return mails
+
+
+class _Instance:
+    """A router that lets few requests in at once: with more, some never get a connection.
+
+    The runtime listens with a backlog of 5; its platform gives an instance no crowd.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._places = threading.Semaphore(_AT_ONCE)
+
+    def __call__(self, request: Request) -> Response:
+        with self._places:
+            return self._router(request)
 
 
 def _closing[T](parts: contextlib.ExitStack, thing: T) -> T:

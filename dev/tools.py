@@ -1,4 +1,4 @@
-"""Tools that only some verbs need: the vercel CLI (npm) and a Chromium."""
+"""Tools that only some verbs need: the vercel CLI (npm), a Chromium and pgbouncer."""
 
 import fcntl
 import hashlib
@@ -67,18 +67,51 @@ def ensure_browser() -> Path:
     found = find_browser()
     if found is not None:
         return found
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+    if not _may_install():
         raise Missing(
             "a Chromium is needed for the tests of the pages: install one "
             "(Debian: apt-get install chromium) or run "
             f"`{sys.executable} -m playwright install chromium`"
         )
-    print("Installing Chromium with apt-get …", flush=True)
-    subprocess.run(["apt-get", "update", "-qq"], check=False)
-    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"]
-    subprocess.run(command, env=environ, check=False)
+    _apt_install("chromium")
     found = find_browser()
     if found is None:
         raise Missing("apt-get could not install chromium (see above)")
     return found
+
+
+def find_pooler() -> Path | None:
+    """pgbouncer's executable; Debian keeps it where only root's PATH looks."""
+    found = shutil.which(
+        "pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    )
+    return Path(found) if found else None
+
+
+def ensure_pooler() -> Path:
+    """pgbouncer's executable, installed through apt-get when root. Missing when it cannot be."""
+    found = find_pooler()
+    if found is not None:
+        return found
+    if not _may_install():
+        raise Missing(
+            "pgbouncer is needed for the tests behind a pooler: install it "
+            "(Debian: apt-get install pgbouncer; its service need not run)"
+        )
+    _apt_install("pgbouncer")
+    found = find_pooler()
+    if found is None:
+        raise Missing("apt-get could not install pgbouncer (see above)")
+    return found
+
+
+def _may_install() -> bool:
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def _apt_install(package: str) -> None:
+    print(f"Installing {package} with apt-get …", flush=True)
+    subprocess.run(["apt-get", "update", "-qq"], check=False)
+    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
+    subprocess.run(command, env=environ, check=False)

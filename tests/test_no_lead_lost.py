@@ -1,39 +1,16 @@
 """No lead lost, none doubled, whatever fails: an oracle posts, breaks, heals, drains, counts."""
 
-from collections.abc import Iterator
+import signal
 
 import pytest
 
-from dev import breaks, tree
+from dev import breaks
 from dev.breaks import Break
 from dev.oracle import Oracle
-from dev.platform import Platform
-from dev.rig import Rig
-from dev.verdict import Verdict
-from tests.conftest import ROOT
+from dev.rig import LEADS, Rig
+from tests.rigging import all_accepted, kept, rig, shared_rig
 
-
-@pytest.fixture(scope="module")
-def shared_rig(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    """One pair of processes for the whole file, as an instance lives through many troubles."""
-    copied = tree.copy(ROOT, tmp_path_factory.mktemp("tree") / "copy")
-    with Rig(platform, copied) as made:
-        yield made
-
-
-@pytest.fixture
-def rig(shared_rig: Rig) -> Rig:
-    shared_rig.empty()
-    return shared_rig
-
-
-def kept(verdict: Verdict) -> bool:
-    """Every promise was kept; pytest shows the table when not."""
-    assert verdict.ok, "\n" + verdict.table()
-    return True
-
-
-# ------------------------------------------------------------------ one thing broken
+__all__ = ["rig", "shared_rig"]
 
 
 @pytest.mark.parametrize("broken", breaks.EVERY, ids=str)
@@ -42,9 +19,7 @@ def test_with_one_thing_broken_every_lead_is_accepted_and_kept_once(
 ) -> None:
     oracle = Oracle(rig)
     oracle.under([broken], 4)
-    verdict = oracle.settle()
-    assert kept(verdict)
-    assert verdict.accepted == verdict.offered, "\n" + verdict.table()
+    assert all_accepted(oracle.settle())
 
 
 def of(*names: str) -> list[Break]:
@@ -85,9 +60,7 @@ def test_with_two_things_broken_every_lead_is_accepted_and_kept_once(
 ) -> None:
     oracle = Oracle(rig)
     oracle.under(broken, 3)
-    verdict = oracle.settle()
-    assert kept(verdict)
-    assert verdict.accepted == verdict.offered, "\n" + verdict.table()
+    assert all_accepted(oracle.settle())
 
 
 EVERYTHING = [
@@ -104,8 +77,28 @@ def test_with_everything_broken_a_refusal_is_honest_and_a_later_try_is_kept_once
 ) -> None:
     oracle = Oracle(rig)
     oracle.under([*broken, *of("sentry stall", "slack stall")], 3)
-    verdict = oracle.settle(insist=True)
-    assert kept(verdict)
+    assert kept(oracle.settle(insist=True))
     for offer in oracle.offers:
         for answer in offer.answers:
             assert answer.accepted or (answer.status, answer.error) == (503, "persistence_failed")
+
+
+@pytest.mark.parametrize("part", ["database", "redis"])
+def test_what_is_known_to_be_down_costs_the_next_callers_less_than_two_seconds(
+    rig: Rig, part: str
+) -> None:
+    oracle = Oracle(rig)
+    oracle.under(of(f"{part} stall"), 2)
+    seconds = [oracle.post(oracle.new()).seconds for _ in range(4)]
+    oracle.offer(6)
+    seconds += [offer.answers[0].seconds for offer in oracle.offers[-6:]]
+    assert max(seconds) < 2
+    assert all_accepted(oracle.settle())
+
+
+def test_a_cold_instance_that_meets_a_silent_world_answers_in_time(rig: Rig) -> None:
+    rig.signal(LEADS, signal.SIGKILL)
+    rig.apply(of("database stall", "redis stall", "sentry stall", "slack stall"))
+    oracle = Oracle(rig)
+    oracle.offer(3)
+    assert all_accepted(oracle.settle())

@@ -1,0 +1,97 @@
+"""Behind a transaction pooler, as in production: any statement may meet any server connection."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from dev import tree
+from dev.breaks import Break
+from dev.oracle import Oracle, at_once
+from dev.pgbouncer import PgBouncer
+from dev.platform import Platform
+from dev.rig import Rig
+from tests.conftest import ROOT
+from tests.rigging import all_accepted
+
+
+@pytest.fixture(scope="module")
+def pooler(platform: Platform) -> Iterator[PgBouncer]:
+    made = PgBouncer(platform.database_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def pooled_rig(
+    platform: Platform, pooler: PgBouncer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Rig]:
+    copied = tree.copy(ROOT, tmp_path_factory.mktemp("pooled") / "copy")
+    with Rig(platform, copied, database_url=pooler.dsn) as made:
+        yield made
+
+
+@pytest.fixture
+def rig(pooled_rig: Rig) -> Rig:
+    pooled_rig.empty()
+    return pooled_rig
+
+
+def test_this_pooler_does_break_prepared_statements(pooler: PgBouncer) -> None:
+    """So that the tests below prove something: two clients, one name, other connections."""
+    with pytest.raises(psycopg.errors.DatabaseError, match="prepared statement"):
+        prepare_by_turns(pooler.dsn)
+
+
+def prepare_by_turns(dsn: str) -> None:
+    with (
+        psycopg.connect(dsn, autocommit=True, prepare_threshold=0) as one,
+        psycopg.connect(dsn, autocommit=True, prepare_threshold=0) as other,
+    ):
+        for number in range(20):
+            (one if number % 2 else other).execute("select %s::int + 1", [number])
+
+
+def test_leads_come_in_through_a_pooler_one_by_one_and_together(
+    rig: Rig, pooler: PgBouncer
+) -> None:
+    oracle = Oracle(rig)
+    for _ in range(5):
+        oracle.post(oracle.new())
+    oracle.offer(40)
+    verdict = oracle.settle()
+    assert all_accepted(verdict)
+    assert verdict.accepted_200 == verdict.offered
+    assert says_nothing_of_prepared_statements(rig)
+    [pool] = [pool for pool in pooler.pools() if pool["database"] == "alfa"]
+    assert pool["pool_mode"] == "transaction"
+
+
+def test_one_lead_sent_many_times_at_once_through_a_pooler_is_one(rig: Rig) -> None:
+    oracle = Oracle(rig)
+    offer = oracle.new()
+    oracle.send_all([offer] * 30)
+    assert all_accepted(oracle.settle())
+
+
+def test_drains_at_once_through_a_pooler_bring_in_what_waited(rig: Rig) -> None:
+    oracle = Oracle(rig)
+    rig.apply([Break("database", "refuse")])
+    oracle.offer(30)
+    rig.mend()
+    at_once(rig.drain, rig.drain, rig.drain)
+    assert all_accepted(oracle.settle())
+    assert says_nothing_of_prepared_statements(rig)
+
+
+def test_a_pooler_whose_server_connections_die_costs_no_lead(rig: Rig) -> None:
+    oracle = Oracle(rig)
+    oracle.offer(4)
+    rig.inside.end_sessions()
+    oracle.offer(4)
+    assert all_accepted(oracle.settle())
+
+
+def says_nothing_of_prepared_statements(rig: Rig) -> bool:
+    told = "\n".join(line["message"] for line in rig.log.since())
+    return "repared" not in told and "DuplicatePrepared" not in told
