@@ -70,17 +70,22 @@ class Database:
             raise DatabaseDown
         deadline = time.monotonic() + budget_s
         connection = self._take()
+        retried = False
         if connection is not None:
             try:
                 patience_s = budget_s * REUSE_SHARE
                 return self._use(connection, work, time.monotonic() + patience_s)
             except DOWN:
                 pass  # most likely the connection alone: a new one tells
-        try:
-            return self._use(self._open(), work, deadline)
-        except DOWN as fault:
-            self.breaker.trip()
-            raise DatabaseDown from fault
+        while True:
+            try:
+                return self._use(self._open(), work, deadline)
+            except DOWN as fault:
+                # A line cut in the middle is worth a second try; a silent server is not.
+                if retried or deadline - time.monotonic() < CONNECT_BUDGET_S:
+                    self.breaker.trip()
+                    raise DatabaseDown from fault
+                retried = True
 
     def probe(self) -> None:
         """Find out, if it was down, whether it still is."""

@@ -21,7 +21,7 @@ from uuid import uuid4
 from werkzeug.wrappers import Request, Response
 
 from lib import log, problems
-from lib.problems import DatabaseDown, NotConfigured, Problem
+from lib.problems import CacheDown, DatabaseDown, NotConfigured, Problem
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -194,11 +194,13 @@ def _share(call: Call, response: Response, allowed: str) -> None:
     if not origin or not known_origin(call, origin):
         return
     response.headers["Access-Control-Allow-Origin"] = origin
-    response.headers["Access-Control-Expose-Headers"] = "X-Request-Id, Retry-After"
+    response.headers["Access-Control-Expose-Headers"] = (
+        "X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+    )
     if call.request.method == "OPTIONS":
         response.headers["Access-Control-Allow-Methods"] = allowed
         response.headers["Access-Control-Allow-Headers"] = (
-            "Content-Type, Idempotency-Key, X-Request-Id"
+            "Content-Type, Idempotency-Key, X-Form-Seconds, X-Request-Id"
         )
         response.headers["Access-Control-Max-Age"] = "86400"
 
@@ -217,6 +219,9 @@ def _finish(name: str, call: Call, status: int, took_ms: float) -> None:
             work()
         except NotConfigured as fault:
             log.not_configured(fault, call.request_id)
+        except (CacheDown, DatabaseDown) as fault:
+            # A round finishes it later; the outage itself is seen by whoever watches.
+            call.note(left_undone=type(fault).__name__)
         except Exception as fault:  # noqa: BLE001 - nobody is left to tell but the log
             log.write("after_response_failed", "error", endpoint=name,
                       id=call.request_id, **log.where(fault))  # fmt: skip

@@ -205,8 +205,8 @@ def store(
     Raises KeyReused (same Idempotency-Key, other body), and DatabaseDown when nothing could be
     found out.
     """
-    for length in reference.LENGTHS:
-        candidate = replace(lead, ref=reference.of(lead.id, length))
+    for ref in reference.grown(lead.ref, lead.id):
+        candidate = replace(lead, ref=ref)
         written = mails(candidate, desk)
         values = {
             **candidate.row(),

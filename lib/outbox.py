@@ -23,8 +23,7 @@ type Run = Callable[[Callable[["Connection[Any]"], Any]], Any]
 type Send = Callable[..., str]
 """`Mailer.send`: a letter and its idempotency key -> the provider's id."""
 
-LEASE = timedelta(seconds=60)
-BATCH = 10
+LEASE = timedelta(seconds=60)  # a try takes 10 at most
 RETRY_AFTER = tuple(
     timedelta(minutes=minutes) for minutes in (1, 5, 15, 60, 6 * 60, 24 * 60)
 )  # contract: 1 m, 5 m, 15 m, 1 h, 6 h, 24 h
@@ -100,8 +99,11 @@ def at_birth(lead_id: UUID, letters: Iterable[Letter], now: datetime) -> list[Cl
     return [Claimed(lead_id, 1, now, False, letter) for letter in letters]
 
 
-def claim(run: Run, now: datetime, limit: int = BATCH) -> list[Claimed]:
-    """Up to `limit` mails that are due and nobody's."""
+def claim(run: Run, now: datetime, limit: int = 1) -> list[Claimed]:
+    """Up to `limit` mails that are due and nobody's.
+
+    One at a time by default: the last of many would outlive its lease when Resend is slow.
+    """
     values = {"now": now, "until": now + LEASE, "limit": limit}
     rows = run(lambda connection: connection.execute(CLAIM, values).fetchall())
     return [
