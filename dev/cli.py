@@ -96,12 +96,19 @@ def _test_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to pytest")
 
 
+def _bench(args: argparse.Namespace) -> int:
+    from dev import bench
+
+    return bench.main(args.arguments)
+
+
 VERBS = {
     "up": Verb("run the platform until Ctrl-C (what no verb means)", _up, _up_arguments),
     "down": Verb("stop a platform left running", _down),
     "migrate": Verb("apply supabase/migrations", _migrate, _migrate_arguments),
     "cron": Verb("call a cron as Vercel's scheduler does", _cron, _cron_arguments),
     "build": Verb("run `vercel build` on a clean copy of the tree", _build, _build_arguments),
+    "bench": Verb("print a benchmark's figures", _bench, _test_arguments),
     "test": Verb("lint, types and tests; with arguments: pytest alone", _test, _test_arguments),
 }
 
@@ -123,9 +130,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    if arguments[:1] == ["test"]:
-        # Taken as they are: argparse would claim options that are meant for pytest.
-        return _test(argparse.Namespace(arguments=arguments[1:]))
+    # Taken as they are: argparse would claim options that are meant for pytest or a benchmark.
+    for name, run in (("test", _test), ("bench", _bench)):
+        if arguments[:1] == [name]:
+            return run(argparse.Namespace(arguments=arguments[1:]))
     args = parser().parse_args(arguments)
     return VERBS[args.verb or "up"].run(args)
 
