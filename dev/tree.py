@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_FOLDERS = ("api", "lib", "ops", "public", "supabase")
+_FOLDERS = ("api", "lib", "ops", "dev", "public", "supabase")
 _FILES = ("vercel.json", "requirements.txt")
 
 
@@ -35,7 +35,7 @@ class Change:
 def copy(root: Path, target: Path, changes: Iterable[Change] = ()) -> Path:
     """Copy the tree at `root` to `target` (not there yet), changed. AnchorMissing."""
     target.mkdir(parents=True)
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "node_modules")
     for name in _FOLDERS:
         if (root / name).is_dir():
             shutil.copytree(root / name, target / name, ignore=ignored)

@@ -1,0 +1,112 @@
+"""The oracle against code that is broken on purpose: it must find what is wrong, by name."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from dev import tree
+from dev.breaks import Break
+from dev.broken import VARIANTS
+from dev.oracle import Client, Oracle
+from dev.platform import Platform
+from dev.rig import Rig
+from tests.conftest import ROOT
+
+type Broken = Callable[[str], AbstractContextManager[Rig]]
+
+NO_DATABASE = Break("database", "refuse")
+
+
+@pytest.fixture
+def broken(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Broken:
+    """A rig on a copy of the tree with a variant's change; AnchorMissing when that fits no more."""
+
+    def build(name: str) -> AbstractContextManager[Rig]:
+        target = tmp_path_factory.mktemp(name) / "copy"
+        return Rig(platform, tree.copy(ROOT, target, VARIANTS[name]))
+
+    return build
+
+
+def test_it_sees_that_nobody_recognises_a_lead_sent_twice(broken: Broken) -> None:
+    with broken("no-dedupe") as rig:
+        rig.empty()
+        oracle = Oracle(rig)
+        offer = oracle.new()
+        oracle.post(offer)
+        oracle.post(offer)
+        verdict = oracle.settle()
+    assert (verdict.doubled, verdict.lost) == (1, 0)
+    assert verdict.found("doubled")
+    assert verdict.found("id differs")
+    assert verdict.found("mail doubled")
+
+
+def test_it_sees_that_a_lead_was_acknowledged_before_it_was_kept(broken: Broken) -> None:
+    with broken("acknowledge-before-write") as rig:
+        rig.empty()
+        oracle = Oracle(rig)
+        oracle.under([NO_DATABASE, Break("redis", "refuse"), Break("resend", "fail")], 3)
+        verdict = oracle.settle()
+    assert verdict.lost >= 3
+    assert verdict.found("lost")
+
+
+def test_it_sees_that_an_answer_has_no_deadline(broken: Broken) -> None:
+    with broken("no-deadline") as rig:
+        rig.empty()
+        oracle = Oracle(rig, Client(timeout_s=9.5))
+        oracle.under([Break("database", "stall")], 1)
+        verdict = oracle.settle()
+    assert verdict.found("late")
+    assert verdict.slowest_s > 9
+
+
+def test_it_sees_that_a_drain_takes_leads_out_before_they_are_stored(broken: Broken) -> None:
+    with broken("pop-before-store") as rig:
+        rig.empty()
+        oracle = Oracle(rig)
+        rig.apply([NO_DATABASE])
+        oracle.offer(3)
+        rig.drain()
+        verdict = oracle.settle()
+    assert verdict.lost >= 1
+    assert verdict.found("lost")
+
+
+def test_it_sees_that_a_mail_whose_reply_was_lost_is_delivered_again(broken: Broken) -> None:
+    with broken("mail-without-a-key") as rig:
+        rig.empty()
+        oracle = Oracle(rig)
+        oracle.under([Break("resend", "lose_reply")], 2)
+        verdict = oracle.settle()
+    assert verdict.mails_doubled >= 1
+    assert verdict.found("mail doubled")
+
+
+def test_it_sees_a_name_in_the_log(broken: Broken) -> None:
+    with broken("names-in-the-log") as rig:
+        rig.empty()
+        oracle = Oracle(rig)
+        oracle.post(oracle.new())
+        verdict = oracle.settle()
+    assert verdict.found("leak: log")
+
+
+def test_it_sees_that_a_caller_was_told_a_reference_nobody_knows(broken: Broken) -> None:
+    with broken("reference-of-its-own") as rig:
+        rig.empty()
+        oracle = Oracle(rig)
+        oracle.post(oracle.new())
+        verdict = oracle.settle()
+    assert verdict.found("id differs")
+
+
+def test_a_change_that_no_longer_fits_the_source_is_an_error_not_a_pass(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    gone = tree.Change("lib/leads.py", "this was never there", "")
+    target = tmp_path_factory.mktemp("gone") / "copy"
+    with pytest.raises(tree.AnchorMissing, match=r"lib/leads\.py"):
+        tree.copy(ROOT, target, [gone])
