@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from datetime import UTC, datetime
 from urllib.parse import urlencode, urlsplit
+from uuid import uuid4
 
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
@@ -27,6 +28,7 @@ from lib.problems import (
     ForeignOrigin,
     Invalid,
     InvalidJson,
+    KeyReused,
     NotPersisted,
     Problem,
     TooLarge,
@@ -163,20 +165,23 @@ def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
     limits = Limits(
         settings.leads_per_minute, settings.leads_per_hour, settings.leads_ceiling_per_minute
     )
-    entered = intake.enter(call.services, lead, limits, call.request_id, call.now)
+    member = uuid4().hex  # not the request's id, which a caller may choose
+    entered = intake.enter(call.services, lead, limits, member, call.now)
     if isinstance(entered, Seen):
         call.note(decision="seen", lead=str(entered.id))
         return entered.status, leads.seen_before(lead, entered.id, entered.ref)
     why = None if lead.canary else _suspicion(call, lead, entered, token)
-    sales = (canary.MAILBOX,) if lead.canary else settings.mail_sales_to
-    desk = leads.Desk(settings.mail_from, sales)
+    desk = leads.Desk(settings.mail_from, settings.mail_sales_to).for_lead(lead)
     call.later(call.services.probe)
     try:
         kept = intake.keep(call.services, lead, desk, spam=why)
     except NotPersisted as problem:
         call.note(decision="not_kept", lost=list(problem.lost))
         call.alarm("lead_not_kept", lead=str(lead.id))
-        call.later(lambda: intake.leave(call.services, lead))
+        call.later(lambda: intake.leave(call.services, lead, member))
+        raise
+    except KeyReused:
+        call.later(lambda: intake.leave(call.services, lead, member))
         raise
     call.note(decision=kept.decision, reason=why, lost=list(kept.lost_rungs) or None)
     call.note(uncounted=entered.uncounted)

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from lib import copies, leads
 from lib.leads import Desk, Lead, Run
-from lib.problems import KeyReused, Unreadable
+from lib.problems import CacheDown, KeyReused, Unreadable
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -46,7 +46,9 @@ class Tally:
 def put(command: Command, vault: Vault, lead: Lead) -> None:
     """Queue a lead. Raises CacheDown when it may not be there."""
     queued = replace(lead, arrival="queue")
-    command("HSETNX", QUEUE, str(lead.id), vault.seal(copies.to_json(queued)))
+    reply = command("HSETNX", QUEUE, str(lead.id), vault.seal(copies.to_json(queued)))
+    if reply not in (0, 1):
+        raise CacheDown  # whatever said that is not our Redis
 
 
 def journal(vault: Vault, lead: Lead) -> tuple[tuple[str | int | float, ...], ...]:
@@ -80,14 +82,7 @@ def drain(
     say the lead itself, not the server, is at fault; such a lead is set aside, never dropped.
     Raises CacheDown or DatabaseDown, having lost nothing.
     """
-    set_aside: tuple[type[Exception], ...] = (
-        Unreadable,
-        KeyReused,
-        LookupError,
-        TypeError,
-        ValueError,
-        *poison,
-    )
+    set_aside: tuple[type[Exception], ...] = (Unreadable, KeyReused, *poison)
     tally = Tally()
     end = time.monotonic() + budget_s
     for lead_id, sealed in _queued(command):
@@ -108,7 +103,7 @@ def drain(
 
 # A copy is entered right after the answer; this finds what a crash or an outage left out.
 TO_JOURNAL = """
-select id, ref, created_at, locale, ip_address::text, user_agent,
+select id, ref, created_at, locale, host(ip_address) as ip_address, user_agent,
   encode(identity, 'hex') as identity, encode(body_sha256, 'hex') as body_sha256, arrival, canary,
   business_name, contact_name, phone_whatsapp, city, salon_type, email, chair_count,
   specialization, current_brands_used, monthly_spend_range, message,
@@ -144,7 +139,7 @@ def _store(run: Run, lead: Lead, desk: Desk, now: datetime) -> None:
     if lead.spam is not None:
         leads.keep_as_spam(run, lead, lead.spam)
     else:
-        leads.store(run, lead, desk, now=now, deliver_now=False)
+        leads.store(run, lead, desk.for_lead(lead), now=now, deliver_now=False)
 
 
 def _queued(command: Command) -> Iterator[tuple[str, str]]:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from lib.backlog import ACCEPTED, QUEUE, journal_key
+from lib.leads import CANARY_MAILBOX
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
 HEADER = "X-Alfa-Canary"
-MAILBOX = "delivered@resend.dev"  # resend.com/docs: test addresses, read 2026-11
 VALID_FOR = timedelta(minutes=5)
 
 
@@ -31,7 +31,7 @@ def form(now: datetime) -> dict[str, object]:
         "city": "Jakarta",
         "salon_type": "OTHER",
         "consent": True,
-        "email": MAILBOX,
+        "email": CANARY_MAILBOX,
         "message": f"Canary of {now.isoformat()}",
     }
 
@@ -85,10 +85,15 @@ def look(run: Callable[..., Any], lead_id: UUID) -> Sighting:
 
 
 def remove(run: Callable[..., Any], commands: Callable[..., Any], lead_id: UUID) -> None:
-    """Take it away from everywhere; safe to repeat, and harmless to a real lead."""
-    run(lambda connection: connection.execute(REMOVE, {"id": str(lead_id)}))
-    commands(
-        ("HDEL", QUEUE, str(lead_id)),
-        ("DEL", journal_key(lead_id)),
-        ("ZREM", ACCEPTED, str(lead_id)),
-    )
+    """Take it away from everywhere; safe to repeat, and harmless to a real lead's row.
+
+    Raises CacheDown or DatabaseDown after having tried both.
+    """
+    try:
+        commands(
+            ("HDEL", QUEUE, str(lead_id)),
+            ("DEL", journal_key(lead_id)),
+            ("ZREM", ACCEPTED, str(lead_id)),
+        )
+    finally:
+        run(lambda connection: connection.execute(REMOVE, {"id": str(lead_id)}))

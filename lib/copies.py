@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from lib.leads import Lead
+from lib.problems import Unreadable
 from lib.submission import Submission
 
 
@@ -50,9 +51,12 @@ def from_row(row: dict[str, Any]) -> Lead:
 
 
 def from_json(text: str) -> Lead:
-    """The lead again. Raises ValueError, LookupError or TypeError when the text is no lead."""
-    values = json.loads(text)
-    values["id"] = UUID(values["id"])
-    values["created_at"] = datetime.fromisoformat(values["created_at"])
-    values["submission"] = Submission.model_construct(**values["submission"])
-    return Lead(**values)
+    """The lead again. Raises Unreadable when the text is no lead."""
+    try:
+        values = json.loads(text)
+        values["id"] = UUID(values["id"])
+        values["created_at"] = datetime.fromisoformat(values["created_at"])
+        values["submission"] = Submission.model_construct(**values["submission"])
+        return Lead(**values)
+    except (AttributeError, LookupError, TypeError, ValueError) as fault:
+        raise Unreadable from fault

@@ -143,9 +143,9 @@ def settled(identity: str, seen: Seen) -> tuple[str | int, ...]:
     return ("SET", _seen(identity), json.dumps(record), "EX", REMEMBERED_S)
 
 
-def left(identity: str) -> tuple[str | int, ...]:
-    """The command that forgets one that was kept nowhere, so that it may come again."""
-    return ("DEL", _seen(identity))
+def left(identity: str, client: str, member: str) -> tuple[tuple[str, ...], ...]:
+    """The commands that forget one that was kept nowhere: it may come again, and was not one."""
+    return (("DEL", _seen(identity)), ("ZREM", f"rate:{client}", member))
 
 
 def client_of(address: str | None) -> str:

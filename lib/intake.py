@@ -201,6 +201,6 @@ def settle(means: Means, kept: Kept, original: Lead) -> None:
     means.cache.run_all(*commands)
 
 
-def leave(means: Means, lead: Lead) -> None:
-    """After a refusal: what was kept nowhere may come again at once."""
-    means.cache.run_all(gate.left(lead.identity))
+def leave(means: Means, lead: Lead, member: str) -> None:
+    """After a refusal: what was kept nowhere may come again at once, and does not count."""
+    means.cache.run_all(*gate.left(lead.identity, gate.client_of(lead.ip_address), member))

@@ -36,8 +36,8 @@ class Ledger:
 
 
 MISSING = """
-select id::text from unnest(%(ids)s::uuid[]) as id
-where not exists (select from leads where leads.id = id)
+select expected.id::text from unnest(%(ids)s::uuid[]) as expected (id)
+where not exists (select from leads where leads.id = expected.id)
 """
 
 STORED = """

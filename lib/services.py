@@ -67,6 +67,12 @@ class Services:
             self.settings.vercel_env,
         )
 
+    def close(self) -> None:
+        """Close what was opened, for a process that ends in order."""
+        for name in ("database", "cache"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+
     def probe(self) -> None:
         """Ask whatever was down whether it still is: after an answer, so that none waits."""
         for name in ("database", "cache"):

@@ -5,13 +5,16 @@ a variable is missing.
 """
 
 import argparse
+import email
+import email.policy
 import json
 import os
+import re
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,10 +40,11 @@ CANARY_WAIT_S = 30.0
 
 def leads_import(services: Services, args: argparse.Namespace) -> int:
     """Store the leads that mails carried while neither Postgres nor Redis could be reached."""
-    text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
+    data = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
     settings = services.settings
     desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
-    found = [(sealed, _unsealed(services, sealed)) for sealed in letters.copies_in(text)]
+    sealed = {copy for text in _texts(data) for copy in letters.copies_in(text)}
+    found = [(copy, _unsealed(services, copy)) for copy in sorted(sealed)]
     for _, lead in found:
         if lead is None:
             print("unreadable: not sealed with a key in LEADS_ENCRYPTION_KEY, or damaged")
@@ -55,10 +59,19 @@ def leads_import(services: Services, args: argparse.Namespace) -> int:
     return 1 if unreadable or not found else 0
 
 
+def _texts(data: bytes) -> Iterator[str]:
+    """Every text in a file: as it is, and as the mails it may hold were encoded for their way."""
+    yield data.decode("utf-8", "replace")
+    for mail in re.split(rb"^From .*\n", data, flags=re.MULTILINE):
+        for part in email.message_from_bytes(mail, policy=email.policy.default).walk():
+            if part.get_content_maintype() == "text":
+                yield str(part.get_content())
+
+
 def _unsealed(services: Services, sealed: str) -> leads.Lead | None:
     try:
         return copies.from_json(services.vault.open(sealed))
-    except (Unreadable, LookupError, TypeError, ValueError):
+    except Unreadable:
         return None
 
 
@@ -288,6 +301,8 @@ def main(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int:
     except (DatabaseDown, CacheDown) as fault:
         print(f"{type(fault).__name__}: it cannot be reached", file=sys.stderr)
         return 1
+    finally:
+        services.close()
     return status
 
 
