@@ -43,11 +43,11 @@ class Tally:
     left: int = 0
 
 
-def put(command: Command, vault: Vault, lead: Lead) -> None:
-    """Queue a lead. Raises CacheDown when it may not be there."""
-    queued = replace(lead, arrival="queue")
-    reply = command("HSETNX", QUEUE, str(lead.id), vault.seal(copies.to_json(queued)))
-    if reply not in (0, 1):
+def put(commands: Commands, vault: Vault, lead: Lead) -> None:
+    """Queue a lead, and see that it is there. Raises CacheDown when it may not be."""
+    sealed = vault.seal(copies.to_json(replace(lead, arrival="queue")))
+    _, length = commands(("HSETNX", QUEUE, str(lead.id), sealed), ("HSTRLEN", QUEUE, str(lead.id)))
+    if not isinstance(length, int) or length < 1:
         raise CacheDown  # whatever said that is not our Redis
 
 

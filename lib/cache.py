@@ -17,9 +17,17 @@ from lib.problems import CacheDown
 
 CONNECT_S, ANSWER_S = 0.5, 0.8
 
-# What the SDK raises for a dead, silent or lying server: AttributeError and its like come from
+# What the SDK raises for a dead, silent or lying server: AssertionError and its like come from
 # answers that are JSON but not the protocol's.
-_DOWN = (httpx.HTTPError, UpstashError, ValueError, KeyError, AttributeError, TypeError)
+_DOWN = (
+    httpx.HTTPError,
+    UpstashError,
+    AssertionError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+)
 
 
 # It would log a line a request.

@@ -44,7 +44,7 @@ def from_row(row: dict[str, Any]) -> Lead:
     facts = {name: row.pop(name) for name in ours}
     return Lead(
         **facts,
-        submission=Submission.model_construct(**row, consent=True),
+        submission=Submission.model_construct(**row, locale=facts["locale"], consent=True),
         text_sha256="",
         keyed=False,
     )

@@ -156,7 +156,8 @@ def client_of(address: str | None) -> str:
         return address
     import ipaddress  # only for those
 
-    return str(ipaddress.ip_network(f"{address}/64", strict=False))
+    mapped = ipaddress.IPv6Address(address).ipv4_mapped
+    return str(mapped or ipaddress.ip_network(f"{address}/64", strict=False))
 
 
 def _seen(identity: str) -> str:

@@ -165,7 +165,7 @@ def _store(means: Means, lead: Lead, desk: Desk, spam: str | None) -> Kept:
 
 def _queue(means: Means, lead: Lead, _desk: Desk, spam: str | None) -> Kept:
     queued = replace(_unasked(lead), arrival="queue", spam=spam)
-    backlog.put(means.cache.run, means.vault, queued)
+    backlog.put(means.cache.run_all, means.vault, queued)
     return Kept(queued, "queued")
 
 

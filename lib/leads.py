@@ -194,8 +194,10 @@ select id from lead
 # What stood in the way: the same submission, or no more than its reference.
 SAME = """
 select id, ref, created_at, body_sha256, arrival from leads
-where identity = %(identity)s
+where id = %(id)s or (
+  identity = %(identity)s
   and tstzrange(created_at, same_until) && tstzrange(%(created_at)s, %(same_until)s)
+)
 limit 1
 """
 

@@ -46,11 +46,12 @@ class Claimed:
 
 @dataclass(slots=True)
 class Tally:
-    """What one run did, in mails."""
+    """What one run did, in mails. pause_s: how long the service asked us to wait, if it did."""
 
     sent: int = 0
     delayed: int = 0
     dead: int = 0
+    pause_s: float = 0.0
 
 
 # A claimed mail is uncertain until its attempt is written down: its worker may be killed.
@@ -122,6 +123,8 @@ def deliver(run: Run, send: Send, clock: Callable[[], datetime], budget_s: float
             break
         for mail in mine:
             attempt(run, send, mail, clock, tally)
+        time.sleep(min(tally.pause_s, LONGEST_PAUSE_S))
+        tally.pause_s = 0.0
     return tally
 
 
@@ -157,7 +160,7 @@ def _postpone(run: Run, mail: Claimed, delay: MailDelayed, now: datetime, tally:
         # Told to slow down: nothing was tried, so nothing is counted.
         due: datetime | None = now + timedelta(seconds=delay.retry_after_s)
         attempts -= 1
-        time.sleep(min(delay.retry_after_s, LONGEST_PAUSE_S))
+        tally.pause_s = delay.retry_after_s
     else:
         due = next_attempt(mail, uncertain, now)
     if due is None:
