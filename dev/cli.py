@@ -102,6 +102,18 @@ def _bench(args: argparse.Namespace) -> int:
     return bench.main(args.arguments)
 
 
+def _chaos(args: argparse.Namespace) -> int:
+    from dev import chaos
+
+    return chaos.main(ROOT, args.seed, args.minutes, args.variant)
+
+
+def _chaos_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, help="repeats a run's choices (default: a new one)")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of trouble (default: 2)")
+    parser.add_argument("--variant", help="run code broken on purpose: a name of dev/broken.py")
+
+
 VERBS = {
     "up": Verb("run the platform until Ctrl-C (what no verb means)", _up, _up_arguments),
     "down": Verb("stop a platform left running", _down),
@@ -109,6 +121,7 @@ VERBS = {
     "cron": Verb("call a cron as Vercel's scheduler does", _cron, _cron_arguments),
     "build": Verb("run `vercel build` on a clean copy of the tree", _build, _build_arguments),
     "bench": Verb("print a benchmark's figures", _bench, _test_arguments),
+    "chaos": Verb("break everything by a seed; count every lead", _chaos, _chaos_arguments),
     "test": Verb("lint, types and tests; with arguments: pytest alone", _test, _test_arguments),
 }
 

@@ -131,12 +131,16 @@ class Rig:
         for broken in breaks:
             broken.apply(self)
 
-    def mend(self) -> None:
-        """Every part works again; work in flight has come to its end, or 20 s have passed."""
+    def whole(self) -> None:
+        """Every part works again."""
         for part in (self.database, self.redis, self.inside):
             part.ok()
         for stand_in in (self.resend, self.slack, self.sentry, self.upstash):
             stand_in.ok()
+
+    def mend(self) -> None:
+        """Every part works again; work in flight has come to its end, or 20 s have passed."""
+        self.whole()
         self.wait_idle(20)
 
     def wait_idle(self, timeout_s: float) -> bool:

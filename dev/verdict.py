@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dev.rig import Rig
 
 MARK = re.compile(r"[0-9a-f]{6}x[0-9]{5}")
+PERSONAL = re.compile(r"[0-9a-f]{6}x[0-9]{5}|812[0-9]{9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +235,13 @@ def leaks(rig: "Rig", offers: Iterable[Offer]) -> list[str]:
         "Sentry": json.dumps([record["body"] for record in rig.sentry.received()]),
         "Slack": json.dumps([record["body"] for record in rig.slack.received()]),
     }
+    known = {personal: offer.mark for offer in offers for personal in (offer.mark, offer.phone)}
     found = []
-    for offer in offers:
-        for name, text in places.items():
-            if offer.mark in text or offer.phone in text:
-                at = max(text.find(offer.mark), text.find(offer.phone))
-                found.append(f"leak: {name} holds {offer.mark}: …{text[max(0, at - 80) : at + 60]}")
+    for name, text in places.items():
+        for match in PERSONAL.finditer(text):
+            if match.group() in known:
+                around = text[max(0, match.start() - 80) : match.end() + 40]
+                found.append(f"leak: {name} holds {match.group()}: …{around}")
     return found
 
 
