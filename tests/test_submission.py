@@ -1,0 +1,230 @@
+"""The form's rules: whatever is sent is read as a lead or refused by name, and tidied once."""
+
+import json
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lib import submission
+from lib.submission import Faulty, Submission
+from tests.conftest import LEAD
+
+FIELDS = sorted(Submission.model_fields)
+TEXTS = sorted(set(FIELDS) - {"consent", "chair_count", "salon_type", "locale"})
+LINES = {"message"}
+
+many = settings(max_examples=500, deadline=None, derandomize=True, database=None)
+few = settings(many, max_examples=200)
+
+# Half characters (lone surrogates) are legal in JSON's escapes.
+texts = st.text(st.characters(), max_size=30)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+# What people and programs put into forms, and what is awkward about Unicode and addresses.
+awkward = st.lists(
+    st.sampled_from(
+        ["Ayu", "e", "\u0301", "\u202a", "\u202c", "\ufeff", "\u200e", "\x07", "\x85", "\x1c",
+         " ", "\t", "\n", "\r\n", "\u00a0", "\u2028", "\u0130", "\u1e9e", "\ufb01", "\u212b",
+         "\U0001f487"]
+    ),
+    max_size=12,
+).map("".join)  # fmt: skip
+links = st.lists(
+    st.sampled_from(
+        ["https://", "http:", "//", "/", "alfa.example", "[", "]", "::1", ":80", "@", "?", "#", "&",
+         "=", ";", "%", "%25", "%C3%A9", "é", "+", " ", "utm_source", "gclid", "name", "ig", "\t"]
+    ),
+    max_size=14,
+).map("".join)  # fmt: skip
+numbers = st.from_regex(r"\A(\+|00|)( ?\(?0?\)?)?[0-9][0-9 ().-]{5,17}\Z")
+addresses = st.emails() | st.builds(
+    "{}@{}".format, st.text(st.characters(), min_size=1, max_size=8), st.just("Example.CO.ID")
+)
+
+
+def reading(values: object) -> Submission | None:
+    """None when refused; fails when it is refused without a word, or in any other way."""
+    try:
+        return submission.read(values)
+    except Faulty as faulty:
+        for locale in ("id", "en"):
+            details = faulty.details(locale)
+            assert details
+            assert all(messages and all(messages) for messages in details.values())
+            json.dumps(details).encode()
+        return None
+
+
+def is_tidy(text: str, *, lines: bool) -> bool:
+    kept = "\n\t" if lines else ""
+    controls = [c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in kept]
+    return not controls and unicodedata.is_normalized("NFC", text) and text == text.strip()
+
+
+@given(field=st.sampled_from(FIELDS), value=json_values)
+@many
+def test_any_json_value_in_any_field_is_read_or_refused_by_name(field: str, value: object) -> None:
+    read = reading({**LEAD, field: value})
+    if read is not None:
+        kept = getattr(read, field)
+        assert not isinstance(kept, str) or is_tidy(kept, lines=field in LINES), ascii(kept)
+
+
+@given(value=json_values)
+@few
+def test_any_json_value_as_the_whole_body_is_refused(value: object) -> None:
+    assert reading(value) is None
+
+
+@given(name=texts, value=json_values)
+@few
+def test_a_field_we_do_not_know_is_named_and_nothing_else_is(name: str, value: object) -> None:
+    if name not in FIELDS:
+        with pytest.raises(Faulty) as refused:
+            submission.read({**LEAD, name: value})
+        assert len(refused.value.details("en")) == 1
+
+
+@given(field=st.sampled_from(TEXTS), text=awkward)
+@example("business_name", "Salon e\u202a\u0301")
+@example("message", "e\x07\u0301")
+@example("city", "\u0085 Medan \x1c")
+@many
+def test_accepted_text_is_tidy_and_reading_it_again_changes_nothing(field: str, text: str) -> None:
+    read = reading({**LEAD, field: text})
+    if read is not None:
+        kept = getattr(read, field)
+        assert kept is None or is_tidy(kept, lines=field in LINES), ascii(kept)
+        assert submission.read(read.model_dump()) == read
+
+
+@given(link=links)
+@example("https://alfa.example/?utm_source=" + "é" * 500)
+@example("//")
+@example("?name=Ayu")
+@many
+def test_a_link_is_tidied_once_and_keeps_no_word_that_may_name_a_person(link: str) -> None:
+    read = reading({**LEAD, "page_url_current": link})
+    if read is not None:
+        assert submission.read(read.model_dump()) == read
+        query = (read.page_url_current or "").partition("?")[2]
+        assert all(
+            part.startswith(("utm_", "gclid", "fbclid")) for part in query.split("&") if part
+        )
+        assert "#" not in (read.page_url_current or "")
+
+
+@given(number=numbers)
+@example("+62 00812 3456 789")
+@many
+def test_an_accepted_number_is_e164_and_stays_itself(number: str) -> None:
+    read = reading({**LEAD, "phone_whatsapp": number})
+    if read is not None:
+        digits = read.phone_whatsapp.removeprefix("+")
+        assert read.phone_whatsapp == f"+{digits}"
+        assert digits.isascii()
+        assert digits.isdigit()
+        assert 10 <= len(digits) <= 15
+        assert not digits.startswith("0")
+        assert submission.read(read.model_dump()) == read
+
+
+@given(address=addresses)
+@many
+def test_an_accepted_address_is_lower_case_and_stays_itself(address: str) -> None:
+    read = reading({**LEAD, "email": address})
+    if read is not None and read.email is not None:
+        assert read.email == read.email.lower()
+        assert submission.read(read.model_dump()) == read
+
+
+@pytest.mark.parametrize(
+    ("typed", "stored"),
+    [
+        ("081234567890", "+6281234567890"),
+        ("0812-3456-7890", "+6281234567890"),
+        ("0812.3456.7890", "+6281234567890"),
+        (" (0812) 3456 7890 ", "+6281234567890"),
+        ("81234567890", "+6281234567890"),
+        ("6281234567890", "+6281234567890"),
+        ("+62 812 3456 7890", "+6281234567890"),
+        ("+62 (0)812 3456 7890", "+6281234567890"),
+        ("62 0812 3456 7890", "+6281234567890"),
+        ("0062 812 3456 7890", "+6281234567890"),
+        ("\u202a+62 812\u20113456\u20117890\u202c", "+6281234567890"),
+        ("\u200e+62 812-3456-7890", "+6281234567890"),
+        ("０８１２３４５６７８９０", "+6281234567890"),
+        ("＋６２ ８１２ ３４５６ ７８９０", "+6281234567890"),
+        ("061 4567 8901", "+626145678901"),
+        ("+65 8123 4567", "+6581234567"),
+        ("+1 (415) 555-0132", "+14155550132"),
+        ("+44 20 7946 0958", "+442079460958"),
+        ("0060 12-345 6789", "+60123456789"),
+    ],
+)
+def test_a_number_is_understood_as_people_write_it(typed: str, stored: str) -> None:
+    assert submission.read({**LEAD, "phone_whatsapp": typed}).phone_whatsapp == stored
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "12",
+        "0812345",
+        "+62812345",
+        "+1 415 555",
+        "0812345678901234",
+        "+628123456789012345",
+        "0812-3456-789O",
+        "abcdefghij",
+        "+62+81234567890",
+        "++6281234567890",
+        "0812/3456/7890",
+        "0812 3456 7890 ext 5",
+        "+0812345678901",
+        "+",
+        "-().",
+        "٠٨١٢٣٤٥٦٧٨٩٠x",
+        "²²²²²²²²²²²x",
+    ],
+)
+def test_what_is_no_possible_number_is_refused(typed: str) -> None:
+    with pytest.raises(Faulty) as refused:
+        submission.read({**LEAD, "phone_whatsapp": typed})
+    assert list(refused.value.details("en")) == ["phone_whatsapp"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "stored"),
+    [(6, 6), ("6", 6), ("0010", 10), (1, 1), (10_000, 10_000), ("", None), (None, None)],
+)
+def test_chairs_are_a_number_or_its_digits(typed: object, stored: int | None) -> None:
+    assert submission.read({**LEAD, "chair_count": typed}).chair_count == stored
+
+
+def test_a_length_is_counted_in_characters_after_tidying() -> None:
+    longest: dict[str, Any] = {
+        "business_name": " " + "e\u0301" * 255 + " ",
+        "city": "\U0001f487" * 80,
+    }
+    read = submission.read({**LEAD, **longest})
+    assert (len(read.business_name), len(read.city)) == (255, 80)
+    with pytest.raises(Faulty):
+        submission.read({**LEAD, "business_name": "\u202a\u202aA\u202c"})
+
+
+def test_a_ticked_box_of_a_form_is_consent_and_any_other_value_is_not() -> None:
+    form = {**{name: str(value) for name, value in LEAD.items()}}
+    for ticked in ("on", "true", "1", "ON", " True "):
+        assert submission.read(submission.from_form({**form, "consent": ticked})).consent is True
+    for other in ("", "off", "0", "false", "yes"):
+        with pytest.raises(Faulty) as refused:
+            submission.read(submission.from_form({**form, "consent": other}))
+        assert list(refused.value.details("en")) == ["consent"]
