@@ -3,6 +3,8 @@
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +14,7 @@ import pytest
 from psycopg.rows import DictRow
 
 from dev.platform import Platform
-from lib import consent
+from lib import consent, leads, submission
 from tests.conftest import LEAD, delivered, eventually
 
 type Rows = psycopg.Connection[DictRow]
@@ -429,3 +431,30 @@ def test_a_missing_variable_is_named_in_the_log_and_not_to_the_caller(
     for name in ("DATABASE_URL", "UPSTASH_REDIS_REST_URL", "RESEND_API_KEY"):
         assert name not in answer.text
         assert name in logged[0]
+
+
+def test_a_lead_and_its_mails_are_one_statement_and_one_round_trip(
+    platform: Platform, database: Rows, tmp_path: Path
+) -> None:
+    """Counted in libpq's own trace: one Sync is one round trip, outside any BEGIN."""
+    lead = leads.make(
+        submission.read(LEAD), key=None, locale="id", now=datetime.now(UTC),
+        ip_address=None, user_agent=None,
+    )  # fmt: skip
+    desk = leads.Desk("a@b.co", ("s@b.co",))
+    with (
+        (tmp_path / "trace").open("w+") as trace,
+        psycopg.connect(
+            platform.database_url, autocommit=True, prepare_threshold=None
+        ) as connection,
+    ):
+        connection.pgconn.trace(trace.fileno())
+        leads.store(
+            lambda work: work(connection), lead, desk, now=lead.created_at, deliver_now=True
+        )
+        connection.pgconn.untrace()
+        trace.seek(0)
+        sent = [line.split("\t")[3] for line in trace if "\tF\t" in line]
+    assert sent == ["Parse", "Bind", "Describe", "Execute", "Sync"]
+    both = one(database, "select count(*) as n from leads join outbox on lead_id = leads.id")
+    assert both["n"] == 2
