@@ -4,13 +4,11 @@ import { TEXT } from "./texts.js";
 
 export const form = document.getElementById("lead-form");
 export const find = (selector) => form.querySelector(selector);
-const summary = find("[data-errors-summary]");
+export const summary = find("[data-errors-summary]");
 const list = find("[data-errors-list]");
 
 // What a visitor types or chooses. Consent is not among it: it is given anew each time.
 const TYPED = [...new Set([...form.querySelectorAll(".field [name]:not([name=consent])")].map(({ name }) => name))];
-// The visit's own fields: the API does without any of them rather than without the lead.
-const ORIGIN = /^(utm_\w+|page_url_\w+|referrer)$/;
 
 /** Of an address's query only campaign marks stay; the rest is nobody's business. */
 function clean(address) {
@@ -119,10 +117,6 @@ export function showFaults(faults) {
   return !summary.hidden;
 }
 
-/** Whether the page shows faults, those that the server wrote into it included. */
-export const showsFaults = () => !summary.hidden;
-export const focusFaults = () => summary.focus();
-
 /** The summary keeps its height while a visitor mends a field below it: the page must not jump. */
 export function forgive({ target }) {
   if (!target.closest(".field")) return;
@@ -130,27 +124,9 @@ export function forgive({ target }) {
   list.querySelector(`[href^="#${target.name}"]`)?.toggleAttribute("data-done", true);
 }
 
-/** Empty the visit's own fields that the API found fault with. The faults that are left. */
-export function dropFaultyOrigin(faults) {
-  const rest = { ...faults };
-  for (const name in faults) {
-    if (!ORIGIN.test(name)) continue;
-    form.elements[name].value = "";
-    delete rest[name];
-  }
-  return rest;
-}
-
 /** What `payload` says, in lines a person reads: for a chat with sales. */
 export function describe(payload) {
-  const lines = TYPED.filter((name) => payload[name]).map((name) => {
-    const value = payload[name];
-    const control = find(`[name=${name}]`);
-    const chosen =
-      control.type === "radio"
-        ? find(`[name=${name}][value="${CSS.escape(value)}"]`)?.labels[0].textContent.trim()
-        : [...(control.options ?? [])].find((option) => option.value === value)?.text;
-    return `${label(control)}: ${chosen ?? value}`;
-  });
+  const given = Object.entries(typed(payload));
+  const lines = given.map(([name, value]) => `${label(find(`[name=${name}]`))}: ${value}`);
   return [...[TEXT.hello, ...lines].join("\n")].slice(0, 1500).join(""); // as much as a link bears
 }
