@@ -21,10 +21,14 @@ from pydantic_core import PydanticCustomError
 
 from lib.problems import Details
 
+MAX_LINK = 2048  # characters
 KEPT_PARAMETERS = ("gclid", "fbclid")  # beside utm_*: the rest of a query string may be personal
 
-# Unicode's direction overrides and the byte order mark: invisible, and able to disguise a text.
-_INVISIBLE = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFEFF])
+# Unicode's direction marks and overrides, zero-width spaces and the byte order mark: invisible,
+# able to disguise a text, and pasted along with numbers. Not U+200D, which joins emoji.
+_INVISIBLE = dict.fromkeys(
+    [0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2060, *range(0x2066, 0x206A), 0xFEFF]
+)
 
 # What a fault is called, in the caller's language. Keys are pydantic's error types and ours.
 FAULTS: dict[str, dict[str, str]] = {
@@ -76,13 +80,12 @@ def _clean(value: object, *, lines: bool) -> object:
     if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
         # Postgres refuses NUL, and a lone surrogate is no character at all.
         raise PydanticCustomError("unreadable", "unreadable")
-    text = unicodedata.normalize("NFC", value.replace("\r\n", "\n").replace("\r", "\n"))
-    text = text.translate(_INVISIBLE)
+    text = value.replace("\r\n", "\n").replace("\r", "\n").translate(_INVISIBLE)
     kept = "\n\t" if lines else ""
     spaced = (" " if char in "\n\t" and not lines else char for char in text)
-    return "".join(
-        char for char in spaced if char in kept or unicodedata.category(char) != "Cc"
-    ).strip()
+    shown = "".join(c for c in spaced if c in kept or unicodedata.category(c) != "Cc")
+    # Last, for what was dropped may have stood between a letter and its accent.
+    return unicodedata.normalize("NFC", shown).strip()
 
 
 def _clean_line(value: object) -> object:
@@ -123,8 +126,8 @@ def _e164(text: str) -> str:
         digits = "62" + digits[1:]
     elif digits.startswith("8") and len(digits) <= 12:
         digits = "62" + digits  # 812…: the leading zero is often left off on a phone
-    if digits.startswith("620"):
-        digits = "62" + digits[3:]  # +62 (0)812…
+    if digits.startswith("62"):
+        digits = "62" + digits[2:].lstrip("0")  # +62 (0)812…
     try:
         number = phonenumbers.parse("+" + digits)
     except phonenumbers.NumberParseException:
@@ -163,15 +166,20 @@ def _agreed(value: object) -> object:
     return value
 
 
-def _campaign_only(text: str) -> str:
+def _campaign_only(text: str) -> str | None:
     """An address whose query string keeps campaign marks alone: the rest may name a person."""
+    bare = text.partition("?")[0].partition("#")[0]
     try:
         parts = urlsplit(text)
         query = parse_qsl(parts.query, max_num_fields=200)
     except ValueError:
-        return text.partition("?")[0].partition("#")[0]
+        return bare or None
+    if parts.path.startswith("//"):
+        return bare or None  # no address: put together again it would read otherwise
     kept = [(k, v) for k, v in query if k.startswith("utm_") or k in KEPT_PARAMETERS]
-    return urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(kept), ""))
+    tidied = urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(kept), ""))
+    # Writing a parameter out may make it longer than it was.
+    return (tidied if len(tidied) <= MAX_LINK else bare) or None
 
 
 # Validators written later run earlier: clean first, then see whether anything is left.
@@ -183,7 +191,7 @@ Short = Annotated[str | None, StringConstraints(max_length=80), *_OPTIONAL]
 Middle = Annotated[str | None, StringConstraints(max_length=200), *_OPTIONAL]
 Link = Annotated[
     str | None,
-    StringConstraints(max_length=2048),
+    StringConstraints(max_length=MAX_LINK),
     AfterValidator(lambda text: text and _campaign_only(text)),
     *_OPTIONAL,
 ]

@@ -454,7 +454,7 @@ def test_a_lead_and_its_mails_are_one_statement_and_one_round_trip(
         )
         connection.pgconn.untrace()
         trace.seek(0)
-        sent = [line.split("\t")[3] for line in trace if "\tF\t" in line]
+        sent = [line.split("\t")[3].strip() for line in trace if "\tF\t" in line]
     assert sent == ["Parse", "Bind", "Describe", "Execute", "Sync"]
     both = one(database, "select count(*) as n from leads join outbox on lead_id = leads.id")
     assert both["n"] == 2
