@@ -168,7 +168,7 @@ def _agreed(value: object) -> object:
 
 def _campaign_only(text: str) -> str | None:
     """An address whose query string keeps campaign marks alone: the rest may name a person."""
-    bare = text.partition("?")[0].partition("#")[0]
+    bare = text.partition("?")[0].partition("#")[0].strip()
     try:
         parts = urlsplit(text)
         query = parse_qsl(parts.query, max_num_fields=200)
@@ -179,7 +179,7 @@ def _campaign_only(text: str) -> str | None:
     kept = [(k, v) for k, v in query if k.startswith("utm_") or k in KEPT_PARAMETERS]
     tidied = urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(kept), ""))
     # Writing a parameter out may make it longer than it was.
-    return (tidied if len(tidied) <= MAX_LINK else bare) or None
+    return (tidied.strip() if len(tidied) <= MAX_LINK else bare) or None
 
 
 # Validators written later run earlier: clean first, then see whether anything is left.
