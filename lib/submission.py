@@ -7,7 +7,7 @@ not exist: the form's own checks only save a round trip.
 import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -174,12 +174,11 @@ def _campaign_only(text: str) -> str | None:
         query = parse_qsl(parts.query, max_num_fields=200)
     except ValueError:
         return bare or None
-    if parts.path.startswith("//"):
-        return bare or None  # no address: put together again it would read otherwise
     kept = [(k, v) for k, v in query if k.startswith("utm_") or k in KEPT_PARAMETERS]
-    tidied = urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(kept), ""))
-    # Writing a parameter out may make it longer than it was.
-    return (tidied.strip() if len(tidied) <= MAX_LINK else bare) or None
+    # Writing a parameter out may make it longer than it was; and what is no web address has none.
+    tidied = f"{bare}?{urlencode(kept)}"
+    is_web = parts.scheme in ("http", "https") and bool(kept)
+    return (tidied if is_web and len(tidied) <= MAX_LINK else bare) or None
 
 
 # Validators written later run earlier: clean first, then see whether anything is left.

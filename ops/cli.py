@@ -149,6 +149,9 @@ def dead_list(services: Services, args: argparse.Namespace) -> int:
 
 def dead_rerun(services: Services, args: argparse.Namespace) -> int:
     """Let dead letters be tried again, as new mails: an uncertain one may arrive twice."""
+    if not args.all and not args.ids:
+        print("name the mails to be tried again, or say --all", file=sys.stderr)
+        return 2
     values = {"all": args.all, "ids": args.ids}
     rows = services.database.run(lambda c: c.execute(RERUN, values).fetchall(), budget_s=10)
     print(f"{len(rows)} mails are due again")
@@ -295,6 +298,9 @@ def main(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int:
     services = Services(Settings(environ))
     try:
         status: int = args.run(services, args)
+    except OSError as fault:
+        print(f"{fault.filename}: {fault.strerror}", file=sys.stderr)
+        return 2
     except NotConfigured as fault:
         print(f"{fault} (see .env.example, or use --local)", file=sys.stderr)
         return 2
