@@ -119,6 +119,16 @@ def test_a_healthy_platform_says_so_of_every_service(platform: Platform, databas
     assert body["ledger"]["missing"] == body["ledger"]["untold"] == []
 
 
+def test_the_first_look_of_a_cold_instance_counts_no_loading_as_silence(
+    platform: Platform, database: Rows
+) -> None:
+    with platform.function("api/health.py") as health:
+        answer = deep(platform, health)
+    assert (answer.status_code, answer.json()["status"]) == (200, "healthy")
+    for name in SERVICES:
+        assert answer.json()["services"][f"{name}_ms"] < 400, answer.json()
+
+
 def test_the_ledgers_figures_are_in_it_and_a_difference_degrades(
     platform: Platform, database: Rows
 ) -> None:

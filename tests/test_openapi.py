@@ -3,10 +3,12 @@
 import ast
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import validate
@@ -14,14 +16,16 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from dev.platform import Platform
+from dev.runtime import Function
 from lib import submission
 from lib.problems import Problem
 from lib.submission import Submission
-from tests.conftest import LEAD
+from tests.conftest import LEAD, eventually
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT: dict[str, Any] = json.loads((ROOT / "public" / "openapi.json").read_text("utf-8"))
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
+CHALLENGE_FIELD = "cf-turnstile-response"  # asked of Cloudflare, and no part of a lead
 METHODS = {"get", "head", "post", "put", "patch", "delete", "options", "trace"}
 
 _BASE = "urn:openapi"
@@ -86,7 +90,8 @@ def coded() -> dict[str, dict[str, Any]]:
 
 
 def test_a_lead_has_the_fields_the_code_knows() -> None:
-    assert set(SCHEMAS["Lead"]["properties"]) == set(Submission.model_fields)
+    fields = {*Submission.model_fields, CHALLENGE_FIELD}
+    assert set(SCHEMAS["Lead"]["properties"]) == fields
     required = {name for name, field in Submission.model_fields.items() if field.is_required()}
     assert set(SCHEMAS["Lead"]["required"]) == required
     for name, field in SCHEMAS["Lead"]["properties"].items():
@@ -247,6 +252,10 @@ def conforms(answer: httpx.Response, path: str) -> None:
     check(answer.text if kind == "text/html" else answer.json(), content[kind]["schema"])
 
 
+NO_DATABASE: dict[str, str | None] = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa"}
+NO_REDIS: dict[str, str | None] = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
+NO_MAIL: dict[str, str | None] = {"RESEND_API_URL": "http://127.0.0.1:1"}
+
 FORM = {**{name: str(value) for name, value in LEAD.items()}, "consent": "on"}
 BROWSER = {"Accept": "text/html"}
 FAULTY = {**LEAD, "phone_whatsapp": "12", "colour": "red", "consent": False}
@@ -287,6 +296,25 @@ REQUESTS: dict[str, tuple[int, str, str, dict[str, Any]]] = {
         "/api/leads",
         {"json": LEAD, "headers": {"Origin": "https://example.com"}},
     ),
+    "lead with its key": (
+        200,
+        "POST",
+        "/api/leads",
+        {"json": LEAD, "headers": {"Idempotency-Key": "k-1", "X-Form-Seconds": "48"}},
+    ),
+    "lead with a challenge": (200, "POST", "/api/leads", {"json": {**LEAD, CHALLENGE_FIELD: "x"}}),
+    "lead with too long a key": (
+        400,
+        "POST",
+        "/api/leads",
+        {"json": LEAD, "headers": {"Idempotency-Key": "k" * 256}},
+    ),
+    "lead with a false signature": (
+        401,
+        "POST",
+        "/api/leads",
+        {"json": LEAD, "headers": {"X-Alfa-Canary": "1.0"}},
+    ),
     "lead by get": (405, "GET", "/api/leads", {}),
     "lead too large": (413, "POST", "/api/leads", {"json": {**LEAD, "message": "x" * 110_000}}),
     "lead as text": (
@@ -304,6 +332,8 @@ REQUESTS: dict[str, tuple[int, str, str, dict[str, Any]]] = {
         {"headers": {"Accept": "application/health+json"}},
     ),
     "health head": (200, "HEAD", "/api/health", {}),
+    "deep health without its token": (401, "GET", "/api/health", {"params": {"deep": "true"}}),
+    "deep head without its token": (401, "HEAD", "/api/health", {"params": {"deep": "true"}}),
     "health options": (204, "OPTIONS", "/api/health", {}),
     "health by post": (405, "POST", "/api/health", {}),
     "deliver without its token": (401, "GET", "/api/cron/deliver", {}),
@@ -333,6 +363,81 @@ def test_a_delivery_answers_as_documented(site: httpx.Client, platform: Platform
         answer = site.request(method, "/api/cron/deliver", headers=headers)
         assert answer.status_code == 200
         conforms(answer, "/api/cron/deliver")
+
+
+def send(at: Platform | Function, **request: Any) -> httpx.Response:
+    """A lead, whose answer is as documented."""
+    answer = httpx.post(f"{at.url}/api/leads", **{"json": LEAD, "timeout": 20, **request})
+    conforms(answer, "/api/leads")
+    return answer
+
+
+def test_a_lead_that_has_to_wait_is_answered_as_documented(
+    site: httpx.Client, platform: Platform
+) -> None:
+    with platform.function("api/leads.py", **NO_DATABASE) as function:
+        assert send(function).status_code == 202
+    headers = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
+    answer = site.get("/api/cron/deliver", headers=headers)
+    assert answer.json()["queue"]["stored"] == 1
+    conforms(answer, "/api/cron/deliver")
+
+
+def test_a_round_without_redis_answers_as_documented(
+    site: httpx.Client, platform: Platform
+) -> None:
+    headers = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
+    with platform.function("api/cron/deliver.py", **NO_REDIS) as function:
+        answer = httpx.get(f"{function.url}/api/cron/deliver", headers=headers, timeout=20)
+    assert answer.json()["queue"] is None
+    conforms(answer, "/api/cron/deliver")
+
+
+@pytest.mark.parametrize("browser", [False, True], ids=["program", "browser"])
+def test_what_is_refused_for_now_is_answered_as_documented(
+    site: httpx.Client, platform: Platform, browser: bool
+) -> None:
+    """409, 422, 429 and 503, as a program and as a browser's form."""
+    kind: dict[str, Any] = {"json": None, "data": FORM} if browser else {}
+    headers = BROWSER if browser else {}
+
+    def form(**fields: str) -> dict[str, Any]:
+        return {"data": {**FORM, **fields}} if browser else {"json": {**LEAD, **fields}}
+
+    keyed = {"headers": {**headers, "Idempotency-Key": "k-1"}}
+    with ThreadPoolExecutor() as pool:
+        with psycopg.connect(platform.admin_database_url) as locking:
+            locking.execute("lock table leads in access exclusive mode")
+            first = pool.submit(send, platform, **kind, **keyed)
+            waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock'"
+            eventually(lambda: locking.execute(waiting).fetchone())
+            assert send(platform, **kind, **keyed).status_code == 409
+        assert first.result().status_code == (303 if browser else 200)
+    assert send(platform, **{**kind, **keyed, **form(city="Binjai")}).status_code == 422
+    statuses = [
+        send(platform, **{**kind, "headers": headers, **form(message=f"{n}")}).status_code
+        for n in range(6)
+    ]
+    assert statuses[-1] == 429
+    with platform.function("api/leads.py", **NO_DATABASE, **NO_REDIS, **NO_MAIL) as function:
+        assert send(function, **{**kind, "headers": headers}).status_code == 503
+
+
+def test_a_deep_look_is_answered_as_documented(site: httpx.Client, platform: Platform) -> None:
+    headers = {"Authorization": f"Bearer {platform.environment['HEALTH_CHECK_TOKEN']}"}
+    for broken, status in (
+        ({}, 200),
+        (NO_REDIS, 200),
+        (NO_DATABASE, 503),
+        ({"DATABASE_URL": None, "LEADS_ENCRYPTION_KEY": None}, 503),
+        ({"HEALTH_CHECK_TOKEN": None}, 403),
+    ):
+        with platform.function("api/health.py", **broken) as function:
+            for method in ("GET", "HEAD"):
+                address = f"{function.url}/api/health?deep=true"
+                answer = httpx.request(method, address, headers=headers)
+                assert answer.status_code == status
+                conforms(answer, "/api/health")
 
 
 def test_a_preflight_of_this_site_answers_as_documented(site: httpx.Client) -> None:
