@@ -72,7 +72,7 @@ class Line:
 
     def _carry(self, route: Route) -> None:
         self.headers = route.request.headers
-        body = route.request.post_data_json
+        body: dict[str, Any] = json.loads(route.request.post_data or "{}")
         self.tries.append((self.headers["idempotency-key"], time.monotonic(), body))
         if self.answer is None:
             route.continue_()
@@ -88,11 +88,16 @@ def cut(route: Route) -> None:
     route.abort("internetdisconnected")
 
 
+def slow(route: Route) -> None:
+    time.sleep(1)
+    route.continue_()
+
+
 def silent(_route: Route) -> None:
     """Never an answer."""
 
 
-def problem(status: int, *, retry_after: int = 0, **members: object) -> Callable[[Route], None]:
+def answer_with(status: int, *, retry_after: int = 0, **members: object) -> Callable[[Route], None]:
     def answer(route: Route) -> None:
         route.fulfill(
             status=status,
@@ -227,7 +232,7 @@ def test_reopening_shows_the_waiting_submission_at_the_top(
 def test_the_visitor_can_send_at_once_what_waits(
     phone: BrowserContext, line: Line, database: Database
 ) -> None:
-    line.answer = problem(503, retry_after=300, error="persistence_failed")
+    line.answer = answer_with(503, retry_after=300, error="persistence_failed")
     page = begin_waiting(phone)
     expect(page.locator("[data-countdown]")).to_contain_text("5 menit")
 
@@ -242,7 +247,7 @@ def test_the_visitor_can_send_at_once_what_waits(
 def test_too_many_requests_wait_as_long_as_the_server_says(
     phone: BrowserContext, line: Line, database: Database
 ) -> None:
-    line.answer = problem(429, retry_after=6, error="rate_limited")
+    line.answer = answer_with(429, retry_after=6, error="rate_limited")
     page = begin_waiting(phone)
     line.answer = None
     page.wait_for_timeout(2500)  # past the gap kept between tries on events
@@ -259,8 +264,7 @@ def test_too_many_requests_wait_as_long_as_the_server_says(
 def test_an_answer_that_the_lead_is_queued_counts_as_sent(
     phone: BrowserContext, line: Line
 ) -> None:
-    ok = {"success": True, "queued": True, "id": "0", "ref": "ALFA-7K2QX"}
-    line.answer = problem(202, **ok)
+    line.answer = answer_with(202, success=True, queued=True, id="0", ref="ALFA-7K2QX")
     page = open_form(phone)
     fill(page)
     send(page)
@@ -270,7 +274,7 @@ def test_an_answer_that_the_lead_is_queued_counts_as_sent(
 
 @pytest.mark.parametrize("status", [408, 409, 500, 502, 503])
 def test_a_passing_failure_is_tried_again(phone: BrowserContext, line: Line, status: int) -> None:
-    line.answer = problem(status, error="whatever")
+    line.answer = answer_with(status, error="whatever")
     begin_waiting(phone)
 
 
@@ -296,7 +300,8 @@ def test_two_tabs_send_it_once_and_both_tell_the_outcome(
     panel(two).to_contain_text(WAITING[locale])
     two.wait_for_timeout(2500)
 
-    line.answer = None
+    line.answer = slow
+    cut_before = len(line.tries)
     line_is_back(one)
     line_is_back(two)
     refs = {wait_for_thanks(one, locale), wait_for_thanks(two, locale)}
@@ -304,6 +309,7 @@ def test_two_tabs_send_it_once_and_both_tell_the_outcome(
     assert {lead["ref"] for lead in stored(database)} == refs
     assert len(stored(database)) == 1
     assert len(line.keys) == 1
+    assert len(line.tries) == cut_before + 1  # one tab at a time
     assert personal_words_kept(one) == []
 
 
@@ -417,7 +423,7 @@ def test_a_refusal_after_waiting_puts_the_faults_beside_the_fields(
 def test_a_refusal_without_faults_says_so_and_is_not_repeated(
     phone: BrowserContext, line: Line
 ) -> None:
-    line.answer = problem(403, error="origin_not_allowed")
+    line.answer = answer_with(403, error="origin_not_allowed")
     page = open_form(phone)
     fill(page)
     send(page)

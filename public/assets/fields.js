@@ -1,4 +1,4 @@
-// The form's fields: what is in them, what is wrong with them. Nothing here is sent or stored.
+// The form's fields: what is in them, what is wrong with them.
 
 import { TEXT } from "./texts.js";
 
@@ -18,11 +18,11 @@ function clean(address) {
     if (!/^(utm_\w+|gclid|fbclid)$/.test(name)) url.searchParams.delete(name);
   }
   url.hash = "";
-  if (url.href.length > 2048) url.search = ""; // the marks have fields of their own
+  if (url.href.length > 2048) url.search = "";
   return url.href.slice(0, 2048);
 }
 
-/** At most 200 characters that the API takes; half of an emoji is none. */
+/** 200 characters that the API takes: no long link may cost a lead. Half of an emoji is none. */
 const cut = (text) => [...text.normalize("NFC").replace(/[\p{Cc}\p{Cs}]/gu, "")].slice(0, 200).join("");
 
 /** How the visit began, remembered for this tab, goes along in the hidden fields. */
@@ -41,7 +41,6 @@ export function fillOrigin() {
   for (const name in origin) form.elements[name].value = origin[name];
 }
 
-/** All that is to be sent. */
 export function read() {
   const payload = {};
   for (const [name, value] of new FormData(form)) if (value.trim()) payload[name] = value.trim();
@@ -49,7 +48,6 @@ export function read() {
   return payload;
 }
 
-/** Of `payload` what a visitor typed. */
 export function typed(payload) {
   return Object.fromEntries(TYPED.filter((name) => payload[name]).map((name) => [name, payload[name]]));
 }
@@ -57,7 +55,7 @@ export function typed(payload) {
 export const isBlank = () => !Object.keys(typed(read())).length;
 export const sameWords = (a, b) => TYPED.every((name) => (a[name] ?? "") === (b[name] ?? ""));
 
-/** Whether the form holds nothing but words of `payload`: filling it in overwrites nothing. */
+/** Whether filling in `payload` overwrites nothing. */
 export const mayFill = (payload) => Object.entries(typed(read())).every(([name, value]) => payload[name] === value);
 
 export function fill(payload) {
@@ -78,7 +76,6 @@ export function check(payload) {
   return faults;
 }
 
-/** The message beside a field; none when `text` is empty. */
 function mark(name, text) {
   document.getElementById(`${name}-error`).textContent = text;
   for (const control of form.querySelectorAll(`[name=${name}]`)) {
@@ -87,7 +84,6 @@ function mark(name, text) {
   }
 }
 
-/** What a field is called on the page. */
 function label(control) {
   return (control.closest("fieldset")?.querySelector("legend") ?? control.labels[0]).textContent;
 }
@@ -124,7 +120,7 @@ export function forgive({ target }) {
   list.querySelector(`[href^="#${target.name}"]`)?.toggleAttribute("data-done", true);
 }
 
-/** What `payload` says, in lines a person reads: for a chat with sales. */
+/** For a chat with sales. */
 export function describe(payload) {
   const given = Object.entries(typed(payload));
   const lines = given.map(([name, value]) => `${label(find(`[name=${name}]`))}: ${value}`);

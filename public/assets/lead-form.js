@@ -23,16 +23,16 @@ const salesNumber = document.querySelector("[name=sales-whatsapp]").content.repl
 
 let sending = false;
 let leaving = false; // for the thank-you page
-let held = null; // {key, payload}: the submission whose words the form holds
-let shown = null; // the key of the submission that the panel is about
-let faced = null; // the key of the refusal whose faults stand in the form
-let restored = false; // whether the form was filled from a draft
+let held = null; // {key, payload} of the submission whose words the form holds
+let shown = null; // key of the submission that the panel tells of
+let faced = null; // key of the refusal whose faults stand in the form
+let restored = false; // from a draft
 let cleared = false;
-let started = 0; // when the first letter was typed
+let started = 0; // the time of the first letter
 
 // The panel
 
-/** What to tell of first: the form's own submission, the one told of so far, news, the rest. */
+/** The form's own submission, the one told of so far, news, the rest. */
 function pick() {
   const all = queue.all();
   return (
@@ -43,7 +43,7 @@ function pick() {
   );
 }
 
-/** Tell what is true now. Called after every change in any tab; says nothing twice. */
+/** Tell what is true now. Called after every change in any tab. */
 function render(opening = false) {
   if (sending || leaving) return;
   const [key, record] = pick() ?? [];
@@ -74,7 +74,7 @@ function mayHold(payload, opening) {
 
 function show(state, head = "", rest = "", unsent = null) {
   panel.dataset.panel = state;
-  if (headline.textContent !== head) headline.textContent = head; // or it is read out once more
+  if (headline.textContent !== head) headline.textContent = head; // else it is read out again
   if (details.textContent !== rest) details.textContent = rest;
   resendButton.hidden = !unsent;
   resendButton.textContent = state === "waiting" ? TEXT.now : TEXT.again;
@@ -85,7 +85,7 @@ function show(state, head = "", rest = "", unsent = null) {
   count();
 }
 
-/** Beside the live region, not in it: a screen reader must not read every second aloud. */
+/** Not in the live region: nobody wants every second read aloud. */
 function count() {
   const record = panel.dataset.panel === "waiting" && queue.get(shown);
   const left = record && Math.ceil((record.nextAt - Date.now()) / 1000);
@@ -99,12 +99,12 @@ function label() {
   button.textContent = waits ? TEXT.now : submitLabel;
 }
 
-/** Sent. The form is emptied and left behind, unless it holds other words by now. */
+/** The form is left behind, unless it holds other words by now. */
 function celebrate(key, { ref, told }) {
   if (!told) queue.update(key, { told: true });
   leaving = key === held?.key && fields.sameWords(fields.read(), held.payload);
   if (key === held?.key) held = null;
-  show("sent", `${TEXT.sent} ${ref}`); // here as well: the next page may be slow to come
+  show("sent", `${TEXT.sent} ${ref}`); // the next page may be slow
   if (!leaving) return;
   forget();
   location.assign(`${TEXT.thanks}?ref=${encodeURIComponent(ref)}`);
@@ -118,12 +118,12 @@ function setSending(now) {
   status.textContent = now ? TEXT.sending : "";
 }
 
-/** The key under which `payload` goes: that of the same words on their way, or a new one. */
+/** The same words on their way keep their key. */
 function keyFor(payload) {
   const twin = queue.all().find(([, one]) => one.state === "waiting" && fields.sameWords(one.payload, payload));
   if (twin) return twin[0];
   const old = held && queue.get(held.key);
-  // A mended text takes the place of the old one. Another person's or salon's does not.
+  // A mended text takes the old one's place. Another person's or salon's does not.
   const mended = ["business_name", "phone_whatsapp"].every((name) => old?.payload?.[name] === payload[name]);
   if (old && (mended || old.state !== "waiting")) queue.drop(held.key);
   return queue.add(payload, started ? Math.floor((Date.now() - started) / 1000) : undefined);
@@ -148,7 +148,7 @@ async function submit(event) {
   if (event) panel.parentElement.scrollIntoView({ block: "nearest" });
 }
 
-/** The panel's own button: for what it tells of, which may be another than the form's. */
+/** What the panel tells of may be another submission than the form's. */
 function sendShown() {
   const record = queue.get(shown);
   if (!record || shown === held?.key) return submit();
@@ -159,7 +159,7 @@ function sendShown() {
   queue.attempt(shown);
 }
 
-/** Take what the panel tells of off this device, and out of the form if it stands there. */
+/** Take what the panel tells of off this device, and out of the form. */
 function clear() {
   if (!shown || shown === held?.key) {
     forget();
@@ -171,7 +171,6 @@ function clear() {
   form.elements.business_name.focus({ preventScroll: true }); // the button is gone
 }
 
-/** Empty the form and the draft. */
 function forget() {
   form.reset();
   store.remove(DRAFT);
@@ -189,7 +188,6 @@ function saveDraft() {
   label();
 }
 
-/** Give back what was typed, unless the form holds other words already. */
 function restore() {
   const draft = store.get(DRAFT);
   if (!draft || !fields.mayFill(draft.words)) return;
@@ -207,19 +205,19 @@ form.addEventListener("input", saveDraft);
 resendButton.addEventListener("click", sendShown);
 clearButton.addEventListener("click", clear);
 setInterval(count, 1000);
-// Coming back from the thank-you page finds this one as it was left: sent.
+// Back from the thank-you page, this one is as it was left.
 addEventListener("pageshow", ({ persisted }) => {
   if (!persisted) return;
   leaving = false;
   shown = null;
   render();
 });
-// Only when closing the page would lose what the visitor believes to be on its way.
+// Only where closing the page would lose what is on its way.
 addEventListener("beforeunload", (event) => {
   if (queue.all().some(([key, { state }]) => state === "waiting" && queue.isFleeting(key))) event.preventDefault();
 });
 fields.fillOrigin();
-// Faults that the server found before this file was there: the page is as the visitor left it.
+// Faults from the server: the page is as the visitor left it.
 if (!fields.summary.hidden) fields.summary.focus();
 else restore();
 render(true);

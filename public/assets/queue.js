@@ -1,40 +1,32 @@
-// Submissions on their way. One is written down before its first try and stays until its outcome
-// is known; any tab or later visit tries it again with the same Idempotency-Key and words, so that
-// the API can tell a repeat from a second lead. Each has its own name in storage, lest two tabs
-// overwrite each other's. A record's `state`:
-//   waiting  {payload, seconds, first, tries, triedAt, busyUntil, nextAt, notBefore}
-//   sent     {ref, told}: the words are gone the moment they are delivered
-//   refused  {payload, faults}: final, for the visitor to mend
-//   lost     {payload}: not delivered in time, for the visitor to decide
+// Submissions on their way: written down before the first try, tried again by any tab or visit with
+// the same Idempotency-Key and words, so that the API can tell a repeat from a second lead. Each
+// has its own name in storage, lest tabs overwrite each other's. A record is "waiting", "sent"
+// (its words are gone), "refused" (for good, with faults) or "lost" (not delivered in time).
 
 import * as store from "./store.js";
 
 const NAME = "alfa.lead.";
 const HOUR_MS = 3600e3;
-const DEADLINE_MS = 12e3; // the API answers within 8 s; a weak line needs the rest
-const GIVE_UP_MS = 23 * HOUR_MS; // the API knows a key for 24 h; after that a repeat is a double
-const TOLD_MS = 24 * HOUR_MS; // an outcome is kept for tabs and visits to come
-const LOST_MS = 168 * HOUR_MS; // undelivered words are kept for their owner to return
-const FIRST_WAIT_MS = 3000; // doubles each time: 4 tries in the first minute, the API allows 5
+const DEADLINE_MS = 12e3; // the API answers within 8 s
+const GIVE_UP_MS = 23 * HOUR_MS; // the API knows a key for 24 h; then a repeat is a double
+const TOLD_MS = 24 * HOUR_MS;
+const LOST_MS = 168 * HOUR_MS;
+const FIRST_WAIT_MS = 3000; // then doubling: 4 tries in the first minute, the API allows 5
 const LONGEST_WAIT_MS = 300e3;
 const GAP_MS = 2000; // between tries on events, which come in swarms
 
-const FINAL = [400, 403, 404, 405, 413, 415, 422]; // the same words would be refused again
+const FINAL = [400, 403, 413, 415, 422];
 
 const TAB = newKey();
 let changed = () => {};
 let timer;
 
-/** 128 random bits in hexadecimal. */
 function newKey() {
   const words = crypto.getRandomValues(new Uint32Array(4)); // older phones lack randomUUID()
   return [...words].map((word) => word.toString(16).padStart(8, "0")).join("");
 }
 
-/**
- * One try. Never rejects; the outcome is a value: {state: "sent", ref}; {state: "refused", faults},
- * final; or {state: "waiting", retryAfter}, "not now", with the seconds if the API named them.
- */
+/** One try. Never rejects: {state: "sent", ref}, {"refused", faults} or {"waiting", retryAfter}. */
 async function send(payload, key, seconds) {
   const abort = new AbortController();
   const deadline = setTimeout(() => abort.abort(), DEADLINE_MS);
@@ -51,7 +43,7 @@ async function send(payload, key, seconds) {
       },
       body: JSON.stringify(payload),
       signal: abort.signal,
-      keepalive: true, // a tab closed just now does not take the request with it
+      keepalive: true, // outlives a tab closed just now
     });
     retryAfter = Number(response.headers.get("Retry-After")) || 0;
     const answer = await response.json();
@@ -75,7 +67,7 @@ export function all() {
 
 const waiting = () => all().filter(([, { state }]) => state === "waiting");
 
-/** Something changed: plan the next try, and tell once the change at hand is whole. */
+/** Tell of a change once it is whole. */
 function note() {
   plan();
   queueMicrotask(() => changed());
@@ -86,7 +78,7 @@ export function put(key, record) {
   note();
 }
 
-/** What is gone was taken away by the visitor and stays away. */
+/** What the visitor took away stays away. */
 export function update(key, changes) {
   const record = get(key);
   if (record) put(key, { ...record, ...changes });
@@ -105,7 +97,7 @@ export function add(payload, seconds) {
   return key;
 }
 
-/** One try, unless another tab is at it or was faster. Resolves when the record says how it went. */
+/** One try, unless another tab is at it. Resolves when the record says how it went. */
 export async function attempt(key) {
   giveUp();
   await alone(key, async () => {
@@ -121,20 +113,20 @@ export async function attempt(key) {
 
 function settle(key, tries, { state, ref, faults, retryAfter }) {
   const now = Date.now();
-  // Told even to who took it back meanwhile: it has arrived.
+  // Even if it was taken back meanwhile: it has arrived.
   if (state === "sent") return put(key, { state, ref, first: now, until: now + TOLD_MS });
   if (state === "refused") return update(key, { state, faults, until: now + TOLD_MS });
   const wait = Math.min(FIRST_WAIT_MS * 2 ** (tries - 1), LONGEST_WAIT_MS);
   const notBefore = now + retryAfter * 1000;
-  const nextAt = Math.max(notBefore, now + wait * (0.75 + Math.random() / 2)); // not all phones at once
+  const nextAt = Math.max(notBefore, now + wait * (0.75 + Math.random() / 2));
   update(key, { notBefore, nextAt, busyUntil: 0 });
 }
 
-/** Do `work` while no other tab does it. Without the Web Locks API, by a lease in the record. */
+/** Do `work` while no other tab does. Where Web Locks are missing or forbidden, by a lease. */
 async function alone(key, work) {
   try {
     return await navigator.locks.request(NAME + key, { ifAvailable: true }, (lock) => lock && work());
-  } catch {} // no such API, or forbidden together with storage
+  } catch {}
   if (get(key)?.lease?.until > Date.now()) return;
   update(key, { lease: { tab: TAB, until: Date.now() + DEADLINE_MS + 1000 } });
   await new Promise((resolve) => setTimeout(resolve, 100)); // the last tab to write has it
@@ -143,7 +135,7 @@ async function alone(key, work) {
   if (get(key)?.lease) update(key, { lease: undefined });
 }
 
-/** What is too old to be repeated safely waits no more; nor what a changed clock makes ageless. */
+/** Neither the old nor, after the clock was set, the ageless can be repeated safely. */
 function giveUp() {
   for (const [key, { first }] of waiting()) {
     const age = Date.now() - first;
@@ -151,14 +143,13 @@ function giveUp() {
   }
 }
 
-/** Try what waits and is due by `isDue`. */
 function tryAll(isDue) {
   giveUp();
   for (const [key, record] of waiting()) if (isDue(record, Date.now())) attempt(key);
   plan();
 }
 
-/** The line may be back: try again now, but never before the time the API named. */
+/** The line may be back. The time that the API named holds all the same. */
 const wake = () => tryAll(({ notBefore, triedAt }, now) => notBefore <= now && !(now - triedAt < GAP_MS));
 
 function plan() {
@@ -175,5 +166,5 @@ export function start(whenChanged) {
   addEventListener("online", wake);
   addEventListener("pageshow", wake);
   document.addEventListener("visibilitychange", () => document.hidden || wake());
-  tryAll(({ notBefore }, now) => notBefore <= now); // a visit is no swarm
+  tryAll(({ notBefore }, now) => notBefore <= now);
 }

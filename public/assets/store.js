@@ -6,7 +6,7 @@ const memory = new Map();
 let disk;
 try {
   disk = localStorage;
-} catch {} // even to name it may be forbidden; each use below then fails, and is caught
+} catch {} // even naming it may be forbidden; each use below then fails, and is caught
 
 export function get(name) {
   if (memory.has(name)) return memory.get(name);
@@ -43,5 +43,5 @@ export function names(start) {
   return kept.filter((name) => name.startsWith(start));
 }
 
-/** Whether it would be lost with this page: nobody may be told otherwise. */
+/** Whether it would be lost with this page. */
 export const isFleeting = (name) => memory.has(name);

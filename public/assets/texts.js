@@ -1,4 +1,4 @@
-// What the client says, in both languages. Promise nothing here that the code does not keep.
+// What the client says. Promise nothing here that the code does not keep.
 
 const TEXTS = {
   id: {

@@ -1,5 +1,4 @@
-// For pages without the form: what still waits on this device is sent from here too. The next
-// visit to the form tells how it went.
+// For pages without the form: what waits is sent from here too; the form tells of it later.
 
 import { start } from "./queue.js";
 
