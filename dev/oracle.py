@@ -22,8 +22,9 @@ import httpx
 
 from dev import runtime
 from dev.breaks import Break
+from dev.offer import Answer, Offer
 from dev.rig import LEADS, Rig
-from dev.verdict import Answer, Offer, Verdict, judge
+from dev.verdict import Verdict, judge
 
 BEGIN_COPY = "-----BEGIN ALFA LEAD-----"
 BUDGET_S = 8.0
@@ -114,10 +115,12 @@ class Oracle:
         self.send_all(made, client)
         return made
 
-    def send_all(self, offers: Iterable[Offer], client: Client | None = None) -> None:
-        """All at the same time; an offer given twice is sent twice."""
+    def send_all(
+        self, offers: Iterable[Offer], client: Client | None = None, *, at_once: int = 200
+    ) -> None:
+        """All at the same time, or so many; an offer given twice is sent twice."""
         listed = list(offers)
-        with ThreadPoolExecutor(max_workers=max(1, min(len(listed), 200))) as pool:
+        with ThreadPoolExecutor(max_workers=max(1, min(len(listed), at_once))) as pool:
             list(pool.map(lambda offer: self.send(offer, client), listed))
 
     def under(self, breaks: Iterable[Break], count: int, client: Client | None = None) -> None:

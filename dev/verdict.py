@@ -5,84 +5,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import httpx
+from dev.offer import Offer
 
 if TYPE_CHECKING:
     from dev.rig import Rig
 
 MARK = re.compile(r"[0-9a-f]{6}x[0-9]{5}")
 PERSONAL = re.compile(r"[0-9a-f]{6}x[0-9]{5}|812[0-9]{9}")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a caller got; status 0 and the exception's name in `error` when nothing came."""
-
-    status: int
-    id: str | None
-    ref: str | None
-    seconds: float
-    error: str | None = None
-    queued: bool = False
-
-    @classmethod
-    def of(cls, response: httpx.Response, seconds: float) -> "Answer":
-        try:
-            body = response.json()
-        except ValueError:
-            body = {}
-        told = body if isinstance(body, dict) else {}
-        error = told.get("error") or response.headers.get("x-vercel-error")
-        return cls(
-            response.status_code,
-            told.get("id"),
-            told.get("ref"),
-            seconds,
-            error,
-            told.get("queued") is True,
-        )
-
-    @property
-    def accepted(self) -> bool:
-        return self.status in (200, 202)
-
-    @property
-    def worth_repeating(self) -> bool:
-        """Silence, a fault of ours, or another try under way: the same key may be sent again."""
-        return self.status in (0, 409) or self.status >= 500
-
-
-@dataclass(slots=True)
-class Offer:
-    """One lead of one person: mark and phone are nobody else's."""
-
-    mark: str
-    phone: str
-    with_email: bool
-    key: str | None
-    answers: list[Answer] = field(default_factory=list)
-
-    @property
-    def accepted(self) -> bool:
-        return any(answer.accepted for answer in self.answers)
-
-    @property
-    def email(self) -> str:
-        return f"{self.mark}@example.com"
-
-    def body(self) -> dict[str, Any]:
-        return {
-            "business_name": f"Salon {self.mark}",
-            "contact_name": f"Ani {self.mark}",
-            "phone_whatsapp": f"0{self.phone}",
-            "city": "Medan",
-            "salon_type": "SALON",
-            "consent": True,
-            "message": f"Pesan {self.mark}",
-            **({"email": self.email} if self.with_email else {}),
-        }
 
 
 @dataclass(slots=True)
@@ -96,6 +27,7 @@ class Verdict:
     refused: int = 0
     unanswered: int = 0
     stored: int = 0
+    journaled: int = 0
     doubled: int = 0
     lost: int = 0
     in_review: int = 0
@@ -144,6 +76,7 @@ def judge(rig: "Rig", offers: Sequence[Offer], problems: Iterable[str], budget_s
     _count_answers(verdict, offers, budget_s)
     _check_rows(verdict, rig, offers)
     _check_mails(verdict, rig, offers)
+    _check_journal(verdict, rig)
     verdict.queue_left = rig.queued()
     if verdict.queue_left:
         verdict.findings.append(f"queue not empty: {verdict.queue_left} left")
@@ -188,6 +121,9 @@ def _check_rows(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:
         if len(stored) > 1:
             verdict.doubled += 1
             verdict.findings.append(f"doubled: {offer.mark} has {len(stored)} rows")
+        statuses = {answer.status for answer in offer.answers if answer.accepted}
+        if len(statuses) > 1:
+            verdict.findings.append(f"status differs: {offer.mark} was told {sorted(statuses)}")
         if len(told) > 1:
             verdict.findings.append(f"id differs: {offer.mark} was told {sorted(map(str, told))}")
         if review[f"Salon {offer.mark}"]:
@@ -226,6 +162,15 @@ def _check_mails(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:
             if delivered == 0 and offer.mark in stored:
                 verdict.mails_missing += 1
                 verdict.findings.append(f"mail missing: {kind} of {offer.mark}")
+
+
+def _check_journal(verdict: Verdict, rig: "Rig") -> None:
+    """Every stored lead has its copy in Redis, so that a restore can bring it back."""
+    for row in rig.admin.execute("select id::text as id from leads"):
+        there = rig.redis_run("EXISTS", f"journal:{row['id']}")
+        verdict.journaled += there == 1
+        if there != 1:
+            verdict.findings.append(f"not in the journal: {row['id']}")
 
 
 def leaks(rig: "Rig", offers: Iterable[Offer]) -> list[str]:

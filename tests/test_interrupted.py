@@ -9,7 +9,7 @@ import pytest
 
 from dev import tree
 from dev.breaks import Break
-from dev.oracle import Oracle, at_once, idle
+from dev.oracle import Client, Oracle, at_once, idle
 from dev.platform import APP_ROLE, Platform
 from dev.rig import DELIVER, LEADS, Rig
 from tests.conftest import ROOT
@@ -30,8 +30,8 @@ def test_200_posts_of_one_lead_at_once_are_one_lead(
     copied = tree.copy(ROOT, tmp_path_factory.mktemp("crowd") / "copy")
     with Rig(platform, copied, instances=3) as rig:
         rig.empty()
-        # The runtime lets five callers wait for a connection; the others ask again after 1, 3, 7 s.
-        oracle = Oracle(rig, budget_s=20)
+        # Most of the crowd waits at the rig's door: this is about who they are, not how long.
+        oracle = Oracle(rig, Client(timeout_s=60), budget_s=60)
         for _ in range(3):
             oracle.post(oracle.new())
         offer = oracle.new(keyed=keyed, with_email=True)
@@ -48,9 +48,9 @@ def test_200_posts_of_one_lead_at_once_are_one_lead(
 
 
 def test_a_request_killed_at_any_point_and_sent_again_is_one_lead(rig: Rig) -> None:
-    """Eight leads on their way, 20 ms apart, each time: 64 points from first byte to mails."""
+    """Eight leads on their way, 20 ms apart, each time: 48 points from first byte to mails."""
     oracle = Oracle(rig)
-    for number, killed_after_s in enumerate((0.02, 0.05, 0.1, 0.16, 0.23, 0.3, 0.4, 0.6)):
+    for number, killed_after_s in enumerate((0.02, 0.06, 0.13, 0.22, 0.32, 0.5)):
         how = signal.SIGTERM if number % 2 else signal.SIGKILL
         rig.apply([Break("database", "slow", {"delay_s": 0.015})])
         _kill_among_eight(oracle, killed_after_s, how)
@@ -165,7 +165,7 @@ def test_two_drains_at_once_bring_in_a_thousand_waiting_leads_in_bounded_calls(r
     rig.apply(NO_DATABASE)
     oracle.post(oracle.new())
     waiting = [oracle.new(with_email=False) for _ in range(1000)]
-    oracle.send_all(waiting)
+    oracle.send_all(waiting, at_once=12)
     assert rig.queued() == 1001
     rig.mend()
     calls: list[tuple[float, int]] = []

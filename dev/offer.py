@@ -1,0 +1,75 @@
+"""A lead as an oracle offers it, and the answers it got."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a caller got; status 0 and the exception's name in `error` when nothing came."""
+
+    status: int
+    id: str | None
+    ref: str | None
+    seconds: float
+    error: str | None = None
+    queued: bool = False
+
+    @classmethod
+    def of(cls, response: httpx.Response, seconds: float) -> "Answer":
+        try:
+            body = response.json()
+        except ValueError:
+            body = {}
+        told = body if isinstance(body, dict) else {}
+        error = told.get("error") or response.headers.get("x-vercel-error")
+        return cls(
+            response.status_code,
+            told.get("id"),
+            told.get("ref"),
+            seconds,
+            error,
+            told.get("queued") is True,
+        )
+
+    @property
+    def accepted(self) -> bool:
+        return self.status in (200, 202)
+
+    @property
+    def worth_repeating(self) -> bool:
+        """Silence, a fault of ours, or another try under way: the same key may be sent again."""
+        return self.status in (0, 409) or self.status >= 500
+
+
+@dataclass(slots=True)
+class Offer:
+    """One lead of one person: mark and phone are nobody else's."""
+
+    mark: str
+    phone: str
+    with_email: bool
+    key: str | None
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> bool:
+        return any(answer.accepted for answer in self.answers)
+
+    @property
+    def email(self) -> str:
+        return f"{self.mark}@example.com"
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "business_name": f"Salon {self.mark}",
+            "contact_name": f"Ani {self.mark}",
+            "phone_whatsapp": f"0{self.phone}",
+            "city": "Medan",
+            "salon_type": "SALON",
+            "consent": True,
+            "message": f"Pesan {self.mark}",
+            **({"email": self.email} if self.with_email else {}),
+        }
