@@ -60,14 +60,18 @@ class Cache:
             raise CacheDown
         return results
 
+    def ping(self) -> None:
+        """Ask the server now, whatever is remembered of it. Raises CacheDown."""
+        self.breaker.reset()
+        self.run("PING")
+
     def probe(self) -> None:
         """Find out, if it was down, whether it still is."""
         if self.breaker.claim_probe():
             try:
-                self._ask((("PING",),))
-                self.breaker.reset()
-            except _DOWN:
-                self.breaker.trip()
+                self.ping()
+            except CacheDown:
+                pass  # run_all has remembered it
             finally:
                 self.breaker.release_probe()
 

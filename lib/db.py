@@ -87,14 +87,18 @@ class Database:
                     raise DatabaseDown from fault
                 retried = True
 
+    def ping(self, *, budget_s: float = PROBE_BUDGET_S) -> None:
+        """Ask the server now, whatever is remembered of it. Raises DatabaseDown."""
+        self.breaker.reset()
+        self.run(_ask, budget_s=budget_s)
+
     def probe(self) -> None:
         """Find out, if it was down, whether it still is."""
         if self.breaker.claim_probe():
             try:
-                self._use(self._open(), _ask, time.monotonic() + PROBE_BUDGET_S)
-                self.breaker.reset()
-            except DOWN:
-                self.breaker.trip()
+                self.ping()
+            except DatabaseDown:
+                pass  # run has remembered it
             finally:
                 self.breaker.release_probe()
 

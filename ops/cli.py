@@ -60,12 +60,17 @@ def leads_import(services: Services, args: argparse.Namespace) -> int:
 
 
 def _texts(data: bytes) -> Iterator[str]:
-    """Every text in a file: as it is, and as the mails it may hold were encoded for their way."""
-    yield data.decode("utf-8", "replace")
-    for mail in re.split(rb"^From .*\n", data, flags=re.MULTILINE):
-        for part in email.message_from_bytes(mail, policy=email.policy.default).walk():
-            if part.get_content_maintype() == "text":
-                yield str(part.get_content())
+    """Every text in a file: of the mails in it, as they read; of a file without any, as it is."""
+    mails = [
+        email.message_from_bytes(mail, policy=email.policy.default)
+        for mail in re.split(rb"^From .*\n", data, flags=re.MULTILINE)
+    ]
+    parts = [part for mail in mails if "Content-Type" in mail for part in mail.walk()]
+    if not parts:
+        yield data.decode("utf-8", "replace")
+    for part in parts:
+        if part.get_content_maintype() == "text":
+            yield str(part.get_content())
 
 
 def _unsealed(services: Services, sealed: str) -> leads.Lead | None:
