@@ -172,13 +172,13 @@ def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
         return entered.status, leads.seen_before(lead, entered.id, entered.ref)
     why = None if lead.canary else _suspicion(call, lead, entered, token)
     desk = leads.Desk(settings.mail_from, settings.mail_sales_to).for_lead(lead)
-    call.later(call.services.probe)
     try:
         kept = intake.keep(call.services, lead, desk, spam=why)
     except NotPersisted as problem:
         call.note(decision="not_kept", lost=list(problem.lost))
         call.alarm("lead_not_kept", lead=str(lead.id))
         call.later(lambda: intake.leave(call.services, lead, member))
+        call.later(call.services.probe)
         raise
     except KeyReused:
         call.later(lambda: intake.leave(call.services, lead, member))
@@ -189,6 +189,7 @@ def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
         call.alarm("lead_not_stored_nor_queued", lead=str(lead.id))
     call.later(lambda: intake.settle(call.services, kept, lead))
     call.later(lambda: _send(call, kept))
+    call.later(call.services.probe)
     if nudge.due():
         call.later(lambda: _make_round(call))
     return 200 if kept.decision == "spam" else kept.lead.status, kept.lead

@@ -168,6 +168,7 @@ def test_a_lead_that_waits_in_the_queue_is_on_its_way_and_not_missing(
     capsys: Printed,
 ) -> None:
     post(without_database)
+    eventually(lambda: valkey.zcard("accepted"))
     let_time_pass(database, valkey)
     status, book = counted(platform, capsys)
     assert (status, book["accepted"], book["queued"], book["missing"]) == (0, 1, 1, [])
