@@ -16,8 +16,8 @@ FIELDS = sorted(Submission.model_fields)
 TEXTS = sorted(set(FIELDS) - {"consent", "chair_count", "salon_type", "locale"})
 LINES = {"message"}
 
-many = settings(max_examples=500, deadline=None, derandomize=True, database=None)
-few = settings(many, max_examples=200)
+many = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+few = settings(many, max_examples=100)
 
 # Half characters (lone surrogates) are legal in JSON's escapes.
 texts = st.text(st.characters(), max_size=30)
