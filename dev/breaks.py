@@ -18,7 +18,7 @@ class Part(Protocol):
     def ok(self) -> None: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Break:
     """part: an attribute of the rig; options: what its switch takes beside the mode."""
 
