@@ -15,6 +15,7 @@ def main(arguments: list[str]) -> int:
     try:
         tools.ensure_vercel()
         tools.ensure_browser()
+        tools.ensure_pooler()
     except tools.Missing as fault:
         print(fault, file=sys.stderr)
         return 1
