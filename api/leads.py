@@ -82,7 +82,8 @@ def _read(call: Call, fields: dict[str, str]) -> tuple[Lead, str]:
         raise UnsupportedType
     token = ""
     if isinstance(values, dict):
-        token = str(values.pop(CHALLENGE_FIELD, ""))
+        given = values.pop(CHALLENGE_FIELD, "")
+        token = given if isinstance(given, str) else ""
         values.pop("redirect", None)  # means something in forms alone
         if values.get("locale") in endpoint.LOCALES:
             call.locale = values["locale"]

@@ -30,8 +30,8 @@ def look(means: Means, now: datetime) -> Found:
     asked = {
         "database": _Asked(lambda: means.database.ping(budget_s=DEADLINE_S)),
         "redis": _Asked(lambda: means.cache.ping()),  # noqa: PLW0108 - it may have no address
-        "encryption_key": _Asked(lambda: means.vault),
-        "mail": _Asked(lambda: means.mailer),
+        "encryption_key": _Asked(lambda: means.vault, "configured"),
+        "mail": _Asked(lambda: means.mailer, "configured"),
         "ledger": _Asked(lambda: ledger.read(means.cache.run_all, means.database.run, now)),
     }
     end = time.monotonic() + DEADLINE_S
@@ -43,7 +43,7 @@ def look(means: Means, now: datetime) -> Found:
         services[name] = one.word
         services[f"{name}_ms"] = one.took_ms
     book = read.result if isinstance(read.result, ledger.Ledger) else None
-    well = all(one.word == "connected" for one in asked.values()) and (
+    well = all(one.word == one.good for one in asked.values()) and (
         book is not None and book.balanced
     )
     status = "healthy" if well else "degraded"
@@ -55,7 +55,8 @@ def look(means: Means, now: datetime) -> Found:
 class _Asked:
     """One question on its way in a thread of its own, which may outlive the answer."""
 
-    def __init__(self, ask: Callable[[], Any]) -> None:
+    def __init__(self, ask: Callable[[], Any], good: str = "connected") -> None:
+        self.good = good
         self.word = "silent"
         self.took_ms: float | None = None
         self.result: Any = None
@@ -67,7 +68,7 @@ class _Asked:
         started = time.perf_counter()
         try:
             self.result = self._ask()
-            word = "connected"
+            word = self.good
         except NotConfigured as fault:
             word = f"unconfigured: {fault}"
         except (CacheDown, DatabaseDown):

@@ -112,7 +112,7 @@ def test_a_healthy_platform_says_so_of_every_service(platform: Platform, databas
     )
     services = body["services"]
     assert set(services) == SERVICES | {f"{name}_ms" for name in SERVICES}
-    assert {services[name] for name in SERVICES} == {"connected"}
+    assert {services[name] for name in SERVICES} == {"connected", "configured"}
     for name in SERVICES:
         assert 0 <= services[f"{name}_ms"] < 1000
     assert datetime.fromisoformat(body["timestamp"]).tzinfo is not None
