@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -40,6 +41,23 @@ def test_200_posts_of_one_lead_at_once_are_one_lead(
         assert all_accepted(oracle.settle())
         stored = rig.admin.execute("select business_name from leads").fetchall()
         assert len(stored) == len(oracle.offers)
+
+
+def test_a_lead_sent_to_a_cut_off_instance_and_to_a_healthy_one_is_one_lead(
+    rig: Rig, platform: Platform
+) -> None:
+    with Rig(platform, rig.root) as healthy:
+        cut_off = Oracle(rig, Client(tries=6))
+        whole = Oracle(healthy, Client(tries=6))
+        whole.post(whole.new())
+        rig.apply(NO_DATABASE)
+        for first, second, status in ((cut_off, whole, 202), (whole, cut_off, 200)):
+            offer = cut_off.new()
+            assert (first.send(offer).status, second.send(offer).status) == (status, status)
+        for _ in range(12):
+            offer = cut_off.new()
+            at_once(partial(cut_off.send, offer), partial(whole.send, offer))
+        assert all_accepted(cut_off.settle())
 
 
 # ------------------------------------------------------------------ killed
