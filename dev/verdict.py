@@ -132,8 +132,13 @@ def _check_rows(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:
         elif offer.accepted and not stored:
             verdict.lost += 1
             verdict.findings.append(f"lost: {offer.mark} was told {_told(offer)}")
-        elif told and not told <= set(stored):
+        elif not all(_is_kept(each, stored) for each in told):
             verdict.findings.append(f"id differs: {offer.mark} was told {told}, kept as {stored}")
+
+
+def _is_kept(told: tuple[str, str], stored: Sequence[tuple[str, str]]) -> bool:
+    """Whether what was told is what is kept. A reference that was taken has grown."""
+    return any(told[0] == lead_id and ref.startswith(told[1]) for lead_id, ref in stored)
 
 
 def _check_mails(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:

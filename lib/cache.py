@@ -62,8 +62,12 @@ class Cache:
 
     def ping(self) -> None:
         """Ask the server now, whatever is remembered of it. Raises CacheDown."""
+        try:
+            self._ask((("PING",),))
+        except _DOWN as fault:
+            self.breaker.trip()
+            raise CacheDown from fault
         self.breaker.reset()
-        self.run("PING")
 
     def probe(self) -> None:
         """Find out, if it was down, whether it still is."""
@@ -71,7 +75,7 @@ class Cache:
             try:
                 self.ping()
             except CacheDown:
-                pass  # run_all has remembered it
+                pass  # and remembered
             finally:
                 self.breaker.release_probe()
 

@@ -89,8 +89,12 @@ class Database:
 
     def ping(self, *, budget_s: float = PROBE_BUDGET_S) -> None:
         """Ask the server now, whatever is remembered of it. Raises DatabaseDown."""
+        try:
+            self._use(self._open(), _ask, time.monotonic() + budget_s)
+        except DOWN as fault:
+            self.breaker.trip()
+            raise DatabaseDown from fault
         self.breaker.reset()
-        self.run(_ask, budget_s=budget_s)
 
     def probe(self) -> None:
         """Find out, if it was down, whether it still is."""
@@ -98,7 +102,7 @@ class Database:
             try:
                 self.ping()
             except DatabaseDown:
-                pass  # run has remembered it
+                pass  # and remembered
             finally:
                 self.breaker.release_probe()
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from lib import backlog, copies, gate, leads, letters, reference
+from lib import backlog, copies, gate, leads, letters
 from lib.gate import Busy, Entered, Limits, Seen, Turned
 from lib.leads import Desk, Lead
 from lib.letters import Letter
@@ -166,7 +166,7 @@ def _store(means: Means, lead: Lead, desk: Desk, spam: str | None) -> Kept:
 
 
 def _queue(means: Means, lead: Lead, _desk: Desk, spam: str | None) -> Kept:
-    queued = replace(_unasked(lead), arrival="queue", spam=spam)
+    queued = replace(lead, arrival="queue", spam=spam)
     backlog.put(means.cache.run_all, means.vault, queued)
     return Kept(queued, "queued")
 
@@ -175,18 +175,13 @@ def _mail(means: Means, lead: Lead, desk: Desk, spam: str | None) -> Kept:
     if spam is not None:
         # Nobody is mailed for spam. It is sent again, or it is not missed.
         raise MailRefused("spam")
-    mailed = replace(_unasked(lead), arrival="mail")
+    mailed = replace(lead, arrival="mail")
     letter = leads.mails(mailed, desk)[0]
     with suppress(NotConfigured):  # without a key sales still read the lead; no command does
         letter = letters.with_copy(letter, means.vault.seal(copies.to_json(mailed)))
     with suppress(MailTaken):  # then an earlier attempt's copy is out
         means.mailer.send(letter, f"sales/{lead.id}", timeout_s=MAIL_TIMEOUT_S)
     return Kept(mailed, "mailed")
-
-
-def _unasked(lead: Lead) -> Lead:
-    """With a reference that is told, and kept, without asking Postgres whether it is free."""
-    return replace(lead, ref=reference.of(lead.id, reference.UNASKED))
 
 
 def settle(means: Means, kept: Kept, original: Lead) -> None:

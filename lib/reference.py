@@ -9,10 +9,11 @@ PREFIX = "ALFA-"
 # no B D E G P T V, no M/N, no S/F.
 ALPHABET = "23456789ACHJKMQRWXYZ"
 
-LENGTHS = (5, 6, 8, 13)  # a code that is taken grows, like a short commit id
-
-# Where Postgres cannot be asked whether a code is free, it must be free by chance: 20^8 codes.
-UNASKED = 8
+# A code that is taken grows, like a short commit id. Postgres finds that out; a lead it could not
+# be asked about was told the five, which are then the beginning of what is kept (one queued lead
+# in 160 with 20,000 stored). The code is fixed before the first attempt, like the id, so that
+# whichever attempt comes through keeps what was told.
+LENGTHS = (5, 6, 8, 13)
 
 
 def of(identity: UUID, length: int = LENGTHS[0]) -> str:
