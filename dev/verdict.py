@@ -136,9 +136,9 @@ def _check_rows(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:
             verdict.findings.append(f"id differs: {offer.mark} was told {told}, kept as {stored}")
 
 
-def _is_kept(told: tuple[str, str], stored: Sequence[tuple[str, str]]) -> bool:
+def _is_kept(told: tuple[str | None, str | None], stored: Sequence[tuple[str, str]]) -> bool:
     """Whether what was told is what is kept. A reference that was taken has grown."""
-    return any(told[0] == lead_id and ref.startswith(told[1]) for lead_id, ref in stored)
+    return any(told[0] == lead_id and ref.startswith(told[1] or "") for lead_id, ref in stored)
 
 
 def _check_mails(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:
