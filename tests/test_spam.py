@@ -187,9 +187,7 @@ def test_what_is_kept_for_review_is_listed_and_restored_with_its_mails(
     assert kept["id"] not in capsys.readouterr().out
 
 
-def test_a_trap_filled_by_mistake_costs_no_lead(
-    platform: Platform, database: Rows
-) -> None:
+def test_a_trap_filled_by_mistake_costs_no_lead(platform: Platform, database: Rows) -> None:
     kept = post(platform.url, {**LEAD, "company": "SEO Inc"}).json()
     assert cli.main(["spam", "restore", kept["id"]], platform.environment) == 0
     [row] = rows(database, "leads")
