@@ -14,6 +14,7 @@ import pytest
 from dev.patterns import Unsupported
 from dev.platform import Platform
 from dev.routes import Routes
+from tests.conftest import eventually
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,6 +44,7 @@ def app(environ, start_response):
     if "long" in asked:
         time.sleep(5)
     if "half" in asked:
+        print("half way", flush=True)
         time.sleep(0.5)
     seen = {k: v for k, v in environ.items() if isinstance(v, str)}
     body = json.dumps({"pid": os.getpid(), "environ": seen, "env": dict(os.environ)}).encode()
@@ -161,7 +163,7 @@ def test_an_edit_is_served_next_and_spares_requests_in_flight(
         target=lambda: in_flight.append(httpx.get(f"{small.url}/api/echo?half").json()["pid"])
     )
     thread.start()
-    time.sleep(0.2)
+    eventually(lambda: any("half way" in str(line["message"]) for line in small.logs()))
     (tree / "lib" / "added.py").write_text("")
     assert client.get("/api/echo").json()["pid"] != before
     thread.join()
