@@ -197,10 +197,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(self._head(response) + body)
             return
         length = response.headers.get("Content-Length")
-        chunked = length is None and self.request_version == "HTTP/1.1"
+        bodiless = response.status in (204, 304)  # not even an empty chunk: it would be read
+        chunked = length is None and not bodiless and self.request_version == "HTTP/1.1"
         if chunked:
             response.headers["Transfer-Encoding"] = "chunked"
-        elif length is None:
+        elif length is None and not bodiless:
             self.close_connection = True
         self.wfile.write(self._head(response))
         try:

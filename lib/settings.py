@@ -186,6 +186,11 @@ class Settings:
         "Turnstile's siteverify.",
         "https://challenges.cloudflare.com/turnstile/v0/siteverify",
     )
+    rum_drain_secret = Setting(
+        token,
+        "Signs Vercel's drains to /api/rum, 16 characters or more; unset: they are refused.",
+        secret=True,
+    )
     sentry_dsn = Setting(str, "Sentry's DSN; empty: errors go to the log alone.", "", secret=True)
     vercel_env = Setting(str, "Set by Vercel: production, preview or development.", "development")
     vercel_git_commit_sha = Setting(str, "Set by Vercel: the commit, reported as the release.", "")

@@ -42,6 +42,12 @@ NOUNS = {
     "lib.pages",
     "lib.reference",
     "lib.rounds",
+    "lib.rum",
+    "lib.rum_count",
+    "lib.rum_drain",
+    "lib.rum_fold",
+    "lib.rum_report",
+    "lib.sketch",
     "lib.spam",
     "lib.submission",
     "lib.whatsapp",
@@ -63,6 +69,7 @@ TABLE: dict[str, May] = {
     "api/health.py": May({*ENDPOINT.at_the_top, "lib.settings"}),
     "api/thanks.py": May({*ENDPOINT.at_the_top, "lib.settings"}),
     "api/leads.py": ENDPOINT,
+    "api/rum.py": ENDPOINT,
     "api/cron/deliver.py": ENDPOINT,
     # What we decide.
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
@@ -275,6 +282,6 @@ def test_the_thank_you_page_imports_no_vendor() -> None:
     assert not loaded_by("api/thanks.py") & {*VENDORS, "pydantic"}
 
 
-@pytest.mark.parametrize("function", ["api/leads.py", "api/cron/deliver.py"])
+@pytest.mark.parametrize("function", ["api/leads.py", "api/rum.py", "api/cron/deliver.py"])
 def test_a_function_that_needs_vendors_imports_them_when_first_used(function: str) -> None:
     assert not loaded_by(function) & VENDORS

@@ -1,0 +1,102 @@
+"""POST /api/rum: a browser's vitals, or a drain of Vercel's. GET, HEAD /api/rum: read them.
+
+POST: 204 at once whatever comes, and the counting after the answer; bad items are dropped and
+counted in the log line. At most 64 KiB and 50 items, application/json or text/plain. With
+`x-vercel-signature` the body is a drain's (JSON array or NDJSON): 403 forbidden when the
+signature is not RUM_DRAIN_SECRET's.
+
+GET: public, cached for a minute. 200 with p75, shares and n of each group; parameters `days` or
+`from` and `to`, `path`, `device`, `metric`, `release`, `by`, `compare`, `histogram`;
+400 validation_error names every faulty one; 503 temporarily_unavailable without Postgres.
+"""
+
+from datetime import UTC, datetime
+
+from werkzeug.wrappers import Response
+
+from lib import endpoint, log, rum, rum_count, rum_drain, rum_fold, rum_report
+from lib.endpoint import Call
+from lib.problems import (
+    CacheDown,
+    DatabaseDown,
+    Forbidden,
+    Invalid,
+    NotConfigured,
+    Unavailable,
+)
+from lib.rum import Read, Visit
+
+
+def post(call: Call) -> Response:
+    body, visit = call.request.get_data(), _visit(call)
+    if rum_drain.SIGNATURE_HEADER in call.request.headers:
+        _refuse_unsigned(call, body)
+        found = rum_drain.read(body, visit.release, call.now)
+        call.note(drain=True)
+    else:
+        found = rum.read(body, visit)
+    call.note(samples=len(found.samples), dropped=found.dropped or None, why=found.why)
+    if found.samples:
+        call.later(lambda: _keep(call, found))
+    return Response(status=204)
+
+
+def _refuse_unsigned(call: Call, body: bytes) -> None:
+    signature = call.request.headers[rum_drain.SIGNATURE_HEADER]
+    try:
+        secret = call.services.settings.rum_drain_secret
+    except NotConfigured as fault:
+        log.not_configured(fault, call.request_id)
+        raise Forbidden from None
+    if not rum_drain.is_signed(secret, signature, body):
+        raise Forbidden
+
+
+def _visit(call: Call) -> Visit:
+    headers, settings = call.request.headers, call.services.settings
+    return Visit(
+        user_agent=headers.get("User-Agent", ""),
+        mobile_hint=headers.get("Sec-CH-UA-Mobile"),
+        referrer=headers.get("Referer", ""),
+        release=rum.release_of(settings.vercel_deployment_id, settings.vercel_git_commit_sha),
+        now=call.now,
+    )
+
+
+def _keep(call: Call, found: Read) -> None:
+    kept = rum_count.keep(call.services, found.samples, call.now)
+    call.note(kept=kept.where)
+    if kept.lost:
+        log.write("rum_dropped", "warning", id=call.request_id, samples=kept.lost)
+    call.services.probe()
+    if kept.due:
+        _fold(call)
+
+
+def _fold(call: Call) -> None:
+    """So that no plan's slow cron is the only one to take the counts over."""
+    try:
+        folded = rum_fold.fold(call.services, datetime.now(UTC))
+    except (CacheDown, DatabaseDown, NotConfigured) as fault:
+        call.note(not_folded=type(fault).__name__)
+        return
+    if folded is not None:
+        call.note(folded=folded.counts)
+
+
+def get(call: Call) -> Response:
+    try:
+        asked = rum_report.query(call.request.args.to_dict(flat=False), call.now)
+    except rum_report.Faulty as faulty:
+        raise Invalid(faulty.details(call.locale)) from None
+    call.later(call.services.probe)
+    try:
+        found, complete = rum_report.gather(call.services, asked)
+    except DatabaseDown:
+        raise Unavailable from None
+    response = endpoint.reply(rum_report.report(asked, found, complete=complete))
+    response.headers["Cache-Control"] = "public, s-maxage=60"
+    return response
+
+
+app = endpoint.wsgi("rum", GET=get, POST=post)

@@ -1,0 +1,360 @@
+"""Reading the sketches: quantiles of groups, and a release against the one before.
+
+Groups are made by adding sketches up, never by averaging their quantiles. A group of fewer than
+FEWEST values is left out: it would say more about somebody than about a page. Days are those of
+Indonesia's western time.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from lib import rum_count, sketch
+from lib.problems import CacheDown, NotConfigured
+from lib.rum import DEVICES, METRICS, VIEWS
+from lib.rum_count import Means, Row
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+FEWEST = 5
+MOST_GROUPS = 3000
+SHARE = 0.75  # the quantile that web vitals are judged by
+DIMENSIONS = ("day", "path", "device", "metric", "release")
+PARAMETERS = (
+    "days", "from", "to", "path", "device", "metric", "release", "by", "compare", "histogram",
+)  # fmt: skip
+MOST_DAYS, USUAL_DAYS = 400, 28
+LATEST = "latest"
+WIB = timedelta(hours=7)
+
+FAULTS = {
+    "unknown": {"id": "Parameter tidak dikenal.", "en": "Unknown parameter."},
+    "repeated": {"id": "Hanya boleh satu.", "en": "Give it once."},
+    "days": {"id": "Bilangan 1 sampai 400.", "en": "A number from 1 to 400."},
+    "date": {"id": "Tanggal seperti 2026-11-23.", "en": "A date like 2026-11-23."},
+    "range": {
+        "id": "Dari dan sampai, berurutan, paling lama 400 hari, tanpa days.",
+        "en": "Both, in order, at most 400 days, and without days.",
+    },
+    "value": {"id": "Nilai tidak dikenal.", "en": "Not one of the values."},
+    "text": {"id": "Teks 1 sampai 200 karakter.", "en": "A text of 1 to 200 characters."},
+}
+
+type Faults = dict[str, str]
+"""Parameter -> a key of FAULTS."""
+
+type Key = tuple[str, ...]
+"""A group: its values of the dimensions asked for, in their order."""
+
+
+class Faulty(Exception):
+    def __init__(self, faults: Faults) -> None:
+        super().__init__(faults)
+        self.faults = faults
+
+    def details(self, locale: str) -> dict[str, list[str]]:
+        return {name: [FAULTS[kind][locale]] for name, kind in self.faults.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """since, until: days, both included. by: dimensions, `metric` always among them."""
+
+    since: date
+    until: date
+    by: tuple[str, ...]
+    path: str | None = None
+    device: str | None = None
+    metric: str | None = None
+    release: str | None = None
+    compare: str | None = None
+    histogram: bool = False
+
+    def filters(self) -> dict[str, str | None]:
+        return {name: getattr(self, name) for name in DIMENSIONS[1:]}
+
+
+@dataclass(slots=True)
+class Found:
+    """Sketches by group and release, and when each release was first heard of."""
+
+    sketches: dict[tuple[Key, str], Counter[int]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
+    releases: dict[str, datetime] = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------ what is asked
+
+
+def query(given: Mapping[str, Sequence[str]], now: datetime) -> Query:
+    """The parameters' meaning. Raises Faulty, naming every fault."""
+    faults: Faults = {name: "unknown" for name in given if name not in PARAMETERS}
+    faults |= {name: "repeated" for name, texts in given.items() if len(texts) > 1}
+    one = {name: texts[0] for name, texts in given.items()}
+    since, until = _days(one, now, faults)
+    for name, known in (("device", DEVICES), ("metric", (*METRICS, VIEWS)), ("histogram", ("1",))):
+        if name in one and one[name] not in known:
+            faults[name] = "value"
+    for name in ("path", "release", "compare"):
+        if name in one and not 1 <= len(one[name]) <= 200:
+            faults[name] = "text"
+    by = one.get("by", "metric").split(",")
+    if len(set(by)) < len(by) or set(by) - set(DIMENSIONS):
+        faults["by"] = "value"
+    if faults:
+        raise Faulty(faults)
+    return Query(
+        since,
+        until,
+        tuple(name for name in DIMENSIONS if name in {*by, "metric"}),
+        **{name: one.get(name) for name in ("path", "device", "metric", "release", "compare")},
+        histogram="histogram" in one,
+    )
+
+
+def _days(one: Mapping[str, str], now: datetime, faults: Faults) -> tuple[date, date]:
+    today = (now + WIB).date()
+    if "from" in one or "to" in one:
+        return _range(one, faults) or (today, today)
+    text = one.get("days", str(USUAL_DAYS))
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MOST_DAYS:
+        faults.setdefault("days", "days")
+        return today, today
+    return today - timedelta(days=int(text) - 1), today
+
+
+def _range(one: Mapping[str, str], faults: Faults) -> tuple[date, date] | None:
+    found = []
+    for name in ("from", "to"):
+        try:
+            text = one.get(name, "")
+            if not re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+                raise ValueError
+            found.append(date.fromisoformat(text))
+        except ValueError:
+            faults.setdefault(name, "date")
+    if len(found) < 2:
+        return None
+    since, until = found
+    if "days" in one or not timedelta(0) <= until - since < timedelta(days=MOST_DAYS):
+        faults.setdefault("from", "range")
+        return None
+    return since, until
+
+
+# ------------------------------------------------------------------ what is there
+
+SKETCHES = """
+select case when %(by_day)s then day::text else '' end as day,
+  case when %(by_path)s then path else '' end as path,
+  case when %(by_device)s then device else '' end as device,
+  metric,
+  case when %(by_release)s then release else '' end as release,
+  bucket, sum(n)::bigint as n
+from (
+  select (hour at time zone 'Asia/Jakarta')::date as day, path, device, metric, release,
+    buckets, counts
+  from rum_hours
+  union all
+  select day, path, device, metric, release, buckets, counts from rum_days
+) as kept, unnest(buckets, counts) as u (bucket, n)
+where day between %(since)s and %(until)s
+  and (%(path)s::text is null or path = %(path)s)
+  and (%(device)s::text is null or device = %(device)s)
+  and (%(metric)s::text is null or metric in (%(metric)s, 'views'))
+  and (%(release)s::text is null or release = %(release)s)
+group by 1, 2, 3, 4, 5, 6
+"""
+
+RELEASES = "select release, first_at from rum_releases order by first_at, release"
+
+TAKEN = "select batch from rum_folds where batch = any(%(batches)s)"
+
+SNAPSHOT = "set transaction isolation level repeatable read, read only"
+
+
+def gather(means: Means, asked: Query) -> tuple[Found, bool]:
+    """What is asked for, and whether the newest minutes, which are in Redis, are in it.
+
+    Redis is read first, and Postgres at one moment after it, with the names of the batches that
+    it has taken over since: nothing is counted twice. Raises DatabaseDown.
+    """
+    try:
+        fresh = rum_count.look(means.cache.run)
+    except (CacheDown, NotConfigured):
+        fresh = None
+    by_release = "release" in asked.by or asked.compare is not None
+    values: dict[str, Any] = {f"by_{name}": name in asked.by for name in DIMENSIONS}
+    values |= {"since": asked.since, "until": asked.until, "batches": list(fresh or ())}
+    values |= {**asked.filters(), "by_release": by_release}
+    if asked.compare is not None:
+        values["release"] = None
+
+    def ask(connection: "Connection[Any]") -> tuple[list[Any], list[Any], set[str]]:
+        with connection.transaction():
+            connection.execute(SNAPSHOT)
+            taken = {row[0] for row in connection.execute(TAKEN, values)}
+            rows = connection.execute(SKETCHES, values).fetchall()
+            return rows, connection.execute(RELEASES).fetchall(), taken
+
+    rows, releases, taken = means.database.run(ask)
+    found = Found(releases=dict(releases))
+    for day, path, device, metric, release, bucket, n in rows:
+        _add(found, asked, (day, path, device, metric, release), release, bucket, n)
+    for batch, counts in (fresh or {}).items():
+        if batch not in taken:
+            _add_fresh(found, asked, counts, by_release=by_release)
+    return found, fresh is not None
+
+
+def _add(
+    found: Found, asked: Query, values: Sequence[str], release: str, bucket: int, n: int
+) -> None:
+    key = tuple(value for name, value in zip(DIMENSIONS, values, strict=True) if name in asked.by)
+    found.sketches[key, release][bucket] += n
+
+
+def _add_fresh(found: Found, asked: Query, rows: Iterable[Row], *, by_release: bool) -> None:
+    """What Redis holds, chosen and grouped as SKETCHES does it."""
+    for hour, path, device, metric, release, bucket, n in rows:
+        known = found.releases.setdefault(release, hour)
+        found.releases[release] = min(known, hour)
+        day = (hour + WIB).date()
+        wanted = asked.metric in (None, metric) or metric == VIEWS
+        wanted = wanted and asked.path in (None, path) and asked.device in (None, device)
+        if asked.compare is None:
+            wanted = wanted and asked.release in (None, release)
+        if wanted and asked.since <= day <= asked.until:
+            values = (day.isoformat(), path, device, metric, release)
+            _add(found, asked, values, release if by_release else "", bucket, n)
+
+
+# ------------------------------------------------------------------ what is answered
+
+
+def report(asked: Query, found: Found, *, complete: bool) -> dict[str, object]:
+    """The answer's body."""
+    groups, views, hidden = _groups(asked, found)
+    body: dict[str, object] = {
+        "from": asked.since.isoformat(),
+        "to": asked.until.isoformat(),
+        "timezone": "Asia/Jakarta",
+        "complete": complete,
+        "by": list(asked.by),
+        "metrics": {
+            name: {"unit": scale.unit, "good": scale.good, "poor": scale.poor}
+            for name, scale in METRICS.items()
+        },
+        "groups": groups[:MOST_GROUPS],
+        "views": views[:MOST_GROUPS],
+        "hidden": hidden + len(groups[MOST_GROUPS:]) + len(views[MOST_GROUPS:]),
+        "releases": [
+            {"release": name, "first_at": at.astimezone(UTC).isoformat().replace("+00:00", "Z")}
+            for name, at in _in_order(found)
+        ],
+    }
+    if asked.compare is not None:
+        body["comparison"] = _comparison(asked, found)
+    return body
+
+
+def _groups(
+    asked: Query, found: Found
+) -> tuple[list[dict[str, object]], list[dict[str, object]], int]:
+    """Groups of vitals and of views, and how many were too small to show."""
+    whole: dict[Key, Counter[int]] = defaultdict(Counter)
+    for (key, release), counts in found.sketches.items():
+        if asked.compare is None or asked.release in (None, release):
+            whole[key].update(counts)
+    groups: list[dict[str, object]] = []
+    views: list[dict[str, object]] = []
+    hidden = 0
+    for key, counts in sorted(whole.items()):
+        shown = {number: n for number, n in counts.items() if n > 0}
+        named: dict[str, object] = dict(zip(asked.by, key, strict=True))
+        n = sketch.size(shown)
+        if n < FEWEST:
+            hidden += n > 0
+        elif named["metric"] == VIEWS:
+            del named["metric"]
+            views.append({**named, "n": n})
+        else:
+            groups.append({**named, **_figures(str(named["metric"]), shown, asked.histogram)})
+    return groups, views, hidden
+
+
+def _figures(metric: str, counts: Mapping[int, int], histogram: bool) -> dict[str, object]:
+    scale = METRICS[metric]
+    p75 = sketch.quantile(scale, counts, SHARE) or 0.0
+    bounds = sketch.interval(scale, counts, SHARE)
+    figures: dict[str, object] = {
+        "n": sketch.size(counts),
+        "p75": _rounded(metric, p75),
+        "low": _rounded(metric, bounds[0]) if bounds else None,
+        "high": _rounded(metric, bounds[1]) if bounds else None,
+        "rating": sketch.RATINGS[scale.rating(p75)],
+        **{name: round(share, 4) for name, share in sketch.shares(counts).items()},
+    }
+    if histogram:
+        figures["histogram"] = [
+            {"from": _rounded(metric, low), "to": _rounded(metric, high), "n": counts[number]}
+            for number in sorted(counts)
+            for low, high in (sketch.edges(scale, number),)
+        ]
+    return figures
+
+
+def _comparison(asked: Query, found: Found) -> dict[str, object] | None:
+    """The release asked for against the one before it; None when there are not two."""
+    seen = {release for (_, release) in found.sketches}
+    order = [name for name, _ in _in_order(found) if name in seen]
+    name = order[-1] if asked.compare == LATEST and order else asked.compare
+    if name not in order or order.index(name) == 0:
+        return None
+    before = order[order.index(name) - 1]
+    sides: dict[Key, dict[str, Counter[int]]] = defaultdict(lambda: defaultdict(Counter))
+    kept = [index for index, each in enumerate(asked.by) if each not in ("day", "release")]
+    for (key, release), counts in found.sketches.items():
+        if release in (name, before):
+            sides[tuple(key[index] for index in kept)][release].update(counts)
+    named = [asked.by[index] for index in kept]
+    compared = [
+        {**dict(zip(named, key, strict=True)), **figures}
+        for key, side in sorted(sides.items())
+        if (figures := _compared(key[named.index("metric")], side[name], side[before]))
+    ]
+    return {"release": name, "before": before, "groups": compared}
+
+
+def _compared(metric: str, new: Counter[int], old: Counter[int]) -> dict[str, object] | None:
+    new, old = +new, +old  # without what is momentarily below one
+    if metric == VIEWS or min(sketch.size(new), sketch.size(old)) < FEWEST:
+        return None
+    scale = METRICS[metric]
+    change = sketch.difference(scale, new, old, SHARE)
+    if change is None:
+        return None
+    return {
+        "n": sketch.size(new),
+        "n_before": sketch.size(old),
+        "p75": _rounded(metric, sketch.quantile(scale, new, SHARE) or 0.0),
+        "p75_before": _rounded(metric, sketch.quantile(scale, old, SHARE) or 0.0),
+        "difference": _rounded(metric, change.value),
+        "low": None if change.low is None else _rounded(metric, change.low),
+        "high": None if change.high is None else _rounded(metric, change.high),
+        "verdict": change.verdict,
+    }
+
+
+def _in_order(found: Found) -> list[tuple[str, datetime]]:
+    return sorted(found.releases.items(), key=lambda each: (each[1], each[0]))
+
+
+def _rounded(metric: str, value: float) -> float:
+    """To a tenth of a millisecond, or to a ten-thousandth of a shift: finer than a bucket."""
+    return round(value, 4 if METRICS[metric].unit == "" else 1)

@@ -1,0 +1,161 @@
+"""Distributions that can be added up: counts in buckets whose borders grow by a constant factor.
+
+After DDSketch (Masson, Rim, Lee, "DDSketch: A Fast and Fully-Mergeable Quantile Sketch with
+Relative-Error Guarantees", VLDB 2019): a value v belongs to bucket ceil(log v / log gamma), so any
+quantile is off by at most RELATIVE_ERROR, however sketches are merged. No library does it here:
+on the way in a value is one number, from one math.log; Redis and Postgres do the adding. Ours
+never collapses buckets, since the values are bounded: at most some 1300 numbers, 60 to 100 in use.
+
+The rule a newcomer would break: a bucket's number is stored for ever. RELATIVE_ERROR and a scale's
+figures cannot change without a migration. Each bucket is split where the rating changes, so the
+shares of good, needs improvement and poor are exact, not estimates.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+RELATIVE_ERROR = 0.018
+GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
+RATINGS = ("good", "needs_improvement", "poor")
+
+_LOG_GAMMA = math.log(GAMMA)
+Z_95, Z_99 = 1.96, 2.576  # of the normal distribution: two-sided 95 % and 99 %
+
+type Counts = Mapping[int, int]
+"""Bucket number -> how many values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A metric's measure. Below `floor` all values are alike (bucket 0) and read as 0; `good` and
+    `poor` are inclusive: up to `good` is good, up to `poor` needs improvement."""
+
+    unit: str
+    floor: float
+    good: float
+    poor: float
+    most: float
+
+    def rating(self, value: float) -> int:
+        """An index of RATINGS."""
+        return 0 if value <= self.good else 1 if value <= self.poor else 2
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How much more the newer of two quantiles is; `low` to `high` holds the truth in 99 of 100
+    cases. Both are None where either side has too few values to say."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    @property
+    def verdict(self) -> str:
+        """Noise is no regression: only an interval without 0 in it is a verdict."""
+        if self.low is not None and self.low > 0:
+            return "worse"
+        if self.high is not None and self.high < 0:
+            return "better"
+        return "no clear difference"
+
+
+def bucket(scale: Scale, value: float) -> int:
+    """The number of the bucket `value` belongs to; 0 <= value <= scale.most."""
+    if value < scale.floor:
+        return 0
+    step = math.ceil(math.log(value / scale.floor) / _LOG_GAMMA)
+    return 3 * (step + 1) + scale.rating(value)
+
+
+def edges(scale: Scale, number: int) -> tuple[float, float]:
+    """The least and the greatest value of a bucket."""
+    if number == 0:
+        return 0.0, scale.floor
+    step, rating = number // 3 - 1, number % 3
+    low, high = scale.floor * GAMMA ** (step - 1), scale.floor * GAMMA**step
+    above = (0.0, scale.good, scale.poor)[rating]
+    below = (scale.good, scale.poor, scale.most)[rating]
+    return max(low, above), min(high, below)
+
+
+def middle(scale: Scale, number: int) -> float:
+    """The value nearest, relatively, to all of a bucket: its edges' harmonic mean."""
+    if number == 0:
+        return 0.0
+    low, high = edges(scale, number)
+    return 2 * low * high / (low + high)
+
+
+def merged(sketches: Iterable[Counts]) -> Counter[int]:
+    """All of them as one: what averaging quantiles only pretends to be."""
+    total: Counter[int] = Counter()
+    for sketch in sketches:
+        total.update(sketch)
+    return total
+
+
+def size(counts: Counts) -> int:
+    return sum(counts.values())
+
+
+def quantile(scale: Scale, counts: Counts, share: float) -> float | None:
+    """The value that `share` of all do not exceed (nearest rank); None of nothing."""
+    n = size(counts)
+    return middle(scale, _at_rank(counts, max(1, math.ceil(share * n)))) if n else None
+
+
+def shares(counts: Counts) -> dict[str, float]:
+    """What part is good, needs improvement, is poor: exact. `counts` is not empty."""
+    by_rating = Counter[int]()
+    for number, n in counts.items():
+        by_rating[number % 3] += n
+    n = size(counts)
+    return {name: by_rating[index] / n for index, name in enumerate(RATINGS)}
+
+
+def interval(
+    scale: Scale, counts: Counts, share: float, z: float = Z_95
+) -> tuple[float, float] | None:
+    """Where the quantile of all visits lies, these being a sample of them.
+
+    From order statistics: the number of values below the true quantile is binomial, so the values
+    at ranks n*share -/+ z*sqrt(n*share*(1-share)) enclose it, whatever the distribution. Taken at
+    the outer edges of their buckets, so the sketch's own error is inside. None when the sample is
+    so small that the ranks fall off its ends.
+    """
+    n = size(counts)
+    spread = z * math.sqrt(n * share * (1 - share))
+    first, last = math.floor(n * share - spread), math.ceil(n * share + spread) + 1
+    if first < 1 or last > n:
+        return None
+    return edges(scale, _at_rank(counts, first))[0], edges(scale, _at_rank(counts, last))[1]
+
+
+def difference(scale: Scale, new: Counts, old: Counts, share: float) -> Difference | None:
+    """The newer quantile minus the older, with its 99 % interval; None when one is empty.
+
+    The two intervals are combined by MOVER (Zou and Donner, Statistics in Medicine 2008), which
+    wants no symmetry: web vitals have a long right tail.
+    """
+    ours, theirs = quantile(scale, new, share), quantile(scale, old, share)
+    if ours is None or theirs is None:
+        return None
+    here, there = interval(scale, new, share, Z_99), interval(scale, old, share, Z_99)
+    if here is None or there is None:
+        return Difference(ours - theirs, None, None)
+    down = math.hypot(ours - here[0], there[1] - theirs)
+    up = math.hypot(here[1] - ours, theirs - there[0])
+    return Difference(ours - theirs, ours - theirs - down, ours - theirs + up)
+
+
+def _at_rank(counts: Counts, rank: int) -> int:
+    """The bucket that holds the value at a rank, counted from 1."""
+    numbers = sorted(counts)
+    for number, reached in zip(numbers, accumulate(counts[each] for each in numbers), strict=True):
+        if reached >= rank:
+            return number
+    raise ValueError("fewer values than that")
