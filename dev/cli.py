@@ -96,6 +96,14 @@ def _test_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to pytest")
 
 
+def _vendor(_args: argparse.Namespace) -> int:
+    from dev import vendor
+
+    for path in vendor.write(ROOT):
+        print(path)
+    return 0
+
+
 def _bench(args: argparse.Namespace) -> int:
     from dev import bench
 
@@ -120,6 +128,7 @@ VERBS = {
     "migrate": Verb("apply supabase/migrations", _migrate, _migrate_arguments),
     "cron": Verb("call a cron as Vercel's scheduler does", _cron, _cron_arguments),
     "build": Verb("run `vercel build` on a clean copy of the tree", _build, _build_arguments),
+    "vendor": Verb("fetch the pinned libraries that pages load into public/", _vendor),
     "bench": Verb("print a benchmark's figures", _bench, _test_arguments),
     "chaos": Verb("break everything by a seed; count every lead", _chaos, _chaos_arguments),
     "test": Verb("lint, types and tests; with arguments: pytest alone", _test, _test_arguments),

@@ -213,6 +213,7 @@ def first_requests(platform: Platform) -> dict[str, Ask]:
     return {
         "api/health": Ask("GET", "/api/health", {}, 200),
         "api/leads": Ask("POST", "/api/leads", {"json": LEAD}, 200),
+        "api/rum": Ask("GET", "/api/rum", {}, 200),
         "api/thanks": Ask("GET", "/api/thanks?locale=id&ref=ALFA-7KQ2M", {}, 200),
         "api/cron/deliver": Ask("GET", "/api/cron/deliver", {"headers": bearer}, 200),
     }

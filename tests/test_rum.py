@@ -536,6 +536,8 @@ def test_hours_become_days_and_say_the_same(
     seeded(database, "dpl_1", old, visits(chance, 300, 2000))
     seeded(database, "dpl_2", old + timedelta(hours=1), visits(chance, 300, 2500))
     before = read(site, by="metric,release")
+    with redis.Redis.from_url(platform.redis_url) as valkey:
+        valkey.delete("rum:folded")
     assert rum_fold.fold(means, datetime.now(UTC)) is not None
     assert database.execute("select 1 from rum_hours").fetchall() == []
     assert len(database.execute("select 1 from rum_days").fetchall()) == 2
