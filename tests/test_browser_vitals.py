@@ -1,19 +1,21 @@
 """Vitals of a real Chromium: measured by web-vitals, sent on leaving, found in the sketches."""
 
 import json
+import random
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from dev import vendor
 from dev.platform import Platform
 from tests.conftest import ROOT
-from tests.test_browser import QUIET_ARGUMENTS
-from tests.test_rum import LAPTOP, counted, not_due
+from tests.test_browser import PHONE_SCREEN, QUIET_ARGUMENTS
+from tests.test_rum import LAPTOP, counted, not_due, send, vital
 
 __all__ = ["not_due"]
 
@@ -110,3 +112,76 @@ def test_pages_measure_with_the_library_as_it_was_published() -> None:
         pytest.skip("npm is not here")
     for name, content in vendor.contents().items():
         assert (ROOT / vendor.FOLDER / name).read_bytes() == content, "python3 -m dev vendor"
+
+
+# --- The page that shows them.
+
+
+@pytest.fixture
+def page(browser: Browser, platform: Platform, site: httpx.Client) -> Iterator[Page]:
+    """A phone, at a site with a day of visits."""
+    chance = random.Random(6)
+    for _ in range(4):
+        reports = [vital(name, abs(chance.gauss(middle, middle / 3)), page=path)
+                   for name, middle in (("LCP", 2600), ("CLS", 0.06), ("INP", 180))
+                   for path in ("/", "/en") for _ in range(8)]  # fmt: skip
+        send(site, reports)
+    counted(site, 4 * 48)
+    with browser.new_context(base_url=platform.url, viewport=PHONE_SCREEN) as context:
+        context.add_init_script(
+            "Object.defineProperty(Navigator.prototype, 'webdriver', {get: () => true})"
+        )
+        yield context.new_page()
+
+
+def test_the_page_shows_p75_its_bands_and_the_distribution(page: Page) -> None:
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "console",
+        lambda message: (
+            complaints.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
+    page.goto("/vitals")
+    trend, spread = page.locator("[data-trend] svg"), page.locator("[data-spread] svg")
+    expect(trend).to_be_visible()
+    expect(trend).to_have_attribute("aria-label", re.compile("LCP, p75 per hari"))
+    expect(trend.locator(".band")).to_have_count(2)
+    expect(trend.locator(".release")).to_have_count(1)
+    assert spread.locator(".bar").count() > 5
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE_SCREEN["width"]
+    assert complaints == []
+
+
+def test_the_page_is_used_by_keyboard_and_read_as_tables(page: Page) -> None:
+    page.goto("/vitals?lang=en")
+    page.get_by_role("radio", name=re.compile("LCP")).focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("[data-trend-title]")).to_have_text("INP: 75th percentile by day")
+    page.locator("[data-trend] svg").focus()
+    expect(page.locator("[data-readout]")).to_contain_text(
+        re.compile(r"p75 \d+.ms, \w+.*64 visits")
+    )
+    page.locator("[data-trend-table] >> xpath=..").locator("summary").click()
+    expect(page.locator("[data-trend-table] tbody tr")).to_have_count(1)
+    expect(page.locator("[data-pages] tbody tr")).to_have_count(2)
+
+
+def test_a_choice_of_page_and_device_is_kept_in_the_address(page: Page) -> None:
+    page.goto("/vitals")
+    expect(page.locator("select[name=path] option")).to_have_count(3)
+    page.locator("select[name=path]").select_option("/en")
+    expect(page.locator("[data-readout]")).to_be_visible()
+    page.wait_for_url("**path=%2Fen**")
+    page.locator("select[name=device]").select_option("desktop")
+    expect(page.locator("[data-status]")).to_contain_text("Belum ada cukup kunjungan")
+    page.reload()
+    assert page.locator("select[name=path]").input_value() == "/en"
+    assert page.locator("select[name=device]").input_value() == "desktop"
+
+
+def test_the_page_says_so_when_there_are_no_figures(page: Page) -> None:
+    page.route("**/api/rum?*", lambda route: route.fulfill(status=503, body="{}"))
+    page.goto("/vitals")
+    expect(page.locator("[data-status]")).to_contain_text("tidak dapat dimuat")
