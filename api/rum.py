@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from werkzeug.wrappers import Response
 
-from lib import endpoint, log, rum, rum_count, rum_drain, rum_fold, rum_report
+from lib import endpoint, log, rum, rum_count, rum_drain, rum_fold, rum_query, rum_report
 from lib.endpoint import Call
 from lib.problems import (
     CacheDown,
@@ -86,8 +86,8 @@ def _fold(call: Call) -> None:
 
 def get(call: Call) -> Response:
     try:
-        asked = rum_report.query(call.request.args.to_dict(flat=False), call.now)
-    except rum_report.Faulty as faulty:
+        asked = rum_query.read(call.request.args.to_dict(flat=False), call.now)
+    except rum_query.Faulty as faulty:
         raise Invalid(faulty.details(call.locale)) from None
     call.later(call.services.probe)
     try:

@@ -8,6 +8,7 @@ belong to one transaction, and a batch is deleted from Redis only after it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 FOLD_EVERY_S = 600
+BUDGET_S = 20.0  # a day's batch, where the cron comes once a day
 HOURS_KEPT = timedelta(days=3)
 MARKERS_KEPT = timedelta(days=30)
 LASTS_A_ROUND = 500
@@ -141,11 +143,11 @@ def fold(means: Means, now: datetime) -> Folded | None:
     counts = 0
     for name in names:
         rows = rows_of(redis("HGETALL", batch_key(name)).items())
-        run(lambda connection, name=name, rows=rows: add(connection, name, rows, now))
+        run(partial(add, batch=name, rows=rows, now=now), budget_s=BUDGET_S)
         means.cache.run_all(("DEL", batch_key(name)), ("SREM", BATCHES, name))
         counts += len(rows)
     handed_back = _hand_back(means)
-    run(lambda connection: _fold_days(connection, now))
+    run(partial(_fold_days, now=now), budget_s=BUDGET_S)
     return Folded(len(names), counts, handed_back)
 
 

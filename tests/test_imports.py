@@ -46,6 +46,7 @@ NOUNS = {
     "lib.rum_count",
     "lib.rum_drain",
     "lib.rum_fold",
+    "lib.rum_query",
     "lib.rum_report",
     "lib.sketch",
     "lib.spam",
