@@ -33,6 +33,7 @@ BUDGET_S = 20.0  # a day's batch, where the cron comes once a day
 HOURS_KEPT = timedelta(days=3)
 MARKERS_KEPT = timedelta(days=30)
 LASTS_A_ROUND = 500
+LASTS_KEPT = timedelta(days=1)
 
 # KEYS: open counts, then one an id. ARGV: an id's seconds, then for each id the moment, place and
 # bucket under which Postgres counted it. An id counted on both sides (the reply was lost, or it
@@ -109,6 +110,9 @@ on conflict (day, path, device, metric, release) do update set (buckets, counts)
 
 FORGET_MARKERS = "delete from rum_folds where at < %(until)s"
 
+# Where there never is a Redis to hand them to.
+FORGET_OLD_LASTS = "delete from rum_lasts where seen_at < %(until)s"
+
 LASTS = """
 select id, at, hour, path, device, metric, release, bucket from rum_lasts
 order by seen_at limit %(most)s
@@ -130,11 +134,18 @@ class Folded:
 
 
 def fold(means: Means, now: datetime) -> Folded | None:
-    """Take over what Redis counted, if that is due; None when it is not.
+    """Take over what Redis counted, if that is due; None when it is not. Tidy in any case.
 
-    Raises CacheDown, DatabaseDown. Safe twice at once, and cut off anywhere: a batch is renamed
-    before it is read, and added in the same transaction that marks it as added.
+    Raises CacheDown, DatabaseDown. Safe twice at once, and cut off anywhere.
     """
+    try:
+        return _take_over(means, now)
+    finally:
+        means.database.run(partial(_tidy, now=now), budget_s=BUDGET_S)
+
+
+def _take_over(means: Means, now: datetime) -> Folded | None:
+    """A batch is renamed before it is read, and added in the transaction that marks it as added."""
     redis, run = means.cache.run, means.database.run
     if not redis("SET", FOLDED, "1", "NX", "EX", FOLD_EVERY_S):
         return None
@@ -146,9 +157,7 @@ def fold(means: Means, now: datetime) -> Folded | None:
         run(partial(add, batch=name, rows=rows, now=now), budget_s=BUDGET_S)
         means.cache.run_all(("DEL", batch_key(name)), ("SREM", BATCHES, name))
         counts += len(rows)
-    handed_back = _hand_back(means)
-    run(partial(_fold_days, now=now), budget_s=BUDGET_S)
-    return Folded(len(names), counts, handed_back)
+    return Folded(len(names), counts, _hand_back(means))
 
 
 def add(connection: "Connection[Any]", batch: str, rows: Sequence[Row], now: datetime) -> None:
@@ -179,9 +188,10 @@ def _hand_back(means: Means) -> int:
     return len(lasts)
 
 
-def _fold_days(connection: "Connection[Any]", now: datetime) -> None:
+def _tidy(connection: "Connection[Any]", now: datetime) -> None:
     connection.execute(FOLD_DAYS, {"until": _wib_midnight(now - HOURS_KEPT)})
     connection.execute(FORGET_MARKERS, {"until": now - MARKERS_KEPT})
+    connection.execute(FORGET_OLD_LASTS, {"until": now - LASTS_KEPT})
 
 
 def _wib_midnight(moment: datetime) -> datetime:

@@ -20,6 +20,7 @@ from psycopg.rows import DictRow
 
 from dev.platform import Platform
 from lib import rum, rum_fold, rum_report, services, settings, sketch
+from lib.problems import CacheDown
 from lib.rum import METRICS, Visit
 from tests.conftest import eventually
 
@@ -654,6 +655,27 @@ def test_with_both_down_samples_are_dropped_and_counted_in_the_log(
             assert json.loads(eventually(dropped)[0])["samples"] == 2
             answer = httpx.get(f"{function.url}/api/rum", timeout=20)
             assert answer.status_code == 503
+
+
+def test_without_a_redis_at_all_postgres_is_kept_tidy(
+    site: httpx.Client, platform: Platform, database: Rows
+) -> None:
+    with function_of(platform, UPSTASH_REDIS_REST_URL=None) as client:
+        send(client, [vital() for _ in range(6)])
+        counted(client, 6)
+    database.execute("update rum_lasts set seen_at = seen_at - interval '2 days'")
+    database.execute("update rum_hours set hour = hour - interval '5 days'")
+    nowhere = platform.environment | {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
+    lonely = services.Services(settings.Settings(nowhere))
+    with pytest.raises(CacheDown):
+        rum_fold.fold(lonely, datetime.now(UTC))
+    lonely.cache.close()
+    lonely.database.close()
+    assert (
+        database.execute("select 1 from rum_lasts union all select 1 from rum_hours").fetchall()
+        == []
+    )
+    counted(site, 6)
 
 
 def test_with_redis_down_reading_goes_on_from_postgres(

@@ -17,12 +17,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import psycopg
 
 from dev.bootstrap import ROOT
 from dev.platform import Platform
-from lib import rum, rum_fold, services, settings, sketch
+from lib import rum, rum_fold, rum_query, rum_report, services, settings, sketch
 from lib.rum import METRICS, Visit
 from lib.rum_count import keep
 
@@ -75,6 +76,7 @@ def _measure(platform: Platform, beacons: int) -> None:
         _print_size(admin, "after the fold: the last days by the hour, the rest by the day")
         _print_accuracy(admin, exact)
         _print_projection(admin)
+    _print_reading(means, now)
     _print_rate(means, now)
     means.cache.close()
     means.database.close()
@@ -155,6 +157,17 @@ def _print_projection(admin: psycopg.Connection[Any]) -> None:
     full = size - 6 * mean + 6 * 100 + 60  # 2 + 4 bytes a bucket; 60 for its share of the index
     print(f"\na year of ten pages: {rows:,} rows of {mean:.0f} buckets (at most {most})")
     print(f"  if every row used 100 buckets, with any traffic: {rows * float(full) / 1e6:.0f} MB")
+
+
+def _print_reading(means: services.Services, now: datetime) -> None:
+    print()
+    for asked in ("days=28", "days=90&by=day", "days=365&by=path,device&compare=latest",
+                  "days=365&by=day,path,device,release"):  # fmt: skip
+        started = time.perf_counter()
+        query = rum_query.read(parse_qs(asked), now)
+        found, complete = rum_report.gather(means, query)
+        rum_report.report(query, found, complete=complete)
+        print(f"GET /api/rum?{asked:38} {(time.perf_counter() - started) * 1000:7.0f} ms")
 
 
 def _print_rate(means: services.Services, now: datetime) -> None:

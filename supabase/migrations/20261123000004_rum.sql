@@ -56,6 +56,8 @@ create table public.rum_lasts (
 comment on table public.rum_lasts is
   'While Redis is down: where the last value of a metric''s id was counted. id is a hash. Handed back to Redis and deleted within the day.';
 
+create index rum_lasts_by_time on public.rum_lasts (seen_at);
+
 do $$
 declare
   ours text;
