@@ -221,3 +221,10 @@ def test_what_the_router_cannot_do_is_named(tmp_path: Path) -> None:
     file.write_text(json.dumps({"rewrites": [rule]}))
     with pytest.raises(Unsupported, match="has"):
         Routes.load(file)
+
+
+def test_an_answer_without_a_body_leaves_the_connection_clean(platform: Platform) -> None:
+    """Not even an empty chunk may follow a 204: it would be read as the next answer."""
+    with httpx.Client(base_url=platform.url) as client:
+        assert client.post("/api/rum", content="[]").status_code == 204
+        assert client.get("/api/health").status_code == 200

@@ -67,13 +67,12 @@ def _measure(platform: Platform, beacons: int) -> None:
         rows = _day(day, beacons // DAYS + (number < beacons % DAYS), exact)
         take_over = partial(rum_fold.add, batch=f"bench-{number}", rows=rows, now=now)
         means.database.run(take_over, budget_s=60)
+        rum_fold.fold(means, day)  # hours into days, as the cron does it
     took_s = time.perf_counter() - started
     print(f"{beacons:,} beacons over {DAYS} days of {len(PAGES)} pages, 3 devices, 5 metrics,")
     print(f"a release every {RELEASE_DAYS} days: {took_s:.0f} s, {beacons / took_s:,.0f} a second")
     with psycopg.connect(platform.admin_database_url, autocommit=True) as admin:
-        _print_size(admin, "all of it by the hour, not yet folded")
-        rum_fold.fold(means, now)
-        _print_size(admin, "after the fold: the last days by the hour, the rest by the day")
+        _print_size(admin)
         _print_accuracy(admin, exact)
         _print_projection(admin)
     _print_reading(means, now)
@@ -117,10 +116,10 @@ def _beacon(name: str, value: float) -> bytes:
     return json.dumps([report]).encode()
 
 
-def _print_size(admin: psycopg.Connection[Any], what: str) -> None:
+def _print_size(admin: psycopg.Connection[Any]) -> None:
     admin.execute("vacuum full rum_hours, rum_days")
     admin.execute("analyze rum_hours, rum_days")
-    print(f"\n{what}")
+    print("\nthe last days by the hour, the rest by the day")
     for table, rows, size in admin.execute(SIZES):
         print(f"  {table:10} {rows:9,} rows  {size / 1e6:7.1f} MB with its index")
 
