@@ -92,9 +92,12 @@ def get(call: Call) -> Response:
     call.later(call.services.probe)
     try:
         found, complete = rum_report.gather(call.services, asked)
+        body = rum_report.report(asked, found, complete=complete)
+        if asked.compare is not None:
+            body["comparison"] = rum_report.comparison(call.services, asked, found)
     except DatabaseDown:
         raise Unavailable from None
-    response = endpoint.reply(rum_report.report(asked, found, complete=complete))
+    response = endpoint.reply(body)
     response.headers["Cache-Control"] = "public, s-maxage=60"
     return response
 

@@ -13,6 +13,7 @@ PARAMETERS = (
 )  # fmt: skip
 MOST_DAYS, USUAL_DAYS = 400, 28
 LATEST = "latest"
+FINE = timedelta(days=90)  # longer, and finer than a metric a day, an answer would take seconds
 WIB = timedelta(hours=7)
 
 FAULTS = {
@@ -25,6 +26,10 @@ FAULTS = {
         "en": "Both, in order, at most 400 days, and without days.",
     },
     "value": {"id": "Nilai tidak dikenal.", "en": "Not one of the values."},
+    "fine": {
+        "id": "Per hari dan halaman atau rilis: paling lama 90 hari.",
+        "en": "By day and path or release: at most 90 days.",
+    },
     "text": {"id": "Teks 1 sampai 200 karakter.", "en": "A text of 1 to 200 characters."},
 }
 
@@ -74,6 +79,8 @@ def read(given: Mapping[str, Sequence[str]], now: datetime) -> Query:
     by = one.get("by", "metric").split(",")
     if len(set(by)) < len(by) or set(by) - set(DIMENSIONS):
         faults["by"] = "value"
+    elif "day" in by and {"path", "release"} & set(by) and until - since >= FINE:
+        faults["by"] = "fine"
     if faults:
         raise Faulty(faults)
     return Query(

@@ -7,7 +7,7 @@ Indonesia's western time.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +31,9 @@ type Key = tuple[str, ...]
 
 @dataclass(slots=True)
 class Found:
-    """Sketches by group and release, and when each release was first heard of."""
+    """Sketches by group, and when each release was first heard of."""
 
-    sketches: dict[tuple[Key, str], Counter[int]] = field(
-        default_factory=lambda: defaultdict(Counter)
-    )
+    sketches: dict[Key, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     releases: dict[str, datetime] = field(default_factory=dict)
 
 
@@ -80,12 +78,9 @@ def gather(means: Means, asked: Query) -> tuple[Found, bool]:
         fresh = rum_count.look(means.cache.run)
     except (CacheDown, NotConfigured):
         fresh = None
-    by_release = "release" in asked.by or asked.compare is not None
     values: dict[str, Any] = {f"by_{name}": name in asked.by for name in DIMENSIONS}
     values |= {"since": asked.since, "until": asked.until, "batches": list(fresh or ())}
-    values |= {**asked.filters(), "by_release": by_release}
-    if asked.compare is not None:
-        values["release"] = None
+    values |= asked.filters()
 
     def ask(connection: "Connection[Any]") -> tuple[list[Any], list[Any], set[str]]:
         with connection.transaction():
@@ -97,21 +92,19 @@ def gather(means: Means, asked: Query) -> tuple[Found, bool]:
     rows, releases, taken = means.database.run(ask, budget_s=BUDGET_S)
     found = Found(releases=dict(releases))
     for day, path, device, metric, release, bucket, n in rows:
-        _add(found, asked, (day, path, device, metric, release), release, bucket, n)
+        _add(found, asked, (day, path, device, metric, release), bucket, n)
     for batch, counts in (fresh or {}).items():
         if batch not in taken:
-            _add_fresh(found, asked, counts, by_release=by_release)
+            _add_fresh(found, asked, counts)
     return found, fresh is not None
 
 
-def _add(
-    found: Found, asked: Query, values: Sequence[str], release: str, bucket: int, n: int
-) -> None:
+def _add(found: Found, asked: Query, values: Sequence[str], bucket: int, n: int) -> None:
     key = tuple(value for name, value in zip(DIMENSIONS, values, strict=True) if name in asked.by)
-    found.sketches[key, release][bucket] += n
+    found.sketches[key][bucket] += n
 
 
-def _add_fresh(found: Found, asked: Query, rows: Iterable[Row], *, by_release: bool) -> None:
+def _add_fresh(found: Found, asked: Query, rows: Iterable[Row]) -> None:
     """What Redis holds, chosen and grouped as SKETCHES does it."""
     for hour, path, device, metric, release, bucket, n in rows:
         known = found.releases.setdefault(release, hour)
@@ -119,11 +112,9 @@ def _add_fresh(found: Found, asked: Query, rows: Iterable[Row], *, by_release: b
         day = (hour + WIB).date()
         wanted = asked.metric in (None, metric) or metric == VIEWS
         wanted = wanted and asked.path in (None, path) and asked.device in (None, device)
-        if asked.compare is None:
-            wanted = wanted and asked.release in (None, release)
+        wanted = wanted and asked.release in (None, release)
         if wanted and asked.since <= day <= asked.until:
-            values = (day.isoformat(), path, device, metric, release)
-            _add(found, asked, values, release if by_release else "", bucket, n)
+            _add(found, asked, (day.isoformat(), path, device, metric, release), bucket, n)
 
 
 # ------------------------------------------------------------------ what is answered
@@ -150,8 +141,6 @@ def report(asked: Query, found: Found, *, complete: bool) -> dict[str, object]:
             for name, at in _in_order(found)
         ],
     }
-    if asked.compare is not None:
-        body["comparison"] = _comparison(asked, found)
     return body
 
 
@@ -159,14 +148,10 @@ def _groups(
     asked: Query, found: Found
 ) -> tuple[list[dict[str, object]], list[dict[str, object]], int]:
     """Groups of vitals and of views, and how many were too small to show."""
-    whole: dict[Key, Counter[int]] = defaultdict(Counter)
-    for (key, release), counts in found.sketches.items():
-        if asked.compare is None or asked.release in (None, release):
-            whole[key].update(counts)
     groups: list[dict[str, object]] = []
     views: list[dict[str, object]] = []
     hidden = 0
-    for key, counts in sorted(whole.items()):
+    for key, counts in sorted(found.sketches.items()):
         shown = {number: n for number, n in counts.items() if n > 0}
         named: dict[str, object] = dict(zip(asked.by, key, strict=True))
         n = sketch.size(shown)
@@ -201,24 +186,22 @@ def _figures(metric: str, counts: Mapping[int, int], histogram: bool) -> dict[st
     return figures
 
 
-def _comparison(asked: Query, found: Found) -> dict[str, object] | None:
+def comparison(means: Means, asked: Query, found: Found) -> dict[str, object] | None:
     """The release asked for against the one before it; None when there are not two."""
-    seen = {release for (_, release) in found.sketches}
-    order = [name for name, _ in _in_order(found) if name in seen]
+    order = [name for name, _ in _in_order(found)]
     name = order[-1] if asked.compare == LATEST and order else asked.compare
     if name not in order or order.index(name) == 0:
         return None
     before = order[order.index(name) - 1]
-    sides: dict[Key, dict[str, Counter[int]]] = defaultdict(lambda: defaultdict(Counter))
-    kept = [index for index, each in enumerate(asked.by) if each not in ("day", "release")]
-    for (key, release), counts in found.sketches.items():
-        if release in (name, before):
-            sides[tuple(key[index] for index in kept)][release].update(counts)
-    named = [asked.by[index] for index in kept]
+    by = tuple(each for each in asked.by if each not in ("day", "release"))
+    new, old = (
+        gather(means, replace(asked, by=by, release=release))[0].sketches
+        for release in (name, before)
+    )
     compared = [
-        {**dict(zip(named, key, strict=True)), **figures}
-        for key, side in sorted(sides.items())
-        if (figures := _compared(key[named.index("metric")], side[name], side[before]))
+        {**dict(zip(by, key, strict=True)), **figures}
+        for key in sorted(set(new) & set(old))
+        if (figures := _compared(key[by.index("metric")], new[key], old[key]))
     ]
     return {"release": name, "before": before, "groups": compared}
 

@@ -414,6 +414,7 @@ def test_groups_and_filters_by_every_dimension(site: httpx.Client) -> None:
     ({"device": "phone", "metric": "lcp"}, {"device", "metric"}),
     ({"by": "country"}, {"by"}),
     ({"by": "path,path"}, {"by"}),
+    ({"by": "day,path", "days": "91"}, {"by"}),
     ({"path": ""}, {"path"}),
     ({"release": "x" * 201}, {"release"}),
     ({"histogram": "yes"}, {"histogram"}),

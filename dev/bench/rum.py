@@ -161,11 +161,13 @@ def _print_projection(admin: psycopg.Connection[Any]) -> None:
 def _print_reading(means: services.Services, now: datetime) -> None:
     print()
     for asked in ("days=28", "days=90&by=day", "days=365&by=path,device&compare=latest",
-                  "days=365&by=day,path,device,release"):  # fmt: skip
+                  "days=90&by=day,path,device,release"):  # fmt: skip
         started = time.perf_counter()
         query = rum_query.read(parse_qs(asked), now)
         found, complete = rum_report.gather(means, query)
         rum_report.report(query, found, complete=complete)
+        if query.compare is not None:
+            rum_report.comparison(means, query, found)
         print(f"GET /api/rum?{asked:38} {(time.perf_counter() - started) * 1000:7.0f} ms")
 
 
