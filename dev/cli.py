@@ -86,6 +86,19 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=out, help="where to (default: .dev/build)")
 
 
+def _snapshot(args: argparse.Namespace) -> int:
+    from dev import snapshot
+
+    print(snapshot.write(ROOT, args.source))
+    return 0
+
+
+def _snapshot_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", type=Path, nargs="?", help="what `ops catalogue export` wrote (default: the seed)"
+    )
+
+
 def _test(args: argparse.Namespace) -> int:
     from dev import testing
 
@@ -129,6 +142,7 @@ VERBS = {
     "cron": Verb("call a cron as Vercel's scheduler does", _cron, _cron_arguments),
     "build": Verb("run `vercel build` on a clean copy of the tree", _build, _build_arguments),
     "vendor": Verb("fetch the pinned libraries that pages load into public/", _vendor),
+    "snapshot": Verb("write the catalogue that ships", _snapshot, _snapshot_arguments),
     "bench": Verb("print a benchmark's figures", _bench, _test_arguments),
     "chaos": Verb("break everything by a seed; count every lead", _chaos, _chaos_arguments),
     "test": Verb("lint, types and tests; with arguments: pytest alone", _test, _test_arguments),

@@ -111,6 +111,11 @@ class Database:
         """Errors that say the values are at fault: no other server would take them either."""
         return (psycopg.DataError, psycopg.IntegrityError)
 
+    @property
+    def faults(self) -> tuple[type[Exception], ...]:
+        """Everything a statement may fail with, for whoever has another source to turn to."""
+        return (psycopg.Error,)
+
     def close(self) -> None:
         """Close what is idle."""
         while self._idle:

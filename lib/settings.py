@@ -191,6 +191,15 @@ class Settings:
         "Signs Vercel's drains to /api/rum, 16 characters or more; unset: they are refused.",
         secret=True,
     )
+    vercel_api_token = Setting(
+        str,
+        "Vercel's API token: an import of products purges the CDN. Empty: it expires by itself.",
+        "",
+        secret=True,
+    )
+    vercel_api_url = Setting(url, "Vercel's API.", "https://api.vercel.com")
+    vercel_project_id = Setting(str, "The project's id or name; set by Vercel in functions.", "")
+    vercel_team_id = Setting(str, "The team's id, where the project is a team's.", "")
     sentry_dsn = Setting(str, "Sentry's DSN; empty: errors go to the log alone.", "", secret=True)
     vercel_env = Setting(str, "Set by Vercel: production, preview or development.", "development")
     vercel_git_commit_sha = Setting(str, "Set by Vercel: the commit, reported as the release.", "")

@@ -29,6 +29,7 @@ from lib.problems import CacheDown, DatabaseDown, NotConfigured, Unreadable
 from lib.services import Services
 from lib.settings import Settings
 from lib.submission import Submission
+from ops import catalogue, purge
 
 type Run = Callable[[Services, argparse.Namespace], int]
 
@@ -224,6 +225,49 @@ def _await_canary(services: Services, lead_id: UUID, started: float) -> int:
     return 0 if seen.arrived else 1
 
 
+# ------------------------------------------------------------------ the catalogue
+
+STORE_BUDGET_S = 120
+
+
+def catalogue_import(services: Services, args: argparse.Namespace) -> int:
+    """Bring the catalogue to what a file says, all of it or nothing; then purge every cache."""
+    text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
+    run = services.database.run
+    before = run(catalogue.held, budget_s=STORE_BUDGET_S)
+    try:
+        found = catalogue.read(text, known=before)
+    except catalogue.Unusable as unusable:
+        print("\n".join(unusable.faults), file=sys.stderr)
+        print(f"{len(unusable.faults)} faults; nothing was changed", file=sys.stderr)
+        return 1
+    change = catalogue.compare(before, found, prune=args.prune)
+    print("\n".join(change.lines) or "nothing to change")
+    if args.dry_run:
+        print("dry run: nothing was changed")
+        return 0
+    if change.nothing:
+        return 0
+    run(lambda c: catalogue.store(c, found, change), budget_s=STORE_BUDGET_S)
+    print(f"{len(change.products)} products kept, {len(change.gone)} removed")
+    return catalogue_purge(services, args)
+
+
+def catalogue_export(services: Services, args: argparse.Namespace) -> int:
+    """Write the catalogue to standard output: JSON, which is all of it, or CSV, the products."""
+    found = services.database.run(catalogue.held, budget_s=STORE_BUDGET_S)
+    written = catalogue.to_csv(found) if args.csv else catalogue.to_json(found)
+    sys.stdout.write(written)
+    return 0
+
+
+def catalogue_purge(services: Services, _args: argparse.Namespace) -> int:
+    """Let no cache answer with an older catalogue. Exit 1 when one could not be told."""
+    told = purge.everywhere(services)
+    print("\n".join(f"{place}: {outcome.words}" for place, outcome in told.items()))
+    return 0 if all(outcome.well for outcome in told.values()) else 1
+
+
 def migrate(_services: Services, args: argparse.Namespace) -> int:
     """Apply supabase/migrations, recorded where the Supabase CLI records them."""
     applied = migrations.apply(args.dsn, ROOT / "supabase" / "migrations")
@@ -270,6 +314,18 @@ def parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "rerun", dead_rerun, "python3 -m ops dead rerun --all")
     verb.add_argument("ids", type=UUID, nargs="*", help="ids of `dead list`")
     verb.add_argument("--all", action="store_true", help="everything, leads set aside too")
+
+    area = areas.add_parser("catalogue", help="the products: import, export, purge caches")
+    verbs = area.add_subparsers(required=True)
+    example = "python3 -m ops catalogue import --dry-run products.csv"
+    verb = _verb(verbs, "import", catalogue_import, example)
+    verb.add_argument("file", help="JSON or CSV, as `export` writes it; - for standard input")
+    verb.add_argument("--dry-run", action="store_true", help="show the difference alone")
+    verb.add_argument("--prune", action="store_true", help="remove products the file leaves out")
+    example = "python3 -m ops catalogue export > catalogue.json"
+    verb = _verb(verbs, "export", catalogue_export, example)
+    verb.add_argument("--csv", action="store_true", help="products alone, for a spreadsheet")
+    _verb(verbs, "purge", catalogue_purge, "python3 -m ops catalogue purge")
 
     verb = _verb(areas, "ledger", show_ledger, "python3 -m ops ledger --json")
     verb.add_argument("--json", action="store_true")

@@ -30,6 +30,7 @@ class May(NamedTuple):
 NOUNS = {
     "lib.backlog",
     "lib.canary",
+    "lib.catalogue_cache",
     "lib.checkup",
     "lib.consent",
     "lib.copies",
@@ -40,6 +41,8 @@ NOUNS = {
     "lib.letters",
     "lib.outbox",
     "lib.pages",
+    "lib.product_query",
+    "lib.products",
     "lib.reference",
     "lib.rounds",
     "lib.rum",
@@ -49,6 +52,7 @@ NOUNS = {
     "lib.rum_query",
     "lib.rum_report",
     "lib.sketch",
+    "lib.snapshot",
     "lib.spam",
     "lib.submission",
     "lib.whatsapp",
@@ -71,6 +75,7 @@ TABLE: dict[str, May] = {
     "api/thanks.py": May({*ENDPOINT.at_the_top, "lib.settings"}),
     "api/leads.py": ENDPOINT,
     "api/rum.py": ENDPOINT,
+    "api/products.py": ENDPOINT,
     "api/cron/deliver.py": ENDPOINT,
     # What we decide.
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
@@ -284,5 +289,10 @@ def test_the_thank_you_page_imports_no_vendor() -> None:
 
 
 @pytest.mark.parametrize("function", ["api/leads.py", "api/rum.py", "api/cron/deliver.py"])
+def test_products_imports_no_vendor_before_its_memory_misses() -> None:
+    assert not loaded_by("api/products.py") & {*VENDORS, "pydantic"}
+
+
+@pytest.mark.parametrize("function", ["api/leads.py", "api/cron/deliver.py"])
 def test_a_function_that_needs_vendors_imports_them_when_first_used(function: str) -> None:
     assert not loaded_by(function) & VENDORS

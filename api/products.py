@@ -1,0 +1,118 @@
+"""GET, HEAD /api/products, /api/products/{slug}: the catalogue, from the nearest source.
+
+Without parameters a JSON array of every published product, sorted by name. Filters brand,
+category, function, audience repeat (OR within, AND between); q searches; sort=name|-name|newest;
+fields; locale=id|en. With limit, cursor, facets or total:
+`{"items": […], "next_cursor": …, "total": …, "facets": {…}}`. slug: one object.
+200; 304 to a matching ETag; 400 validation_error naming every fault; 404 not_found. Postgres or
+Redis down is no error: `X-Data-Source` tells memory, redis, postgres, stale or snapshot.
+"""
+
+from werkzeug.datastructures import MultiDict
+from werkzeug.http import http_date
+from werkzeug.wrappers import Response
+
+from lib import endpoint, product_query, products, snapshot
+from lib.catalogue_cache import Reach, Served, Shelf
+from lib.endpoint import Call
+from lib.problems import CacheDown, DatabaseDown, NotConfigured
+from lib.product_query import Query
+from lib.products import Answer
+
+SHARED = "public, s-maxage=60, stale-while-revalidate=300"
+TAG = "products"
+DATABASE_BUDGET_S = 1.5
+
+shelf = Shelf()
+
+
+def get(call: Call) -> Response:
+    given: MultiDict[str, str] = call.request.args
+    if given.get("locale") in endpoint.LOCALES:
+        call.locale = given["locale"]
+    query = product_query.read(given.items(multi=True), call.locale)
+    reach = _reach(call)
+    served = shelf.serve(query, reach)
+    call.note(decision=served.source, age_s=_age_s(call, served))
+    if served.early:
+        call.later(lambda: shelf.refresh(query, reach))
+    if served.source not in ("memory", "redis"):
+        call.later(lambda: _probe(call))
+    return _respond(call, query, served)
+
+
+def _respond(call: Call, query: Query, served: Served) -> Response:
+    entry = served.entry
+    response = Response(entry.body, content_type="application/json; charset=utf-8")
+    response.set_etag(entry.etag)
+    timings = (f"{rung};dur={took_ms}" for rung, took_ms in served.timings_ms.items())
+    response.headers.update(
+        {
+            "Cache-Control": SHARED,
+            "CDN-Cache-Control": SHARED,
+            "Vercel-CDN-Cache-Control": SHARED,
+            "Vercel-Cache-Tag": TAG,
+            "Last-Modified": http_date(entry.changed_at),
+            "Age": str(_age_s(call, served)),
+            "X-Data-Source": served.source,
+            "Server-Timing": ", ".join(timings),
+            # Public and the same for everybody: any page may read it, and caches keep one copy.
+            "Access-Control-Allow-Origin": "*",
+            "Access-Control-Expose-Headers": "Age, ETag, X-Data-Source, X-Request-Id",
+        }
+    )
+    if query.limit is None and entry.next_cursor is not None:
+        # More than one answer may hold: nothing is cut silently.
+        leads_on = f"?limit={product_query.MAX_LIMIT}&cursor={entry.next_cursor}"
+        response.headers["Link"] = f'<{leads_on}>; rel="next"'
+    response.make_conditional(call.request.environ)
+    return response
+
+
+def _age_s(call: Call, served: Served) -> int:
+    return max(0, int(call.now.timestamp() - served.entry.made_at))
+
+
+def _reach(call: Call) -> Reach:
+    def redis(*commands: tuple[str | int, ...]) -> list[object]:
+        try:
+            cache = call.services.cache
+        except NotConfigured as fault:
+            call.note(not_configured=fault.name)
+            raise CacheDown from fault
+        return cache.run_all(*commands)
+
+    def postgres(query: Query) -> Answer | None:
+        try:
+            database = call.services.database
+        except NotConfigured as fault:
+            call.note(not_configured=fault.name)
+            raise DatabaseDown from fault
+        try:
+            found = products.find(
+                lambda work: database.run(work, budget_s=DATABASE_BUDGET_S), query
+            )
+        except database.faults as fault:
+            # A table or a right that is missing: as good as no database.
+            call.note(refused=type(fault).__name__)
+            raise DatabaseDown from fault
+        if found.changed_at is None:
+            return None
+        return products.answer(query, found, found.changed_at)
+
+    return Reach(redis, postgres, _from_snapshot)
+
+
+def _from_snapshot(query: Query) -> Answer:
+    shipped = snapshot.load()
+    return products.answer(query, shipped.find(query), shipped.made_at)
+
+
+def _probe(call: Call) -> None:
+    try:
+        call.services.probe()
+    except NotConfigured:
+        return
+
+
+app = endpoint.wsgi("products", GET=get)

@@ -1,0 +1,286 @@
+"""What a caller may ask of the catalogue: every parameter, its rule, the words for each fault.
+
+`read` names every fault at once. Two addresses that ask the same have the same `key`, whatever
+the order, repetition or case of their parameters: caches stand on that.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from lib.problems import Details, Invalid
+
+LOCALES = ("id", "en")  # the first is the default
+FILTERS = ("brand", "category", "function", "audience")
+SORTS = ("name", "-name", "newest")
+FIELDS = ("slug", "name", "brand", "audience", "functions", "categories", "summary", "benefits",
+          "howToUse", "image")  # fmt: skip
+SINGLE = ("q", "limit", "cursor", "facets", "total", "sort", "fields", "locale", "slug")
+BESIDE_SLUG = {"slug", "fields", "locale"}
+
+MAX_LIMIT = 100
+DEFAULT_LIMIT = 24
+MAX_VALUES = 30
+MAX_CHARACTERS = 100
+
+FAULTS = {
+    "unknown": {"id": "Parameter ini tidak dikenal.", "en": "This parameter is not known."},
+    "repeated": {
+        "id": "Diberikan lebih dari sekali dengan isi berbeda.",
+        "en": "Given more than once with different values.",
+    },
+    "unreadable": {
+        "id": "Berisi karakter yang tidak dapat dibaca.",
+        "en": "This contains characters that cannot be read.",
+    },
+    "long": {"id": "Maksimal 100 karakter.", "en": "At most 100 characters."},
+    "many": {"id": "Maksimal 30 nilai.", "en": "At most 30 values."},
+    "limit": {
+        "id": "Isi dengan bilangan bulat dari 1 sampai 100.",
+        "en": "Give a whole number from 1 to 100.",
+    },
+    "flag": {"id": "Isi dengan 1 atau 0.", "en": "Give 1 or 0."},
+    "facets": {
+        "id": "Isi dengan 1, atau daftar dari brand, category, function, audience.",
+        "en": "Give 1, or a list of brand, category, function, audience.",
+    },
+    "audience": {"id": "Pilih SALON atau BARBER.", "en": "Choose SALON or BARBER."},
+    "sort": {"id": "Pilih name, -name atau newest.", "en": "Choose name, -name or newest."},
+    "fields": {"id": "Ada nama isian yang tidak dikenal.", "en": "A field's name is not known."},
+    "locale": {"id": "Pilih id atau en.", "en": "Choose id or en."},
+    "cursor": {
+        "id": "Kursor ini tidak berasal dari pencarian yang sama.",
+        "en": "This cursor does not come from the same search.",
+    },
+    "beside_slug": {
+        "id": "Tidak dapat dipakai bersama slug.",
+        "en": "This cannot be used together with slug.",
+    },
+}
+
+# What normalising leaves whole although people type it as plain letters.
+_LETTERS = str.maketrans(
+    {"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
+)
+
+
+def fold(text: str) -> str:
+    """Lower case, without accents, words of a-z and 0-9: as the database's function of that name.
+
+    >>> fold("Dénuée, Oil+Colour")
+    'denuee oil colour'
+    """
+    plain = unicodedata.normalize("NFKD", text.casefold()).translate(_LETTERS)
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return re.sub(r"[^a-z0-9]+", " ", plain).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page ended: the last product's place in its order. It survives inserts."""
+
+    rank: int
+    name_key: str
+    slug: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question. Filters are sorted, without repetition, in the case they are compared in.
+
+    q: folded, None when nothing was typed. limit: None for the bare list. fields: in FIELDS'
+    order. Only `slug`: one product.
+    """
+
+    brands: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    audiences: tuple[str, ...] = ()
+    q: str | None = None
+    slug: str | None = None
+    sort: str = "name"
+    limit: int | None = None
+    after: Place | None = None
+    facets: tuple[str, ...] = ()
+    total: bool = False
+    fields: tuple[str, ...] = FIELDS
+    locale: str = LOCALES[0]
+
+    @property
+    def key(self) -> str:
+        """The same for everything that asks the same, and for nothing else."""
+        after = self.after and (self.after.rank, self.after.name_key, self.after.slug)
+        asked = [*self._search(), self.slug, self.limit, after, self.facets, self.total,
+                 self.fields, self.locale]  # fmt: skip
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
+
+    def cursor(self, place: Place) -> str:
+        """What leads on from `place`, in this search alone."""
+        parts = [self._mark(), place.rank, place.name_key, place.slug]
+        text = json.dumps(parts, separators=(",", ":")).encode()
+        return base64.urlsafe_b64encode(text).decode().rstrip("=")
+
+    def _search(self) -> list[object]:
+        return [self.brands, self.categories, self.functions, self.audiences, self.q, self.sort]
+
+    def _mark(self) -> str:
+        return hashlib.sha256(json.dumps(self._search()).encode()).hexdigest()[:10]
+
+    def place(self, cursor: str) -> Place | None:
+        """Where `cursor` leads; None when it is none of this search's."""
+        try:
+            padded = cursor + "=" * (-len(cursor) % 4)
+            parts = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        except (ValueError, RecursionError):
+            return None
+        match parts:
+            case [str(mark), int(rank), str(name_key), str(slug)] if mark == self._mark():
+                place = Place(rank, name_key, slug)
+                plain = fold(name_key) == name_key and fold(slug) == slug.replace("-", " ")
+                sound = type(rank) is int and abs(rank) < 2**62 and plain
+                # What we wrote, to the letter: another spelling would be another cache entry.
+                return place if sound and self.cursor(place) == cursor else None
+        return None
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Parameters on their way to a Query, with the faults found so far."""
+
+    given: dict[str, list[str]]
+    locale: str
+    faults: Details = field(default_factory=dict)
+
+    def fault(self, name: str, code: str) -> None:
+        said = self.faults.setdefault(name, [])
+        if (text := FAULTS[code][self.locale]) not in said:
+            said.append(text)
+
+    def one(self, name: str) -> str | None:
+        values = set(self.given.get(name, ()))
+        if len(values) > 1:
+            self.fault(name, "repeated")
+        return next(iter(sorted(values)), None)
+
+    def many(self, name: str) -> tuple[str, ...]:
+        values = {value.strip() for value in self.given.get(name, ())} - {""}
+        if len(values) > MAX_VALUES:
+            self.fault(name, "many")
+        if name == "audience":
+            values = {value.upper() for value in values}
+            if values - {"SALON", "BARBER"}:
+                self.fault(name, "audience")
+            return tuple(sorted(values))
+        return tuple(sorted({value.lower() for value in values}))
+
+    def flag(self, name: str) -> bool:
+        text = self.one(name)
+        if text is not None and text.lower() not in ("1", "0", "true", "false"):
+            self.fault(name, "flag")
+        return text is not None and text.lower() in ("1", "true")
+
+    def choice(self, name: str, known: tuple[str, ...], default: str) -> str:
+        text = self.one(name)
+        if text is not None and text not in known:
+            self.fault(name, name)
+        return text if text in known else default
+
+    def limit(self) -> int | None:
+        text = self.one("limit")
+        if text is None:
+            return None
+        number = int(text) if re.fullmatch(r"[0-9]{1,3}", text, re.ASCII) else 0
+        if not 1 <= number <= MAX_LIMIT:
+            self.fault("limit", "limit")
+        return number
+
+    def facets(self) -> tuple[str, ...]:
+        text = (self.one("facets") or "0").lower()
+        if text in ("0", "false"):
+            return ()
+        if text in ("1", "true"):
+            return FILTERS
+        asked = {part.strip() for part in text.split(",")}
+        if asked - set(FILTERS):
+            self.fault("facets", "facets")
+        return tuple(name for name in FILTERS if name in asked)
+
+    def fields(self) -> tuple[str, ...]:
+        text = self.one("fields")
+        if text is None:
+            return FIELDS
+        asked = {part.strip() for part in text.split(",")}
+        if asked - set(FIELDS):
+            self.fault("fields", "fields")
+        return tuple(name for name in FIELDS if name in asked)
+
+    def q(self) -> str | None:
+        text = self.one("q")
+        if text is None or not text.strip():
+            return None
+        return fold(text) or "?"  # signs alone are in no product
+
+
+def read(pairs: Iterable[tuple[str, str]], spoken: str) -> Query:
+    """The question in a query string's pairs; faults in the language `spoken`, or in `locale`.
+
+    Raises Invalid, naming every fault.
+    """
+    given: dict[str, list[str]] = {}
+    for name, value in pairs:
+        given.setdefault(name, []).append(value)
+    spoken = next((each for each in given.get("locale", ()) if each in LOCALES), spoken)
+    reading = _Reading(given, spoken)
+    for name, values in given.items():
+        _check(reading, name, values)
+    query = _query(reading)
+    cursor = reading.one("cursor")
+    after = query.place(cursor) if cursor is not None else None
+    if cursor is not None and after is None:
+        reading.fault("cursor", "cursor")
+    if reading.faults:
+        raise Invalid(reading.faults)
+    return replace(query, after=after)
+
+
+def _check(reading: _Reading, name: str, values: list[str]) -> None:
+    if name not in (*FILTERS, *SINGLE):
+        reading.fault(name[:MAX_CHARACTERS], "unknown")
+        return
+    most = 600 if name == "cursor" else 3 * MAX_CHARACTERS if name == "fields" else MAX_CHARACTERS
+    for value in values:
+        if len(value) > most:
+            reading.fault(name, "long")
+        if any(
+            letter == "\ufffd" or unicodedata.category(letter) in ("Cc", "Cs") for letter in value
+        ):
+            reading.fault(name, "unreadable")
+    if "slug" in reading.given and name not in BESIDE_SLUG:
+        reading.fault(name, "beside_slug")
+
+
+def _query(reading: _Reading) -> Query:
+    q = reading.q()
+    limit = reading.limit()
+    facets, total = reading.facets(), reading.flag("total")
+    if limit is None and {"cursor", "facets", "total"} & set(reading.given):
+        limit = DEFAULT_LIMIT
+    slug = reading.one("slug")
+    return Query(
+        brands=reading.many("brand"),
+        categories=reading.many("category"),
+        functions=reading.many("function"),
+        audiences=reading.many("audience"),
+        q=q,
+        slug=None if slug is None else slug.strip().lower(),
+        sort=reading.choice("sort", SORTS, "name" if q is None else "relevance"),
+        limit=limit,
+        facets=facets,
+        total=total,
+        fields=reading.fields(),
+        locale=reading.choice("locale", LOCALES, LOCALES[0]),
+    )
