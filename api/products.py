@@ -8,7 +8,8 @@ fields; locale=id|en. With limit, cursor, facets or total:
 Redis down is no error: `X-Data-Source` tells memory, redis, postgres, stale or snapshot.
 """
 
-from werkzeug.datastructures import MultiDict
+from urllib.parse import parse_qsl
+
 from werkzeug.http import http_date
 from werkzeug.wrappers import Response
 
@@ -27,10 +28,13 @@ shelf = Shelf()
 
 
 def get(call: Call) -> Response:
-    given: MultiDict[str, str] = call.request.args
-    if given.get("locale") in endpoint.LOCALES:
-        call.locale = given["locale"]
-    query = product_query.read(given.items(multi=True), call.locale)
+    # Not werkzeug's reading: it passes over bytes that are no UTF-8.
+    asked = call.request.query_string.decode("utf-8", "replace")
+    pairs = parse_qsl(asked, keep_blank_values=True)
+    locale = dict(pairs).get("locale", "")
+    if locale in endpoint.LOCALES:
+        call.locale = locale
+    query = product_query.read(pairs, call.locale)
     reach = _reach(call)
     served = shelf.serve(query, reach)
     call.note(decision=served.source, age_s=_age_s(call, served))

@@ -53,6 +53,9 @@ class Cache:
             raise CacheDown
         try:
             results = self._ask(commands)
+        except UnicodeDecodeError as fault:
+            # Somebody's bytes under a key of ours: the server itself is well.
+            raise CacheDown from fault
         except _DOWN as fault:
             self.breaker.trip()
             raise CacheDown from fault

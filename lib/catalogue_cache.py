@@ -164,7 +164,6 @@ class _Flight:
         self.timings_ms: dict[str, float] = {}
         self._key = f"products:entry:{query.key}"
         self._version = "0"
-        self._with_redis = True
         self._claimed = False
 
     def search(self) -> None:
@@ -173,7 +172,7 @@ class _Flight:
             if self._in_redis() or self._another_fills():
                 return
         except CacheDown:
-            self._with_redis = False
+            pass  # down, or garbage: what is found is offered to it all the same
         try:
             self.fill()
         except DatabaseDown:
@@ -196,15 +195,16 @@ class _Flight:
         entry = entry_of(answer, made_at=time.time(), cost_s=cost_s, version=self._version)
         self.served = Served(entry, "postgres", self.timings_ms)
         self.landed.set()  # whoever waits need not wait for the keeping
-        if not self._with_redis:
-            return
         search = self.query.q is not None or self.query.after is not None
         keep_s = KEPT_SEARCH_S if search else KEPT_S
-        commands: list[tuple[str | int, ...]] = [("DEL", self._key_of_lock)]
+        commands: list[tuple[str | int, ...]] = []
         if not answer.empty:
-            commands.insert(0, ("SET", self._key, sealed(entry, self.query.key), "EX", keep_s))
+            commands.append(("SET", self._key, sealed(entry, self.query.key), "EX", keep_s))
+        if self._claimed:
+            commands.append(("DEL", self._key_of_lock))
         try:
-            self.reach.redis(*commands)
+            if commands:
+                self.reach.redis(*commands)
         except CacheDown:
             return  # the answer is known all the same
 
@@ -260,7 +260,7 @@ class _Flight:
 
     def _release(self) -> None:
         """Let the next one try at once."""
-        if not (self._with_redis and self._claimed):
+        if not self._claimed:
             return
         try:
             self.reach.redis(("DEL", self._key_of_lock))

@@ -207,7 +207,7 @@ def _passes(row: Row, query: Query, but: str = "") -> bool:
 
 def _slips(typed: str) -> int:
     """How many typing errors a word of this length may have."""
-    return 0 if len(typed) < 4 else 1 if len(typed) < 7 else 2
+    return 0 if len(typed) < 4 else 1 if len(typed) < 6 else 2
 
 
 def distance(one: str, other: str) -> int:

@@ -228,7 +228,7 @@ create trigger count_truncate after truncate on public.products
 -- ---------------------------------------------------------------- what was typed, as a query
 
 -- Every word must be met: by words that begin with it; where there is none, by those that are a
--- slip away (one from 4 letters, two from 7); and by what a synonym of it means.
+-- slip away (one from 4 letters, two from 6); and by what a synonym of it means.
 create function public.product_query(given text) returns tsquery
 language plpgsql stable parallel safe set search_path = ''
 as $$
@@ -251,7 +251,7 @@ begin
   words := words[1:8];
   whole := ' ' || array_to_string(words, ' ') || ' ';
   foreach token in array words loop
-    slips := case when length(token) < 4 then 0 when length(token) < 7 then 1 else 2 end;
+    slips := case when length(token) < 4 then 0 when length(token) < 6 then 1 else 2 end;
     part := (token || ':*')::tsquery;
     if slips > 0 and not exists (
       select from public.search_words where word >= token and word < token || '~'
