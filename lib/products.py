@@ -148,7 +148,7 @@ select
                     order by position, value)
    from labels left join counts using (facet, value)
    where facet = any(%(facets)s::text[])),
-  (select changed_at from catalogue_state where exists (select from product_groups))
+  (select changed_at from catalogue_state)
 """
 
 ONE = """
@@ -156,7 +156,7 @@ select
   (select jsonb_build_array(to_jsonb(p) - 'search' || jsonb_build_object('rank', 0))
    from products as p where p.slug = %(slug)s::text and p.published),
   0, null,
-  (select changed_at from catalogue_state where exists (select from product_groups))
+  (select changed_at from catalogue_state)
 """
 
 

@@ -108,7 +108,7 @@ create table public.catalogue_state (
   one boolean primary key default true check (one),
   changed_at timestamptz not null
 );
-comment on table public.catalogue_state is 'When the catalogue last changed: one row, or none before the first product';
+comment on table public.catalogue_state is 'When the catalogue last changed: one row, or none while no product is published';
 
 -- ---------------------------------------------------------------- derived columns
 
@@ -209,6 +209,7 @@ begin
   end if;
   insert into public.catalogue_state (changed_at) values (clock_timestamp())
   on conflict (one) do update set changed_at = excluded.changed_at;
+  delete from public.catalogue_state where not exists (select from public.product_groups);
   return null;
 end
 $$;
