@@ -135,6 +135,11 @@ def test_no_bundle_holds_a_cache_but_bytecode_of_what_it_ships(artefact: Artefac
                 assert source_of(path) in files
 
 
+def test_the_catalogues_snapshot_is_shipped(artefact: Artefact) -> None:
+    snapshot = artefact.files("api/products")["lib/catalogue.snapshot.json"]
+    assert snapshot.stat().st_size < 200_000
+
+
 def test_the_pages_a_function_fills_in_are_shipped_with_it(artefact: Artefact) -> None:
     """The builder leaves `public/` out of functions unless includeFiles names it."""
     for name in artefact.functions():
@@ -214,6 +219,7 @@ def first_requests(platform: Platform) -> dict[str, Ask]:
         "api/health": Ask("GET", "/api/health", {}, 200),
         "api/leads": Ask("POST", "/api/leads", {"json": LEAD}, 200),
         "api/rum": Ask("GET", "/api/rum", {}, 200),
+        "api/products": Ask("GET", "/api/products", {}, 200),
         "api/thanks": Ask("GET", "/api/thanks?locale=id&ref=ALFA-7KQ2M", {}, 200),
         "api/cron/deliver": Ask("GET", "/api/cron/deliver", {"headers": bearer}, 200),
     }
@@ -284,6 +290,13 @@ def test_built_deliver_wants_its_token(
         bearer = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
         answer = client.get("/api/cron/deliver", headers=bearer)
     assert (answer.status_code, answer.json()["sent"]) == (200, 0)
+
+
+def test_built_products_answers_with_nothing_configured(artefact: Artefact) -> None:
+    with running(artefact, "api/products", {}) as (_, client):
+        answer = client.get("/api/products")
+    assert (answer.status_code, answer.headers["X-Data-Source"]) == (200, "snapshot")
+    assert len(answer.json()) >= 60
 
 
 @pytest.mark.parametrize("locale", ["id", "en"])

@@ -47,6 +47,7 @@ const [list, card, detail, form, status, notice, more, chips, empty, retry, titl
   "list", "card", "detail", "search", "status", "notice", "more", "chips", "empty", "retry", "title",
 ].map(find);
 const listing = find("listing");
+find("plain").remove(); // the list for whoever has no JavaScript
 const language = document.querySelector(".language");
 const pageTitle = document.title;
 
