@@ -74,6 +74,7 @@ class Addresses:
     slack: str
     turnstile: str
     sentry: str
+    vercel: str
 
 
 SLACK_WEBHOOK_PATH = "/services/T0LOCAL/B0LOCAL/local"
@@ -94,6 +95,8 @@ def offered(at: Addresses, keys: Keys, commit: str) -> dict[str, str]:
         "SLACK_CHANNEL": "C0LOCAL",
         "SLACK_CHANNEL_ID": "C0LOCAL",
         "SLACK_WEBHOOK_URL": at.slack + SLACK_WEBHOOK_PATH,
+        "VERCEL_API_URL": at.vercel,
+        "VERCEL_API_TOKEN": keys["VERCEL_API_TOKEN"],
         "TURNSTILE_URL": at.turnstile + turnstile.PATH,
         "SENTRY_DSN": f"{scheme}://{keys['SENTRY_PUBLIC_KEY']}@{host}/1",
         "CRON_SECRET": keys["CRON_SECRET"],

@@ -24,6 +24,7 @@ from dev.standin import StandIn
 from dev.turnstile import Turnstile
 from dev.upstash import Upstash
 from dev.valkey import Valkey
+from dev.vercel_api import VercelApi
 from dev.web import Response, Server
 
 DATABASE = "alfa"
@@ -50,6 +51,7 @@ class Platform:
     slack: StandIn
     turnstile: StandIn
     sentry: StandIn
+    vercel: StandIn
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class Platform:
 
     def state(self) -> dict[str, Any]:
         """Every address, local secret and variable; what state.json holds."""
-        standins = (self.upstash, self.resend, self.slack, self.sentry, self.turnstile)
+        standins = (self.upstash, self.resend, self.slack, self.sentry, self.turnstile, self.vercel)
         return {
             "pid": os.getpid(),
             "root": str(self.root),
@@ -202,6 +204,7 @@ class Platform:
         self.slack = self._stand_in(parts, slack)
         self.sentry = self._stand_in(parts, Sentry(self._keys["SENTRY_PUBLIC_KEY"]))
         self.turnstile = self._stand_in(parts, Turnstile())
+        self.vercel = self._stand_in(parts, VercelApi(self._token("VERCEL_API_TOKEN")))
 
     def _stand_in(self, parts: contextlib.ExitStack, vendor: Any) -> StandIn:
         stand_in = StandIn(vendor)
@@ -221,6 +224,7 @@ class Platform:
             slack=self.slack.url,
             turnstile=self.turnstile.url,
             sentry=self.sentry.url,
+            vercel=self.vercel.url,
         )
 
     def _environ(self) -> dict[str, str]:

@@ -59,6 +59,7 @@ def database(platform: Platform, admin: psycopg.Connection[DictRow]) -> psycopg.
         platform.sentry,
         platform.turnstile,
         platform.upstash,
+        platform.vercel,
     )
     for stand_in in stand_ins:
         stand_in.ok()
