@@ -42,6 +42,9 @@ COMMANDS = [
     ["dead", "rerun"],
     ["ledger"],
     ["canary"],
+    ["catalogue", "import"],
+    ["catalogue", "export"],
+    ["catalogue", "purge"],
     ["migrate"],
 ]
 
