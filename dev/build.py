@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dev import tools
+from dev import snapshot, tools
 
 _PROJECT = {
     "projectId": "prj_local",
@@ -37,6 +37,7 @@ def build(root: Path, out: Path) -> Path:
     project = out / "project"
     shutil.rmtree(project, ignore_errors=True)
     copy_tree(root, project)
+    snapshot.write(project)
     (project / ".vercel").mkdir()
     (project / ".vercel" / "project.json").write_text(json.dumps(_PROJECT))
     answer = subprocess.run(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpx
@@ -274,9 +275,29 @@ def test_neither_a_404_nor_an_empty_list_is_kept(
     assert ask(shop, "?slug=soon-here").status_code == 200
 
 
-def test_a_copy_near_its_end_is_refreshed_early_by_one() -> None:
-    found = snapshot.load()
-    entry = catalogue_cache.Entry(b"[1]", "tag", found.made_at, None, 5.0, 0.1, "7")
+def test_a_dear_copy_is_refreshed_early_after_the_answer_by_one(
+    platform: Platform, shop: Function, valkey: "redis.Redis", asked: Callable[[], int]
+) -> None:
+    first = ask(shop)
+    [key] = eventually(lambda: valkey.keys("products:entry:*"))
+    text = valkey.get(key)
+    assert isinstance(text, bytes)
+    assert isinstance(key, bytes)
+    question = key.decode().rpartition(":")[2]
+    entry = catalogue_cache.opened(text.decode(), question)
+    assert entry is not None
+    dear = catalogue_cache.sealed(replace(entry, cost_s=1e9), question)
+    valkey.set(key, dear)
+    before = asked()
+    with platform.function("api/products.py") as other:
+        answer = ask(other)
+        assert (answer.headers["X-Data-Source"], answer.content) == ("redis", first.content)
+        eventually(lambda: valkey.get(key) != dear.encode())
+    assert asked() - before == 1
+
+
+def test_a_sealed_entry_opens_whole_and_for_its_own_question_alone() -> None:
+    entry = catalogue_cache.Entry(b"[1]", "tag", snapshot.load().made_at, None, 5.0, 0.1, "7")
     again = catalogue_cache.opened(catalogue_cache.sealed(entry, "key"), "key")
     assert again is not None
     assert (again.body, again.version, again.made_at, again.cost_s) == (b"[1]", "7", 5.0, 0.1)

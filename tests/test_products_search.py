@@ -199,6 +199,12 @@ def test_counts_and_words_follow_every_change(platform: Platform, seeded: Databa
     assert counted() == {}
 
 
+def test_a_new_label_is_found_at_once(connection: "psycopg.Connection[Any]") -> None:
+    connection.execute("update categories set label_id = 'Makeover' where code = 'tools'")
+    found = products.find(lambda work: work(connection), question({}, q="makeover", total=1))
+    assert found.total == len(naive({"category": ["tools"]}, ""))
+
+
 def test_an_edited_synonym_counts_at_once(connection: "psycopg.Connection[Any]") -> None:
     def found() -> list[str]:
         query = question({}, q="gunting listrik")

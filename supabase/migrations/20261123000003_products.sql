@@ -162,14 +162,18 @@ create function public.relabel_products() returns trigger
 language plpgsql set search_path = ''
 as $$
 begin
-  update public.products set name = name;
+  -- An upsert that changed no label fires as well, with nothing in `made`.
+  update public.products set name = name
+  where categories && array(select code from made) or functions && array(select code from made);
   return null;
 end
 $$;
 
 create trigger relabel after update on public.categories
+  referencing new table as made
   for each statement execute function public.relabel_products();
 create trigger relabel after update on public.functions
+  referencing new table as made
   for each statement execute function public.relabel_products();
 
 -- ---------------------------------------------------------------- counts, words, the last change
