@@ -161,9 +161,11 @@ def test_without_a_line_the_last_list_is_searched_and_the_page_says_so(
 ) -> None:
     page.goto("/produk")
     expect(page.locator(".card")).to_have_count(24)
-    page.wait_for_function("localStorage.getItem('products-id')")
-    page.evaluate("navigator.serviceWorker.ready")
-    page.wait_for_function("caches.open('products-1').then((c) => c.match('/produk'))")
+    # Not wait_for_function: the page's policy forbids what it does.
+    eventually(lambda: page.evaluate("localStorage.getItem('products-id') !== null"))
+    page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    held = "caches.open('products-1').then((c) => c.match('/produk')).then(Boolean)"
+    eventually(lambda: page.evaluate(held))
     context.set_offline(True)
     page.goto("/produk?q=shampoo&brand=Kemon")
     expect(page.locator("[data-notice]")).to_contain_text("luring")
