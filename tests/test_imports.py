@@ -288,11 +288,10 @@ def test_the_thank_you_page_imports_no_vendor() -> None:
     assert not loaded_by("api/thanks.py") & {*VENDORS, "pydantic"}
 
 
-@pytest.mark.parametrize("function", ["api/leads.py", "api/rum.py", "api/cron/deliver.py"])
 def test_products_imports_no_vendor_before_its_memory_misses() -> None:
     assert not loaded_by("api/products.py") & {*VENDORS, "pydantic"}
 
 
-@pytest.mark.parametrize("function", ["api/leads.py", "api/cron/deliver.py"])
+@pytest.mark.parametrize("function", ["api/leads.py", "api/rum.py", "api/cron/deliver.py"])
 def test_a_function_that_needs_vendors_imports_them_when_first_used(function: str) -> None:
     assert not loaded_by(function) & VENDORS
