@@ -10,13 +10,14 @@ from typing import Any, Never
 import httpx
 import psycopg
 
-from dev import bootstrap, environment, migrations, ports
+from dev import bootstrap, environment, migrations, ports, snapshot
 from dev.keys import Keys
 from dev.patterns import Unsupported
 from dev.platform import DATABASE, Platform
 from dev.postgres import Postgres, PostgresFailed
 from dev.state import Busy, State
 from dev.valkey import ValkeyFailed
+from ops import catalogue
 
 FAILURES = (
     OSError,
@@ -54,6 +55,7 @@ def _serve(state: State, root: Path, data: Path, port: int | None, *, quiet: boo
             root, data, port=chosen, environ=os.environ, echo_logs=not quiet, progress=_say
         )
         with platform:
+            _sow(root, platform)
             state.write(platform.state())
             _announce(platform)
             while True:
@@ -61,6 +63,20 @@ def _serve(state: State, root: Path, data: Path, port: int | None, *, quiet: boo
     except FAILURES as fault:
         print(f"The platform did not start: {fault}", file=sys.stderr)
         return 1
+
+
+def _sow(root: Path, platform: Platform) -> None:
+    """Fill an empty catalogue with the seed, unless the database is somebody else's."""
+    if platform.environment["DATABASE_URL"] != platform.database_url:
+        return
+    with psycopg.connect(platform.database_url, autocommit=True) as connection:
+        held = catalogue.held(connection)
+        if held.products:
+            return
+        seed = (root / snapshot.SEED).read_text(encoding="utf-8")
+        found = catalogue.read(seed, known=held)
+        catalogue.store(connection, found, catalogue.compare(held, found, prune=False))
+    print(f"      put {len(found.products)} products of the seed in the catalogue", flush=True)
 
 
 def migrate(root: Path, data: Path, dsn: str | None) -> int:
