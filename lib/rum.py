@@ -34,7 +34,9 @@ VIEWS = "views"  # kept like a metric, all in bucket 0: how many pages were show
 DEVICES = ("mobile", "tablet", "desktop", "unknown")
 
 # The site's own pages: they keep a row of their own however many others are invented.
-KNOWN_PATHS = frozenset({"/", "/en", "/terima-kasih", "/en/thank-you", "/vitals"})
+KNOWN_PATHS = frozenset(
+    {"/", "/en", "/terima-kasih", "/en/thank-you", "/produk", "/en/products", "/vitals"}
+)
 OTHER_PATHS = "(other)"  # every path past the day's limit
 
 _BOTS = re.compile(
