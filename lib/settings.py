@@ -75,13 +75,6 @@ def postgres_url(text: str) -> str:
     return text
 
 
-def boolean(text: str) -> bool:
-    known = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
-    if text.lower() not in known:
-        raise ValueError("not true or false")
-    return known[text.lower()]
-
-
 def words(text: str) -> tuple[str, ...]:
     """A list separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
