@@ -171,6 +171,13 @@ def bearer_is(request: Request, secrets: Iterable[str]) -> bool:
     return scheme.lower() == "bearer" and any(matches)
 
 
+def refuse_all_but_cron(call: Call) -> None:
+    """Let Vercel's scheduler in, and whoever holds its token. Raises Unauthorized."""
+    settings = call.services.settings
+    if not bearer_is(call.request, (settings.cron_secret, settings.cron_secret_previous)):
+        raise problems.Unauthorized
+
+
 def own_origin(call: Call) -> str:
     """scheme://host the caller reached us at."""
     return f"{call.request.scheme}://{call.request.host}"

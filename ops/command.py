@@ -1,0 +1,68 @@
+"""What every command is made of: its place on the command line, its examples, its output.
+
+A module of commands has `declare(areas)`, which ops/cli.py calls. Exit status: 0 done, or all is
+well; 1 something is wrong with what was asked about, or it was refused; 2 wrong usage, or a
+variable is missing.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from lib.services import Services
+
+type Run = Callable[[Services, argparse.Namespace], int]
+
+
+def area(areas: Any, name: str, summary: str) -> Any:
+    """A word with verbs of its own: `ops leads import`."""
+    return areas.add_parser(name, help=summary, description=summary).add_subparsers(
+        required=True, metavar="VERB"
+    )
+
+
+def verb(
+    verbs: Any,
+    name: str,
+    run: Run,
+    *examples: str,
+    dry_run: bool = False,
+    as_json: bool = False,
+) -> argparse.ArgumentParser:
+    """A command that `run` does; its first help is the function's docstring.
+
+    dry_run, as_json: it knows --dry-run, --json.
+    """
+    made: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=(run.__doc__ or "").partition("\n")[0],
+        description=run.__doc__,
+        epilog="Example: " + "\n         ".join(examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if dry_run:
+        made.add_argument("--dry-run", action="store_true", help="say what would be done, alone")
+    if as_json:
+        made.add_argument("--json", action="store_true", help="print JSON, for a program")
+    made.set_defaults(run=run)
+    return made
+
+
+def limited(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--limit", type=int, default=50, help="rows (default: 50)")
+
+
+def table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Rows under their names, for a person."""
+    cells = [tuple(names), *(tuple(str(value) for value in row) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(names))]
+    for row in cells:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def print_json(value: object) -> None:
+    """The same facts, for a program; moments and ids as text."""
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
