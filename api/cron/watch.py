@@ -6,15 +6,13 @@ Safe twice at once, late, or cut off: one works, the others answer `busy`. 200 `
 watches from outside may hold.
 """
 
-import time
-
 from werkzeug.wrappers import Response
 
 from lib import endpoint, watch
 from lib.endpoint import Call
 from lib.problems import Unauthorized
 
-EVERY_MINUTES = 1
+EVERY_MINUTES = 1  # vercel.json
 
 
 def get(call: Call) -> Response:
@@ -22,12 +20,11 @@ def get(call: Call) -> Response:
     tokens = (settings.cron_secret, settings.cron_secret_previous, settings.watch_token)
     if not endpoint.bearer_is(call.request, tokens):
         raise Unauthorized
-    started = time.monotonic()
     report = watch.run(call.services, call.maintenance, call.now)
     call.note(**report.facts())
     call.later(call.services.probe)
     if not report.busy:
-        endpoint.check_in(call, "watch", started, every_minutes=EVERY_MINUTES)
+        call.check_in("watch", every_minutes=EVERY_MINUTES)
     return endpoint.reply(report.facts())
 
 
