@@ -5,6 +5,7 @@ Sentry are the stand-ins.
 """
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +28,7 @@ def day(rig: Rig) -> Iterator[Rig]:
     """An ordinary day: everything is whole, and one watch has been made."""
     rig.environment["SITE_URL"] = rig.url
     for function in ("api/leads", "api/cron/watch", "api/status", "api/health"):
-        rig.signal(function, 9)  # what a breaker remembers of the day before
+        rig.signal(function, signal.SIGKILL)  # what a breaker remembers of the day before
     assert watch(rig)["findings"] == []
     yield rig
     rig.mend()
@@ -72,7 +73,7 @@ def incidents(rig: Rig) -> list[dict[str, Any]]:
 def recovered(rig: Rig) -> None:
     """Two quiet watches: it is over."""
     for function in ("api/leads", "api/cron/watch", "api/status"):
-        rig.signal(function, 9)
+        rig.signal(function, signal.SIGKILL)
     for _ in range(3):
         watch(rig)
 
@@ -224,7 +225,7 @@ def test_slack_down_delays_an_alert_and_loses_none(
     day.slack.ok()
     day.database.ok()
     for function in ("api/cron/watch", "api/leads"):
-        day.signal(function, 9)
+        day.signal(function, signal.SIGKILL)
     watch(day)  # Postgres is back before Slack was told
     day.admin.execute("update incidents set tell_at = now()")
     watch(day)

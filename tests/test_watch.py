@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import httpx
 import psycopg
@@ -59,7 +58,7 @@ def test_its_own_token_opens_it_and_no_other_cron(platform: Platform, database: 
 
 def test_an_empty_token_opens_nothing(platform: Platform, database: Rows) -> None:
     with platform.function("api/cron/watch.py", WATCH_TOKEN="") as running:
-        headers = {"Authorization": "Bearer "}
+        headers = {"Authorization": "Bearer"}
         answer = httpx.get(f"{running.url}/api/cron/watch", headers=headers, timeout=60)
         assert answer.status_code == 401
 
@@ -112,11 +111,6 @@ def test_it_leaves_the_status_page_its_document(services: Services, platform: Pl
 
 
 # --- The synthetic lead.
-
-
-def canaries(platform: Platform) -> list[dict[str, Any]]:
-    lines = platform.logs.since(0)  # type: ignore[attr-defined]
-    return [line for line in lines if "api/leads" in line["function"]]
 
 
 def test_the_synthetic_lead_goes_through_leaves_nothing_and_comes_now_and_then(
