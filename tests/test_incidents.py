@@ -321,7 +321,12 @@ def test_many_at_once_lose_no_event(services: Services) -> None:
 
 def test_taken_over_twice_it_is_there_once(services: Services, database: Rows) -> None:
     made = incidents.opened([finding("database_down")], NOW, "dpl")
-    event = (NOW.isoformat(), "detected", "request", {"what": {}})
+    event: tuple[str, str, str, dict[str, Any]] = (
+        NOW.isoformat(),
+        "detected",
+        "request",
+        {"what": {}},
+    )
     for _ in range(2):
         services.database.run(
             lambda c: incident_store.take_over(c, made, [event], NOW, stored=False)
