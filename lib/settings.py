@@ -165,6 +165,12 @@ class Settings:
         "",
         secret=True,
     )
+    watch_token = Setting(
+        token,
+        "Bearer token that an uptime monitor sends to /api/cron/watch, and to nothing else; 16 "
+        "characters or more. Unset: only CRON_SECRET is accepted there.",
+        secret=True,
+    )
     canary_secret = Setting(
         token, "Signs the synthetic lead that proves the path; 16 characters or more.", secret=True
     )
@@ -193,6 +199,10 @@ class Settings:
     vercel_api_url = Setting(url, "Vercel's API.", "https://api.vercel.com")
     vercel_project_id = Setting(str, "The project's id or name; set by Vercel in functions.", "")
     vercel_team_id = Setting(str, "The team's id, where the project is a team's.", "")
+    uptimerobot_api_key = Setting(
+        str, "UptimeRobot's account API key, for `ops monitors`; functions need none.", secret=True
+    )
+    uptimerobot_api_url = Setting(url, "UptimeRobot's API.", "https://api.uptimerobot.com/v3")
     sentry_dsn = Setting(str, "Sentry's DSN; empty: errors go to the log alone.", "", secret=True)
     vercel_env = Setting(str, "Set by Vercel: production, preview or development.", "development")
     vercel_git_commit_sha = Setting(str, "Set by Vercel: the commit, reported as the release.", "")
