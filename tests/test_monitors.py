@@ -11,7 +11,7 @@ import pytest
 
 from dev.platform import Platform
 from dev.uptimerobot import CONTACTS, UptimeRobot
-from ops import cli, monitors
+from ops import cli, monitor_plan, monitors
 from tests.cataloguing import Database, seeded
 
 __all__ = ["seeded"]
@@ -40,7 +40,7 @@ def run(platform: Platform, *words: str, **environ: str | None) -> int:
 
 
 def named(platform: Platform, name: str) -> str:
-    return monitors.mark(platform.url) + name
+    return monitor_plan.mark(platform.url) + name
 
 
 def writes(platform: Platform) -> list[str]:
