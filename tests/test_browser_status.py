@@ -115,8 +115,10 @@ def test_a_good_day_is_one_calm_sentence_and_the_figures(page: Page) -> None:
     expect(page.locator("[data-sentence]")).to_have_text("All services are working.")
     leads = page.locator('[data-key="leads"]')
     expect(leads).to_contain_text("/api/leads · SLA 1 s")
-    rows = leads.locator(".service-figures tr").all_inner_texts()
-    assert [row.replace("\xa0", " ").split("\t") for row in rows] == [
+    rows = leads.locator(".service-figures tr").evaluate_all(
+        "rows => rows.map((row) => [...row.cells].map((cell) => cell.innerText))"
+    )
+    assert [[cell.replace("\xa0", " ") for cell in row] for row in rows] == [
         ["Window", "1 hour", "24 hours", "30 days"],
         ["Verdict", "Insufficient data", "Met", "Met"],
         ["Within 1 s", "99.99%", "99.99%", "97.12%"],  # never rounded up to 100
@@ -255,7 +257,7 @@ def test_a_first_answer_that_is_slow_does_not_keep_the_copy_back(page: Page, api
     page.goto("/status?lang=en")
     expect(page.locator(".service")).to_have_count(4)
     waiting: list[Route] = []
-    page.route("**/api/status", waiting.append)
+    page.route("**/api/status", lambda route: waiting.append(route))
     page.clock.install(time=datetime.now(UTC) + timedelta(minutes=5))
     page.reload()
     expect(page.locator("[data-services-section]")).to_be_hidden()

@@ -7,8 +7,8 @@ const form = document.getElementById("lead-form") !== null;
 const TEXT = {
   id: {
     told: form
-      ? "Kami sedang melakukan pemeliharaan. Kirim formulir seperti biasa: kami menyimpannya dan menjawab sesudahnya."
-      : "Kami sedang melakukan pemeliharaan. Daftar produk mungkin sedikit lebih lama dari biasanya.",
+      ? "Sedang ada pemeliharaan. Kirim formulir seperti biasa: kami simpan dan jawab sesudahnya."
+      : "Sedang ada pemeliharaan. Daftar produk mungkin sedikit lebih lama dari biasanya.",
     more: "Status layanan", close: "Tutup", status: "/status",
   },
   en: {
