@@ -138,15 +138,9 @@ def test_days_are_told_apart_by_shape_and_not_by_colour_alone(page: Page) -> Non
            drawn: bars[0].getAttribute("y") + "/" + bars[0].getAttribute("height")}]))"""
     )
     counted = {kind: shape["n"] for kind, shape in shapes.items()}
-    # An outage is two pieces, one above the other.
-    assert counted == {"no_data": 19, "few": 2, "missed": 1, "outage": 2, "met": 67}
-    drawn = [shapes[kind]["drawn"] for kind in ("met", "missed", "outage", "no_data")]
-    assert len(set(drawn)) == 4
-    lightness = page.evaluate(
-        """() => ["met", "few"].map((kind) => getComputedStyle(document.querySelector(
-           ".bar." + kind)).fill.match(/\\d+/g).reduce((sum, part) => sum + Number(part), 0) / 3)"""
-    )
-    assert lightness[1] - lightness[0] > 80, "too few is the same shape, but pale"
+    # An outage, and a day of too few requests, is two pieces, one above the other.
+    assert counted == {"no_data": 19, "few": 4, "missed": 1, "outage": 2, "met": 67}
+    assert len({shape["drawn"] for shape in shapes.values()}) == 5
     expect(page.locator("[data-legend] li")).to_have_count(5)
 
 

@@ -119,7 +119,7 @@ function summaryOf(days) {
   return facts.join("; ");
 }
 
-/** Shapes of a day: whole, cut off, an exclamation mark, pale, a stroke on the ground. */
+/** Shapes of a day: whole, cut off, an exclamation mark, hollow, a stroke on the ground. */
 function barOf(kind, x, width = 0.72) {
   const rect = (y, height, extra = "") =>
     drawn("rect", { class: `bar ${kind}${extra}`, x: (x + (1 - width) / 2).toFixed(2), y, width, height });
@@ -127,7 +127,7 @@ function barOf(kind, x, width = 0.72) {
     met: () => [rect(0, HEIGHT)],
     missed: () => [rect(HEIGHT * 0.45, HEIGHT * 0.55)],
     outage: () => [rect(0, HEIGHT * 0.62), rect(HEIGHT * 0.78, HEIGHT * 0.22)],
-    few: () => [rect(0, HEIGHT)],
+    few: () => [rect(0, 4), rect(HEIGHT - 4, 4)],
     no_data: () => [rect(HEIGHT - 3, 3)],
   }[kind]();
 }
