@@ -23,6 +23,7 @@ from dev.slack import Slack
 from dev.standin import StandIn
 from dev.turnstile import Turnstile
 from dev.upstash import Upstash
+from dev.uptimerobot import UptimeRobot
 from dev.valkey import Valkey
 from dev.vercel_api import VercelApi
 from dev.web import Response, Server
@@ -52,6 +53,7 @@ class Platform:
     turnstile: StandIn
     sentry: StandIn
     vercel: StandIn
+    uptimerobot: StandIn
 
     def __init__(
         self,
@@ -87,7 +89,8 @@ class Platform:
 
     def state(self) -> dict[str, Any]:
         """Every address, local secret and variable; what state.json holds."""
-        standins = (self.upstash, self.resend, self.slack, self.sentry, self.turnstile, self.vercel)
+        standins = [self.upstash, self.resend, self.slack, self.sentry, self.turnstile]
+        standins += [self.vercel, self.uptimerobot]
         return {
             "pid": os.getpid(),
             "root": str(self.root),
@@ -205,6 +208,8 @@ class Platform:
         self.sentry = self._stand_in(parts, Sentry(self._keys["SENTRY_PUBLIC_KEY"]))
         self.turnstile = self._stand_in(parts, Turnstile())
         self.vercel = self._stand_in(parts, VercelApi(self._token("VERCEL_API_TOKEN")))
+        robot = UptimeRobot(self._token("UPTIMEROBOT_API_KEY"))
+        self.uptimerobot = self._stand_in(parts, robot)
 
     def _stand_in(self, parts: contextlib.ExitStack, vendor: Any) -> StandIn:
         stand_in = StandIn(vendor)
@@ -225,6 +230,7 @@ class Platform:
             turnstile=self.turnstile.url,
             sentry=self.sentry.url,
             vercel=self.vercel.url,
+            uptimerobot=self.uptimerobot.url,
         )
 
     def _environ(self) -> dict[str, str]:

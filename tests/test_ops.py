@@ -45,6 +45,8 @@ COMMANDS = [
     ["catalogue", "import"],
     ["catalogue", "export"],
     ["catalogue", "purge"],
+    ["monitors", "plan"],
+    ["monitors", "apply"],
     ["migrate"],
 ]
 
