@@ -21,6 +21,7 @@ from dev.runtime import Function
 from dev.sentry import Sentry
 from dev.slack import Slack
 from dev.standin import StandIn
+from dev.supabase_api import SupabaseApi
 from dev.turnstile import Turnstile
 from dev.upstash import Upstash
 from dev.valkey import Valkey
@@ -52,6 +53,7 @@ class Platform:
     turnstile: StandIn
     sentry: StandIn
     vercel: StandIn
+    supabase: StandIn
 
     def __init__(
         self,
@@ -87,7 +89,10 @@ class Platform:
 
     def state(self) -> dict[str, Any]:
         """Every address, local secret and variable; what state.json holds."""
-        standins = (self.upstash, self.resend, self.slack, self.sentry, self.turnstile, self.vercel)
+        standins = (
+            *(self.upstash, self.resend, self.slack, self.sentry, self.turnstile, self.vercel),
+            self.supabase,
+        )
         return {
             "pid": os.getpid(),
             "root": str(self.root),
@@ -205,6 +210,7 @@ class Platform:
         self.sentry = self._stand_in(parts, Sentry(self._keys["SENTRY_PUBLIC_KEY"]))
         self.turnstile = self._stand_in(parts, Turnstile())
         self.vercel = self._stand_in(parts, VercelApi(self._token("VERCEL_API_TOKEN")))
+        self.supabase = self._stand_in(parts, SupabaseApi(self._token("SUPABASE_ACCESS_TOKEN")))
 
     def _stand_in(self, parts: contextlib.ExitStack, vendor: Any) -> StandIn:
         stand_in = StandIn(vendor)
@@ -225,6 +231,9 @@ class Platform:
             turnstile=self.turnstile.url,
             sentry=self.sentry.url,
             vercel=self.vercel.url,
+            supabase=self.supabase.url,
+            admin_database=self.admin_database_url,
+            backups=str(self.data / "backups"),
         )
 
     def _environ(self) -> dict[str, str]:

@@ -56,6 +56,9 @@ def main(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int:
     except NotConfigured as fault:
         print(f"{fault} (see .env.example, or use --local)", file=sys.stderr)
         return 2
+    except command.Failed as fault:
+        print(fault, file=sys.stderr)
+        return fault.status
     except (DatabaseDown, CacheDown) as fault:
         print(f"{type(fault).__name__}: it cannot be reached", file=sys.stderr)
         return 1
