@@ -2,7 +2,8 @@
 
 Safe twice at once, late, or cut off. 200 `{"queue": {"stored": n, "dead": n, "left": n},
 "journaled": n, "sent": n, "delayed": n, "dead": n}`; 401 without the cron token; 503 while the
-database is down. With Redis down `queue` is null, and the mails go out all the same.
+database is down. With Redis down `queue` is null, and the mails go out all the same. In
+maintenance everything waits: 200 `{"maintenance": "<mode>"}`.
 """
 
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from werkzeug.wrappers import Response
 from lib import endpoint, leads, rounds, rum_fold
 from lib.endpoint import Call
 
+EVERY_MINUTES = 1  # vercel.json
 # Of the function's 60 s: the last lead and the last mail of a run may take 5 more each.
 QUEUE_BUDGET_S = 20.0
 MAIL_BUDGET_S = 25.0
@@ -19,6 +21,10 @@ MAIL_BUDGET_S = 25.0
 
 def get(call: Call) -> Response:
     endpoint.refuse_all_but_cron(call)
+    call.check_in("deliver", every_minutes=EVERY_MINUTES)
+    if call.maintenance is not None:
+        call.note(decision="maintenance")
+        return endpoint.reply({"maintenance": call.maintenance.mode})
     settings = call.services.settings
     call.later(call.services.probe)
     desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
