@@ -23,6 +23,7 @@ from ops.command import Failed
 from ops.manifest import Manifest
 from ops.progress import Bar
 
+SOURCE, GOOD = "own", "COMPLETED"
 SCHEMAS = ("public", "supabase_migrations")
 LEFT_BEHIND = timedelta(hours=6)  # no run lives so long
 USUAL_SHARE = 0.2  # of a table's size on disk that its compressed dump has, until one was taken
@@ -85,20 +86,26 @@ def plan(dsn: str, folder: Path) -> Plan:
     return Plan(postgres.where(dsn), len(tables), int(size), str(folder))
 
 
-def take(dsn: str, folder: Path, keys: tuple[bytes, ...], *, quiet: bool = False) -> Manifest:
+def take(
+    dsn: str, folder: Path, keys: tuple[bytes, ...], *, quiet: bool = False, recorded: bool = True
+) -> Manifest:
     """Back up the database into the folder and record it. Raises Failed, recorded as such."""
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
     started = datetime.now(UTC)
     with postgres.connect(dsn) as connection:
         try:
-            return _take(connection, dsn, folder, keys, quiet=quiet)
+            made = _take(connection, dsn, folder, keys, quiet=quiet)
         except (Failed, OSError, psycopg.Error) as fault:
-            with contextlib.suppress(psycopg.Error):
-                record(connection, "own", started, "FAILED", {"reason": type(fault).__name__})
+            if recorded:
+                with contextlib.suppress(Failed):
+                    record(connection, SOURCE, started, "FAILED", {"reason": type(fault).__name__})
             if isinstance(fault, psycopg.Error):
                 raise Failed(f"the backup failed: {type(fault).__name__}") from fault
             raise
+        if recorded:
+            record(connection, SOURCE, made.taken_at, GOOD, made.facts())
+    return made
 
 
 def _take(
@@ -132,7 +139,6 @@ def _take(
         name=name, taken_at=taken_at, took_s=took_s, server_version=server, key=key, **facts, **sums
     ).signed(keys[0])
     manifest.write(folder, made)
-    record(connection, "own", taken_at, "COMPLETED", made.facts())
     return made
 
 
@@ -213,7 +219,10 @@ def record(
 ) -> None:
     """Write down a backup that was seen; again is no harm."""
     values = {"source": source, "taken_at": taken_at, "status": status, "facts": json.dumps(facts)}
-    connection.execute(RECORD, values)
+    try:
+        connection.execute(RECORD, values)
+    except psycopg.Error as fault:
+        raise Failed(f"seen, but not recorded in table backups: {type(fault).__name__}") from None
 
 
 def old(found: list[Manifest], now: datetime, keep_days: int) -> list[Manifest]:

@@ -12,9 +12,9 @@ from dev.state import State
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.services import Services
 from lib.settings import Settings
-from ops import command, incidents, leads, maintenance, measures, products
+from ops import command, incidents, leads, maintenance, measures, products, recovery
 
-AREAS = (leads, products, incidents, maintenance, measures)
+AREAS = (leads, products, incidents, maintenance, measures, recovery)
 
 
 def migrate(_services: Services, args: argparse.Namespace) -> int:

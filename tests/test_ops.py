@@ -45,6 +45,11 @@ COMMANDS = [
     ["catalogue", "import"],
     ["catalogue", "export"],
     ["catalogue", "purge"],
+    ["backup"],
+    ["backups"],
+    ["restore-drill"],
+    ["restore"],
+    ["journal", "replay"],
     ["migrate"],
 ]
 
