@@ -21,6 +21,7 @@ from dev import migrations
 from dev.bootstrap import ROOT
 from lib import backlog, incident_store, maintenance
 from lib.maintenance import Switch
+from lib.problems import DatabaseDown
 from lib.services import Services
 from ops import backup, drill, erasures, manifest, postgres, purge, restoring, steps
 from ops import supabase as vendor
@@ -127,12 +128,12 @@ class Restore:
 
     def _keep(self) -> str:
         """What can still be saved of the database that is about to go."""
-        try:
-            entered = 0
-            cache, database = self._services.cache, self._services.database
-            while more := backlog.catch_up(cache.run_all, database.run, self._services.vault):
+        entered, cache, run = 0, self._services.cache, self._services.database.run
+        with suppress(psycopg.Error, DatabaseDown):
+            while more := backlog.catch_up(cache.run_all, run, self._services.vault):
                 entered += more
-            folder = self._folder / BEFORE
+        folder = self._folder / BEFORE
+        try:
             kept = backup.take(self._dsn, folder, self._keys, quiet=self._args.json, recorded=False)
         except Failed as fault:
             raise steps.CouldNotVerify(f"nothing could be saved: {fault}") from None

@@ -163,7 +163,7 @@ def let_in(dsn: str, database_url: str) -> str:
         verifier = connection.pgconn.encrypt_password(password.encode(), role.encode()).decode()
         known = connection.execute("select from pg_roles where rolname = %s", [role]).fetchone()
         name, group = sql.Identifier(role), sql.Identifier(GROUP)
-        verb = sql.SQL("alter" if known else "create")
+        verb = sql.SQL("create" if known is None else "alter")
         login = sql.SQL("{} role {} login password {}")
         connection.execute(login.format(verb, name, sql.Literal(verifier)))
         connection.execute(sql.SQL("grant {} to {}").format(group, name))
