@@ -142,10 +142,10 @@ class Drill:
         return f"{len(applied)} applied; {doubtful} mails in doubt"
 
     def _erase(self) -> str:
-        return f"{erasures.replay(self._there)} rows erased again"
+        return erasures.replay(self._there, self._now)
 
     def _replay(self) -> str:
-        tally = replay_journal(self._there, self._now, erasures.gone)
+        tally = replay_journal(self._there, self._now)
         return told(tally)
 
     def _look_for_the_lost(self) -> str:
@@ -168,13 +168,7 @@ class Drill:
         return "a lead went in by HTTP, was stored, and its mails left"
 
 
-def replay_journal(
-    services: Services,
-    now: datetime,
-    gone: Callable[[Services], journal.Gone],
-    *,
-    dry_run: bool = False,
-) -> journal.Tally:
+def replay_journal(services: Services, now: datetime, *, dry_run: bool = False) -> journal.Tally:
     """The journal into the database of `services`; nobody erased comes back."""
     settings = services.settings
     return journal.replay(
@@ -183,8 +177,9 @@ def replay_journal(
         services.vault,
         Desk(settings.mail_from, settings.mail_sales_to),
         now,
-        gone=gone(services),
         poison=services.database.poison,
+        guard=erasures.guarded(services),
+        erased=erasures.refusals(),
         dry_run=dry_run,
     )
 

@@ -5,7 +5,7 @@ of a lead that comes back may have left before: it is written as in doubt since 
 is sent only while Resend still knows its idempotency key, and parked for a person after that.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
@@ -30,8 +30,6 @@ where not exists (select from leads where leads.id = expected.id)
 """
 
 type Command = Callable[..., Any]
-type Gone = Callable[[Lead], bool]
-"""Whether a lead is of somebody who was erased."""
 
 
 @dataclass(slots=True)
@@ -56,11 +54,15 @@ def replay(
     desk: Desk,
     now: datetime,
     *,
-    gone: Gone,
-    poison: tuple[type[Exception], ...] = (),
+    poison: tuple[type[Exception], ...],
+    guard: Mapping[str, Any],
+    erased: tuple[type[Exception], ...],
     dry_run: bool = False,
 ) -> Tally:
-    """Store what the journal holds and Postgres does not. Raises CacheDown, DatabaseDown."""
+    """Store what the journal holds and Postgres does not. Raises CacheDown, DatabaseDown.
+
+    guard, erased: what makes `leads.store` refuse the leads of erased persons, and how it does.
+    """
     tally = Tally()
     set_aside: tuple[type[Exception], ...] = (KeyReused, *poison)
     for sealed in _entries(command):
@@ -70,15 +72,16 @@ def replay(
         except Unreadable:
             tally.unreadable += 1
             continue
-        if gone(lead):
-            tally.erased += 1
-        elif dry_run:
+        if dry_run:
             missing = bool(run(partial(_missing, ids=[str(lead.id)])))
             tally.stored += missing
             tally.there += not missing
         else:
             try:
-                new = _put_back(run, lead, desk, now)
+                new = _put_back(run, lead, desk, now, guard)
+            except erased:
+                tally.erased += 1
+                continue
             except set_aside:
                 tally.refused += 1
                 continue
@@ -87,7 +90,7 @@ def replay(
     return tally
 
 
-def _put_back(run: Run, lead: Lead, desk: Desk, now: datetime) -> bool:
+def _put_back(run: Run, lead: Lead, desk: Desk, now: datetime, guard: Mapping[str, Any]) -> bool:
     """Whether it was missing."""
     new = False
 
@@ -105,7 +108,7 @@ def _put_back(run: Run, lead: Lead, desk: Desk, now: datetime) -> bool:
 
         return run(once)
 
-    leads.store(in_doubt, lead, desk, now=now, deliver_now=False)
+    leads.store(in_doubt, lead, desk, now=now, deliver_now=False, **guard)
     return new
 
 

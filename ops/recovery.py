@@ -9,7 +9,7 @@ from typing import Any
 from lib import rules
 from lib.problems import DatabaseDown, NotConfigured
 from lib.services import Services
-from ops import backup, command, drill, erasures, manifest, postgres, restore, steps, supabase
+from ops import backup, command, drill, manifest, postgres, restore, steps, supabase
 from ops.command import Failed
 from ops.manifest import Manifest
 
@@ -159,7 +159,7 @@ def _silent(_outcome: steps.Outcome) -> None:
 def replay(services: Services, args: argparse.Namespace) -> int:
     """Store every lead of the journal that Postgres does not have. Twice does no harm."""
     now = datetime.now(UTC)
-    tally = drill.replay_journal(services, now, erasures.gone, dry_run=args.dry_run)
+    tally = drill.replay_journal(services, now, dry_run=args.dry_run)
     _print(args, tally.facts(), "dry run: nothing was stored" if args.dry_run else "")
     return 1 if tally.unreadable or tally.refused else 0
 

@@ -209,10 +209,10 @@ class Restore:
 
     def _erase(self) -> str:
         self._confirm("erase", "", "whoever was erased since the backup is erased again")
-        return f"{erasures.replay(self._services)} rows erased again"
+        return erasures.replay(self._services, datetime.now(UTC))
 
     def _replay(self) -> str:
-        tally = drill.replay_journal(self._services, datetime.now(UTC), erasures.gone)
+        tally = drill.replay_journal(self._services, datetime.now(UTC))
         return drill.told(tally)
 
     def _outdate(self) -> str:

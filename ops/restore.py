@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ def restore(services: Services, args: argparse.Namespace) -> int:
     if finished:
         file.replace(file.with_name(f"{state['id'].replace(':', '-')}.json"))
     if args.json:
-        command.print_json({**state, "finished": finished, "steps": outcomes})
+        command.print_json(
+            {**state, "finished": finished, "steps": [asdict(one) for one in outcomes]}
+        )
     return 0 if finished else 1
 
 
