@@ -24,6 +24,7 @@ from dev.standin import StandIn
 from dev.supabase_api import SupabaseApi
 from dev.turnstile import Turnstile
 from dev.upstash import Upstash
+from dev.uptimerobot import UptimeRobot
 from dev.valkey import Valkey
 from dev.vercel_api import VercelApi
 from dev.web import Response, Server
@@ -54,6 +55,7 @@ class Platform:
     sentry: StandIn
     vercel: StandIn
     supabase: StandIn
+    uptimerobot: StandIn
 
     def __init__(
         self,
@@ -89,10 +91,8 @@ class Platform:
 
     def state(self) -> dict[str, Any]:
         """Every address, local secret and variable; what state.json holds."""
-        standins = (
-            *(self.upstash, self.resend, self.slack, self.sentry, self.turnstile, self.vercel),
-            self.supabase,
-        )
+        standins = [self.upstash, self.resend, self.slack, self.sentry, self.turnstile]
+        standins += [self.vercel, self.uptimerobot, self.supabase]
         return {
             "pid": os.getpid(),
             "root": str(self.root),
@@ -211,6 +211,8 @@ class Platform:
         self.turnstile = self._stand_in(parts, Turnstile())
         self.vercel = self._stand_in(parts, VercelApi(self._token("VERCEL_API_TOKEN")))
         self.supabase = self._stand_in(parts, SupabaseApi(self._token("SUPABASE_ACCESS_TOKEN")))
+        robot = UptimeRobot(self._token("UPTIMEROBOT_API_KEY"))
+        self.uptimerobot = self._stand_in(parts, robot)
 
     def _stand_in(self, parts: contextlib.ExitStack, vendor: Any) -> StandIn:
         stand_in = StandIn(vendor)
@@ -234,6 +236,7 @@ class Platform:
             supabase=self.supabase.url,
             admin_database=self.admin_database_url,
             backups=str(self.data / "backups"),
+            uptimerobot=self.uptimerobot.url,
         )
 
     def _environ(self) -> dict[str, str]:

@@ -81,13 +81,12 @@ class Call:
 
     @cached_property
     def maintenance(self) -> maintenance.Switch | None:
-        """The window this request falls in, asked of Redis unless that was done seconds ago.
-
-        None as well for whoever shows the bypass token.
+        """The window this request falls in, asked of Redis unless that was done seconds ago; by a
+        job always. None as well for whoever shows the bypass token.
         """
         if self._bypasses():
             return None
-        if not board.fresh:
+        if self.job is not None or not board.fresh:
             with suppress(CacheDown, NotConfigured):  # then what was last known holds
                 board.remember(self.services.cache.run("GET", maintenance.KEY))
         return self.known_maintenance

@@ -12,9 +12,9 @@ from dev.state import State
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.services import Services
 from lib.settings import Settings
-from ops import command, incidents, leads, maintenance, measures, products, recovery
+from ops import command, incidents, leads, maintenance, measures, monitors, products, recovery
 
-AREAS = (leads, products, incidents, maintenance, measures, recovery)
+AREAS = (leads, products, incidents, maintenance, measures, monitors, recovery)
 
 
 def migrate(_services: Services, args: argparse.Namespace) -> int:

@@ -50,6 +50,8 @@ COMMANDS = [
     ["restore-drill"],
     ["restore"],
     ["journal", "replay"],
+    ["monitors", "plan"],
+    ["monitors", "apply"],
     ["migrate"],
 ]
 
