@@ -12,9 +12,19 @@ from dev.state import State
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.services import Services
 from lib.settings import Settings
-from ops import command, incidents, leads, maintenance, measures, monitors, products, recovery
+from ops import (
+    command,
+    evidence,
+    incidents,
+    leads,
+    maintenance,
+    measures,
+    monitors,
+    products,
+    recovery,
+)
 
-AREAS = (leads, products, incidents, maintenance, measures, monitors, recovery)
+AREAS = (leads, products, incidents, maintenance, measures, monitors, recovery, evidence)
 
 
 def migrate(_services: Services, args: argparse.Namespace) -> int:

@@ -50,6 +50,7 @@ COMMANDS = [
     ["restore-drill"],
     ["restore"],
     ["journal", "replay"],
+    ["evidence"],
     ["monitors", "plan"],
     ["monitors", "apply"],
     ["migrate"],
