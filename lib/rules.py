@@ -55,6 +55,7 @@ class Facts:
     dead_letters: int = 0
     set_aside: int = 0
     missing: int = 0
+    queued: int = 0
     mail_waits: timedelta | None = None
     queue_waits: timedelta | None = None
     backup_age: timedelta | None = None
@@ -212,6 +213,12 @@ def _names(names: tuple[str, ...], what: str) -> str | None:
     return f"{what}: {', '.join(names[:10])}" if names else None
 
 
+def _with_queued(facts: Facts, fault: str | None) -> str | None:
+    if fault is None:
+        return None
+    return f"{fault}; {facts.queued} leads are queued" if facts.queued else fault
+
+
 def _told_by_requests(_facts: Facts) -> str | None:
     return None
 
@@ -221,7 +228,7 @@ RULES: tuple[Rule, ...] = (
     Rule("health_failing", "sev1", "service", "The API does not answer",
          lambda f: f.health_fault, ("leads", "products", "health")),
     Rule("database_down", "sev1", "service", "Postgres is down: leads are queued",
-         lambda f: f.database_fault, ("leads", "products")),
+         lambda f: _with_queued(f, f.database_fault), ("leads", "products")),
     Rule("canary_failing", "sev1", "service", "A lead does not get through",
          lambda f: f.canary_fault, ("leads",)),
     Rule("most_requests_failing", "sev1", "service", "Most requests fail", _most_fail,

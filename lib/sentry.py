@@ -44,6 +44,8 @@ class Reporter:
         with sentry_sdk.new_scope() as scope:
             scope.set_tag("request_id", request_id)
             scope.set_transaction_name(endpoint)
+            # Messages are dropped, so one kind of fault at one place is one issue.
+            scope.fingerprint = ["{{ default }}", endpoint, type(fault).__name__]
             scope.capture_exception(fault)
         sentry_sdk.flush(timeout=FLUSH_TIMEOUT_S)
 

@@ -246,7 +246,7 @@ def _with_queue(means: Means, facts: Facts, now: datetime) -> Facts:
         known = [float(score) for score in scores if score is not None]
         if known:
             waits = now - datetime.fromtimestamp(min(known), UTC)
-    return replace(facts, set_aside=int(aside), queue_waits=waits)
+    return replace(facts, set_aside=int(aside), queue_waits=waits, queued=len(queued))
 
 
 def _traffic(means: Means, now: datetime) -> dict[str, dict[datetime, rules.Minute]]:
