@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dev import turnstile, uptimerobot
+from dev import supabase_api, turnstile, uptimerobot
 from dev.keys import Keys
 
 # Asked of a fresh interpreter: the tree may be another than ours, or edited since.
@@ -75,6 +75,9 @@ class Addresses:
     turnstile: str
     sentry: str
     vercel: str
+    supabase: str
+    admin_database: str
+    backups: str
     uptimerobot: str
 
 
@@ -86,6 +89,12 @@ def offered(at: Addresses, keys: Keys, commit: str) -> dict[str, str]:
     scheme, _, host = at.sentry.partition("://")
     return {
         "DATABASE_URL": at.database,
+        "DATABASE_DIRECT_URL": at.admin_database,
+        "BACKUP_ENCRYPTION_KEY": keys["BACKUP_ENCRYPTION_KEY"],
+        "BACKUP_DIRECTORY": at.backups,
+        "SUPABASE_API_URL": at.supabase,
+        "SUPABASE_ACCESS_TOKEN": keys["SUPABASE_ACCESS_TOKEN"],
+        "SUPABASE_PROJECT_REF": supabase_api.PROJECT,
         "UPSTASH_REDIS_REST_URL": at.upstash,
         "UPSTASH_REDIS_REST_TOKEN": keys["UPSTASH_REDIS_REST_TOKEN"],
         "RESEND_API_URL": at.resend,

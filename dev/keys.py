@@ -17,7 +17,11 @@ _TOKENS = {
     "UPSTASH_REDIS_REST_TOKEN": "",
     "POSTGRES_PASSWORD": "",
     "APP_PASSWORD": "",
+    "SUPABASE_ACCESS_TOKEN": "sbp_",
 }
+
+# 32 random bytes, base64 for URLs.
+_SEALS = ("LEADS_ENCRYPTION_KEY", "BACKUP_ENCRYPTION_KEY")
 
 
 class Keys:
@@ -28,11 +32,9 @@ class Keys:
         self._known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
         missing = set(_TOKENS) - set(self._known)
         self._known |= {name: _TOKENS[name] + secrets.token_hex(24) for name in sorted(missing)}
-        if "LEADS_ENCRYPTION_KEY" not in self._known:
-            # A Fernet key: 32 random bytes, base64 for URLs.
-            key = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-            self._known["LEADS_ENCRYPTION_KEY"] = key
-            missing.add("LEADS_ENCRYPTION_KEY")
+        for name in set(_SEALS) - set(self._known):
+            self._known[name] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+            missing.add(name)
         if missing:
             self._write()
 

@@ -21,6 +21,7 @@ from dev.runtime import Function
 from dev.sentry import Sentry
 from dev.slack import Slack
 from dev.standin import StandIn
+from dev.supabase_api import SupabaseApi
 from dev.turnstile import Turnstile
 from dev.upstash import Upstash
 from dev.uptimerobot import UptimeRobot
@@ -53,6 +54,7 @@ class Platform:
     turnstile: StandIn
     sentry: StandIn
     vercel: StandIn
+    supabase: StandIn
     uptimerobot: StandIn
 
     def __init__(
@@ -90,7 +92,7 @@ class Platform:
     def state(self) -> dict[str, Any]:
         """Every address, local secret and variable; what state.json holds."""
         standins = [self.upstash, self.resend, self.slack, self.sentry, self.turnstile]
-        standins += [self.vercel, self.uptimerobot]
+        standins += [self.vercel, self.uptimerobot, self.supabase]
         return {
             "pid": os.getpid(),
             "root": str(self.root),
@@ -208,6 +210,7 @@ class Platform:
         self.sentry = self._stand_in(parts, Sentry(self._keys["SENTRY_PUBLIC_KEY"]))
         self.turnstile = self._stand_in(parts, Turnstile())
         self.vercel = self._stand_in(parts, VercelApi(self._token("VERCEL_API_TOKEN")))
+        self.supabase = self._stand_in(parts, SupabaseApi(self._token("SUPABASE_ACCESS_TOKEN")))
         robot = UptimeRobot(self._token("UPTIMEROBOT_API_KEY"))
         self.uptimerobot = self._stand_in(parts, robot)
 
@@ -230,6 +233,9 @@ class Platform:
             turnstile=self.turnstile.url,
             sentry=self.sentry.url,
             vercel=self.vercel.url,
+            supabase=self.supabase.url,
+            admin_database=self.admin_database_url,
+            backups=str(self.data / "backups"),
             uptimerobot=self.uptimerobot.url,
         )
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from lib import ledger
+from lib import ledger, recovery
 from lib.intake import Means
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
@@ -33,18 +33,21 @@ def look(means: Means, now: datetime) -> Found:
         "encryption_key": _Asked(lambda: means.vault, "configured"),
         "mail": _Asked(lambda: means.mailer, "configured"),
         "ledger": _Asked(lambda: ledger.read(means.cache.run_all, means.database.run, now)),
+        "recovery": _Asked(lambda: recovery.standing(means.database.run, now)),
     }
     end = time.monotonic() + DEADLINE_S
     for one in asked.values():
         one.thread.join(max(0.0, end - time.monotonic()))
-    read = asked.pop("ledger")
+    read, aged = asked.pop("ledger"), asked.pop("recovery")
     services: dict[str, object] = {}
     for name, one in asked.items():
         services[name] = one.word
         services[f"{name}_ms"] = one.took_ms
+    ages = aged.result if isinstance(aged.result, recovery.Standing) else None
+    services |= ages.words if ages else {"backup": aged.word, "restore_drill": aged.word}
     book = read.result if isinstance(read.result, ledger.Ledger) else None
     well = all(one.word == one.good for one in asked.values()) and (
-        book is not None and book.balanced
+        book is not None and book.balanced and ages is not None and ages.fresh
     )
     status = "healthy" if well else "degraded"
     if asked["database"].word != "connected":

@@ -132,6 +132,24 @@ class Settings:
         "port 6543). Add sslmode=require where the server is not local.",
         secret=True,
     )
+    database_direct_url = Setting(
+        postgres_url,
+        "Postgres for backup and restore, as the tables' owner: a direct or session connection "
+        "(Supabase: port 5432), never the transaction pooler. Operators only.",
+        secret=True,
+    )
+    backup_encryption_key = Setting(
+        keys,
+        "Seals our own backups: 32 bytes as URL-safe base64, kept where the backups are not. "
+        "Several separated by commas: the first seals, all open. Operators only.",
+        secret=True,
+    )
+    backup_directory = Setting(str, "The folder our own backups are kept in, off this machine.")
+    supabase_access_token = Setting(
+        str, "Supabase's management API: an access token. Operators only.", secret=True
+    )
+    supabase_project_ref = Setting(str, "The project's reference at Supabase.")
+    supabase_api_url = Setting(url, "Supabase's management API.", "https://api.supabase.com")
     upstash_redis_rest_url = Setting(url, "Redis: Upstash's REST address.")
     upstash_redis_rest_token = Setting(str, "Redis: Upstash's REST token.", secret=True)
     leads_encryption_key = Setting(

@@ -12,9 +12,19 @@ from dev.state import State
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.services import Services
 from lib.settings import Settings
-from ops import command, incidents, leads, maintenance, measures, monitors, products
+from ops import (
+    command,
+    evidence,
+    incidents,
+    leads,
+    maintenance,
+    measures,
+    monitors,
+    products,
+    recovery,
+)
 
-AREAS = (leads, products, incidents, maintenance, measures, monitors)
+AREAS = (leads, products, incidents, maintenance, measures, monitors, recovery, evidence)
 
 
 def migrate(_services: Services, args: argparse.Namespace) -> int:
@@ -56,6 +66,9 @@ def main(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int:
     except NotConfigured as fault:
         print(f"{fault} (see .env.example, or use --local)", file=sys.stderr)
         return 2
+    except command.Failed as fault:
+        print(fault, file=sys.stderr)
+        return fault.status
     except (DatabaseDown, CacheDown) as fault:
         print(f"{type(fault).__name__}: it cannot be reached", file=sys.stderr)
         return 1

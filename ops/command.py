@@ -12,6 +12,15 @@ from typing import Any
 
 from lib.services import Services
 
+
+class Failed(Exception):
+    """What a command could not do, in words for a person; status is its exit status."""
+
+    def __init__(self, words: str, *, status: int = 1) -> None:
+        super().__init__(words)
+        self.status = status
+
+
 type Run = Callable[[Services, argparse.Namespace], int]
 
 

@@ -60,6 +60,7 @@ def database(platform: Platform, admin: psycopg.Connection[DictRow]) -> psycopg.
         platform.turnstile,
         platform.upstash,
         platform.vercel,
+        platform.supabase,
         platform.uptimerobot,
     )
     for stand_in in stand_ins:

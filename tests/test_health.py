@@ -22,6 +22,7 @@ type Rows = psycopg.Connection[DictRow]
 NO_DATABASE = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa"}
 NO_REDIS = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
 SERVICES = {"database", "redis", "encryption_key", "mail"}
+RECOVERY = {"backup", "restore_drill"}
 
 
 def test_health_answers_ok_with_its_first_bytes_fixed(platform: Platform) -> None:
@@ -111,7 +112,7 @@ def test_a_healthy_platform_says_so_of_every_service(platform: Platform, databas
         platform.environment["VERCEL_GIT_COMMIT_SHA"],
     )
     services = body["services"]
-    assert set(services) == SERVICES | {f"{name}_ms" for name in SERVICES}
+    assert set(services) == SERVICES | RECOVERY | {f"{name}_ms" for name in SERVICES}
     assert {services[name] for name in SERVICES} == {"connected", "configured"}
     for name in SERVICES:
         assert 0 <= services[f"{name}_ms"] < 1000

@@ -51,6 +51,7 @@ NOUNS = {
     "lib.pages",
     "lib.product_query",
     "lib.products",
+    "lib.recovery",
     "lib.reference",
     "lib.rounds",
     "lib.rules",
