@@ -19,6 +19,8 @@ _TOKENS = {
     "APP_PASSWORD": "",
 }
 
+_KEYS = ("LEADS_ENCRYPTION_KEY", "ERASURE_KEY")  # 32 random bytes, base64 for URLs
+
 
 class Keys:
     """The secrets of one data folder, by name; an unknown name gets a random token."""
@@ -28,11 +30,10 @@ class Keys:
         self._known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
         missing = set(_TOKENS) - set(self._known)
         self._known |= {name: _TOKENS[name] + secrets.token_hex(24) for name in sorted(missing)}
-        if "LEADS_ENCRYPTION_KEY" not in self._known:
-            # A Fernet key: 32 random bytes, base64 for URLs.
-            key = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-            self._known["LEADS_ENCRYPTION_KEY"] = key
-            missing.add("LEADS_ENCRYPTION_KEY")
+        for name in _KEYS:
+            if name not in self._known:
+                self._known[name] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+                missing.add(name)
         if missing:
             self._write()
 
