@@ -17,7 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from lib import backlog, canary, copies, leads, ledger, letters
-from lib.problems import Unreadable
+from lib.problems import Erased, Unreadable
 from lib.services import Services
 from lib.submission import Submission
 from ops import command
@@ -42,7 +42,18 @@ def leads_import(services: Services, args: argparse.Namespace) -> int:
             print(f"would store {lead.id} {lead.ref}")
         else:
             now = datetime.now(UTC)
-            stored, _ = leads.store(services.database.run, lead, desk, now=now, deliver_now=False)
+            try:
+                stored, _ = leads.store(
+                    services.database.run,
+                    lead,
+                    desk,
+                    now=now,
+                    deliver_now=False,
+                    erasure_keys=services.erasure_keys,
+                )
+            except Erased:
+                print(f"not stored {lead.id} {lead.ref}: its person was erased since")
+                continue
             print(f"stored {stored.id} {stored.ref}")
     unreadable = sum(lead is None for _, lead in found)
     print(f"{len(found)} in the file, {unreadable} unreadable")
@@ -107,7 +118,14 @@ def spam_restore(services: Services, args: argparse.Namespace) -> int:
     )
     lead = leads.seen_before(made, lead_id, ref)
     desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
-    stored, _ = leads.store(run, lead, desk, now=datetime.now(UTC), deliver_now=False)
+    stored, _ = leads.store(
+        run,
+        lead,
+        desk,
+        now=datetime.now(UTC),
+        deliver_now=False,
+        erasure_keys=services.erasure_keys,
+    )
     run(lambda c: c.execute(FORGET_SPAM, {"id": args.id}))
     print(f"restored {stored.id} {stored.ref}; its mails leave with the next round")
     return 0

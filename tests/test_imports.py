@@ -56,6 +56,7 @@ NOUNS = {
     "lib.snapshot",
     "lib.spam",
     "lib.submission",
+    "lib.tombstones",
     "lib.whatsapp",
 }
 ADAPTERS = {

@@ -30,11 +30,11 @@ with lead as (
     consent_version, consent_locale, ip_address, user_agent, identity, same_until, body_sha256,
     journaled)
   select gen_random_uuid(), 'ALFA-' || lpad(i::text, 8, '0'), at, 'Salon Mawar ' || i, 'Sari ' || i,
-    '+62812' || lpad(i::text, 8, '0'), (array['Medan', 'Jakarta', 'Denpasar'])[1 + i % 3], 'SALON',
-    case when i % 2 = 0 then 'sari' || i || '@example.com' end, 1 + i % 20, 'coloring, keratin',
+    '+62812' || lpad(i::text, 8, '0'), (array['Medan', 'Jakarta', 'Denpasar'])[1 + i %% 3], 'SALON',
+    case when i %% 2 = 0 then 'sari' || i || '@example.com' end, 1 + i %% 20, 'coloring, keratin',
     'Kami tertarik bermitra; mohon info harga dan syaratnya untuk salon kami nomor ' || i || '.',
     'https://alfabeauty.co.id/?utm_source=ig', 'ig', 'id', at, '2026-11', 'id',
-    '203.0.113.1'::inet + i % 250, 'Mozilla/5.0 (Linux; Android 14) AppleWebKit/537.36 Mobile',
+    '203.0.113.1'::inet + i %% 250, 'Mozilla/5.0 (Linux; Android 14) AppleWebKit/537.36 Mobile',
     decode(md5(i::text) || md5(i::text), 'hex'), at + interval '1 day', '', true
   from generate_series(%(first)s::integer, %(last)s::integer) as i,
     lateral (select now() - (%(n)s - i) * interval '30 seconds' as at) as moment
