@@ -4,7 +4,6 @@ A tombstone is a mark and a moment: whatever of that person was taken up to it m
 from the queue, the journal, a mail or a backup. What they send afterwards is new.
 """
 
-import hashlib
 import hmac
 from collections.abc import Iterable
 from uuid import UUID
@@ -20,4 +19,4 @@ def marks(
     """The marks of an address, of a number and of a single lead, under each key, in hex."""
     given = {"email": email, "phone": phone, "lead": lead_id and str(lead_id)}
     named = [f"{kind}:{value}".encode() for kind, value in given.items() if value]
-    return [hmac.new(key, text, hashlib.sha256).hexdigest() for key in keys for text in named]
+    return [hmac.digest(key, text, "sha256").hex() for key in keys for text in named]

@@ -6,7 +6,7 @@ create table public.erasure_requests (
   id uuid primary key,
   receipt text not null unique check (receipt ~ '^(ERASE|ACCESS)-[0-9]{8}-[0-9a-f]{8}$'),
   kind text not null check (kind in ('erasure', 'access')),
-  asked_by text not null check (asked_by in ('api', 'command', 'sql')),
+  asked_by text not null check (asked_by in ('api', 'command', 'sql', 'restore')),
   marks text[] not null,
   received_at timestamptz not null,
   due_at timestamptz not null,
