@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import batched
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -175,12 +176,18 @@ def copies_held(command: Command, vault: Vault) -> Iterator[Copy]:
     for place, key in (("queue", QUEUE), ("set_aside", DEAD)):
         for lead_id, sealed in _held(command, key):
             yield Copy(place, lead_id, sealed, _opened(vault, sealed))
-    cursor: int | str = 0
-    while True:
-        cursor, found = command("SCAN", cursor, "MATCH", journal_key("*"), "COUNT", SCANNED)
-        for key, sealed in zip(found, command("MGET", *found) if found else [], strict=True):
+    for keys in batched(keys_like(command, journal_key("*")), SCANNED):
+        for key, sealed in zip(keys, command("MGET", *keys), strict=True):
             if sealed is not None:
                 yield Copy("journal", key, sealed, _opened(vault, sealed))
+
+
+def keys_like(command: Command, pattern: str) -> Iterator[str]:
+    """Every key that fits; one may be given twice."""
+    cursor: int | str = 0
+    while True:
+        cursor, found = command("SCAN", cursor, "MATCH", pattern, "COUNT", SCANNED)
+        yield from found
         if int(cursor) == 0:
             return
 

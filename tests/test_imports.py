@@ -49,6 +49,7 @@ NOUNS = {
     "lib.product_query",
     "lib.products",
     "lib.reference",
+    "lib.retention",
     "lib.rounds",
     "lib.rum",
     "lib.rum_count",
@@ -86,6 +87,7 @@ TABLE: dict[str, May] = {
     "api/rum.py": ENDPOINT,
     "api/products.py": ENDPOINT,
     "api/cron/deliver.py": ENDPOINT,
+    "api/cron/prune.py": ENDPOINT,
     # What we decide.
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
     "lib/submission.py": NOUN._replace(inside_functions={"phonenumbers", "email_validator"}),
@@ -301,6 +303,16 @@ def test_products_imports_no_vendor_before_its_memory_misses() -> None:
     assert not loaded_by("api/products.py") & {*VENDORS, "pydantic"}
 
 
-@pytest.mark.parametrize("function", ["api/leads.py", "api/rum.py", "api/cron/deliver.py"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "api/leads.py",
+        "api/leads_export.py",
+        "api/leads_subject.py",
+        "api/rum.py",
+        "api/cron/deliver.py",
+        "api/cron/prune.py",
+    ],
+)
 def test_a_function_that_needs_vendors_imports_them_when_first_used(function: str) -> None:
     assert not loaded_by(function) & VENDORS
