@@ -20,7 +20,7 @@ from lib import backlog, canary, copies, leads, ledger, letters
 from lib.problems import Erased, Unreadable
 from lib.services import Services
 from lib.submission import Submission
-from ops import command
+from ops import command, desk
 
 CANARY_WAIT_S = 30.0
 
@@ -32,7 +32,7 @@ def leads_import(services: Services, args: argparse.Namespace) -> int:
     """Store the leads that mails carried while neither Postgres nor Redis could be reached."""
     data = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
     settings = services.settings
-    desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
+    readers = leads.Desk(settings.mail_from, settings.mail_sales_to)
     sealed = {copy for text in _texts(data) for copy in letters.copies_in(text)}
     found = [(copy, _unsealed(services, copy)) for copy in sorted(sealed)]
     for _, lead in found:
@@ -46,7 +46,7 @@ def leads_import(services: Services, args: argparse.Namespace) -> int:
                 stored, _ = leads.store(
                     services.database.run,
                     lead,
-                    desk,
+                    readers,
                     now=now,
                     deliver_now=False,
                     erasure_keys=services.erasure_keys,
@@ -117,11 +117,11 @@ def spam_restore(services: Services, args: argparse.Namespace) -> int:
         user_agent=agent,
     )
     lead = leads.seen_before(made, lead_id, ref)
-    desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
+    readers = leads.Desk(settings.mail_from, settings.mail_sales_to)
     stored, _ = leads.store(
         run,
         lead,
-        desk,
+        readers,
         now=datetime.now(UTC),
         deliver_now=False,
         erasure_keys=services.erasure_keys,
@@ -236,7 +236,8 @@ def _await_canary(services: Services, lead_id: UUID, started: float) -> int:
 
 
 def declare(areas: Any) -> None:
-    verbs = command.area(areas, "leads", "import leads from mail copies")
+    verbs = command.area(areas, "leads", "list, search, show; import from mail copies")
+    desk.declare(verbs)
     verb = command.verb(
         verbs, "import", leads_import, "python3 -m ops leads import mails.eml", dry_run=True
     )
