@@ -115,6 +115,7 @@ def offered(at: Addresses, keys: Keys, commit: str) -> dict[str, str]:
         "HEALTH_CHECK_TOKEN": keys["HEALTH_CHECK_TOKEN"],
         "LEADS_ADMIN_TOKEN": keys["LEADS_ADMIN_TOKEN"],
         "LEADS_ENCRYPTION_KEY": keys["LEADS_ENCRYPTION_KEY"],
+        "ERASURE_KEY": keys["ERASURE_KEY"],
         "SITE_URL": at.site,
         "MAIL_SALES_TO": "sales@alfabeauty.test",
         "SALES_WHATSAPP": "+6281200000000",

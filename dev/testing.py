@@ -16,6 +16,7 @@ def main(arguments: list[str]) -> int:
         tools.ensure_vercel()
         tools.ensure_browser()
         tools.ensure_pooler()
+        tools.ensure_office()
     except tools.Missing as fault:
         print(fault, file=sys.stderr)
         return 1

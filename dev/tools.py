@@ -1,4 +1,4 @@
-"""Tools that only some verbs need: the vercel CLI (npm), a Chromium and pgbouncer."""
+"""Tools that only some verbs need: the vercel CLI (npm), Chromium, pgbouncer and LibreOffice."""
 
 import fcntl
 import hashlib
@@ -103,6 +103,22 @@ def ensure_pooler() -> Path:
     if found is None:
         raise Missing("apt-get could not install pgbouncer (see above)")
     return found
+
+
+def ensure_office() -> Path:
+    """LibreOffice's executable, installed through apt-get when root. Missing when it cannot be."""
+    found = shutil.which("soffice")
+    if found is None:
+        if not _may_install():
+            raise Missing(
+                "LibreOffice is needed for the test of the export: install its Calc "
+                "(Debian: apt-get install libreoffice-calc-nogui)"
+            )
+        _apt_install("libreoffice-calc-nogui")
+        found = shutil.which("soffice")
+    if found is None:
+        raise Missing("apt-get could not install libreoffice-calc-nogui (see above)")
+    return Path(found)
 
 
 def _may_install() -> bool:

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import batched
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from lib import copies, leads
 from lib.leads import Desk, Lead, Run
-from lib.problems import CacheDown, KeyReused, Unreadable
+from lib.problems import CacheDown, Erased, KeyReused, Unreadable
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -36,9 +37,13 @@ class Vault(Protocol):
 
 @dataclass(slots=True)
 class Tally:
-    """What one drain did, in leads. left: still waiting when it ended."""
+    """What one drain did, in leads. left: still waiting when it ended.
+
+    erased: dropped, for their person was erased after they were taken.
+    """
 
     stored: int = 0
+    erased: int = 0
     dead: int = 0
     left: int = 0
 
@@ -62,7 +67,7 @@ def journal(vault: Vault, lead: Lead) -> tuple[tuple[str | int | float, ...], ..
     )
 
 
-def journal_key(lead_id: UUID) -> str:
+def journal_key(lead_id: UUID | str) -> str:
     return f"journal:{lead_id}"
 
 
@@ -75,6 +80,7 @@ def drain(
     *,
     budget_s: float,
     poison: tuple[type[Exception], ...],
+    erasure_keys: tuple[bytes, ...],
 ) -> Tally:
     """Store what is queued, then take it out of the queue; for budget_s seconds at most.
 
@@ -85,12 +91,16 @@ def drain(
     set_aside: tuple[type[Exception], ...] = (Unreadable, KeyReused, *poison)
     tally = Tally()
     end = time.monotonic() + budget_s
-    for lead_id, sealed in _queued(command):
+    for lead_id, sealed in _held(command, QUEUE):
         if time.monotonic() > end:
             break
         try:
             lead = copies.from_json(vault.open(sealed))
-            _store(run, lead, desk, clock())
+            _store(run, lead, desk, clock(), erasure_keys)
+        except Erased:
+            command("DEL", journal_key(lead.id))
+            command("ZREM", ACCEPTED, lead_id)
+            tally.erased += 1
         except set_aside:
             command("HSETNX", DEAD, lead_id, sealed)
             tally.dead += 1
@@ -135,18 +145,82 @@ def _to_journal(connection: "Connection[Any]") -> list[Lead]:
     return [copies.from_row(dict(zip(names, row, strict=True))) for row in cursor]
 
 
-def _store(run: Run, lead: Lead, desk: Desk, now: datetime) -> None:
+def _store(
+    run: Run, lead: Lead, desk: Desk, now: datetime, erasure_keys: tuple[bytes, ...]
+) -> None:
     if lead.spam is not None:
-        leads.keep_as_spam(run, lead, lead.spam)
+        leads.keep_as_spam(run, lead, lead.spam, erasure_keys)
     else:
-        leads.store(run, lead, desk.for_lead(lead), now=now, deliver_now=False)
+        leads.store(
+            run,
+            lead,
+            desk.for_lead(lead),
+            now=now,
+            deliver_now=False,
+            erasure_keys=erasure_keys,
+        )
 
 
-def _queued(command: Command) -> Iterator[tuple[str, str]]:
-    """Everything in the queue when asked; a lead may be given twice."""
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A sealed copy where it lies. place: queue, set_aside or journal; lead: None if unreadable."""
+
+    place: str
+    key: str
+    sealed: str
+    lead: Lead | None
+
+
+def copies_held(command: Command, vault: Vault) -> Iterator[Copy]:
+    """Every sealed copy in Redis; one that moves meanwhile may be given twice, or be missed."""
+    for place, key in (("queue", QUEUE), ("set_aside", DEAD)):
+        for lead_id, sealed in _held(command, key):
+            yield Copy(place, lead_id, sealed, _opened(vault, sealed))
+    for keys in batched(keys_like(command, journal_key("*")), SCANNED):
+        for key, sealed in zip(keys, command("MGET", *keys), strict=True):
+            if sealed is not None:
+                yield Copy("journal", key, sealed, _opened(vault, sealed))
+
+
+def keys_like(command: Command, pattern: str) -> Iterator[str]:
+    """Every key that fits; one may be given twice."""
+    cursor: int | str = 0
+    while True:
+        cursor, found = command("SCAN", cursor, "MATCH", pattern, "COUNT", SCANNED)
+        yield from found
+        if int(cursor) == 0:
+            return
+
+
+# Only what was looked at goes: under the same key there may be another lead by now.
+FORGET = """
+local held
+if KEYS[1] ~= ARGV[1] then held = redis.call('HGET', KEYS[1], ARGV[1])
+else held = redis.call('GET', KEYS[1]) end
+if held ~= ARGV[2] then return 0 end
+if KEYS[1] ~= ARGV[1] then return redis.call('HDEL', KEYS[1], ARGV[1]) end
+return redis.call('DEL', KEYS[1])
+"""
+
+
+def forget(command: Command, copy: Copy) -> bool:
+    """Take one copy away, if it is still the same; whether it was."""
+    key = {"queue": QUEUE, "set_aside": DEAD, "journal": copy.key}[copy.place]
+    return bool(command("EVAL", FORGET, 1, key, copy.key, copy.sealed))
+
+
+def _opened(vault: Vault, sealed: str) -> Lead | None:
+    try:
+        return copies.from_json(vault.open(sealed))
+    except Unreadable:
+        return None
+
+
+def _held(command: Command, key: str) -> Iterator[tuple[str, str]]:
+    """Everything in the hash when asked; a lead may be given twice."""
     cursor = 0
     while True:
-        cursor, found = command("HSCAN", QUEUE, cursor, "COUNT", SCANNED)
+        cursor, found = command("HSCAN", key, cursor, "COUNT", SCANNED)
         yield from found.items()
         if cursor == 0:
             return

@@ -16,25 +16,27 @@ from lib.submission import Submission
 
 def to_json(lead: Lead) -> str:
     """The lead, whole."""
-    return json.dumps(
-        {
-            "id": str(lead.id),
-            "ref": lead.ref,
-            "created_at": lead.created_at.isoformat(),
-            "locale": lead.locale,
-            "submission": lead.submission.model_dump(exclude_none=True),
-            "ip_address": lead.ip_address,
-            "user_agent": lead.user_agent,
-            "identity": lead.identity,
-            "body_sha256": lead.body_sha256,
-            "text_sha256": lead.text_sha256,
-            "keyed": lead.keyed,
-            "arrival": lead.arrival,
-            "spam": lead.spam,
-            "canary": lead.canary,
-        },
-        ensure_ascii=False,
-    )
+    return json.dumps(values_of(lead), ensure_ascii=False)
+
+
+def values_of(lead: Lead) -> dict[str, object]:
+    """The lead as JSON values."""
+    return {
+        "id": str(lead.id),
+        "ref": lead.ref,
+        "created_at": lead.created_at.isoformat(),
+        "locale": lead.locale,
+        "submission": lead.submission.model_dump(exclude_none=True),
+        "ip_address": lead.ip_address,
+        "user_agent": lead.user_agent,
+        "identity": lead.identity,
+        "body_sha256": lead.body_sha256,
+        "text_sha256": lead.text_sha256,
+        "keyed": lead.keyed,
+        "arrival": lead.arrival,
+        "spam": lead.spam,
+        "canary": lead.canary,
+    }
 
 
 def from_row(row: dict[str, Any]) -> Lead:

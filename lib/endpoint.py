@@ -213,15 +213,33 @@ def reply(
 def bearer_is(request: Request, secrets: Iterable[str]) -> bool:
     """Whether the caller presents one of `secrets`, compared in constant time."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return _is_one(token, secrets) and scheme.lower() == "bearer"
+
+
+def _is_one(token: str, secrets: Iterable[str]) -> bool:
     presented = token.strip().encode("utf-8", "surrogateescape")
     matches = [hmac.compare_digest(presented, secret.encode()) for secret in secrets if secret]
-    return scheme.lower() == "bearer" and any(matches)
+    return any(matches)
 
 
 def refuse_all_but_cron(call: Call) -> None:
     """Let Vercel's scheduler in, and whoever holds its token. Raises Unauthorized."""
     settings = call.services.settings
     if not bearer_is(call.request, (settings.cron_secret, settings.cron_secret_previous)):
+        raise problems.Unauthorized
+
+
+def refuse_all_but_operators(call: Call) -> None:
+    """Let in who holds an operators' token, as a bearer or in X-Admin-Token.
+
+    Raises Unauthorized; NotConfigured when there is no such token.
+    """
+    settings = call.services.settings
+    tokens = (settings.leads_admin_token, settings.leads_admin_token_previous)
+    if not any(tokens):
+        raise NotConfigured("LEADS_ADMIN_TOKEN", "is not set")
+    given = call.request.headers.get("X-Admin-Token", "")
+    if not bearer_is(call.request, tokens) and not _is_one(given, tokens):
         raise problems.Unauthorized
 
 

@@ -68,6 +68,8 @@ class Means(Protocol):
     @property
     def vault(self) -> backlog.Vault: ...
     @property
+    def erasure_keys(self) -> tuple[bytes, ...]: ...
+    @property
     def turnstile(self) -> Challenge | None: ...
 
 
@@ -160,10 +162,10 @@ def keep(means: Means, lead: Lead, desk: Desk, *, spam: str | None, closed: bool
 
 def _store(means: Means, lead: Lead, desk: Desk, spam: str | None) -> Kept:
     if spam is not None:
-        leads.keep_as_spam(means.database.run, lead, spam)
+        leads.keep_as_spam(means.database.run, lead, spam, ())
         return Kept(lead, "spam")
     stored, written = leads.store(
-        means.database.run, lead, desk, now=lead.created_at, deliver_now=True
+        means.database.run, lead, desk, now=lead.created_at, deliver_now=True, erasure_keys=()
     )
     return Kept(stored, "stored" if written else "stored_before", tuple(written))
 

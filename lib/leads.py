@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from lib import consent, letters, reference
+from lib import consent, letters, reference, tombstones
 from lib.letters import Letter
-from lib.problems import KeyReused
+from lib.problems import Erased, KeyReused
 from lib.submission import Submission
 
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ with lead as (
     utm_source, utm_medium, utm_campaign, utm_term, utm_content,
     locale, consent_at, consent_version, consent_locale, consent_sha256, ip_address, user_agent,
     identity, same_until, body_sha256, arrival, canary
-  ) values (
+  )
+  select
     %(id)s, %(ref)s, %(created_at)s, %(business_name)s, %(contact_name)s, %(phone_whatsapp)s,
     %(city)s, %(salon_type)s, %(email)s,
     %(chair_count)s, %(specialization)s, %(current_brands_used)s, %(monthly_spend_range)s,
@@ -167,6 +168,9 @@ with lead as (
     %(locale)s, %(consent_at)s, %(consent_version)s, %(consent_locale)s, %(consent_sha256)s,
     %(ip_address)s, %(user_agent)s,
     %(identity)s, %(same_until)s, %(body_sha256)s, %(arrival)s, %(canary)s
+  where not exists (
+    select from erasure_tombstones
+    where mark = any(%(marks)s::text[]) and erased_at >= %(created_at)s::timestamptz
   )
   on conflict do nothing
   returning id
@@ -191,7 +195,13 @@ with lead as (
 select id from lead
 """
 
-# What stood in the way: the same submission, or no more than its reference.
+# What stood in the way: an erasure, the same submission, or no more than its reference.
+BURIED = """
+select from erasure_tombstones
+where mark = any(%(marks)s::text[]) and erased_at >= %(created_at)s::timestamptz
+limit 1
+"""
+
 SAME = """
 select id, ref, created_at, body_sha256, arrival from leads
 where id = %(id)s or (
@@ -203,14 +213,21 @@ limit 1
 
 
 def store(
-    run: Run, lead: Lead, desk: Desk, *, now: datetime, deliver_now: bool
+    run: Run,
+    lead: Lead,
+    desk: Desk,
+    *,
+    now: datetime,
+    deliver_now: bool,
+    erasure_keys: tuple[bytes, ...],
 ) -> tuple[Lead, list[Letter]]:
     """Keep a lead and its mails. Returns it as stored, and the mails that are ours to send now.
 
     deliver_now: the mails are leased to the caller; else they wait for a drain.
+    erasure_keys: for a copy, whose person may have been erased since; none for a lead taken now.
     Safe to repeat: a lead already there stays as it is, and no mail is ours to send.
-    Raises KeyReused (same Idempotency-Key, other body), and DatabaseDown when nothing could be
-    found out.
+    Raises Erased; KeyReused (same Idempotency-Key, other body); DatabaseDown when nothing could
+    be found out.
     """
     for ref in reference.grown(lead.ref, lead.id):
         candidate = replace(lead, ref=ref)
@@ -221,6 +238,7 @@ def store(
             "leased_until": now + FIRST_LEASE if deliver_now else None,
             "sales_sent_at": now if lead.arrival == "mail" else None,
             "letters": json.dumps([letter.row() for letter in written]),
+            "marks": marks_of(lead, erasure_keys),
         }
         before = run(partial(_insert, values=values))
         if before is None:
@@ -234,6 +252,8 @@ def _insert(connection: "Connection[Any]", *, values: dict[str, object]) -> Sequ
     """None if stored; the row of the same submission; empty if the reference is another's."""
     if connection.execute(STORE, values).fetchone():
         return None
+    if values["marks"] and connection.execute(BURIED, values).fetchone() is not None:
+        raise Erased
     return connection.execute(SAME, values).fetchone() or ()
 
 
@@ -249,16 +269,31 @@ def seen_before(lead: Lead, lead_id: UUID, ref: str) -> Lead:
     return replace(lead, id=lead_id, ref=ref)
 
 
+def marks_of(lead: Lead, erasure_keys: tuple[bytes, ...]) -> list[str]:
+    """Every mark under which its person, or this lead alone, may have been erased."""
+    told = lead.submission
+    return tombstones.marks(
+        erasure_keys, email=told.email, phone=told.phone_whatsapp, lead_id=lead.id
+    )
+
+
 KEEP_AS_SPAM = """
 insert into spam (id, ref, received_at, reason, submission, locale, ip_address, user_agent)
-values (%(id)s, %(ref)s, %(received_at)s, %(reason)s, %(submission)s::jsonb, %(locale)s,
-        %(ip_address)s, %(user_agent)s)
+select %(id)s, %(ref)s, %(received_at)s, %(reason)s, %(submission)s::jsonb, %(locale)s,
+  %(ip_address)s, %(user_agent)s
+where not exists (
+  select from erasure_tombstones
+  where mark = any(%(marks)s::text[]) and erased_at >= %(received_at)s::timestamptz
+)
 on conflict (id) do nothing
 """
 
 
-def keep_as_spam(run: Run, lead: Lead, reason: str) -> None:
-    """Put it where nobody is mailed and a person can still find it. reason: short codes."""
+def keep_as_spam(run: Run, lead: Lead, reason: str, erasure_keys: tuple[bytes, ...]) -> None:
+    """Put it where nobody is mailed and a person can still find it. reason: short codes.
+
+    A copy whose person was erased since is put nowhere.
+    """
     values = {
         "id": str(lead.id),
         "ref": lead.ref,
@@ -268,5 +303,6 @@ def keep_as_spam(run: Run, lead: Lead, reason: str) -> None:
         "locale": lead.locale,
         "ip_address": lead.ip_address,
         "user_agent": lead.user_agent,
+        "marks": marks_of(lead, erasure_keys),
     }
     run(lambda connection: connection.execute(KEEP_AS_SPAM, values))

@@ -201,6 +201,10 @@ class Unreadable(Exception):
     """A sealed text was made with a key we do not have, or was changed."""
 
 
+class Erased(Exception):
+    """This copy was taken before its person was erased, and must not come back."""
+
+
 class MailTaken(Exception):
     """The mail service has taken this mail before, as other bytes under the same key."""
 

@@ -52,6 +52,7 @@ def make(
             clock,
             budget_s=queue_s,
             poison=means.database.poison,
+            erasure_keys=means.erasure_keys,
         )
         journaled = backlog.catch_up(means.cache.run_all, run, means.vault)
     except (CacheDown, NotConfigured) as down:

@@ -42,6 +42,11 @@ class Services:
 
         return Vault(self.settings.leads_encryption_key)
 
+    @property
+    def erasure_keys(self) -> tuple[bytes, ...]:
+        """Empty when ERASURE_KEY is not set: nobody was erased, so no copy is refused."""
+        return self.settings.erasure_key
+
     @cached_property
     def mailer(self) -> "Mailer":
         from lib.mail import Mailer

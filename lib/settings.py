@@ -94,6 +94,13 @@ def token(text: str) -> str:
     return text
 
 
+def admin_token(text: str) -> str:
+    """An operator's token: at least 32 characters, or none."""
+    if text and len(text) < 32:
+        raise ValueError("shorter than 32 characters")
+    return text
+
+
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -117,6 +124,10 @@ def keys(text: str) -> tuple[bytes, ...]:
     if not found or any(len(key) != 32 for key in found):
         raise ValueError("not 32 bytes")
     return found
+
+
+def keys_if_any(text: str) -> tuple[bytes, ...]:
+    return keys(text) if text else ()
 
 
 class Settings:
@@ -197,6 +208,27 @@ class Settings:
         token,
         "Bearer token that an uptime monitor sends to /api/cron/watch, and to nothing else; 16 "
         "characters or more. Unset: only CRON_SECRET is accepted there.",
+        secret=True,
+    )
+    leads_admin_token = Setting(
+        admin_token,
+        "Operators' token for the export of leads and persons' requests, 32 characters or more; "
+        "empty: both are refused.",
+        "",
+        secret=True,
+    )
+    leads_admin_token_previous = Setting(
+        admin_token,
+        "The operators' token being retired: accepted beside LEADS_ADMIN_TOKEN while it is set.",
+        "",
+        secret=True,
+    )
+    leads_retention_days = Setting(positive, "Days a lead is kept; three years.", "1095")
+    erasure_key = Setting(
+        keys_if_any,
+        "Makes the marks of who was erased: 32 bytes as URL-safe base64, kept out of the database. "
+        "Several separated by commas: the first makes, all find. Empty: nobody can be erased.",
+        "",
         secret=True,
     )
     canary_secret = Setting(

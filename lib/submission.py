@@ -66,6 +66,8 @@ FAULTS: dict[str, dict[str, str]] = {
     },
     "repeated": {"id": "Dikirim lebih dari sekali.", "en": "Given more than once."},
     "file": {"id": "Berkas tidak diterima.", "en": "Files are not accepted."},
+    "flag": {"id": "Isi dengan 1 atau 0.", "en": "Give 1 or 0."},
+    "nobody": {"id": "Sebutkan email atau phone.", "en": "Give email or phone."},
     "not_an_object": {
         "id": "Isi permintaan harus berupa objek JSON.",
         "en": "The body must be a JSON object.",
@@ -194,6 +196,7 @@ Link = Annotated[
     AfterValidator(lambda text: text and _campaign_only(text)),
     *_OPTIONAL,
 ]
+Email = Annotated[str | None, AfterValidator(lambda text: text and _address(text)), *_OPTIONAL]
 
 
 class Submission(BaseModel):
@@ -209,9 +212,7 @@ class Submission(BaseModel):
         Literal["SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER"], BeforeValidator(_given)
     ]
     consent: Annotated[Literal[True], BeforeValidator(_agreed)]
-    email: Annotated[
-        str | None, AfterValidator(lambda text: text and _address(text)), *_OPTIONAL
-    ] = None
+    email: Email = None
     chair_count: Annotated[int | None, BeforeValidator(_chairs), *_OPTIONAL] = None
     specialization: Middle = None
     current_brands_used: Middle = None
@@ -233,6 +234,17 @@ class Submission(BaseModel):
     locale: Annotated[Literal["id", "en"] | None, BeforeValidator(_or_none)] = None
     consent_version: Short = None
     company: Annotated[str | None, StringConstraints(max_length=2000), *_OPTIONAL] = None
+
+
+class Person(BaseModel):
+    """Who a request is about: an address, a number or both, normalised as in a lead."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    email: Email = None
+    phone: Annotated[str | None, AfterValidator(lambda text: text and _e164(text)), *_OPTIONAL] = (
+        None
+    )
 
 
 TICKED = {"on": True, "true": True, "1": True}  # what browsers send for a ticked box
@@ -269,6 +281,17 @@ def read(values: object) -> Submission:
         return Submission.model_validate(values)
     except ValidationError as fault:
         raise Faulty(_kinds(fault)) from None
+
+
+def read_person(values: Mapping[str, str]) -> Person:
+    """Who is meant. Raises Faulty with every fault, also when nobody is named."""
+    try:
+        person = Person.model_validate(dict(values))
+    except ValidationError as fault:
+        raise Faulty(_kinds(fault)) from None
+    if person.email is None and person.phone is None:
+        raise Faulty({"_": [("nobody", {})]})
+    return person
 
 
 def _kinds(fault: ValidationError) -> dict[str, list[tuple[str, dict[str, Any]]]]:

@@ -22,9 +22,22 @@ from ops import (
     monitors,
     products,
     recovery,
+    retention,
+    subject,
 )
 
-AREAS = (leads, products, incidents, maintenance, measures, monitors, recovery, evidence)
+AREAS = (
+    leads,
+    products,
+    incidents,
+    maintenance,
+    measures,
+    monitors,
+    recovery,
+    subject,
+    retention,
+    evidence,
+)
 
 
 def migrate(_services: Services, args: argparse.Namespace) -> int:

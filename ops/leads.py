@@ -17,10 +17,10 @@ from typing import Any
 from uuid import UUID
 
 from lib import backlog, canary, copies, leads, ledger, letters, maintenance
-from lib.problems import Unreadable
+from lib.problems import Erased, Unreadable
 from lib.services import Services
 from lib.submission import Submission
-from ops import command
+from ops import command, desk
 
 CANARY_WAIT_S = 30.0
 
@@ -32,7 +32,7 @@ def leads_import(services: Services, args: argparse.Namespace) -> int:
     """Store the leads that mails carried while neither Postgres nor Redis could be reached."""
     data = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
     settings = services.settings
-    desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
+    readers = leads.Desk(settings.mail_from, settings.mail_sales_to)
     sealed = {copy for text in _texts(data) for copy in letters.copies_in(text)}
     found = [(copy, _unsealed(services, copy)) for copy in sorted(sealed)]
     for _, lead in found:
@@ -42,7 +42,18 @@ def leads_import(services: Services, args: argparse.Namespace) -> int:
             print(f"would store {lead.id} {lead.ref}")
         else:
             now = datetime.now(UTC)
-            stored, _ = leads.store(services.database.run, lead, desk, now=now, deliver_now=False)
+            try:
+                stored, _ = leads.store(
+                    services.database.run,
+                    lead,
+                    readers,
+                    now=now,
+                    deliver_now=False,
+                    erasure_keys=services.erasure_keys,
+                )
+            except Erased:
+                print(f"not stored {lead.id} {lead.ref}: its person was erased since")
+                continue
             print(f"stored {stored.id} {stored.ref}")
     unreadable = sum(lead is None for _, lead in found)
     print(f"{len(found)} in the file, {unreadable} unreadable")
@@ -106,8 +117,15 @@ def spam_restore(services: Services, args: argparse.Namespace) -> int:
         user_agent=agent,
     )
     lead = leads.seen_before(made, lead_id, ref)
-    desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
-    stored, _ = leads.store(run, lead, desk, now=datetime.now(UTC), deliver_now=False)
+    readers = leads.Desk(settings.mail_from, settings.mail_sales_to)
+    stored, _ = leads.store(
+        run,
+        lead,
+        readers,
+        now=datetime.now(UTC),
+        deliver_now=False,
+        erasure_keys=services.erasure_keys,
+    )
     run(lambda c: c.execute(FORGET_SPAM, {"id": args.id}))
     print(f"restored {stored.id} {stored.ref}; its mails leave with the next round")
     return 0
@@ -223,7 +241,8 @@ def _await_canary(services: Services, lead_id: UUID, started: float) -> int:
 
 
 def declare(areas: Any) -> None:
-    verbs = command.area(areas, "leads", "import leads from mail copies")
+    verbs = command.area(areas, "leads", "list, search, show; import from mail copies")
+    desk.declare(verbs)
     verb = command.verb(
         verbs, "import", leads_import, "python3 -m ops leads import mails.eml", dry_run=True
     )

@@ -36,11 +36,16 @@ NOUNS = {
     "lib.checkup",
     "lib.consent",
     "lib.copies",
+    "lib.erasure",
+    "lib.erasure_register",
+    "lib.erasure_replay",
+    "lib.erasure_sweep",
     "lib.gate",
     "lib.incident_spool",
     "lib.incident_store",
     "lib.incidents",
     "lib.intake",
+    "lib.lead_export",
     "lib.leads",
     "lib.ledger",
     "lib.letters",
@@ -53,6 +58,7 @@ NOUNS = {
     "lib.products",
     "lib.recovery",
     "lib.reference",
+    "lib.retention",
     "lib.rounds",
     "lib.rules",
     "lib.rum",
@@ -65,7 +71,9 @@ NOUNS = {
     "lib.snapshot",
     "lib.spam",
     "lib.status",
+    "lib.subject",
     "lib.submission",
+    "lib.tombstones",
     "lib.watch",
     "lib.whatsapp",
 }
@@ -87,11 +95,14 @@ TABLE: dict[str, May] = {
     "api/health.py": May({*ENDPOINT.at_the_top, "lib.settings"}),
     "api/thanks.py": May({*ENDPOINT.at_the_top, "lib.settings"}),
     "api/leads.py": ENDPOINT,
+    "api/leads_export.py": ENDPOINT,
+    "api/leads_subject.py": ENDPOINT,
     "api/rum.py": ENDPOINT,
     "api/products.py": ENDPOINT,
     "api/cron/deliver.py": ENDPOINT,
     "api/cron/watch.py": ENDPOINT,
     "api/status.py": ENDPOINT,
+    "api/cron/prune.py": ENDPOINT,
     # What we decide.
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
     "lib/submission.py": NOUN._replace(inside_functions={"phonenumbers", "email_validator"}),
@@ -316,6 +327,16 @@ def test_products_imports_no_vendor_before_its_memory_misses() -> None:
     assert not loaded_by("api/products.py") & {*VENDORS, "pydantic"}
 
 
-@pytest.mark.parametrize("function", ["api/leads.py", "api/rum.py", "api/cron/deliver.py"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "api/leads.py",
+        "api/leads_export.py",
+        "api/leads_subject.py",
+        "api/rum.py",
+        "api/cron/deliver.py",
+        "api/cron/prune.py",
+    ],
+)
 def test_a_function_that_needs_vendors_imports_them_when_first_used(function: str) -> None:
     assert not loaded_by(function) & VENDORS

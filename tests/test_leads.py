@@ -450,7 +450,12 @@ def test_a_lead_and_its_mails_are_one_statement_and_one_round_trip(
     ):
         connection.pgconn.trace(trace.fileno())
         leads.store(
-            lambda work: work(connection), lead, desk, now=lead.created_at, deliver_now=True
+            lambda work: work(connection),
+            lead,
+            desk,
+            now=lead.created_at,
+            deliver_now=True,
+            erasure_keys=(),
         )
         connection.pgconn.untrace()
         trace.seek(0)

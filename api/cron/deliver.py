@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 
 from werkzeug.wrappers import Response
 
-from lib import endpoint, leads, rounds, rum_fold
+from lib import endpoint, erasure, leads, log, rounds, rum_fold
 from lib.endpoint import Call
+from lib.problems import NotConfigured
 
 EVERY_MINUTES = 1  # vercel.json
 # Of the function's 60 s: the last lead and the last mail of a run may take 5 more each.
@@ -27,6 +28,7 @@ def get(call: Call) -> Response:
         return endpoint.reply({"maintenance": call.maintenance.mode})
     settings = call.services.settings
     call.later(call.services.probe)
+    _finish_erasures(call)
     desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
     found = rounds.make(call.services, desk, _clock, queue_s=QUEUE_BUDGET_S, mails_s=MAIL_BUDGET_S)
     call.note(**found.facts(), cache_fault=found.cache_fault)
@@ -36,6 +38,14 @@ def get(call: Call) -> Response:
         call.alarm("dead_letters", count=found.mails.dead)
     call.later(lambda: _fold_vitals(call))
     return endpoint.reply(found.facts())
+
+
+def _finish_erasures(call: Call) -> None:
+    """Before the queue is drained: who was deleted by hand in SQL gets their tombstone."""
+    try:
+        call.note(erasures=erasure.finish(call.services, call.now))
+    except NotConfigured as fault:
+        log.not_configured(fault, call.request_id)
 
 
 def _fold_vitals(call: Call) -> None:

@@ -1,0 +1,48 @@
+"""GET /api/cron/prune: end what was kept long enough; finish erasures; publish their tombstones.
+
+Once a day. Safe twice at once, late, or cut off: what is left is the next run's. 200
+`{"ended": {class: rows}, "in_redis": n, "late": [class], "erasures": {…}, "tombstones": n}`, where
+`late` names the classes that still hold something that should have ended a day ago, and `in_redis`
+and `tombstones` are null with Redis down; 401 without the cron token; 503 without Postgres.
+"""
+
+from werkzeug.wrappers import Response
+
+from lib import endpoint, erasure, erasure_replay, log, retention
+from lib.endpoint import Call
+from lib.problems import CacheDown, NotConfigured
+
+BUDGET_S = 35.0  # of the function's 60
+
+
+def get(call: Call) -> Response:
+    endpoint.refuse_all_but_cron(call)
+    call.later(call.services.probe)
+    run = call.services.database.run
+    rules = retention.rules(call.services.settings.leads_retention_days)
+    facts: dict[str, object] = {"erasures": _finish_erasures(call), **_in_redis(call)}
+    facts["ended"] = retention.prune(run, rules, call.now, budget_s=BUDGET_S)
+    facts["late"] = [age.name for age in retention.waiting(run, rules, call.now)]
+    call.note(**facts)
+    return endpoint.reply(facts)
+
+
+def _finish_erasures(call: Call) -> dict[str, int] | None:
+    try:
+        return erasure.finish(call.services, call.now)
+    except NotConfigured as fault:
+        log.not_configured(fault, call.request_id)
+        return None
+
+
+def _in_redis(call: Call) -> dict[str, int | None]:
+    """Redis down is no reason to keep rows: the next run comes to it."""
+    try:
+        ended = retention.prune_redis(call.services.cache.run, call.now)
+        return {"in_redis": ended, "tombstones": erasure_replay.publish(call.services)}
+    except (CacheDown, NotConfigured) as fault:
+        call.note(cache_fault=str(fault) or "redis is down")
+        return {"in_redis": None, "tombstones": None}
+
+
+app = endpoint.wsgi("cron/prune", GET=get)

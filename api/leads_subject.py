@@ -1,0 +1,68 @@
+"""GET, HEAD, DELETE /api/leads/subject: what is held of a person; erase it. For operators.
+
+`Authorization: Bearer $LEADS_ADMIN_TOKEN` or `X-Admin-Token`. Parameters: `email`, `phone` (one, or
+both for either), normalised as in a lead; for DELETE `dry_run=1`, which only counts.
+GET 200: everything held, as JSON; `not_searched` names what was down.
+DELETE 200: a receipt with a line per place. `waiting` is done by a later round, `instruction` by a
+person before `due_at`, `expires` by itself. With Redis down its places wait.
+400 validation_error; 401 unauthorized; 503 service_not_configured without a token or ERASURE_KEY,
+temporarily_unavailable without Postgres.
+"""
+
+from werkzeug.wrappers import Response
+
+from lib import endpoint, erasure, erasure_register, log, subject, submission
+from lib.endpoint import Call
+from lib.problems import Invalid
+from lib.subject import Subject
+
+TRUE, FALSE = ("1", "true"), ("0", "false", "")
+
+
+def get(call: Call) -> Response:
+    endpoint.refuse_all_but_operators(call)
+    whom, _ = _asked(call, ())
+    call.later(call.services.probe)
+    found = subject.held(call.services, whom, call.now)
+    shown = {name: len(rows) for name, rows in found.items() if isinstance(rows, list)}
+    call.note(decision="shown", held=shown, not_searched=list(found["not_searched"]) or None)
+    return endpoint.reply(found)
+
+
+def delete(call: Call) -> Response:
+    endpoint.refuse_all_but_operators(call)
+    whom, dry_run = _asked(call, ("dry_run",))
+    call.later(call.services.probe)
+    if dry_run:
+        counts = subject.count(call.services, whom)
+        call.note(decision="counted")
+        return endpoint.reply({"dry_run": True, "places": erasure_register.lines_of(counts)})
+    request = erasure.erase(call.services, whom, call.now, asked_by="api")
+    receipt = erasure_register.receipt(call.services.database.run, request)
+    # Marks are keyed hashes: the log is one more place from which a tombstone can be had again.
+    call.note(decision="erased", receipt=receipt and receipt["receipt"],
+              tombstones=whom.marks(call.services.erasure_keys))  # fmt: skip
+    return endpoint.reply({"dry_run": False, **(receipt or {})})
+
+
+def _asked(call: Call, flags: tuple[str, ...]) -> tuple[Subject, bool]:
+    """Who is meant, and whether only to count. Raises Invalid with every fault."""
+    given = call.request.args.to_dict(flat=False)
+    kinds: dict[str, list[tuple[str, dict[str, object]]]] = {
+        name: [("repeated", {})] for name, values in given.items() if len(values) > 1
+    }
+    said = {name: values[0] for name, values in given.items()}
+    dry_run = said.pop("dry_run", "").lower() if "dry_run" in flags else ""
+    if dry_run not in (*TRUE, *FALSE):
+        kinds["dry_run"] = [("flag", {})]
+    try:
+        person = submission.read_person(said)
+    except submission.Faulty as faulty:
+        raise Invalid(submission.Faulty({**faulty.kinds, **kinds}).details(call.locale)) from None
+    if kinds:
+        raise Invalid(submission.Faulty(kinds).details(call.locale))
+    return subject.of(person), dry_run in TRUE
+
+
+log.hide_queries()
+app = endpoint.wsgi("leads_subject", GET=get, DELETE=delete)

@@ -1,0 +1,105 @@
+"""A million leads: their export, one person's erasure, a replay after a restore, and retention.
+
+`python3 -m dev bench privacy [--leads N]`. A platform of its own. The export is taken over
+HTTP from the function in Vercel's runtime; its memory is the process's peak, as Linux counts it.
+"""
+
+import argparse
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import psycopg
+
+from dev.bootstrap import ROOT
+from dev.platform import Platform
+from lib import lead_export
+from lib.services import Services
+from lib.settings import Settings
+
+LOADED_AT_A_TIME = 100_000
+
+# Two leads a minute over the years until now, each with its two mails sent.
+FILL = """
+with lead as (
+  insert into leads (
+    id, ref, created_at, business_name, contact_name, phone_whatsapp, city, salon_type, email,
+    chair_count, specialization, message, page_url_current, utm_source, locale, consent_at,
+    consent_version, consent_locale, ip_address, user_agent, identity, same_until, body_sha256,
+    journaled)
+  select gen_random_uuid(), 'ALFA-' || lpad(i::text, 8, '0'), at, 'Salon Mawar ' || i, 'Sari ' || i,
+    '+62812' || lpad(i::text, 8, '0'), (array['Medan', 'Jakarta', 'Denpasar'])[1 + i %% 3], 'SALON',
+    case when i %% 2 = 0 then 'sari' || i || '@example.com' end, 1 + i %% 20, 'coloring, keratin',
+    'Kami tertarik bermitra; mohon info harga dan syaratnya untuk salon kami nomor ' || i || '.',
+    'https://alfabeauty.co.id/?utm_source=ig', 'ig', 'id', at, '2026-11', 'id',
+    '203.0.113.1'::inet + i %% 250, 'Mozilla/5.0 (Linux; Android 14) AppleWebKit/537.36 Mobile',
+    decode(md5(i::text) || md5(i::text), 'hex'), at + interval '1 day', '', true
+  from generate_series(%(first)s::integer, %(last)s::integer) as i,
+    lateral (select now() - (%(n)s - i) * interval '30 seconds' as at) as moment
+  returning id, created_at, business_name, message
+)
+insert into outbox (lead_id, kind, sender, recipients, subject, body_text, body_html, created_at,
+  next_attempt_at, attempts, sent_at, provider_id)
+select id, kind, 'noreply@alfabeauty.co.id', '{sales@alfabeauty.co.id}',
+  'New Lead: ' || business_name, message, message, created_at, created_at, 1,
+  created_at, gen_random_uuid()::text
+from lead, unnest(array['sales', 'acknowledgement']) as kind
+"""
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python3 -m dev bench privacy")
+    parser.add_argument("--leads", type=int, default=1_000_000)
+    leads: int = parser.parse_args(arguments).leads
+    with (
+        tempfile.TemporaryDirectory() as data,
+        Platform(ROOT, Path(data), durable=False) as platform,
+        closing(Services(Settings(platform.environment))) as services,
+    ):
+        _fill(platform, leads)
+        _export(platform)
+        _ = services
+    return 0
+
+
+def _fill(platform: Platform, leads: int) -> None:
+    started = time.perf_counter()
+    with psycopg.connect(platform.admin_database_url, autocommit=True) as admin:
+        for first in range(1, leads + 1, LOADED_AT_A_TIME):
+            last = min(leads, first + LOADED_AT_A_TIME - 1)
+            admin.execute(FILL, {"first": first, "last": last, "n": leads})
+        admin.execute("vacuum analyze leads, outbox")
+    print(
+        f"{leads:,} leads and {2 * leads:,} mails loaded in {time.perf_counter() - started:.0f} s"
+    )
+
+
+def _export(platform: Platform) -> None:
+    token = {"Authorization": f"Bearer {platform.environment['LEADS_ADMIN_TOKEN']}"}
+    with platform.function("api/leads_export.py") as function:
+        address = f"{function.url}/api/leads/export"
+        few = {"limit": str(lead_export.BATCH)}
+        httpx.get(address, params=few, headers=token, timeout=120)
+        one_batch_kb = _peak_kb(function.pid)
+        started, size, first_s = time.perf_counter(), 0, 0.0
+        with httpx.stream("GET", address, headers=token, timeout=120) as answer:
+            for part in answer.iter_bytes():
+                first_s = first_s or time.perf_counter() - started
+                size += len(part)
+                tail = part
+        took_s = time.perf_counter() - started
+        peak_kb = _peak_kb(function.pid)
+    rows = int(answer.headers["X-Row-Count"])
+    whole = b"INCOMPLETE" not in tail
+    print(f"\nexport: {rows:,} rows, {size / 1e6:.0f} MB, whole: {whole}")
+    print(f"  first byte after {first_s:.2f} s, all after {took_s:.1f} s")
+    print(f"  {rows / took_s:,.0f} rows a second")
+    print(f"  its peak memory: {one_batch_kb / 1024:.1f} MB after {lead_export.BATCH:,} rows,")
+    print(f"  {peak_kb / 1024:.1f} MB after all of them")
+
+
+def _peak_kb(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
