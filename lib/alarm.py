@@ -43,9 +43,9 @@ def run_of(means: Means) -> Callable[..., Any]:
     """`Database.run`, where whatever Postgres refuses is an outage too: alerts must go on."""
     database = means.database
 
-    def run(work: Callable[..., Any]) -> Any:
+    def run(work: Callable[..., Any], **bounds: float) -> Any:
         try:
-            return database.run(work)
+            return database.run(work, **bounds)
         except database.faults as fault:
             raise DatabaseDown from fault
 

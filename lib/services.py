@@ -85,6 +85,10 @@ class Services:
         return self.settings.canary_secret
 
     @property
+    def retention_days(self) -> int:
+        return self.settings.leads_retention_days
+
+    @property
     def canary_every_s(self) -> int:
         return self.settings.canary_every_minutes * 60
 

@@ -20,11 +20,13 @@ from uuid import UUID, uuid4
 from lib import (
     alarm,
     canary,
+    erasure_register,
     incident_spool,
     incident_store,
     incidents,
     ledger,
     metric_fold,
+    retention,
     rules,
     status,
 )
@@ -39,6 +41,7 @@ LEASE_S = 55  # below a minute, above what a watch takes
 PROBE_S, CANARY_S = 5.0, 8.0
 SEV2_CLOSES_AFTER = timedelta(hours=24)
 GAP = timedelta(minutes=3)
+REQUEST_NEAR = timedelta(hours=12)  # of its 72: time to finish it
 CANARY_DUE = "canary:next"
 LEASE_KEY = "watch:lease"
 
@@ -80,6 +83,8 @@ class Means(alarm.Means, Protocol):
     def canary_secret(self) -> str: ...
     @property
     def canary_every_s(self) -> int: ...
+    @property
+    def retention_days(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +204,7 @@ def look(means: Means, switch: Switch | None, now: datetime) -> tuple[Facts, int
         folded = _fold(means, now)
     try:
         ages = run_of(means)(lambda c: c.execute(AGES, {"now": now}).fetchone())
-        facts = _with_ages(facts, ages, now)
+        facts = _with_promises(means, _with_ages(facts, ages, now), now)
     except (DatabaseDown, NotConfigured) as fault:
         database_fault = _said(fault, "Postgres")
     try:
@@ -235,6 +240,17 @@ def _with_ages(facts: Facts, ages: tuple[Any, ...], now: datetime) -> Facts:
         mail_waits=waiting_since and now - waiting_since,
         backup_age=backup_at and now - backup_at,
         drill_age=drill_at and now - drill_at,
+    )
+
+
+def _with_promises(means: Means, facts: Facts, now: datetime) -> Facts:
+    """What is owed to persons: requests near their end, and data that should be gone."""
+    due = erasure_register.overdue(run_of(means), now, REQUEST_NEAR)
+    late = retention.waiting(run_of(means), retention.rules(means.retention_days), now)
+    return replace(
+        facts,
+        overdue_requests=tuple(one.receipt for one in due),
+        stale_data=tuple(one.name for one in late),
     )
 
 

@@ -3,7 +3,8 @@
 Once a day. Safe twice at once, late, or cut off: what is left is the next run's. 200
 `{"ended": {class: rows}, "in_redis": n, "late": [class], "erasures": {…}, "tombstones": n}`, where
 `late` names the classes that still hold something that should have ended a day ago, and `in_redis`
-and `tombstones` are null with Redis down; 401 without the cron token; 503 without Postgres.
+and `tombstones` are null with Redis down; in maintenance everything waits,
+`{"maintenance": "<mode>"}`; 401 without the cron token; 503 without Postgres.
 """
 
 from werkzeug.wrappers import Response
@@ -12,11 +13,16 @@ from lib import endpoint, erasure, erasure_replay, log, retention
 from lib.endpoint import Call
 from lib.problems import CacheDown, NotConfigured
 
+EVERY_MINUTES = 24 * 60  # vercel.json
 BUDGET_S = 35.0  # of the function's 60
 
 
 def get(call: Call) -> Response:
     endpoint.refuse_all_but_cron(call)
+    call.check_in("prune", every_minutes=EVERY_MINUTES)
+    if call.maintenance is not None:
+        call.note(decision="maintenance")
+        return endpoint.reply({"maintenance": call.maintenance.mode})
     call.later(call.services.probe)
     run = call.services.database.run
     rules = retention.rules(call.services.settings.leads_retention_days)
