@@ -85,7 +85,8 @@ def test_without_redis_postgres_keeps_the_lease(
     broken = {**platform.environment, "UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
     alone = Services(Settings(broken))
     assert watch.run(alone, None, NOW).busy is False
-    database.execute("insert into leases values ('watch', 'another', now() + interval '1 min')")
+    held = "insert into leases values ('watch', 'another', %s)"
+    database.execute(held, [NOW + MINUTE])
     assert watch.run(alone, None, NOW).busy is True
     assert watch.run(alone, None, NOW + 2 * MINUTE).busy is False, "a dead holder's lease ends"
     alone.close()
