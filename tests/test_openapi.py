@@ -252,7 +252,8 @@ def conforms(answer: httpx.Response, path: str) -> None:
         return
     kind = answer.headers["Content-Type"].partition(";")[0]
     assert kind in content, f"{method} {path} {status} is {kind}"
-    check(answer.text if kind == "text/html" else answer.json(), content[kind]["schema"])
+    body = answer.text if kind.startswith("text/") else answer.json()
+    check(body, content[kind]["schema"])
 
 
 NO_DATABASE: dict[str, str | None] = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa"}
@@ -360,6 +361,19 @@ REQUESTS: dict[str, tuple[int, str, str, dict[str, Any]]] = {
     "deliver head without its token": (401, "HEAD", "/api/cron/deliver", {}),
     "deliver options": (204, "OPTIONS", "/api/cron/deliver", {}),
     "deliver by post": (405, "POST", "/api/cron/deliver", {}),
+    "prune without its token": (401, "GET", "/api/cron/prune", {}),
+    "prune head without its token": (401, "HEAD", "/api/cron/prune", {}),
+    "prune options": (204, "OPTIONS", "/api/cron/prune", {}),
+    "prune by post": (405, "POST", "/api/cron/prune", {}),
+    "export without its token": (401, "GET", "/api/leads/export", {}),
+    "export head without its token": (401, "HEAD", "/api/leads/export", {}),
+    "export options": (204, "OPTIONS", "/api/leads/export", {}),
+    "export by post": (405, "POST", "/api/leads/export", {}),
+    "subject without its token": (401, "GET", "/api/leads/subject", {}),
+    "subject head without its token": (401, "HEAD", "/api/leads/subject", {}),
+    "erasure without its token": (401, "DELETE", "/api/leads/subject", {}),
+    "subject options": (204, "OPTIONS", "/api/leads/subject", {}),
+    "subject by post": (405, "POST", "/api/leads/subject", {}),
     "vitals": (204, "POST", "/api/rum", {"json": []}),
     "vitals of an unsigned drain": (
         403,
@@ -398,7 +412,7 @@ def test_one_products_own_address_answers_as_documented(site: httpx.Client) -> N
     conforms(again, "/api/products/{slug}")
 
 
-@pytest.mark.parametrize("path", ["/api/cron/deliver", "/api/cron/watch"])
+@pytest.mark.parametrize("path", ["/api/cron/deliver", "/api/cron/watch", "/api/cron/prune"])
 def test_a_job_answers_as_documented(site: httpx.Client, platform: Platform, path: str) -> None:
     token = platform.environment["CRON_SECRET"]
     for method in ("GET", "HEAD"):
@@ -412,13 +426,46 @@ def test_maintenance_answers_as_documented(site: httpx.Client, platform: Platfor
     switched = {"MAINTENANCE_MODE": "on"}
     headers = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
     for file, accept in (("health", "*/*"), ("health", "application/health+json"),
-                         ("cron/deliver", "*/*"), ("status", "*/*")):  # fmt: skip
+                         ("cron/deliver", "*/*"), ("cron/prune", "*/*"), ("status", "*/*")):  # fmt: skip
         with platform.function(f"api/{file}.py", **switched) as function:
             asked = {**headers, "Accept": accept}
             answer = httpx.get(f"{function.url}/api/{file}", headers=asked, timeout=20)
             assert answer.status_code == 200
             assert "maintenance" in answer.text
             conforms(answer, f"/api/{file}")
+
+
+OPERATORS: list[tuple[int, str, str, dict[str, str]]] = [
+    (200, "GET", "/api/leads/export", {}),
+    (200, "GET", "/api/leads/export", {"limit": "1", "before": "2030-01-01T00:00:00Z"}),
+    (200, "HEAD", "/api/leads/export", {"limit": "1"}),
+    (400, "GET", "/api/leads/export", {"limit": "0"}),
+    (400, "HEAD", "/api/leads/export", {"page": "2"}),
+    (200, "GET", "/api/leads/subject", {"email": "andi@example.com"}),
+    (200, "HEAD", "/api/leads/subject", {"phone": "081234567890"}),
+    (200, "DELETE", "/api/leads/subject", {"phone": "081234567890", "dry_run": "1"}),
+    (200, "DELETE", "/api/leads/subject", {"phone": "081234567890"}),
+    (400, "GET", "/api/leads/subject", {}),
+    (400, "HEAD", "/api/leads/subject", {}),
+    (400, "DELETE", "/api/leads/subject", {"email": "andi"}),
+]
+
+
+@pytest.mark.parametrize(("status", "method", "path", "params"), OPERATORS)
+def test_operators_are_answered_as_documented(
+    site: httpx.Client,
+    platform: Platform,
+    status: int,
+    method: str,
+    path: str,
+    params: dict[str, str],
+) -> None:
+    for number in range(2):
+        site.post("/api/leads", json={**LEAD, "message": f"Nomor {number}"})
+    headers = {"X-Admin-Token": platform.environment["LEADS_ADMIN_TOKEN"]}
+    answer = site.request(method, path, params=params, headers=headers)
+    assert answer.status_code == status, answer.text
+    conforms(answer, path)
 
 
 def send(at: Platform | Function, **request: Any) -> httpx.Response:
@@ -521,6 +568,9 @@ def test_an_unconfigured_function_answers_as_documented(platform: Platform) -> N
         "api/leads.py": ("POST", "/api/leads", {"json": LEAD}),
         "api/rum.py": ("GET", "/api/rum", {}),
         "api/cron/deliver.py": ("GET", "/api/cron/deliver", {}),
+        "api/cron/prune.py": ("GET", "/api/cron/prune", {}),
+        "api/leads_export.py": ("GET", "/api/leads/export", {}),
+        "api/leads_subject.py": ("DELETE", "/api/leads/subject", {}),
     }
     for entrypoint, (method, path, request) in requests.items():
         with platform.function(entrypoint, **nothing) as function:

@@ -8,6 +8,7 @@ import argparse
 import tempfile
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -15,11 +16,13 @@ import psycopg
 
 from dev.bootstrap import ROOT
 from dev.platform import Platform
-from lib import lead_export
+from lib import erasure, erasure_register, erasure_replay, lead_export, retention
 from lib.services import Services
 from lib.settings import Settings
+from lib.subject import Subject
 
 LOADED_AT_A_TIME = 100_000
+PRUNED_FOR_S = 35.0  # as the cron does
 
 # Two leads a minute over the years until now, each with its two mails sent.
 FILL = """
@@ -60,7 +63,9 @@ def main(arguments: list[str]) -> int:
     ):
         _fill(platform, leads)
         _export(platform)
-        _ = services
+        _erase(platform, services)
+        _replay(services)
+        _prune(services)
     return 0
 
 
@@ -98,6 +103,39 @@ def _export(platform: Platform) -> None:
     print(f"  {rows / took_s:,.0f} rows a second")
     print(f"  its peak memory: {one_batch_kb / 1024:.1f} MB after {lead_export.BATCH:,} rows,")
     print(f"  {peak_kb / 1024:.1f} MB after all of them")
+
+
+def _erase(platform: Platform, services: Services) -> None:
+    whom = Subject(phones=("+6281200000777",))
+    started = time.perf_counter()
+    request = erasure.erase(services, whom, datetime.now(UTC), asked_by="command")
+    took_s = time.perf_counter() - started
+    receipt = erasure_register.receipt(services.database.run, request)
+    found = {line["place"]: line["count"] for line in receipt["places"]} if receipt else {}
+    print(f"\nerasing one of them: {took_s * 1000:.0f} ms ({found['leads']} lead)")
+    started = time.perf_counter()
+    with psycopg.connect(platform.admin_database_url, autocommit=True) as admin:
+        admin.execute("delete from leads where email = 'sari888@example.com'")
+    print(f"DELETE FROM leads WHERE email = …: {(time.perf_counter() - started) * 1000:.0f} ms")
+
+
+def _replay(services: Services) -> None:
+    erasure.finish(services, datetime.now(UTC))
+    started = time.perf_counter()
+    replayed = erasure_replay.replay(services, datetime.now(UTC))
+    took_s = time.perf_counter() - started
+    print(f"replaying {replayed.tombstones} tombstones over all of them: {took_s:.1f} s")
+
+
+def _prune(services: Services) -> None:
+    rules, now = retention.rules(1095), datetime.now(UTC)
+    started = time.perf_counter()
+    ended = retention.prune(services.database.run, rules, now, budget_s=PRUNED_FOR_S)
+    took_s, total = time.perf_counter() - started, sum(ended.values())
+    late = [age.name for age in retention.waiting(services.database.run, rules, now)]
+    shown = ", ".join(f"{name} {n:,}" for name, n in ended.items() if n)
+    print(f"retention: {shown} in {took_s:.0f} s, {total / took_s:,.0f} rows a second")
+    print(f"  still late after that: {', '.join(late) or 'nothing'}")
 
 
 def _peak_kb(pid: int) -> int:
