@@ -425,8 +425,8 @@ def test_a_job_answers_as_documented(site: httpx.Client, platform: Platform, pat
 def test_maintenance_answers_as_documented(site: httpx.Client, platform: Platform) -> None:
     switched = {"MAINTENANCE_MODE": "on"}
     headers = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
-    for file, accept in (("health", "*/*"), ("health", "application/health+json"),
-                         ("cron/deliver", "*/*"), ("cron/prune", "*/*"), ("status", "*/*")):  # fmt: skip
+    files = ("health", "cron/deliver", "cron/prune", "status")
+    for file, accept in (*((file, "*/*") for file in files), ("health", "application/health+json")):
         with platform.function(f"api/{file}.py", **switched) as function:
             asked = {**headers, "Accept": accept}
             answer = httpx.get(f"{function.url}/api/{file}", headers=asked, timeout=20)
