@@ -1,7 +1,8 @@
 """GET, HEAD /api/health: the process answers. It touches nothing and imports no vendor.
 
 200 `{"status":"ok","timestamp":"…"}`; with `Accept: application/health+json`
-`{"status":"pass","releaseId":"…"}`. The first 15 bytes never change: monitors match them.
+`{"status":"pass","releaseId":"<commit>","serviceId":"<deployment>"}`. The first 15 bytes of the
+former never change: monitors match them.
 
 `?deep=true` with `Authorization: Bearer $HEALTH_CHECK_TOKEN` asks every dependency, all at once,
 a second each: 200 `{"status":"healthy"|"degraded","services":{…},"ledger":{…}}`, 503 "unhealthy"
@@ -26,8 +27,13 @@ def get(call: Call) -> Response:
         return _deep(call)
     timestamp = _shown(call.now)
     if HEALTH_JSON in call.request.headers.get("Accept", ""):
-        release = Settings().vercel_git_commit_sha
-        body = {"status": "pass", "releaseId": release, "timestamp": timestamp}
+        settings = Settings()
+        body = {
+            "status": "pass",
+            "releaseId": settings.vercel_git_commit_sha,
+            "serviceId": settings.vercel_deployment_id,
+            "timestamp": timestamp,
+        }
         return endpoint.reply(body, content_type=HEALTH_JSON)
     return endpoint.reply({"status": "ok", "timestamp": timestamp})
 

@@ -25,6 +25,7 @@ from dev.turnstile import Turnstile
 from dev.upstash import Upstash
 from dev.valkey import Valkey
 from dev.vercel_api import VercelApi
+from dev.vercel_project import Deployment
 from dev.web import Response, Server
 
 DATABASE = "alfa"
@@ -52,6 +53,7 @@ class Platform:
     turnstile: StandIn
     sentry: StandIn
     vercel: StandIn
+    vercel_api: VercelApi
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Platform:
         self.migrated: list[str] = []
         self._port = port
         self._given = dict(environ or {})
+        self._deployed: dict[str, str] = {}
         self._durable = durable
         self._progress = progress
         self._log = LogBook(echo=echo_logs)
@@ -167,6 +170,9 @@ class Platform:
             self._addresses(), self._keys, environment.commit_of(self.root)
         )
         self.environment = self._environ()
+        self.vercel_api.project.begin(
+            _own(self.environment), self.environment["VERCEL_GIT_COMMIT_SHA"]
+        )
         control_server = Server(control.app(self))
         parts.callback(control_server.close)
         self.control_url = control_server.url
@@ -204,7 +210,9 @@ class Platform:
         self.slack = self._stand_in(parts, slack)
         self.sentry = self._stand_in(parts, Sentry(self._keys["SENTRY_PUBLIC_KEY"]))
         self.turnstile = self._stand_in(parts, Turnstile())
-        self.vercel = self._stand_in(parts, VercelApi(self._token("VERCEL_API_TOKEN")))
+        self.vercel_api = VercelApi(self._token("VERCEL_API_TOKEN"), self._go_live)
+        parts.callback(self.vercel_api.close)
+        self.vercel = self._stand_in(parts, self.vercel_api)
 
     def _stand_in(self, parts: contextlib.ExitStack, vendor: Any) -> StandIn:
         stand_in = StandIn(vendor)
@@ -235,10 +243,27 @@ class Platform:
             # The function itself will say so, as in production.
             print(f"lib/settings.py: {fault}", file=sys.stderr)
             return dict(self.environment)
-        return environment.compose(variables, self._offers, self._given, self._keys)
+        composed = environment.compose(variables, self._offers, self._given, self._keys)
+        return composed | self._deployed
+
+    def _go_live(self, deployment: Deployment) -> None:
+        """Run what the domains lead to now, with the variables it was built with."""
+        first = deployment.id == self._offers["VERCEL_DEPLOYMENT_ID"]
+        system = {
+            "VERCEL_DEPLOYMENT_ID": deployment.id,
+            "VERCEL_GIT_COMMIT_SHA": deployment.commit,
+        }
+        self._deployed = {} if first else {**deployment.environ, **system}
+        self.environment = self._environ()
+        self._pool.restart()
 
     def _site(self) -> Site:
         return Site(self._server.port)
+
+
+def _own(environ: Mapping[str, str]) -> dict[str, str]:
+    """The project's variables: all but Vercel's own."""
+    return {name: text for name, text in environ.items() if not name.startswith("VERCEL")}
 
 
 _LIMIT = proxy.MAX_BODY_BYTES

@@ -12,9 +12,9 @@ from dev.state import State
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.services import Services
 from lib.settings import Settings
-from ops import command, leads, products
+from ops import command, leads, products, rollback
 
-AREAS = (leads, products)
+AREAS = (leads, products, rollback)
 
 
 def migrate(_services: Services, args: argparse.Namespace) -> int:

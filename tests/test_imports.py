@@ -34,6 +34,7 @@ NOUNS = {
     "lib.checkup",
     "lib.consent",
     "lib.copies",
+    "lib.deployments",
     "lib.gate",
     "lib.intake",
     "lib.leads",

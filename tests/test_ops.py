@@ -45,6 +45,7 @@ COMMANDS = [
     ["catalogue", "import"],
     ["catalogue", "export"],
     ["catalogue", "purge"],
+    ["rollback"],
     ["migrate"],
 ]
 
