@@ -2,7 +2,9 @@
 
 200 `{"status":"ok","timestamp":"…"}`; with `Accept: application/health+json`
 `{"status":"pass","releaseId":"<commit>","serviceId":"<deployment>"}`. The first 15 bytes of the
-former never change: monitors match them.
+former never change: monitors match them. In maintenance mode "ok" is "maintenance" (and "pass" is
+"warn"), still with 200; an instance learns of the switch after an answer, so the first one asked
+may be late by that one.
 
 `?deep=true` with `Authorization: Bearer $HEALTH_CHECK_TOKEN` asks every dependency, all at once,
 a second each: 200 `{"status":"healthy"|"degraded","services":{…},"ledger":{…}}`, 503 "unhealthy"
@@ -25,17 +27,20 @@ HEALTH_JSON = "application/health+json"
 def get(call: Call) -> Response:
     if call.request.args.get("deep") == "true":
         return _deep(call)
+    window = call.known_maintenance
     timestamp = _shown(call.now)
     if HEALTH_JSON in call.request.headers.get("Accept", ""):
         settings = Settings()
-        body = {
-            "status": "pass",
+        body: dict[str, object] = {
+            "status": "warn" if window else "pass",
             "releaseId": settings.vercel_git_commit_sha,
             "serviceId": settings.vercel_deployment_id,
             "timestamp": timestamp,
         }
+        if window is not None:
+            body["notes"] = [f"maintenance: {window.mode}"]
         return endpoint.reply(body, content_type=HEALTH_JSON)
-    return endpoint.reply({"status": "ok", "timestamp": timestamp})
+    return endpoint.reply({"status": "maintenance" if window else "ok", "timestamp": timestamp})
 
 
 def _deep(call: Call) -> Response:

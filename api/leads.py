@@ -171,10 +171,13 @@ def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
     if isinstance(entered, Seen):
         call.note(decision="seen", lead=str(entered.id))
         return entered.status, leads.seen_before(lead, entered.id, entered.ref)
+    if entered.uncounted is None:
+        endpoint.board.remember(entered.maintenance)
+    window = call.maintenance
     why = None if lead.canary else _suspicion(call, lead, entered, token)
     desk = leads.Desk(settings.mail_from, settings.mail_sales_to).for_lead(lead)
     try:
-        kept = intake.keep(call.services, lead, desk, spam=why)
+        kept = intake.keep(call.services, lead, desk, spam=why, closed=window is not None)
     except NotPersisted as problem:
         call.note(decision="not_kept", lost=list(problem.lost))
         call.alarm("lead_not_kept", lead=str(lead.id))
@@ -185,13 +188,13 @@ def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
         call.later(lambda: intake.leave(call.services, lead, member))
         raise
     call.note(decision=kept.decision, reason=why, lost=list(kept.lost_rungs) or None)
-    call.note(uncounted=entered.uncounted)
+    call.note(uncounted=entered.uncounted, maintenance=window and window.mode)
     if kept.alarming:
         call.alarm("lead_not_stored_nor_queued", lead=str(lead.id))
     call.later(lambda: intake.settle(call.services, kept, lead))
     call.later(lambda: _send(call, kept))
     call.later(call.services.probe)
-    if nudge.due():
+    if window is None and nudge.due():
         call.later(lambda: _make_round(call))
     return 200 if kept.decision == "spam" else kept.lead.status, kept.lead
 

@@ -87,6 +87,9 @@ def _reach(call: Call) -> Reach:
         return cache.run_all(*commands)
 
     def postgres(query: Query) -> Answer | None:
+        window = call.maintenance
+        if window is not None and not window.reads:
+            raise DatabaseDown
         try:
             database = call.services.database
         except NotConfigured as fault:

@@ -69,7 +69,7 @@ def _keep(call: Call, found: Read) -> None:
     if kept.lost:
         log.write("rum_dropped", "warning", id=call.request_id, samples=kept.lost)
     call.services.probe()
-    if kept.due:
+    if kept.due and call.known_maintenance is None:
         _fold(call)
 
 

@@ -1,4 +1,5 @@
-"""Slack's API as documented (read 2026-11): posting, updating, incoming webhooks; and a page."""
+"""Slack's API as documented (read 2026-11): posting, replying, updating, reading back, incoming
+webhooks; and a page. Blocks beyond Block Kit's limits are refused as there."""
 
 import json
 import threading
@@ -6,7 +7,7 @@ import time
 from typing import Any
 from urllib.parse import parse_qs
 
-from dev import pages
+from dev import blockkit, pages
 from dev.standin import Pause
 from dev.web import Request, Response, as_json, as_text
 
@@ -84,6 +85,8 @@ class Slack:
             return self._post(fields)
         if request.path == "/api/chat.update":
             return self._update(fields)
+        if request.path == "/api/conversations.history":
+            return self._history(fields)
         if request.path == "/api/auth.test":
             return as_json({"ok": True, "team": "Local", "user": "local", "bot_id": "B0LOCAL"})
         return as_json({"ok": False, "error": "unknown_method"})
@@ -100,13 +103,42 @@ class Slack:
             return _no("channel_not_found")
         if not any(fields.get(name) for name in ("text", "blocks", "attachments")):
             return _no("no_text")
+        if faults := blockkit.faults(fields):
+            return _no("invalid_blocks", faults)
+        if fields.get("thread_ts") and not self._has(str(fields["thread_ts"])):
+            return _no("thread_not_found")
         message = self._keep(str(fields["channel"]), fields)
         kept = {"type": "message", "subtype": "bot_message", "bot_id": "B0LOCAL"}
         text = {"text": fields.get("text", ""), "ts": message["ts"]}
         listed = {"channel": message["channel"], "ts": message["ts"], "message": {**kept, **text}}
         return as_json({"ok": True, **listed})
 
+    def _has(self, ts: str) -> bool:
+        with self._lock:
+            return ts in self._messages
+
+    def _history(self, fields: dict[str, Any]) -> Response:
+        with self._lock:
+            kept = [m for m in self._messages.values() if m["channel"] == fields.get("channel")]
+        shown = []
+        for message in sorted(kept, key=lambda one: str(one["ts"]), reverse=True):
+            given = message["fields"]
+            if given.get("thread_ts") and not given.get("reply_broadcast"):
+                continue
+            one = {"type": "message", "ts": message["ts"], "text": given.get("text", "")}
+            if fields.get("include_all_metadata") and given.get("metadata"):
+                one["metadata"] = given["metadata"]
+            shown.append(one)
+        return as_json({"ok": True, "messages": shown[: int(fields.get("limit") or 100)]})
+
+    def messages(self) -> list[dict[str, Any]]:
+        """What the channel shows: {channel, ts, fields, at, edited?}, oldest first."""
+        with self._lock:
+            return [dict(message) for message in self._messages.values()]
+
     def _update(self, fields: dict[str, Any]) -> Response:
+        if faults := blockkit.faults(fields):
+            return _no("invalid_blocks", faults)
         with self._lock:
             message = self._messages.get(str(fields.get("ts")))
             if message is None or message["channel"] != fields.get("channel"):
@@ -125,6 +157,8 @@ class Slack:
             return as_text("invalid_payload", 400)
         if not any(fields.get(name) for name in ("text", "blocks", "attachments")):
             return as_text("no_text", 400)
+        if blockkit.faults(fields):
+            return as_text("invalid_blocks", 400)
         self._keep("webhook", fields)
         return as_text("ok")
 
@@ -137,8 +171,8 @@ class Slack:
         return message
 
 
-def _no(error: str) -> Response:
-    response = as_json({"ok": False, "error": error})
+def _no(error: str, errors: list[str] | None = None) -> Response:
+    response = as_json({"ok": False, "error": error} | ({"errors": errors} if errors else {}))
     response.outcome = "refused"
     return response
 

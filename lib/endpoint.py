@@ -12,6 +12,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -20,8 +21,9 @@ from uuid import uuid4
 
 from werkzeug.wrappers import Request, Response
 
-from lib import log, problems
+from lib import log, maintenance, metrics, problems
 from lib.problems import CacheDown, DatabaseDown, NotConfigured, Problem
+from lib.settings import Settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 LOCALES = ("id", "en")  # the first is the default
 
 type Handler = Callable[["Call"], Response]
+
+board = maintenance.Board()
 
 
 class Call:
@@ -69,20 +73,58 @@ class Call:
                 continue
         return None
 
+    @property
+    def known_maintenance(self) -> maintenance.Switch | None:
+        """The window this request falls in, as far as this instance knows: nobody is asked."""
+        return board.known(Settings().maintenance_mode, self.now)
+
+    @cached_property
+    def maintenance(self) -> maintenance.Switch | None:
+        """The window this request falls in, asked of Redis unless that was done seconds ago.
+
+        None as well for whoever shows the bypass token.
+        """
+        if self._bypasses():
+            return None
+        if not board.fresh:
+            with suppress(CacheDown, NotConfigured):  # then what was last known holds
+                board.remember(self.services.cache.run("GET", maintenance.KEY))
+        return self.known_maintenance
+
+    def _bypasses(self) -> bool:
+        given = self.request.headers.get(maintenance.BYPASS_HEADER)
+        if given is None:
+            return False
+        try:
+            token = Settings().maintenance_bypass_token
+        except NotConfigured:
+            return False
+        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())
+
     def note(self, **facts: object) -> None:
         """Add to the request's log line: ids and decisions, never personal data."""
         self.facts |= facts
 
     def alarm(self, name: str, **facts: object) -> None:
-        """Wake somebody (Sev1), after the answer: in the log, and in Sentry where there is one."""
+        """Wake somebody (Sev1), after the answer: an incident, Slack, the log and Sentry.
+
+        name: a rule of lib/rules.py. facts: ids and numbers, which its sentence is made of.
+        """
+        what = ", ".join(f"{key} {value}" for key, value in facts.items())
 
         def ring() -> None:
             log.write("alarm", "error", name=name, severity="sev1", id=self.request_id, **facts)
+            from lib import alarm  # whoever has nothing to ring does not load it
+
+            alarm.ring(self.services, name, what, datetime.now(UTC))
+
+        def report() -> None:
             reporter = self.services.reporter
             if reporter is not None:
                 reporter.alert(name, request_id=self.request_id)
 
         self.later(ring)
+        self.later(report)
 
     def later(self, work: Callable[[], None]) -> None:
         """Run `work` after the answer."""
@@ -178,6 +220,23 @@ def refuse_all_but_cron(call: Call) -> None:
         raise problems.Unauthorized
 
 
+def check_in(
+    call: Call, job: str, started: float, *, every_minutes: int, well: bool = True
+) -> None:
+    """After the answer: let Sentry know that a job ran; where it is missed, nobody else may know.
+
+    started: time.monotonic() when it began.
+    """
+    took_s = time.monotonic() - started
+
+    def tell() -> None:
+        reporter = call.services.reporter
+        if reporter is not None:
+            reporter.check_in(job, well=well, duration_s=took_s, every_minutes=every_minutes)
+
+    call.later(tell)
+
+
 def own_origin(call: Call) -> str:
     """scheme://host the caller reached us at."""
     return f"{call.request.scheme}://{call.request.host}"
@@ -220,7 +279,8 @@ def _request_id(request: Request) -> str:
 
 
 def _finish(name: str, call: Call, status: int, took_ms: float) -> None:
-    """After the answer: the work put off, then the one log line."""
+    """After the answer: its count, the work put off, then the one log line."""
+    _count(name, call, status, took_ms)
     for work in call.afterwards:
         try:
             work()
@@ -236,6 +296,26 @@ def _finish(name: str, call: Call, status: int, took_ms: float) -> None:
     request = call.request
     log.write("request", endpoint=name, id=call.request_id, method=request.method,
               path=request.path[:200], status=status, ms=took_ms, **call.facts)  # fmt: skip
+
+
+def _to_redis(*command: str | int) -> object:
+    from lib.services import instance
+
+    return instance().cache.run(*command)
+
+
+recorder = metrics.Recorder(_to_redis, board.remember)
+
+
+def _count(name: str, call: Call, status: int, took_ms: float) -> None:
+    """One more answered request. Redis down or not configured: it goes uncounted."""
+    if call.request.method == "OPTIONS":
+        return
+    deployment = Settings().vercel_deployment_id or "-"
+    try:
+        recorder.count(name, deployment, status, took_ms, call.now)
+    except (CacheDown, NotConfigured):
+        call.note(unmeasured=True)
 
 
 def _unexpected(name: str, call: Call, fault: Exception) -> None:

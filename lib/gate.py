@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from lib.maintenance import KEY as SWITCH
 from lib.problems import CacheDown
 
 type Command = Callable[..., Any]
@@ -33,12 +34,14 @@ class Entered:
     """A submission not seen before.
 
     flooded: everybody's ceiling is passed. repeats: how often this text came within a day,
-    whoever sent it. uncounted: why nobody counted it; None when it was counted.
+    whoever sent it. uncounted: why nobody counted it; None when it was counted. maintenance:
+    what the switch says, from the same trip.
     """
 
     flooded: bool
     repeats: int
     uncounted: str | None = None
+    maintenance: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,8 @@ class Turned:
     wait_s: int
 
 
-# KEYS: seen, client, everybody's minute, text. ARGV: now_ms, per_minute, per_hour, member,
-# progress_s. A refused request is not counted, so that waiting as told always helps.
+# KEYS: seen, client, everybody's minute, text, the maintenance switch. ARGV: now_ms, per_minute,
+# per_hour, member, progress_s. A refused request is not counted: waiting as told always helps.
 ENTER = """
 local seen = redis.call('GET', KEYS[1])
 if seen then return {'seen', seen} end
@@ -92,7 +95,7 @@ local flood = redis.call('INCR', KEYS[3])
 redis.call('EXPIRE', KEYS[3], 120)
 local repeats = redis.call('INCR', KEYS[4])
 redis.call('EXPIRE', KEYS[4], 86400)
-return {'entered', flood, repeats}
+return {'entered', flood, repeats, redis.call('GET', KEYS[5]) or ''}
 """
 
 
@@ -108,7 +111,7 @@ def enter(
 ) -> Entered | Seen | Busy | Turned | None:
     """Ask at the door; None when nobody is there. member: unique to this request."""
     minute = int(now.timestamp()) // 60
-    keys = (_seen(identity), f"rate:{client}", f"flood:{minute}", f"text:{text_sha256}")
+    keys = (_seen(identity), f"rate:{client}", f"flood:{minute}", f"text:{text_sha256}", SWITCH)
     args = (int(now.timestamp() * 1000), limits.per_minute, limits.per_hour, member, PROGRESS_S)
     try:
         answer = command("EVAL", ENTER, len(keys), *keys, *args)
@@ -121,7 +124,8 @@ def enter(
 def _understood(answer: Any, limits: Limits) -> Entered | Seen | Busy | Turned:
     word, first, *rest = answer
     if word == "entered":
-        return Entered(int(first) > limits.ceiling_per_minute, int(rest[0]))
+        flooded = int(first) > limits.ceiling_per_minute
+        return Entered(flooded, int(rest[0]), maintenance=rest[1] or None)
     if word == "turned":
         return Turned(int(first), max(1, -(-int(rest[0]) // 1000)))
     if word != "seen":

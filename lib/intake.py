@@ -141,13 +141,16 @@ def challenge(means: Means, lead: Lead, token: str) -> str | None:
     return None if passed else "challenge_failed"
 
 
-def keep(means: Means, lead: Lead, desk: Desk, *, spam: str | None) -> Kept:
+def keep(means: Means, lead: Lead, desk: Desk, *, spam: str | None, closed: bool = False) -> Kept:
     """Keep a lead on the first rung that takes it. spam: why it is kept for review instead.
+
+    closed: Postgres is under maintenance and is not tried, not even last: what it is given now
+    may be undone by a restore.
 
     Raises NotPersisted when none did; it may then be sent again as it is.
     """
     lost: list[str] = []
-    for name, rung in (("database", _store), ("queue", _queue), ("mail", _mail)):
+    for name, rung in (("database", _store), ("queue", _queue), ("mail", _mail))[closed:]:
         try:
             return replace(rung(means, lead, desk, spam), lost_rungs=tuple(lost))
         except DOWN as fault:

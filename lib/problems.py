@@ -225,3 +225,22 @@ class MailDelayed(Exception):
         self.reason = reason
         self.uncertain = uncertain
         self.retry_after_s = retry_after_s
+
+
+class AlertDelayed(Exception):
+    """Slack did not take a message now.
+
+    final: it will not, until somebody changes something. retry_after_s: it asked us to wait.
+    """
+
+    def __init__(
+        self, reason: str, *, final: bool = False, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.final = final
+        self.retry_after_s = retry_after_s
+
+
+class AlertGone(Exception):
+    """The message that was to be edited is not there any more."""

@@ -53,6 +53,27 @@ class Reporter:
             scope.capture_message(f"alarm: {name}", level="fatal")
         sentry_sdk.flush(timeout=FLUSH_TIMEOUT_S)
 
+    def check_in(self, job: str, *, well: bool, duration_s: float, every_minutes: int) -> None:
+        """Tell Sentry Crons that a job came to its end: one that stops telling is missed there.
+
+        The monitor is made, or changed, by the check-in itself.
+        """
+        from sentry_sdk.crons import capture_checkin
+
+        capture_checkin(
+            monitor_slug=job,
+            status="ok" if well else "error",
+            duration=duration_s,
+            monitor_config={
+                "schedule": {"type": "interval", "value": every_minutes, "unit": "minute"},
+                "checkin_margin": max(2, every_minutes // 4),
+                "max_runtime": 2,
+                "failure_issue_threshold": 2,
+                "recovery_threshold": 1,
+            },
+        )
+        sentry_sdk.flush(timeout=FLUSH_TIMEOUT_S)
+
 
 def scrub(event: "Event", _hint: "Hint") -> "Event":
     """The event with types and places kept, and every text a visitor may be quoted in dropped."""

@@ -4,13 +4,16 @@ import threading
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from lib.problems import NotConfigured
 from lib.settings import Settings
 
 if TYPE_CHECKING:
+    from lib.alerts import Links
     from lib.cache import Cache
     from lib.db import Database
     from lib.mail import Mailer
     from lib.sentry import Reporter
+    from lib.slack import Slack
     from lib.turnstile import Turnstile
     from lib.vault import Vault
 
@@ -44,6 +47,41 @@ class Services:
         from lib.mail import Mailer
 
         return Mailer(self.settings.resend_api_key, self.settings.resend_api_url)
+
+    @cached_property
+    def slack(self) -> "Slack":
+        settings = self.settings
+        token, channel = settings.slack_bot_token, settings.slack_channel_id
+        if not (token and channel) and not settings.slack_webhook_url:
+            raise NotConfigured("SLACK_BOT_TOKEN", "and SLACK_WEBHOOK_URL are not set")
+        from lib.slack import Slack
+
+        return Slack(settings.slack_api_url, token, channel, settings.slack_webhook_url)
+
+    @property
+    def links(self) -> "Links":
+        from lib.alerts import Links
+
+        settings = self.settings
+        return Links(
+            settings.runbook_url, settings.sentry_issues_url, f"{settings.site_url}/status"
+        )
+
+    @property
+    def deployment(self) -> str:
+        return self.settings.vercel_deployment_id or "-"
+
+    @property
+    def site_url(self) -> str:
+        return self.settings.site_url
+
+    @property
+    def canary_secret(self) -> str:
+        return self.settings.canary_secret
+
+    @property
+    def canary_every_s(self) -> int:
+        return self.settings.canary_every_minutes * 60
 
     @cached_property
     def turnstile(self) -> "Turnstile | None":

@@ -101,6 +101,16 @@ def positive(text: str) -> int:
     return number
 
 
+def maintenance_word(text: str) -> str:
+    """`off`, or a mode of lib/maintenance.py; `on` is intake."""
+    word = text.lower().replace("-", "_")
+    meant = {"false": "off", "0": "off", "no": "off", "true": "intake", "1": "intake"}
+    meant |= {"yes": "intake", "on": "intake"}
+    if (found := meant.get(word, word)) not in ("off", "intake", "read_only"):
+        raise ValueError("no such mode")
+    return found
+
+
 def keys(text: str) -> tuple[bytes, ...]:
     """32-byte keys as URL-safe base64, separated by commas."""
     found = tuple(base64.urlsafe_b64decode(part) for part in words(text))
@@ -165,6 +175,12 @@ class Settings:
         "",
         secret=True,
     )
+    watch_token = Setting(
+        str,
+        "Opens /api/cron/watch alone, for a monitor outside that keeps the watch going.",
+        "",
+        secret=True,
+    )
     canary_secret = Setting(
         token, "Signs the synthetic lead that proves the path; 16 characters or more.", secret=True
     )
@@ -178,6 +194,17 @@ class Settings:
         url,
         "Turnstile's siteverify.",
         "https://challenges.cloudflare.com/turnstile/v0/siteverify",
+    )
+    maintenance_mode = Setting(
+        maintenance_word,
+        "Maintenance from this deployment on: off, on (= intake), intake, read_only. The instant "
+        "switch is `ops maintenance`.",
+        "off",
+    )
+    maintenance_bypass_token = Setting(
+        token,
+        "In X-Maintenance-Bypass it passes by maintenance; unset: nobody does. 16 characters.",
+        secret=True,
     )
     rum_drain_secret = Setting(
         token,
@@ -193,6 +220,24 @@ class Settings:
     vercel_api_url = Setting(url, "Vercel's API.", "https://api.vercel.com")
     vercel_project_id = Setting(str, "The project's id or name; set by Vercel in functions.", "")
     vercel_team_id = Setting(str, "The team's id, where the project is a team's.", "")
+    slack_bot_token = Setting(
+        str,
+        "Slack's bot token (chat:write, channels:history); empty: the webhook.",
+        "",
+        secret=True,
+    )
+    slack_channel_id = Setting(str, "The channel alerts go to, by id.", "")
+    slack_webhook_url = Setting(
+        str, "An incoming webhook, where there is no bot: messages are not edited.", "", secret=True
+    )
+    slack_api_url = Setting(url, "Slack's API.", "https://slack.com/api")
+    runbook_url = Setting(
+        str, "Where ops/README.md is read on the web; alerts link to its sections.", ""
+    )
+    sentry_issues_url = Setting(str, "Sentry's list of this project's issues, for links.", "")
+    canary_every_minutes = Setting(
+        positive, "How often the watch sends a synthetic lead through the whole path.", "30"
+    )
     sentry_dsn = Setting(str, "Sentry's DSN; empty: errors go to the log alone.", "", secret=True)
     vercel_env = Setting(str, "Set by Vercel: production, preview or development.", "development")
     vercel_git_commit_sha = Setting(str, "Set by Vercel: the commit, reported as the release.", "")

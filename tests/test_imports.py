@@ -28,6 +28,8 @@ class May(NamedTuple):
 
 
 NOUNS = {
+    "lib.alarm",
+    "lib.alerts",
     "lib.backlog",
     "lib.canary",
     "lib.catalogue_cache",
@@ -36,16 +38,23 @@ NOUNS = {
     "lib.copies",
     "lib.deployments",
     "lib.gate",
+    "lib.incident_spool",
+    "lib.incident_store",
+    "lib.incidents",
     "lib.intake",
     "lib.leads",
     "lib.ledger",
     "lib.letters",
+    "lib.maintenance",
+    "lib.metric_fold",
+    "lib.metrics",
     "lib.outbox",
     "lib.pages",
     "lib.product_query",
     "lib.products",
     "lib.reference",
     "lib.rounds",
+    "lib.rules",
     "lib.rum",
     "lib.rum_count",
     "lib.rum_drain",
@@ -55,7 +64,9 @@ NOUNS = {
     "lib.sketch",
     "lib.snapshot",
     "lib.spam",
+    "lib.status",
     "lib.submission",
+    "lib.watch",
     "lib.whatsapp",
 }
 ADAPTERS = {
@@ -63,6 +74,7 @@ ADAPTERS = {
     "lib.db": {"psycopg"},
     "lib.mail": {"resend"},
     "lib.sentry": {"sentry_sdk"},
+    "lib.slack": set(),  # its API is one POST: the standard library's
     "lib.turnstile": {"httpx"},
     "lib.vault": {"nacl"},
 }
@@ -78,6 +90,8 @@ TABLE: dict[str, May] = {
     "api/rum.py": ENDPOINT,
     "api/products.py": ENDPOINT,
     "api/cron/deliver.py": ENDPOINT,
+    "api/cron/watch.py": ENDPOINT,
+    "api/status.py": ENDPOINT,
     # What we decide.
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
     "lib/submission.py": NOUN._replace(inside_functions={"phonenumbers", "email_validator"}),
@@ -91,13 +105,22 @@ TABLE: dict[str, May] = {
     "lib/__init__.py": May(set()),
     "lib/breaker.py": May(set()),
     "lib/endpoint.py": May(
-        {"werkzeug", "lib.log", "lib.problems"},
-        inside_functions={"lib.services"},
+        {
+            "werkzeug",
+            "lib.log",
+            "lib.maintenance",
+            "lib.metrics",
+            "lib.problems",
+            "lib.settings",
+        },
+        inside_functions={"lib.alarm", "lib.services"},
         for_types={"_typeshed"},
     ),
     "lib/log.py": May({"lib.problems"}),
     "lib/problems.py": May(set()),
-    "lib/services.py": May({"lib.settings"}, inside_functions=set(ADAPTERS)),
+    "lib/services.py": May(
+        {"lib.problems", "lib.settings"}, inside_functions={*ADAPTERS, "lib.alerts"}
+    ),
     "lib/settings.py": May({"lib.log", "lib.problems"}),
 }
 

@@ -2,7 +2,8 @@
 
 Safe twice at once, late, or cut off. 200 `{"queue": {"stored": n, "dead": n, "left": n},
 "journaled": n, "sent": n, "delayed": n, "dead": n}`; 401 without the cron token; 503 while the
-database is down. With Redis down `queue` is null, and the mails go out all the same.
+database is down. With Redis down `queue` is null, and the mails go out all the same. In
+maintenance everything waits: 200 `{"maintenance": "<mode>"}`.
 """
 
 from datetime import UTC, datetime
@@ -19,6 +20,9 @@ MAIL_BUDGET_S = 25.0
 
 def get(call: Call) -> Response:
     endpoint.refuse_all_but_cron(call)
+    if call.maintenance is not None:
+        call.note(decision="maintenance")
+        return endpoint.reply({"maintenance": call.maintenance.mode})
     settings = call.services.settings
     call.later(call.services.probe)
     desk = leads.Desk(settings.mail_from, settings.mail_sales_to)

@@ -1,0 +1,61 @@
+"""GET, HEAD /api/status: how each service does, for anybody, in Statuspage's shape.
+
+200 always, cached a quarter of a minute: per service its SLA, p95, share inside the SLA, error
+rate and n over 1 h, 24 h and 30 d ("insufficient data" under 20 requests), 90 days; incidents;
+maintenance. Served when the database is down: `data.source` says from where, and how old it is.
+"""
+
+from typing import Any
+
+from werkzeug.wrappers import Response
+
+from lib import endpoint, status
+from lib.endpoint import Call
+from lib.problems import CacheDown, DatabaseDown, NotConfigured
+
+CACHED = "public, s-maxage=15"
+
+
+def get(call: Call) -> Response:
+    found = _left_by_the_watch(call)
+    if found is None or status.age(found, call.now) > status.FRESH:
+        found = _from_database(call) or _as_copy(found) or _from_nothing(call)
+    call.note(decision=found["data"]["source"])
+    response = endpoint.reply(status.with_maintenance(found, call.maintenance, call.now))
+    response.headers["Cache-Control"] = CACHED
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    call.later(call.services.probe)
+    return response
+
+
+def _left_by_the_watch(call: Call) -> dict[str, Any] | None:
+    try:
+        return status.published(call.services.cache.run("GET", status.KEY))
+    except (CacheDown, NotConfigured):
+        return None
+
+
+def _from_database(call: Call) -> dict[str, Any] | None:
+    try:
+        database = call.services.database
+        known = status.gather(database.run, call.now)
+    except (DatabaseDown, NotConfigured):
+        return None
+    except database.faults as fault:
+        call.note(refused=type(fault).__name__)
+        return None
+    site = call.services.site_url
+    return status.document(known, site, call.maintenance, call.now, "database")
+
+
+def _as_copy(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    return found and {**found, "data": {**found["data"], "source": "copy"}}
+
+
+def _from_nothing(call: Call) -> dict[str, Any]:
+    """What is promised, and that nothing can be said of how it is kept."""
+    site = call.services.site_url
+    return status.document(status.NOTHING, site, call.maintenance, call.now, "none")
+
+
+app = endpoint.wsgi("status", GET=get)

@@ -1,0 +1,263 @@
+"""What is said of incidents, and saying it: one message an incident, edited and threaded.
+
+Whoever tells claims an incident, brings Slack up to its version and writes that down; killed in
+between, the next one does it again, and looks first whether the message is there already. The
+rule a newcomer would break: a message holds ids, numbers and our own words, never a visitor's.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from lib.incidents import WIB, Incident
+from lib.problems import AlertDelayed, AlertGone
+
+RETRY_AFTER = timedelta(minutes=1)
+HEADER_MOST, SECTION_MOST, BLOCKS_MOST = 150, 3000, 50  # docs.slack.dev, Block Kit, read 2026-11
+SHOWN = 12  # incidents in one message
+
+STATES = {
+    "detect": "firing",
+    "classify": "firing",
+    "contain": "contained",
+    "resolve": "recovered",
+    "review": "in review",
+    "closed": "closed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """text: what a notification shows. marks: by which it is found again."""
+
+    text: str
+    blocks: tuple[dict[str, Any], ...]
+    marks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """Where a message is; ts is empty where it cannot be edited."""
+
+    channel: str
+    ts: str
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Addresses for people; '' where there is none."""
+
+    runbook: str = ""
+    sentry: str = ""
+    status: str = ""
+
+
+class Channel(Protocol):
+    @property
+    def edits(self) -> bool: ...
+    def post(
+        self, message: Message, *, thread: str | None = None, aloud: bool = False
+    ) -> Posted: ...
+    def update(self, posted: Posted, message: Message) -> None: ...
+    def find(self, mark: str, value: str) -> Posted | None: ...
+
+
+class Store(Protocol):
+    def claim(self, now: datetime) -> list[Incident]: ...
+    def together(self, channel: str, ts: str) -> list[Incident]: ...
+    def reminders(self, now: datetime) -> list[Incident]: ...
+    def told(self, incident: Incident, now: datetime) -> None: ...
+    def postpone(self, incident: Incident, at: datetime) -> None: ...
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one telling did, in messages."""
+
+    posted: int = 0
+    updated: int = 0
+    delayed: int = 0
+
+
+# ---------------------------------------------------------------- telling
+
+
+def tell(store: Store, channel: Channel, links: Links, now: datetime) -> Tally:
+    """Bring Slack up to what is due. Raises what the store raises; Slack down only delays."""
+    tally = Tally()
+    due = store.claim(now)
+    fresh = [one for one in due if one.slack_ts is None and one.slack_channel is None]
+    # What collected until the morning is one message.
+    digest = [one for one in fresh if one.severity == "sev2"]
+    for batch in [digest, *([one] for one in fresh if one not in digest)]:
+        if batch:
+            _tell(lambda b=batch: _first(channel, links, b, now), store, batch, now, tally)
+    for one in due:
+        if one not in fresh:
+            _tell(lambda o=one: _again(store, channel, links, o, now), store, [one], now, tally)
+    for one in store.reminders(now):
+        try:
+            channel.post(_reminder(one, links, now), thread=one.slack_ts or None, aloud=True)
+            tally.posted += 1
+        except AlertDelayed:
+            tally.delayed += 1  # the next hour reminds again
+    return tally
+
+
+def _tell(say: Any, store: Store, batch: Sequence[Incident], now: datetime, tally: Tally) -> None:
+    try:
+        posted, new = say()
+    except AlertDelayed as delay:
+        wait = timedelta(seconds=delay.retry_after_s or RETRY_AFTER.total_seconds())
+        for one in batch:
+            store.postpone(one, now + wait)
+        tally.delayed += 1
+        return
+    for one in batch:
+        store.told(replace(one, slack_channel=posted.channel, slack_ts=posted.ts), now)
+    tally.posted += new
+    tally.updated += not new
+
+
+def _first(
+    channel: Channel, links: Links, batch: Sequence[Incident], now: datetime
+) -> tuple[Posted, bool]:
+    message = message_of(batch, links, now)
+    there = channel.find("incident", batch[0].id) or _without_record(channel, batch[0])
+    if there is not None:
+        channel.update(there, message)
+        return there, False
+    return channel.post(message), True
+
+
+def _without_record(channel: Channel, incident: Incident) -> Posted | None:
+    """The message of an instance that could write nothing down, if this is what it told of."""
+    found = channel.find("unrecorded", incident.area) if incident.severity == "sev1" else None
+    if found is None:
+        return None
+    told_at = float(found.ts)
+    return found if told_at >= incident.started_at.timestamp() - 3600 else None
+
+
+def _again(
+    store: Store, channel: Channel, links: Links, incident: Incident, now: datetime
+) -> tuple[Posted, bool]:
+    before = Posted(incident.slack_channel or "", incident.slack_ts or "")
+    if not (channel.edits and before.ts):
+        return channel.post(message_of([incident], links, now)), True
+    others = [one for one in store.together(before.channel, before.ts) if one.id != incident.id]
+    try:
+        channel.update(before, message_of([incident, *others], links, now))
+    except AlertGone:
+        return channel.post(message_of([incident], links, now)), True
+    aloud = incident.severity == "sev1"
+    channel.post(_reply(incident, now), thread=before.ts, aloud=aloud)
+    return before, False
+
+
+# ---------------------------------------------------------------- words
+
+
+def message_of(incidents: Sequence[Incident], links: Links, now: datetime) -> Message:
+    """The whole message: of one incident, or of those that collected."""
+    if len(incidents) == 1:
+        headline = _headline(incidents[0], now)
+    else:
+        still = sum(one.open for one in incidents)
+        headline = f"{len(incidents)} Sev2 incidents, {still} still open"
+    blocks: list[dict[str, Any]] = [_header(headline)]
+    for one in incidents[:SHOWN]:
+        blocks += _blocks(one, links, now, with_title=len(incidents) > 1)
+    if len(incidents) > SHOWN:
+        blocks.append(
+            _section(f"and {len(incidents) - SHOWN} more: `python3 -m ops incident list`")
+        )
+    first = incidents[0]
+    return Message(
+        headline, tuple(blocks[:BLOCKS_MOST]), {"incident": first.id, "area": first.area}
+    )
+
+
+def unrecorded(headline: str, area: str, now: datetime, links: Links) -> Message:
+    """Sev1, said by an instance that reaches neither Postgres nor Redis."""
+    text = f"SEV1 {headline}"
+    said = "Neither Postgres nor Redis can be reached: nothing is written down yet."
+    blocks = [_header(text), _section(f"{said}\nSeen {_moment(now)}."), _context(links, ())]
+    return Message(text, tuple(blocks), {"unrecorded": area})
+
+
+def _blocks(
+    one: Incident, links: Links, now: datetime, *, with_title: bool
+) -> Iterable[dict[str, Any]]:
+    lines = [f"• {what}" for what in one.what.values()]
+    title = f"*{_headline(one, now)}*\n" if with_title else ""
+    yield _section(title + "\n".join(lines))
+    facts = [
+        f"*{one.severity.upper()}* {STATES[one.state]}",
+        f"since {_moment(one.started_at)}",
+        f"affects {', '.join(one.services) or 'nothing visitors see'}",
+    ]
+    if one.resolved_at is not None:
+        facts.append(f"over {_moment(one.resolved_at)}, after {_length(one.lasted(now))}")
+    if one.acknowledged_by is not None:
+        facts.append(f"acknowledged by {_plain(one.acknowledged_by)}")
+    yield _section(" · ".join(facts))
+    yield _context(links, one.rules, one)
+
+
+def _context(links: Links, rules: Sequence[str], one: Incident | None = None) -> dict[str, Any]:
+    parts = [f"`{one.id}`", f"deployment `{_plain(one.deployment)}`"] if one else []
+    for rule in rules[:5]:
+        page = f"{links.runbook}#{rule}" if links.runbook else ""
+        parts.append(f"<{page}|runbook: {rule}>" if page else f"runbook: ops/README.md#{rule}")
+    parts += [f"<{links.sentry}|Sentry>"] if links.sentry else []
+    parts += [f"<{links.status}|status page>"] if links.status else []
+    text = " · ".join(parts) or "-"
+    return {"type": "context", "elements": [{"type": "mrkdwn", "text": text[:SECTION_MOST]}]}
+
+
+def _reply(one: Incident, now: datetime) -> Message:
+    text = f"{one.severity.upper()} {STATES[one.state]}: {one.title}"
+    if one.resolved_at is not None:
+        text += f", after {_length(one.lasted(now))}"
+    lines = "\n".join(f"• {what}" for what in one.what.values())
+    return Message(text, (_section(f"*{text}*\n{lines}"),))
+
+
+def _reminder(one: Incident, links: Links, now: datetime) -> Message:
+    text = f"Still firing after {_length(one.lasted(now))}, acknowledged by nobody: {one.title}"
+    command = f"`python3 -m ops incident ack {one.id}`"
+    return Message(text, (_section(f"*{text}*\n{command}"), _context(links, one.rules, one)))
+
+
+def _headline(one: Incident, now: datetime) -> str:
+    mark = one.severity.upper()
+    if one.resolved_at is not None:
+        return f"RECOVERED {mark} {one.title} (after {_length(one.lasted(now))})"
+    return f"{mark} {one.title}"
+
+
+def _header(text: str) -> dict[str, Any]:
+    short = text if len(text) <= HEADER_MOST else text[: HEADER_MOST - 1] + "…"
+    return {"type": "header", "text": {"type": "plain_text", "text": short}}
+
+
+def _section(text: str) -> dict[str, Any]:
+    short = text if len(text) <= SECTION_MOST else text[: SECTION_MOST - 1] + "…"
+    return {"type": "section", "text": {"type": "mrkdwn", "text": short or "-"}}
+
+
+def _plain(text: str) -> str:
+    """Text that Slack shows as it is (docs.slack.dev: escape &, <, >)."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone(WIB):%d %b %H:%M} WIB"
+
+
+def _length(length: timedelta) -> str:
+    minutes = max(0, int(length.total_seconds() // 60))
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest:02d} min" if hours else f"{minutes} min"

@@ -1,0 +1,183 @@
+"""Open incidents in Redis: a mirror while Postgres is there, the record while it is not.
+
+A hash, area -> document. While Postgres is away incidents begin here and are told of from here;
+when it is back the watch takes them over, under the same id. The rule a newcomer would break:
+every write is a compare-and-set, for a request and the watch may both be at it.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from lib import incidents
+from lib.incidents import Finding, Incident
+
+type Command = Callable[..., Any]
+"""`Cache.run`."""
+
+KEY = "incidents"
+LEASE = timedelta(seconds=60)
+TRIES = 5
+
+# KEYS: the hash. ARGV: area, what was read ('' for nothing), what it is to be ('' to remove it).
+SWAP = """
+local held = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if held ~= ARGV[2] then return 0 end
+if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[1])
+else redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """An incident as Redis holds it. stored: Postgres has it too. events: what Postgres has not
+    been told: [at, kind, actor, facts] each. text: as it was read."""
+
+    incident: Incident
+    stored: bool
+    events: tuple[tuple[str, str, str, dict[str, Any]], ...]
+    text: str
+
+
+def read(command: Command) -> list[Spooled]:
+    """Everything in it; what is none of ours is passed over. Raises CacheDown."""
+    held = command("HGETALL", KEY)
+    texts = held.values() if isinstance(held, dict) else ()
+    return [found for found in map(_parsed, texts) if found is not None]
+
+
+def found(
+    command: Command, findings: Sequence[Finding], now: datetime, deployment: str, actor: str
+) -> list[Incident]:
+    """Open or join, as lib/incident_store.py does. Raises CacheDown."""
+    areas = sorted({one.area for one in findings})
+    return [
+        _found(command, [o for o in findings if o.area == area], now, deployment, actor)
+        for area in areas
+    ]
+
+
+def _found(
+    command: Command, findings: Sequence[Finding], now: datetime, deployment: str, actor: str
+) -> Incident:
+    area = findings[0].area
+    for _ in range(TRIES):
+        before = _parsed(command("HGET", KEY, area))
+        if before is None:
+            incident = incidents.opened(findings, now, deployment)
+            after = Spooled(incident, False, (), "")
+        else:
+            incident = incidents.joined(before.incident, findings, now)
+            events = before.events
+            if incident.version > before.incident.version:
+                what = {one.rule: one.what for one in findings}
+                events = (*events, (now.isoformat(), "detected", actor, {"what": what}))
+            after = replace(before, incident=incident, events=events)
+        if swap(command, area, before, after):
+            return incident
+    return incident  # others are at it this very moment, and tell of it
+
+
+def swap(command: Command, area: str, before: Spooled | None, after: Spooled | None) -> bool:
+    """Compare and set; whether it was as read. after: None to remove it."""
+    held = "" if before is None else before.text
+    return bool(command("EVAL", SWAP, 1, KEY, area, held, "" if after is None else _text(after)))
+
+
+def mirror(command: Command, open_ones: Sequence[Incident]) -> None:
+    """Make it what Postgres says, but for what Postgres does not have yet. Raises CacheDown."""
+    now_open = {one.area: one for one in open_ones}
+    held = {one.incident.area: one for one in read(command)}
+    for area, before in held.items():
+        if before.stored and not before.events and area not in now_open:
+            swap(command, area, before, None)
+    for area, incident in now_open.items():
+        before_it = held.get(area)
+        ahead = before_it is not None and (not before_it.stored or before_it.events)
+        if not ahead and (before_it is None or before_it.incident != incident):
+            swap(command, area, before_it, Spooled(incident, True, (), ""))
+
+
+class Store:
+    """What lib/alerts.py asks of a store, over Redis."""
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+
+    def claim(self, now: datetime) -> list[Incident]:
+        """Those to tell of; putting the next try off is the lease."""
+        mine = []
+        for before in read(self._command):
+            one = before.incident
+            due = one.told < one.version and one.tell_at <= now
+            leased = replace(before, incident=replace(one, tell_at=now + LEASE))
+            if due and swap(self._command, one.area, before, leased):
+                mine.append(one)
+        return mine
+
+    def together(self, channel: str, ts: str) -> list[Incident]:
+        held = [one.incident for one in read(self._command)]
+        return [one for one in held if (one.slack_channel, one.slack_ts) == (channel, ts)]
+
+    def reminders(self, now: datetime) -> list[Incident]:
+        mine = []
+        for before in read(self._command):
+            one = before.incident
+            if one.remind_at is None or one.remind_at > now or one.slack_ts is None:
+                continue
+            after = replace(one, remind_at=now + incidents.REMIND_EVERY)
+            if swap(self._command, one.area, before, replace(before, incident=after)):
+                mine.append(one)
+        return mine
+
+    def told(self, incident: Incident, now: datetime) -> None:
+        def heard(one: Incident) -> Incident:
+            behind = one.version > incident.version
+            return replace(
+                one,
+                told=max(one.told, incident.version),
+                slack_channel=incident.slack_channel,
+                slack_ts=incident.slack_ts,
+                tell_at=now if behind else one.tell_at,
+            )
+
+        self._change(incident, heard)
+
+    def postpone(self, incident: Incident, at: datetime) -> None:
+        self._change(incident, lambda one: replace(one, tell_at=at))
+
+    def _change(self, incident: Incident, change: Callable[[Incident], Incident]) -> None:
+        for _ in range(TRIES):
+            before = _parsed(self._command("HGET", KEY, incident.area))
+            if before is None or before.incident.id != incident.id:
+                return
+            after = replace(before, incident=change(before.incident))
+            if swap(self._command, incident.area, before, after):
+                return
+
+
+def _text(spooled: Spooled) -> str:
+    return json.dumps(
+        {
+            "incident": spooled.incident.to_document(),
+            "stored": spooled.stored,
+            "events": spooled.events,
+        },
+        ensure_ascii=False,
+    )
+
+
+def _parsed(text: object) -> Spooled | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        held = json.loads(text)
+        events = tuple((at, kind, actor, facts) for at, kind, actor, facts in held["events"])
+        return Spooled(
+            incidents.from_document(held["incident"]), held["stored"] is True, events, text
+        )
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,225 @@
+"""An incident: what it is, how it moves, and when somebody is told. No storage, no wire.
+
+Detect, classify, contain, resolve, review, closed. One is open at a time in an area, and whatever
+else goes wrong there joins it: one incident, one alert. The rule a newcomer would break: a change
+worth telling raises `version`, and only that; who tells brings Slack up to the version, once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+SEVERITIES = ("sev1", "sev2")  # worst first
+OPEN = ("detect", "classify", "contain")
+NEXT = {
+    "detect": {"classify"},
+    "classify": {"contain", "resolve"},
+    "contain": {"resolve"},
+    "resolve": {"review"},
+    "review": {"closed"},
+    "closed": set[str](),
+}
+WIB = timezone(timedelta(hours=7), "WIB")
+MORNING_HOUR = 9  # of a working day in Jakarta; public holidays are not known here
+CLEAN_TICKS = 2  # in a row, before it is called over
+QUIET = timedelta(minutes=10)  # after the last of what happens rather than lasts
+REOPENS_WITHIN = timedelta(minutes=30)
+REMIND_EVERY = timedelta(minutes=60)  # while nobody has acknowledged a Sev1
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong. what: a sentence with its numbers, and no personal data.
+
+    since: when it began, as far as can be told. lasting: it is a state, over when no longer found;
+    else something that happened.
+    """
+
+    rule: str
+    area: str
+    severity: str
+    title: str
+    what: str
+    since: datetime
+    services: tuple[str, ...] = ()
+    lasting: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One row of `incidents`, or one document in Redis while Postgres is away (number 0)."""
+
+    id: str
+    area: str
+    severity: str
+    state: str
+    title: str
+    rules: tuple[str, ...]
+    started_at: datetime
+    detected_at: datetime
+    deployment: str
+    tell_at: datetime
+    number: int = 0
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+    contained_at: datetime | None = None
+    resolved_at: datetime | None = None
+    closed_at: datetime | None = None
+    remind_at: datetime | None = None
+    clean_ticks: int = 0
+    version: int = 1
+    told: int = 0
+    slack_channel: str | None = None
+    slack_ts: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def open(self) -> bool:
+        return self.state in OPEN
+
+    @property
+    def what(self) -> dict[str, str]:
+        """Rule -> its sentence."""
+        return dict(self.facts.get("what", {}))
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        return tuple(self.facts.get("services", ()))
+
+    def lasted(self, now: datetime) -> timedelta:
+        return (self.resolved_at or now) - self.started_at
+
+    def to_document(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in asdict(self).items()
+        }
+
+
+class Refused(Exception):
+    """A step that an incident does not take; the text says why, for an operator."""
+
+
+NAMES = tuple(one.name for one in fields(Incident))
+_MOMENTS = tuple(name for name in NAMES if name.endswith("_at"))
+
+
+def from_document(document: dict[str, Any]) -> Incident:
+    """The incident again. Raises LookupError, TypeError or ValueError when it is none."""
+    values = {name: document[name] for name in NAMES}
+    for name in _MOMENTS:
+        if values[name] is not None:
+            values[name] = datetime.fromisoformat(values[name])
+    return Incident(**values | {"rules": tuple(values["rules"])})
+
+
+# ---------------------------------------------------------------- how it begins and moves
+
+
+def opened(findings: Sequence[Finding], now: datetime, deployment: str) -> Incident:
+    """A new incident of one area's findings. Two who open it in the same minute open the same."""
+    worst = min(findings, key=lambda one: SEVERITIES.index(one.severity))
+    made = Incident(
+        id=f"INC-{now.astimezone(UTC):%Y%m%d-%H%M}-{worst.area}",
+        area=worst.area,
+        severity=worst.severity,
+        state="classify",
+        title=worst.title,
+        rules=tuple(sorted({one.rule for one in findings})),
+        started_at=min(one.since for one in findings),
+        detected_at=now,
+        deployment=deployment,
+        tell_at=when_to_tell(worst.severity, now),
+        remind_at=now + REMIND_EVERY if worst.severity == "sev1" else None,
+    )
+    return replace(made, facts=_facts(made, findings, now))
+
+
+def joined(before: Incident, findings: Sequence[Finding], now: datetime) -> Incident:
+    """The incident with what was found now. It is worth telling when a rule is new, when it is
+    worse than it was, or when it had been called over."""
+    worst = min(findings, key=lambda one: SEVERITIES.index(one.severity))
+    found = {one.rule for one in findings}
+    after = replace(
+        before,
+        rules=tuple(sorted({*before.rules, *found})),
+        started_at=min(before.started_at, *(one.since for one in findings)),
+        clean_ticks=0,
+        facts=_facts(before, findings, now),
+    )
+    worse = SEVERITIES.index(worst.severity) < SEVERITIES.index(before.severity)
+    if worse:
+        after = replace(after, severity=worst.severity, title=worst.title)
+    if not before.open:
+        after = replace(after, state="classify", resolved_at=None, contained_at=None)
+    if worse or not before.open or found - {*before.rules}:
+        after = changed(after, now)
+        if after.severity == "sev1" and after.acknowledged_at is None:
+            after = replace(after, remind_at=now + REMIND_EVERY)
+    return after
+
+
+def quieter(before: Incident, now: datetime) -> Incident:
+    """After a tick that found nothing in its area: nearer to its end, or over."""
+    after = replace(before, clean_ticks=before.clean_ticks + 1)
+    quiet_from = before.facts.get("quiet_from")
+    if after.clean_ticks < CLEAN_TICKS:
+        return after
+    if quiet_from is not None and now < datetime.fromisoformat(quiet_from):
+        return after
+    return changed(replace(after, state="resolve", resolved_at=now, remind_at=None), now)
+
+
+def changed(incident: Incident, now: datetime) -> Incident:
+    """One more version to tell of: at once if it is Sev1 or was told before, else as planned."""
+    soon = incident.severity == "sev1" or incident.told > 0
+    return replace(
+        incident,
+        version=incident.version + 1,
+        tell_at=min(incident.tell_at, now) if soon else incident.tell_at,
+    )
+
+
+def _facts(before: Incident, findings: Sequence[Finding], now: datetime) -> dict[str, Any]:
+    facts = {**before.facts}
+    facts["what"] = before.what | {one.rule: one.what for one in findings}
+    facts["services"] = sorted({*before.services, *(s for one in findings for s in one.services)})
+    if any(not one.lasting for one in findings):
+        facts["quiet_from"] = (now + QUIET).isoformat()
+    return facts
+
+
+def when_to_tell(severity: str, now: datetime) -> datetime:
+    """Sev1 now; Sev2 on the next working morning in Jakarta."""
+    if severity == "sev1":
+        return now
+    there = now.astimezone(WIB)
+    morning = there.replace(hour=MORNING_HOUR, minute=0, second=0, microsecond=0)
+    while morning <= there or morning.weekday() >= 5:
+        morning += timedelta(days=1)
+    return morning.astimezone(UTC)
+
+
+def step_to(before: Incident, state: str, now: datetime) -> Incident:
+    """A person's step. Raises Refused for one that is none of NEXT."""
+    if state not in NEXT[before.state]:
+        legal = ", ".join(sorted(NEXT[before.state])) or "nothing"
+        raise Refused(f"{before.id} is in {before.state}; what follows is {legal}")
+    after = replace(
+        before,
+        state=state,
+        contained_at=now if state == "contain" else before.contained_at,
+        resolved_at=now if state == "resolve" else before.resolved_at,
+        closed_at=now if state == "closed" else before.closed_at,
+    )
+    return changed(replace(after, remind_at=after.remind_at if after.open else None), now)
+
+
+def acknowledged(before: Incident, who: str, now: datetime) -> Incident:
+    """Somebody has it: nobody else is reminded. A second one changes nothing."""
+    if before.acknowledged_at is not None:
+        return before
+    after = replace(before, acknowledged_at=now, acknowledged_by=who, remind_at=None)
+    return changed(after, now)

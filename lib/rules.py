@@ -1,0 +1,255 @@
+"""When somebody is to be told: the handbook's thresholds, and ours, as a table.
+
+Sev1 wakes, Sev2 waits for the next working morning. A share of requests counts only where there
+are enough of them: at a true error rate of 1 %, 20 requests show over 5 % in 1.7 % of windows, and
+with at least 5 errors asked for as well in fewer than 0.06 % (computed from the binomial).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from lib.incidents import Finding
+
+WINDOW = timedelta(minutes=10)
+SLOW_MS = 5000  # handbook: API over 5 s latency
+ERROR_SHARE, SLOW_SHARE = 0.05, 0.05  # handbook: error rate over 5 %; p95 is the 95th of 100
+ENOUGH, ENOUGH_BAD = 20, 5
+MOST, MOST_ENOUGH, MOST_BAD = 0.5, 20, 10
+LEADS_ENOUGH_BAD = 3
+MAIL_WAITS, QUEUE_WAITS, QUEUE_WAITS_LONG = (
+    timedelta(minutes=10),
+    timedelta(minutes=15),
+    timedelta(hours=24),  # half the journal's life
+)
+BACKUP_OLD, BACKUP_VERY_OLD = timedelta(hours=26), timedelta(hours=48)
+DRILL_OLD = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """What one service answered in one minute."""
+
+    n: int
+    errors: int
+    slow: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the watch found out. None where it could not be, or there is nothing to say.
+
+    traffic: service -> minute -> what was answered, over the last WINDOW.
+    """
+
+    now: datetime
+    maintenance: bool = False
+    traffic: Mapping[str, Mapping[datetime, Minute]] = field(default_factory=dict)
+    health_fault: str | None = None
+    status_fault: str | None = None
+    canary_fault: str | None = None
+    database_fault: str | None = None
+    redis_fault: str | None = None
+    dead_letters: int = 0
+    set_aside: int = 0
+    missing: int = 0
+    mail_waits: timedelta | None = None
+    queue_waits: timedelta | None = None
+    backup_age: timedelta | None = None
+    drill_age: timedelta | None = None
+    overdue_keys: tuple[str, ...] = ()
+    overdue_requests: tuple[str, ...] = ()
+    stale_data: tuple[str, ...] = ()
+
+
+type Test = Callable[[Facts], str | None]
+"""What is wrong, as a sentence with its numbers; None when nothing is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """services: what visitors notice. always: even in maintenance, which mutes the rest.
+
+    lasting: False for what happens and is over, known from requests and not from the watch.
+    """
+
+    name: str
+    severity: str
+    area: str
+    title: str
+    test: Test
+    services: tuple[str, ...] = ()
+    always: bool = False
+    lasting: bool = True
+
+
+def evaluate(facts: Facts) -> list[Finding]:
+    """Every rule that is broken, worst first; the same facts always give the same."""
+    found = []
+    for rule in RULES:
+        if facts.maintenance and not rule.always:
+            continue
+        if (what := rule.test(facts)) is not None:
+            found.append(finding(rule, what, _since(rule, facts)))
+    return sorted(found, key=lambda one: one.severity)
+
+
+def finding(rule: Rule, what: str, since: datetime) -> Finding:
+    return Finding(
+        rule.name, rule.area, rule.severity, rule.title, what, since, rule.services, rule.lasting
+    )
+
+
+def _since(rule: Rule, facts: Facts) -> datetime:
+    """The first bad minute of the window where requests tell; else now."""
+    if not rule.name.startswith(("most_", "leads_failing", "errors_", "slow_")):
+        return facts.now
+    bad = [
+        minute
+        for minutes in facts.traffic.values()
+        for minute, seen in minutes.items()
+        if seen.errors or seen.slow
+    ]
+    return min([*bad, facts.now])
+
+
+# ---------------------------------------------------------------- over the traffic
+
+
+def _sum(minutes: Iterable[Minute]) -> Minute:
+    total = list(minutes)
+    return Minute(
+        sum(one.n for one in total),
+        sum(one.errors for one in total),
+        sum(one.slow for one in total),
+    )
+
+
+def _within(facts: Facts, service: str, length: timedelta = WINDOW) -> Minute:
+    since = facts.now - length
+    return _sum(seen for at, seen in facts.traffic.get(service, {}).items() if at >= since)
+
+
+def _most_fail(facts: Facts) -> str | None:
+    """Over five minutes and all services: an outage is soon over the half."""
+    seen = _sum(_within(facts, service, timedelta(minutes=5)) for service in facts.traffic)
+    if seen.n >= MOST_ENOUGH and seen.errors >= MOST_BAD and seen.errors / seen.n >= MOST:
+        return f"{seen.errors} of {seen.n} requests failed in 5 minutes"
+    return None
+
+
+def _leads_fail(facts: Facts) -> str | None:
+    seen = _within(facts, "leads")
+    if seen.errors >= LEADS_ENOUGH_BAD and seen.errors / seen.n >= MOST:
+        return f"{seen.errors} of {seen.n} lead submissions failed in 10 minutes"
+    return None
+
+
+def _errors(facts: Facts) -> str | None:
+    said = []
+    for service in sorted(facts.traffic):
+        seen = _within(facts, service)
+        if seen.n >= ENOUGH and seen.errors >= ENOUGH_BAD and seen.errors / seen.n > ERROR_SHARE:
+            said.append(f"{service}: {seen.errors / seen.n:.1%} of {seen.n} requests failed")
+    return ("; ".join(said) and "; ".join(said) + " in 10 minutes") or None
+
+
+def _slow(facts: Facts) -> str | None:
+    said = []
+    for service in sorted(facts.traffic):
+        seen = _within(facts, service)
+        if seen.n >= ENOUGH and seen.slow >= ENOUGH_BAD and seen.slow / seen.n > SLOW_SHARE:
+            said.append(f"{service}: {seen.slow} of {seen.n} requests took over 5 s")
+    return ("; ".join(said) and "; ".join(said) + " in 10 minutes") or None
+
+
+# ---------------------------------------------------------------- over ages and counts
+
+
+def _older(age: timedelta | None, bound: timedelta, what: str) -> str | None:
+    return f"{what} {hours(age)} old" if age is not None and age > bound else None
+
+
+def hours(length: timedelta) -> str:
+    seconds = length.total_seconds()
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.0f} hours"
+
+
+def _waits(facts: Facts, bound: timedelta) -> str | None:
+    waits = facts.queue_waits
+    if waits is None or waits <= bound:
+        return None
+    if facts.database_fault is not None and bound == QUEUE_WAITS:
+        return None  # that is why, and known
+    return f"a lead has been waiting in the queue for {hours(waits)}"
+
+
+def _mail_waits(facts: Facts) -> str | None:
+    waits = facts.mail_waits
+    if waits is None or waits <= MAIL_WAITS:
+        return None
+    return f"a mail has been waiting for {hours(waits)}"
+
+
+def _count(n: int, what: str) -> str | None:
+    return f"{n} {what}" if n else None
+
+
+def _names(names: tuple[str, ...], what: str) -> str | None:
+    return f"{what}: {', '.join(names[:10])}" if names else None
+
+
+def _told_by_requests(_facts: Facts) -> str | None:
+    return None
+
+
+RULES: tuple[Rule, ...] = (
+    # Sev1: global outage, the lead form broken, a lead in danger.
+    Rule("health_failing", "sev1", "service", "The API does not answer",
+         lambda f: f.health_fault, ("leads", "products", "health")),
+    Rule("database_down", "sev1", "service", "Postgres is down: leads are queued",
+         lambda f: f.database_fault, ("leads", "products")),
+    Rule("canary_failing", "sev1", "service", "A lead does not get through",
+         lambda f: f.canary_fault, ("leads",)),
+    Rule("most_requests_failing", "sev1", "service", "Most requests fail", _most_fail,
+         ("leads", "products")),
+    Rule("leads_failing", "sev1", "service", "The lead form is broken", _leads_fail, ("leads",)),
+    Rule("status_failing", "sev1", "service", "The status address does not answer",
+         lambda f: f.status_fault),
+    Rule("lead_not_kept", "sev1", "service", "A lead was kept nowhere", _told_by_requests,
+         ("leads",), always=True, lasting=False),
+    Rule("lead_not_stored_nor_queued", "sev1", "service", "A lead is in a mail alone",
+         _told_by_requests, ("leads",), always=True, lasting=False),
+    Rule("ledger_gap", "sev1", "service", "An accepted lead is nowhere",
+         lambda f: _count(f.missing, "accepted leads are neither stored nor queued"), ("leads",)),
+    Rule("dead_letters", "sev1", "mail", "Mails were given up",
+         lambda f: _count(f.dead_letters, "mails were given up"), ("leads",), always=True),
+    Rule("leads_set_aside", "sev1", "queue", "A queued lead cannot be stored",
+         lambda f: _count(f.set_aside, "queued leads cannot be stored"), ("leads",), always=True),
+    Rule("queue_very_old", "sev1", "queue", "Queued leads wait too long",
+         lambda f: _waits(f, QUEUE_WAITS_LONG), ("leads",), always=True),
+    Rule("backup_very_old", "sev1", "backup", "There is no backup of the last two days",
+         lambda f: _older(f.backup_age, BACKUP_VERY_OLD, "the newest good backup is"), always=True),
+    Rule("key_leaked", "sev1", "keys", "A key has leaked", _told_by_requests, always=True,
+         lasting=False),
+    # Sev2: worse than promised, or soon to be.
+    Rule("errors_over_5_percent", "sev2", "service", "Too many requests fail", _errors),
+    Rule("slow_over_5_seconds", "sev2", "service", "Requests are too slow", _slow),
+    Rule("redis_down", "sev2", "redis", "Redis is down: no limits, no queue to fall back on",
+         lambda f: f.redis_fault),
+    Rule("mail_delayed", "sev2", "mail", "Mails are delayed", _mail_waits, ("leads",)),
+    Rule("queue_old", "sev2", "queue", "Queued leads wait",
+         lambda f: _waits(f, QUEUE_WAITS), ("leads",)),
+    Rule("backup_old", "sev2", "backup", "The newest backup is over a day old",
+         lambda f: _older(f.backup_age, BACKUP_OLD, "the newest good backup is"), always=True),
+    Rule("drill_old", "sev2", "drill", "Nobody has shown lately that a restore works",
+         lambda f: _older(f.drill_age, DRILL_OLD, "the last good restore drill is"), always=True),
+    Rule("key_old", "sev2", "keys", "A key is due for rotation",
+         lambda f: _names(f.overdue_keys, "keys past their age"), always=True),
+    Rule("request_overdue", "sev2", "privacy", "A person's request is about to be late",
+         lambda f: _names(f.overdue_requests, "requests near their 72 hours"), always=True),
+    Rule("retention_late", "sev2", "privacy", "Data is kept longer than promised",
+         lambda f: _names(f.stale_data, "past their retention"), always=True),
+)  # fmt: skip
+
+BY_NAME = {rule.name: rule for rule in RULES}

@@ -1,0 +1,360 @@
+"""The watch: finds out how everything is, once a minute, and sees that somebody knows.
+
+1. Nobody else is at it (a lease), 2. take over what happened while Postgres was away, 3. take the
+minutes' counts over, 4. ask, 5. apply the rules, 6. tell, 7. leave the status page's document.
+Every step may be done twice, or be the last one: the next watch goes on from the facts.
+"""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+from lib import (
+    alarm,
+    canary,
+    incident_spool,
+    incident_store,
+    incidents,
+    ledger,
+    metric_fold,
+    rules,
+    status,
+)
+from lib.alarm import run_of
+from lib.backlog import ACCEPTED, DEAD, QUEUE
+from lib.incidents import Finding
+from lib.maintenance import Switch
+from lib.problems import AlertDelayed, CacheDown, DatabaseDown, NotConfigured
+from lib.rules import Facts
+
+LEASE_S = 55  # below a minute, above what a watch takes
+PROBE_S, CANARY_S = 5.0, 8.0
+SEV2_CLOSES_AFTER = timedelta(hours=24)
+GAP = timedelta(minutes=3)
+CANARY_DUE = "canary:next"
+LEASE_KEY = "watch:lease"
+
+GIVE_BACK = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+TAKE_LEASE = """
+insert into leases as held (job, holder, until) values ('watch', %(holder)s, %(until)s)
+on conflict (job) do update set holder = excluded.holder, until = excluded.until
+where held.until < %(now)s
+returning holder
+"""
+END_LEASE = "delete from leases where job = 'watch' and holder = %(holder)s"
+
+LAST_RUN = "select finished_at from job_runs where job = 'watch'"
+RAN = """
+insert into job_runs as held (job, first_run_at, finished_at, facts)
+values ('watch', %(now)s, %(now)s, %(facts)s::jsonb)
+on conflict (job) do update set finished_at = excluded.finished_at, facts = excluded.facts
+"""
+
+# Ages count from the newest good one, or from when the watch first looked for one.
+AGES = """
+select
+  (select count(*) from outbox where dead_at is not null),
+  (select min(created_at) from outbox where sent_at is null and dead_at is null
+    and attempts > 0 and created_at < %(now)s::timestamptz - interval '1 minute'),
+  coalesce((select max(taken_at) from backups where status = 'COMPLETED'), first.at),
+  coalesce((select max(at) from drills where kind = 'restore' and verdict = 'PASS'), first.at)
+from (select (select first_run_at from job_runs where job = 'watch') as at) as first
+"""
+
+
+class Means(alarm.Means, Protocol):
+    @property
+    def site_url(self) -> str: ...
+    @property
+    def canary_secret(self) -> str: ...
+    @property
+    def canary_every_s(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a watch did. busy: another was at it, and it did nothing."""
+
+    busy: bool = False
+    findings: tuple[Finding, ...] = ()
+    written: str = "nowhere"
+    folded: int | None = None
+    messages: int = 0
+    delayed: int = 0
+
+    def facts(self) -> dict[str, object]:
+        return {
+            "busy": self.busy,
+            "findings": [one.rule for one in self.findings],
+            "written": self.written,
+            "folded": self.folded,
+            "messages": self.messages,
+            "delayed": self.delayed,
+        }
+
+
+def run(means: Means, switch: Switch | None, now: datetime) -> Report:
+    """One watch. Raises nothing that a dependency's outage could cause."""
+    holder = uuid4().hex
+    if not _lease(means, holder, now):
+        return Report(busy=True)
+    try:
+        _take_over(means, now)
+        facts, folded = look(means, switch, now)
+        found = rules.evaluate(facts)
+        written = alarm.enter(means, found, now, "watch")
+        with suppress(DatabaseDown, NotConfigured):
+            incident_store.quiet(run_of(means), {one.area for one in found}, now)
+            incident_store.close_old(run_of(means), now, SEV2_CLOSES_AFTER)
+        tally = alarm.tell(means, now)
+        report = Report(False, tuple(found), written, folded,
+                        tally.posted + tally.updated, tally.delayed)  # fmt: skip
+        _finish(means, switch, report, now)
+        return report
+    finally:
+        _give_back(means, holder)
+
+
+# ---------------------------------------------------------------- alone
+
+
+def _lease(means: Means, holder: str, now: datetime) -> bool:
+    with suppress(CacheDown, NotConfigured):
+        return bool(means.cache.run("SET", LEASE_KEY, holder, "NX", "EX", LEASE_S))
+    values = {"holder": holder, "now": now, "until": now + timedelta(seconds=LEASE_S)}
+    with suppress(DatabaseDown, NotConfigured):
+        return bool(run_of(means)(lambda c: c.execute(TAKE_LEASE, values).fetchone()))
+    return True  # nobody can say; twice is better than never
+
+
+def _give_back(means: Means, holder: str) -> None:
+    with suppress(CacheDown, NotConfigured):
+        means.cache.run("EVAL", GIVE_BACK, 1, LEASE_KEY, holder)
+    with suppress(DatabaseDown, NotConfigured):
+        run_of(means)(lambda c: c.execute(END_LEASE, {"holder": holder}))
+
+
+# ---------------------------------------------------------------- after Postgres was away
+
+
+def _take_over(means: Means, now: datetime) -> None:
+    """Enter in Postgres what was written to Redis, or only said in Slack, while it was away."""
+    with suppress(DatabaseDown, CacheDown, NotConfigured):
+        for one in incident_spool.read(means.cache.run):
+            if one.stored and not one.events:
+                continue
+            enter = partial(
+                incident_store.take_over,
+                incident=one.incident,
+                events=one.events,
+                now=now,
+                stored=one.stored,
+            )
+            run_of(means)(enter)
+            incident_spool.swap(means.cache.run, one.incident.area, one, None)
+    with suppress(DatabaseDown, NotConfigured, AlertDelayed):
+        _adopt_unrecorded(means, now)
+
+
+def _adopt_unrecorded(means: Means, now: datetime) -> None:
+    """After a gap: an instance that reached no store may have told Slack of an outage."""
+    last = run_of(means)(lambda c: c.execute(LAST_RUN).fetchone())
+    if last is None or now - last[0] < GAP:
+        return
+    there = means.slack.find("unrecorded", "service")
+    if there is None or float(there.ts) < last[0].timestamp():
+        return
+    at = datetime.fromtimestamp(float(there.ts), UTC)
+    rule = rules.BY_NAME["database_down"]
+    seen = rules.finding(rule, "neither Postgres nor Redis could be reached", at)
+    made = replace(
+        incidents.opened([seen], at, means.deployment),
+        slack_channel=there.channel,
+        slack_ts=there.ts,
+        told=1,
+    )
+    run_of(means)(lambda c: incident_store.adopt_alone(c, made, now))
+
+
+# ---------------------------------------------------------------- asking
+
+
+def look(means: Means, switch: Switch | None, now: datetime) -> tuple[Facts, int | None]:
+    """Everything the rules ask for, and how many counts were taken over."""
+    facts = Facts(now=now, maintenance=switch is not None)
+    folded = None
+    database_fault = redis_fault = None
+    with suppress(CacheDown, DatabaseDown, NotConfigured):  # which, the next steps tell
+        folded = _fold(means, now)
+    try:
+        ages = run_of(means)(lambda c: c.execute(AGES, {"now": now}).fetchone())
+        facts = _with_ages(facts, ages, now)
+    except (DatabaseDown, NotConfigured) as fault:
+        database_fault = _said(fault, "Postgres")
+    try:
+        facts = _with_queue(means, facts, now)
+    except (CacheDown, NotConfigured) as fault:
+        redis_fault = _said(fault, "Redis")
+    if database_fault is None and redis_fault is None:
+        with suppress(CacheDown, DatabaseDown):  # the next minute tells
+            book = ledger.read(means.cache.run_all, run_of(means), now)
+            facts = replace(facts, missing=len(book.missing))
+    facts = replace(facts, database_fault=database_fault, redis_fault=redis_fault)
+    facts = replace(facts, traffic=_traffic(means, now))
+    return _with_probes(means, facts, now), folded
+
+
+def _said(fault: Exception, name: str) -> str:
+    """Of an outage, or of a refusal: a table or a right that is missing."""
+    cause = type(fault.__cause__).__name__ if fault.__cause__ else ""
+    return str(fault) or f"{name} does not answer{cause and f' ({cause})'}"
+
+
+def _fold(means: Means, now: datetime) -> int:
+    last = run_of(means)(lambda c: c.execute(LAST_RUN).fetchone())
+    since = last[0] if last else now - metric_fold.FURTHEST
+    return metric_fold.fold(run_of(means), means.cache.run_all, since, now, status.PROMISED)
+
+
+def _with_ages(facts: Facts, ages: tuple[Any, ...], now: datetime) -> Facts:
+    dead, waiting_since, backup_at, drill_at = ages
+    return replace(
+        facts,
+        dead_letters=dead,
+        mail_waits=waiting_since and now - waiting_since,
+        backup_age=backup_at and now - backup_at,
+        drill_age=drill_at and now - drill_at,
+    )
+
+
+def _with_queue(means: Means, facts: Facts, now: datetime) -> Facts:
+    queued, aside = means.cache.run_all(("HKEYS", QUEUE), ("HLEN", DEAD))
+    waits = None
+    if queued:
+        scores = means.cache.run("ZMSCORE", ACCEPTED, *queued)
+        known = [float(score) for score in scores if score is not None]
+        if known:
+            waits = now - datetime.fromtimestamp(min(known), UTC)
+    return replace(facts, set_aside=int(aside), queue_waits=waits)
+
+
+def _traffic(means: Means, now: datetime) -> dict[str, dict[datetime, rules.Minute]]:
+    with suppress(CacheDown, NotConfigured):
+        return metric_fold.recent(means.cache.run_all, now, rules.WINDOW)
+    with suppress(DatabaseDown, NotConfigured):
+        return metric_fold.recent_kept(run_of(means), now, rules.WINDOW)
+    return {}
+
+
+def _with_probes(means: Means, facts: Facts, now: datetime) -> Facts:
+    """The site as its callers meet it, all at once."""
+    with ThreadPoolExecutor(3) as pool:
+        health = pool.submit(probe, f"{means.site_url}/api/health", b'{"status":"')
+        page = pool.submit(probe, f"{means.site_url}/api/status", b'{"page":')
+        lead = pool.submit(_canary, means, facts, now)
+    return replace(
+        facts, health_fault=health.result(), status_fault=page.result(), canary_fault=lead.result()
+    )
+
+
+def probe(url: str, beginning: bytes) -> str | None:
+    """What is wrong with an address; None when it answers 200 and begins so. Asked twice."""
+    said = None
+    for _ in range(2):
+        try:
+            with urllib.request.urlopen(url, timeout=PROBE_S) as answer:  # noqa: S310
+                if answer.read(64).startswith(beginning):
+                    return None
+                said = f"{_path(url)} answers something else"
+        except urllib.error.HTTPError as fault:
+            fault.close()
+            said = f"{_path(url)} answers {fault.code}"
+        except OSError as fault:
+            said = f"{_path(url)} cannot be reached ({type(fault).__name__})"
+        time.sleep(0.5)
+    return said
+
+
+def _path(url: str) -> str:
+    return "/" + url.split("/", 3)[3]
+
+
+# ---------------------------------------------------------------- the synthetic lead
+
+
+def _canary(means: Means, facts: Facts, now: datetime) -> str | None:
+    """Now and then, and after a failure every time: whether a lead gets through."""
+    if facts.maintenance:
+        return None
+    try:
+        secret = means.canary_secret
+    except NotConfigured:
+        return None
+    with suppress(CacheDown, NotConfigured):
+        due = means.cache.run("SET", CANARY_DUE, "1", "NX", "EX", means.canary_every_s)
+        if not due:
+            return None
+    said = _send_canary(means, facts, secret, now)
+    if said is not None:
+        with suppress(CacheDown, NotConfigured):
+            means.cache.run("DEL", CANARY_DUE)
+    return said
+
+
+def _send_canary(means: Means, facts: Facts, secret: str, now: datetime) -> str | None:
+    form = {**canary.form(now), "email": ""}  # one mail to a test mailbox is enough
+    body = json.dumps(form).encode()
+    request = urllib.request.Request(  # noqa: S310 - our own site
+        f"{means.site_url}/api/leads",
+        data=body,
+        headers={
+            "Content-Type": "application/json",
+            canary.HEADER: canary.sign(secret, body, now),
+        },
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=CANARY_S) as answer:  # noqa: S310
+            taken = json.load(answer)
+            lead_id = UUID(taken["id"])
+    except urllib.error.HTTPError as fault:
+        fault.close()
+        return f"a synthetic lead was answered {fault.code}"
+    except (OSError, ValueError, LookupError, TypeError) as fault:
+        return f"a synthetic lead was not answered ({type(fault).__name__})"
+    if facts.database_fault is not None:
+        return None  # it is queued, as it should be
+    with suppress(CacheDown, DatabaseDown, NotConfigured):
+        stored = canary.look(run_of(means), lead_id).stored
+        canary.remove(run_of(means), means.cache.run_all, lead_id)
+        if not stored and not taken.get("queued"):
+            return "a synthetic lead was accepted and not stored"
+        if not stored:
+            return "a synthetic lead was queued although Postgres answers"
+    return None
+
+
+# ---------------------------------------------------------------- leaving word
+
+
+def _finish(means: Means, switch: Switch | None, report: Report, now: datetime) -> None:
+    with suppress(DatabaseDown, CacheDown, NotConfigured):
+        burn: Callable[..., Any] = lambda c: metric_fold.burn_rates(c, now)  # noqa: E731
+        facts = {**report.facts(), "burn": run_of(means)(burn)}
+        values = {"now": now, "facts": json.dumps(facts)}
+        run_of(means)(lambda c: c.execute(RAN, values))
+        made = status.document(
+            status.gather(run_of(means), now), means.site_url, switch, now, "watch"
+        )
+        status.publish(means.cache.run, made)
