@@ -116,7 +116,7 @@ def _retired_keys(one: Deployment, known: Known) -> list[str]:
         name: str = gone["name"]
         used = (name, gone["old_fingerprint"]) in seen
         deployed_at: datetime | None = gone["deployed_at"]
-        older = name not in named and deployed_at is not None and one.created_at < deployed_at
+        older = name not in named and (deployed_at is None or one.created_at < deployed_at)
         if used or older:
             faults[name] = f"older than the rotation of {name} ({gone['revoked_at']:%Y-%m-%d})"
     return list(faults.values())

@@ -15,7 +15,8 @@ import httpx
 from lib.services import Services
 from ops import candidates, command, timeline
 from ops.candidates import Candidate
-from ops.vercel import Refused, Vercel
+from ops.vercel import Vercel
+from ops.wire import Refused
 
 WAIT_S = 180
 POLL_S = 0.5
@@ -133,10 +134,14 @@ def _roll_back(
     facts |= {"took_s": took_s, "fault": fault}
     timeline.note_on_incident(services, kind, facts, fault or reason, datetime.now(UTC))
     if args.json:
-        command.print_json({**facts, "incident": noted})
+        command.print_json({**facts, "incidents": noted})
     elif not fault:
         print(f"{target} serves; it took {took_s} s")
-        print(f"noted on {noted}" if noted else "no open incident to note it on, or no database")
+        print(
+            f"noted on {', '.join(noted)}"
+            if noted
+            else "no open incident to note it on, or no database"
+        )
         print(AFTERWARDS.format(before=before))
     if fault:
         print(f"NOT ROLLED BACK after {took_s} s: {fault}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Notes on the open incident, written by commands as they act.
+"""What commands did, kept on the open incidents.
 
 A command must work while the database is down: a note that cannot be kept is told, and no more.
 """
@@ -6,68 +6,24 @@ A command must work while the database is down: a note that cannot be kept is to
 from datetime import datetime
 from typing import Any
 
-from psycopg import Connection
-from psycopg.types.json import Jsonb
-
+from lib import alarm, incident_store
 from lib.problems import DatabaseDown, NotConfigured
 from lib.services import Services
 
 ACTOR = "ops"
 
-NOTE = """
-with noted as (
-  update incidents set version = version + 1
-  where id = (
-    select id from incidents where state in ('detect', 'classify', 'contain')
-    order by severity, started_at desc limit 1
-  )
-  returning id
-)
-insert into incident_events (incident_id, at, kind, actor, facts, note)
-select id, %(now)s, %(kind)s, %(actor)s, %(facts)s, %(note)s from noted
-returning incident_id
-"""
-
-OPEN = """
-insert into incidents (id, area, severity, title, rules, started_at, detected_at, deployment,
-  facts, tell_at)
-values (%(id)s, %(area)s, 'sev1', %(title)s, array[%(area)s], %(now)s, %(now)s, %(deployment)s,
-  %(facts)s, %(now)s)
-on conflict do nothing
-returning id
-"""
-
 
 def note_on_incident(
-    services: Services, kind: str, facts: dict[str, Any], note: str, now: datetime
-) -> str | None:
-    """The id of the open incident that holds the note; None when none is open, or none is known."""
-    values = {"now": now, "kind": kind, "actor": ACTOR, "facts": Jsonb(facts), "note": note}
+    services: Services, kind: str, facts: dict[str, Any], words: str, now: datetime
+) -> list[str]:
+    """The ids of the open incidents that hold the note. words: a person's own."""
     try:
-        row = services.database.run(lambda connection: _one(connection, NOTE, values))
+        run = alarm.run_of(services)
+        return incident_store.record(run, kind, ACTOR, now, facts, words)
     except (DatabaseDown, NotConfigured):
-        return None
-    return None if row is None else str(row[0])
+        return []
 
 
-def open_sev1(
-    services: Services, area: str, title: str, facts: dict[str, Any], now: datetime
-) -> str | None:
-    """A new Sev1's id; None when one is open in this area already, or no database is there."""
-    values = {
-        "id": f"INC-{now:%Y%m%d-%H%M}-{area}",
-        "area": area,
-        "title": title,
-        "now": now,
-        "deployment": services.settings.vercel_deployment_id,
-        "facts": Jsonb(facts),
-    }
-    try:
-        row = services.database.run(lambda connection: _one(connection, OPEN, values))
-    except (DatabaseDown, NotConfigured):
-        return None
-    return None if row is None else str(row[0])
-
-
-def _one(connection: Connection[Any], statement: str, values: dict[str, Any]) -> Any:
-    return connection.execute(statement, values).fetchone()
+def leaked(services: Services, what: str, now: datetime) -> None:
+    """Open a Sev1, in Postgres, Redis or Slack alone, and tell Slack at once."""
+    alarm.ring(services, "key_leaked", what, now)

@@ -1,32 +1,20 @@
 """Vercel's REST API: a project's deployments, where its domains lead, its variables.
 
 As documented (read 2026-11-24): v6 list, v13 get and redeploy, v1 rollback, v10 promote, v9 and
-v10 variables; never tried on a live project. Only reading is repeated by itself. A rollback, a
-promotion or a redeployment whose answer was lost is looked for before anybody asks again.
+v10 variables; never tried on a live project. A rollback, a promotion or a redeployment whose
+answer was lost is looked for before anybody asks again.
 """
 
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-import httpx
-
 from lib.problems import NotConfigured
 from lib.settings import Settings
+from ops.wire import PASSING, Api, Refused
 
-TIMEOUT_S = 10.0
-TRIES = 3
 LISTED = 50
 PRODUCTION = "production"
-
-
-class Refused(Exception):
-    """Vercel said no, or nothing: its text is for a person. status 0: no answer."""
-
-    def __init__(self, status: int, code: str, words: str) -> None:
-        super().__init__(words)
-        self.status, self.code = status, code
 
 
 MEANINGS = {
@@ -86,31 +74,29 @@ class Vercel:
             raise NotConfigured("VERCEL_PROJECT_ID", "is not set")
         self.project = settings.vercel_project_id
         team = settings.vercel_team_id
-        self._http = httpx.Client(
-            base_url=settings.vercel_api_url,
-            headers={"Authorization": f"Bearer {settings.vercel_api_token}"},
-            params={"teamId": team} if team else {},
-            timeout=TIMEOUT_S,
-            trust_env=False,
+        self._api = Api(
+            "Vercel",
+            settings.vercel_api_url,
+            token=settings.vercel_api_token,
+            query={"teamId": team} if team else {},
+            meanings=MEANINGS,
         )
-
-    def close(self) -> None:
-        self._http.close()
+        self.close = self._api.close
 
     # -------------------------------------------------------------- reading
 
     def deployments(self, limit: int = LISTED) -> list[Deployment]:
         """Production's, newest first."""
         asked = {"projectId": self.project, "target": PRODUCTION, "limit": limit}
-        listed = self._read("/v6/deployments", asked)["deployments"]
+        listed = self._api.repeat("GET", "/v6/deployments", asked)["deployments"]
         return [Deployment.read(one) for one in listed]
 
     def deployment(self, deployment_id: str) -> Deployment:
-        return Deployment.read(self._read(f"/v13/deployments/{deployment_id}"))
+        return Deployment.read(self._api.repeat("GET", f"/v13/deployments/{deployment_id}"))
 
     def serving(self) -> tuple[str, Move | None]:
         """The deployment the domains lead to, and the last move."""
-        found = self._read(f"/v9/projects/{self.project}")
+        found = self._api.repeat("GET", f"/v9/projects/{self.project}")
         current = (found.get("targets") or {}).get(PRODUCTION) or {}
         asked = found.get("lastAliasRequest")
         if not asked:
@@ -133,9 +119,9 @@ class Vercel:
     def _move(self, path: str, deployment_id: str, query: dict[str, str]) -> None:
         asked_at = datetime.now(UTC)
         try:
-            self._send("POST", path, query, {})
+            self._api.send("POST", path, query, {})
         except Refused as refused:
-            if refused.status not in (0, 500, 502, 503, 504):
+            if refused.status not in PASSING:
                 raise
             _, move = self.serving()  # the answer was lost: was the request?
             if (
@@ -156,7 +142,7 @@ class Vercel:
         if (made := self.marked(mark)) is None:
             try:
                 return Deployment.read(
-                    self._send("POST", "/v13/deployments", {"forceNew": "1"}, body)
+                    self._api.send("POST", "/v13/deployments", {"forceNew": "1"}, body)
                 )
             except Refused as refused:
                 if refused.status:
@@ -175,46 +161,20 @@ class Vercel:
 
     def set_variable(self, key: str, value: str) -> None:
         """Give production's functions a value from their next deployment on; safe to repeat."""
-        listed = self._read(f"/v10/projects/{self.project}/env")["envs"]
+        listed = self._api.repeat("GET", f"/v10/projects/{self.project}/env")["envs"]
         known = [one for one in listed if one["key"] == key and PRODUCTION in one["target"]]
         if not known:
             body = {"key": key, "value": value, "type": "sensitive", "target": [PRODUCTION]}
             path = f"/v10/projects/{self.project}/env"
-            self._repeat("POST", path, {"upsert": "true"}, body)
+            self._api.repeat("POST", path, {"upsert": "true"}, body)
             return
         for one in known:
             path = f"/v9/projects/{self.project}/env/{one['id']}"
-            self._repeat("PATCH", path, {}, {"value": value})
+            self._api.repeat("PATCH", path, {}, {"value": value})
 
-    # -------------------------------------------------------------- the wire
-
-    def _read(self, path: str, query: dict[str, Any] | None = None) -> Any:
-        return self._repeat("GET", path, query or {}, None)
-
-    def _repeat(self, method: str, path: str, query: dict[str, Any], body: Any) -> Any:
-        """For what may be done twice: outages and rate limits are waited out, a little."""
-        for left in reversed(range(TRIES)):
-            try:
-                return self._send(method, path, query, body)
-            except Refused as refused:
-                if not left or refused.status not in (0, 429, 500, 502, 503, 504):
-                    raise
-                time.sleep(0.2 * (TRIES - left))
-        raise AssertionError("unreachable")
-
-    def _send(self, method: str, path: str, query: dict[str, Any], body: Any) -> Any:
-        try:
-            answer = self._http.request(method, path, params=query, json=body)
-        except httpx.TransportError as fault:
-            words = f"Vercel's API does not answer ({type(fault).__name__})"
-            raise Refused(0, "no_answer", words) from fault
-        if answer.is_success:
-            return answer.json() if answer.content else {}
-        try:
-            told = answer.json()["error"]
-            code, message = str(told["code"]), str(told["message"])
-        except (ValueError, LookupError, TypeError):
-            code, message = "unknown", "no reason given"
-        meaning = MEANINGS.get(answer.status_code, "")
-        words = f"Vercel refused with {answer.status_code} {code}: {message}"
-        raise Refused(answer.status_code, code, f"{words} ({meaning})" if meaning else words)
+    def drop_variable(self, key: str) -> None:
+        """Take it from production's functions, from their next deployment on; safe to repeat."""
+        listed = self._api.repeat("GET", f"/v10/projects/{self.project}/env")["envs"]
+        for one in listed:
+            if one["key"] == key and PRODUCTION in one["target"]:
+                self._api.repeat("DELETE", f"/v9/projects/{self.project}/env/{one['id']}")

@@ -17,11 +17,11 @@ from psycopg.rows import DictRow
 from dev import migrations
 from dev.platform import Platform
 from dev.vercel_project import Deployment, Project
-from lib import deployments
+from lib import alarm, deployments, rules
 from lib.deployments import Build
 from lib.services import Services
 from lib.settings import Settings
-from ops import candidates, cli, timeline, vercel
+from ops import candidates, cli, vercel
 from tests.conftest import ROOT, eventually
 from tests.test_sql import STATEMENTS, numbered
 
@@ -130,12 +130,15 @@ def test_a_dry_run_names_the_choice_and_changes_nothing(
 def test_it_is_noted_on_the_open_incident_with_its_time(
     platform: Platform, services: Services, history: list[Deployment], database: Rows
 ) -> None:
-    assert timeline.open_sev1(services, "leads", "Leads are refused", {}, NOW)
+    found = [rules.finding(rules.BY_NAME["leads_failing"], "leads answer 500", NOW)]
+    alarm.enter(services, found, NOW, "test")
     assert run(platform, "--yes", "--reason", "leads answer 500") == 0
     rows = database.execute("select kind, facts, note from incident_events order by seq").fetchall()
-    assert [row["kind"] for row in rows] == ["rollback_asked", "rolled_back"]
-    assert rows[1]["facts"]["to"] == history[1].id
-    assert rows[1]["facts"]["took_s"] > 0
+    asked, done = rows[-2:]
+    assert (asked["kind"], asked["note"]) == ("rollback_asked", "leads answer 500")
+    assert done["kind"] == "rolled_back"
+    assert done["facts"]["to"] == history[1].id
+    assert done["facts"]["took_s"] > 0
     assert database.execute("select * from broken_timelines()").fetchall() == []
 
 
