@@ -44,11 +44,12 @@ def get(call: Call) -> Response:
 
 
 def _deep(call: Call) -> Response:
+    settings = call.services.settings
     try:
-        token = call.services.settings.health_check_token
+        tokens = (settings.health_check_token, settings.health_check_token_previous)
     except NotConfigured:
         raise Forbidden from None
-    if not endpoint.bearer_is(call.request, (token,)):
+    if not endpoint.bearer_is(call.request, tokens):
         raise Unauthorized
     from lib import checkup  # only here: the public answer stays light
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dev import turnstile
+from dev import supabase_keys, turnstile, upstash_users
 from dev.keys import Keys
 
 # Asked of a fresh interpreter: the tree may be another than ours, or edited since.
@@ -75,6 +75,9 @@ class Addresses:
     turnstile: str
     sentry: str
     vercel: str
+    upstash_api: str
+    supabase: str
+    admin_database: str
 
 
 SLACK_WEBHOOK_PATH = "/services/T0LOCAL/B0LOCAL/local"
@@ -103,6 +106,16 @@ def offered(at: Addresses, keys: Keys, commit: str) -> dict[str, str]:
         "HEALTH_CHECK_TOKEN": keys["HEALTH_CHECK_TOKEN"],
         "LEADS_ADMIN_TOKEN": keys["LEADS_ADMIN_TOKEN"],
         "LEADS_ENCRYPTION_KEY": keys["LEADS_ENCRYPTION_KEY"],
+        "KEY_FINGERPRINT_PEPPER": keys["KEY_FINGERPRINT_PEPPER"],
+        "DATABASE_DIRECT_URL": at.admin_database,
+        "SUPABASE_API_URL": at.supabase,
+        "SUPABASE_URL": at.supabase,
+        "SUPABASE_ACCESS_TOKEN": keys["SUPABASE_ACCESS_TOKEN"],
+        "SUPABASE_PROJECT_REF": supabase_keys.PROJECT,
+        "SUPABASE_SECRET_KEY": keys["SUPABASE_SECRET_KEY"],
+        "UPSTASH_API_URL": at.upstash_api,
+        "UPSTASH_EMAIL": upstash_users.EMAIL,
+        "UPSTASH_DATABASE_ID": upstash_users.DATABASE_ID,
         "SITE_URL": at.site,
         "MAIL_SALES_TO": "sales@alfabeauty.test",
         "SALES_WHATSAPP": "+6281200000000",

@@ -21,8 +21,10 @@ from dev.runtime import Function
 from dev.sentry import Sentry
 from dev.slack import Slack
 from dev.standin import StandIn
+from dev.supabase_keys import SupabaseKeys
 from dev.turnstile import Turnstile
 from dev.upstash import Upstash
+from dev.upstash_users import UpstashApi, Users
 from dev.valkey import Valkey
 from dev.vercel_api import VercelApi
 from dev.vercel_project import Deployment
@@ -54,6 +56,9 @@ class Platform:
     sentry: StandIn
     vercel: StandIn
     vercel_api: VercelApi
+    supabase: StandIn
+    upstash_api: StandIn
+    slack_api: Slack
 
     def __init__(
         self,
@@ -90,7 +95,10 @@ class Platform:
 
     def state(self) -> dict[str, Any]:
         """Every address, local secret and variable; what state.json holds."""
-        standins = (self.upstash, self.resend, self.slack, self.sentry, self.turnstile, self.vercel)
+        standins = (
+            *(self.upstash, self.resend, self.slack, self.sentry, self.turnstile, self.vercel),
+            *(self.supabase, self.upstash_api),
+        )
         return {
             "pid": os.getpid(),
             "root": str(self.root),
@@ -193,9 +201,11 @@ class Platform:
         directory = self.root / "supabase" / "migrations"
         self.migrated = migrations.apply(self.admin_database_url, directory)
         self.database_url = self._app_database_url()
-        front = Upstash(valkey.port, self._token("UPSTASH_REDIS_REST_TOKEN"))
+        users = Users(self._token("UPSTASH_REDIS_REST_TOKEN"))
+        front = Upstash(valkey.port, users)
         parts.callback(front.close)
         self.upstash = self._stand_in(parts, front)
+        self.upstash_api = self._stand_in(parts, UpstashApi(self._token("UPSTASH_API_KEY"), users))
 
     def _app_database_url(self) -> str:
         """The address as the functions' own role, or the superuser's before there is one."""
@@ -205,9 +215,12 @@ class Platform:
         return self.admin_database_url
 
     def _start_standins(self, parts: contextlib.ExitStack) -> None:
-        self.resend = self._stand_in(parts, Resend(self._token("RESEND_API_KEY")))
-        slack = Slack(self._token("SLACK_BOT_TOKEN"), environment.SLACK_WEBHOOK_PATH)
-        self.slack = self._stand_in(parts, slack)
+        mail = Resend(self._token("RESEND_API_KEY"), admin_key=self._token("RESEND_ADMIN_KEY"))
+        self.resend = self._stand_in(parts, mail)
+        self.slack_api = Slack(self._token("SLACK_BOT_TOKEN"), environment.SLACK_WEBHOOK_PATH)
+        self.slack = self._stand_in(parts, self.slack_api)
+        token, first = self._token("SUPABASE_ACCESS_TOKEN"), self._token("SUPABASE_SECRET_KEY")
+        self.supabase = self._stand_in(parts, SupabaseKeys(token, first))
         self.sentry = self._stand_in(parts, Sentry(self._keys["SENTRY_PUBLIC_KEY"]))
         self.turnstile = self._stand_in(parts, Turnstile())
         self.vercel_api = VercelApi(self._token("VERCEL_API_TOKEN"), self._go_live)
@@ -233,6 +246,9 @@ class Platform:
             turnstile=self.turnstile.url,
             sentry=self.sentry.url,
             vercel=self.vercel.url,
+            upstash_api=self.upstash_api.url,
+            supabase=self.supabase.url,
+            admin_database=self.admin_database_url,
         )
 
     def _environ(self) -> dict[str, str]:

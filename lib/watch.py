@@ -24,6 +24,7 @@ from lib import (
     incident_spool,
     incident_store,
     incidents,
+    keys,
     ledger,
     metric_fold,
     rules,
@@ -201,6 +202,7 @@ def look(means: Means, switch: Switch | None, now: datetime) -> tuple[Facts, int
     try:
         ages = run_of(means)(lambda c: c.execute(AGES, {"now": now}).fetchone())
         facts = _with_ages(facts, ages, now)
+        facts = replace(facts, overdue_keys=keys.overdue(run_of(means), now))
     except (DatabaseDown, NotConfigured) as fault:
         database_fault = _said(fault, "Postgres")
     try:

@@ -13,8 +13,9 @@ from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.services import Services
 from lib.settings import Settings
 from ops import command, leads, products, rollback
+from ops.keys import commands as keys
 
-AREAS = (leads, products, rollback)
+AREAS = (leads, products, rollback, keys)
 
 
 def migrate(_services: Services, args: argparse.Namespace) -> int:

@@ -60,6 +60,8 @@ def database(platform: Platform, admin: psycopg.Connection[DictRow]) -> psycopg.
         platform.turnstile,
         platform.upstash,
         platform.vercel,
+        platform.supabase,
+        platform.upstash_api,
     )
     for stand_in in stand_ins:
         stand_in.ok()

@@ -42,6 +42,7 @@ NOUNS = {
     "lib.incident_store",
     "lib.incidents",
     "lib.intake",
+    "lib.keys",
     "lib.leads",
     "lib.ledger",
     "lib.letters",

@@ -46,6 +46,8 @@ COMMANDS = [
     ["catalogue", "export"],
     ["catalogue", "purge"],
     ["rollback"],
+    ["keys"],
+    ["rotate"],
     ["migrate"],
 ]
 

@@ -7,12 +7,13 @@ watches from outside may hold.
 """
 
 import time
+from contextlib import suppress
 
 from werkzeug.wrappers import Response
 
-from lib import endpoint, watch
+from lib import deployments, endpoint, keys, watch
 from lib.endpoint import Call
-from lib.problems import Unauthorized
+from lib.problems import DatabaseDown, Unauthorized
 
 EVERY_MINUTES = 1
 
@@ -26,9 +27,25 @@ def get(call: Call) -> Response:
     report = watch.run(call.services, call.maintenance, call.now)
     call.note(**report.facts())
     call.later(call.services.probe)
+    call.later(lambda: _say_what_we_are(call))
     if not report.busy:
         endpoint.check_in(call, "watch", started, every_minutes=EVERY_MINUTES)
     return endpoint.reply(report.facts())
+
+
+def _say_what_we_are(call: Call) -> None:
+    """Which build serves, with which keys: what a rollback and a rotation must know."""
+    settings, run = call.services.settings, call.services.database.run
+    mode = settings.maintenance_mode
+    build = deployments.Build(
+        settings.vercel_deployment_id,
+        settings.vercel_git_commit_sha,
+        "" if mode == "off" else mode,
+    )
+    with suppress(DatabaseDown):  # the next minute tells
+        deployments.stamp(run, build, call.now)
+        pepper = settings.key_fingerprint_pepper
+        keys.sight(run, settings.secrets(), pepper, build.deployment, call.now)
 
 
 app = endpoint.wsgi("cron/watch", GET=get)
