@@ -115,9 +115,13 @@ class Project:
         made.environ = {one.key: one.value for one in self.variables.values()}
         made.state = "QUEUED"
         self.deployments.append(made)
-        self._after(self.build_s / 2, lambda: setattr(made, "state", "BUILDING"))
+        self._after(self.build_s / 2, lambda: self._building(made))
         self._after(self.build_s, lambda: self._built(made))
         return made
+
+    def _building(self, made: Deployment) -> None:
+        if made.state == "QUEUED":  # else this timer came late
+            made.state = "BUILDING"
 
     def _built(self, made: Deployment) -> None:
         made.state = "ERROR" if self.lie == "build_fails" else "READY"

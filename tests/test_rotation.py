@@ -77,7 +77,8 @@ def offer(platform: Platform, file: KeyFile, name: str) -> None:
 def rotate(platform: Platform, held: dict[str, str], file: KeyFile, name: str, *words: str) -> int:
     """With the variables an operator has: those of before, as no shell reads the file anew."""
     arguments = ["rotate", name, "--keep", str(file._path), *QUICK, *words]
-    return cli.main([*arguments, *old_id(platform, name)], held)
+    known = () if "--old-id" in words else old_id(platform, name)
+    return cli.main([*arguments, *known], held)
 
 
 class Traffic:
@@ -206,7 +207,7 @@ def test_killed_before_and_after_every_step_it_goes_on_where_it_was(
             nonlocal deaths
             what = words.partition(":")[0]
             say(words)
-            if what not in heard:
+            if what not in heard and what != "done":
                 heard.add(what)
                 deaths += 1
                 raise Killed
@@ -217,10 +218,11 @@ def test_killed_before_and_after_every_step_it_goes_on_where_it_was(
     heard: set[str] = set()
     monkeypatch.setattr(rotation.Rotation, "run", killing)
     ended = None
+    known = old_id(platform, name)
     while ended is None:
         assert deaths < 40
         with contextlib.suppress(Killed):
-            ended = rotate(platform, production, file, name)
+            ended = rotate(platform, production, file, name, *known)
     assert ended == 0
     assert deaths >= 2 * 6
     assert outcome(name, production, file, production[name]) == "refused"

@@ -12,7 +12,7 @@ from lib.problems import NotConfigured
 from lib.services import Services
 from ops import command, timeline
 from ops.keys import database, ours, vendors
-from ops.keys.book import Book
+from ops.keys.book import Book, Page
 from ops.keys.keyfile import RETIRING, KeyFile
 from ops.keys.kind import Kind
 from ops.keys.rotation import Rotation, plan
@@ -85,12 +85,10 @@ def rotate(services: Services, args: argparse.Namespace) -> int:
     if key.operators_only:
         print(f"{key.name} is on operators' machines alone: change it there", file=sys.stderr)
         return 2
-    file = KeyFile(Path(args.keep))
-    held = file.read()
-    old = held.get(key.name + RETIRING) or settings.secrets().get(key.name, "")
-    if not old:
+    kind = kind_of(key, services, settings.secrets().get(key.name, ""),
+                   KeyFile(Path(args.keep)), old_id=args.old_id)  # fmt: skip
+    if not kind.old:
         raise NotConfigured(key.name, "is not set: there is nothing to rotate")
-    kind = kind_of(key, services, old, file, old_id=args.old_id)
     if args.dry_run:
         return _print_plan(kind, args)
     if not args.yes and not _agreed(kind, args):
@@ -122,21 +120,12 @@ def _rotate(
         if not args.json:
             print(words, flush=True)
 
-    pepper, now = services.settings.key_fingerprint_pepper, datetime.now(UTC)
-    mark = keys.fingerprint(pepper, kind.old.partition(",")[0] if kind.reseals else kind.old)
+    pepper = services.settings.key_fingerprint_pepper
     page = book.open_page(kind.key.name)
     if page is None:
-        _refuse_a_stranger(vercel, book, kind, mark)
-        kind.prepare(book.last_facts(kind.key.name))
-        reason = "leak" if args.leak else args.reason
-        facts = {**kind.facts, "plan": plan(kind, leak=args.leak)}
-        page = book.begin(kind.key.name, reason, mark, facts, now)
-    elif page.old_fingerprint != mark:
-        words = (
-            f"a rotation from {page.old_fingerprint} is under way, and the old value is not here"
-        )
-        raise Refused(0, "other_key", words)
+        page = _begin(vercel, book, kind, args, pepper)
     else:
+        _go_on(page, kind, pepper)
         say(f"going on after {page.step or 'nothing'}")
         if args.leak and page.reason != "leak":
             _revoke_next(page.facts, page.step, kind)
@@ -161,13 +150,38 @@ def _revoke_next(facts: dict[str, Any], step: str, kind: Kind) -> None:
         facts["plan"] = [*steps[:done], "revoke", *rest]
 
 
-def _refuse_a_stranger(vercel: Vercel, book: Book, kind: Kind, mark: str) -> None:
-    """The value here must be the one that production uses, as far as production said."""
+def _begin(vercel: Vercel, book: Book, kind: Kind, args: argparse.Namespace, pepper: str) -> Page:
+    """A new page. The value here must be the one that production says it uses: the environment's,
+    or, where a shell has not read it anew, the file's."""
+    name = kind.key.name
     serving, _ = vercel.serving()
-    marks = book.seen(kind.key.name, datetime.fromtimestamp(0, UTC)).get(serving)
-    if marks and mark not in marks:
-        words = f"production uses {', '.join(sorted(marks))}, and the value here is {mark}"
-        raise Refused(0, "other_key", words)
+    marks = book.seen(name, datetime.fromtimestamp(0, UTC)).get(serving)
+    held = (kind.old, kind.file.read().get(name, ""))
+    known = [one for one in held if one and (not marks or _mark(pepper, kind, one) in marks)]
+    if not known:
+        words = f"production uses {', '.join(sorted(marks or ()))}, and the value here is "
+        raise Refused(0, "other_key", words + _mark(pepper, kind, kind.old))
+    kind.old = known[0]
+    kind.file.keep({name + RETIRING: None})  # of a rotation that died as it was done
+    kind.prepare(book.last_facts(name))
+    reason = "leak" if args.leak else args.reason
+    facts = {**kind.facts, "plan": plan(kind, leak=args.leak)}
+    return book.begin(name, reason, _mark(pepper, kind, kind.old), facts, datetime.now(UTC))
+
+
+def _go_on(page: Page, kind: Kind, pepper: str) -> None:
+    """Find the old value again: in the file, from the moment there is a new one."""
+    retiring = kind.file.read().get(kind.key.name + RETIRING)
+    for value in (retiring, kind.old):
+        if value and _mark(pepper, kind, value) == page.old_fingerprint:
+            kind.old = value
+            return
+    words = f"a rotation from {page.old_fingerprint} is under way, and the old value is not here"
+    raise Refused(0, "other_key", words)
+
+
+def _mark(pepper: str, kind: Kind, value: str) -> str:
+    return keys.fingerprint(pepper, value.partition(",")[0] if kind.reseals else value)
 
 
 def _print_plan(kind: Kind, args: argparse.Namespace) -> int:

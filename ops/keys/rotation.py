@@ -147,8 +147,8 @@ class Rotation:
     def _finish(self) -> None:
         self.page.finished_at = datetime.now(UTC)
         self.page.revoked_at = self.page.revoked_at or self.page.finished_at
-        self.kind.file.keep({self.kind.key.name + RETIRING: None})
         self.book.keep(self.page)
+        self.kind.file.keep({self.kind.key.name + RETIRING: None})
         unsafe = self.book.unsafe(self.page)
         self.say(f"done: {unsafe} deployments that used the old key are unsafe to roll back to")
         facts = {"key": self.page.name, "old": self.page.old_fingerprint,
