@@ -19,7 +19,9 @@ CACHED = "public, s-maxage=15"
 def get(call: Call) -> Response:
     found = _left_by_the_watch(call)
     if found is None or status.age(found, call.now) > status.FRESH:
-        found = _from_database(call) or _as_copy(found) or _from_nothing(call)
+        found = _from_database(call) or _as_copy(found)
+    if found is None:
+        found = status.with_nothing_known(call.services.site_url, call.maintenance, call.now)
     call.note(decision=found["data"]["source"])
     response = endpoint.reply(status.with_maintenance(found, call.maintenance, call.now))
     response.headers["Cache-Control"] = CACHED
@@ -50,12 +52,6 @@ def _from_database(call: Call) -> dict[str, Any] | None:
 
 def _as_copy(found: dict[str, Any] | None) -> dict[str, Any] | None:
     return found and {**found, "data": {**found["data"], "source": "copy"}}
-
-
-def _from_nothing(call: Call) -> dict[str, Any]:
-    """What is promised, and that nothing can be said of how it is kept."""
-    site = call.services.site_url
-    return status.document(status.NOTHING, site, call.maintenance, call.now, "none")
 
 
 app = endpoint.wsgi("status", GET=get)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dev import supabase_keys, turnstile, upstash_users
+from dev import supabase_keys, turnstile, upstash_users, uptimerobot
 from dev.keys import Keys
 
 # Asked of a fresh interpreter: the tree may be another than ours, or edited since.
@@ -78,6 +78,7 @@ class Addresses:
     upstash_api: str
     supabase: str
     admin_database: str
+    uptimerobot: str
 
 
 SLACK_WEBHOOK_PATH = "/services/T0LOCAL/B0LOCAL/local"
@@ -100,6 +101,8 @@ def offered(at: Addresses, keys: Keys, commit: str) -> dict[str, str]:
         "SLACK_WEBHOOK_URL": at.slack + SLACK_WEBHOOK_PATH,
         "VERCEL_API_URL": at.vercel,
         "VERCEL_API_TOKEN": keys["VERCEL_API_TOKEN"],
+        "UPTIMEROBOT_API_URL": at.uptimerobot + uptimerobot.PREFIX,
+        "UPTIMEROBOT_API_KEY": keys["UPTIMEROBOT_API_KEY"],
         "TURNSTILE_URL": at.turnstile + turnstile.PATH,
         "SENTRY_DSN": f"{scheme}://{keys['SENTRY_PUBLIC_KEY']}@{host}/1",
         "CRON_SECRET": keys["CRON_SECRET"],

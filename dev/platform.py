@@ -25,6 +25,7 @@ from dev.supabase_keys import SupabaseKeys
 from dev.turnstile import Turnstile
 from dev.upstash import Upstash
 from dev.upstash_users import UpstashApi, Users
+from dev.uptimerobot import UptimeRobot
 from dev.valkey import Valkey
 from dev.vercel_api import VercelApi
 from dev.vercel_project import Deployment
@@ -59,6 +60,7 @@ class Platform:
     supabase: StandIn
     upstash_api: StandIn
     slack_api: Slack
+    uptimerobot: StandIn
 
     def __init__(
         self,
@@ -95,10 +97,8 @@ class Platform:
 
     def state(self) -> dict[str, Any]:
         """Every address, local secret and variable; what state.json holds."""
-        standins = (
-            *(self.upstash, self.resend, self.slack, self.sentry, self.turnstile, self.vercel),
-            *(self.supabase, self.upstash_api),
-        )
+        standins = [self.upstash, self.resend, self.slack, self.sentry, self.turnstile]
+        standins += [self.vercel, self.uptimerobot, self.supabase, self.upstash_api]
         return {
             "pid": os.getpid(),
             "root": str(self.root),
@@ -226,6 +226,9 @@ class Platform:
         self.vercel_api = VercelApi(self._token("VERCEL_API_TOKEN"), self._go_live)
         parts.callback(self.vercel_api.close)
         self.vercel = self._stand_in(parts, self.vercel_api)
+        self.vercel = self._stand_in(parts, VercelApi(self._token("VERCEL_API_TOKEN")))
+        robot = UptimeRobot(self._token("UPTIMEROBOT_API_KEY"))
+        self.uptimerobot = self._stand_in(parts, robot)
 
     def _stand_in(self, parts: contextlib.ExitStack, vendor: Any) -> StandIn:
         stand_in = StandIn(vendor)
@@ -249,6 +252,7 @@ class Platform:
             upstash_api=self.upstash_api.url,
             supabase=self.supabase.url,
             admin_database=self.admin_database_url,
+            uptimerobot=self.uptimerobot.url,
         )
 
     def _environ(self) -> dict[str, str]:

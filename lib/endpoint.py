@@ -46,6 +46,7 @@ class Call:
         self.request_id = _request_id(request)
         self.facts: dict[str, object] = {}
         self.afterwards: list[Callable[[], None]] = []
+        self.job: tuple[str, int] | None = None
 
     @cached_property
     def services(self) -> "Services":
@@ -80,13 +81,12 @@ class Call:
 
     @cached_property
     def maintenance(self) -> maintenance.Switch | None:
-        """The window this request falls in, asked of Redis unless that was done seconds ago.
-
-        None as well for whoever shows the bypass token.
+        """The window this request falls in, asked of Redis unless that was done seconds ago; by a
+        job always. None as well for whoever shows the bypass token.
         """
         if self._bypasses():
             return None
-        if not board.fresh:
+        if self.job is not None or not board.fresh:
             with suppress(CacheDown, NotConfigured):  # then what was last known holds
                 board.remember(self.services.cache.run("GET", maintenance.KEY))
         return self.known_maintenance
@@ -125,6 +125,11 @@ class Call:
 
         self.later(ring)
         self.later(report)
+
+    def check_in(self, job: str, *, every_minutes: int) -> None:
+        """After the answer, let Sentry know that this job ran: missed there, somebody is told even
+        when nothing of ours can tell."""
+        self.job = (job, every_minutes)
 
     def later(self, work: Callable[[], None]) -> None:
         """Run `work` after the answer."""
@@ -220,23 +225,6 @@ def refuse_all_but_cron(call: Call) -> None:
         raise problems.Unauthorized
 
 
-def check_in(
-    call: Call, job: str, started: float, *, every_minutes: int, well: bool = True
-) -> None:
-    """After the answer: let Sentry know that a job ran; where it is missed, nobody else may know.
-
-    started: time.monotonic() when it began.
-    """
-    took_s = time.monotonic() - started
-
-    def tell() -> None:
-        reporter = call.services.reporter
-        if reporter is not None:
-            reporter.check_in(job, well=well, duration_s=took_s, every_minutes=every_minutes)
-
-    call.later(tell)
-
-
 def own_origin(call: Call) -> str:
     """scheme://host the caller reached us at."""
     return f"{call.request.scheme}://{call.request.host}"
@@ -293,6 +281,8 @@ def _finish(name: str, call: Call, status: int, took_ms: float) -> None:
             log.write("after_response_failed", "error", endpoint=name,
                       id=call.request_id, **log.where(fault))  # fmt: skip
             _report(name, call, fault)
+    if call.job is not None:
+        _check_in(call, status, took_ms)
     request = call.request
     log.write("request", endpoint=name, id=call.request_id, method=request.method,
               path=request.path[:200], status=status, ms=took_ms, **call.facts)  # fmt: skip
@@ -316,6 +306,18 @@ def _count(name: str, call: Call, status: int, took_ms: float) -> None:
         recorder.count(name, deployment, status, took_ms, call.now)
     except (CacheDown, NotConfigured):
         call.note(unmeasured=True)
+
+
+def _check_in(call: Call, status: int, took_ms: float) -> None:
+    job, every_minutes = call.job or ("", 0)
+    try:
+        reporter = call.services.reporter
+    except NotConfigured:
+        return
+    if reporter is not None:
+        reporter.check_in(
+            job, well=status < 500, duration_s=took_ms / 1000, every_minutes=every_minutes
+        )
 
 
 def _unexpected(name: str, call: Call, fault: Exception) -> None:

@@ -379,7 +379,16 @@ class Store:
         return list(self._run(partial(_several, statement=REMIND, now=now, next=next_at)))
 
     def told(self, incident: Incident, now: datetime) -> None:
-        self._run(lambda connection: connection.execute(TOLD, _told(incident, now)))
+        """Slack knows. The first time is a line of the timeline: detect to alert, in seconds."""
+
+        def work(connection: "Connection[Any]") -> None:
+            with connection.transaction():
+                connection.execute(TOLD, _told(incident, now))
+                if incident.told == 0:
+                    after_s = int((now - incident.detected_at).total_seconds())
+                    add(connection, incident.id, now, "alerted", "slack", {"after_s": after_s})
+
+        self._run(work)
 
     def postpone(self, incident: Incident, at: datetime) -> None:
         self._run(lambda connection: connection.execute(POSTPONE, {"id": incident.id, "at": at}))

@@ -16,6 +16,8 @@ FLUSH_TIMEOUT_S = 2.0
 # extra, modules) can carry a header, a query string or a visitor's words.
 _KEPT = ("event_id", "timestamp", "platform", "level", "release", "environment", "sdk", "tags",
          "transaction", "fingerprint", "contexts")  # fmt: skip
+_CHECK_IN = ("type", "event_id", "timestamp", "monitor_slug", "check_in_id", "status", "duration",
+             "release", "environment", "monitor_config")  # fmt: skip
 _FRAME = ("filename", "module", "function", "lineno", "in_app", "abs_path")
 
 
@@ -42,6 +44,8 @@ class Reporter:
         with sentry_sdk.new_scope() as scope:
             scope.set_tag("request_id", request_id)
             scope.set_transaction_name(endpoint)
+            # Messages are dropped, so one kind of fault at one place is one issue.
+            scope.fingerprint = ["{{ default }}", endpoint, type(fault).__name__]
             scope.capture_exception(fault)
         sentry_sdk.flush(timeout=FLUSH_TIMEOUT_S)
 
@@ -77,7 +81,10 @@ class Reporter:
 
 def scrub(event: "Event", _hint: "Hint") -> "Event":
     """The event with types and places kept, and every text a visitor may be quoted in dropped."""
-    kept = {key: value for key, value in event.items() if key in _KEPT}
+    names = _CHECK_IN if event.get("type") == "check_in" else _KEPT
+    kept = {key: value for key, value in event.items() if key in names}
+    if event.get("type") == "check_in":
+        return cast("Event", kept)  # our own words and numbers alone
     contexts = cast("dict[str, object]", event.get("contexts", {}))
     kept["contexts"] = {"runtime": contexts["runtime"]} if "runtime" in contexts else {}
     exceptions = event.get("exception", {}).get("values", [])

@@ -176,9 +176,9 @@ class Settings:
         secret=True,
     )
     watch_token = Setting(
-        str,
-        "Opens /api/cron/watch alone, for a monitor outside that keeps the watch going.",
-        "",
+        token,
+        "Bearer token that an uptime monitor sends to /api/cron/watch, and to nothing else; 16 "
+        "characters or more. Unset: only CRON_SECRET is accepted there.",
         secret=True,
     )
     canary_secret = Setting(
@@ -279,6 +279,10 @@ class Settings:
     canary_every_minutes = Setting(
         positive, "How often the watch sends a synthetic lead through the whole path.", "30"
     )
+    uptimerobot_api_key = Setting(
+        str, "UptimeRobot's account API key, for `ops monitors`; functions need none.", secret=True
+    )
+    uptimerobot_api_url = Setting(url, "UptimeRobot's API.", "https://api.uptimerobot.com/v3")
     sentry_dsn = Setting(str, "Sentry's DSN; empty: errors go to the log alone.", "", secret=True)
     vercel_env = Setting(str, "Set by Vercel: production, preview or development.", "development")
     vercel_git_commit_sha = Setting(str, "Set by Vercel: the commit, reported as the release.", "")

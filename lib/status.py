@@ -59,6 +59,7 @@ INDICATORS = {
     "critical": "Much does not work",
     "maintenance": "Maintenance under way: forms are taken and answered later",
 }
+UNKNOWN = "We cannot say just now how things are; forms are still taken"
 _PUBLIC_STATES = {
     "detect": "investigating",
     "classify": "investigating",
@@ -154,14 +155,49 @@ def published(text: object) -> dict[str, Any] | None:
         return None
     try:
         made: dict[str, Any] = json.loads(text)
-        datetime.fromisoformat(made["data"]["as_of"])
+        datetime.fromisoformat(made["page"]["updated_at"])
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
     return made
 
 
 def age(made: Mapping[str, Any], now: datetime) -> timedelta:
-    return now - datetime.fromisoformat(made["data"]["as_of"])
+    """Since a watch last looked; its figures may be older, see data.as_of."""
+    return now - datetime.fromisoformat(made["page"]["updated_at"])
+
+
+def amended(
+    made: dict[str, Any], open_ones: Sequence[Incident], switch: Switch | None, now: datetime
+) -> dict[str, Any]:
+    """An older document with the incidents of now: its figures keep their age."""
+    hour = {one["id"]: one["windows"]["1h"] for one in made["components"]}
+    states = {s.id: _state(s, open_ones, switch, hour[s.id]) for s in CATALOGUE if s.id in hour}
+    components = [
+        {**one, "status": states.get(one["id"], one["status"])} for one in made["components"]
+    ]
+    seen = [one for one in open_ones if one.services]
+    shown = [_incident(Told(one, ((one.detected_at, "detected"),))) for one in seen]
+    ids = {one["id"] for one in shown}
+    indicator = _indicator(components, open_ones, switch)
+    return {
+        **made,
+        "page": {**made["page"], "updated_at": _shown(now)},
+        "status": {"indicator": indicator, "description": INDICATORS[indicator]},
+        "components": components,
+        "incidents": [*shown, *(one for one in made["incidents"] if one["id"] not in ids)],
+        "scheduled_maintenances": [] if switch is None else [_window(switch, now)],
+        "data": {**made["data"], "source": "copy"},
+    }
+
+
+def with_nothing_known(site_url: str, switch: Switch | None, now: datetime) -> dict[str, Any]:
+    """What is promised, where neither Postgres nor Redis can be asked how it is kept."""
+    made = document(NOTHING, site_url, switch, now, "none")
+    for one in made["components"]:
+        if one["id"] in ("leads", "products"):
+            one["status"] = "degraded_performance"
+    made["status"] = {"indicator": "minor", "description": UNKNOWN}
+    return made
 
 
 def with_maintenance(made: dict[str, Any], switch: Switch | None, now: datetime) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from uuid import UUID, uuid4
 from lib import (
     alarm,
     canary,
+    deployments,
     incident_spool,
     incident_store,
     incidents,
@@ -249,7 +249,7 @@ def _with_queue(means: Means, facts: Facts, now: datetime) -> Facts:
         known = [float(score) for score in scores if score is not None]
         if known:
             waits = now - datetime.fromtimestamp(min(known), UTC)
-    return replace(facts, set_aside=int(aside), queue_waits=waits)
+    return replace(facts, set_aside=int(aside), queue_waits=waits, queued=len(queued))
 
 
 def _traffic(means: Means, now: datetime) -> dict[str, dict[datetime, rules.Minute]]:
@@ -309,6 +309,8 @@ def _canary(means: Means, facts: Facts, now: datetime) -> str | None:
         if not due:
             return None
     said = _send_canary(means, facts, secret, now)
+    with suppress(DatabaseDown, NotConfigured):
+        deployments.canary_ended(run_of(means), means.deployment, said is None, now)
     if said is not None:
         with suppress(CacheDown, NotConfigured):
             means.cache.run("DEL", CANARY_DUE)
@@ -351,12 +353,19 @@ def _send_canary(means: Means, facts: Facts, secret: str, now: datetime) -> str 
 
 
 def _finish(means: Means, switch: Switch | None, report: Report, now: datetime) -> None:
-    with suppress(DatabaseDown, CacheDown, NotConfigured):
-        burn: Callable[..., Any] = lambda c: metric_fold.burn_rates(c, now)  # noqa: E731
-        facts = {**report.facts(), "burn": run_of(means)(burn)}
-        values = {"now": now, "facts": json.dumps(facts)}
-        run_of(means)(lambda c: c.execute(RAN, values))
-        made = status.document(
-            status.gather(run_of(means), now), means.site_url, switch, now, "watch"
-        )
+    """Note the run, and leave the status page's document: without Postgres, the last one with the
+    incidents of now."""
+    with suppress(CacheDown, NotConfigured):
+        try:
+            burn = run_of(means)(partial(metric_fold.burn_rates, now=now))
+            values = {"now": now, "facts": json.dumps({**report.facts(), "burn": burn})}
+            run_of(means)(lambda c: c.execute(RAN, values))
+            known = status.gather(run_of(means), now)
+            made = status.document(known, means.site_url, switch, now, "watch")
+        except (DatabaseDown, NotConfigured):
+            before = status.published(means.cache.run("GET", status.KEY))
+            if before is None:
+                before = status.with_nothing_known(means.site_url, switch, now)
+            open_ones = [one.incident for one in incident_spool.read(means.cache.run)]
+            made = status.amended(before, open_ones, switch, now)
         status.publish(means.cache.run, made)

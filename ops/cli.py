@@ -12,10 +12,19 @@ from dev.state import State
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.services import Services
 from lib.settings import Settings
-from ops import command, leads, products, rollback
+from ops import (
+    command,
+    incidents,
+    leads,
+    maintenance,
+    measures,
+    monitors,
+    products,
+    rollback,
+)
 from ops.keys import commands as keys
 
-AREAS = (leads, products, rollback, keys)
+AREAS = (leads, products, incidents, maintenance, measures, monitors, rollback, keys)
 
 
 def migrate(_services: Services, args: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 
 const KEPT = "products-1";
 const SHELL = [
-  "/assets/site.css", "/assets/products.css", "/assets/products.js", "/assets/strands.svg", "/assets/chevron.svg",
+  "/assets/site.css", "/assets/products.css", "/assets/products.js", "/assets/maintenance.js", "/assets/strands.svg", "/assets/chevron.svg",
 ];
 const PAGE = /^\/(produk|en\/products)$/;
 const FILE = /^\/(assets\/|favicon)/;

@@ -319,6 +319,8 @@ REQUESTS: dict[str, tuple[int, str, str, dict[str, Any]]] = {
         "/api/leads",
         {"json": LEAD, "headers": {"X-Alfa-Canary": "1.0"}},
     ),
+    "status": (200, "GET", "/api/status", {}),
+    "watch without its token": (401, "GET", "/api/cron/watch", {}),
     "lead by get": (405, "GET", "/api/leads", {}),
     "lead too large": (413, "POST", "/api/leads", {"json": {**LEAD, "message": "x" * 110_000}}),
     "lead as text": (
@@ -396,13 +398,27 @@ def test_one_products_own_address_answers_as_documented(site: httpx.Client) -> N
     conforms(again, "/api/products/{slug}")
 
 
-def test_a_delivery_answers_as_documented(site: httpx.Client, platform: Platform) -> None:
+@pytest.mark.parametrize("path", ["/api/cron/deliver", "/api/cron/watch"])
+def test_a_job_answers_as_documented(site: httpx.Client, platform: Platform, path: str) -> None:
     token = platform.environment["CRON_SECRET"]
     for method in ("GET", "HEAD"):
         headers = {"Authorization": f"Bearer {token}"}
-        answer = site.request(method, "/api/cron/deliver", headers=headers)
+        answer = site.request(method, path, headers=headers, timeout=60)
         assert answer.status_code == 200
-        conforms(answer, "/api/cron/deliver")
+        conforms(answer, path)
+
+
+def test_maintenance_answers_as_documented(site: httpx.Client, platform: Platform) -> None:
+    switched = {"MAINTENANCE_MODE": "on"}
+    headers = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
+    for file, accept in (("health", "*/*"), ("health", "application/health+json"),
+                         ("cron/deliver", "*/*"), ("status", "*/*")):  # fmt: skip
+        with platform.function(f"api/{file}.py", **switched) as function:
+            asked = {**headers, "Accept": accept}
+            answer = httpx.get(f"{function.url}/api/{file}", headers=asked, timeout=20)
+            assert answer.status_code == 200
+            assert "maintenance" in answer.text
+            conforms(answer, f"/api/{file}")
 
 
 def send(at: Platform | Function, **request: Any) -> httpx.Response:

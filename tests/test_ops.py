@@ -48,7 +48,15 @@ COMMANDS = [
     ["rollback"],
     ["keys"],
     ["rotate"],
+    ["monitors", "plan"],
+    ["monitors", "apply"],
     ["migrate"],
+    *(["incident", verb] for verb in ("list", "show", "ack", "note", "step", "rca")),
+    ["postmortem"],
+    ["alert-drill"],
+    *(["maintenance", verb] for verb in ("on", "off", "status")),
+    ["metrics"],
+    ["watch"],
 ]
 
 

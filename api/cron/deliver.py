@@ -13,6 +13,7 @@ from werkzeug.wrappers import Response
 from lib import endpoint, leads, rounds, rum_fold
 from lib.endpoint import Call
 
+EVERY_MINUTES = 1  # vercel.json
 # Of the function's 60 s: the last lead and the last mail of a run may take 5 more each.
 QUEUE_BUDGET_S = 20.0
 MAIL_BUDGET_S = 25.0
@@ -20,6 +21,7 @@ MAIL_BUDGET_S = 25.0
 
 def get(call: Call) -> Response:
     endpoint.refuse_all_but_cron(call)
+    call.check_in("deliver", every_minutes=EVERY_MINUTES)
     if call.maintenance is not None:
         call.note(decision="maintenance")
         return endpoint.reply({"maintenance": call.maintenance.mode})

@@ -29,6 +29,7 @@ function translate() {
   const other = find("language");
   other.textContent = text("other_language");
   other.lang = other.hreflang = LOCALE === "id" ? "en" : "id";
+  if (LOCALE === "en") find("service").href = "/status?lang=en";
 }
 
 function choice() {

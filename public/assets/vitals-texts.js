@@ -41,7 +41,7 @@ const TEXTS = {
     metrics: "Metric", table: "As a table", distribution: "How visits are spread",
     change: "The last release and the one before", by_page: "By page",
     colophon: "75th percentile, merged and never averaged; groups under 5 visits are hidden. Days are those of western Indonesia.",
-    data: "Data",
+    data: "Data", service_status: "Service status",
     failed: "The figures could not be loaded. Try again shortly.",
     nothing: "Not enough visits yet for this choice (at least 5).",
     incomplete: "The last minutes are not in it yet.",

@@ -1,0 +1,247 @@
+"""Maintenance: leads are still taken, products still shown, health still 200, and it ends."""
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+import redis
+from psycopg.rows import DictRow
+
+from dev.platform import Platform
+from dev.runtime import Function
+from lib import maintenance
+from lib.maintenance import Board, Switch
+from ops import cli
+from tests.cataloguing import PRODUCTS, seeded
+from tests.conftest import LEAD, delivered, eventually
+
+__all__ = ["seeded"]
+
+type Rows = psycopg.Connection[DictRow]
+type Printed = pytest.CaptureFixture[str]
+
+BYPASS = "b" * 32
+
+
+@pytest.fixture
+def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as client:
+        yield client
+
+
+def ops(platform: Platform, *arguments: str) -> int:
+    return cli.main(["maintenance", *arguments], platform.environment)
+
+
+def on(platform: Platform, *more: str) -> None:
+    assert ops(platform, "on", "--for", "30m", "--reason", "moving house", *more) == 0
+
+
+def post(at: Platform | Function, number: int = 0, **headers: str) -> httpx.Response:
+    lead = {**LEAD, "message": f"Nomor {number}", "email": ""}
+    return httpx.post(f"{at.url}/api/leads", json=lead, headers=headers, timeout=20)
+
+
+def deliver(platform: Platform) -> Any:
+    body = platform.cron("deliver").body
+    assert isinstance(body, bytes)
+    return json.loads(body)
+
+
+def stored(database: Rows) -> int:
+    row = database.execute("select count(*)::int as n from leads").fetchone()
+    assert row is not None
+    return int(row["n"])
+
+
+# --- Leads.
+
+
+@pytest.mark.parametrize("mode", maintenance.MODES)
+def test_a_lead_is_queued_answered_202_and_stored_when_it_is_over(
+    platform: Platform, database: Rows, valkey: redis.Redis, mode: str
+) -> None:
+    on(platform, "--mode", mode)
+    answer = post(platform)
+    assert answer.status_code == 202
+    assert answer.json()["queued"] is True
+    assert (stored(database), valkey.hlen("queue")) == (0, 1)
+    assert deliver(platform) == {"maintenance": mode}
+    assert stored(database) == 0
+    assert delivered(platform) == []
+    assert ops(platform, "off") == 0
+
+    def drained() -> bool:
+        """The lead is stored and its mail is sent."""
+        deliver(platform)
+        return stored(database) == 1 and len(delivered(platform)) == 1
+
+    eventually(drained, 12)
+
+
+def test_the_switch_works_with_the_next_lead_whatever_the_instance_knew(
+    platform: Platform, database: Rows
+) -> None:
+    assert post(platform, 1).status_code == 200
+    on(platform)
+    assert post(platform, 2).status_code == 202
+    ops(platform, "off")
+    assert post(platform, 3).status_code == 200
+
+
+def test_the_same_lead_again_is_answered_as_before(platform: Platform, database: Rows) -> None:
+    on(platform)
+    first = post(platform)
+    eventually(lambda: post(platform).json() == first.json() | {"queued": True})
+
+
+def test_with_the_queue_down_as_well_sales_get_the_lead_by_mail(
+    platform: Platform, database: Rows
+) -> None:
+    with platform.function("api/leads.py", MAINTENANCE_MODE="on") as function:
+        platform.upstash.switch("fail", status=500)
+        assert post(function).status_code == 202
+    assert stored(database) == 0
+    assert len(delivered(platform)) == 1
+
+
+def test_an_operator_with_the_token_is_served_as_always(platform: Platform, database: Rows) -> None:
+    on(platform)
+    with platform.function("api/leads.py", MAINTENANCE_BYPASS_TOKEN=BYPASS) as function:
+        header = maintenance.BYPASS_HEADER
+        assert post(function, 1, **{header: BYPASS}).status_code == 200
+        assert post(function, 2, **{header: "x" * 32}).status_code == 202
+    assert post(platform, 3, **{header: BYPASS}).status_code == 202, "no token is set there"
+
+
+# --- Precedence.
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("on", 202), ("intake", 202), ("read_only", 202), ("off", 200), ("", 200), ("nonsense", 200)],
+)
+def test_the_handbooks_variable_switches_a_deployment(
+    platform: Platform, database: Rows, value: str, expected: int
+) -> None:
+    with platform.function("api/leads.py", MAINTENANCE_MODE=value) as function:
+        assert post(function).status_code == expected
+
+
+def test_the_variable_off_leaves_the_switch_its_say(platform: Platform, database: Rows) -> None:
+    on(platform)
+    with platform.function("api/leads.py", MAINTENANCE_MODE="off") as function:
+        assert post(function).status_code == 202
+
+
+def test_redis_unreadable_what_was_last_known_holds_until_its_end() -> None:
+    board, now = Board(), datetime.now(UTC)
+    store: dict[str, Any] = {}
+    switch = Switch("intake", now, now + timedelta(minutes=5), "why", "ops")
+    maintenance.switch_on(lambda *c: store.update(text=c[2]), switch, now)
+    board.remember(store["text"])
+    assert board.known("off", now + timedelta(minutes=4)) == switch
+    assert board.known("off", now + timedelta(minutes=6)) is None
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"mode": "off"}', '{"mode": 1}', 7,
+                                  '{"mode": "intake", "since": "x", "until": "y"}'])  # fmt: skip
+def test_a_switch_that_is_none_of_ours_is_off(text: object) -> None:
+    assert maintenance.read(text, datetime.now(UTC)) is None
+
+
+def test_a_window_always_ends(platform: Platform, valkey: redis.Redis) -> None:
+    on(platform)
+    assert 0 < valkey.ttl(maintenance.KEY) <= 30 * 60 + 1
+    now = datetime.now(UTC)
+    for until in (None, now, now + timedelta(hours=25)):
+        with pytest.raises(ValueError, match="within a day"):
+            maintenance.switch_on(lambda *_: None, Switch("intake", now, until), now)
+
+
+# --- Health, products, status.
+
+
+def test_health_says_maintenance_stays_200_and_is_ok_again(
+    platform: Platform, site: httpx.Client
+) -> None:
+    on(platform)
+
+    def says(word: str) -> bool:
+        """Health says the word."""
+        answer = site.get("/api/health")
+        assert answer.status_code == 200
+        return answer.text.startswith(f'{{"status":"{word}"')
+
+    eventually(lambda: says("maintenance"))
+    described = site.get("/api/health", headers={"Accept": "application/health+json"}).json()
+    assert (described["status"], described["notes"]) == ("warn", ["maintenance: intake"])
+    assert site.head("/api/health").status_code == 200
+    ops(platform, "off")
+    eventually(lambda: says("ok"))
+
+
+def test_products_come_from_copies_in_intake_and_from_postgres_in_read_only(
+    platform: Platform, seeded: Rows
+) -> None:
+    on(platform)
+    with platform.function("api/products.py") as shop:
+        answer = httpx.get(f"{shop.url}/api/products", timeout=20)
+        assert (answer.status_code, answer.headers["X-Data-Source"]) == (200, "snapshot")
+        assert len(answer.json()) == len(PRODUCTS)
+    on(platform, "--mode", "read_only")
+    with platform.function("api/products.py") as shop:
+        answer = httpx.get(f"{shop.url}/api/products", timeout=20)
+        assert answer.headers["X-Data-Source"] == "postgres"
+
+
+def test_the_status_page_announces_it(platform: Platform, site: httpx.Client) -> None:
+    on(platform)
+    found = site.get("/api/status").json()
+    assert found["status"]["indicator"] == "maintenance"
+    [window] = found["scheduled_maintenances"]
+    assert window["mode"] == "intake"
+    assert "moving house" not in json.dumps(found), "an operator's words are for operators"
+
+
+# --- The command.
+
+
+def test_the_command_says_what_it_did_and_dry_runs_do_nothing(
+    platform: Platform, valkey: redis.Redis, capsys: Printed
+) -> None:
+    assert ops(platform, "on", "--for", "1h", "--reason", "x", "--dry-run") == 0
+    assert "would be on" in capsys.readouterr().out
+    assert valkey.exists(maintenance.KEY) == 0
+    assert ops(platform, "status") == 0
+    on(platform)
+    capsys.readouterr()
+    assert ops(platform, "status", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["mode"] == "intake"
+    assert ops(platform, "off", "--dry-run") == 0
+    assert valkey.exists(maintenance.KEY) == 1
+    assert ops(platform, "off") == 0
+    assert ops(platform, "off") == 0, "twice is once"
+
+
+@pytest.mark.parametrize("length", ["30", "0m", "25h", "soon"])
+def test_a_window_without_an_end_within_a_day_is_refused(
+    platform: Platform, database: Rows, length: str
+) -> None:
+    with pytest.raises(SystemExit):
+        ops(platform, "on", "--for", length, "--reason", "x")
+
+
+def test_it_costs_a_lead_no_trip_of_its_own(platform: Platform, database: Rows) -> None:
+    with platform.function("api/leads.py") as function:
+        post(function, 1)
+        time.sleep(1.5)
+        platform.upstash.forget()
+        post(function, 2)
+        [before, *_] = platform.upstash.received()
+        assert "maintenance" in before["body"], "asked at the door, in the same call"
