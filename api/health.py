@@ -1,9 +1,10 @@
 """GET, HEAD /api/health: the process answers. It touches nothing and imports no vendor.
 
 200 `{"status":"ok","timestamp":"…"}`; with `Accept: application/health+json`
-`{"status":"pass","releaseId":"…"}`. The first 15 bytes never change: monitors match them. In
-maintenance mode "ok" is "maintenance" (and "pass" is "warn"), still with 200; an instance learns of
-the switch after an answer, so the first one asked may be late by that one.
+`{"status":"pass","releaseId":"<commit>","serviceId":"<deployment>"}`. The first 15 bytes of the
+former never change: monitors match them. In maintenance mode "ok" is "maintenance" (and "pass" is
+"warn"), still with 200; an instance learns of the switch after an answer, so the first one asked
+may be late by that one.
 
 `?deep=true` with `Authorization: Bearer $HEALTH_CHECK_TOKEN` asks every dependency, all at once,
 a second each: 200 `{"status":"healthy"|"degraded","services":{…},"ledger":{…}}`, 503 "unhealthy"
@@ -29,10 +30,11 @@ def get(call: Call) -> Response:
     window = call.known_maintenance
     timestamp = _shown(call.now)
     if HEALTH_JSON in call.request.headers.get("Accept", ""):
-        release = Settings().vercel_git_commit_sha
+        settings = Settings()
         body: dict[str, object] = {
             "status": "warn" if window else "pass",
-            "releaseId": release,
+            "releaseId": settings.vercel_git_commit_sha,
+            "serviceId": settings.vercel_deployment_id,
             "timestamp": timestamp,
         }
         if window is not None:
@@ -42,11 +44,12 @@ def get(call: Call) -> Response:
 
 
 def _deep(call: Call) -> Response:
+    settings = call.services.settings
     try:
-        token = call.services.settings.health_check_token
+        tokens = (settings.health_check_token, settings.health_check_token_previous)
     except NotConfigured:
         raise Forbidden from None
-    if not endpoint.bearer_is(call.request, (token,)):
+    if not endpoint.bearer_is(call.request, tokens):
         raise Unauthorized
     from lib import checkup  # only here: the public answer stays light
 

@@ -108,8 +108,10 @@ def _is_canary(call: Call) -> bool:
     header = call.request.headers.get(canary.HEADER)
     if header is None:
         return False
-    secret = call.services.settings.canary_secret
-    if not canary.is_signed(secret, header, call.request.get_data(), call.now):
+    settings = call.services.settings
+    secrets = (settings.canary_secret, settings.canary_secret_previous)
+    body = call.request.get_data()
+    if not any(canary.is_signed(one, header, body, call.now) for one in secrets if one):
         raise Unauthorized
     return True
 

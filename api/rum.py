@@ -43,12 +43,13 @@ def post(call: Call) -> Response:
 
 def _refuse_unsigned(call: Call, body: bytes) -> None:
     signature = call.request.headers[rum_drain.SIGNATURE_HEADER]
+    settings = call.services.settings
     try:
-        secret = call.services.settings.rum_drain_secret
+        secrets = (settings.rum_drain_secret, settings.rum_drain_secret_previous)
     except NotConfigured as fault:
         log.not_configured(fault, call.request_id)
         raise Forbidden from None
-    if not rum_drain.is_signed(secret, signature, body):
+    if not any(rum_drain.is_signed(one, signature, body) for one in secrets if one):
         raise Forbidden
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dev import supabase_api, turnstile, uptimerobot
+from dev import supabase_api, turnstile, upstash_users, uptimerobot
 from dev.keys import Keys
 
 # Asked of a fresh interpreter: the tree may be another than ours, or edited since.
@@ -78,6 +78,7 @@ class Addresses:
     supabase: str
     admin_database: str
     backups: str
+    upstash_api: str
     uptimerobot: str
 
 
@@ -116,6 +117,12 @@ def offered(at: Addresses, keys: Keys, commit: str) -> dict[str, str]:
         "LEADS_ADMIN_TOKEN": keys["LEADS_ADMIN_TOKEN"],
         "LEADS_ENCRYPTION_KEY": keys["LEADS_ENCRYPTION_KEY"],
         "ERASURE_KEY": keys["ERASURE_KEY"],
+        "KEY_FINGERPRINT_PEPPER": keys["KEY_FINGERPRINT_PEPPER"],
+        "SUPABASE_URL": at.supabase,
+        "SUPABASE_SECRET_KEY": keys["SUPABASE_SECRET_KEY"],
+        "UPSTASH_API_URL": at.upstash_api,
+        "UPSTASH_EMAIL": upstash_users.EMAIL,
+        "UPSTASH_DATABASE_ID": upstash_users.DATABASE_ID,
         "SITE_URL": at.site,
         "MAIL_SALES_TO": "sales@alfabeauty.test",
         "SALES_WHATSAPP": "+6281200000000",

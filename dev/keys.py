@@ -12,12 +12,14 @@ _TOKENS = {
     "HEALTH_CHECK_TOKEN": "",
     "LEADS_ADMIN_TOKEN": "",
     "RESEND_API_KEY": "re_",
+    "RESEND_ADMIN_KEY": "re_",
     "SLACK_BOT_TOKEN": "xoxb-",
+    "SUPABASE_ACCESS_TOKEN": "sbp_",
+    "SUPABASE_SECRET_KEY": "sb_secret_",
     "SENTRY_PUBLIC_KEY": "",
     "UPSTASH_REDIS_REST_TOKEN": "",
     "POSTGRES_PASSWORD": "",
     "APP_PASSWORD": "",
-    "SUPABASE_ACCESS_TOKEN": "sbp_",
 }
 
 # 32 random bytes, base64 for URLs.

@@ -22,11 +22,14 @@ from dev.sentry import Sentry
 from dev.slack import Slack
 from dev.standin import StandIn
 from dev.supabase_api import SupabaseApi
+from dev.supabase_keys import SupabaseKeys
 from dev.turnstile import Turnstile
 from dev.upstash import Upstash
+from dev.upstash_users import UpstashApi, Users
 from dev.uptimerobot import UptimeRobot
 from dev.valkey import Valkey
 from dev.vercel_api import VercelApi
+from dev.vercel_project import Deployment
 from dev.web import Response, Server
 
 DATABASE = "alfa"
@@ -55,6 +58,9 @@ class Platform:
     sentry: StandIn
     vercel: StandIn
     supabase: StandIn
+    vercel_api: VercelApi
+    upstash_api: StandIn
+    slack_api: Slack
     uptimerobot: StandIn
 
     def __init__(
@@ -73,6 +79,7 @@ class Platform:
         self.migrated: list[str] = []
         self._port = port
         self._given = dict(environ or {})
+        self._deployed: dict[str, str] = {}
         self._durable = durable
         self._progress = progress
         self._log = LogBook(echo=echo_logs)
@@ -92,7 +99,7 @@ class Platform:
     def state(self) -> dict[str, Any]:
         """Every address, local secret and variable; what state.json holds."""
         standins = [self.upstash, self.resend, self.slack, self.sentry, self.turnstile]
-        standins += [self.vercel, self.uptimerobot, self.supabase]
+        standins += [self.vercel, self.uptimerobot, self.supabase, self.upstash_api]
         return {
             "pid": os.getpid(),
             "root": str(self.root),
@@ -172,6 +179,9 @@ class Platform:
             self._addresses(), self._keys, environment.commit_of(self.root)
         )
         self.environment = self._environ()
+        self.vercel_api.project.begin(
+            _own(self.environment), self.environment["VERCEL_GIT_COMMIT_SHA"]
+        )
         control_server = Server(control.app(self))
         parts.callback(control_server.close)
         self.control_url = control_server.url
@@ -192,9 +202,11 @@ class Platform:
         directory = self.root / "supabase" / "migrations"
         self.migrated = migrations.apply(self.admin_database_url, directory)
         self.database_url = self._app_database_url()
-        front = Upstash(valkey.port, self._token("UPSTASH_REDIS_REST_TOKEN"))
+        users = Users(self._token("UPSTASH_REDIS_REST_TOKEN"))
+        front = Upstash(valkey.port, users)
         parts.callback(front.close)
         self.upstash = self._stand_in(parts, front)
+        self.upstash_api = self._stand_in(parts, UpstashApi(self._token("UPSTASH_API_KEY"), users))
 
     def _app_database_url(self) -> str:
         """The address as the functions' own role, or the superuser's before there is one."""
@@ -204,13 +216,17 @@ class Platform:
         return self.admin_database_url
 
     def _start_standins(self, parts: contextlib.ExitStack) -> None:
-        self.resend = self._stand_in(parts, Resend(self._token("RESEND_API_KEY")))
-        slack = Slack(self._token("SLACK_BOT_TOKEN"), environment.SLACK_WEBHOOK_PATH)
-        self.slack = self._stand_in(parts, slack)
+        mail = Resend(self._token("RESEND_API_KEY"), admin_key=self._token("RESEND_ADMIN_KEY"))
+        self.resend = self._stand_in(parts, mail)
+        self.slack_api = Slack(self._token("SLACK_BOT_TOKEN"), environment.SLACK_WEBHOOK_PATH)
+        self.slack = self._stand_in(parts, self.slack_api)
+        token, first = self._token("SUPABASE_ACCESS_TOKEN"), self._token("SUPABASE_SECRET_KEY")
+        self.supabase = self._stand_in(parts, SupabaseApi(token, SupabaseKeys(token, first)))
         self.sentry = self._stand_in(parts, Sentry(self._keys["SENTRY_PUBLIC_KEY"]))
         self.turnstile = self._stand_in(parts, Turnstile())
-        self.vercel = self._stand_in(parts, VercelApi(self._token("VERCEL_API_TOKEN")))
-        self.supabase = self._stand_in(parts, SupabaseApi(self._token("SUPABASE_ACCESS_TOKEN")))
+        self.vercel_api = VercelApi(self._token("VERCEL_API_TOKEN"), self._go_live)
+        parts.callback(self.vercel_api.close)
+        self.vercel = self._stand_in(parts, self.vercel_api)
         robot = UptimeRobot(self._token("UPTIMEROBOT_API_KEY"))
         self.uptimerobot = self._stand_in(parts, robot)
 
@@ -236,6 +252,7 @@ class Platform:
             supabase=self.supabase.url,
             admin_database=self.admin_database_url,
             backups=str(self.data / "backups"),
+            upstash_api=self.upstash_api.url,
             uptimerobot=self.uptimerobot.url,
         )
 
@@ -247,10 +264,27 @@ class Platform:
             # The function itself will say so, as in production.
             print(f"lib/settings.py: {fault}", file=sys.stderr)
             return dict(self.environment)
-        return environment.compose(variables, self._offers, self._given, self._keys)
+        composed = environment.compose(variables, self._offers, self._given, self._keys)
+        return composed | self._deployed
+
+    def _go_live(self, deployment: Deployment) -> None:
+        """Run what the domains lead to now, with the variables it was built with."""
+        first = deployment.id == self._offers["VERCEL_DEPLOYMENT_ID"]
+        system = {
+            "VERCEL_DEPLOYMENT_ID": deployment.id,
+            "VERCEL_GIT_COMMIT_SHA": deployment.commit,
+        }
+        self._deployed = {} if first else {**deployment.environ, **system}
+        self.environment = self._environ()
+        self._pool.restart()
 
     def _site(self) -> Site:
         return Site(self._server.port)
+
+
+def _own(environ: Mapping[str, str]) -> dict[str, str]:
+    """The project's variables: all but Vercel's own."""
+    return {name: text for name, text in environ.items() if not name.startswith("VERCEL")}
 
 
 _LIMIT = proxy.MAX_BODY_BYTES

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dev import pages
+from dev.resend_keys import ApiKeys
 from dev.standin import Pause
 from dev.web import Request, Response, as_json
 
@@ -39,12 +40,14 @@ class Mail:
 
 
 class Resend:
-    """Accepts mail whose bearer key is `api_key`; keeps it in memory."""
+    """Accepts mail whose bearer key is `api_key`, or one made since; keeps it in memory."""
 
     name = "Resend"
 
-    def __init__(self, api_key: str, clock: Callable[[], float] = time.time) -> None:
-        self._api_key = api_key
+    def __init__(
+        self, api_key: str, clock: Callable[[], float] = time.time, admin_key: str = ""
+    ) -> None:
+        self.api_keys = ApiKeys(api_key, admin_key)
         self._clock = clock
         self._lock = threading.Lock()
         self._keys: dict[str, _Sent] = {}
@@ -57,6 +60,8 @@ class Resend:
         pause()
         if refusal is not None:
             return refusal
+        if (answer := self.api_keys.respond(request)) is not None:
+            return answer
         if request.path == "/emails" and request.method == "GET":
             data = [_shown(mail) for mail in self.mails()]
             return as_json({"object": "list", "has_more": False, "data": data})
@@ -90,6 +95,7 @@ class Resend:
         return request.parsed_body()
 
     def forget(self) -> None:
+        self.api_keys.forget()
         with self._lock:
             self._keys.clear()
             self._mails.clear()
@@ -105,8 +111,12 @@ class Resend:
         given = request.headers.get("Authorization", "")
         if not given.lower().startswith("bearer ") or not given[7:].strip():
             return problem(401, "missing_api_key", "Missing API key in the authorization header.")
-        if given[7:].strip() != self._api_key:
+        permission = self.api_keys.permission(given[7:].strip())
+        if permission is None:
             return problem(403, "invalid_api_key", "API key is invalid")
+        if permission == "sending_access" and (request.method, request.path) != ("POST", "/emails"):
+            text = "This API key is restricted to only send emails"
+            return problem(401, "restricted_api_key", text)
         return None
 
     def _send(self, request: Request, pause: Pause) -> Response:

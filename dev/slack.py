@@ -18,7 +18,8 @@ class Slack:
     name = "Slack"
 
     def __init__(self, token: str, webhook_path: str) -> None:
-        self._token = token
+        self._first = token
+        self.tokens = {token}
         self._webhook_path = webhook_path
         self._lock = threading.Lock()
         self._messages: dict[str, dict[str, Any]] = {}
@@ -61,6 +62,7 @@ class Slack:
     def forget(self) -> None:
         with self._lock:
             self._messages.clear()
+            self.tokens = {self._first}
 
     def page(self, request: Request) -> Response | None:
         if request.path != "/" or request.method not in ("GET", "HEAD"):
@@ -87,16 +89,23 @@ class Slack:
             return self._update(fields)
         if request.path == "/api/conversations.history":
             return self._history(fields)
+        if request.path == "/api/auth.revoke":
+            return self._revoke(_token(request, fields), fields)
         if request.path == "/api/auth.test":
             return as_json({"ok": True, "team": "Local", "user": "local", "bot_id": "B0LOCAL"})
         return as_json({"ok": False, "error": "unknown_method"})
 
     def _refusal(self, request: Request, fields: dict[str, Any] | None) -> str | None:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        given = given or str((fields or {}).get("token", ""))
+        given = _token(request, fields)
         if not given:
             return "not_authed"
-        return None if given == self._token else "invalid_auth"
+        return None if given in self.tokens else "invalid_auth"
+
+    def _revoke(self, token: str, fields: dict[str, Any]) -> Response:
+        if str(fields.get("test", "")).lower() in ("1", "true"):
+            return as_json({"ok": True, "revoked": False})
+        self.tokens.discard(token)
+        return as_json({"ok": True, "revoked": True})
 
     def _post(self, fields: dict[str, Any]) -> Response:
         if not fields.get("channel"):
@@ -169,6 +178,11 @@ class Slack:
             message = {"channel": channel, "ts": ts, "fields": fields, "at": time.time()}
             self._messages[ts] = message
         return message
+
+
+def _token(request: Request, fields: dict[str, Any] | None) -> str:
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+    return given or str((fields or {}).get("token", ""))
 
 
 def _no(error: str, errors: list[str] | None = None) -> Response:

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from dev import pages
 from dev.standin import Pause
+from dev.supabase_keys import SupabaseKeys
 from dev.web import Request, Response, as_json
 
 PROJECT = "alfabeautylocal00000"
@@ -29,12 +30,13 @@ type Restore = Callable[[datetime], None]
 
 
 class SupabaseApi:
-    """One project whose bearer token is `token`."""
+    """One project whose bearer token is `token`; keys: the part that makes and takes its keys."""
 
     name = "Supabase"
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, keys: SupabaseKeys) -> None:
         self._token = token
+        self._keys = keys
         self._lock = threading.Lock()
         self._status = "ACTIVE_HEALTHY"
         self._backups: list[dict[str, Any]] = []
@@ -72,7 +74,7 @@ class SupabaseApi:
     # ---------------------------------------------------------------- the vendor's part
 
     def respond(self, request: Request, pause: Pause) -> Response:
-        response = self._answer(request)
+        response = self._keys.answer(request) or self._answer(request)
         pause()
         return response
 
@@ -87,6 +89,7 @@ class SupabaseApi:
         return request.parsed_body()
 
     def forget(self) -> None:
+        self._keys.forget()
         last = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + _DAILY
         if last > datetime.now(UTC):
             last -= timedelta(days=1)

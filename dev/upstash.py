@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from dev import pages, resp
 from dev.resp import Failure, Reply, Status
 from dev.standin import Pause
+from dev.upstash_users import AclError, Users
 from dev.web import Request, Response, as_json
 
 # Upstash's own server takes this flag in a script's first line; Valkey refuses the script.
@@ -16,13 +17,13 @@ _UNKNOWN_FLAG = re.compile(rb"\A#!lua flags=allow-key-locking[^\n]*")
 
 
 class Upstash:
-    """Speaks for the Valkey on `valkey_port` to callers whose bearer token is `token`."""
+    """Speaks for the Valkey on `valkey_port` to callers whose bearer token is a user's."""
 
     name = "Upstash"
 
-    def __init__(self, valkey_port: int, token: str) -> None:
+    def __init__(self, valkey_port: int, users: Users) -> None:
         self._connections = resp.Connections(valkey_port)
-        self._token = token
+        self._users = users
 
     def respond(self, request: Request, pause: Pause) -> Response:
         response = self._do(request)
@@ -41,6 +42,7 @@ class Upstash:
 
     def forget(self) -> None:
         """What was received lives in Valkey: FLUSHALL there is its owner's decision."""
+        self._users.forget()
 
     def page(self, request: Request) -> Response | None:
         if request.path != "/" or request.method not in ("GET", "HEAD"):
@@ -52,7 +54,8 @@ class Upstash:
 
     def _do(self, request: Request) -> Response:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        if given != self._token:
+        caller = self._users.of(given)
+        if caller is None:
             return as_json({"error": "WRONGPASS invalid or missing auth token"}, 401)
         encode = request.headers.get("Upstash-Encoding", "").lower() == "base64"
         try:
@@ -60,11 +63,20 @@ class Upstash:
                 commands = [_command(command) for command in _array(request)]
                 run = self._pipeline if request.path == "/pipeline" else self._transaction
                 return run(commands, encode)
-            return self._single(_from_request(request), encode)
+            command = _from_request(request)
+            if command[0].upper() == b"ACL" and len(command) > 1:
+                return self._acl(caller, [word.decode() for word in command[1:]])
+            return self._single(command, encode)
         except (ValueError, RecursionError) as fault:
             return as_json({"error": f"ERR failed to parse command: {fault}"}, 400)
         except OSError as fault:
             return as_json({"error": f"ERR server is not reachable: {fault}"}, 503)
+
+    def _acl(self, caller: str, words: list[str]) -> Response:
+        try:
+            return as_json({"result": self._users.command(caller, words)})
+        except AclError as refusal:
+            return as_json({"error": str(refusal)}, 400)
 
     def _single(self, command: list[bytes], encode: bool) -> Response:
         with self._connections.borrow() as connection:

@@ -296,14 +296,21 @@ def note(run: Run, text: str, who: str, now: datetime, words: str) -> Incident:
     return run(work)  # type: ignore[no-any-return]
 
 
-def record(run: Run, kind: str, actor: str, now: datetime, facts: dict[str, object]) -> list[str]:
+def record(
+    run: Run,
+    kind: str,
+    actor: str,
+    now: datetime,
+    facts: dict[str, Any],
+    words: str | None = None,
+) -> list[str]:
     """Enter what was done (maintenance, rollback, restore …) on every open incident; their ids."""
 
     def work(connection: "Connection[Any]") -> list[str]:
         with connection.transaction():
             open_ones = [one.id for one in _several(connection, LOCK_OPEN_ONES)]
             for incident_id in open_ones:
-                add(connection, incident_id, now, kind, actor, facts)
+                add(connection, incident_id, now, kind, actor, facts, words)
             return open_ones
 
     return list(run(work))

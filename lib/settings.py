@@ -234,8 +234,14 @@ class Settings:
     canary_secret = Setting(
         token, "Signs the synthetic lead that proves the path; 16 characters or more.", secret=True
     )
+    canary_secret_previous = Setting(
+        str, "The canary's secret being retired: accepted beside it while set.", "", secret=True
+    )
     health_check_token = Setting(
         token, "Bearer token of the deep health check; 16 characters or more.", secret=True
+    )
+    health_check_token_previous = Setting(
+        str, "The health token being retired: accepted beside it while set.", "", secret=True
     )
     turnstile_secret_key = Setting(
         str, "Cloudflare Turnstile's secret; empty: pages carry no challenge.", "", secret=True
@@ -261,6 +267,16 @@ class Settings:
         "Signs Vercel's drains to /api/rum, 16 characters or more; unset: they are refused.",
         secret=True,
     )
+    rum_drain_secret_previous = Setting(
+        str, "The drains' secret being retired: accepted beside it while set.", "", secret=True
+    )
+    key_fingerprint_pepper = Setting(
+        str,
+        "Makes the fingerprints by which keys in use are known; the same for every deployment and "
+        "operator, never changed. Empty: no key's age is known.",
+        "",
+        secret=True,
+    )
     vercel_api_token = Setting(
         str,
         "Vercel's API token: an import of products purges the CDN. Empty: it expires by itself.",
@@ -270,6 +286,20 @@ class Settings:
     vercel_api_url = Setting(url, "Vercel's API.", "https://api.vercel.com")
     vercel_project_id = Setting(str, "The project's id or name; set by Vercel in functions.", "")
     vercel_team_id = Setting(str, "The team's id, where the project is a team's.", "")
+    supabase_url = Setting(url, "The project's own address at Supabase. Operators only.", "")
+    supabase_secret_key = Setting(
+        str,
+        "Supabase's secret key (sb_secret_…), for tools beside the functions, which use Postgres.",
+        "",
+        secret=True,
+    )
+    resend_admin_key = Setting(
+        str, "Resend's key with full access: makes and deletes others. Operators only.", secret=True
+    )
+    upstash_api_url = Setting(url, "Upstash's developer API.", "https://api.upstash.com")
+    upstash_email = Setting(str, "The account of UPSTASH_API_KEY. Operators only.")
+    upstash_api_key = Setting(str, "Upstash's developer API key. Operators only.", secret=True)
+    upstash_database_id = Setting(str, "The Redis database's id at Upstash. Operators only.")
     slack_bot_token = Setting(
         str,
         "Slack's bot token (chat:write, channels:history); empty: the webhook.",
@@ -300,6 +330,12 @@ class Settings:
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         self.environ = os.environ if environ is None else environ
         self.slips: set[str] = set()
+
+    def secrets(self) -> dict[str, str]:
+        """Every secret that is set, as it is written: for lib/keys.py, which keeps none."""
+        written = ((one.name, self.environ.get(one.name, "").strip()) for one in every())
+        secret = {one.name for one in every() if one.secret}
+        return {name: text for name, text in written if text and name in secret}
 
 
 def every() -> Iterator[Setting[Any]]:

@@ -20,10 +20,12 @@ from uuid import UUID, uuid4
 from lib import (
     alarm,
     canary,
+    deployments,
     erasure_register,
     incident_spool,
     incident_store,
     incidents,
+    keys,
     ledger,
     metric_fold,
     retention,
@@ -205,6 +207,7 @@ def look(means: Means, switch: Switch | None, now: datetime) -> tuple[Facts, int
     try:
         ages = run_of(means)(lambda c: c.execute(AGES, {"now": now}).fetchone())
         facts = _with_promises(means, _with_ages(facts, ages, now), now)
+        facts = replace(facts, overdue_keys=keys.overdue(run_of(means), now))
     except (DatabaseDown, NotConfigured) as fault:
         database_fault = _said(fault, "Postgres")
     try:
@@ -322,6 +325,8 @@ def _canary(means: Means, facts: Facts, now: datetime) -> str | None:
         if not due:
             return None
     said = _send_canary(means, facts, secret, now)
+    with suppress(DatabaseDown, NotConfigured):
+        deployments.canary_ended(run_of(means), means.deployment, said is None, now)
     if said is not None:
         with suppress(CacheDown, NotConfigured):
             means.cache.run("DEL", CANARY_DUE)

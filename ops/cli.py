@@ -23,8 +23,10 @@ from ops import (
     products,
     recovery,
     retention,
+    rollback,
     subject,
 )
+from ops.keys import commands as keys
 
 AREAS = (
     leads,
@@ -33,7 +35,9 @@ AREAS = (
     maintenance,
     measures,
     monitors,
+    rollback,
     recovery,
+    keys,
     subject,
     retention,
     evidence,

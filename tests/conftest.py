@@ -61,6 +61,7 @@ def database(platform: Platform, admin: psycopg.Connection[DictRow]) -> psycopg.
         platform.upstash,
         platform.vercel,
         platform.supabase,
+        platform.upstash_api,
         platform.uptimerobot,
     )
     for stand_in in stand_ins:

@@ -44,6 +44,7 @@ def test_health_json_tells_pass_and_the_release(platform: Platform) -> None:
     assert answer.headers["Content-Type"] == "application/health+json"
     assert answer.json()["status"] == "pass"
     assert "releaseId" in answer.json()
+    assert answer.json()["serviceId"] == platform.environment["VERCEL_DEPLOYMENT_ID"]
 
 
 def test_health_answers_with_no_configuration_at_all(platform: Platform) -> None:

@@ -6,11 +6,13 @@ Safe twice at once, late, or cut off: one works, the others answer `busy`. 200 `
 watches from outside may hold.
 """
 
+from contextlib import suppress
+
 from werkzeug.wrappers import Response
 
-from lib import endpoint, watch
+from lib import alarm, deployments, endpoint, keys, watch
 from lib.endpoint import Call
-from lib.problems import NotConfigured
+from lib.problems import DatabaseDown, NotConfigured
 
 EVERY_MINUTES = 1  # vercel.json
 
@@ -21,9 +23,26 @@ def get(call: Call) -> Response:
     report = watch.run(call.services, call.maintenance, call.now)
     call.note(**report.facts())
     call.later(call.services.probe)
+    call.later(lambda: _say_what_we_are(call))
     if not report.busy:
         call.check_in("watch", every_minutes=EVERY_MINUTES)
     return endpoint.reply(report.facts())
+
+
+def _say_what_we_are(call: Call) -> None:
+    """Which build serves, with which keys: what a rollback and a rotation must know."""
+    settings = call.services.settings
+    mode = settings.maintenance_mode
+    build = deployments.Build(
+        settings.vercel_deployment_id,
+        settings.vercel_git_commit_sha,
+        "" if mode == "off" else mode,
+    )
+    with suppress(DatabaseDown, NotConfigured):  # the next minute tells
+        run = alarm.run_of(call.services)
+        deployments.stamp(run, build, call.now)
+        pepper = settings.key_fingerprint_pepper
+        keys.sight(run, settings.secrets(), pepper, build.deployment, call.now)
 
 
 def _is_monitor(call: Call) -> bool:

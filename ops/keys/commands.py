@@ -1,0 +1,243 @@
+"""`ops keys` and `ops rotate`: how old keys are, and replacing one without an outage."""
+
+import argparse
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lib import keys
+from lib.problems import NotConfigured
+from lib.services import Services
+from ops import command, timeline
+from ops.keys import database, ours, vendors
+from ops.keys.book import Book, Page
+from ops.keys.keyfile import RETIRING, KeyFile
+from ops.keys.kind import Kind
+from ops.keys.rotation import Rotation, plan
+from ops.vercel import Vercel
+from ops.wire import Refused
+
+DRAIN_S, WAIT_S = 60.0, 300.0
+
+KINDS: dict[str, type[Kind]] = {
+    "DATABASE_URL": database.DatabaseRole,
+    "UPSTASH_REDIS_REST_TOKEN": vendors.UpstashToken,
+    "RESEND_API_KEY": vendors.ResendKey,
+    "SUPABASE_SECRET_KEY": vendors.SupabaseKey,
+    "SLACK_BOT_TOKEN": vendors.SlackBot,
+}
+BY_OVERLAP: dict[str, type[Kind]] = {
+    keys.PREVIOUS: ours.Token,
+    keys.LIST: ours.Seal,
+    keys.BY_HAND: ours.ByHand,
+}
+
+
+# ------------------------------------------------------------------ ages
+
+
+def show_keys(services: Services, args: argparse.Namespace) -> int:
+    """The age of every key in one table, newest of a name first. Exit 1 when one is overdue."""
+    now = datetime.now(UTC)
+    in_use = keys.in_use(services.database.run)
+    rows = [row for key in keys.KEYS for row in _rows(key, in_use, now)]
+    if args.json:
+        command.print_json(rows)
+    else:
+        command.table(
+            ("name", "fingerprint", "age", "rotate by", "owner", "used by", "overlap", ""),
+            [tuple(row.values()) for row in rows],
+        )
+    return 1 if any(row["verdict"] == "OVERDUE" for row in rows) else 0
+
+
+def _rows(key: keys.Key, in_use: list[keys.InUse], now: datetime) -> list[dict[str, Any]]:
+    mine = [one for one in in_use if one.name == key.name]
+    blank = {"name": key.name, "fingerprint": "-", "age": "-", "rotate_by": f"{key.days} d",
+             "owner": key.owner, "used_by": "operators" if key.operators_only else "nobody",
+             "overlap": key.overlap, "verdict": ""}  # fmt: skip
+    rows = []
+    for place, one in enumerate(mine):
+        due = one.first_seen_at.date().toordinal() + key.days
+        rows.append(
+            blank
+            | {
+                "fingerprint": one.fingerprint,
+                "age": f"{one.age(now).days} d",
+                "rotate_by": datetime.fromordinal(due).date().isoformat(),
+                "used_by": ", ".join(one.deployments[:3]),
+                "verdict": "OVERDUE" if one.overdue(now) else "being retired" if place else "",
+            }
+        )
+    return rows or [blank]
+
+
+# ------------------------------------------------------------------ rotating
+
+
+def rotate(services: Services, args: argparse.Namespace) -> int:
+    """Replace a key: new one, deployment, proof that it is used, old one revoked and tried."""
+    key = keys.BY_NAME[args.name]
+    kind_of = KINDS.get(key.name) or BY_OVERLAP[key.overlap]
+    settings = services.settings
+    if key.operators_only:
+        print(f"{key.name} is on operators' machines alone: change it there", file=sys.stderr)
+        return 2
+    kind = kind_of(key, services, settings.secrets().get(key.name, ""),
+                   KeyFile(Path(args.keep)), old_id=args.old_id)  # fmt: skip
+    if not kind.old:
+        raise NotConfigured(key.name, "is not set: there is nothing to rotate")
+    if args.dry_run:
+        return _print_plan(kind, args)
+    if not args.yes and not _agreed(kind, args):
+        print("nothing was changed", file=sys.stderr)
+        return 1
+    if not settings.key_fingerprint_pepper:
+        raise NotConfigured("KEY_FINGERPRINT_PEPPER", "is not set")
+    if args.leak:
+        what = f"{key.name} has leaked; it is being rotated"
+        timeline.leaked(services, what, datetime.now(UTC))
+    try:
+        with (
+            closing(Vercel(settings)) as vercel,
+            Book(settings.database_direct_url, key.name) as book,
+        ):
+            return _rotate(services, vercel, book, kind, args)
+    except Refused as refused:
+        print(f"{key.name}: {refused}", file=sys.stderr)
+        return 1
+
+
+def _rotate(
+    services: Services, vercel: Vercel, book: Book, kind: Kind, args: argparse.Namespace
+) -> int:
+    lines: list[str] = []
+
+    def say(words: str) -> None:
+        lines.append(words)
+        if not args.json:
+            print(words, flush=True)
+
+    pepper = services.settings.key_fingerprint_pepper
+    page = book.open_page(kind.key.name)
+    if page is None:
+        page = _begin(vercel, book, kind, args, pepper)
+    else:
+        _go_on(page, kind, pepper)
+        say(f"going on after {page.step or 'nothing'}")
+        if args.leak and page.reason != "leak":
+            _revoke_next(page.facts, page.step, kind)
+            page.reason = "leak"
+            book.keep(page)
+    kind.facts = page.facts
+    done = Rotation(services, vercel, book, kind, say, pepper, args.drain, args.timeout, page).run()
+    if args.json:
+        facts = {"name": done.name, "reason": done.reason, "old": done.old_fingerprint,
+                 "new": done.new_fingerprint, "steps": lines,
+                 "probe": done.facts["probe"]}  # fmt: skip
+        command.print_json(facts)
+    return 0
+
+
+def _revoke_next(facts: dict[str, Any], step: str, kind: Kind) -> None:
+    """What was a planned rotation turns out to be a leak: the vendor revokes at once."""
+    steps: list[str] = facts["plan"]
+    done = steps.index(step) + 1 if step else 0
+    if not kind.two_deployments and "revoke" in steps[done:]:
+        rest = [one for one in steps[done:] if one != "revoke"]
+        facts["plan"] = [*steps[:done], "revoke", *rest]
+
+
+def _begin(vercel: Vercel, book: Book, kind: Kind, args: argparse.Namespace, pepper: str) -> Page:
+    """A new page. The value here must be the one that production says it uses: the environment's,
+    or, where a shell has not read it anew, the file's."""
+    name = kind.key.name
+    serving, _ = vercel.serving()
+    marks = book.seen(name, datetime.fromtimestamp(0, UTC)).get(serving)
+    held = (kind.old, kind.file.read().get(name, ""))
+    known = [one for one in held if one and (not marks or _mark(pepper, kind, one) in marks)]
+    if not known:
+        words = f"production uses {', '.join(sorted(marks or ()))}, and the value here is "
+        raise Refused(0, "other_key", words + _mark(pepper, kind, kind.old))
+    kind.old = known[0]
+    kind.file.keep({name + RETIRING: None})  # of a rotation that died as it was done
+    kind.prepare(book.last_facts(name))
+    reason = "leak" if args.leak else args.reason
+    facts = {**kind.facts, "plan": plan(kind, leak=args.leak)}
+    return book.begin(name, reason, _mark(pepper, kind, kind.old), facts, datetime.now(UTC))
+
+
+def _go_on(page: Page, kind: Kind, pepper: str) -> None:
+    """Find the old value again: in the file, from the moment there is a new one."""
+    retiring = kind.file.read().get(kind.key.name + RETIRING)
+    for value in (retiring, kind.old):
+        if value and _mark(pepper, kind, value) == page.old_fingerprint:
+            kind.old = value
+            return
+    words = f"a rotation from {page.old_fingerprint} is under way, and the old value is not here"
+    raise Refused(0, "other_key", words)
+
+
+def _mark(pepper: str, kind: Kind, value: str) -> str:
+    return keys.fingerprint(pepper, value.partition(",")[0] if kind.reseals else value)
+
+
+def _print_plan(kind: Kind, args: argparse.Namespace) -> int:
+    steps = plan(kind, leak=args.leak)
+    if args.json:
+        command.print_json({"name": kind.key.name, "plan": steps, "overlap": kind.key.overlap})
+        return 0
+    print(f"{kind.key.name} ({kind.key.purpose}), two at once by: {kind.key.overlap}")
+    for name in steps:
+        print(f"  {name:9} {MEANING[name]}")
+    return 0
+
+
+MEANING = {
+    "create": "a new key, into your file; then it is tried",
+    "set": "into Vercel's variables for production",
+    "deploy": "what serves now, built again with it",
+    "verify": "every live deployment says that it uses the new key",
+    "reseal": "what is sealed with the old key in Redis, sealed anew",
+    "revoke": "the old key",
+    "redeploy": "once more, without the old key",
+    "reverify": "no live deployment uses the old key",
+    "probe": "the old key must fail; older deployments are unsafe from then on",
+}
+
+
+def _agreed(kind: Kind, args: argparse.Namespace) -> bool:
+    _print_plan(kind, args)
+    try:
+        return input(f"Rotate {kind.key.name} in production? (yes/no) ") == "yes"
+    except EOFError:
+        return False
+
+
+def declare(areas: Any) -> None:
+    command.verb(areas, "keys", show_keys, "python3 -m ops keys", as_json=True)
+    verb = command.verb(
+        areas,
+        "rotate",
+        rotate,
+        "python3 -m ops rotate RESEND_API_KEY --dry-run",
+        "python3 -m ops rotate DATABASE_URL --keep ~/.alfa/production.env",
+        "python3 -m ops rotate CRON_SECRET --leak --keep ~/.alfa/production.env",
+        dry_run=True,
+        as_json=True,
+    )
+    verb.add_argument("name", choices=sorted(keys.BY_NAME), metavar="NAME", help="of `ops keys`")
+    verb.add_argument("--keep", default=".env.operators", metavar="FILE",
+                      help="your own variables, mode 0600: the new value goes there, and nowhere "
+                      "else (default: %(default)s)")  # fmt: skip
+    verb.add_argument("--reason", choices=("scheduled", "offboarding"), default="scheduled")
+    verb.add_argument("--leak", action="store_true", help="revoke first; opens a Sev1")
+    verb.add_argument("--yes", action="store_true", help="do not ask")
+    verb.add_argument("--old-id", metavar="ID", help="the vendor's id of the key to be revoked")
+    verb.add_argument("--drain", type=float, default=DRAIN_S, metavar="SECONDS",
+                      help="for requests under way on the old deployment "
+                      "(default: %(default)s)")  # fmt: skip
+    verb.add_argument("--timeout", type=float, default=WAIT_S, metavar="SECONDS",
+                      help="for a deployment, and for its word (default: %(default)s)")  # fmt: skip
