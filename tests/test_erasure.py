@@ -189,11 +189,13 @@ def test_the_mails_that_resend_has_are_named_by_their_ids(
     services: Services, database: Rows
 ) -> None:
     store(services, lead())
-    database.execute("update outbox set sent_at = now(), provider_id = 'at-resend-' || kind")
+    database.execute("update outbox set attempts = 1, sent_at = now()")
+    database.execute("update outbox set provider_id = 'id-at-resend' where kind = 'sales'")
+    (made,) = database.execute("select id from leads").fetchall()
     receipt = erase(services)
     (resend,) = (line for line in receipt["places"] if line["place"] == "resend")
     assert resend["state"] == "instruction"
-    assert resend["ids"] == ["at-resend-acknowledgement", "at-resend-sales"]
+    assert resend["ids"] == [f"acknowledgement/{made['id']}", "id-at-resend"]
 
 
 def test_nobody_else_is_touched(services: Services, database: Rows, valkey: redis.Redis) -> None:
