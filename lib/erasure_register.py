@@ -27,7 +27,7 @@ PLACES = {
     "door": "what recognises a repeat or counts a sender (seen, text, rate)",
     "caches": "hold products and vitals alone: nothing of a person",
     "sales_mailbox": "delete the mails about these refs, and others found by address or number",
-    "resend": "ask Resend's support to delete these mails, by their ids",
+    "resend": "ask Resend's support to delete these mails, by id or idempotency key",
     "sentry": "search for these lead ids; nothing should be found, as no personal data is sent",
     "logs": "hold ids alone; deleted by age",
     "backups": "beyond use until overwritten: after a restore the tombstones erase again",

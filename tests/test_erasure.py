@@ -189,11 +189,13 @@ def test_the_mails_that_resend_has_are_named_by_their_ids(
     services: Services, database: Rows
 ) -> None:
     store(services, lead())
-    database.execute("update outbox set sent_at = now(), provider_id = 'at-resend-' || kind")
+    database.execute("update outbox set attempts = 1, sent_at = now()")
+    database.execute("update outbox set provider_id = 'id-at-resend' where kind = 'sales'")
+    (made,) = database.execute("select id from leads").fetchall()
     receipt = erase(services)
     (resend,) = (line for line in receipt["places"] if line["place"] == "resend")
     assert resend["state"] == "instruction"
-    assert resend["ids"] == ["at-resend-acknowledgement", "at-resend-sales"]
+    assert resend["ids"] == [f"acknowledgement/{made['id']}", "id-at-resend"]
 
 
 def test_nobody_else_is_touched(services: Services, database: Rows, valkey: redis.Redis) -> None:
@@ -331,6 +333,7 @@ def test_whoever_writes_again_is_a_new_lead(
     assert count(database, "leads") == 2
     erasure.finish(services, now() + 3 * MINUTE)
     assert count(database, "leads") == 2, "a later sweep takes nothing that is newer"
+    assert services.cache.run("ZRANGE", "accepted", 0, -1) == [first["id"]]
     assert journal()
 
 
@@ -459,6 +462,24 @@ def test_what_was_on_its_way_is_swept_once_more(
     assert lines(after)["journal"] == ("done", 1)
     assert after is not None
     assert after["sweep_at"] is None
+
+
+def test_a_copy_that_made_room_for_a_newer_one_is_not_taken_for_it(
+    services: Services, valkey: redis.Redis
+) -> None:
+    for place, put in (
+        ("queue", lambda made: queue(services, made)),
+        ("journal", lambda made: services.cache.run_all(*backlog.journal(services.vault, made))),
+    ):
+        put(lead())
+        (seen,) = backlog.copies_held(services.cache.run, services.vault)
+        assert seen.place == place
+        valkey.flushall()
+        put(lead())  # the same words, sent again
+        assert not backlog.forget(services.cache.run, seen)
+        (newer,) = backlog.copies_held(services.cache.run, services.vault)
+        assert backlog.forget(services.cache.run, newer)
+        valkey.flushall()
 
 
 def test_a_request_is_finished_when_every_instruction_was_followed(

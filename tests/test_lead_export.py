@@ -228,6 +228,7 @@ HOSTILE = {
     "city": "-2+3",
     "specialization": "＝1+1",
     "current_brands_used": "+cmd|' /C calc'!A0",
+    "monthly_spend_range": "5 juta;=1+1",
     "message": "Halo;=1+1;\"kutip\", koma\n=baris dua Ñandú é 你好",
 }  # fmt: skip
 

@@ -1,9 +1,12 @@
 """Behind a transaction pooler, as in production: any statement may meet any server connection."""
 
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from psycopg.rows import DictRow
 
 from dev import tree
 from dev.breaks import Break
@@ -11,7 +14,12 @@ from dev.oracle import Oracle, at_once
 from dev.pgbouncer import PgBouncer
 from dev.platform import Platform
 from dev.rig import Rig
+from lib import erasure, retention
+from lib.services import Services
+from lib.settings import Settings
+from lib.subject import Subject
 from tests.conftest import ROOT
+from tests.privacy import OTHER, count, lead, store
 from tests.rigging import all_accepted
 
 
@@ -90,6 +98,24 @@ def test_a_pooler_whose_server_connections_die_costs_no_lead(rig: Rig) -> None:
     rig.inside.end_sessions()
     oracle.offer(4)
     assert all_accepted(oracle.settle())
+
+
+def test_erasing_and_pruning_through_a_pooler_say_so_to_nobody_elses_statements(
+    platform: Platform, pooler: PgBouncer, database: psycopg.Connection[DictRow]
+) -> None:
+    settings = Settings({**platform.environment, "DATABASE_URL": pooler.dsn})
+    now = datetime.now(UTC)
+    with closing(Services(settings)) as services:
+        store(services, lead())
+        store(services, lead(now - timedelta(days=1200), message="Lama", **OTHER))
+        erasure.erase(services, Subject(emails=("andi@example.com",)), now, asked_by="api")
+        ended = retention.prune(services.database.run, retention.rules(1095), now, budget_s=9)
+        assert ended["leads"] == 1
+        assert count(database, "leads") == 0
+        store(services, lead(message="Lagi"))
+        with psycopg.connect(pooler.dsn, autocommit=True, prepare_threshold=None) as by_hand:
+            by_hand.execute("delete from leads")
+        assert erasure.finish(services, now)["taken_over"] == 1, "known as a deletion by hand"
 
 
 def says_nothing_of_prepared_statements(rig: Rig) -> bool:

@@ -16,12 +16,22 @@ import psycopg
 
 from dev.bootstrap import ROOT
 from dev.platform import Platform
-from lib import erasure, erasure_register, erasure_replay, lead_export, retention
+from lib import (
+    backlog,
+    erasure,
+    erasure_register,
+    erasure_replay,
+    lead_export,
+    leads,
+    retention,
+    submission,
+)
 from lib.services import Services
 from lib.settings import Settings
 from lib.subject import Subject
 
 LOADED_AT_A_TIME = 100_000
+JOURNALED = 10_000  # 5,000 leads a day
 PRUNED_FOR_S = 35.0  # as the cron does
 
 # Two leads a minute over the years until now, each with its two mails sent.
@@ -55,13 +65,13 @@ from lead, unnest(array['sales', 'acknowledgement']) as kind
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m dev bench privacy")
     parser.add_argument("--leads", type=int, default=1_000_000)
-    leads: int = parser.parse_args(arguments).leads
+    n: int = parser.parse_args(arguments).leads
     with (
         tempfile.TemporaryDirectory() as data,
         Platform(ROOT, Path(data), durable=False) as platform,
         closing(Services(Settings(platform.environment))) as services,
     ):
-        _fill(platform, leads)
+        _fill(platform, n)
         _export(platform)
         _erase(platform, services)
         _replay(services)
@@ -69,16 +79,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _fill(platform: Platform, leads: int) -> None:
+def _fill(platform: Platform, n: int) -> None:
     started = time.perf_counter()
     with psycopg.connect(platform.admin_database_url, autocommit=True) as admin:
-        for first in range(1, leads + 1, LOADED_AT_A_TIME):
-            last = min(leads, first + LOADED_AT_A_TIME - 1)
-            admin.execute(FILL, {"first": first, "last": last, "n": leads})
+        for first in range(1, n + 1, LOADED_AT_A_TIME):
+            last = min(n, first + LOADED_AT_A_TIME - 1)
+            admin.execute(FILL, {"first": first, "last": last, "n": n})
         admin.execute("vacuum analyze leads, outbox")
-    print(
-        f"{leads:,} leads and {2 * leads:,} mails loaded in {time.perf_counter() - started:.0f} s"
-    )
+    print(f"{n:,} leads and {2 * n:,} mails loaded in {time.perf_counter() - started:.0f} s")
 
 
 def _export(platform: Platform) -> None:
@@ -106,17 +114,42 @@ def _export(platform: Platform) -> None:
 
 
 def _erase(platform: Platform, services: Services) -> None:
+    _fill_journal(services)
     whom = Subject(phones=("+6281200000777",))
     started = time.perf_counter()
     request = erasure.erase(services, whom, datetime.now(UTC), asked_by="command")
     took_s = time.perf_counter() - started
     receipt = erasure_register.receipt(services.database.run, request)
     found = {line["place"]: line["count"] for line in receipt["places"]} if receipt else {}
-    print(f"\nerasing one of them: {took_s * 1000:.0f} ms ({found['leads']} lead)")
+    print(f"\nerasing one of them, {JOURNALED:,} sealed copies opened: {took_s:.1f} s")
+    print(f"  {found['leads']} lead, {found['journal']} copy")
     started = time.perf_counter()
     with psycopg.connect(platform.admin_database_url, autocommit=True) as admin:
         admin.execute("delete from leads where email = 'sari888@example.com'")
     print(f"DELETE FROM leads WHERE email = …: {(time.perf_counter() - started) * 1000:.0f} ms")
+
+
+def _fill_journal(services: Services) -> None:
+    """Two days of leads, one of them the person's."""
+    for number in range(JOURNALED):
+        form = {
+            "business_name": f"Salon {number}",
+            "contact_name": "Sari",
+            "phone_whatsapp": f"+62812{number:08}",
+            "city": "Medan",
+            "salon_type": "SALON",
+            "consent": True,
+            "message": f"Kami tertarik bermitra; mohon info harga untuk salon nomor {number}.",
+        }
+        lead = leads.make(
+            submission.Submission.model_construct(**form),  # type: ignore[arg-type]
+            key=None,
+            locale="id",
+            now=datetime.now(UTC),
+            ip_address="203.0.113.7",
+            user_agent=None,
+        )
+        services.cache.run_all(*backlog.journal(services.vault, lead))
 
 
 def _replay(services: Services) -> None:

@@ -121,7 +121,11 @@ begin
     -- As lib/leads.py names a text at the door.
     encode(sha256(convert_to('4:text' || char_length(said) || ':' || said, 'UTF8')), 'hex'),
     old.ip_address,
-    array(select provider_id from public.outbox where lead_id = old.id and provider_id is not null),
+    -- A mail that may be out under no id we know is found by its idempotency key.
+    array(
+      select coalesce(provider_id, kind || '/' || lead_id) from public.outbox
+      where lead_id = old.id and attempts > 0
+    ),
     statement_timestamp()
   )
   on conflict (lead_id) do update set
