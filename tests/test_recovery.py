@@ -4,8 +4,15 @@ A platform of this file's own, since its database is destroyed.
 """
 
 import json
+import os
+import pty
+import re
+import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +27,7 @@ from dev.platform import Platform
 from dev.rig import UNLIMITED
 from dev.supabase_api import SupabaseApi
 from lib.settings import keys as read_keys
+from lib.vault import Vault
 from ops import cli, manifest, postgres, restoring
 from tests.conftest import LEAD, ROOT, eventually
 
@@ -192,12 +200,33 @@ def test_a_mail_of_a_lead_that_came_back_after_resends_memory_is_left_to_a_perso
 
 
 def age_journal(site: Site, lead_id: str, age: timedelta) -> None:
-    from lib.vault import Vault
-
     vault = Vault(read_keys(site.platform.environment["LEADS_ENCRYPTION_KEY"]))
     held = json.loads(vault.open(str(site.valkey.get(f"journal:{lead_id}"))))
     held["created_at"] = (datetime.fromisoformat(held["created_at"]) - age).isoformat()
     site.valkey.set(f"journal:{lead_id}", vault.seal(json.dumps(held)))
+
+
+def test_a_mail_that_left_after_the_backup_is_not_sent_again_a_day_later(site: Site) -> None:
+    site.platform.resend.switch("fail")
+    site.post(1)
+    eventually(lambda: site.query("select 1 from outbox where last_error is not null"))
+    site.query(
+        "update outbox set created_at = now() - interval '30 hours', first_attempt_at = null,"
+        " attempts = 0, uncertain = false"
+    )
+    assert site.ops("backup") == 0
+    site.platform.resend.ok()
+    drain(site)
+    mails = len(site.platform.resend.vendor.mails())  # type: ignore[attr-defined]
+    site.platform.resend.forget()  # it keeps a key for a day
+    site.destroy()
+    assert site.restore_all("--skip", "canary", "--skip", "proof") == 0
+    drain(site)
+    assert mails == 1
+    assert site.platform.resend.vendor.mails() == []  # type: ignore[attr-defined]
+    [mail] = site.query("select uncertain, dead_at from outbox")
+    assert mail["uncertain"]
+    assert mail["dead_at"] is not None
 
 
 # ------------------------------------------------------------------ the journal
@@ -304,8 +333,6 @@ def test_a_drill_on_a_damaged_backup_fails_and_reaches_nothing_else(site: Site) 
 def test_a_drill_on_a_backup_over_a_day_old_fails_its_rpo(site: Site) -> None:
     assert site.ops("backup") == 0
     [found], _ = manifest.held(site.folder, site.keys)
-    from dataclasses import replace
-
     old = replace(found, taken_at=found.taken_at - timedelta(hours=25)).signed(site.keys[0])
     manifest.write(site.folder, old)
     status, report = site.answers("restore-drill")
@@ -374,9 +401,6 @@ def test_a_restore_killed_while_it_loads_is_begun_again_and_ends_well(
     lead_id = site.post(1)
     site.journaled(1)
     assert site.ops("backup") == 0
-    import os
-    import subprocess
-
     postgres._major.cache_clear()
     real = postgres.tool("pg_restore", 18)
     tools = tmp_path / "bin"
@@ -591,3 +615,53 @@ def test_deep_health_complains_of_an_old_drill_and_an_old_backup_and_of_none(sit
     site.query("update backups set taken_at = taken_at - interval '27 hours'")
     status, said = services(site)
     assert (status, said["backup"]) == ("degraded", "stale: 27 hours")
+
+
+# ------------------------------------------------------------------ at a terminal
+
+
+def at_a_terminal(site: Site, *arguments: str, typed: str = "") -> tuple[int, str]:
+    """A command's status, and everything a person saw who typed that."""
+    environ = {**os.environ, **site.platform.environment, "BACKUP_DIRECTORY": str(site.folder)}
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 120))
+    command = [sys.executable, "-m", "ops.cli", *arguments]
+    running = subprocess.Popen(
+        command, env=environ, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    os.write(ours, typed.encode())
+    seen = b""
+    with suppress(OSError):  # the terminal is gone with its last user
+        while piece := os.read(ours, 65536):
+            seen += piece
+    os.close(ours)
+    return running.wait(60), seen.decode()
+
+
+def test_a_terminal_shows_how_far_the_backup_is_and_no_secret(site: Site) -> None:
+    status, seen = at_a_terminal(site, "backup")
+    assert status == 0
+    assert re.search(r"backup: .*\d+(\.\d+)?[kM].*B/s", seen), seen
+    for name, value in site.platform.environment.items():
+        if any(word in name for word in ("KEY", "TOKEN", "SECRET")) and len(value) > 15:
+            assert value not in seen, name
+    assert site.platform.admin_database_url not in seen
+
+
+def test_a_person_types_what_is_to_be_replaced_and_anything_else_changes_nothing(
+    site: Site,
+) -> None:
+    assert site.ops("backup") == 0
+    site.post(1)
+    site.journaled(1)
+    state = ("--state", str(site.state))
+    status, seen = at_a_terminal(site, "restore", *state, typed="yes\n")
+    assert status == 2
+    assert f"Type `replace {site.target}` to go on" in seen
+    assert len(site.leads()) == 1
+    typed = f"replace {site.target}\nerase\nopen\n"
+    status, seen = at_a_terminal(site, "restore", *state, typed=typed)
+    assert status == 0, seen
+    assert "open after" in seen
+    assert len(site.leads()) == 1
