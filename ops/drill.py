@@ -149,7 +149,9 @@ class Drill:
         return told(tally)
 
     def _look_for_the_lost(self) -> str:
-        found = journal.lost(self._there.cache.run, self._there.database.run, self._now)
+        found = journal.lost(
+            journal.patient(self._there.cache), self._there.database.run, self._now
+        )
         if found.ids:
             oldest = found.oldest or self._now
             self._rpo_leads_s = round((self._now - oldest).total_seconds(), 1)
@@ -172,14 +174,13 @@ def replay_journal(services: Services, now: datetime, *, dry_run: bool = False) 
     """The journal into the database of `services`; nobody erased comes back."""
     settings = services.settings
     return journal.replay(
-        services.cache.run,
+        journal.patient(services.cache),
         services.database.run,
         services.vault,
         Desk(settings.mail_from, settings.mail_sales_to),
         now,
         poison=services.database.poison,
-        guard=erasures.guarded(services),
-        erased=erasures.refusals(),
+        erasure_keys=services.erasure_keys,
         dry_run=dry_run,
     )
 

@@ -174,8 +174,31 @@ LINES = (
         "Key rotation: on a suspected leak or staff offboarding: regenerate"
         " SUPABASE_SERVICE_ROLE_KEY, update Vercel's environment, redeploy the latest commit",
     ),
-    Line(RECOVERY, "Data deletion: logs deleted after 90 days"),
-    Line(RECOVERY, "Data deletion: on a user's request DELETE FROM leads WHERE email = $1"),
+    Line(
+        RECOVERY,
+        "Data deletion: logs deleted after 90 days",
+        ("lib/retention.py", "api/cron/prune.py"),
+        (
+            "tests/test_retention.py::"
+            "test_a_lead_loses_its_origin_after_90_days_and_keeps_the_rest",
+            "tests/test_retention.py::"
+            "test_whatever_holds_something_of_a_person_has_a_class_that_ends_it",
+        ),
+    ),
+    Line(
+        RECOVERY,
+        "Data deletion: on a user's request DELETE FROM leads WHERE email = $1",
+        (
+            "lib/erasure.py",
+            "lib/erasure_replay.py::replay",
+            "supabase/migrations/20261124000002_privacy.sql",
+        ),
+        (
+            "tests/test_erasure.py::test_the_handbooks_own_statement_goes_everywhere",
+            "tests/test_erasure.py::test_a_restore_does_not_bring_an_erased_person_back",
+        ),
+        "restore",
+    ),
 )
 
 

@@ -5,19 +5,23 @@ of a lead that comes back may have left before: it is written as in doubt since 
 is sent only while Resend still knows its idempotency key, and parked for a person after that.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
+from itertools import batched
 from typing import Any
 
 from lib import copies, leads
-from lib.backlog import ACCEPTED, DEAD, JOURNAL_S, QUEUE, Vault
+from lib.backlog import ACCEPTED, DEAD, JOURNAL_S, QUEUE, Vault, journal_key, keys_like
+from lib.intake import Cache
 from lib.leads import Desk, Lead, Run
-from lib.problems import KeyReused, Unreadable
+from lib.problems import CacheDown, Erased, KeyReused, Unreadable
 
 AT_ONCE = 100
-JOURNAL = "journal:*"  # the keys of lib.backlog.journal_key
+TRIES, PAUSE_S = 4, 0.5
 
 DOUBT = """
 update outbox set uncertain = true, first_attempt_at = %(created_at)s
@@ -55,14 +59,10 @@ def replay(
     now: datetime,
     *,
     poison: tuple[type[Exception], ...],
-    guard: Mapping[str, Any],
-    erased: tuple[type[Exception], ...],
+    erasure_keys: tuple[bytes, ...],
     dry_run: bool = False,
 ) -> Tally:
-    """Store what the journal holds and Postgres does not. Raises CacheDown, DatabaseDown.
-
-    guard, erased: what makes `leads.store` refuse the leads of erased persons, and how it does.
-    """
+    """Store what the journal holds and Postgres does not. Raises CacheDown, DatabaseDown."""
     tally = Tally()
     set_aside: tuple[type[Exception], ...] = (KeyReused, *poison)
     for sealed in _entries(command):
@@ -78,8 +78,8 @@ def replay(
             tally.there += not missing
         else:
             try:
-                new = _put_back(run, lead, desk, now, guard)
-            except erased:
+                new = _put_back(run, lead, desk, now, erasure_keys)
+            except Erased:
                 tally.erased += 1
                 continue
             except set_aside:
@@ -90,7 +90,9 @@ def replay(
     return tally
 
 
-def _put_back(run: Run, lead: Lead, desk: Desk, now: datetime, guard: Mapping[str, Any]) -> bool:
+def _put_back(
+    run: Run, lead: Lead, desk: Desk, now: datetime, erasure_keys: tuple[bytes, ...]
+) -> bool:
     """Whether it was missing."""
     new = False
 
@@ -108,20 +110,33 @@ def _put_back(run: Run, lead: Lead, desk: Desk, now: datetime, guard: Mapping[st
 
         return run(once)
 
-    leads.store(in_doubt, lead, desk, now=now, deliver_now=False, **guard)
+    leads.store(in_doubt, lead, desk, now=now, deliver_now=False, erasure_keys=erasure_keys)
     return new
 
 
 def _entries(command: Command) -> Iterator[str]:
     """Every sealed lead in the journal; one may be given twice."""
-    cursor = 0
-    while True:
-        cursor, keys = command("SCAN", cursor, "MATCH", JOURNAL, "COUNT", 1000)
-        for start in range(0, len(keys), AT_ONCE):
-            held = command("MGET", *keys[start : start + AT_ONCE])
-            yield from (sealed for sealed in held if sealed is not None)
-        if int(cursor) == 0:
-            return
+    for keys in batched(keys_like(command, journal_key("*")), AT_ONCE):
+        yield from (sealed for sealed in command("MGET", *keys) if sealed is not None)
+
+
+def patient(cache: Cache) -> Command:
+    """Redis for an operator, who would rather wait than hear that it was slow for a second.
+
+    For what may be repeated: after a failure it is asked whether it is there, and then again.
+    """
+
+    def run(*command: str | int | float) -> Any:
+        for _ in range(TRIES - 1):
+            try:
+                return cache.run(*command)
+            except CacheDown:
+                time.sleep(PAUSE_S)
+                with suppress(CacheDown):
+                    cache.ping()
+        return cache.run(*command)
+
+    return run
 
 
 @dataclass(frozen=True, slots=True)

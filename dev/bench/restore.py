@@ -1,12 +1,13 @@
 """How long until a lead gets through again: a database of a million leads, destroyed and restored.
 
 `python3 -m dev bench restore [--leads N] [--mails N]`. A platform of its own. Leads and their
-rendered mails are made of one that went the whole way; then `ops backup`, some more leads by HTTP,
-the tables dropped, and `ops restore` as an operator runs it, to its last step.
+rendered mails are made of one that went the whole way; then `ops backup`, more leads by HTTP, one
+person erased, the tables dropped, and `ops restore` as an operator runs it, to its last step.
 """
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import tempfile
@@ -23,6 +24,7 @@ from dev.rig import UNLIMITED
 from ops import cli, postgres
 
 AFTER = 100  # leads taken between the backup and the disaster
+ERASED = f"{hashlib.md5(b'1').hexdigest()}@example.com"  # the first made-up lead's
 
 LEAD = {
     "business_name": "Barber Maju Jaya",
@@ -105,18 +107,23 @@ def _measure(platform: Platform, folder: Path, leads: int) -> int:
     print(f"backup: {backed_up['took_s']:,.0f} s, {backed_up['bytes'] / 1e6:,.0f} MB sealed,"
           f" {backed_up['rows']:,} rows", flush=True)  # fmt: skip
     accepted = {_post(platform, number) for number in range(1, AFTER + 1)}
+    _ops(environ, "subject", "erase", "--email", ERASED)
     time.sleep(2)  # the journal is written after the answer
     with psycopg.connect(platform.admin_database_url, autocommit=True) as admin:
         admin.execute("drop schema public cascade")
     target = postgres.where(platform.admin_database_url)
-    said = ("--yes-replace", target, "--yes-erase", "--yes-open", "--skip", "erasures")
+    said = ("--yes-replace", target, "--yes-erase", "--yes-open")
     status, done = _ops(environ, "restore", "--state", str(folder / "restore.json"), *said)
     for step in done["steps"]:
         print(f"  {step['name']:<12}{step['verdict']:<18}{step['took_s']:8.1f} s")
     with psycopg.connect(platform.admin_database_url) as admin:
         there = {row[0] for row in admin.execute("select ref from leads")}
-    print(f"RTO {done.get('rto_s', 0):,.0f} s of 3,600; {len(there):,} leads of {leads + AFTER:,}")
-    print(f"accepted after the backup and missing: {len(accepted - there)}")
+        back = admin.execute("select from leads where email = %s", [ERASED]).fetchall()
+    print(
+        f"RTO {done.get('rto_s', 0):,.0f} s of 3,600; {len(there):,} leads of {leads + AFTER - 1:,}"
+    )
+    print(f"accepted after the backup and missing: {len(accepted - there)}", end="; ")
+    print(f"erased and there again: {len(back)}")
     return status
 
 
