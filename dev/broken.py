@@ -17,7 +17,8 @@ VARIANTS: dict[str, tuple[Change, ...]] = {
     "acknowledge-before-write": (
         Change(
             "api/leads.py",
-            "        kept = intake.keep(call.services, lead, desk, spam=why)\n",
+            "        kept = intake.keep("
+            "call.services, lead, desk, spam=why, closed=window is not None)\n",
             '        kept = Kept(lead, "stored")\n'
             "        call.later(lambda: intake.keep(call.services, lead, desk, spam=why))\n",
         ),

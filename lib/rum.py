@@ -35,7 +35,7 @@ DEVICES = ("mobile", "tablet", "desktop", "unknown")
 
 # The site's own pages: they keep a row of their own however many others are invented.
 KNOWN_PATHS = frozenset(
-    {"/", "/en", "/terima-kasih", "/en/thank-you", "/produk", "/en/products", "/vitals"}
+    {"/", "/en", "/terima-kasih", "/en/thank-you", "/produk", "/en/products", "/vitals", "/status"}
 )
 OTHER_PATHS = "(other)"  # every path past the day's limit
 

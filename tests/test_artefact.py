@@ -215,13 +215,21 @@ class Ask(NamedTuple):
 
 def first_requests(platform: Platform) -> dict[str, Ask]:
     bearer = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
+    operator = {"X-Admin-Token": platform.environment["LEADS_ADMIN_TOKEN"]}
     return {
         "api/health": Ask("GET", "/api/health", {}, 200),
         "api/leads": Ask("POST", "/api/leads", {"json": LEAD}, 200),
         "api/rum": Ask("GET", "/api/rum", {}, 200),
         "api/products": Ask("GET", "/api/products", {}, 200),
         "api/thanks": Ask("GET", "/api/thanks?locale=id&ref=ALFA-7KQ2M", {}, 200),
+        "api/status": Ask("GET", "/api/status", {}, 200),
+        "api/leads_export": Ask("GET", "/api/leads/export", {"headers": operator}, 200),
+        "api/leads_subject": Ask(
+            "GET", "/api/leads/subject?email=a@b.co", {"headers": operator}, 200
+        ),
         "api/cron/deliver": Ask("GET", "/api/cron/deliver", {"headers": bearer}, 200),
+        "api/cron/watch": Ask("GET", "/api/cron/watch", {"headers": bearer}, 200),
+        "api/cron/prune": Ask("GET", "/api/cron/prune", {"headers": bearer}, 200),
     }
 
 

@@ -7,6 +7,7 @@ Sentry are the stand-ins.
 import json
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,11 +28,24 @@ __all__ = ["rig", "shared_rig"]
 def day(rig: Rig) -> Iterator[Rig]:
     """An ordinary day: everything is whole, and one watch has been made."""
     rig.environment["SITE_URL"] = rig.url
-    for function in ("api/leads", "api/cron/watch", "api/status", "api/health"):
-        rig.signal(function, signal.SIGKILL)  # what a breaker remembers of the day before
+    kill(rig, "api/leads", "api/cron/watch", "api/status", "api/health")
     assert watch(rig)["findings"] == []
     yield rig
     rig.mend()
+
+
+def kill(rig: Rig, *functions: str) -> None:
+    """Their processes end: what a breaker remembers goes with them."""
+    pids = {pid for function in functions for pid in rig.signal(function, signal.SIGKILL)}
+    eventually(lambda: not any(map(alive, pids)))
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 def watch(rig: Rig) -> dict[str, Any]:
@@ -72,8 +86,7 @@ def incidents(rig: Rig) -> list[dict[str, Any]]:
 
 def recovered(rig: Rig) -> None:
     """Two quiet watches: it is over."""
-    for function in ("api/leads", "api/cron/watch", "api/status"):
-        rig.signal(function, signal.SIGKILL)
+    kill(rig, "api/leads", "api/cron/watch", "api/status")
     for _ in range(3):
         watch(rig)
 
@@ -224,8 +237,7 @@ def test_slack_down_delays_an_alert_and_loses_none(
     assert messages(day) == []
     day.slack.ok()
     day.database.ok()
-    for function in ("api/cron/watch", "api/leads"):
-        day.signal(function, signal.SIGKILL)
+    kill(day, "api/cron/watch", "api/leads")
     watch(day)  # Postgres is back before Slack was told
     day.admin.execute("update incidents set tell_at = now()")
     watch(day)

@@ -13,7 +13,7 @@ import redis
 from dev.faultproxy import FaultProxy
 from dev.platform import Platform
 from dev.runtime import Function
-from lib import catalogue_cache, snapshot
+from lib import catalogue_cache, metrics, snapshot
 from tests.cataloguing import DOCUMENT, PRODUCTS, Database, ask, fill, made_up, seeded, shop, slugs
 from tests.conftest import eventually
 
@@ -30,10 +30,13 @@ def valkey(platform: Platform) -> Iterator["redis.Redis"]:
 
 
 def commands(platform: Platform) -> list[str]:
-    """The Redis commands seen by Upstash's front, by name."""
+    """The Redis commands seen by Upstash's front, by name; but for an answered request's count,
+    which every endpoint makes after its answer."""
     found: list[str] = []
     for request in platform.upstash.received():
         body = request["body"]
+        if isinstance(body, list) and metrics.RECORD in body:
+            continue
         single = isinstance(body, list) and body and isinstance(body[0], str)
         found += [body[0]] if single else [each[0] for each in body or []]
     return found
@@ -61,7 +64,7 @@ def test_a_hit_in_memory_touches_no_network(platform: Platform, shop: Function) 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: ask(shop), range(16)))
     assert {answer.headers["X-Data-Source"] for answer in answers} == {"memory"}
-    assert platform.upstash.received() == []
+    assert commands(platform) == []
 
 
 def test_a_hit_in_redis_is_one_command_and_no_statement(

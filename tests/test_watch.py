@@ -18,8 +18,14 @@ from tests.conftest import LEAD, eventually
 
 type Rows = psycopg.Connection[DictRow]
 
-NOW = datetime.now(UTC)
+NOW = datetime.now(UTC)  # anew for every test
 MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture(autouse=True)
+def now() -> None:
+    global NOW
+    NOW = datetime.now(UTC)
 
 
 @pytest.fixture
