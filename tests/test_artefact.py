@@ -215,6 +215,8 @@ class Ask(NamedTuple):
 
 def first_requests(platform: Platform) -> dict[str, Ask]:
     bearer = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
+    operator = {"X-Admin-Token": platform.environment["LEADS_ADMIN_TOKEN"]}
+    someone = "/api/leads_subject?email=andi@example.com"
     return {
         "api/health": Ask("GET", "/api/health", {}, 200),
         "api/leads": Ask("POST", "/api/leads", {"json": LEAD}, 200),
@@ -222,6 +224,9 @@ def first_requests(platform: Platform) -> dict[str, Ask]:
         "api/products": Ask("GET", "/api/products", {}, 200),
         "api/thanks": Ask("GET", "/api/thanks?locale=id&ref=ALFA-7KQ2M", {}, 200),
         "api/cron/deliver": Ask("GET", "/api/cron/deliver", {"headers": bearer}, 200),
+        "api/cron/prune": Ask("GET", "/api/cron/prune", {"headers": bearer}, 200),
+        "api/leads_export": Ask("GET", "/api/leads_export", {"headers": operator}, 200),
+        "api/leads_subject": Ask("DELETE", someone, {"headers": operator}, 200),
     }
 
 
