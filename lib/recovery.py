@@ -15,8 +15,6 @@ from lib.rules import BACKUP_OLD, DRILL_OLD
 if TYPE_CHECKING:
     from psycopg import Connection
 
-DRILL = "restore"
-
 NEWEST = """
 select
   (select max(taken_at) from backups where status = 'COMPLETED'),
@@ -40,6 +38,15 @@ class Standing:
             "backup": self._word(self.backup, BACKUP_OLD),
             "restore_drill": self._word(self.drill, DRILL_OLD),
         }
+
+    @property
+    def backup_age(self) -> timedelta | None:
+        """What the watch judges; None until it has run once."""
+        return self.watched if self.backup is None else self.backup
+
+    @property
+    def drill_age(self) -> timedelta | None:
+        return self.watched if self.drill is None else self.drill
 
     @property
     def fresh(self) -> bool:

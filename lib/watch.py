@@ -28,6 +28,7 @@ from lib import (
     keys,
     ledger,
     metric_fold,
+    recovery,
     retention,
     rules,
     status,
@@ -66,15 +67,11 @@ values ('watch', %(now)s, %(now)s, %(facts)s::jsonb)
 on conflict (job) do update set finished_at = excluded.finished_at, facts = excluded.facts
 """
 
-# Ages count from the newest good one, or from when the watch first looked for one.
 AGES = """
 select
   (select count(*) from outbox where dead_at is not null),
   (select min(created_at) from outbox where sent_at is null and dead_at is null
-    and attempts > 0 and created_at < %(now)s::timestamptz - interval '1 minute'),
-  coalesce((select max(taken_at) from backups where status = 'COMPLETED'), first.at),
-  coalesce((select max(at) from drills where kind = 'restore' and verdict = 'PASS'), first.at)
-from (select (select first_run_at from job_runs where job = 'watch') as at) as first
+    and attempts > 0 and created_at < %(now)s::timestamptz - interval '1 minute')
 """
 
 
@@ -206,7 +203,8 @@ def look(means: Means, switch: Switch | None, now: datetime) -> tuple[Facts, int
         folded = _fold(means, now)
     try:
         ages = run_of(means)(lambda c: c.execute(AGES, {"now": now}).fetchone())
-        facts = _with_promises(means, _with_ages(facts, ages, now), now)
+        facts = _with_ages(facts, ages, recovery.standing(run_of(means), now))
+        facts = _with_promises(means, facts, now)
         facts = replace(facts, overdue_keys=keys.overdue(run_of(means), now))
     except (DatabaseDown, NotConfigured) as fault:
         database_fault = _said(fault, "Postgres")
@@ -235,14 +233,14 @@ def _fold(means: Means, now: datetime) -> int:
     return metric_fold.fold(run_of(means), means.cache.run_all, since, now, status.PROMISED)
 
 
-def _with_ages(facts: Facts, ages: tuple[Any, ...], now: datetime) -> Facts:
-    dead, waiting_since, backup_at, drill_at = ages
+def _with_ages(facts: Facts, ages: tuple[Any, ...], standing: recovery.Standing) -> Facts:
+    dead, waiting_since = ages
     return replace(
         facts,
         dead_letters=dead,
-        mail_waits=waiting_since and now - waiting_since,
-        backup_age=backup_at and now - backup_at,
-        drill_age=drill_at and now - drill_at,
+        mail_waits=waiting_since and facts.now - waiting_since,
+        backup_age=standing.backup_age,
+        drill_age=standing.drill_age,
     )
 
 

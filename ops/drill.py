@@ -19,7 +19,6 @@ from dev import migrations
 from dev.bootstrap import ROOT
 from dev.platform import APP_ROLE, Platform
 from lib.leads import Desk
-from lib.recovery import DRILL
 from lib.services import Services
 from lib.settings import Settings
 from ops import erasures, journal, leads, manifest, restoring, steps
@@ -33,7 +32,7 @@ RESTORED = "restored"
 
 RECORD = """
 insert into drills (kind, at, verdict, facts)
-values (%(kind)s, %(at)s, %(verdict)s, %(facts)s::jsonb)
+values ('restore', %(at)s, %(verdict)s, %(facts)s::jsonb)
 """
 
 
@@ -220,7 +219,6 @@ def newest(folder: Path, keys: tuple[bytes, ...]) -> Manifest:
 def record(services: Services, report: Report, at: datetime) -> None:
     """Raises DatabaseDown."""
     values = {
-        "kind": DRILL,
         "at": at,
         "verdict": report.verdict,
         "facts": json.dumps(report.facts()),

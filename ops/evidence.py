@@ -126,7 +126,16 @@ LINES = (
             "test_a_lead_is_queued_answered_202_and_stored_when_it_is_over",
         ),
     ),
-    Line(RESPONSE, "Contain (bad deploy: Vercel instant rollback)"),
+    Line(
+        RESPONSE,
+        "Contain (bad deploy: Vercel instant rollback)",
+        ("ops/rollback.py", "ops/candidates.py"),
+        (
+            "tests/test_rollback.py::"
+            "test_it_leads_production_to_the_deployment_before_and_says_how_to_undo_it",
+            "tests/test_rollback.py::test_a_rollback_that_never_arrives_is_not_called_done",
+        ),
+    ),
     Line(
         RESPONSE,
         "Resolve (fix the root cause)",
@@ -173,6 +182,13 @@ LINES = (
         RECOVERY,
         "Key rotation: on a suspected leak or staff offboarding: regenerate"
         " SUPABASE_SERVICE_ROLE_KEY, update Vercel's environment, redeploy the latest commit",
+        ("ops/keys/rotation.py", "ops/keys/vendors.py", "ops/keys/database.py"),
+        (
+            "tests/test_rotation.py::"
+            "test_a_key_is_rotated_under_traffic_and_the_old_one_fails_afterwards",
+            "tests/test_rotation.py::"
+            "test_after_a_leak_the_vendors_key_is_revoked_first_and_a_sev1_opened",
+        ),
     ),
     Line(
         RECOVERY,

@@ -3,17 +3,14 @@
 Shapes are those of its OpenAPI document (read 2026-11; never compared with the live one).
 """
 
-import json
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from lib.settings import Settings
 from ops.command import Failed
+from ops.wire import Api, Refused
 
-TIMEOUT_S = 20
 SOURCE = "supabase"
 GOOD = "COMPLETED"
 
@@ -43,51 +40,40 @@ class Project:
     """One project. Every method raises Failed when the API refuses, lies or is silent."""
 
     def __init__(self, settings: Settings) -> None:
-        self._at = f"{settings.supabase_api_url}/v1/projects/{settings.supabase_project_ref}"
-        self._token = settings.supabase_access_token
+        self._api = Api("Supabase", settings.supabase_api_url, token=settings.supabase_access_token)
+        self._at = f"/v1/projects/{settings.supabase_project_ref}"
 
     def backups(self) -> Backups:
         try:
-            return _read(self._ask("GET", "/database/backups"))
+            return _read(self._look("/database/backups"))
         except (LookupError, TypeError, ValueError, AttributeError):
             raise Failed("Supabase's answer about backups is not understood") from None
 
     def status(self) -> str:
         """`ACTIVE_HEALTHY` when it can be used."""
-        answer = self._ask("GET", "")
+        answer = self._look("")
         return str(answer.get("status")) if isinstance(answer, dict) else "UNKNOWN"
 
     def restore(self, number: int) -> None:
         """Begin to restore a daily backup, in place."""
-        self._ask("POST", "/database/backups/restore", {"id": number})
+        self._order("/database/backups/restore", {"id": number})
 
     def restore_point(self, at: datetime) -> None:
         """Begin to restore to a moment, in place."""
         body = {"recovery_time_target_unix": int(at.timestamp())}
-        self._ask("POST", "/database/backups/restore-pitr", body)
+        self._order("/database/backups/restore-pitr", body)
 
-    def _ask(self, method: str, path: str, body: object = None) -> Any:
-        request = urllib.request.Request(  # noqa: S310 - a setting's http(s) address
-            self._at + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
-            method=method,
-        )
+    def _look(self, path: str) -> Any:
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
-                return json.load(answer)
-        except urllib.error.HTTPError as fault:
-            with fault:
-                raise Failed(f"Supabase refused with status {fault.code}: {_said(fault)}") from None
-        except (OSError, ValueError) as fault:
-            raise Failed(f"Supabase cannot be asked: {type(fault).__name__}") from None
+            return self._api.repeat("GET", self._at + path)
+        except Refused as refusal:
+            raise Failed(str(refusal)) from None
 
-
-def _said(fault: urllib.error.HTTPError) -> str:
-    try:
-        return str(json.load(fault)["message"])[:200]
-    except (ValueError, LookupError, TypeError, OSError):
-        return "no reason given"
+    def _order(self, path: str, body: object) -> None:
+        try:
+            self._api.send("POST", self._at + path, body=body)
+        except Refused as refusal:
+            raise Failed(str(refusal)) from None
 
 
 def _read(answer: dict[str, Any]) -> Backups:

@@ -351,6 +351,11 @@ def test_a_backup_that_was_changed_is_found_before_anything_is_dropped(
         restoring.check(folder, found, key(platform), quiet=True)
     with pytest.raises(Failed, match="another key"):
         restoring.check(folder, found, (OTHER,), quiet=True)
+    exchanged = b"".join(sealing.seal([os.urandom(found.dump_bytes)], key(platform)[0]))
+    assert len(exchanged) == len(whole)
+    file.write_bytes(exchanged)  # sealed by us, and of the same size
+    with pytest.raises(Failed, match="not what its manifest says"):
+        restoring.check(folder, found, key(platform), quiet=True)
     file.write_bytes(whole[:-1])
     assert manifest.held(folder, key(platform))[0] == []
 

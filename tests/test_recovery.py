@@ -528,7 +528,7 @@ def test_without_a_token_supabase_is_not_asked_and_that_is_no_success(site: Site
     assert (status, len(said["backups"])) == (2, 1)
     assert "SUPABASE_ACCESS_TOKEN is not set" in said["faults"][0]
     status, said = site.answers("backups", SUPABASE_ACCESS_TOKEN="sbp_wrong")
-    assert (status, said["faults"]) == (1, ["Supabase refused with status 401: Unauthorized"])
+    assert (status, said["faults"]) == (1, ["Supabase refused with 401 -: Unauthorized"])
 
 
 def supabase_restore(site: Site, *more: str) -> int:
