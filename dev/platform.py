@@ -226,7 +226,6 @@ class Platform:
         self.vercel_api = VercelApi(self._token("VERCEL_API_TOKEN"), self._go_live)
         parts.callback(self.vercel_api.close)
         self.vercel = self._stand_in(parts, self.vercel_api)
-        self.vercel = self._stand_in(parts, VercelApi(self._token("VERCEL_API_TOKEN")))
         robot = UptimeRobot(self._token("UPTIMEROBOT_API_KEY"))
         self.uptimerobot = self._stand_in(parts, robot)
 
