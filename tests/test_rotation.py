@@ -439,3 +439,20 @@ def test_resend_is_asked_about_by_id_when_nobody_knows_which_key_is_the_old_one(
     assert cli.main(words, production) == 1
     assert "--old-id" in capsys.readouterr().err
     assert delivered(platform) == []
+
+
+# ------------------------------------------------------------------ a leak, under traffic
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "UPSTASH_REDIS_REST_TOKEN", "RESEND_API_KEY"])
+def test_even_with_the_old_key_gone_first_no_request_fails_and_no_lead_is_lost(
+    platform: Platform, production: dict[str, str], file: KeyFile, database: Rows, name: str,
+    capsys: Printed,
+) -> None:  # fmt: skip
+    without_limits(platform)
+    platform.vercel_api.project.build_s = 3.0
+    with Traffic(platform) as traffic:
+        assert rotate(platform, production, file, name, "--leak") == 0, capsys.readouterr().err
+    assert traffic.refused == []
+    assert outcome(name, production | file.read(), file, production[name]) == "refused"
+    everything_is_stored(platform, traffic, database)
