@@ -33,17 +33,22 @@ def build(root: Path, out: Path) -> Path:
 
     BuildFailed, or tools.Missing when the CLI cannot be installed.
     """
-    vercel = tools.ensure_vercel()
     project = out / "project"
     shutil.rmtree(project, ignore_errors=True)
     copy_tree(root, project)
     snapshot.write(project)
+    return run_builder(project, out / "bin")
+
+
+def run_builder(project: Path, tools_folder: Path) -> Path:
+    """`vercel build` in `project`, a copy nobody else needs; its `.vercel/output` folder."""
+    vercel = tools.ensure_vercel()
     (project / ".vercel").mkdir()
     (project / ".vercel" / "project.json").write_text(json.dumps(_PROJECT))
     answer = subprocess.run(
         [str(vercel), "build", "--yes", "--token", "dummy"],
         cwd=project,
-        env=_environment(out / "bin"),
+        env=_environment(tools_folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
