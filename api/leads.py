@@ -17,10 +17,9 @@ from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
 
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.wrappers import Request, Response
 
 from lib import canary, endpoint, intake, leads, outbox, pages, rounds, spam, submission
-from lib.endpoint import Call
+from lib.endpoint import Call, Request, Response
 from lib.gate import Entered, Limits, Seen
 from lib.intake import Kept
 from lib.leads import Lead

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from werkzeug.wrappers import Request, Response
+from werkzeug.wrappers import Request as Request
+from werkzeug.wrappers import Response as Response
 
-from lib import log, problems
+from lib import log, problems, serving
 from lib.problems import CacheDown, DatabaseDown, NotConfigured, Problem
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def wsgi(name: str, *, cross_origin: bool = False, **methods: Handler) -> "WSGIA
     # The runtime wants exactly two parameters (inspect.signature), so this is a plain function.
     def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         started = time.perf_counter()
+        serving.begin()
         request = Request(environ)
         call = Call(request)
         if request.method == "OPTIONS":
@@ -111,6 +113,9 @@ def wsgi(name: str, *, cross_origin: bool = False, **methods: Handler) -> "WSGIA
             _share(call, response, allowed)
         response.headers["X-Request-Id"] = call.request_id
         response.headers.setdefault("Cache-Control", "no-store")
+        if not call.afterwards and serving.may_stay(environ, response):
+            # Said in each answer, so that nobody waits on a connection with work left to do.
+            response.headers["Connection"] = "keep-alive"
         took_ms = round((time.perf_counter() - started) * 1000, 1)
         response.call_on_close(lambda: _finish(name, call, response.status_code, took_ms))
         return response(environ, start_response)

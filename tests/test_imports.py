@@ -87,15 +87,16 @@ TABLE: dict[str, May] = {
         for adapter, vendor in ADAPTERS.items()
     },
     # The frame.
-    "lib/__init__.py": May(set()),
+    "lib/__init__.py": May({"lib.serving"}),
     "lib/breaker.py": May(set()),
     "lib/endpoint.py": May(
-        {"werkzeug", "lib.log", "lib.problems"},
+        {"werkzeug", "lib.log", "lib.problems", "lib.serving"},
         inside_functions={"lib.services"},
         for_types={"_typeshed"},
     ),
     "lib/log.py": May({"lib.problems"}),
     "lib/problems.py": May(set()),
+    "lib/serving.py": May(set()),
     "lib/services.py": May({"lib.settings"}, inside_functions=set(ADAPTERS)),
     "lib/settings.py": May({"lib.log", "lib.problems"}),
 }

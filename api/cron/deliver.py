@@ -7,10 +7,8 @@ database is down. With Redis down `queue` is null, and the mails go out all the 
 
 from datetime import UTC, datetime
 
-from werkzeug.wrappers import Response
-
 from lib import endpoint, leads, rounds, rum_fold
-from lib.endpoint import Call
+from lib.endpoint import Call, Response
 from lib.problems import Unauthorized
 
 # Of the function's 60 s: the last lead and the last mail of a run may take 5 more each.

@@ -1,4 +1,4 @@
-"""Callers of one function, in a process of their own: `python -m dev.bench.functions.load`.
+"""Callers of one function, in a process of their own (`main`).
 
 Reads a JSON order on stdin, writes what was seen on stdout. A caller keeps its connection where
 the server lets it, as a platform's proxy does, and is done with an answer once it has the body.
@@ -78,7 +78,8 @@ class Caller:
             if not (more := self._socket.recv(1 << 16)):
                 raise ValueError("cut off")
             body += more
-        if lines[0].startswith(b"http/1.0") or fields.get(b"connection") == b"close":
+        kept = b"close" if lines[0].startswith(b"http/1.0") else b"keep-alive"
+        if fields.get(b"connection", kept) == b"close":
             self.close()
         return status, body
 
@@ -133,7 +134,7 @@ def run(order: Order) -> Seen:
     return seen
 
 
-if __name__ == "__main__":
+def main() -> None:
     sys.setswitchinterval(0.0005)
     for line in sys.stdin:
         print(json.dumps(asdict(run(Order(**json.loads(line))))), flush=True)

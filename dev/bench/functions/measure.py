@@ -150,7 +150,7 @@ class _Callers:
     """The process that makes the load."""
 
     def __enter__(self) -> "_Callers":
-        command = [sys.executable, "-m", "dev.bench.functions.load"]
+        command = [sys.executable, "-c", "from dev.bench.functions import load; load.main()"]
         self._process = subprocess.Popen(
             command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
