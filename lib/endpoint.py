@@ -9,6 +9,7 @@ is never retried, and so may only make sooner what something else would do anywa
 
 import hmac
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -16,7 +17,6 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 from werkzeug.wrappers import Request as Request
 from werkzeug.wrappers import Response as Response
@@ -214,7 +214,7 @@ def _request_id(request: Request) -> str:
     """The caller's own id if it is short and plain, else a new one."""
     given = request.headers.get("X-Request-Id", "")
     plain = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
-    return given if plain and 8 <= len(given) <= 128 else uuid4().hex
+    return given if plain and 8 <= len(given) <= 128 else os.urandom(16).hex()
 
 
 def _finish(name: str, call: Call, status: int, took_ms: float) -> None:
