@@ -58,11 +58,11 @@ NOUNS = {
     "lib.whatsapp",
 }
 ADAPTERS = {
-    "lib.cache": {"upstash_redis", "httpx"},  # httpx: the SDK's deadlines and faults are its
+    "lib.cache": {"lib.rest"},
     "lib.db": {"psycopg"},
-    "lib.mail": {"resend"},
+    "lib.mail": {"lib.rest"},
     "lib.sentry": {"sentry_sdk"},
-    "lib.turnstile": {"httpx"},
+    "lib.turnstile": {"lib.rest"},
     "lib.vault": {"nacl"},
 }
 
@@ -96,6 +96,7 @@ TABLE: dict[str, May] = {
     ),
     "lib/log.py": May({"lib.problems"}),
     "lib/problems.py": May(set()),
+    "lib/rest.py": May(set(), inside_functions={"certifi"}),
     "lib/serving.py": May(set()),
     "lib/services.py": May({"lib.settings"}, inside_functions=set(ADAPTERS)),
     "lib/settings.py": May({"lib.log", "lib.problems"}),
