@@ -34,6 +34,7 @@ NOUNS = {
     "lib.checkup",
     "lib.consent",
     "lib.copies",
+    "lib.fields",
     "lib.gate",
     "lib.intake",
     "lib.leads",
@@ -67,7 +68,7 @@ ADAPTERS = {
 }
 
 ENDPOINT = May({"werkzeug", "lib.endpoint", "lib.log", "lib.problems", *NOUNS})
-NOUN = May({"pydantic", "pydantic_core", "lib.problems", *NOUNS}, for_types={"psycopg"})
+NOUN = May({"lib.problems", *NOUNS}, for_types={"psycopg"})
 
 TABLE: dict[str, May] = {
     # Functions. Settings by themselves only where no services are wanted.
@@ -79,7 +80,7 @@ TABLE: dict[str, May] = {
     "api/cron/deliver.py": ENDPOINT,
     # What we decide.
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
-    "lib/submission.py": NOUN._replace(inside_functions={"phonenumbers", "email_validator"}),
+    "lib/fields.py": NOUN._replace(inside_functions={"phonenumbers", "email_validator"}),
     "lib/spam.py": NOUN._replace(inside_functions={"disposable_email_domains"}),
     # One vendor each.
     **{
