@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dev import snapshot, tools
+from dev import prune, snapshot, tools
 
 _PROJECT = {
     "projectId": "prj_local",
@@ -37,7 +37,9 @@ def build(root: Path, out: Path) -> Path:
     shutil.rmtree(project, ignore_errors=True)
     copy_tree(root, project)
     snapshot.write(project)
-    return run_builder(project, out / "bin")
+    output = run_builder(project, out / "bin")
+    prune.prune(output)
+    return output
 
 
 def run_builder(project: Path, tools_folder: Path) -> Path:
