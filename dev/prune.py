@@ -21,21 +21,25 @@ RUNTIME = "vercel_runtime.vc_init"
 WHOLE = ("psycopg", "psycopg_binary", "phonenumbers.data")
 BESIDE = {"nacl": ("_cffi_backend", "nacl._sodium"), "psycopg": ("psycopg_binary",)}
 
-# Imported inside functions that we never call.
+# Imported inside functions that we never call. What stands at a module's top is kept all the same.
 LEFT_OUT = (
-    "dns",  # email_validator asks the DNS only when told to
-    "vercel_runtime._vendor",  # ASGI's server, and that of `vercel dev`
-    "vercel_runtime.workers",
-    "werkzeug.debug",
-    "sentry_sdk.integrations",  # all switched off; its own __init__ is kept
-    "psycopg.pq.pq_ctypes",  # where there is no binary
+    "email_validator.deliverability",  # asks the DNS, only when told to
+    "psycopg._dns",
+    "psycopg.pq.pq_ctypes",  # for where there is no binary
     "psycopg.pq._pq_ctypes",
-    "urllib3.contrib",
+    "sentry_sdk.integrations",  # all switched off
+    "werkzeug.debug",
+)
+
+# Imported at a module's top, in a branch for another kind of function or system.
+NEVER = (
+    "vercel_runtime._vendor",  # ASGI's server
+    "vercel_runtime.asgi_server",
+    "urllib3.contrib.emscripten",
 )
 
 # Loaded after an answer, if ever: compiled then, for a tenth of the bundle's size.
 WITHOUT_BYTECODE = ("phonenumbers.data", "sentry_sdk", "urllib3")
-KEPT_ALL_THE_SAME = ("sentry_sdk.integrations", "vercel_runtime.workers")
 
 
 def prune(output: Path) -> None:
@@ -91,7 +95,7 @@ class Bundle:
                 found = frozenset(one for one in found if one not in services.values())
             elif not _is_vendored(path):
                 used |= _attributes(self._project / self._files[path])
-            waiting |= {one for one in found if not _left_out(one)}
+            waiting |= found
             if "lib.services" in reached:
                 waiting |= {module for attribute, module in services.items() if attribute in used}
         return reached
@@ -104,7 +108,7 @@ class Bundle:
             for part in WHOLE
             if _is_in(part, top) and (name == part or _is_in(part, name) or _is_in(name, part))
             for one in self._modules
-            if _is_in(one, part) and not _left_out(one)
+            if _is_in(one, part) and not _is_any(one, LEFT_OUT)
         }
         return parents | whole | set(BESIDE.get(top, ()))
 
@@ -162,10 +166,6 @@ def _is_in(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
-def _left_out(name: str) -> bool:
-    return name not in KEPT_ALL_THE_SAME and _is_any(name, LEFT_OUT)
-
-
 def _is_any(name: str, packages: Iterable[str]) -> bool:
     return any(_is_in(name, one) for one in packages)
 
@@ -177,26 +177,30 @@ def _tree(file: Path) -> ast.Module:
 
 @cache
 def _imports(file: Path, name: str, is_package: bool) -> frozenset[str]:
-    """Every module a file may import, wherever the import stands, but for types."""
+    """Every module a file may import, wherever the import stands; not those for types."""
     package = name if is_package else name.rpartition(".")[0]
     found: set[str] = set()
-    for node in _nodes(_tree(file)):
+    for node, at_the_top in _nodes(_tree(file)):
+        names: set[str] = set()
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names = {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             home = package.rsplit(".", node.level - 1)[0] if node.level else ""
             base = ".".join(part for part in (home, node.module or "") if part)
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+            names = {base, *(f"{base}.{alias.name}" for alias in node.names)}
+        unwanted = NEVER if at_the_top else (*NEVER, *LEFT_OUT)
+        found |= {one for one in names if not _is_any(one, unwanted)}
     return frozenset(found)
 
 
-def _nodes(node: ast.AST) -> Iterator[ast.AST]:
-    yield node
+def _nodes(node: ast.AST, at_the_top: bool = True) -> Iterator[tuple[ast.AST, bool]]:
+    yield node, at_the_top
+    at_the_top &= not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     children: list[ast.AST] = list(ast.iter_child_nodes(node))
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
         children = list(node.orelse)
     for child in children:
-        yield from _nodes(child)
+        yield from _nodes(child, at_the_top)
 
 
 @cache

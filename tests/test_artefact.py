@@ -358,7 +358,7 @@ def test_what_is_rarely_imported_is_shipped_all_the_same(
     runtime.unpack(artefact.functions()["api/leads"], artefact.project, tmp_path)
     python = runtime.built_command({"handler": "x.y"})[0]
     answer = subprocess.run(
-        [python, "-s", "-S", "-W", "error", "-c", RARELY, platform.environment["SENTRY_DSN"]],
+        [python, "-s", "-S", "-c", RARELY, platform.environment["SENTRY_DSN"]],
         cwd=tmp_path,
         capture_output=True,
         text=True,
