@@ -14,10 +14,8 @@ wrong.
 
 from datetime import datetime
 
-from werkzeug.wrappers import Response
-
 from lib import endpoint
-from lib.endpoint import Call
+from lib.endpoint import Call, Response
 from lib.problems import Forbidden, NotConfigured, Unauthorized
 from lib.settings import Settings
 

@@ -17,10 +17,9 @@ from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
 
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.wrappers import Request, Response
 
-from lib import canary, endpoint, intake, leads, outbox, pages, rounds, spam, submission
-from lib.endpoint import Call
+from lib import canary, endpoint, intake, leads, outbox, rounds, spam, submission
+from lib.endpoint import Call, Request, Response
 from lib.gate import Entered, Limits, Seen
 from lib.intake import Kept
 from lib.leads import Lead
@@ -270,6 +269,8 @@ def _allowed_target(call: Call, target: str) -> bool:
 
 def _page_again(call: Call, fields: dict[str, str], problem: Problem) -> Response:
     """The form as it was sent, with what is wrong beside each field."""
+    from lib import pages  # what a lead that is right never needs
+
     call.note(problem=problem.code)
     title = problem.title[call.locale]
     page = pages.faulty_form(call.locale, fields, problem.details or {}, title)

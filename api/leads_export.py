@@ -11,10 +11,8 @@ temporarily_unavailable without Postgres.
 
 from urllib.parse import urlencode
 
-from werkzeug.wrappers import Response
-
 from lib import endpoint, lead_export
-from lib.endpoint import Call
+from lib.endpoint import Call, Response
 from lib.lead_export import Asked, Extent, Progress
 from lib.problems import Invalid
 

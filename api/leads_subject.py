@@ -9,10 +9,8 @@ person before `due_at`, `expires` by itself. With Redis down its places wait.
 temporarily_unavailable without Postgres.
 """
 
-from werkzeug.wrappers import Response
-
 from lib import endpoint, erasure, erasure_register, log, subject, submission
-from lib.endpoint import Call
+from lib.endpoint import Call, Response
 from lib.problems import Invalid
 from lib.subject import Subject
 

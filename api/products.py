@@ -8,14 +8,12 @@ fields; locale=id|en. With limit, cursor, facets or total:
 Redis down is no error: `X-Data-Source` tells memory, redis, postgres, stale or snapshot.
 """
 
+from email.utils import format_datetime
 from urllib.parse import parse_qsl
-
-from werkzeug.http import http_date
-from werkzeug.wrappers import Response
 
 from lib import endpoint, product_query, products, snapshot
 from lib.catalogue_cache import Reach, Served, Shelf
-from lib.endpoint import Call
+from lib.endpoint import Call, Response
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.product_query import Query
 from lib.products import Answer
@@ -56,7 +54,7 @@ def _respond(call: Call, query: Query, served: Served) -> Response:
             "CDN-Cache-Control": SHARED,
             "Vercel-CDN-Cache-Control": SHARED,
             "Vercel-Cache-Tag": TAG,
-            "Last-Modified": http_date(entry.changed_at),
+            "Last-Modified": format_datetime(entry.changed_at, usegmt=True),
             "Age": str(_age_s(call, served)),
             "X-Data-Source": served.source,
             "Server-Timing": ", ".join(timings),

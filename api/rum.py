@@ -12,10 +12,8 @@ GET: public, cached for a minute. 200 with p75, shares and n of each group; para
 
 from datetime import UTC, datetime
 
-from werkzeug.wrappers import Response
-
 from lib import endpoint, log, rum, rum_count, rum_drain, rum_fold, rum_query, rum_report
-from lib.endpoint import Call
+from lib.endpoint import Call, Response
 from lib.problems import (
     CacheDown,
     DatabaseDown,

@@ -7,10 +7,8 @@ maintenance. Served when the database is down: `data.source` says from where, an
 
 from typing import Any
 
-from werkzeug.wrappers import Response
-
 from lib import endpoint, status
-from lib.endpoint import Call
+from lib.endpoint import Call, Response
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
 CACHED = "public, s-maxage=15"

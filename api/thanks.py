@@ -3,10 +3,8 @@
 200 always: a reference that is none of ours is left out. Touches nothing.
 """
 
-from werkzeug.wrappers import Response
-
 from lib import endpoint, pages, reference
-from lib.endpoint import Call
+from lib.endpoint import Call, Response
 from lib.problems import NotConfigured
 from lib.settings import Settings
 from lib.whatsapp import chat_link

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dev import snapshot, tools
+from dev import prune, snapshot, tools
 
 _PROJECT = {
     "projectId": "prj_local",
@@ -33,17 +33,24 @@ def build(root: Path, out: Path) -> Path:
 
     BuildFailed, or tools.Missing when the CLI cannot be installed.
     """
-    vercel = tools.ensure_vercel()
     project = out / "project"
     shutil.rmtree(project, ignore_errors=True)
     copy_tree(root, project)
     snapshot.write(project)
+    output = run_builder(project, out / "bin")
+    prune.prune(output)
+    return output
+
+
+def run_builder(project: Path, tools_folder: Path) -> Path:
+    """`vercel build` in `project`, a copy nobody else needs; its `.vercel/output` folder."""
+    vercel = tools.ensure_vercel()
     (project / ".vercel").mkdir()
     (project / ".vercel" / "project.json").write_text(json.dumps(_PROJECT))
     answer = subprocess.run(
         [str(vercel), "build", "--yes", "--token", "dummy"],
         cwd=project,
-        env=_environment(out / "bin"),
+        env=_environment(tools_folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

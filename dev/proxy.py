@@ -143,6 +143,8 @@ def _headers(
         ("x-vercel-internal-request-id", str(next(_request_ids))),
         ("x-vercel-internal-deadline", deadline.isoformat(timespec="milliseconds")),
         ("Content-Length", str(len(request.body))),
+        # Its end tells when the work after the answer is over.
+        ("Connection", "close"),
     ]
     for name, value in request.headers:
         lower = name.lower()

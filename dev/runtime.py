@@ -208,27 +208,43 @@ def start_built(
     project_dir: where the build ran (its file map points there). Only the vendored packages and
     the bundle's own files can be imported. StartFailed when it cannot.
     """
-    config = json.loads((func_dir / ".vc-config.json").read_text())
     folder = Path(tempfile.mkdtemp(prefix="function-"))
-    shutil.copytree(func_dir, folder, dirs_exist_ok=True)
-    for inside, outside in config.get("filePathMap", {}).items():
-        target = folder / inside
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Copied, links resolved: as in a deployment, no path leads back to the project.
-        shutil.copy2(project_dir / outside, target)
+    config = unpack(func_dir, project_dir, folder)
     parts = func_dir.with_suffix("").parts
     name = "/".join(parts[parts.index("functions") + 1 :]) if "functions" in parts else parts[-1]
-    handler = config["handler"].rsplit(".", 1)[0] + ".py"
     return Function(
         name,
-        # -S: the interpreter's own site-packages are no part of the bundle.
-        [_bare_interpreter(), "-s", "-S", handler],
+        built_command(config),
         cwd=folder,
         environ={**base_environment(), **config.get("environment", {}), **environ},
         log=log or LogBook(),
         max_duration_s=float(config.get("maxDuration", 300)),
         cleanup=lambda: shutil.rmtree(folder, ignore_errors=True),
     )
+
+
+def unpack(func_dir: Path, project_dir: Path, folder: Path) -> dict[str, Any]:
+    """Put a built function together in `folder`, as it is deployed; its configuration."""
+    config = config_of(func_dir)
+    shutil.copytree(func_dir, folder, dirs_exist_ok=True)
+    for inside, outside in config.get("filePathMap", {}).items():
+        target = folder / inside
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Copied, links resolved: as in a deployment, no path leads back to the project.
+        shutil.copy2(project_dir / outside, target)
+    return config
+
+
+def config_of(func_dir: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((func_dir / ".vc-config.json").read_text())
+    return config
+
+
+def built_command(config: Mapping[str, Any]) -> list[str]:
+    """What starts an unpacked function, in its folder."""
+    handler = config["handler"].rsplit(".", 1)[0] + ".py"
+    # -S: the interpreter's own site-packages are no part of the bundle.
+    return [_bare_interpreter(), "-s", "-S", handler]
 
 
 def base_environment() -> dict[str, str]:

@@ -1,75 +1,77 @@
 """Redis, over Upstash's REST protocol. Every call has a deadline and is made once.
 
 Redis down is a miss, an uncounted request or the next rung, as each caller says: never an error
-to a visitor. The SDK waits for ever and repeats what may have been done, so both are switched
-off here; repeating is safe only for writes that are safe to repeat, and callers make no others.
+to a visitor. Repeating is safe only for writes that are safe to repeat, and callers make no
+others. The protocol is a JSON array there and back; Upstash's SDK speaks it too, waits for ever,
+repeats what may have been done and loads httpx: a test holds that both understand the same.
 """
 
-import logging
+import json
+from collections.abc import Callable
 from typing import Any
-
-import httpx
-from upstash_redis import Redis
-from upstash_redis.errors import UpstashError
 
 from lib.breaker import Breaker
 from lib.problems import CacheDown
+from lib.rest import Rest, Unreached
 
 CONNECT_S, ANSWER_S = 0.5, 0.8
 
-# What the SDK raises for a dead, silent or lying server: AssertionError and its like come from
-# answers that are JSON but not the protocol's.
-_DOWN = (
-    httpx.HTTPError,
-    UpstashError,
-    AssertionError,
-    AttributeError,
-    KeyError,
-    TypeError,
-    ValueError,
-)
+type Command = tuple[str | int | float, ...]
 
 
-# It would log a line a request.
-logging.getLogger("httpx").setLevel(logging.WARNING)
+def _pairs(flat: list[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+# What REST gives as a flat list or a text, as the SDK shows it.
+_SHAPES: dict[str, Callable[[Any, Command], Any]] = {
+    "SET": lambda told, command: told if "GET" in command[3:] else told == "OK",
+    "HSETNX": lambda told, _: bool(told),
+    "HEXISTS": lambda told, _: bool(told),
+    "EXPIRE": lambda told, _: bool(told),
+    "SISMEMBER": lambda told, _: bool(told),
+    "HGETALL": lambda told, _: dict(_pairs(told)),
+    "HSCAN": lambda told, _: (int(told[0]), dict(_pairs(told[1]))),
+    "SCAN": lambda told, _: (int(told[0]), told[1]),
+    "SSCAN": lambda told, _: (int(told[0]), told[1]),
+    "ZSCORE": lambda told, _: None if told is None else float(told),
+    "ZRANGE": lambda told, command: (
+        [(member, float(score)) for member, score in _pairs(told)]
+        if "WITHSCORES" in command
+        else told
+    ),
+}
 
 
 class Cache:
     """One database at Upstash, shared by an instance's threads."""
 
     def __init__(self, url: str, token: str) -> None:
-        self._redis = Redis(url, token, rest_retries=0, allow_telemetry=False)
-        # Private, hence pinned and tested: the SDK offers no deadline of its own.
-        self._redis._http._client.timeout = httpx.Timeout(ANSWER_S, connect=CONNECT_S)
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self._rest = Rest(url, headers, connect_s=CONNECT_S)
         self.breaker = Breaker()
 
     def run(self, *command: str | int | float) -> Any:
         """One command's result. Raises CacheDown; whether it was done is then unknown."""
         return self.run_all(command)[0]
 
-    def run_all(self, *commands: tuple[str | int | float, ...]) -> list[Any]:
+    def run_all(self, *commands: Command) -> list[Any]:
         """Several commands in one round trip, in order, not atomically."""
         if self.breaker.open:
             raise CacheDown
         try:
-            results = self._ask(commands)
-        except UnicodeDecodeError as fault:
-            # Somebody's bytes under a key of ours: the server itself is well.
-            raise CacheDown from fault
-        except _DOWN as fault:
+            return self._ask(commands)
+        except CacheDown:
             self.breaker.trip()
-            raise CacheDown from fault
-        if len(results) != len(commands):
-            raise CacheDown
-        return results
+            raise
 
     def ping(self) -> None:
         """Ask the server now, whatever is remembered of it. Raises CacheDown."""
         try:
             self._ask((("PING",),))
-        except _DOWN as fault:
+        except CacheDown:
             self.breaker.trip()
-            raise CacheDown from fault
+            raise
         self.breaker.reset()
 
     def probe(self) -> None:
@@ -83,12 +85,23 @@ class Cache:
                 self.breaker.release_probe()
 
     def close(self) -> None:
-        self._redis.close()  # type: ignore[no-untyped-call]
+        self._rest.close()
 
-    def _ask(self, commands: tuple[tuple[str | int | float, ...], ...]) -> list[Any]:
-        if len(commands) == 1:
-            return [self._redis.execute(list(commands[0]))]
-        pipeline = self._redis.pipeline()
-        for command in commands:
-            pipeline.execute(list(command))
-        return list(pipeline.exec())
+    def _ask(self, commands: tuple[Command, ...]) -> list[Any]:
+        """Raises CacheDown for a dead, silent or lying server, and for an error of its own."""
+        one = len(commands) == 1
+        try:
+            body = json.dumps(commands[0] if one else commands).encode()
+            path = "/" if one else "/pipeline"
+            answer = self._rest.post(path, body, within_s=ANSWER_S).json()
+            results = [each["result"] for each in ([answer] if one else answer)]
+            if len(results) != len(commands):
+                raise CacheDown
+            return [_shaped(*pair) for pair in zip(commands, results, strict=True)]
+        except (Unreached, LookupError, TypeError, ValueError, RecursionError) as fault:
+            raise CacheDown from fault
+
+
+def _shaped(command: Command, told: Any) -> Any:
+    shape = _SHAPES.get(str(command[0]))
+    return told if shape is None else shape(told, command)

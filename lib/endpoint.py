@@ -9,6 +9,7 @@ is never retried, and so may only make sooner what something else would do anywa
 
 import hmac
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -17,11 +18,11 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-from uuid import uuid4
 
-from werkzeug.wrappers import Request, Response
+from werkzeug.wrappers import Request as Request
+from werkzeug.wrappers import Response as Response
 
-from lib import log, maintenance, metrics, problems
+from lib import log, maintenance, metrics, problems, serving
 from lib.problems import CacheDown, DatabaseDown, NotConfigured, Problem
 from lib.settings import Settings
 
@@ -148,6 +149,7 @@ def wsgi(name: str, *, cross_origin: bool = False, **methods: Handler) -> "WSGIA
     # The runtime wants exactly two parameters (inspect.signature), so this is a plain function.
     def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         started = time.perf_counter()
+        serving.begin()
         request = Request(environ)
         call = Call(request)
         if request.method == "OPTIONS":
@@ -158,6 +160,9 @@ def wsgi(name: str, *, cross_origin: bool = False, **methods: Handler) -> "WSGIA
             _share(call, response, allowed)
         response.headers["X-Request-Id"] = call.request_id
         response.headers.setdefault("Cache-Control", "no-store")
+        if not call.afterwards and serving.may_stay(environ, response):
+            # Said in each answer, so that nobody waits on a connection with work left to do.
+            response.headers["Connection"] = "keep-alive"
         took_ms = round((time.perf_counter() - started) * 1000, 1)
         response.call_on_close(lambda: _finish(name, call, response.status_code, took_ms))
         return response(environ, start_response)
@@ -281,7 +286,7 @@ def _request_id(request: Request) -> str:
     """The caller's own id if it is short and plain, else a new one."""
     given = request.headers.get("X-Request-Id", "")
     plain = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
-    return given if plain and 8 <= len(given) <= 128 else uuid4().hex
+    return given if plain and 8 <= len(given) <= 128 else os.urandom(16).hex()
 
 
 def _finish(name: str, call: Call, status: int, took_ms: float) -> None:

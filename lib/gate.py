@@ -116,7 +116,7 @@ def enter(
     try:
         answer = command("EVAL", ENTER, len(keys), *keys, *args)
         return _understood(answer, limits)
-    except (CacheDown, LookupError, TypeError, ValueError):
+    except (CacheDown, AttributeError, LookupError, TypeError, ValueError):
         # Down, or what it said is none of our answers.
         return None
 

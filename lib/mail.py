@@ -3,16 +3,12 @@
 Resend down delays a mail and loses none: the outbox holds it.
 """
 
-from collections.abc import Mapping
-from contextvars import ContextVar
+import json
 from typing import Any
-
-import resend
-from resend.exceptions import ResendError
-from resend.http_client_requests import RequestsClient
 
 from lib.letters import Letter
 from lib.problems import MailDelayed, MailRefused, MailTaken
+from lib.rest import Answer, Rest, Unreached
 
 TIMEOUT_S = 5.0  # for the connection, and again for the answer
 
@@ -28,23 +24,19 @@ _NEVER = {
 }
 
 
-# The SDK's client has one timeout for all; a request short of time sets its own.
-_timeout_s: ContextVar[float] = ContextVar("mail_timeout_s", default=TIMEOUT_S)
-
-
-class _Client(RequestsClient):
-    def request(self, *args: Any, **kwargs: Any) -> tuple[bytes, int, Mapping[str, str]]:
-        timed = RequestsClient(timeout=_timeout_s.get())  # type: ignore[arg-type] # fractions too
-        return timed.request(*args, **kwargs)
-
-
 class Mailer:
-    """Resend with one key. The SDK keeps key, address and client in its module: all alike."""
+    """Resend with one key."""
 
     def __init__(self, api_key: str, api_url: str) -> None:
-        resend.api_key = api_key
-        resend.api_url = api_url
-        resend.default_http_client = _Client()
+        headers = {
+            "Authorization": f"Bearer {api_key}",
+            "Content-Type": "application/json",
+            "User-Agent": "alfa-beauty-api",  # without one Resend refuses
+        }
+        self._rest = Rest(api_url, headers, connect_s=TIMEOUT_S)
+
+    def close(self) -> None:
+        self._rest.close()
 
     def send(self, letter: Letter, idempotency_key: str, *, timeout_s: float = TIMEOUT_S) -> str:
         """Hand one mail over; the provider's id. A repeat within 24 h delivers nothing more.
@@ -52,8 +44,7 @@ class Mailer:
         Raises MailTaken (it has other bytes under this key), MailRefused (as it stands, never)
         or MailDelayed (not now, or not known).
         """
-        _timeout_s.set(timeout_s)
-        message: resend.Emails.SendParams = {
+        message: dict[str, object] = {
             "from": letter.sender,
             "to": list(letter.recipients),
             "subject": letter.subject,
@@ -62,27 +53,40 @@ class Mailer:
         }
         if letter.reply_to is not None:
             message["reply_to"] = letter.reply_to
+        key = {"Idempotency-Key": idempotency_key}
         try:
-            return str(resend.Emails.send(message, {"idempotency_key": idempotency_key})["id"])
-        except ResendError as fault:
-            raise _translated(fault) from None
+            answer = self._rest.post(
+                "/emails", json.dumps(message).encode(), key, within_s=timeout_s
+            )
+        except Unreached:
+            raise MailDelayed("no_answer", uncertain=True) from None
+        told = _told(answer)
+        if answer.status == 200 and told.get("id"):
+            return str(told["id"])
+        raise _translated(answer, told)
 
 
-def _translated(fault: ResendError) -> MailTaken | MailRefused | MailDelayed:
-    kind = str(fault.error_type)
+def _told(answer: Answer) -> dict[str, Any]:
+    """Empty where it is no JSON object: whatever stands in between may answer in its place."""
+    try:
+        told = answer.json()
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _translated(answer: Answer, told: dict[str, Any]) -> MailTaken | MailRefused | MailDelayed:
+    kind = str(told.get("name", f"status_{answer.status}"))
     if kind == "invalid_idempotent_request":
         return MailTaken()
     if kind == "rate_limit_exceeded":
-        return MailDelayed(kind, uncertain=False, retry_after_s=_retry_after_s(fault))
-    if kind in _NEVER and str(fault.code) not in ("401", "403"):
+        return MailDelayed(kind, uncertain=False, retry_after_s=_retry_after_s(answer))
+    if kind in _NEVER and answer.status not in (401, 403):
         return MailRefused(kind)
     # A key being rotated or a domain being verified mends itself; the rest gave no clear answer.
-    definite = str(fault.code) in ("401", "403", "404", "405")
-    return MailDelayed(kind, uncertain=not definite)
+    return MailDelayed(kind, uncertain=answer.status not in (401, 403, 404, 405))
 
 
-def _retry_after_s(fault: ResendError) -> float:
-    for name, value in fault.headers.items():
-        if name.lower() == "retry-after" and value.isdigit():
-            return min(float(value), 3600.0)
-    return 1.0
+def _retry_after_s(answer: Answer) -> float:
+    given = answer.headers.get("retry-after", "")
+    return min(float(given), 3600.0) if given.isdigit() else 1.0

@@ -116,8 +116,8 @@ class Services:
 
     def close(self) -> None:
         """Close what was opened, for a process that ends in order."""
-        for name in ("database", "cache"):
-            if name in self.__dict__:
+        for name in ("database", "cache", "mailer", "turnstile"):
+            if self.__dict__.get(name) is not None:
                 self.__dict__[name].close()
 
     def probe(self) -> None:

@@ -3,9 +3,10 @@
 Turnstile down never refuses a lead: it goes to review, as one whose challenge failed does.
 """
 
-import httpx
+from urllib.parse import urlencode
 
 from lib.problems import ChallengeDown
+from lib.rest import Rest, Unreached
 
 CONNECT_S, ANSWER_S = 0.3, 0.6
 
@@ -15,7 +16,11 @@ class Turnstile:
 
     def __init__(self, secret: str, url: str) -> None:
         self._secret = secret
-        self._url = url
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        self._rest = Rest(url, headers, connect_s=CONNECT_S)
+
+    def close(self) -> None:
+        self._rest.close()
 
     def passed(self, token: str, address: str | None, attempt: str) -> bool:
         """Whether the token is good. A token is good once; repeats of one `attempt` (a UUID) count
@@ -24,9 +29,7 @@ class Turnstile:
         if address is not None:
             form["remoteip"] = address
         try:
-            answer = httpx.post(
-                self._url, data=form, timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S)
-            )
+            answer = self._rest.post("", urlencode(form).encode(), within_s=ANSWER_S)
             return answer.json()["success"] is True
-        except (httpx.HTTPError, ValueError, LookupError, TypeError) as fault:
+        except (Unreached, LookupError, TypeError, ValueError, RecursionError) as fault:
             raise ChallengeDown from fault

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 from psycopg.rows import DictRow
 
+from dev import prune, runtime
 from dev.build import build
 from dev.logs import LogBook
 from dev.platform import Platform
@@ -26,14 +28,19 @@ from tests.conftest import LEAD, eventually
 ROOT = Path(__file__).parent.parent
 
 # Everything of ours that a function may be shipped with. `public/` holds the pages that a
-# function fills in; the last three are the builder's own notes.
+# function fills in.
 SHIPPED_FOLDERS = {"api", "lib", "public"}
-SHIPPED_FILES = {"requirements.txt", "vercel.json", "pyproject.toml", "uv.lock", ".python-version"}
 
-# What the builder adds to every function, whatever requirements.txt says.
-BUILDERS_OWN = {
-    "vercel-runtime",  # answers for us
-    "pip",  # comes with the build's environment (`uv venv --seed`); no setting leaves it out
+# Asked for by a library of ours, and never used the way we use it (dev/prune.py).
+UNSHIPPED = {"dnspython", "pycparser"}
+
+LARGEST_BYTES, SMALLEST_BYTES = 25_000_000, 6_000_000
+
+# What each function may be shipped with beside werkzeug and Sentry's reporter.
+LIBRARIES = {
+    "api/thanks": set[str](),
+    "api/products": {"psycopg"},
+    "api/rum": {"psycopg"},
 }
 
 
@@ -119,7 +126,7 @@ def test_no_bundle_holds_tests_tools_documents_or_secrets(artefact: Artefact) ->
     for name in artefact.functions():
         ours = {path for path in artefact.files(name) if not path.startswith("_vendor/")}
         ours.remove("vc__handler__python.py")
-        strange = {path for path in ours if "/" not in path} - SHIPPED_FILES
+        strange = {path for path in ours if "/" not in path}
         strange |= {
             path for path in ours if "/" in path and path.split("/")[0] not in SHIPPED_FOLDERS
         }
@@ -142,10 +149,36 @@ def test_the_catalogues_snapshot_is_shipped(artefact: Artefact) -> None:
 
 def test_the_pages_a_function_fills_in_are_shipped_with_it(artefact: Artefact) -> None:
     """The builder leaves `public/` out of functions unless includeFiles names it."""
-    for name in artefact.functions():
+    for name in ("api/leads", "api/thanks"):
         files = artefact.files(name)
         for page in (*pages.FORMS.values(), *pages.THANKS.values()):
             assert f"public/{page}" in files, f"{name}: see includeFiles in vercel.json"
+
+
+def size(artefact: Artefact, name: str) -> int:
+    return sum(file.stat().st_size for file in artefact.files(name).values() if file.is_file())
+
+
+def test_every_bundle_is_as_small_as_promised(artefact: Artefact) -> None:
+    sizes = {name: size(artefact, name) for name in artefact.functions()}
+    assert max(sizes.values()) < LARGEST_BYTES, sizes
+    assert min(sizes.values()) < SMALLEST_BYTES, sizes
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_function_is_shipped_with_no_library_it_does_not_need(
+    artefact: Artefact, name: str
+) -> None:
+    heavy = {"psycopg", "nacl", "phonenumbers", "email_validator", "disposable_email_domains"}
+    tops = {path.split("/")[1] for path in artefact.files(name) if path.startswith("_vendor/")}
+    assert heavy & tops == LIBRARIES[name]
+    assert not {"pip", "cffi", "dns", "uvicorn"} & tops
+
+
+def test_no_function_is_shipped_with_another_one(artefact: Artefact) -> None:
+    for name in artefact.functions():
+        files = artefact.files(name)
+        assert [path for path in files if re.fullmatch(r"api/.*\.py", path)] == [f"{name}.py"]
 
 
 def required() -> dict[str, str]:
@@ -169,11 +202,12 @@ def _plain(name: str) -> str:
 
 
 def test_requirements_name_exactly_what_ships(artefact: Artefact) -> None:
+    shipped: dict[str, str] = {}
     for name in artefact.functions():
-        shipped = vendored(artefact, name)
-        own = {library: shipped.pop(library) for library in BUILDERS_OWN}
-        assert shipped == required()
-        assert own["vercel-runtime"] == pinned_runtime(), "what the tests ran on"
+        shipped |= vendored(artefact, name)
+    assert shipped.pop("vercel-runtime") == pinned_runtime(), "what the tests ran on"
+    wanted = {name: version for name, version in required().items() if name not in UNSHIPPED}
+    assert shipped == wanted
 
 
 def pinned_runtime() -> str:
@@ -193,6 +227,8 @@ def test_every_module_is_shipped_with_its_bytecode(artefact: Artefact) -> None:
         files = artefact.files(name)
         compiled = {source_of(path): file for path, file in files.items() if path.endswith(".pyc")}
         sources = {path for path in files if path.endswith(".py")} - {"vc__handler__python.py"}
+        rare = tuple(f"_vendor/{name.replace('.', '/')}/" for name in prune.WITHOUT_BYTECODE)
+        sources = {path for path in sources if not path.startswith(rare)}
         assert sources == set(compiled)
         for source, bytecode in compiled.items():
             head = bytecode.read_bytes()[:16]
@@ -298,6 +334,55 @@ def test_built_deliver_wants_its_token(
         bearer = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
         answer = client.get("/api/cron/deliver", headers=bearer)
     assert (answer.status_code, answer.json()["sent"]) == (200, 0)
+
+
+# What only some requests, or none for weeks, ask of the libraries, in the words of our modules.
+RARELY = """
+import sys
+sys.path[:0] = [".", "_vendor"]
+from datetime import UTC, datetime
+from lib import fields, pages, rest, spam, submission
+from lib.sentry import Reporter
+from lib.vault import Vault
+
+assert fields.e164("+65 8123 4567") == "+6581234567"
+assert fields.e164("+44 20 7946 0958") == "+442079460958"
+assert fields.address("Ayu@b\u00fccher.example") == "ayu@b\u00fccher.example"
+assert spam._disposable("a@mailinator.com")
+assert "Andi" in pages.faulty_form("id", {"contact_name": "Andi"}, {}, "!")
+vault = Vault((b"k" * 32,))
+assert vault.open(vault.seal("x")) == "x"
+reporter = Reporter(sys.argv[1], "r", "test")
+reporter.report(ValueError("x"), request_id="1", endpoint="leads")
+reporter.alert("x", request_id="1")
+import certifi, ssl
+ssl.create_default_context(cafile=certifi.where())
+"""
+
+
+def test_what_is_rarely_imported_is_shipped_all_the_same(
+    artefact: Artefact, platform: Platform, database: object, tmp_path: Path
+) -> None:
+    runtime.unpack(artefact.functions()["api/leads"], artefact.project, tmp_path)
+    python = runtime.built_command({"handler": "x.y"})[0]
+    answer = subprocess.run(
+        [python, "-s", "-S", "-c", RARELY, platform.environment["SENTRY_DSN"]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert len(platform.sentry.received()) == 2
+
+
+def test_built_health_asks_every_dependency(
+    artefact: Artefact, platform: Platform, database: object
+) -> None:
+    bearer = {"Authorization": f"Bearer {platform.environment['HEALTH_CHECK_TOKEN']}"}
+    with running(artefact, "api/health", platform.environment) as (_, client):
+        answer = client.get("/api/health", params={"deep": "true"}, headers=bearer)
+    assert (answer.status_code, answer.json()["status"]) == (200, "healthy"), answer.text
 
 
 def test_built_products_answers_with_nothing_configured(artefact: Artefact) -> None:

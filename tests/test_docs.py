@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from lib import consent, settings
-from lib.submission import Submission
+from tests.contract import Submission
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "dev/README.md")

@@ -41,6 +41,7 @@ NOUNS = {
     "lib.erasure_register",
     "lib.erasure_replay",
     "lib.erasure_sweep",
+    "lib.fields",
     "lib.gate",
     "lib.incident_spool",
     "lib.incident_store",
@@ -80,17 +81,17 @@ NOUNS = {
     "lib.whatsapp",
 }
 ADAPTERS = {
-    "lib.cache": {"upstash_redis", "httpx"},  # httpx: the SDK's deadlines and faults are its
+    "lib.cache": {"lib.rest"},
     "lib.db": {"psycopg"},
-    "lib.mail": {"resend"},
+    "lib.mail": {"lib.rest"},
     "lib.sentry": {"sentry_sdk"},
     "lib.slack": set(),  # its API is one POST: the standard library's
-    "lib.turnstile": {"httpx"},
+    "lib.turnstile": {"lib.rest"},
     "lib.vault": {"nacl"},
 }
 
 ENDPOINT = May({"werkzeug", "lib.endpoint", "lib.log", "lib.problems", *NOUNS})
-NOUN = May({"pydantic", "pydantic_core", "lib.problems", *NOUNS}, for_types={"psycopg"})
+NOUN = May({"lib.problems", *NOUNS}, for_types={"psycopg"})
 
 TABLE: dict[str, May] = {
     # Functions. Settings by themselves only where no services are wanted.
@@ -107,7 +108,7 @@ TABLE: dict[str, May] = {
     "api/cron/prune.py": ENDPOINT,
     # What we decide.
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
-    "lib/submission.py": NOUN._replace(inside_functions={"phonenumbers", "email_validator"}),
+    "lib/fields.py": NOUN._replace(inside_functions={"phonenumbers", "email_validator"}),
     "lib/spam.py": NOUN._replace(inside_functions={"disposable_email_domains"}),
     # One vendor each.
     **{
@@ -115,7 +116,7 @@ TABLE: dict[str, May] = {
         for adapter, vendor in ADAPTERS.items()
     },
     # The frame.
-    "lib/__init__.py": May(set()),
+    "lib/__init__.py": May({"lib.serving"}),
     "lib/breaker.py": May(set()),
     "lib/endpoint.py": May(
         {
@@ -124,6 +125,7 @@ TABLE: dict[str, May] = {
             "lib.maintenance",
             "lib.metrics",
             "lib.problems",
+            "lib.serving",
             "lib.settings",
         },
         inside_functions={"lib.alarm", "lib.services"},
@@ -134,6 +136,8 @@ TABLE: dict[str, May] = {
     "lib/services.py": May(
         {"lib.problems", "lib.settings"}, inside_functions={*ADAPTERS, "lib.alerts"}
     ),
+    "lib/rest.py": May(set(), inside_functions={"certifi"}),
+    "lib/serving.py": May(set()),
     "lib/settings.py": May({"lib.log", "lib.problems"}),
 }
 

@@ -20,13 +20,12 @@ from psycopg.rows import DictRow
 from dev.platform import Platform
 from dev.runtime import Function
 from dev.web import Response, Server, as_text
-from lib import backlog, leads, reference
+from lib import backlog, leads, reference, submission
 from lib.cache import Cache
 from lib.db import Database
 from lib.leads import Desk, Lead
 from lib.problems import CacheDown
 from lib.settings import keys
-from lib.submission import Submission
 from lib.vault import Vault
 from ops import cli
 from tests.conftest import LEAD, delivered, eventually
@@ -239,7 +238,7 @@ MIDNIGHT = datetime.fromtimestamp(86_400 * 20_780, UTC)
 
 def make(now: datetime, key: str | None = "k-1", **fields: object) -> Lead:
     return leads.make(
-        Submission(**{**LEAD, **fields}),
+        submission.read({**LEAD, **fields}),
         key=key,
         locale="id",
         now=now,

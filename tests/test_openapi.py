@@ -20,8 +20,8 @@ from dev.platform import Platform
 from dev.runtime import Function
 from lib import submission
 from lib.problems import Problem
-from lib.submission import Submission
 from tests.conftest import LEAD, eventually
+from tests.contract import Submission
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT: dict[str, Any] = json.loads((ROOT / "public" / "openapi.json").read_text("utf-8"))

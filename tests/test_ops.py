@@ -20,9 +20,8 @@ from psycopg.rows import DictRow
 
 from dev.platform import Platform
 from dev.runtime import Function
-from lib import canary, copies, leads, letters
+from lib import canary, copies, leads, letters, submission
 from lib.settings import keys
-from lib.submission import Submission
 from lib.vault import Vault
 from ops import cli
 from tests.conftest import LEAD, ROOT, delivered, eventually
@@ -375,7 +374,7 @@ def test_a_saved_mail_is_imported_however_it_was_encoded(
     written = []
     for more in range(3):
         lead = leads.make(
-            Submission(**{**LEAD, "message": "Halo" + "!" * more}),
+            submission.read({**LEAD, "message": "Halo" + "!" * more}),
             key=None,
             locale="id",
             now=datetime.now(UTC),

@@ -313,6 +313,7 @@ def test_a_wrong_key_delays_and_never_buries_a_mail(platform: Platform, database
     mailer = Mailer("re_wrong", platform.resend.url)
     with pytest.raises(MailDelayed) as delay:
         mailer.send(LETTER, "sales/1")
+    mailer.close()
     assert (delay.value.reason, delay.value.uncertain) == ("invalid_api_key", False)
 
 
@@ -324,3 +325,4 @@ def test_the_same_key_with_other_bytes_means_the_mail_was_taken_before(
     other = Letter("sales", "a@b.co", ("s@b.co",), None, "Other", "text", "html")
     with pytest.raises(MailTaken):
         mailer.send(other, "sales/1")
+    mailer.close()

@@ -9,8 +9,7 @@ import redis
 from psycopg.rows import DictRow
 
 from dev.platform import Platform
-from lib import spam
-from lib.submission import Submission
+from lib import spam, submission
 from ops import cli
 from tests.conftest import LEAD, delivered, eventually
 
@@ -24,7 +23,7 @@ UNLIMITED = {"LEADS_PER_MINUTE": "1000", "LEADS_PER_HOUR": "1000"}
 def reason(
     seconds: int | None = 60, repeats: int = 1, *, flooded: bool = False, **fields: object
 ) -> str | None:
-    read = Submission(**{**LEAD, **fields})
+    read = submission.read({**LEAD, **fields})
     return spam.reason(read, seconds_to_fill=seconds, repeats=repeats, flooded=flooded)
 
 

@@ -8,10 +8,8 @@ maintenance everything waits: 200 `{"maintenance": "<mode>"}`.
 
 from datetime import UTC, datetime
 
-from werkzeug.wrappers import Response
-
 from lib import endpoint, erasure, leads, log, rounds, rum_fold
-from lib.endpoint import Call
+from lib.endpoint import Call, Response
 from lib.problems import NotConfigured
 
 EVERY_MINUTES = 1  # vercel.json

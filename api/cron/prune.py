@@ -7,10 +7,8 @@ and `tombstones` are null with Redis down; in maintenance everything waits,
 `{"maintenance": "<mode>"}`; 401 without the cron token; 503 without Postgres.
 """
 
-from werkzeug.wrappers import Response
-
 from lib import endpoint, erasure, erasure_replay, log, retention
-from lib.endpoint import Call
+from lib.endpoint import Call, Response
 from lib.problems import CacheDown, NotConfigured
 
 EVERY_MINUTES = 24 * 60  # vercel.json

@@ -8,10 +8,8 @@ watches from outside may hold.
 
 from contextlib import suppress
 
-from werkzeug.wrappers import Response
-
 from lib import alarm, deployments, endpoint, keys, watch
-from lib.endpoint import Call
+from lib.endpoint import Call, Response
 from lib.problems import DatabaseDown, NotConfigured
 
 EVERY_MINUTES = 1  # vercel.json

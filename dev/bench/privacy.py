@@ -142,7 +142,7 @@ def _fill_journal(services: Services) -> None:
             "message": f"Kami tertarik bermitra; mohon info harga untuk salon nomor {number}.",
         }
         lead = leads.make(
-            submission.Submission.model_construct(**form),  # type: ignore[arg-type]
+            submission.Submission.model_construct(**form),
             key=None,
             locale="id",
             now=datetime.now(UTC),

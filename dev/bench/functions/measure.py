@@ -1,0 +1,171 @@
+"""Cold starts and warm rounds, interleaved: one of each subject, then again, in every round."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+
+from dev.bench.functions.builds import Built
+from dev.bench.functions.instance import Instance
+from dev.bench.functions.load import Caller, Order, Seen, fill
+from dev.bench.functions.subjects import Subject
+from dev.bench.functions.world import World
+from dev.bootstrap import ROOT
+
+CONNECTIONS = (1, 8, 32)
+TRIPS_TRIES = 5
+DRAIN_S = 20.0
+
+type Bench = Sequence[tuple[Subject, Built]]
+
+
+@dataclass(slots=True)
+class Cold:
+    """first_ms: from making the process to the body of its first real answer."""
+
+    first_ms: list[float] = field(default_factory=list)
+    user_init_ms: list[float] = field(default_factory=list)
+    peak_mb: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Warm:
+    """By number of connections. trips: a request's, to each, until its answer and after it."""
+
+    latencies_ms: dict[int, list[float]] = field(default_factory=dict)
+    took_s: dict[int, float] = field(default_factory=dict)
+    cpu_ms: dict[int, float] = field(default_factory=dict)
+    trips: dict[str, tuple[int, int]] = field(default_factory=dict)
+    failed: int = 0
+
+    def rate(self, connections: int) -> float:
+        return len(self.latencies_ms[connections]) / self.took_s[connections]
+
+
+class _Numbers:
+    """Every request of a run is another one."""
+
+    def __init__(self) -> None:
+        self._next = int(time.time()) % 1000 * 10_000
+
+    def take(self, count: int) -> int:
+        first = self._next
+        self._next += count
+        return first
+
+
+def cold(bench: Bench, world: World, runs: int, tell: Callable[[str], None]) -> dict[str, Cold]:
+    found = {subject.name: Cold() for subject, _ in bench if subject.cold}
+    numbers = _Numbers()
+    for run in range(-1, runs):  # the first of each warms the system's file cache, uncounted
+        tell(f"cold start {max(run, 0) + 1} of {runs}")
+        for subject, built in bench:
+            if not subject.cold:
+                continue
+            world.stock()
+            with Instance(built, world.environment) as instance:
+                caller = Caller(instance.port)
+                request = fill(subject.request.encode("latin-1"), numbers.take(1))
+                status, body = caller.ask(request)
+                took_ms = (time.perf_counter() - instance.started_at) * 1000
+                if status not in (200, 204):
+                    raise RuntimeError(f"{subject.name}: {status} {body[:300]!r}")
+                instance.settle()
+                caller.close()
+                if run < 0:
+                    continue
+                into = found[subject.name]
+                into.first_ms.append(took_ms)
+                into.user_init_ms.append(float(instance.init.get("userInitDuration", 0)))
+                into.peak_mb.append(instance.peak_bytes / 1e6)
+    return found
+
+
+def warm(
+    bench: Bench, world: World, rounds: int, seconds: float, tell: Callable[[str], None]
+) -> dict[str, Warm]:
+    found = {subject.name: Warm() for subject, _ in bench}
+    numbers = _Numbers()
+    with ExitStack() as running:
+        callers = running.enter_context(_Callers())
+        world.stock()
+        started = [
+            (subject, running.enter_context(Instance(built, world.environment)))
+            for subject, built in bench
+        ]
+        for subject, instance in started:
+            callers.run(Order(instance.port, 2, 0.4, subject.request, numbers.take(100_000)))
+            instance.settle()
+            found[subject.name].trips = _trips(subject, instance, world, numbers)
+        for number in range(rounds):
+            tell(f"warm round {number + 1} of {rounds}")
+            for connections in CONNECTIONS:
+                for subject, instance in started:
+                    world.stock()
+                    order = Order(
+                        instance.port, connections, seconds, subject.request, numbers.take(100_000)
+                    )
+                    _round(callers, order, instance, found[subject.name])
+                    world.forget()
+    return found
+
+
+def _round(callers: "_Callers", order: Order, instance: Instance, into: Warm) -> None:
+    n = order.connections
+    before_ms = instance.cpu_ms
+    seen = callers.run(order)
+    instance.settle(DRAIN_S)
+    into.latencies_ms.setdefault(n, []).extend(seen.latencies_ms)
+    into.took_s[n] = into.took_s.get(n, 0.0) + seen.took_s
+    into.cpu_ms[n] = into.cpu_ms.get(n, 0.0) + instance.cpu_ms - before_ms
+    into.failed += seen.failed
+    if seen.failed:
+        print(f"  {seen.failed} failed: {seen.last}", file=sys.stderr)
+
+
+def _trips(
+    subject: Subject, instance: Instance, world: World, numbers: _Numbers
+) -> dict[str, tuple[int, int]]:
+    """A request's usual round trips: those made when its answer was there, and those after."""
+    tries = []
+    caller = Caller(instance.port)
+    for _ in range(TRIPS_TRIES):
+        world.forget()
+        caller.ask(fill(subject.request.encode("latin-1"), numbers.take(1)))
+        until = world.trips()
+        time.sleep(0.05)
+        instance.settle()
+        tries.append({name: (n, world.trips()[name] - n) for name, n in until.items()})
+    caller.close()
+    return {
+        name: sorted(one[name] for one in tries)[len(tries) // 2] for name in ("redis", "postgres",
+                                                                             "mail")
+    }  # fmt: skip
+
+
+class _Callers:
+    """The process that makes the load."""
+
+    def __enter__(self) -> "_Callers":
+        command = [sys.executable, "-c", "from dev.bench.functions import load; load.main()"]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
+
+    def run(self, order: Order) -> Seen:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asdict(order)) + "\n")
+        self._process.stdin.flush()
+        return Seen(**json.loads(self._process.stdout.readline()))

@@ -1,0 +1,82 @@
+"""A wire to Postgres that is DELAY_S long, and counts how often it is crossed and back."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+_CHUNK_BYTES = 1 << 16
+
+
+class Wire:
+    """Forwards 127.0.0.1:`port` to the target; each turn of the talk waits `delay_s`."""
+
+    def __init__(self, target_port: int, delay_s: float) -> None:
+        self._target_port = target_port
+        self._delay_s = delay_s
+        self._lock = threading.Lock()
+        self._trips = 0
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def trips(self) -> int:
+        """Round trips so far, those of opening a connection included."""
+        with self._lock:
+            return self._trips
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._target_port))
+                for end in (near, far):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                _Talk(self, near, far).begin()
+
+    def cross(self) -> None:
+        with self._lock:
+            self._trips += 1
+        time.sleep(self._delay_s)
+
+
+class _Talk:
+    """One connection: the client asks, the server answers, and so on."""
+
+    def __init__(self, wire: Wire, near: socket.socket, far: socket.socket) -> None:
+        self._wire, self._near, self._far = wire, near, far
+        self._answered = True
+
+    def begin(self) -> None:
+        for way in (self._ask, self._answer):
+            threading.Thread(target=self._pump, args=(way,), daemon=True).start()
+
+    def _pump(self, way: Callable[[], bool]) -> None:
+        with contextlib.suppress(OSError):
+            while way():
+                pass
+        for end in (self._near, self._far):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _ask(self) -> bool:
+        data = self._near.recv(_CHUNK_BYTES)
+        # A farewell (Terminate) is not answered, so nobody waits for it.
+        if self._answered and data and data[:1] != b"X":
+            self._answered = False
+            self._wire.cross()
+        self._far.sendall(data)
+        return bool(data)
+
+    def _answer(self) -> bool:
+        data = self._far.recv(_CHUNK_BYTES)
+        self._answered = True
+        self._near.sendall(data)
+        return bool(data)

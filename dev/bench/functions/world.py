@@ -1,0 +1,88 @@
+"""Everything the measured functions talk to, each as far away as it is in production."""
+
+import contextlib
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+import psycopg
+import redis
+
+from dev.bench.functions.wire import Wire
+from dev.bootstrap import ROOT
+from dev.platform import Platform
+from lib import catalogue_cache, product_query, products, snapshot
+
+REDIS_S, MAIL_S, POSTGRES_S = 0.002, 0.150, 0.001
+
+TABLE = """
+create schema bench;
+create table bench.leads (id uuid primary key, business_name text not null, phone text not null,
+  created_at timestamptz not null default now());
+grant usage on schema bench to alfa_app;
+grant select, insert on bench.leads to alfa_app;
+"""
+
+
+class World:
+    """A platform of its own with slow wires, from __enter__ to __exit__."""
+
+    environment: dict[str, str]
+
+    def __enter__(self) -> Self:
+        self._parts = contextlib.ExitStack()
+        folder = self._parts.enter_context(tempfile.TemporaryDirectory())
+        self._platform = Platform(ROOT, Path(folder), durable=False)
+        self._parts.enter_context(self._platform)
+        self._wire = Wire(self._platform.postgres.port, POSTGRES_S)
+        self._parts.callback(self._wire.close)
+        self._redis = redis.Redis.from_url(self._platform.redis_url)
+        self._parts.callback(self._redis.close)
+        self._platform.upstash.switch("slow", delay_s=REDIS_S)
+        self._platform.resend.switch("slow", delay_s=MAIL_S)
+        with psycopg.connect(self._platform.admin_database_url, autocommit=True) as admin:
+            admin.execute(TABLE)
+        self.environment = self._environment()
+        found = snapshot.load()
+        self._query = product_query.read([], "id")
+        self._answer = products.answer(self._query, found.find(self._query), datetime.now(UTC))
+        self.etag = catalogue_cache.etag_of(self._answer.body)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._parts.close()
+
+    def stock(self) -> None:
+        """Put a fresh copy of the catalogue into Redis, for us and for the twins."""
+        entry = catalogue_cache.entry_of(
+            self._answer, made_at=time.time(), cost_s=0.01, version="0"
+        )
+        key = f"products:entry:{self._query.key}"
+        self._redis.set(key, catalogue_cache.sealed(entry, self._query.key))
+        self._redis.set("twin:products", self._answer.body)
+
+    def trips(self) -> dict[str, int]:
+        """Round trips to each, since the last call of `forget`."""
+        return {
+            "redis": len(self._platform.upstash.received()),
+            "postgres": self._wire.trips - self._before,
+            "mail": len(self._platform.resend.received()),
+        }
+
+    def forget(self) -> None:
+        self._platform.upstash.forget()
+        self._platform.resend.forget()
+        self._before = self._wire.trips
+
+    def _environment(self) -> dict[str, str]:
+        given = dict(self._platform.environment)
+        ours = f":{self._platform.postgres.port}/"
+        assert ours in given["DATABASE_URL"]
+        given["DATABASE_URL"] = given["DATABASE_URL"].replace(ours, f":{self._wire.port}/")
+        plenty = dict.fromkeys(
+            ("LEADS_PER_MINUTE", "LEADS_PER_HOUR", "LEADS_CEILING_PER_MINUTE"), "10000000"
+        )
+        sender = {"MAIL_FROM": "Alfa Beauty <noreply@alfabeauty.test>"}
+        return {**given, **sender, **plenty}

@@ -1,0 +1,207 @@
+"""The contract's table of a lead's fields, said with pydantic and the whole libraries.
+
+What ships (lib/submission.py) reads by hand, for speed; tests/test_submission.py holds the two
+equal in what they accept, keep and refuse.
+"""
+
+import unicodedata
+from typing import Annotated, Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
+
+from lib.submission import FAULTS, Kinds
+
+MAX_LINK = 2048  # characters
+KEPT_PARAMETERS = ("gclid", "fbclid")  # beside utm_*: the rest of a query string may be personal
+
+# Unicode's direction marks and overrides, zero-width spaces and the byte order mark: invisible,
+# able to disguise a text, and pasted along with numbers. Not U+200D, which joins emoji.
+_INVISIBLE = dict.fromkeys(
+    [0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2060, *range(0x2066, 0x206A), 0xFEFF]
+)
+
+
+def _clean(value: object, *, lines: bool) -> object:
+    """Text as we keep it: NFC, trimmed, no control characters. Anything else as it came."""
+    if not isinstance(value, str):
+        return value
+    if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        # Postgres refuses NUL, and a lone surrogate is no character at all.
+        raise PydanticCustomError("unreadable", "unreadable")
+    text = value.replace("\r\n", "\n").replace("\r", "\n").translate(_INVISIBLE)
+    kept = "\n\t" if lines else ""
+    spaced = (" " if char in "\n\t" and not lines else char for char in text)
+    shown = "".join(c for c in spaced if c in kept or unicodedata.category(c) != "Cc")
+    # Last, for what was dropped may have stood between a letter and its accent.
+    return unicodedata.normalize("NFC", shown).strip()
+
+
+def _clean_line(value: object) -> object:
+    return _clean(value, lines=False)
+
+
+def _clean_lines(value: object) -> object:
+    return _clean(value, lines=True)
+
+
+def _or_none(value: object) -> object:
+    """An optional field left empty is a field not given."""
+    return None if value == "" else value
+
+
+def _given(value: object) -> object:
+    """A required field left empty is a field missing."""
+    if value is None or value == "":
+        raise PydanticCustomError("missing", "missing")
+    return value
+
+
+def _e164(text: str) -> str:
+    """A number as Indonesians write it (08…, 62…, +62…) or an international one, in E.164."""
+    import phonenumbers
+
+    typed = unicodedata.normalize("NFKC", text)
+    digits = "".join(c for c in typed if not c.isspace() and c not in "-().\u2010\u2011\u2013")
+    international = digits.startswith("+")
+    digits = digits.removeprefix("+")
+    if not digits.isascii() or not digits.isdigit():
+        raise PydanticCustomError("phone", "phone")
+    if international:
+        pass
+    elif digits.startswith("00"):
+        digits = digits[2:]
+    elif digits.startswith("0"):
+        digits = "62" + digits[1:]
+    elif digits.startswith("8") and len(digits) <= 12:
+        digits = "62" + digits  # 812…: the leading zero is often left off on a phone
+    if digits.startswith("62"):
+        digits = "62" + digits[2:].lstrip("0")  # +62 (0)812…
+    try:
+        number = phonenumbers.parse("+" + digits)
+    except phonenumbers.NumberParseException:
+        raise PydanticCustomError("phone", "phone") from None
+    if not 10 <= len(digits) <= 15 or not phonenumbers.is_possible_number(number):
+        raise PydanticCustomError("phone", "phone")
+    return "+" + digits
+
+
+def _address(text: str) -> str:
+    """An e-mail address in lower case. Whether it can be delivered to is not asked here."""
+    from email_validator import EmailNotValidError, validate_email
+
+    try:
+        found = validate_email(text, check_deliverability=False, globally_deliverable=False)
+    except EmailNotValidError:
+        raise PydanticCustomError("email", "email") from None
+    if "." not in found.domain or len(found.normalized) > 254:
+        raise PydanticCustomError("email", "email")
+    return found.normalized.lower()
+
+
+def _chairs(value: object) -> object:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 5:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
+        raise PydanticCustomError("chair_count", "chair_count")
+    return value
+
+
+def _agreed(value: object) -> object:
+    if value is not True:
+        raise PydanticCustomError("consent", "consent")
+    return value
+
+
+def _campaign_only(text: str) -> str | None:
+    """An address whose query string keeps campaign marks alone: the rest may name a person."""
+    bare = text.partition("?")[0].partition("#")[0].strip()
+    try:
+        parts = urlsplit(text)
+        query = parse_qsl(parts.query, max_num_fields=200)
+    except ValueError:
+        return bare or None
+    kept = [(k, v) for k, v in query if k.startswith("utm_") or k in KEPT_PARAMETERS]
+    # Writing a parameter out may make it longer than it was; and what is no web address has none.
+    tidied = f"{bare}?{urlencode(kept)}"
+    is_web = parts.scheme in ("http", "https") and bool(kept)
+    return (tidied if is_web and len(tidied) <= MAX_LINK else bare) or None
+
+
+# Validators written later run earlier: clean first, then see whether anything is left.
+_REQUIRED = (BeforeValidator(_given), BeforeValidator(_clean_line))
+_OPTIONAL = (BeforeValidator(_or_none), BeforeValidator(_clean_line))
+
+Name = Annotated[str, StringConstraints(min_length=2, max_length=255), *_REQUIRED]
+Short = Annotated[str | None, StringConstraints(max_length=80), *_OPTIONAL]
+Middle = Annotated[str | None, StringConstraints(max_length=200), *_OPTIONAL]
+Link = Annotated[
+    str | None,
+    StringConstraints(max_length=MAX_LINK),
+    AfterValidator(lambda text: text and _campaign_only(text)),
+    *_OPTIONAL,
+]
+
+
+class Submission(BaseModel):
+    """One accepted form, normalised. Field by field the contract's table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    business_name: Name
+    contact_name: Name
+    phone_whatsapp: Annotated[str, AfterValidator(_e164), *_REQUIRED]
+    city: Annotated[str, StringConstraints(min_length=2, max_length=80), *_REQUIRED]
+    salon_type: Annotated[
+        Literal["SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER"], BeforeValidator(_given)
+    ]
+    consent: Annotated[Literal[True], BeforeValidator(_agreed)]
+    email: Annotated[
+        str | None, AfterValidator(lambda text: text and _address(text)), *_OPTIONAL
+    ] = None
+    chair_count: Annotated[int | None, BeforeValidator(_chairs), *_OPTIONAL] = None
+    specialization: Middle = None
+    current_brands_used: Middle = None
+    monthly_spend_range: Short = None
+    message: Annotated[
+        str | None,
+        StringConstraints(max_length=2000),
+        BeforeValidator(_or_none),
+        BeforeValidator(_clean_lines),
+    ] = None
+    page_url_initial: Link = None
+    page_url_current: Link = None
+    referrer: Link = None
+    utm_source: Middle = None
+    utm_medium: Middle = None
+    utm_campaign: Middle = None
+    utm_term: Middle = None
+    utm_content: Middle = None
+    locale: Annotated[Literal["id", "en"] | None, BeforeValidator(_or_none)] = None
+    consent_version: Short = None
+    company: Annotated[str | None, StringConstraints(max_length=2000), *_OPTIONAL] = None
+
+
+def kinds(fault: ValidationError) -> Kinds:
+    """The faults as lib.submission.Faulty names them."""
+    found: Kinds = {}
+    for error in fault.errors(include_url=False, include_input=False):
+        field = str(error["loc"][0]).encode("utf-8", "replace").decode()[:100]
+        kind = error["type"] if error["type"] in FAULTS else "unreadable"
+        if (field, kind) == ("consent", "missing"):
+            kind = "consent"  # an unticked box is not sent at all
+        facts = dict(error.get("ctx", {}))
+        if kind == "literal_error":
+            facts["expected"] = facts["expected"].replace("'", "").replace(" or ", ", ")
+        found.setdefault(field, []).append((kind, facts))
+    return found
