@@ -54,7 +54,8 @@ def list_backups(services: Services, args: argparse.Namespace) -> int:
     rows = [_own(one, now) for one in found]
     status, pitr = 0, None
     try:
-        there = supabase.Project(settings).backups()
+        with supabase.Project(settings) as project:
+            there = project.backups()
         pitr = there.pitr
         rows += [_theirs(one, now) for one in there.backups]
     except NotConfigured as fault:

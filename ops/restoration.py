@@ -107,7 +107,8 @@ class Restore:
             backed_up = self._manifest()
             restoring.check(self._folder, backed_up, self._keys, quiet=self._args.json)
             return f"{backed_up.name} is whole: {backed_up.rows:,} rows"
-        there = vendor.Project(self._services.settings).backups()
+        with vendor.Project(self._services.settings) as project:
+            there = project.backups()
         if self.source.kind == "point":
             if not there.points or not there.points[0] <= self.source.taken_at <= there.points[1]:
                 raise Failed("PITR does not reach that moment")
@@ -149,15 +150,15 @@ class Restore:
         return f"{backed_up.rows:,} rows, each as it was"
 
     def _restore_there(self) -> str:
-        project = vendor.Project(self._services.settings)
         target = self._services.settings.supabase_project_ref
         self._confirm("replace", target, f"Supabase replaces the database of {target}")
         marked = self._mark()
-        if self.source.kind == "point":
-            project.restore_point(self.source.taken_at)
-        else:
-            project.restore(int(self.source.name))
-        self._await(project)
+        with vendor.Project(self._services.settings) as project:
+            if self.source.kind == "point":
+                project.restore_point(self.source.taken_at)
+            else:
+                project.restore(int(self.source.name))
+            self._await(project)
         self._reach()
         if marked and self._is_marked():
             raise Failed("Supabase says it is done, but the database is still the old one")

@@ -41,7 +41,8 @@ def choose(services: Services, args: argparse.Namespace, now: datetime) -> Sourc
         held, _ = manifest.held(Path(settings.backup_directory), settings.backup_encryption_key)
         found += [Source("own", one.name, one.taken_at) for one in held]
     if args.source == "supabase" or (args.source is None and not found):
-        there = vendor.Project(settings).backups()
+        with vendor.Project(settings) as project:
+            there = project.backups()
         found += [
             Source("supabase", str(one.number), one.taken_at)
             for one in there.backups

@@ -5,7 +5,7 @@ Shapes are those of its OpenAPI document (read 2026-11; never compared with the 
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from lib.settings import Settings
 from ops.command import Failed
@@ -42,6 +42,12 @@ class Project:
     def __init__(self, settings: Settings) -> None:
         self._api = Api("Supabase", settings.supabase_api_url, token=settings.supabase_access_token)
         self._at = f"/v1/projects/{settings.supabase_project_ref}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._api.close()
 
     def backups(self) -> Backups:
         try:

@@ -64,7 +64,10 @@ function made() {
   bar.className = "maintenance";
   bar.setAttribute("aria-label", TEXT.more);
   const words = document.createElement("p");
-  words.setAttribute("role", "status");
+  words.textContent = TEXT.told;
+  words.setAttribute("aria-hidden", "true");
+  const spoken = document.createElement("span"); // of no size: what comes late moves nothing
+  spoken.setAttribute("role", "status");
   const more = document.createElement("a");
   more.href = TEXT.status;
   more.textContent = TEXT.more;
@@ -75,8 +78,8 @@ function made() {
     remember(CLOSED, true);
     bar.remove();
   });
-  bar.append(words, more, close);
-  setTimeout(() => words.append(TEXT.told)); // after its live region stands, or it is not read out
+  bar.append(words, spoken, more, close);
+  setTimeout(() => spoken.append(TEXT.told)); // after its live region stands, or it is not read out
   return bar;
 }
 
