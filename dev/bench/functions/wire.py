@@ -41,6 +41,12 @@ class Wire:
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 _Talk(self, near, far).begin()
 
+    def over(self, talk: "_Talk") -> bool:
+        """Whether this was the last of its two ways."""
+        with self._lock:
+            talk.ways -= 1
+            return talk.ways == 0
+
     def cross(self) -> None:
         with self._lock:
             self._trips += 1
@@ -53,6 +59,7 @@ class _Talk:
     def __init__(self, wire: Wire, near: socket.socket, far: socket.socket) -> None:
         self._wire, self._near, self._far = wire, near, far
         self._answered = True
+        self.ways = 2
 
     def begin(self) -> None:
         for way in (self._ask, self._answer):
@@ -65,6 +72,9 @@ class _Talk:
         for end in (self._near, self._far):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        if self._wire.over(self):
+            self._near.close()
+            self._far.close()
 
     def _ask(self) -> bool:
         data = self._near.recv(_CHUNK_BYTES)

@@ -1,0 +1,158 @@
+"""What an answer costs, where it can be counted: libraries loaded, round trips made."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from dev.bench.functions.wire import Wire
+from dev.platform import Platform
+from lib import catalogue_cache, product_query, products, snapshot
+from tests.conftest import LEAD, eventually
+
+ROOT = Path(__file__).parent.parent
+OURS = {"werkzeug", "markupsafe"}
+POSTGRES = {"psycopg", "psycopg_binary", "typing_extensions"}
+
+VITALS = [{"name": "LCP", "value": 1900.5, "id": "v6-1", "page": "/"}]
+
+# The first answer of a fresh process, and the libraries it took until its first byte.
+FIRST = """
+import importlib.util, io, json, sys
+function, method, path, body = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("function", function)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+environ = {
+    "REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": "", "SCRIPT_NAME": "",
+    "CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(body)), "REMOTE_ADDR": "10.0.0.1",
+    "HTTP_HOST": "alfabeauty.co.id", "HTTP_USER_AGENT": "Mozilla/5.0 (X11)",
+    "SERVER_NAME": "x", "SERVER_PORT": "80", "wsgi.url_scheme": "https",
+    "wsgi.input": io.BytesIO(body.encode()),
+}
+told = []
+module.app(environ, lambda status, headers: told.append(status[:3]))
+files = ((name, getattr(one, "__file__", None) or "") for name, one in sys.modules.items())
+loaded = sorted({name.partition(".")[0] for name, file in files if "site-packages" in file})
+print(json.dumps([told, loaded]))
+"""
+
+
+@pytest.fixture
+def stocked(platform: Platform, database: object) -> None:
+    """A fresh catalogue in Redis."""
+    query = product_query.read([], "id")
+    answer = products.answer(query, snapshot.load().find(query), datetime.now(UTC))
+    entry = catalogue_cache.entry_of(answer, made_at=time.time(), cost_s=0.01, version="0")
+    with redis.Redis.from_url(platform.redis_url) as valkey:
+        key = f"products:entry:{query.key}"
+        valkey.set(key, catalogue_cache.sealed(entry, query.key))
+
+
+@pytest.mark.parametrize(
+    ("function", "method", "body", "status", "libraries"),
+    [
+        ("health", "GET", None, "200", set[str]()),
+        ("thanks", "GET", None, "200", set[str]()),
+        ("products", "GET", None, "200", set[str]()),
+        ("rum", "POST", VITALS, "204", set[str]()),
+        ("leads", "POST", LEAD, "200", POSTGRES),
+    ],
+)
+def test_a_first_answer_loads_no_library_it_can_do_without(
+    platform: Platform,
+    stocked: None,
+    function: str,
+    method: str,
+    body: object,
+    status: str,
+    libraries: set[str],
+) -> None:
+    """Neither the numbers of the world nor odd addresses nor the mail: a usual lead is stored."""
+    text = "" if body is None else json.dumps(body)
+    answer = subprocess.run(
+        [sys.executable, "-c", FIRST, f"api/{function}.py", method, f"/api/{function}", text],
+        cwd=ROOT,
+        env={**platform.environment, "PYTHONPATH": str(ROOT), "PATH": "/usr/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    told, loaded = json.loads(answer.stdout)
+    assert told == [status]
+    assert set(loaded) - {"_virtualenv", "__editable__"} == OURS | libraries
+
+
+@pytest.fixture
+def wire(platform: Platform) -> Iterator[Wire]:
+    made = Wire(platform.postgres.port, 0)
+    yield made
+    made.close()
+
+
+def database_url(platform: Platform, wire: Wire) -> str:
+    mine = f":{platform.postgres.port}/"
+    return platform.environment["DATABASE_URL"].replace(mine, f":{wire.port}/")
+
+
+def test_a_lead_takes_one_trip_to_each_until_its_answer(
+    platform: Platform, database: Any, wire: Wire
+) -> None:
+    at = database_url(platform, wire)
+    with platform.function("api/leads.py", DATABASE_URL=at) as function:
+        post(function.url, "0812 3456 7890")
+        eventually(lambda: not function.in_flight)
+        platform.upstash.forget()
+        platform.resend.switch("stall")  # so that nothing after the mail is reached
+        before = wire.trips
+        post(function.url, "0812 3456 7891")
+        assert wire.trips - before == 1
+        eventually(lambda: len(platform.resend.received()) > 2)
+        asked = [one["body"] for one in platform.upstash.received()]
+        assert [body[0] for body in asked[:1]] == ["EVAL"]
+        assert len(asked) == 2, "at the door; and once more after the answer, all in one"
+        assert wire.trips - before == 1
+        platform.resend.ok()
+        eventually(lambda: not function.in_flight)
+        assert wire.trips - before == 3, "each of the two mails is written down"
+
+
+def post(url: str, phone: str) -> None:
+    answer = httpx.post(f"{url}/api/leads", json={**LEAD, "phone_whatsapp": phone}, timeout=20)
+    assert answer.status_code == 200, answer.text
+
+
+def test_products_take_one_trip_to_redis_and_none_from_memory(
+    platform: Platform, stocked: None, wire: Wire
+) -> None:
+    at = database_url(platform, wire)
+    with platform.function("api/products.py", DATABASE_URL=at) as function:
+        for source in ("redis", "memory"):
+            answer = httpx.get(f"{function.url}/api/products", timeout=20)
+            assert (answer.status_code, answer.headers["X-Data-Source"]) == (200, source)
+            assert len(platform.upstash.received()) == 1
+    assert wire.trips == 0
+
+
+def test_a_beacon_waits_for_nothing_and_takes_one_trip_after_its_answer(
+    platform: Platform, database: object, wire: Wire
+) -> None:
+    at = database_url(platform, wire)
+    with platform.function("api/rum.py", DATABASE_URL=at) as function:
+        platform.upstash.switch("stall")
+        agent = {"User-Agent": "Mozilla/5.0 (X11)"}
+        answer = httpx.post(f"{function.url}/api/rum", json=VITALS, headers=agent, timeout=20)
+        assert answer.status_code == 204
+        lines = [line["message"] for line in function.logs()]
+        assert not [line for line in lines if '"event": "request"' in line], "still at work"
+        asked = eventually(platform.upstash.received)
+        assert [one["body"][0] for one in asked] == ["EVAL"]
