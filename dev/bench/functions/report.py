@@ -54,8 +54,9 @@ def _cold(run: Run) -> Iterator[str]:
         spread = f"{percentile(found.first_ms, 0.1):.0f}-{percentile(found.first_ms, 0.9):.0f}"
         size, files = built.size
         init = statistics.median(found.user_init_ms)
+        ratio = cold_ratio(run, subject.name, EMPTY)
         yield (
-            f"| {subject.name} | {median:.0f} | {spread} | {cold_ratio(run, subject.name, EMPTY):.2f} |"
+            f"| {subject.name} | {median:.0f} | {spread} | {ratio:.2f} |"
             f" {f'{init:.0f}' if init else '-'} | {statistics.median(found.peak_mb):.0f} |"
             f" {size / 1e6:.1f} | {files} |"
         )
