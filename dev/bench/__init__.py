@@ -15,7 +15,10 @@ def names() -> list[str]:
 def main(arguments: list[str]) -> int:
     known = names()
     if not arguments or arguments[0] not in known:
-        print(f"usage: python3 -m dev bench NAME …   NAME: {', '.join(known) or 'none yet'}")
+        print("usage: python3 -m dev bench NAME …   (--help tells more of each)\n")
+        for name in known:
+            about = importlib.import_module(f"dev.bench.{name}").__doc__ or ""
+            print(f"  {name:12} {about.partition(chr(10))[0]}")
         return 0 if arguments in ([], ["--help"], ["-h"]) else 2
     status: int = importlib.import_module(f"dev.bench.{arguments[0]}").main(arguments[1:])
     return status

@@ -2,7 +2,7 @@
 
 `python3 -m dev bench functions`: builds all with Vercel's builder, starts them over the runtime's
 IPC protocol, and measures them interleaved in one run, with Redis 2 ms away, Postgres 1 ms and
-mail 150 ms. About ten minutes; `--quick` about two. Trust the ratios of one run, nothing else.
+mail 150 ms. About ten minutes; `--quick` about four. Trust the ratios of one run, nothing else.
 """
 
 import argparse

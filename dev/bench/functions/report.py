@@ -27,6 +27,12 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+def cold_ratio(run: Run, name: str, to: str) -> float:
+    """The median of what the two took one after the other: a busy moment hits both."""
+    pairs = zip(run.cold[name].first_ms, run.cold[to].first_ms, strict=True)
+    return statistics.median(mine / theirs for mine, theirs in pairs)
+
+
 def tables(run: Run) -> Iterator[str]:
     if run.cold:
         yield from _cold(run)
@@ -40,7 +46,6 @@ def _cold(run: Run) -> Iterator[str]:
     yield "\n### Cold start: from making the process to the first real answer\n"
     yield "| function | median ms | 10 %-90 % | x empty werkzeug | userInit ms | peak MB | bundle MB | files |"  # noqa: E501
     yield "| --- | --: | --: | --: | --: | --: | --: | --: |"
-    empty = statistics.median(run.cold[EMPTY].first_ms)
     for subject, built in run.bench:
         if subject.name not in run.cold:
             continue
@@ -49,8 +54,9 @@ def _cold(run: Run) -> Iterator[str]:
         spread = f"{percentile(found.first_ms, 0.1):.0f}-{percentile(found.first_ms, 0.9):.0f}"
         size, files = built.size
         init = statistics.median(found.user_init_ms)
+        ratio = cold_ratio(run, subject.name, EMPTY)
         yield (
-            f"| {subject.name} | {median:.0f} | {spread} | {median / empty:.2f} |"
+            f"| {subject.name} | {median:.0f} | {spread} | {ratio:.2f} |"
             f" {f'{init:.0f}' if init else '-'} | {statistics.median(found.peak_mb):.0f} |"
             f" {size / 1e6:.1f} | {files} |"
         )
@@ -111,10 +117,9 @@ def _targets(run: Run) -> Iterator[str]:
 def _cold_targets(run: Run) -> Iterator[Target]:
     if not run.cold:
         return
-    empty = statistics.median(run.cold[EMPTY].first_ms)
     for job in JOBS:
         if job in run.cold:
-            ratio = statistics.median(run.cold[job].first_ms) / empty
+            ratio = cold_ratio(run, job, EMPTY)
             yield Target(f"{job}: cold, x empty werkzeug", ratio, COLD_AT_MOST[job])
 
 
@@ -152,9 +157,7 @@ def _twin_targets(run: Run) -> Iterator[Target]:
             if twin != "hono":
                 yield Target(f"{job}: bytes, x {twin}", built[job].size[0] / built[name].size[0], 1)
             if run.cold:
-                ratio = statistics.median(run.cold[job].first_ms) / statistics.median(
-                    run.cold[name].first_ms
-                )
+                ratio = cold_ratio(run, job, name)
                 yield Target(f"{job}: cold, x {twin}", ratio, 1)
             for n in CONNECTIONS if run.warm else ():
                 ratio = run.warm[name].rate(n) / run.warm[job].rate(n)
