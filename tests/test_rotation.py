@@ -457,3 +457,20 @@ def test_even_with_the_old_key_gone_first_no_request_fails_and_no_lead_is_lost(
     assert traffic.refused == []
     assert outcome(name, production | file.read(), file, production[name]) == "refused"
     everything_is_stored(platform, traffic, database)
+
+
+@pytest.mark.parametrize("name", [name for name in ROTATED if keys.BY_NAME[name].previous])
+def test_callers_may_present_either_token_until_the_old_one_is_revoked(
+    platform: Platform, production: dict[str, str], file: KeyFile, name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    real, found = rotation.Rotation._revoke, []
+
+    def asking_first(self: rotation.Rotation) -> str:
+        for value in (production[name], file.read()[name]):
+            found.append(outcome(name, production, file, value))
+        return real(self)
+
+    monkeypatch.setattr(rotation.Rotation, "_revoke", asking_first)
+    assert rotate(platform, production, file, name) == 0
+    assert found == ["accepted", "accepted"]
