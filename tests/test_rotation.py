@@ -467,8 +467,8 @@ def test_callers_may_present_either_token_until_the_old_one_is_revoked(
     real, found = rotation.Rotation._revoke, []
 
     def asking_first(self: rotation.Rotation) -> str:
-        for value in (production[name], file.read()[name]):
-            found.append(outcome(name, production, file, value))
+        both = (production[name], file.read()[name])
+        found.extend(outcome(name, production, file, value) for value in both)
         return real(self)
 
     monkeypatch.setattr(rotation.Rotation, "_revoke", asking_first)
