@@ -464,7 +464,8 @@ def test_callers_may_present_either_token_until_the_old_one_is_revoked(
     platform: Platform, production: dict[str, str], file: KeyFile, name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    real, found = rotation.Rotation._revoke, []
+    real = rotation.Rotation._revoke
+    found: list[str] = []
 
     def asking_first(self: rotation.Rotation) -> str:
         both = (production[name], file.read()[name])
