@@ -87,10 +87,8 @@ class Drill:
         rto_s = round(sum(outcome.took_s for outcome in outcomes), 1)
         age = self._now - backed_up.taken_at
         through = outcomes[-1].verdict == steps.PASS
-        last = [
-            _within("rto", rto_s, RTO_S if through else None),
-            _within("rpo", age.total_seconds(), RPO.total_seconds()),
-        ]
+        last = [_within("rto", rto_s, RTO_S if through else None),
+                _within("rpo", age.total_seconds(), RPO.total_seconds())]  # fmt: skip
         for outcome in last:
             tell(outcome)
         every = (*outcomes, *last)

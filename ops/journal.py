@@ -69,22 +69,17 @@ def replay(
         tally.found += 1
         try:
             lead = copies.from_json(vault.open(sealed))
+            if dry_run:
+                new = bool(run(partial(_missing, ids=[str(lead.id)])))
+            else:
+                new = _put_back(run, lead, desk, now, erasure_keys)
+        except Erased:
+            tally.erased += 1
         except Unreadable:
             tally.unreadable += 1
-            continue
-        if dry_run:
-            missing = bool(run(partial(_missing, ids=[str(lead.id)])))
-            tally.stored += missing
-            tally.there += not missing
+        except set_aside:
+            tally.refused += 1
         else:
-            try:
-                new = _put_back(run, lead, desk, now, erasure_keys)
-            except Erased:
-                tally.erased += 1
-                continue
-            except set_aside:
-                tally.refused += 1
-                continue
             tally.stored += new
             tally.there += not new
     return tally

@@ -13,7 +13,7 @@ from lib.services import Services
 from ops import command, steps
 from ops.command import Failed
 from ops.restoration import SKIPPABLE, NeedsYes, Restore
-from ops.sources import at_risk, choose
+from ops.sources import Source, at_risk, choose
 from ops.steps import Outcome
 
 
@@ -27,13 +27,7 @@ def restore(services: Services, args: argparse.Namespace) -> int:
     state = _unfinished(file)
     now = datetime.now(UTC)
     if state is None or args.start_over:
-        source = choose(services, args, now)
-        state = {
-            "id": f"restore:{now:%Y%m%dT%H%M%S}",
-            "began": now.isoformat(),
-            "source": {"kind": source.kind, "name": source.name, "taken_at": str(source.taken_at)},
-            "done": {},
-        }
+        state = _begun(choose(services, args, now), now)
     job = Restore(services, args, file, state)
     if args.dry_run:
         return _plan(services, args, job, state)
@@ -56,6 +50,15 @@ def restore(services: Services, args: argparse.Namespace) -> int:
             {**state, "finished": finished, "steps": [asdict(one) for one in outcomes]}
         )
     return 0 if finished else 1
+
+
+def _begun(source: Source, now: datetime) -> dict[str, Any]:
+    return {
+        "id": f"restore:{now:%Y%m%dT%H%M%S}",
+        "began": now.isoformat(),
+        "source": {"kind": source.kind, "name": source.name, "taken_at": str(source.taken_at)},
+        "done": {},
+    }
 
 
 def _plan(services: Services, args: argparse.Namespace, job: Restore, state: dict[str, Any]) -> int:

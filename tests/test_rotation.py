@@ -457,3 +457,21 @@ def test_even_with_the_old_key_gone_first_no_request_fails_and_no_lead_is_lost(
     assert traffic.refused == []
     assert outcome(name, production | file.read(), file, production[name]) == "refused"
     everything_is_stored(platform, traffic, database)
+
+
+@pytest.mark.parametrize("name", [name for name in ROTATED if keys.BY_NAME[name].previous])
+def test_callers_may_present_either_token_until_the_old_one_is_revoked(
+    platform: Platform, production: dict[str, str], file: KeyFile, name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    real = rotation.Rotation._revoke
+    found: list[str] = []
+
+    def asking_first(self: rotation.Rotation) -> str:
+        both = (production[name], file.read()[name])
+        found.extend(outcome(name, production, file, value) for value in both)
+        return real(self)
+
+    monkeypatch.setattr(rotation.Rotation, "_revoke", asking_first)
+    assert rotate(platform, production, file, name) == 0
+    assert found == ["accepted", "accepted"]
