@@ -181,7 +181,7 @@ def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
         kept = intake.keep(call.services, lead, desk, spam=why, closed=window is not None)
     except NotPersisted as problem:
         call.note(decision="not_kept", lost=list(problem.lost))
-        call.alarm("lead_not_kept", lead=str(lead.id))
+        _alarm(call, "lead_not_kept", lead)
         call.later(lambda: intake.leave(call.services, lead, member))
         call.later(call.services.probe)
         raise
@@ -191,13 +191,19 @@ def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
     call.note(decision=kept.decision, reason=why, lost=list(kept.lost_rungs) or None)
     call.note(uncounted=entered.uncounted, maintenance=window and window.mode)
     if kept.alarming:
-        call.alarm("lead_not_stored_nor_queued", lead=str(lead.id))
+        _alarm(call, "lead_not_stored_nor_queued", lead)
     call.later(lambda: intake.settle(call.services, kept, lead))
     call.later(lambda: _send(call, kept))
     call.later(call.services.probe)
     if window is None and nudge.due():
         call.later(lambda: _make_round(call))
     return 200 if kept.decision == "spam" else kept.lead.status, kept.lead
+
+
+def _alarm(call: Call, name: str, lead: Lead) -> None:
+    from lib import alarm  # what a lead that is kept never needs
+
+    alarm.sound(call, name, lead=str(lead.id))
 
 
 def _suspicion(call: Call, lead: Lead, entered: Entered, token: str) -> str | None:

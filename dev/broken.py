@@ -38,7 +38,13 @@ VARIANTS: dict[str, tuple[Change, ...]] = {
             "            lead = copies.from_json(vault.open(sealed))\n",
         ),
     ),
-    "mail-without-a-key": (Change("lib/mail.py", '{"idempotency_key": idempotency_key}', "{}"),),
+    "mail-without-a-key": (
+        Change(
+            "lib/mail.py",
+            'key = {"Idempotency-Key": idempotency_key}',
+            "key: dict[str, str] = {}",
+        ),
+    ),
     "names-in-the-log": (
         Change(
             "api/leads.py",

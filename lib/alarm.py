@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from lib import alerts, incident_spool, incident_store, rules
+from lib import alerts, incident_spool, incident_store, log, rules
 from lib.alerts import Channel, Links, Tally
 from lib.incidents import Finding
 from lib.problems import AlertDelayed, CacheDown, DatabaseDown, NotConfigured
@@ -50,6 +50,36 @@ def run_of(means: Means) -> Callable[..., Any]:
             raise DatabaseDown from fault
 
     return run
+
+
+class Call(Protocol):
+    """What lib/endpoint.py gives a function for one request."""
+
+    @property
+    def services(self) -> Any: ...
+    @property
+    def request_id(self) -> str: ...
+    def later(self, work: Callable[[], None]) -> None: ...
+
+
+def sound(call: Call, name: str, **facts: object) -> None:
+    """Wake somebody (Sev1), after the answer: an incident, Slack, the log and Sentry.
+
+    name: a rule of lib/rules.py. facts: ids and numbers, which its sentence is made of.
+    """
+    what = ", ".join(f"{key} {value}" for key, value in facts.items())
+
+    def now() -> None:
+        log.write("alarm", "error", name=name, severity="sev1", id=call.request_id, **facts)
+        ring(call.services, name, what, datetime.now(UTC))
+
+    def report() -> None:
+        reporter = call.services.reporter
+        if reporter is not None:
+            reporter.alert(name, request_id=call.request_id)
+
+    call.later(now)
+    call.later(report)
 
 
 def ring(means: Means, name: str, what: str, now: datetime) -> None:

@@ -106,27 +106,6 @@ class Call:
         """Add to the request's log line: ids and decisions, never personal data."""
         self.facts |= facts
 
-    def alarm(self, name: str, **facts: object) -> None:
-        """Wake somebody (Sev1), after the answer: an incident, Slack, the log and Sentry.
-
-        name: a rule of lib/rules.py. facts: ids and numbers, which its sentence is made of.
-        """
-        what = ", ".join(f"{key} {value}" for key, value in facts.items())
-
-        def ring() -> None:
-            log.write("alarm", "error", name=name, severity="sev1", id=self.request_id, **facts)
-            from lib import alarm  # whoever has nothing to ring does not load it
-
-            alarm.ring(self.services, name, what, datetime.now(UTC))
-
-        def report() -> None:
-            reporter = self.services.reporter
-            if reporter is not None:
-                reporter.alert(name, request_id=self.request_id)
-
-        self.later(ring)
-        self.later(report)
-
     def check_in(self, job: str, *, every_minutes: int) -> None:
         """After the answer, let Sentry know that this job ran: missed there, somebody is told even
         when nothing of ours can tell."""

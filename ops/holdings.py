@@ -82,6 +82,16 @@ HOLDINGS = {
     "leases": Holding("kept", "job holder until"),
     "backups": Holding("backups", "source taken_at status facts"),
     "drills": Holding("drills", "id kind at verdict facts"),
+    "deployments": Holding(
+        "kept",
+        "deployment commit schema_min schema_max maintenance_mode first_seen_at last_seen_at"
+        " canary_passed canary_at",
+    ),
+    "key_rotations": Holding(
+        "kept",
+        "id name reason step started_at old_fingerprint new_fingerprint deployed_at revoked_at"
+        " finished_at facts",
+    ),
     "key_sightings": Holding("sightings", "name fingerprint deployment first_seen_at last_seen_at"),
     "rum_hours": Holding("fold", "hour path device metric release buckets counts"),
     "rum_days": Holding("kept", "day path device metric release buckets counts"),

@@ -108,6 +108,7 @@ TABLE: dict[str, May] = {
     "api/cron/prune.py": ENDPOINT,
     # What we decide.
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
+    "lib/alarm.py": May({*NOUN.at_the_top, "lib.log"}),
     "lib/fields.py": NOUN._replace(inside_functions={"phonenumbers", "email_validator"}),
     "lib/spam.py": NOUN._replace(inside_functions={"disposable_email_domains"}),
     # One vendor each.
@@ -128,7 +129,7 @@ TABLE: dict[str, May] = {
             "lib.serving",
             "lib.settings",
         },
-        inside_functions={"lib.alarm", "lib.services"},
+        inside_functions={"lib.services"},
         for_types={"_typeshed"},
     ),
     "lib/log.py": May({"lib.problems"}),

@@ -8,7 +8,7 @@ maintenance everything waits: 200 `{"maintenance": "<mode>"}`.
 
 from datetime import UTC, datetime
 
-from lib import endpoint, erasure, leads, log, rounds, rum_fold
+from lib import alarm, endpoint, erasure, leads, log, rounds, rum_fold
 from lib.endpoint import Call, Response
 from lib.problems import NotConfigured
 
@@ -31,9 +31,9 @@ def get(call: Call) -> Response:
     found = rounds.make(call.services, desk, _clock, queue_s=QUEUE_BUDGET_S, mails_s=MAIL_BUDGET_S)
     call.note(**found.facts(), cache_fault=found.cache_fault)
     if found.queue is not None and found.queue.dead:
-        call.alarm("leads_set_aside", count=found.queue.dead)
+        alarm.sound(call, "leads_set_aside", count=found.queue.dead)
     if found.mails.dead:
-        call.alarm("dead_letters", count=found.mails.dead)
+        alarm.sound(call, "dead_letters", count=found.mails.dead)
     call.later(lambda: _fold_vitals(call))
     return endpoint.reply(found.facts())
 
