@@ -37,7 +37,7 @@ VARIANTS: dict[str, tuple[Change, ...]] = {
             "            lead = copies.from_json(vault.open(sealed))\n",
         ),
     ),
-    "mail-without-a-key": (Change("lib/mail.py", '{"idempotency_key": idempotency_key}', "{}"),),
+    "mail-without-a-key": (Change("lib/mail.py", '{"Idempotency-Key": idempotency_key}', "{}"),),
     "names-in-the-log": (
         Change(
             "api/leads.py",
