@@ -129,6 +129,7 @@ class Oracle:
         Back when the work after the answers has met the faults too, for at most 2 s.
         """
         self.offer(1)
+        self.rig.wait_idle(2)  # its mails are out, and its connections idle
         self.rig.apply(breaks)
         self.offer(count, client)
         self.rig.wait_idle(2)

@@ -139,7 +139,8 @@ def wsgi(name: str, *, cross_origin: bool = False, **methods: Handler) -> "WSGIA
             _share(call, response, allowed)
         response.headers["X-Request-Id"] = call.request_id
         response.headers.setdefault("Cache-Control", "no-store")
-        if not call.afterwards and serving.may_stay(environ, response):
+        idle = not call.afterwards and recorder.defers(response.status_code)
+        if idle and serving.may_stay(environ, response):
             # Said in each answer, so that nobody waits on a connection with work left to do.
             response.headers["Connection"] = "keep-alive"
         took_ms = round((time.perf_counter() - started) * 1000, 1)

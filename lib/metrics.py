@@ -127,6 +127,10 @@ class Recorder:
                 return
         self.flush()
 
+    def defers(self, status: int) -> bool:
+        """Whether a request answered so would only be held back: then nothing is sent after it."""
+        return status < 500 and time.monotonic() < self._sent_at + SHARED_S
+
     def flush(self) -> None:
         """Send what is held back."""
         with self._lock:

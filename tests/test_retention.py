@@ -283,7 +283,7 @@ TELL_NOTHING = {
     "incident_events.note_sha256",
     "synonyms.same_as",
     "brands.name", "products.name", "products.name_key", "products.image_url",
-    "key_sightings.name",
+    "key_sightings.name", "key_rotations.name",
 }  # fmt: skip
 
 
