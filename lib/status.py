@@ -47,6 +47,8 @@ CATALOGUE = (
     Service("rum", "Analytics", "/api/rum", None, ("Vercel Analytics",)),
 )
 
+MAINTAINED = ("leads", "products")  # what maintenance changes for visitors
+
 PROMISED = {
     one.id: metrics.EDGES_MS.index(one.sla_ms) for one in CATALOGUE if one.sla_ms is not None
 }
@@ -194,7 +196,7 @@ def with_nothing_known(site_url: str, switch: Switch | None, now: datetime) -> d
     """What is promised, where neither Postgres nor Redis can be asked how it is kept."""
     made = document(NOTHING, site_url, switch, now, "none")
     for one in made["components"]:
-        if one["id"] in ("leads", "products"):
+        if one["id"] in MAINTAINED:
             one["status"] = "degraded_performance"
     made["status"] = {"indicator": "minor", "description": UNKNOWN}
     return made
@@ -205,7 +207,15 @@ def with_maintenance(made: dict[str, Any], switch: Switch | None, now: datetime)
     windows = [] if switch is None else [_window(switch, now)]
     if bool(windows) == bool(made["scheduled_maintenances"]):
         return made
-    changed = {**made, "scheduled_maintenances": windows}
+    # The watch's next document says it by itself; until then no service changes but for this.
+    was, now_is = (
+        ("operational", "under_maintenance") if windows else ("under_maintenance", "operational")
+    )
+    components = [
+        {**one, "status": now_is} if one["status"] == was and one["id"] in MAINTAINED else one
+        for one in made["components"]
+    ]
+    changed = {**made, "scheduled_maintenances": windows, "components": components}
     if switch is not None and made["status"]["indicator"] in ("none", "minor"):
         changed["status"] = {"indicator": "maintenance", "description": INDICATORS["maintenance"]}
     elif made["status"]["indicator"] == "maintenance":
@@ -267,7 +277,7 @@ def _state(
         lost = {"health_failing", "leads_failing", "lead_not_kept", "most_requests_failing"}
         broken = any(lost & {*one.rules} for one in hit)
         return "major_outage" if broken else "partial_outage"
-    if switch is not None and service.id in ("leads", "products"):
+    if switch is not None and service.id in MAINTAINED:
         return "under_maintenance"
     return "degraded_performance" if hit or last_hour["verdict"] == "breached" else "operational"
 

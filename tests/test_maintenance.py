@@ -200,12 +200,19 @@ def test_products_come_from_copies_in_intake_and_from_postgres_in_read_only(
         assert answer.headers["X-Data-Source"] == "postgres"
 
 
-def test_the_status_page_announces_it(platform: Platform, site: httpx.Client) -> None:
+@pytest.mark.parametrize("watched", [False, True])
+def test_the_status_page_announces_it(
+    platform: Platform, site: httpx.Client, watched: bool
+) -> None:
+    if watched:  # its document was made before
+        platform.cron("watch")
     on(platform)
     found = site.get("/api/status").json()
     assert found["status"]["indicator"] == "maintenance"
     [window] = found["scheduled_maintenances"]
     assert window["mode"] == "intake"
+    states = {one["id"]: one["status"] for one in found["components"]}
+    assert (states["leads"], states["health"]) == ("under_maintenance", "operational")
     assert "moving house" not in json.dumps(found), "an operator's words are for operators"
 
 
