@@ -97,13 +97,14 @@ def environment(dsn: str) -> dict[str, str]:
 
 
 def tool(name: str, major: int) -> Path:
-    """The program of that major, or of the next newer one there is. Raises Failed."""
-    found = sorted((_major(path), str(path)) for path in _candidates(name))
-    fitting = [path for version, path in found if version >= major]
+    """The program of that major, or of the next newer one there is; of two alike, the one on
+    the PATH. Raises Failed."""
+    found = [(_major(path), path) for path in _candidates(name)]
+    fitting = [one for one in found if one[0] >= major]
     if not fitting:
-        there = ", ".join(str(version) for version, _ in found) or "none"
+        there = ", ".join(str(version) for version, _ in sorted(found)) or "none"
         raise Failed(f"{name} {major} or newer is wanted; found: {there}", status=2)
-    return Path(fitting[0])
+    return min(fitting, key=lambda one: one[0])[1]
 
 
 def _candidates(name: str) -> Iterator[Path]:

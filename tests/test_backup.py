@@ -279,10 +279,12 @@ def test_a_backup_killed_in_the_middle_is_none_and_the_next_one_works(
 ) -> None:
     pretend(tmp_path, monkeypatch, "head -c 5000000 /dev/zero; touch $OUT/half; sleep 60")
     environ = {**os.environ, **platform.environment, "BACKUP_DIRECTORY": str(folder)}
-    running = subprocess.Popen([sys.executable, "-m", "ops.cli", "backup"], env=environ, cwd=ROOT)
-    eventually((tmp_path / "half").exists, 20)
-    running.kill()
-    running.wait()
+    command = [sys.executable, "-m", "ops.cli", "backup"]
+    with subprocess.Popen(command, env=environ, cwd=ROOT) as running:
+        try:
+            eventually((tmp_path / "half").exists, 20)
+        finally:
+            running.kill()
     assert list(folder.glob(".*.part"))
     assert manifest.held(folder, key(platform)) == ([], [])
     long_ago = (datetime.now(UTC) - backup.LEFT_BEHIND - timedelta(hours=1)).timestamp()
@@ -326,6 +328,16 @@ def test_a_server_that_is_gone_is_said_without_its_address(
     said = capsys.readouterr()
     assert "no connection" in said.err
     assert "geheim" not in said.err + said.out
+
+
+@pytest.mark.parametrize("elsewhere", ["/a/postgres/bin/pg_dump", "/z/postgres/bin/pg_dump"])
+def test_of_two_programs_alike_the_one_on_the_path_runs(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: str
+) -> None:
+    found = {Path("/on/the/path/pg_dump"): 18, Path(elsewhere): 18, Path("/newer/pg_dump"): 19}
+    monkeypatch.setattr(postgres, "_candidates", lambda _name: iter(found))
+    monkeypatch.setattr(postgres, "_major", found.__getitem__)
+    assert postgres.tool("pg_dump", 18) == Path("/on/the/path/pg_dump")
 
 
 def test_a_program_too_old_for_the_server_is_not_used() -> None:

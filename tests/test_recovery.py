@@ -419,10 +419,11 @@ def test_a_restore_killed_while_it_loads_is_begun_again_and_ends_well(
     }
     command = [sys.executable, "-m", "ops.cli", "restore", "--state", str(site.state),
                "--yes-replace", site.target]  # fmt: skip
-    running = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=subprocess.DEVNULL)
-    eventually((tmp_path / "begun").exists, 30)
-    running.kill()
-    running.wait()
+    with subprocess.Popen(command, env=environ, cwd=ROOT, stdout=subprocess.DEVNULL) as running:
+        try:
+            eventually((tmp_path / "begun").exists, 30)
+        finally:
+            running.kill()
     assert site.query("select 1 from pg_tables where tablename = 'leads'") == []
     assert site.restore_all() == 0
     assert site.leads() == {lead_id}

@@ -256,12 +256,13 @@ def test_a_process_killed_in_the_middle_leaves_no_lock(
     platform.vercel_api.project.build_s = 30.0
     words = ["rotate", "CRON_SECRET", "--keep", str(file._path), *QUICK]
     environ = {**os.environ, **production}
-    running = subprocess.Popen([sys.executable, "-m", "ops.cli", *words], cwd=ROOT, env=environ,
-                               stdout=subprocess.DEVNULL)  # fmt: skip
+    command = [sys.executable, "-m", "ops.cli", *words]
     waiting = "select 1 from key_rotations where facts ? 'deploy'"
-    eventually(lambda: database.execute(waiting).fetchone(), 30)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL) as running:
+        try:
+            eventually(lambda: database.execute(waiting).fetchone(), 30)
+        finally:
+            running.send_signal(signal.SIGKILL)
     platform.vercel_api.project.build_s = 0.1
     platform.vercel_api.project.deployments[-1].state = "CANCELED"
     assert rotate(platform, production, file, "CRON_SECRET") == 1  # the build is gone: it says so
