@@ -16,10 +16,8 @@ from datetime import UTC, datetime
 from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
 
-from werkzeug.exceptions import RequestEntityTooLarge
-
 from lib import canary, endpoint, intake, leads, outbox, rounds, spam, submission
-from lib.endpoint import Call, Request, Response
+from lib.endpoint import Call, Request, RequestEntityTooLarge, Response
 from lib.gate import Entered, Limits, Seen
 from lib.intake import Kept
 from lib.leads import Lead

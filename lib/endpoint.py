@@ -19,6 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from werkzeug.exceptions import RequestEntityTooLarge as RequestEntityTooLarge
 from werkzeug.wrappers import Request as Request
 from werkzeug.wrappers import Response as Response
 

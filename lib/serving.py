@@ -36,6 +36,7 @@ def tune(runtime: Any) -> None:
         sys.modules["urllib3"] = None  # type: ignore[assignment]
         _held_back.append("urllib3")
     _werkzeug_alone()
+    _versions_unasked()
 
 
 def begin() -> None:
@@ -76,6 +77,16 @@ def _werkzeug_alone() -> None:
     finally:
         for name in spared:
             del sys.modules[name]
+
+
+def _versions_unasked() -> None:
+    """Have psycopg not look up its own version, which nothing reads: that loads importlib.metadata
+    and the parser of mails. Where it cannot, it says 0.0.0.0 itself."""
+    for name in ("psycopg.version", "psycopg_binary.version"):
+        if name not in sys.modules:
+            stand_in = ModuleType(name)
+            stand_in.__dict__["__version__"] = "0.0.0.0"
+            sys.modules[name] = stand_in
 
 
 if (_runtime := sys.modules.get(RUNTIME)) is not None:
