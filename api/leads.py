@@ -166,6 +166,8 @@ def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
         settings.leads_per_minute, settings.leads_per_hour, settings.leads_ceiling_per_minute
     )
     member = uuid4().hex  # not the request's id, which a caller may choose
+    if call.known_maintenance is None:
+        intake.expect(call.services)
     entered = intake.enter(call.services, lead, limits, member, call.now)
     if isinstance(entered, Seen):
         call.note(decision="seen", lead=str(entered.id))

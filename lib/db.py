@@ -6,6 +6,7 @@ Behind a transaction pooler there are no prepared statements, no session SET, no
 """
 
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -58,7 +59,22 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = url
         self._idle: deque[BoundedConnection] = deque(maxlen=MAX_IDLE)
+        self._coming = threading.local()
         self.breaker = Breaker()
+
+    def ahead(self) -> None:
+        """Begin to open a connection for this thread's next `run`, while it asks somebody else.
+
+        Nothing happens where one is kept to be used again, or the server is known to be down.
+        """
+        if self.breaker.open:
+            return
+        kept = self._take()
+        if kept is not None:
+            self._idle.append(kept)
+            return
+        self._coming.opening = _Opening(self)
+        self._coming.opening.start()
 
     def run[R](self, work: Callable[[psycopg.Connection[Any]], R], *, budget_s: float = 3.5) -> R:
         """Run repeat-safe work on a connection in autocommit mode, within budget_s seconds.
@@ -79,7 +95,7 @@ class Database:
                 pass  # most likely the connection alone: a new one tells
         while True:
             try:
-                return self._use(self._open(), work, deadline)
+                return self._use(self._opened(deadline), work, deadline)
             except DOWN as fault:
                 # A line cut in the middle is worth a second try; a silent server is not.
                 if retried or deadline - time.monotonic() < CONNECT_BUDGET_S:
@@ -90,7 +106,7 @@ class Database:
     def ping(self, *, budget_s: float = PROBE_BUDGET_S) -> None:
         """Ask the server now, whatever is remembered of it. Raises DatabaseDown."""
         try:
-            self._use(self._open(), _ask, time.monotonic() + budget_s)
+            self._use(self.open(), _ask, time.monotonic() + budget_s)
         except DOWN as fault:
             self.breaker.trip()
             raise DatabaseDown from fault
@@ -131,7 +147,26 @@ class Database:
                 return connection
             connection.close()
 
-    def _open(self) -> BoundedConnection:
+    def _opened(self, deadline: float) -> BoundedConnection:
+        """The connection this thread has coming, if it has; else a new one."""
+        opening: _Opening | None = self._coming.__dict__.pop("opening", None)
+        if opening is None:
+            return self.open()
+        opening.join(max(0.0, deadline - time.monotonic()))
+        if opening.is_alive() or opening.fault is not None:
+            raise psycopg.OperationalError("none came") from opening.fault
+        return self._take() or self.open()
+
+    def keep(self, connection: BoundedConnection) -> None:
+        """Have it used again; close it where enough are kept."""
+        if len(self._idle) < MAX_IDLE:
+            connection.idle_since = time.monotonic()
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def open(self) -> BoundedConnection:
+        """A new connection. Raises psycopg.Error after CONNECT_BUDGET_S at most."""
         return BoundedConnection.connect(
             self._url,
             autocommit=True,
@@ -157,13 +192,27 @@ class Database:
                 raise psycopg.OperationalError from fault
             raise
         finally:
-            if finished and len(self._idle) < MAX_IDLE:
-                connection.idle_since = time.monotonic()
-                self._idle.append(connection)
+            if finished:
+                self.keep(connection)
             else:
                 # Cheaper to open another than to find out what state this one is in.
                 connection.close()
         return result
+
+
+class _Opening(threading.Thread):
+    """A connection on its way. fault: why it did not come."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(daemon=True)
+        self._database = database
+        self.fault: psycopg.Error | None = None
+
+    def run(self) -> None:
+        try:
+            self._database.keep(self._database.open())
+        except psycopg.Error as fault:
+            self.fault = fault
 
 
 PING = "select 1"

@@ -39,6 +39,7 @@ class Database(Protocol):
     @property
     def poison(self) -> tuple[type[Exception], ...]: ...
     def run(self, work: Callable[[Any], Any], *, budget_s: float = ...) -> Any: ...
+    def ahead(self) -> None: ...
     def ping(self, *, budget_s: float = ...) -> None: ...
 
 
@@ -93,6 +94,12 @@ class Kept:
 
 
 DOWN = (CacheDown, DatabaseDown, MailDelayed, MailRefused, NotConfigured)
+
+
+def expect(means: Means) -> None:
+    """A submission is at the door: have a connection to Postgres coming while Redis is asked."""
+    with suppress(NotConfigured):  # which `keep` will say
+        means.database.ahead()
 
 
 def enter(means: Means, lead: Lead, limits: Limits, member: str, now: datetime) -> Entered | Seen:

@@ -1,0 +1,105 @@
+"""Connections to Postgres: one may be coming while somebody else is asked; none is waited for
+longer than its user has."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from dev.bench.functions.wire import Wire
+from dev.platform import Platform
+from lib import db
+from lib.db import Database
+from lib.problems import DatabaseDown
+from tests.conftest import eventually
+
+WAY_S = 0.03  # to Postgres and back
+
+
+def who(connection: psycopg.Connection[tuple[int]]) -> int:
+    row = connection.execute("select pg_backend_pid()").fetchone()
+    assert row is not None
+    return row[0]
+
+
+@pytest.fixture
+def far(platform: Platform, database: object) -> Iterator[Database]:
+    wire = Wire(platform.postgres.port, WAY_S)
+    at = platform.database_url.replace(f":{platform.postgres.port}/", f":{wire.port}/")
+    made = Database(at)
+    yield made
+    made.close()
+    wire.close()
+
+
+@pytest.fixture
+def silent() -> Iterator[Database]:
+    """A server that lets in and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield Database(f"postgresql://alfa@127.0.0.1:{listener.getsockname()[1]}/alfa")
+
+
+def test_a_connection_is_opened_while_somebody_else_is_asked(far: Database) -> None:
+    far.ahead()
+    assert eventually(lambda: len(far._idle)) == 1
+    first = far.run(who)
+    far.ahead()  # there is one to use again
+    assert (far.run(who), far.run(who), len(far._idle)) == (first, first, 1)
+
+
+def test_what_is_still_coming_is_waited_for_and_not_opened_twice(
+    far: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+    real = far.open
+
+    def count() -> db.BoundedConnection:
+        opened.append(threading.current_thread())
+        return real()
+
+    monkeypatch.setattr(far, "open", count)
+    far.ahead()
+    assert not far._idle
+    far.run(who)
+    assert len(opened) == 1
+    assert opened[0] is not threading.current_thread()
+
+
+def test_a_connection_that_died_while_kept_is_replaced_ahead(far: Database) -> None:
+    first = far.run(who)
+    far._idle[0].close()
+    far.ahead()
+    assert eventually(lambda: len(far._idle)) == 1
+    assert far.run(who) != first
+
+
+def test_what_does_not_come_counts_as_the_first_try(
+    silent: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait that began ahead is not begun again."""
+    silent.ahead()
+    began = time.monotonic()
+    with pytest.raises(DatabaseDown):
+        silent.run(who)
+    assert time.monotonic() - began < db.CONNECT_BUDGET_S + 1
+    assert silent.breaker.open
+    silent.ahead()
+    assert "opening" not in silent._coming.__dict__, "known to be down: nothing is tried"
+
+
+def test_no_more_is_waited_than_there_is_time(silent: Database) -> None:
+    silent.ahead()
+    began = time.monotonic()
+    with pytest.raises(DatabaseDown):
+        silent.run(who, budget_s=0.2)
+    assert time.monotonic() - began < 1
+
+
+def test_a_fault_met_ahead_is_the_requests_own_to_meet() -> None:
+    gone = Database("postgresql://alfa@127.0.0.1:1/alfa")
+    gone.ahead()
+    with pytest.raises(DatabaseDown):
+        gone.run(who)
