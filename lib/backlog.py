@@ -7,10 +7,9 @@ queue of last resort and never the record.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import batched
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
 
 from lib import copies, leads
@@ -35,7 +34,6 @@ class Vault(Protocol):
     def open(self, sealed: str) -> str: ...
 
 
-@dataclass(slots=True)
 class Tally:
     """What one drain did, in leads. left: still waiting when it ended.
 
@@ -50,7 +48,7 @@ class Tally:
 
 def put(commands: Commands, vault: Vault, lead: Lead) -> None:
     """Queue a lead, and see that it is there. Raises CacheDown when it may not be."""
-    sealed = vault.seal(copies.to_json(replace(lead, arrival="queue")))
+    sealed = vault.seal(copies.to_json(lead._replace(arrival="queue")))
     _, length = commands(("HSETNX", QUEUE, str(lead.id), sealed), ("HSTRLEN", QUEUE, str(lead.id)))
     if not isinstance(length, int) or length < 1:
         raise CacheDown  # whatever said that is not our Redis
@@ -161,8 +159,7 @@ def _store(
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(NamedTuple):
     """A sealed copy where it lies. place: queue, set_aside or journal; lead: None if unreadable."""
 
     place: str

@@ -7,9 +7,8 @@ It is mailed to Resend's own test mailbox, and counted nowhere.
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from lib.backlog import ACCEPTED, QUEUE, journal_key
@@ -53,8 +52,7 @@ def _mac(secret: str, at: str, body: bytes) -> str:
     return hmac.new(secret.encode(), at.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
+class Sighting(NamedTuple):
     """How far it came."""
 
     stored: bool

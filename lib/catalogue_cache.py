@@ -15,9 +15,8 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from lib.problems import CacheDown, DatabaseDown, NotFound
@@ -40,8 +39,7 @@ FORMAT = "p1"  # of an entry; another one is not read
 VERSION_KEY = "products:version"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """An answer with what is known of it. made_at: time.time(); cost_s: what it took to make."""
 
     body: bytes
@@ -53,8 +51,7 @@ class Entry:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(NamedTuple):
     """source: memory, redis, postgres, stale or snapshot. timings_ms: by rung asked.
 
     early: it is fresh, and somebody had better refresh it after the answer.
@@ -62,12 +59,11 @@ class Served:
 
     entry: Entry
     source: str
-    timings_ms: dict[str, float] = field(default_factory=dict)
+    timings_ms: dict[str, float]
     early: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(NamedTuple):
     """How to ask each source. redis raises CacheDown; postgres DatabaseDown or NotFound, and
     answers None when there is no catalogue at all; snapshot raises NotFound alone."""
 

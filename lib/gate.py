@@ -6,9 +6,8 @@ A submission is remembered for 24 hours once accepted, and only briefly while it
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from lib.maintenance import KEY as SWITCH
@@ -22,15 +21,13 @@ REMEMBERED_S = 24 * 3600
 PROGRESS_S = 9
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     per_minute: int
     per_hour: int
     ceiling_per_minute: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entered:
+class Entered(NamedTuple):
     """A submission not seen before.
 
     flooded: everybody's ceiling is passed. repeats: how often this text came within a day,
@@ -44,8 +41,7 @@ class Entered:
     maintenance: object = None
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """A submission accepted before, and how it was answered."""
 
     id: UUID
@@ -54,13 +50,11 @@ class Seen:
     body_sha256: str
 
 
-@dataclass(frozen=True, slots=True)
 class Busy:
     """Its first request is still on its way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turned:
+class Turned(NamedTuple):
     """One too many from this client. wait_s: until the next would be let in."""
 
     limit: int

@@ -10,9 +10,8 @@ queue 1.3 unless the door was shut already, the mail 2 x MAIL_TIMEOUT_S.
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from lib import backlog, copies, gate, leads, letters
 from lib.gate import Busy, Entered, Limits, Seen, Turned
@@ -74,8 +73,7 @@ class Means(Protocol):
     def turnstile(self) -> Challenge | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """A lead as kept, on which rung, and the mails to send now.
 
     decision: stored, stored_before, queued, mailed, spam. lost_rungs: what was down, and for
@@ -161,7 +159,7 @@ def keep(means: Means, lead: Lead, desk: Desk, *, spam: str | None, closed: bool
     lost: list[str] = []
     for name, rung in (("database", _store), ("queue", _queue), ("mail", _mail))[closed:]:
         try:
-            return replace(rung(means, lead, desk, spam), lost_rungs=tuple(lost))
+            return rung(means, lead, desk, spam)._replace(lost_rungs=tuple(lost))
         except DOWN as fault:
             lost.append(f"{name}: {fault}" if isinstance(fault, NotConfigured) else name)
     raise NotPersisted(lost=tuple(lost))
@@ -178,7 +176,7 @@ def _store(means: Means, lead: Lead, desk: Desk, spam: str | None) -> Kept:
 
 
 def _queue(means: Means, lead: Lead, _desk: Desk, spam: str | None) -> Kept:
-    queued = replace(lead, arrival="queue", spam=spam)
+    queued = lead._replace(arrival="queue", spam=spam)
     backlog.put(means.cache.run_all, means.vault, queued)
     return Kept(queued, "queued")
 
@@ -187,7 +185,7 @@ def _mail(means: Means, lead: Lead, desk: Desk, spam: str | None) -> Kept:
     if spam is not None:
         # Nobody is mailed for spam. It is sent again, or it is not missed.
         raise MailRefused("spam")
-    mailed = replace(lead, arrival="mail")
+    mailed = lead._replace(arrival="mail")
     letter = leads.mails(mailed, desk)[0]
     with suppress(NotConfigured):  # without a key sales still read the lead; no command does
         letter = letters.with_copy(letter, means.vault.seal(copies.to_json(mailed)))

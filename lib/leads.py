@@ -7,10 +7,9 @@ lead's id is fixed before the first attempt to keep it, so that every attempt is
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from lib import consent, letters, reference, tombstones
@@ -29,8 +28,7 @@ CANARY_MAILBOX = "delivered@resend.dev"  # resend.com/docs: test addresses, read
 FIRST_LEASE = timedelta(seconds=60)  # the accepting instance delivers; after that, anyone may
 
 
-@dataclass(frozen=True, slots=True)
-class Lead:
+class Lead(NamedTuple):
     """A submission with its identity.
 
     identity, body_sha256, text_sha256 (of the message, whoever sent it): hex. keyed: the caller
@@ -81,8 +79,7 @@ class Lead:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Desk:
+class Desk(NamedTuple):
     """Who writes and who reads the mails about leads."""
 
     sender: str
@@ -90,7 +87,7 @@ class Desk:
 
     def for_lead(self, lead: Lead) -> "Desk":
         """The desk for this lead: nobody at sales is bothered with a canary."""
-        return replace(self, sales=(CANARY_MAILBOX,)) if lead.canary else self
+        return self._replace(sales=(CANARY_MAILBOX,)) if lead.canary else self
 
 
 def make(
@@ -230,7 +227,7 @@ def store(
     be found out.
     """
     for ref in reference.grown(lead.ref, lead.id):
-        candidate = replace(lead, ref=ref)
+        candidate = lead._replace(ref=ref)
         written = mails(candidate, desk)
         values = {
             **candidate.row(),
@@ -261,12 +258,12 @@ def _as_before(lead: Lead, row: Sequence[Any]) -> Lead:
     lead_id, ref, created_at, body_sha256, arrival = row
     if lead.keyed and bytes(body_sha256).hex() != lead.body_sha256:
         raise KeyReused
-    return replace(lead, id=lead_id, ref=ref, created_at=created_at, arrival=arrival)
+    return lead._replace(id=lead_id, ref=ref, created_at=created_at, arrival=arrival)
 
 
 def seen_before(lead: Lead, lead_id: UUID, ref: str) -> Lead:
     """The lead as it was accepted before."""
-    return replace(lead, id=lead_id, ref=ref)
+    return lead._replace(id=lead_id, ref=ref)
 
 
 def marks_of(lead: Lead, erasure_keys: tuple[bytes, ...]) -> list[str]:

@@ -4,16 +4,15 @@ Everything in them was typed by a stranger: subjects are one line, HTML is escap
 address of theirs becomes a link but the WhatsApp number, whose digits we checked.
 """
 
-from dataclasses import asdict, dataclass, replace
 from html import escape
+from typing import NamedTuple
 
 from lib import consent
 from lib.submission import Submission
 from lib.whatsapp import chat_link
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(NamedTuple):
     """One mail. kind is unique within a lead: `sales` or `acknowledgement`."""
 
     kind: str
@@ -25,7 +24,7 @@ class Letter:
     body_html: str
 
     def row(self) -> dict[str, object]:
-        return {**asdict(self), "recipients": list(self.recipients)}
+        return {**self._asdict(), "recipients": list(self.recipients)}
 
 
 # What sales reads, in the order they need it.
@@ -125,8 +124,7 @@ def with_copy(letter: Letter, sealed: str) -> Letter:
         "Keep it. An engineer imports it with: python3 -m ops leads import FILE"
     )
     block = "\n".join([COPY_BEGIN, *lines, COPY_END])
-    return replace(
-        letter,
+    return letter._replace(
         body_text=f"{letter.body_text}\n{note}\n\n{block}\n",
         body_html=letter.body_html.replace(
             "</body>", f"<p>{escape(note)}</p><pre>{escape(block)}</pre></body>"

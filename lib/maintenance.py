@@ -14,8 +14,8 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 KEY = "maintenance"
 MODES = ("intake", "read_only")
@@ -24,8 +24,7 @@ LONGEST = timedelta(hours=24)
 BYPASS_HEADER = "X-Maintenance-Bypass"
 
 
-@dataclass(frozen=True, slots=True)
-class Switch:
+class Switch(NamedTuple):
     """An open window. until: None where the variable holds it open. reason, by: for operators."""
 
     mode: str
@@ -60,7 +59,7 @@ def switch_on(run: Callable[..., object], switch: Switch, now: datetime) -> None
     if switch.until is None or not now < switch.until <= now + LONGEST:
         raise ValueError("a window ends, within a day")
     seconds = int((switch.until - now).total_seconds()) + 1
-    held = {key: str(value) for key, value in asdict(switch).items()}
+    held = {key: str(value) for key, value in switch._asdict().items()}
     run("SET", KEY, json.dumps(held), "EX", seconds)
 
 

@@ -8,9 +8,8 @@ whose outcome is unknown is never repeated: the mail is parked as a dead letter 
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from lib.letters import Letter
@@ -33,8 +32,7 @@ KEY_END = timedelta(hours=23, minutes=50)
 LONGEST_PAUSE_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """A mail that is ours until its lease ends. attempt counts from 1 and fences late writers."""
 
     lead_id: UUID
@@ -44,7 +42,6 @@ class Claimed:
     letter: Letter
 
 
-@dataclass(slots=True)
 class Tally:
     """What one run did, in mails. pause_s: how long the service asked us to wait, if it did."""
 

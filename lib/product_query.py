@@ -10,7 +10,8 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lib.problems import Details, Invalid
 
@@ -79,8 +80,7 @@ def fold(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", " ", plain).strip()
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a page ended: the last product's place in its order. It survives inserts."""
 
     rank: int
@@ -88,8 +88,7 @@ class Place:
     slug: str
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """One question. Filters are sorted, without repetition, in the case they are compared in.
 
     q: folded, None when nothing was typed. limit: None for the bare list. fields: in FIELDS'
@@ -244,7 +243,7 @@ def read(pairs: Iterable[tuple[str, str]], spoken: str) -> Query:
         reading.fault("cursor", "cursor")
     if reading.faults:
         raise Invalid(reading.faults)
-    return replace(query, after=after)
+    return query._replace(after=after)
 
 
 def _check(reading: _Reading, name: str, values: list[str]) -> None:

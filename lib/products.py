@@ -6,9 +6,8 @@ in the other. Names are the brands' own and have no translation.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lib.problems import NotFound
 from lib.product_query import LOCALES, Place, Query
@@ -160,8 +159,7 @@ select
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What a source knows in answer to a question.
 
     rows: in order, with columns as in the table and `rank`; more: there is a further page.
@@ -176,8 +174,7 @@ class Found:
     changed_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """An answer's meaning: the same bytes wherever it was found."""
 
     body: bytes

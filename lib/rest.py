@@ -14,8 +14,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -32,8 +31,7 @@ class Unreached(Exception):
     """No answer in time, or none that is HTTP. Whether the work was done is unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """headers: names in lower case."""
 
     status: int

@@ -6,8 +6,8 @@ slow cron is the only engine. Any number of rounds may be made at once, and cut 
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from lib import backlog, outbox
 from lib.intake import Means
@@ -18,8 +18,7 @@ NUDGE_EVERY_S = 20.0
 NUDGE_BUDGET_S = 4.0
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What a round did. queue is None where Redis was down; cache_fault says how."""
 
     queue: backlog.Tally | None

@@ -10,9 +10,8 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 from urllib.parse import unquote, urlsplit
 
 from lib import sketch
@@ -52,8 +51,7 @@ _TOKEN = re.compile(
 _RELEASE = re.compile(r"[^A-Za-z0-9._-]")
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One value, placed. id: a hash; at_ms orders reports of one id; hour: an aware hour."""
 
     id: str
@@ -77,8 +75,7 @@ class Where(TypedDict):
     release: str
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
+class Visit(NamedTuple):
     """What the request itself says. release: of the deployment that answers."""
 
     user_agent: str
@@ -88,8 +85,7 @@ class Visit:
     now: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """dropped: items that were no report of a vital. why: the reason when all were."""
 
     samples: list[Sample]

@@ -10,9 +10,8 @@ may be done twice (a lost reply, a killed function), so each one says when it wa
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.rum import KNOWN_PATHS, OTHER_PATHS, Sample
@@ -128,8 +127,7 @@ class Means(Protocol):
     def database(self) -> Any: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """where: redis, postgres, or nowhere (then `lost` samples are gone). due: fold now."""
 
     where: str

@@ -14,8 +14,8 @@ shares of good, needs improvement and poor are exact, not estimates.
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 RELATIVE_ERROR = 0.018
 GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
@@ -28,8 +28,7 @@ type Counts = Mapping[int, int]
 """Bucket number -> how many values."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
+class Scale(NamedTuple):
     """A metric's measure. Below `floor` all values are alike (bucket 0) and read as 0; `good` and
     `poor` are inclusive: up to `good` is good, up to `poor` needs improvement."""
 
@@ -44,8 +43,7 @@ class Scale:
         return 0 if value <= self.good else 1 if value <= self.poor else 2
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """How much more the newer of two quantiles is; `low` to `high` holds the truth in 99 of 100
     cases. Both are None where either side has too few values to say."""
 

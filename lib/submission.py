@@ -9,8 +9,7 @@ same with it, and a property test holds the two equal.
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from lib.fields import (
     ANY,
@@ -102,8 +101,7 @@ _RULES: dict[str, Reader] = {
 _REQUIRED = ("business_name", "contact_name", "phone_whatsapp", "city", "salon_type", "consent")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(NamedTuple):
     """One accepted form, normalised: `read` makes it. In the order it is stored and hashed."""
 
     business_name: str
@@ -152,8 +150,7 @@ class Submission:
 _PERSON: dict[str, Reader] = {"email": text(ANY, then=address), "phone": text(ANY, then=e164)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Person:
+class Person(NamedTuple):
     """Who a request is about: an address, a number or both, normalised as in a lead."""
 
     email: str | None = None

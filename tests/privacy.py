@@ -1,7 +1,6 @@
 """What the tests about persons share: a lead in every place it can be, and a search everywhere."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -88,7 +87,7 @@ def put_everywhere(services: Services, database: Rows, now: datetime | None = No
 def _values(made: Lead) -> dict[str, object]:
     from lib import copies
 
-    return copies.values_of(replace(made, arrival="queue"))
+    return copies.values_of(made._replace(arrival="queue"))
 
 
 def note(database: Rows, incident: str, text: str, at: datetime | None = None) -> None:

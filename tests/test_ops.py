@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
@@ -382,7 +381,7 @@ def test_a_saved_mail_is_imported_however_it_was_encoded(
             user_agent=None,
         )
         letter = leads.mails(lead, leads.Desk("noreply@alfabeauty.test", tuple(SALES)))[0]
-        mail = letters.with_copy(letter, vault.seal(copies.to_json(replace(lead, arrival="mail"))))
+        mail = letters.with_copy(letter, vault.seal(copies.to_json(lead._replace(arrival="mail"))))
         written.append(lead.id)
         saved = tmp_path / f"{more}.eml"
         saved.write_bytes(as_saved({"text": mail.body_text, "html": mail.body_html}, encoding))

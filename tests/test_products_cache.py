@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpx
@@ -289,7 +288,7 @@ def test_a_dear_copy_is_refreshed_early_after_the_answer_by_one(
     question = key.decode().rpartition(":")[2]
     entry = catalogue_cache.opened(text.decode(), question)
     assert entry is not None
-    dear = catalogue_cache.sealed(replace(entry, cost_s=1e9), question)
+    dear = catalogue_cache.sealed(entry._replace(cost_s=1e9), question)
     valkey.set(key, dear)
     before = asked()
     with platform.function("api/products.py") as other:
