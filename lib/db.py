@@ -59,15 +59,17 @@ class Database:
     def __init__(self, url: str) -> None:
         self._url = url
         self._idle: deque[BoundedConnection] = deque(maxlen=MAX_IDLE)
+        self._in_use: set[BoundedConnection] = set()
         self._coming = threading.local()
         self.breaker = Breaker()
 
     def ahead(self) -> None:
         """Begin to open a connection for this thread's next `run`, while it asks somebody else.
 
-        Nothing happens where one is kept to be used again, or the server is known to be down.
+        Nothing happens where one is kept to be used again or is about to be, or the server is known
+        to be down.
         """
-        if self.breaker.open:
+        if self.breaker.open or self._in_use:
             return
         kept = self._take()
         if kept is not None:
@@ -182,6 +184,7 @@ class Database:
         deadline: float,
     ) -> R:
         connection.deadline = deadline
+        self._in_use.add(connection)
         finished = False
         try:
             result = work(connection)
@@ -192,6 +195,7 @@ class Database:
                 raise psycopg.OperationalError from fault
             raise
         finally:
+            self._in_use.discard(connection)
             if finished:
                 self.keep(connection)
             else:

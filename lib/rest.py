@@ -1,20 +1,19 @@
 """HTTP to one vendor: each exchange has one deadline, is made once, and keeps its connection.
 
-With the standard library, which the runtime has loaded already: the vendors' own clients cost
-more to import than everything else a function does (dev/bench/README.md has the figures).
+The vendors' own clients cost more to import than everything else a function does, and
+http.client's reading of an answer a tenth of the CPU of a lead (dev/bench/README.md has the
+figures). A test holds that an answer is understood as http.client does.
 
 An exchange that fails is not repeated: whoever asked knows whether it may be.
 """
 
-import http.client
-import io
 import json
 import select
 import socket
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ MAX_IDLE = 8  # connections kept; overlapping requests beyond that open their ow
 # between keep an idle connection for.
 MAX_IDLE_AGE_S = 10.0
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_HEAD_BYTES = 64 * 1024
+_PIECE_BYTES = 64 * 1024
 
 
 class Unreached(Exception):
@@ -65,7 +66,7 @@ class Rest:
                 line = self._open()
             line.deadline = time.monotonic() + within_s
             answer = line.exchange(self._head(path, body, headers) + body)
-        except (OSError, http.client.HTTPException, ValueError) as fault:
+        except (OSError, ValueError) as fault:
             if line is not None:
                 line.end()
             raise Unreached from fault
@@ -116,19 +117,32 @@ class _Line:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
+        self._came = bytearray()  # and is not read yet
         self.deadline = 0.0
         self.idle_since = 0.0
         self.reusable = False
 
     def exchange(self, request: bytes) -> Answer:
+        """Send and read (RFC 9112). OSError or ValueError where what comes is no answer."""
+        self.reusable = False
         self._patience()
         self._socket.sendall(request)
-        answer = http.client.HTTPResponse(cast("socket.socket", self), method="POST")
-        answer.begin()
-        body = answer.read(MAX_ANSWER_BYTES)
-        self.reusable = not answer.will_close and answer.isclosed()
-        headers = {name.lower(): value for name, value in answer.getheaders()}
-        return Answer(answer.status, headers, body)
+        status, headers, keeps = self._head()
+        while status < 200:  # what is said meanwhile
+            status, headers, keeps = self._head()
+        coding = headers.get("transfer-encoding")
+        if coding is not None and coding.lower() != "chunked":
+            raise ValueError(f"coded as {coding}")
+        if coding is not None:
+            body = self._chunks()
+        elif status in (204, 304):
+            body = b""
+        elif "content-length" in headers:
+            body = self._bytes(_number(headers["content-length"], 10))
+        else:
+            body, keeps = self._rest(), False
+        self.reusable = keeps and not self._came
+        return Answer(status, headers, body)
 
     @property
     def lively(self) -> bool:
@@ -142,14 +156,66 @@ class _Line:
     def end(self) -> None:
         self._socket.close()
 
-    # What http.client.HTTPResponse wants of a socket: a file to read, which it closes.
+    def _head(self) -> tuple[int, dict[str, str], bool]:
+        """The status, the headers, and whether the connection stays."""
+        first, *lines = self._until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        version, _, told = first.partition(" ")
+        if version not in ("HTTP/1.1", "HTTP/1.0"):
+            raise ValueError("no HTTP")
+        headers: dict[str, str] = {}
+        for line in lines:
+            name, colon, value = line.partition(":")
+            if not colon or not name or name != name.strip():
+                raise ValueError("no header")
+            headers[name.lower()] = value.strip(" \t")
+        wish = headers.get("connection", "" if version == "HTTP/1.1" else "close").lower()
+        return _number(told[:3], 10), headers, "close" not in wish
 
-    def makefile(self, *_: object) -> io.BufferedReader:
-        return io.BufferedReader(_Waits(self))
+    def _chunks(self) -> bytes:
+        body = bytearray()
+        while size := _number(
+            self._until(b"\r\n").partition(b";")[0].strip().decode("latin-1"), 16
+        ):
+            body += self._bytes(size)
+            if self._bytes(2) != b"\r\n" or len(body) > MAX_ANSWER_BYTES:
+                raise ValueError("no chunk")
+        while self._until(b"\r\n"):
+            pass  # trailers say nothing we ask
+        return bytes(body)
 
-    def read_into(self, buffer: memoryview) -> int:
+    def _until(self, mark: bytes) -> bytes:
+        """What comes before `mark`, which is taken too."""
+        while (at := self._came.find(mark)) < 0:
+            if len(self._came) > MAX_HEAD_BYTES:
+                raise ValueError("too long a head")
+            if not self._more():
+                raise ValueError("cut off")
+        found = bytes(self._came[:at])
+        del self._came[: at + len(mark)]
+        return found
+
+    def _bytes(self, count: int) -> bytes:
+        if count > MAX_ANSWER_BYTES:
+            raise ValueError("too long an answer")
+        while len(self._came) < count:
+            if not self._more():
+                raise ValueError("cut off")
+        found = bytes(self._came[:count])
+        del self._came[:count]
+        return found
+
+    def _rest(self) -> bytes:
+        while self._more():
+            if len(self._came) > MAX_ANSWER_BYTES:
+                raise ValueError("too long an answer")
+        return self._bytes(len(self._came))
+
+    def _more(self) -> bool:
+        """Whether more came; False at the end."""
         self._patience()
-        return self._socket.recv_into(buffer)
+        came = self._socket.recv(_PIECE_BYTES)
+        self._came += came
+        return bool(came)
 
     def _patience(self) -> None:
         left_s = self.deadline - time.monotonic()
@@ -158,15 +224,11 @@ class _Line:
         self._socket.settimeout(left_s)
 
 
-class _Waits(io.RawIOBase):
-    def __init__(self, line: _Line) -> None:
-        self._line = line
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return self._line.read_into(buffer)
+def _number(text: str, base: int) -> int:
+    """ValueError for what `int` would take, and HTTP does not: signs, spaces, underscores."""
+    if not text.isascii() or not text.isalnum():
+        raise ValueError("no number")
+    return int(text, base)
 
 
 def _secured(plain: socket.socket, host: str) -> socket.socket:

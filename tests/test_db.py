@@ -68,6 +68,15 @@ def test_what_is_still_coming_is_waited_for_and_not_opened_twice(
     assert opened[0] is not threading.current_thread()
 
 
+def test_none_is_opened_ahead_while_one_is_in_use_and_will_soon_be_free(far: Database) -> None:
+    def meanwhile(connection: psycopg.Connection[tuple[int]]) -> int:
+        far.ahead()
+        return who(connection)
+
+    far.run(meanwhile)
+    assert "opening" not in far._coming.__dict__
+
+
 def test_a_connection_that_died_while_kept_is_replaced_ahead(far: Database) -> None:
     first = far.run(who)
     far._idle[0].close()
