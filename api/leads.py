@@ -218,14 +218,8 @@ def _suspicion(call: Call, lead: Lead, entered: Entered, token: str) -> str | No
 def _send(call: Call, kept: Kept) -> None:
     """Deliver the lead's own mails, which were leased to this instance when it was stored."""
     tally = outbox.Tally()
-    for mail in outbox.at_birth(kept.lead.id, kept.letters, call.now):
-        outbox.attempt(
-            call.services.database.run,
-            call.services.mailer.send,
-            mail,
-            _clock,
-            tally,
-        )
+    mails = outbox.at_birth(kept.lead.id, kept.letters, call.now)
+    outbox.attempt(call.services.database.run, call.services.mailer.send, mails, _clock, tally)
     call.note(sent=tally.sent, delayed=tally.delayed, dead=tally.dead)
 
 

@@ -60,7 +60,7 @@ class Upstash:
         encode = request.headers.get("Upstash-Encoding", "").lower() == "base64"
         try:
             if request.path in ("/pipeline", "/multi-exec"):
-                commands = [_command(command) for command in _array(request)]
+                commands = [command_of(command) for command in _array(request)]
                 run = self._pipeline if request.path == "/pipeline" else self._transaction
                 return run(commands, encode)
             command = _from_request(request)
@@ -81,19 +81,19 @@ class Upstash:
     def _single(self, command: list[bytes], encode: bool) -> Response:
         with self._connections.borrow() as connection:
             [reply] = connection.run([command])
-        return as_json(_shown(reply, encode), 400 if isinstance(reply, Failure) else 200)
+        return as_json(shown(reply, encode), 400 if isinstance(reply, Failure) else 200)
 
     def _pipeline(self, commands: list[list[bytes]], encode: bool) -> Response:
         with self._connections.borrow() as connection:
             replies = connection.run(commands)
-        return as_json([_shown(reply, encode) for reply in replies])
+        return as_json([shown(reply, encode) for reply in replies])
 
     def _transaction(self, commands: list[list[bytes]], encode: bool) -> Response:
         with self._connections.borrow() as connection:
             *_, replies = connection.run([[b"MULTI"], *commands, [b"EXEC"]])
         if isinstance(replies, list):
-            return as_json([_shown(reply, encode) for reply in replies])
-        return as_json(_shown(replies, encode), 400)
+            return as_json([shown(reply, encode) for reply in replies])
+        return as_json(shown(replies, encode), 400)
 
 
 def _array(request: Request) -> list[Any]:
@@ -106,13 +106,13 @@ def _array(request: Request) -> list[Any]:
 def _from_request(request: Request) -> list[bytes]:
     """A JSON array posted to `/`, or a command in the path (`/set/key/value`, body last)."""
     if request.path == "/":
-        return _command(_array(request))
+        return command_of(_array(request))
     path = request.target.split("?", 1)[0].strip("/")
     command = [unquote(part).encode() for part in path.split("/")]
     return [*command, request.body] if request.body else command
 
 
-def _command(given: Any) -> list[bytes]:
+def command_of(given: Any) -> list[bytes]:
     if not isinstance(given, list) or not given:
         raise ValueError("a command is a non-empty array")
     command = [_argument(argument) for argument in given]
@@ -132,7 +132,7 @@ def _argument(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def _shown(reply: Reply, encode: bool) -> dict[str, Any]:
+def shown(reply: Reply, encode: bool) -> dict[str, Any]:
     if isinstance(reply, Failure):
         return {"error": str(reply)}
     return {"result": _value(reply, encode)}

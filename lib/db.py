@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -17,7 +18,9 @@ import psycopg
 from lib.breaker import Breaker
 from lib.problems import DatabaseDown
 
-MAX_IDLE = 4  # connections an instance keeps; overlapping requests beyond that open their own
+# Opening a connection costs as much CPU as taking a lead. A burst's are kept while it lasts; when
+# it is over the pooler, which all instances share, has them back.
+MAX_IDLE, LASTING, SURPLUS_AGE_S = 16, 4, 5.0
 MAX_IDLE_AGE_S = 50.0  # below the idle timeouts of poolers and of the NAT between us and them
 CONNECT_BUDGET_S = 2  # libpq takes no less
 PROBE_BUDGET_S = 3.0
@@ -58,7 +61,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._idle: deque[BoundedConnection] = deque(maxlen=MAX_IDLE)
+        self._idle: deque[BoundedConnection] = deque()
         self._in_use: set[BoundedConnection] = set()
         self._coming = threading.local()
         self.breaker = Breaker()
@@ -160,12 +163,19 @@ class Database:
         return self._take() or self.open()
 
     def keep(self, connection: BoundedConnection) -> None:
-        """Have it used again; close it where enough are kept."""
-        if len(self._idle) < MAX_IDLE:
-            connection.idle_since = time.monotonic()
-            self._idle.append(connection)
-        else:
+        """Have it used again; close it where enough are kept, and what no burst needs any more."""
+        if len(self._idle) >= MAX_IDLE:
             connection.close()
+            return
+        connection.idle_since = time.monotonic()
+        self._idle.append(connection)
+        with suppress(IndexError):  # another thread has just taken them
+            while len(self._idle) > LASTING:
+                longest = self._idle.popleft()
+                if connection.idle_since - longest.idle_since < SURPLUS_AGE_S:
+                    self._idle.appendleft(longest)
+                    return
+                longest.close()
 
     def open(self) -> BoundedConnection:
         """A new connection. Raises psycopg.Error after CONNECT_BUDGET_S at most."""

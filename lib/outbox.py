@@ -7,7 +7,7 @@ whose outcome is unknown is never repeated: the mail is parked as a dead letter 
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
@@ -72,9 +72,11 @@ returning o.lead_id, o.attempts, o.first_attempt_at, due.uncertain,
 """
 
 MARK_SENT = """
-update outbox set sent_at = %(now)s, provider_id = %(provider_id)s, leased_until = null,
+update outbox as o set sent_at = %(now)s, provider_id = told.provider_id, leased_until = null,
   last_error = null, dead_at = null
-where lead_id = %(lead_id)s and kind = %(kind)s and sent_at is null
+from unnest(%(leads)s::uuid[], %(kinds)s::text[], %(provider_ids)s::text[])
+  as told (lead_id, kind, provider_id)
+where o.lead_id = told.lead_id and o.kind = told.kind and o.sent_at is null
 """
 
 MARK_DELAYED = """
@@ -118,20 +120,36 @@ def deliver(run: Run, send: Send, clock: Callable[[], datetime], budget_s: float
         mine = claim(run, clock())
         if not mine:
             break
-        for mail in mine:
-            attempt(run, send, mail, clock, tally)
+        attempt(run, send, mine, clock, tally)
         time.sleep(min(tally.pause_s, LONGEST_PAUSE_S))
         tally.pause_s = 0.0
     return tally
 
 
 def attempt(
-    run: Run, send: Send, mail: Claimed, clock: Callable[[], datetime], tally: Tally
+    run: Run, send: Send, mails: Sequence[Claimed], clock: Callable[[], datetime], tally: Tally
 ) -> None:
-    """Try one mail once and write down what came of it.
+    """Try each mail once and write down what came of it, of all that were sent at once.
 
     Killed between the sending and the writing, the lease ends and the same key is used again.
     """
+    sent: list[tuple[Claimed, str | None]] = []
+    try:
+        for mail in mails:
+            _try(run, send, mail, clock, tally, sent)
+    finally:
+        if sent:
+            _mark_sent(run, sent, clock())
+
+
+def _try(
+    run: Run,
+    send: Send,
+    mail: Claimed,
+    clock: Callable[[], datetime],
+    tally: Tally,
+    sent: list[tuple[Claimed, str | None]],
+) -> None:
     if mail.uncertain and clock() >= mail.first_attempt_at + KEY_END:
         _bury(run, mail, "uncertain", True, clock(), tally)
         return
@@ -139,15 +157,25 @@ def attempt(
         provider_id = send(mail.letter, f"{mail.letter.kind}/{mail.lead_id}")
     except MailTaken:
         # Sales had this lead as the mail copy of an outage, under the same key.
-        _note(run, MARK_SENT, mail, now=clock(), provider_id=None)
+        sent.append((mail, None))
         tally.sent += 1
     except MailRefused as refusal:
         _bury(run, mail, refusal.reason, mail.uncertain, clock(), tally)
     except MailDelayed as delay:
         _postpone(run, mail, delay, clock(), tally)
     else:
-        _note(run, MARK_SENT, mail, now=clock(), provider_id=provider_id)
+        sent.append((mail, provider_id))
         tally.sent += 1
+
+
+def _mark_sent(run: Run, sent: list[tuple[Claimed, str | None]], now: datetime) -> None:
+    values = {
+        "now": now,
+        "leads": [mail.lead_id for mail, _ in sent],
+        "kinds": [mail.letter.kind for mail, _ in sent],
+        "provider_ids": [provider_id for _, provider_id in sent],
+    }
+    run(lambda connection: connection.execute(MARK_SENT, values))
 
 
 def _postpone(run: Run, mail: Claimed, delay: MailDelayed, now: datetime, tally: Tally) -> None:

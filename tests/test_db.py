@@ -85,6 +85,29 @@ def test_a_connection_that_died_while_kept_is_replaced_ahead(far: Database) -> N
     assert far.run(who) != first
 
 
+def test_a_bursts_connections_are_kept_while_it_lasts_and_no_longer(far: Database) -> None:
+    together = threading.Barrier(db.MAX_IDLE + 2)
+
+    def meanwhile(connection: psycopg.Connection[tuple[int]]) -> int:
+        together.wait(10)
+        return who(connection)
+
+    threads = [threading.Thread(target=far.run, args=(meanwhile,)) for _ in range(together.parties)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(far._idle) == db.MAX_IDLE
+    kept = list(far._idle)
+    for connection in kept:
+        connection.idle_since -= db.SURPLUS_AGE_S
+    far.run(who)
+    assert len(far._idle) == db.LASTING
+    assert [connection.closed for connection in kept] == [True] * 12 + [False] * 4
+    far.run(who)
+    assert len(far._idle) == db.LASTING
+
+
 def test_what_does_not_come_counts_as_the_first_try(
     silent: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

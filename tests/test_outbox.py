@@ -234,7 +234,7 @@ def test_retries_follow_the_schedule_and_end_as_a_dead_letter(
     while mail(database)["dead_at"] is None:
         tally = Tally()
         for claimed in outbox.claim(run, clock):
-            outbox.attempt(run, refuse, claimed, partial(_same, clock), tally)
+            outbox.attempt(run, refuse, [claimed], partial(_same, clock), tally)
         row = mail(database)
         if row["dead_at"] is None:
             waits.append((row["next_attempt_at"] - clock) / timedelta(minutes=1))
@@ -258,7 +258,7 @@ def test_an_uncertain_mail_is_parked_before_its_key_runs_out(
 
     while mail(database)["dead_at"] is None:
         for claimed in outbox.claim(run, clock):
-            outbox.attempt(run, lose, claimed, partial(_same, clock), Tally())
+            outbox.attempt(run, lose, [claimed], partial(_same, clock), Tally())
         clock = max(mail(database)["next_attempt_at"], clock + timedelta(minutes=1))
     assert tried[-1] - tried[0] < timedelta(hours=24)
     assert tried[-1] - tried[0] > timedelta(hours=22)
@@ -275,7 +275,7 @@ def test_a_worker_killed_while_sending_is_not_followed_after_the_key_ran_out(
     def never(letter: Letter, key: str) -> str:
         raise AssertionError("sent again without a key")
 
-    outbox.attempt(run, never, claimed, lambda: two_days_later, Tally())
+    outbox.attempt(run, never, [claimed], lambda: two_days_later, Tally())
     assert mail(database)["dead_at"] is not None
 
 
@@ -296,9 +296,29 @@ def test_a_late_word_from_a_worker_that_lost_its_lease_changes_nothing(
     def refuse(letter: Letter, key: str) -> str:
         raise MailRefused("validation_error")
 
-    outbox.attempt(run, refuse, late, lambda: NOW, Tally())
+    outbox.attempt(run, refuse, [late], lambda: NOW, Tally())
     assert mail(database)["dead_at"] is None
     assert newer.attempt == late.attempt + 1
+
+
+def test_what_was_sent_is_written_down_whatever_the_next_one_meets(
+    run: outbox.Run, database: Rows
+) -> None:
+    _waiting(database)
+    [first] = outbox.claim(run, NOW)
+    second = first._replace(letter=LETTER._replace(kind="acknowledgement"))
+
+    def once(letter: Letter, key: str) -> str:
+        if letter.kind == "sales":
+            return "provider-1"
+        raise RuntimeError("a fault of ours")
+
+    tally = Tally()
+    with pytest.raises(RuntimeError):
+        outbox.attempt(run, once, [first, second], lambda: NOW, tally)
+    row = mail(database)
+    assert (row["sent_at"], row["provider_id"], row["leased_until"]) == (NOW, "provider-1", None)
+    assert tally.sent == 1
 
 
 def test_an_attempt_is_due_again_only_while_the_schedule_lasts() -> None:

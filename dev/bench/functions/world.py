@@ -6,16 +6,21 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 import psycopg
 import redis
 
+from dev.bench.functions import fronts
+from dev.bench.functions.fronts import Front
 from dev.bench.functions.wire import Wire
 from dev.bootstrap import ROOT
+from dev.pgbouncer import PgBouncer
 from dev.platform import Platform
 from lib import catalogue_cache, product_query, products, snapshot
 
 REDIS_S, MAIL_S, POSTGRES_S = 0.002, 0.150, 0.001
+POOL_SIZE = 20  # connections of the pooler to Postgres, which stay, as Supabase's do
 
 TABLE = """
 create schema bench;
@@ -36,12 +41,18 @@ class World:
         folder = self._parts.enter_context(tempfile.TemporaryDirectory())
         self._platform = Platform(ROOT, Path(folder), durable=False)
         self._parts.enter_context(self._platform)
-        self._wire = Wire(self._platform.postgres.port, POSTGRES_S)
+        self._pooler = PgBouncer(self._platform.database_url, pool_size=POOL_SIZE)
+        self._parts.callback(self._pooler.close)
+        self._wire = Wire(self._pooler.port, POSTGRES_S)
         self._parts.callback(self._wire.close)
         self._redis = redis.Redis.from_url(self._platform.redis_url)
         self._parts.callback(self._redis.close)
-        self._platform.upstash.switch("slow", delay_s=REDIS_S)
-        self._platform.resend.switch("slow", delay_s=MAIL_S)
+        self._fronts = {
+            "redis": Front(REDIS_S, fronts.redis(urlsplit(self._platform.redis_url).port or 0)),
+            "mail": Front(MAIL_S, fronts.mail),
+        }
+        for front in self._fronts.values():
+            self._parts.callback(front.close)
         with psycopg.connect(self._platform.admin_database_url, autocommit=True) as admin:
             admin.execute(TABLE)
         self.environment = self._environment()
@@ -65,16 +76,14 @@ class World:
 
     def trips(self) -> dict[str, int]:
         """Round trips to each, since the last call of `forget`."""
-        return {
-            "redis": len(self._platform.upstash.received()),
-            "postgres": self._wire.trips - self._before,
-            "mail": len(self._platform.resend.received()),
-        }
+        return {name: n - self._before[name] for name, n in self._all_trips().items()}
 
     def forget(self) -> None:
-        self._platform.upstash.forget()
-        self._platform.resend.forget()
-        self._before = self._wire.trips
+        self._before = self._all_trips()
+
+    def _all_trips(self) -> dict[str, int]:
+        asked = {name: front.requests for name, front in self._fronts.items()}
+        return {**asked, "postgres": self._wire.trips}
 
     def _environment(self) -> dict[str, str]:
         given = dict(self._platform.environment)
@@ -84,5 +93,7 @@ class World:
         plenty = dict.fromkeys(
             ("LEADS_PER_MINUTE", "LEADS_PER_HOUR", "LEADS_CEILING_PER_MINUTE"), "10000000"
         )
+        given["UPSTASH_REDIS_REST_URL"] = self._fronts["redis"].url
+        given["RESEND_API_URL"] = self._fronts["mail"].url
         sender = {"MAIL_FROM": "Alfa Beauty <noreply@alfabeauty.test>"}
         return {**given, **sender, **plenty}
