@@ -1,6 +1,7 @@
 """The code people say to each other about a lead: `ALFA-` and five characters drawn from its id."""
 
 import hashlib
+from collections.abc import Iterator
 from uuid import UUID
 
 PREFIX = "ALFA-"
@@ -26,10 +27,11 @@ def of(identity: UUID, length: int = LENGTHS[0]) -> str:
     return PREFIX + "".join(drawn)
 
 
-def grown(code: str, identity: UUID) -> list[str]:
+def grown(code: str, identity: UUID) -> Iterator[str]:
     """A code and the longer ones to try when it is taken."""
+    yield code
     drawn = len(code) - len(PREFIX)
-    return [code, *(of(identity, length) for length in LENGTHS if length > drawn)]
+    yield from (of(identity, length) for length in LENGTHS if length > drawn)
 
 
 def is_one(text: str) -> bool:
