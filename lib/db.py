@@ -13,10 +13,12 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any
 
-import psycopg
-
+from lib import serving
 from lib.breaker import Breaker
 from lib.problems import DatabaseDown
+
+with serving.uncollected():
+    import psycopg
 
 # Opening a connection costs as much CPU as taking a lead. A burst's are kept while it lasts; when
 # it is over the pooler, which all instances share, has them back.

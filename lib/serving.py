@@ -6,9 +6,11 @@ happens. Nothing of the answer, the log or the work after the answer may depend 
 Read in vercel-runtime 0.24.1 (2026-11); what each saves is measured in dev/bench/README.md.
 """
 
+import gc
 import http.server
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -22,6 +24,7 @@ _held_back: list[str] = []
 
 def tune(runtime: Any) -> None:
     """Spare what can be spared before the runtime has made its server."""
+    gc.disable()  # until the first request: what is imported now is no garbage
     # A documented attribute; the server is made after us.
     http.server.ThreadingHTTPServer.request_queue_size = BACKLOG
     if "vercel" not in sys.modules and find_spec("vercel") is None:
@@ -40,11 +43,24 @@ def tune(runtime: Any) -> None:
 
 
 def begin() -> None:
-    """At a request: what was held back while starting may be imported from now on."""
+    """At a request: what was held back while starting may happen from now on."""
+    gc.enable()
     while _held_back:
         name = _held_back.pop()
         if sys.modules.get(name, name) is None:
             del sys.modules[name]
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """For a large import: what it makes is no garbage, so none is looked for meanwhile."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def may_stay(environ: Mapping[str, Any], response: Any) -> bool:

@@ -82,7 +82,7 @@ NOUNS = {
 }
 ADAPTERS = {
     "lib.cache": {"lib.rest"},
-    "lib.db": {"psycopg"},
+    "lib.db": {"psycopg", "lib.serving"},
     "lib.mail": {"lib.rest"},
     "lib.sentry": {"sentry_sdk"},
     "lib.slack": set(),  # its API is one POST: the standard library's

@@ -172,3 +172,25 @@ def test_work_put_off_by_the_runtime_is_still_waited_for() -> None:
     for collector in (busy, idle, changed):
         finish(collector)
     assert waited == [busy, changed]
+
+
+def test_no_garbage_is_looked_for_until_the_first_request() -> None:
+    """And is from then on; an import that is large leaves it as it was."""
+    script = """
+import gc, sys, types
+sys.modules["vercel_runtime.vc_init"] = types.ModuleType("vercel_runtime.vc_init")
+from lib import serving
+assert not gc.isenabled()
+with serving.uncollected():
+    assert not gc.isenabled()
+assert not gc.isenabled()
+serving.begin()
+assert gc.isenabled()
+try:
+    with serving.uncollected():
+        assert not gc.isenabled()
+        raise ImportError
+except ImportError:
+    assert gc.isenabled()
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
