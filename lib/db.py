@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from typing import Any
 
 from lib import serving
@@ -20,9 +19,10 @@ from lib.problems import DatabaseDown
 with serving.uncollected():
     import psycopg
 
-# Opening a connection costs as much CPU as taking a lead. A burst's are kept while it lasts; when
-# it is over the pooler, which all instances share, has them back.
-MAX_IDLE, LASTING, SURPLUS_AGE_S = 16, 4, 5.0
+MAX_IDLE = 8  # connections an instance keeps; the pooler has one limit for all instances
+# Whoever finds none waits so long for another request's, which is done in a fraction of that:
+# opening one costs as much CPU as taking a lead.
+PATIENCE_S = 0.03
 MAX_IDLE_AGE_S = 50.0  # below the idle timeouts of poolers and of the NAT between us and them
 CONNECT_BUDGET_S = 2  # libpq takes no less
 PROBE_BUDGET_S = 3.0
@@ -65,6 +65,7 @@ class Database:
         self._url = url
         self._idle: deque[BoundedConnection] = deque()
         self._in_use: set[BoundedConnection] = set()
+        self._returned = threading.Condition()
         self._coming = threading.local()
         self.breaker = Breaker()
 
@@ -92,7 +93,7 @@ class Database:
         if self.breaker.open:
             raise DatabaseDown
         deadline = time.monotonic() + budget_s
-        connection = self._take()
+        connection = self._take(PATIENCE_S)
         retried = False
         if connection is not None:
             try:
@@ -144,12 +145,18 @@ class Database:
         while self._idle:
             self._idle.pop().close()
 
-    def _take(self) -> BoundedConnection | None:
+    def _take(self, patience_s: float = 0.0) -> BoundedConnection | None:
+        end = time.monotonic() + patience_s
         while True:
             try:
                 connection = self._idle.pop()
             except IndexError:
-                return None
+                left_s = end - time.monotonic()
+                if left_s <= 0 or not self._in_use:
+                    return None
+                with self._returned:
+                    self._returned.wait_for(lambda: self._idle, left_s)
+                continue
             if connection.lively:
                 return connection
             connection.close()
@@ -165,19 +172,14 @@ class Database:
         return self._take() or self.open()
 
     def keep(self, connection: BoundedConnection) -> None:
-        """Have it used again; close it where enough are kept, and what no burst needs any more."""
+        """Have it used again; close it where enough are kept."""
         if len(self._idle) >= MAX_IDLE:
             connection.close()
             return
         connection.idle_since = time.monotonic()
-        self._idle.append(connection)
-        with suppress(IndexError):  # another thread has just taken them
-            while len(self._idle) > LASTING:
-                longest = self._idle.popleft()
-                if connection.idle_since - longest.idle_since < SURPLUS_AGE_S:
-                    self._idle.appendleft(longest)
-                    return
-                longest.close()
+        with self._returned:
+            self._idle.append(connection)
+            self._returned.notify()
 
     def open(self) -> BoundedConnection:
         """A new connection. Raises psycopg.Error after CONNECT_BUDGET_S at most."""

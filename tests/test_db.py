@@ -85,7 +85,40 @@ def test_a_connection_that_died_while_kept_is_replaced_ahead(far: Database) -> N
     assert far.run(who) != first
 
 
-def test_a_bursts_connections_are_kept_while_it_lasts_and_no_longer(far: Database) -> None:
+def test_whoever_finds_none_waits_a_little_for_anothers(
+    far: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight callers at once do not open eight connections, each of which costs more than a lead."""
+    monkeypatch.setattr(db, "PATIENCE_S", 2.0)
+    first = far.run(who)
+    seen: list[int] = []
+    threads = [threading.Thread(target=lambda: seen.append(far.run(who))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [first] * 8
+
+
+def test_a_connection_long_in_use_is_not_waited_for(far: Database) -> None:
+    inside, done = threading.Event(), threading.Event()
+
+    def hold(connection: psycopg.Connection[tuple[int]]) -> int:
+        inside.set()
+        done.wait(10)
+        return who(connection)
+
+    holder = threading.Thread(target=far.run, args=(hold,))
+    holder.start()
+    assert inside.wait(5)
+    far.run(who)
+    assert holder.is_alive()
+    done.set()
+    holder.join()
+    assert len(far._idle) == 2
+
+
+def test_no_more_are_kept_than_the_pooler_can_spare(far: Database) -> None:
     together = threading.Barrier(db.MAX_IDLE + 2)
 
     def meanwhile(connection: psycopg.Connection[tuple[int]]) -> int:
@@ -98,14 +131,6 @@ def test_a_bursts_connections_are_kept_while_it_lasts_and_no_longer(far: Databas
     for thread in threads:
         thread.join()
     assert len(far._idle) == db.MAX_IDLE
-    kept = list(far._idle)
-    for connection in kept:
-        connection.idle_since -= db.SURPLUS_AGE_S
-    far.run(who)
-    assert len(far._idle) == db.LASTING
-    assert [connection.closed for connection in kept] == [True] * 12 + [False] * 4
-    far.run(who)
-    assert len(far._idle) == db.LASTING
 
 
 def test_what_does_not_come_counts_as_the_first_try(
