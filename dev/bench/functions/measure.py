@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from dev.bench.functions.builds import Built
 from dev.bench.functions.instance import Instance
@@ -18,6 +18,7 @@ from dev.bootstrap import ROOT
 CONNECTIONS = (1, 8, 32)
 TRIPS_TRIES = 5
 DRAIN_S = 20.0
+WARM_UP_S = 0.3
 
 type Bench = Sequence[tuple[Subject, Built]]
 
@@ -106,8 +107,12 @@ def warm(
                 for subject, instance in started:
                     world.stock()
                     order = Order(
-                        instance.port, connections, seconds, subject.request, numbers.take(100_000)
+                        instance.port, connections, seconds, subject.request, numbers.take(50_000)
                     )
+                    # The others had their turns meanwhile: what was kept may have grown old.
+                    again = replace(order, seconds=WARM_UP_S, first=numbers.take(50_000))
+                    callers.run(again)
+                    instance.settle(DRAIN_S)
                     _round(callers, order, instance, found[subject.name])
                     world.forget()
     return found
