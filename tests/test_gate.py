@@ -125,7 +125,7 @@ def test_each_client_has_an_allowance_of_its_own(cache: Cache) -> None:
 def test_an_accepted_submission_is_recognised_however_often_it_comes(cache: Cache) -> None:
     lead = Seen(uuid4(), "ALFA-7KQ2M", 200, "ab")
     assert isinstance(knock(cache, NOW, identity="i-1"), Entered)
-    assert knock(cache, NOW, identity="i-1") == Busy()
+    assert isinstance(knock(cache, NOW, identity="i-1"), Busy)
     cache.run_all(gate.settled("i-1", lead))
     for _ in range(10):
         assert knock(cache, NOW, identity="i-1") == lead
