@@ -93,7 +93,8 @@ class Database:
         if self.breaker.open:
             raise DatabaseDown
         deadline = time.monotonic() + budget_s
-        connection = self._take(PATIENCE_S)
+        opening: _Opening | None = self._coming.__dict__.pop("opening", None)
+        connection = self._take(PATIENCE_S if opening is None else 0.0)
         retried = False
         if connection is not None:
             try:
@@ -103,13 +104,14 @@ class Database:
                 pass  # most likely the connection alone: a new one tells
         while True:
             try:
-                return self._use(self._opened(deadline), work, deadline)
+                new = self.open() if opening is None else self._come(opening, deadline)
+                return self._use(new, work, deadline)
             except DOWN as fault:
                 # A line cut in the middle is worth a second try; a silent server is not.
                 if retried or deadline - time.monotonic() < CONNECT_BUDGET_S:
                     self.breaker.trip()
                     raise DatabaseDown from fault
-                retried = True
+                retried, opening = True, None
 
     def ping(self, *, budget_s: float = PROBE_BUDGET_S) -> None:
         """Ask the server now, whatever is remembered of it. Raises DatabaseDown."""
@@ -161,11 +163,8 @@ class Database:
                 return connection
             connection.close()
 
-    def _opened(self, deadline: float) -> BoundedConnection:
-        """The connection this thread has coming, if it has; else a new one."""
-        opening: _Opening | None = self._coming.__dict__.pop("opening", None)
-        if opening is None:
-            return self.open()
+    def _come(self, opening: "_Opening", deadline: float) -> BoundedConnection:
+        """The connection that is on its way, or whichever came back meanwhile."""
         opening.join(max(0.0, deadline - time.monotonic()))
         if opening.is_alive() or opening.fault is not None:
             raise psycopg.OperationalError("none came") from opening.fault

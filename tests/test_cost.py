@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,33 @@ def test_a_lead_takes_one_trip_to_each_until_its_answer(
         platform.resend.ok()
         eventually(lambda: not function.in_flight)
         assert wire.trips - before == 2, "both mails are written down at once"
+
+
+def test_the_connection_to_postgres_is_opened_while_the_door_asks_redis(
+    platform: Platform, database: Any, wire: Wire
+) -> None:
+    platform.upstash.switch("slow", delay_s=0.6)  # less than the door waits
+    with (
+        platform.function("api/leads.py", DATABASE_URL=database_url(platform, wire)) as function,
+        ThreadPoolExecutor(1) as caller,
+    ):
+        asked = caller.submit(post, function.url, "0812 3456 7892")
+        eventually(lambda: wire.trips > 1)
+        assert not asked.done()
+        assert len(platform.upstash.received()) == 1, "the door alone, which has not answered"
+        asked.result(20)
+
+
+def test_postgres_is_left_alone_in_maintenance(
+    platform: Platform, database: Any, wire: Wire
+) -> None:
+    at = database_url(platform, wire)
+    with platform.function("api/leads.py", DATABASE_URL=at, MAINTENANCE_MODE="on") as function:
+        lead = {**LEAD, "phone_whatsapp": "0812 3456 7893"}
+        answer = httpx.post(f"{function.url}/api/leads", json=lead, timeout=20)
+        assert answer.status_code == 202
+        eventually(lambda: not function.in_flight)
+        assert wire.trips == 0
 
 
 def post(url: str, phone: str) -> None:
