@@ -140,7 +140,7 @@ class _Line:
         elif "content-length" in headers:
             body = self._bytes(_number(headers["content-length"], 10))
         else:
-            body, keeps = self._rest(), False
+            body, keeps = self._to_the_end(), False
         self.reusable = keeps and not self._came
         return Answer(status, headers, body)
 
@@ -204,7 +204,7 @@ class _Line:
         del self._came[:count]
         return found
 
-    def _rest(self) -> bytes:
+    def _to_the_end(self) -> bytes:
         while self._more():
             if len(self._came) > MAX_ANSWER_BYTES:
                 raise ValueError("too long an answer")

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 
 from dev import resp, upstash
+from dev.bench.functions.listener import Listener
 
 type Answer = Callable[[bytes, bytes], bytes]
 """The head in lower case and the body of a request -> the body of the answer, JSON."""
@@ -29,21 +30,11 @@ class Front:
         self._delay_s, self._answer = delay_s, answer
         self._lock = threading.Lock()
         self.requests = 0
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._listener = Listener(self._serve)
+        self.url = f"http://127.0.0.1:{self._listener.port}"
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                caller, _ = self._listener.accept()
-                caller.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=self._serve, args=(caller,), daemon=True).start()
 
     def _serve(self, caller: socket.socket) -> None:
         came = b""

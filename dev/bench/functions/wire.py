@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from dev.bench.functions.listener import Listener
+
 _CHUNK_BYTES = 1 << 16
 
 
@@ -17,9 +19,8 @@ class Wire:
         self._delay_s = delay_s
         self._lock = threading.Lock()
         self._trips = 0
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._listener = Listener(self._connect)
+        self.port = self._listener.port
 
     @property
     def trips(self) -> int:
@@ -28,18 +29,12 @@ class Wire:
             return self._trips
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._target_port))
-                for end in (near, far):
-                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                _Talk(self, near, far).begin()
+    def _connect(self, near: socket.socket) -> None:
+        far = socket.create_connection(("127.0.0.1", self._target_port))
+        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _Talk(self, near, far).begin()
 
     def over(self, talk: "_Talk") -> bool:
         """Whether this was the last of its two ways."""
