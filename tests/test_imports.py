@@ -61,6 +61,7 @@ NOUNS = {
     "lib.products",
     "lib.recovery",
     "lib.reference",
+    "lib.rehearsal",
     "lib.retention",
     "lib.rounds",
     "lib.rules",
@@ -109,6 +110,7 @@ TABLE: dict[str, May] = {
     # What we decide.
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
     "lib/alarm.py": May({*NOUN.at_the_top, "lib.log"}),
+    "lib/rehearsal.py": NOUN._replace(inside_functions={"psycopg"}),  # reads a server's words
     "lib/fields.py": NOUN._replace(inside_functions={"phonenumbers", "email_validator"}),
     "lib/spam.py": NOUN._replace(inside_functions={"disposable_email_domains"}),
     # One vendor each.
