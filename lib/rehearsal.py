@@ -193,8 +193,8 @@ def _leads(now: datetime) -> list[Lead]:
     short = Submission("AB", "CD", "+6281200000000", "EF", "SALON", consent=True)
     said = f"Rehearsal {uuid4()}"
     shorts = [
-        short._replace(salon_type=one, message=f"{said} {one}", business_name=one)
-        for one in ("SALON", "BARBER", "BRIDAL", "UNISEX")
+        short._replace(salon_type=one, message=f"{said} {number}", business_name=one)
+        for number, one in enumerate(("SALON", "BARBER", "BRIDAL", "UNISEX", "UNISEX"))
     ]
     shorts[0] = shorts[0]._replace(message=None, business_name=said)
     made = [_lead(fullest, now, "id"), *(_lead(one, now, "en") for one in shorts)]
