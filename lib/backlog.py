@@ -50,15 +50,15 @@ class Tally:
     fault: str | None = None
 
 
-def put(commands: Commands, vault: Vault, lead: Lead) -> None:
+def put(commands: Commands, vault: Vault, lead: Lead, *remember: tuple[str | int, ...]) -> None:
     """Queue a lead, and see that it is there. Raises CacheDown when it may not be; KeyReused.
 
     Under one id there may be several submissions: the first under the id alone, what corrects it
-    under the id and its own hash.
+    under the id and its own hash. remember: commands of the same trip.
     """
     queued = lead._replace(arrival="queue")
     sealed = vault.seal(copies.to_json(queued))
-    waiting = _put(commands, str(lead.id), sealed)
+    waiting = _put(commands, str(lead.id), sealed, *remember)
     if waiting == sealed:
         return
     before = _opened(vault, waiting)
@@ -69,9 +69,9 @@ def put(commands: Commands, vault: Vault, lead: Lead) -> None:
     _put(commands, f"{lead.id}:{lead.body_sha256[:16]}", sealed)
 
 
-def _put(commands: Commands, field: str, sealed: str) -> str:
+def _put(commands: Commands, field: str, sealed: str, *remember: tuple[str | int, ...]) -> str:
     """What is queued under `field` now: ours, or what was there."""
-    _, waiting = commands(("HSETNX", QUEUE, field, sealed), ("HGET", QUEUE, field))
+    _, waiting, *_ = commands(("HSETNX", QUEUE, field, sealed), ("HGET", QUEUE, field), *remember)
     if not isinstance(waiting, str) or len(waiting) < MIN_SEALED:
         raise CacheDown  # whatever said that is not our Redis
     return waiting

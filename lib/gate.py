@@ -1,8 +1,8 @@
 """Idempotency and rate limit, in one Redis script.
 
 Redis down: let in and count nothing; Postgres still knows what it has. A submission is remembered
-for 24 hours once it is accepted. One that is still in work is not recognised here: Postgres makes
-the second of two wait for the first, and gives it the same answer.
+for 24 hours once it is accepted. One that is still in work is waited for a moment, never longer:
+whoever was at it may have been killed.
 """
 
 import json
@@ -18,6 +18,7 @@ type Command = Callable[..., Any]
 """`Cache.run`."""
 
 REMEMBERED_S = 24 * 3600
+IN_WORK_S = 9  # longer than any request may take
 
 
 class Limits(NamedTuple):
@@ -42,7 +43,7 @@ class Entered(NamedTuple):
     flooded: everybody's ceiling is passed. repeats: how often this text came within a day,
     whoever sent it. uncounted: why nobody counted it; None when it was counted. maintenance:
     what the switch says, from the same trip. earlier: the lead that the same phone, business and
-    message made.
+    message made. in_work: another request with it was let in seconds ago and is not accepted yet.
     """
 
     flooded: bool
@@ -50,6 +51,7 @@ class Entered(NamedTuple):
     uncounted: str | None = None
     maintenance: object = None
     earlier: Seen | None = None
+    in_work: bool = False
 
 
 class Turned(NamedTuple):
@@ -60,11 +62,12 @@ class Turned(NamedTuple):
 
 
 # KEYS: idempotency record, client, everybody's minute, text, the maintenance switch, the record of
-# the same words. ARGV: now_ms, per_minute, per_hour, member, the body's hash, 1 with a key. A
-# refused request is not counted: waiting as told always helps. Without a key another body is no
-# repeat: it corrects the lead, and counts.
+# the same words. ARGV: now_ms, per_minute, per_hour, member, the body's hash, 1 with a key,
+# IN_WORK_S. A refused request is not counted: waiting as told always helps. Without a key another
+# body is no repeat: it corrects the lead, and counts.
 ENTER = """
 local seen = redis.call('GET', KEYS[1])
+if seen == '' then seen = false end
 if seen and (ARGV[6] == '1' or string.find(seen, ARGV[5], 1, true)) then return {'seen', seen} end
 local now, minute, hour = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 3600000)
@@ -84,12 +87,13 @@ if #in_minute >= minute then
 end
 redis.call('ZADD', KEYS[2], now, ARGV[4])
 redis.call('EXPIRE', KEYS[2], 3600)
+local first = seen or redis.call('SET', KEYS[1], '', 'NX', 'EX', ARGV[7])
 local flood = redis.call('INCR', KEYS[3])
 redis.call('EXPIRE', KEYS[3], 120)
 local repeats = redis.call('INCR', KEYS[4])
 redis.call('EXPIRE', KEYS[4], 86400)
 return {'entered', flood, repeats, redis.call('GET', KEYS[5]) or '',
-  redis.call('GET', KEYS[6]) or ''}
+  redis.call('GET', KEYS[6]) or '', first and 0 or 1}
 """
 
 
@@ -117,7 +121,7 @@ def enter(
         _seen(content_identity),
     )
     now_ms = int(now.timestamp() * 1000)
-    args = (now_ms, limits.per_minute, limits.per_hour, member, body_sha256, int(keyed))
+    args = (now_ms, limits.per_minute, limits.per_hour, member, body_sha256, int(keyed), IN_WORK_S)
     try:
         answer = command("EVAL", ENTER, len(keys), *keys, *args)
         return _understood(answer, limits)
@@ -131,7 +135,13 @@ def _understood(answer: Any, limits: Limits) -> Entered | Seen | Turned:
     if word == "entered":
         flooded = int(first) > limits.ceiling_per_minute
         earlier = _record(rest[2]) if rest[2] else None
-        return Entered(flooded, int(rest[0]), maintenance=rest[1] or None, earlier=earlier)
+        return Entered(
+            flooded,
+            int(rest[0]),
+            maintenance=rest[1] or None,
+            earlier=earlier,
+            in_work=bool(int(rest[3])),
+        )
     if word == "turned":
         return Turned(int(first), max(1, -(-int(rest[0]) // 1000)))
     if word != "seen":
@@ -150,15 +160,33 @@ def _record(text: str) -> Seen:
     )
 
 
+def find(command: Command, identity: str) -> Seen | None:
+    """The submission as it was accepted; None when it is in work, or unknown, or nobody answers."""
+    try:
+        return _record(command("GET", _seen(identity)))
+    except (CacheDown, AttributeError, LookupError, TypeError, ValueError):
+        return None
+
+
 def settled(identity: str, seen: Seen) -> tuple[str | int, ...]:
     """The command that remembers an accepted submission; safe to repeat."""
     record = {**seen._asdict(), "id": str(seen.id)}
     return ("SET", _seen(identity), json.dumps(record), "EX", REMEMBERED_S)
 
 
-def left(client: str, member: str) -> tuple[str, ...]:
-    """The command that takes back the count of one that was kept nowhere."""
-    return ("ZREM", f"rate:{client}", member)
+# Only the mark of work goes: whoever was accepted meanwhile stays remembered.
+FORGET_WORK = """
+if redis.call('GET', KEYS[1]) == '' then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
+def left(identity: str, client: str, member: str) -> tuple[tuple[str | int, ...], ...]:
+    """The commands that forget one that was kept nowhere: it may come again, and was not one."""
+    return (
+        ("EVAL", FORGET_WORK, 1, _seen(identity)),
+        ("ZREM", f"rate:{client}", member),
+    )
 
 
 def client_of(address: str | None) -> str:
