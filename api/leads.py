@@ -248,8 +248,11 @@ def _send(call: Call, kept: Kept) -> None:
     """Deliver the lead's own mails, which were leased to this instance when it was stored."""
     tally = outbox.Tally()
     mails = outbox.at_birth(kept.lead.id, kept.letters, call.now)
-    outbox.attempt(call.services.database.run, call.services.mailer.send, mails, _clock, tally)
-    call.note(sent=tally.sent, delayed=tally.delayed, dead=tally.dead)
+    way = outbox.way_of(call.services)
+    outbox.deliver_own(call.services.database.run, way, mails, _clock, tally)
+    call.note(sent=tally.sent, delayed=tally.delayed, dead=tally.dead, refused=tally.refused)
+    if tally.fault is not None:
+        raise tally.fault
 
 
 def _make_round(call: Call) -> None:

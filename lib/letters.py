@@ -145,6 +145,22 @@ def _rendered(
     return text, html
 
 
+REFUSED_REPLY_TO = (
+    "The mail service refused {address} as the address to answer to: replies do not reach the "
+    "sender. Use WhatsApp."
+)
+
+
+def without_reply_to(letter: Letter) -> Letter:
+    """The mail to sales once more, saying why it cannot be answered by e-mail."""
+    note = REFUSED_REPLY_TO.format(address=letter.reply_to)
+    return letter._replace(
+        reply_to=None,
+        body_text=f"{note}\n\n{letter.body_text}",
+        body_html=letter.body_html.replace("<h1>", f"<p>{escape(note)}</p><h1>", 1),
+    )
+
+
 COPY_BEGIN = "-----BEGIN ALFA LEAD-----"
 COPY_END = "-----END ALFA LEAD-----"
 

@@ -1,33 +1,53 @@
 """Resend. One call, one deadline, and each refusal told apart: never, not now, not known.
 
-Resend down delays a mail and loses none: the outbox holds it.
+Resend down delays a mail and loses none: the outbox holds it. What is ours to mend (the key, the
+sender, the plan's quota) is never held against a mail.
 """
 
 import json
+import re
 from typing import Any
 
+from lib import letters, mail_pace
 from lib.letters import Letter
 from lib.problems import MailDelayed, MailRefused, MailTaken
 from lib.rest import Answer, Rest, Unreached
 
 TIMEOUT_S = 5.0  # for the connection, and again for the answer
+LONGEST_PAUSE_S = 3600.0
+# Asked again so often, by one mail for all: what is mended at Resend is known soon after.
+KEY_PAUSE_S, SENDER_PAUSE_S = 60.0, 900.0
+QUOTA_PAUSE_S = {"daily_quota_exceeded": 900.0, "monthly_quota_exceeded": 3600.0}
 
-# Resend's error names (resend.com/docs/api-reference/errors, read 2026-11).
+# Resend's error names (resend.com/docs/api-reference/errors, read 2026-11-28). An unknown key is
+# `invalid_api_key` (403) in one edition, `validation_error` (401, or 400) with the message
+# "API key is invalid" in the newest: both are understood.
+KEY_REFUSED = ("missing_api_key", "invalid_api_key", "restricted_api_key", "suspended_api_key")
+SENDER_REFUSED = "sender_refused"  # ours: a domain that is not verified, or no address at all
+_WRONG_ADDRESS = {"not_found", "method_not_allowed"}  # RESEND_API_URL
 _NEVER = {
     "validation_error",
     "missing_required_field",
+    "missing_required_fields",
     "invalid_to",
+    "invalid_to_address",
     "invalid_parameter",
     "invalid_attachment",
-    "daily_quota_exceeded",
-    "monthly_quota_exceeded",
 }
+_FIELD = re.compile(r"\b(to|cc|bcc|from|subject|html|text)\b[`'\"]? (?:field|address)", re.I)
+_NAME = re.compile(r"[A-Za-z0-9_]{1,64}")
+_ID = re.compile(r"[!-~]{1,200}")
+_MAX_REMEMBERED = 200
 
 
 class Mailer:
     """Resend with one key."""
 
-    def __init__(self, api_key: str, api_url: str) -> None:
+    def __init__(
+        self, api_key: str, api_url: str, *, per_second: float = mail_pace.PER_SECOND
+    ) -> None:
+        self.per_second = per_second
+        self._refused: set[str] = set()  # addresses that are no Reply-To to Resend
         headers = {
             "Authorization": f"Bearer {api_key}",
             "Content-Type": "application/json",
@@ -41,18 +61,39 @@ class Mailer:
     def send(self, letter: Letter, idempotency_key: str, *, timeout_s: float = TIMEOUT_S) -> str:
         """Hand one mail over; the provider's id. A repeat within 24 h delivers nothing more.
 
+        A Reply-To that is refused costs nobody the mail: it is sent again without, and says so.
         Raises MailTaken (it has other bytes under this key), MailRefused (as it stands, never)
         or MailDelayed (not now, or not known).
         """
+        address = letter.reply_to
+        if address is None:
+            return self._send(letter, idempotency_key, timeout_s)
+        if address not in self._refused:
+            try:
+                return self._send(letter, idempotency_key, timeout_s)
+            except MailRefused as refusal:
+                if refusal.field not in (None, "reply_to"):
+                    raise
+        if len(self._refused) < _MAX_REMEMBERED:
+            self._refused.add(address)  # should this be cut short, the next try costs one request
+        # A key of its own: these are other bytes.
+        other = letters.without_reply_to(letter)
+        try:
+            return self._send(other, f"{idempotency_key}/no-reply-to", timeout_s)
+        except MailRefused:
+            self._refused.discard(address)
+            raise
+
+    def _send(self, letter: Letter, idempotency_key: str, timeout_s: float) -> str:
         message: dict[str, object] = {
-            "from": letter.sender,
-            "to": list(letter.recipients),
+            "from": _in_ascii(letter.sender),
+            "to": [_in_ascii(address) for address in letter.recipients],
             "subject": letter.subject,
             "text": letter.body_text,
             "html": letter.body_html,
         }
         if letter.reply_to is not None:
-            message["reply_to"] = letter.reply_to
+            message["reply_to"] = _in_ascii(letter.reply_to)
         key = {"Idempotency-Key": idempotency_key}
         try:
             answer = self._rest.post(
@@ -61,9 +102,23 @@ class Mailer:
         except Unreached:
             raise MailDelayed("no_answer", uncertain=True) from None
         told = _told(answer)
-        if answer.status == 200 and told.get("id"):
+        if answer.status == 200 and _ID.fullmatch(str(told.get("id") or "")):
             return str(told["id"])
         raise _translated(answer, told)
+
+
+def _in_ascii(mailbox: str) -> str:
+    """A mailbox with its domain in punycode, which is how Resend takes it."""
+    before, at, domain = mailbox.rpartition("@")
+    if domain.isascii():
+        return mailbox
+    import idna  # for few
+
+    name, closing = domain.removesuffix(">"), ">" if domain.endswith(">") else ""
+    try:
+        return f"{before}{at}{idna.encode(name, uts46=True).decode()}{closing}"
+    except idna.IDNAError:
+        return mailbox  # Resend says what it thinks of it
 
 
 def _told(answer: Answer) -> dict[str, Any]:
@@ -76,17 +131,59 @@ def _told(answer: Answer) -> dict[str, Any]:
 
 
 def _translated(answer: Answer, told: dict[str, Any]) -> MailTaken | MailRefused | MailDelayed:
-    kind = str(told.get("name", f"status_{answer.status}"))
+    kind, message, status = str(told.get("name")), str(told.get("message")), answer.status
+    if not _NAME.fullmatch(kind) or kind == "None":
+        kind = f"status_{status}"
     if kind == "invalid_idempotent_request":
         return MailTaken()
-    if kind == "rate_limit_exceeded":
+    if kind in QUOTA_PAUSE_S:
+        return MailDelayed(kind, uncertain=False, retry_after_s=QUOTA_PAUSE_S[kind])
+    if status == 429 or kind == "rate_limit_exceeded":
         return MailDelayed(kind, uncertain=False, retry_after_s=_retry_after_s(answer))
-    if kind in _NEVER and answer.status not in (401, 403):
-        return MailRefused(kind)
-    # A key being rotated or a domain being verified mends itself; the rest gave no clear answer.
-    return MailDelayed(kind, uncertain=answer.status not in (401, 403, 404, 405))
+    if kind in KEY_REFUSED or (status in (400, 401, 403) and "api key" in message.lower()):
+        kind = kind if kind in KEY_REFUSED else "invalid_api_key"
+        return MailDelayed(kind, uncertain=False, retry_after_s=KEY_PAUSE_S)
+    if kind in _WRONG_ADDRESS:
+        return MailDelayed(kind, uncertain=False, retry_after_s=KEY_PAUSE_S)
+    field = _field(kind, message)
+    if field == "from" or status in (401, 403):
+        # Mails of another sender may leave meanwhile.
+        return MailDelayed(
+            SENDER_REFUSED, uncertain=False, retry_after_s=SENDER_PAUSE_S, for_all=False
+        )
+    if kind in _NEVER:
+        return MailRefused(kind, field)
+    # The rest was not taken where it is our fault, and may have been where it is not.
+    clear = 400 <= status < 500 and status not in (408, 409)
+    return MailDelayed(kind, uncertain=not clear)
+
+
+def _field(kind: str, message: str) -> str | None:
+    """The field that a refusal names."""
+    if kind.startswith("invalid_from"):
+        return "from"
+    if kind.startswith("invalid_to"):
+        return "to"
+    if "replyto" in message.lower().replace("_", "").replace("-", "").replace(" ", ""):
+        return "reply_to"
+    found = _FIELD.search(message)
+    return None if found is None else found[1].lower()
 
 
 def _retry_after_s(answer: Answer) -> float:
+    """Seconds to wait, as a number or a moment (RFC 9110), else as the limit's reset."""
     given = answer.headers.get("retry-after", "")
-    return min(float(given), 3600.0) if given.isdigit() else 1.0
+    try:
+        seconds = float(given or answer.headers.get("ratelimit-reset", ""))
+    except ValueError:
+        seconds = _seconds_until(given, answer.headers.get("date", ""))
+    return min(max(1.0, seconds), LONGEST_PAUSE_S)  # of NaN, max takes its first
+
+
+def _seconds_until(moment: str, now: str) -> float:
+    from email.utils import parsedate_to_datetime  # 36 ms, for the form that Resend does not use
+
+    try:
+        return (parsedate_to_datetime(moment) - parsedate_to_datetime(now)).total_seconds()
+    except ValueError:
+        return 1.0

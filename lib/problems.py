@@ -196,25 +196,35 @@ class MailTaken(Exception):
 
 
 class MailRefused(Exception):
-    """The mail service will never take this mail as it stands."""
+    """The mail service will never take this mail as it stands. field: the one it named, if any."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, field: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.field = field
 
 
 class MailDelayed(Exception):
     """The mail service did not take this mail now.
 
     uncertain: it may have taken it all the same (no answer, or one that does not say).
-    retry_after_s: it asked us to slow down for that long; None when it did not.
+    retry_after_s: it is not the mail's fault, and no attempt is counted: due again after so long.
+    for_all: no other mail is to be sent in that pause either.
     """
 
-    def __init__(self, reason: str, *, uncertain: bool, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        uncertain: bool,
+        retry_after_s: float | None = None,
+        for_all: bool = True,
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.uncertain = uncertain
         self.retry_after_s = retry_after_s
+        self.for_all = retry_after_s is not None and for_all
 
 
 class AlertDelayed(Exception):

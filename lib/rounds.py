@@ -38,7 +38,8 @@ class Found(NamedTuple):
             "left": self.queue.left,
             **({"fault": self.queue.fault} if self.queue.fault else {}),
         }
-        mails = {"sent": self.mails.sent, "delayed": self.mails.delayed, "dead": self.mails.dead}
+        mails = {"sent": self.mails.sent, "delayed": self.mails.delayed, "dead": self.mails.dead,
+                 "refused": self.mails.refused}  # fmt: skip
         facts: dict[str, object] = {"queue": queue, "journaled": self.journaled, **mails}
         if self.faults:
             facts["failed"] = sorted(self.faults)
@@ -71,8 +72,12 @@ def make(
     except (CacheDown, NotConfigured) as down:
         cache_fault = str(down) or "redis is down"
     mails = attempt(
-        "mails", lambda: outbox.deliver(run, means.mailer.send, clock, mails_s), outbox.Tally()
+        "mails",
+        lambda: outbox.deliver(run, outbox.way_of(means), clock, mails_s),
+        outbox.Tally(),
     )
+    if mails.fault is not None:
+        faults["mails"] = mails.fault
     return Found(queue, journaled, mails, cache_fault, faults)
 
 

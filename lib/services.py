@@ -51,7 +51,10 @@ class Services:
     def mailer(self) -> "Mailer":
         from lib.mail import Mailer
 
-        return Mailer(self.settings.resend_api_key, self.settings.resend_api_url)
+        settings = self.settings
+        return Mailer(
+            settings.resend_api_key, settings.resend_api_url, per_second=settings.mail_per_second
+        )
 
     @cached_property
     def slack(self) -> "Slack":

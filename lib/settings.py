@@ -108,6 +108,20 @@ def positive(text: str) -> int:
     return number
 
 
+def positive_number(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1e6:
+        raise ValueError("not above zero")
+    return number
+
+
+def header_word(text: str) -> str:
+    """What can stand in an HTTP header as one word."""
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("not one word of ASCII")
+    return text
+
+
 def maintenance_word(text: str) -> str:
     """`off`, or a mode of lib/maintenance.py; `on` is intake."""
     word = text.lower().replace("-", "_")
@@ -174,8 +188,14 @@ class Settings:
     leads_ceiling_per_minute = Setting(
         positive, "Leads a minute from everybody; above it they are kept for review.", "120"
     )
-    resend_api_key = Setting(str, "Resend's API key, with sending access.", secret=True)
+    resend_api_key = Setting(header_word, "Resend's API key, with sending access.", secret=True)
     resend_api_url = Setting(url, "Resend's address.", "https://api.resend.com")
+    mail_per_second = Setting(
+        positive_number,
+        "Requests a second to Resend, by all instances together; below the team's limit there "
+        "(2, or 5, by default).",
+        "2",
+    )
     mail_from = Setting(
         str,
         "Sender of every mail, on a domain verified at Resend.",

@@ -49,6 +49,7 @@ HOLDINGS = {
         " uncertain sent_at provider_id dead_at last_error",
         {"mails": "recipients reply_to subject body_text body_html"},
     ),
+    "mail_pace": Holding("kept", "one next_at held_until held_for"),
     "spam": Holding(
         "spam",
         "id ref received_at reason locale",

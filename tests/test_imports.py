@@ -52,6 +52,8 @@ NOUNS = {
     "lib.leads",
     "lib.ledger",
     "lib.letters",
+    "lib.mail_pace",
+    "lib.mail_status",
     "lib.maintenance",
     "lib.metric_fold",
     "lib.metrics",
@@ -111,6 +113,7 @@ TABLE: dict[str, May] = {
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
     "lib/alarm.py": May({*NOUN.at_the_top, "lib.log"}),
     "lib/rehearsal.py": NOUN._replace(inside_functions={"psycopg"}),  # reads a server's words
+    "lib/mail_pace.py": NOUN._replace(at_the_top={*NOUN.at_the_top, "lib.log"}),
     "lib/fields.py": NOUN._replace(inside_functions={"phonenumbers", "email_validator"}),
     "lib/spam.py": NOUN._replace(inside_functions={"disposable_email_domains"}),
     # One vendor each.
@@ -118,6 +121,9 @@ TABLE: dict[str, May] = {
         f"{adapter.replace('.', '/')}.py": May({*vendor, "lib.breaker", "lib.problems", *NOUNS})
         for adapter, vendor in ADAPTERS.items()
     },
+    "lib/mail.py": May(
+        {"lib.rest", "lib.breaker", "lib.problems", *NOUNS}, inside_functions={"idna"}
+    ),
     # The frame.
     "lib/__init__.py": May({"lib.serving"}),
     "lib/breaker.py": May(set()),

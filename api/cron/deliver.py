@@ -1,7 +1,8 @@
 """GET /api/cron/deliver: store the leads that wait in Redis, then send the mails that wait.
 
 Safe twice at once, late, or cut off. 200 `{"queue": {"stored": n, "dead": n, "left": n},
-"journaled": n, "sent": n, "delayed": n, "dead": n}`; 500 with the same and `"failed": [step]` when
+"journaled": n, "sent": n, "delayed": n, "dead": n, "refused": n}` (`refused`: acknowledgements
+to an address that the mail service does not take); 500 with the same and `"failed": [step]` when
 a step failed, with `fault` in `queue` when the database would refuse any lead; 401 without the
 cron token; 503 while the database is down. With Redis down `queue` is null, and the mails go out
 all the same. In maintenance everything waits: 200 `{"maintenance": "<mode>"}`.

@@ -1,0 +1,15 @@
+-- The pace at which mails are handed to Resend, shared by every instance: one row.
+
+create table public.mail_pace (
+  one boolean primary key default true check (one),
+  next_at timestamptz not null,
+  held_until timestamptz,
+  held_for text
+);
+comment on table public.mail_pace is
+  'When the next mail may be sent, by anybody, and until when none may: Resend asked for a pause, or takes none (key, quota). It may be emptied at any time.';
+
+alter table public.mail_pace enable row level security;
+revoke all on public.mail_pace from public, anon, authenticated;
+grant select, insert, update, delete on public.mail_pace to alfa_app;
+create policy alfa_app_all on public.mail_pace to alfa_app using (true) with check (true);
