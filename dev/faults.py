@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-MODES = ("ok", "fail", "stall", "slow", "rate_limit", "lose_reply", "reset")
+MODES = ("ok", "fail", "stall", "slow", "rate_limit", "limit", "lose_reply", "reset")
 
 
 class BadSwitch(ValueError):
@@ -15,7 +15,8 @@ class BadSwitch(ValueError):
 @dataclass(frozen=True, slots=True)
 class Fault:
     """mode is one of MODES; times: affected requests until it falls back to ok (None: for ever);
-    match: only requests whose path or body holds this text."""
+    match: only requests whose path or body holds this text; name, message: of a `fail`, where the
+    vendor's errors have such; per_second: how many requests a `limit` lets through."""
 
     mode: str = "ok"
     status: int = 500
@@ -23,6 +24,9 @@ class Fault:
     retry_after_s: int = 1
     times: int | None = None
     match: str | None = None
+    name: str | None = None
+    message: str | None = None
+    per_second: int = 2
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -32,8 +36,10 @@ class Fault:
         _number("retry_after_s", self.retry_after_s, least=0, most=86_400)
         if self.times is not None:
             _number("times", self.times, least=1, most=1_000_000_000)
-        if self.match is not None and not isinstance(self.match, str):
-            raise BadSwitch("match is a text or null")
+        _number("per_second", self.per_second, least=1, most=1_000_000)
+        for field in ("match", "name", "message"):
+            if not isinstance(getattr(self, field), str | None):
+                raise BadSwitch(f"{field} is a text or null")
 
     @classmethod
     def parse(cls, given: Any) -> "Fault":

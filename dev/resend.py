@@ -191,7 +191,7 @@ def _invalid(request: Request) -> Response | None:
     for name in ("from", "to", "cc", "bcc", "reply_to"):
         given = fields.get(name) or []
         listed = given if isinstance(given, list) else [given]
-        if not all(isinstance(one, str) and _MAILBOX.match(one) for one in listed):
+        if not all(isinstance(one, str) and _is_mailbox(one) for one in listed):
             text = (
                 f"Invalid `{name}` field. The email address needs to follow the "
                 "`email@example.com` or `Name <email@example.com>` format."
@@ -202,6 +202,11 @@ def _invalid(request: Request) -> Response | None:
     if not isinstance(fields["subject"], str) or re.search(r"[\r\n]", fields["subject"]):
         return problem(422, "validation_error", "The `\\n` is not allowed in the `subject` field.")
     return None
+
+
+def _is_mailbox(text: str) -> bool:
+    """Names as they like; addresses in ASCII alone, so domains in punycode."""
+    return bool(_MAILBOX.match(text)) and text.rpartition("<")[2].isascii()
 
 
 def _shown(mail: Mail) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class StandIn:
         self._switch = Switch()
         self._records: deque[dict[str, Any]] = deque(maxlen=RECORDS_KEPT)
         self._lock = threading.Lock()
+        self._let_in: list[float] = []  # by `limit`
         self._server = Server(self._answer, port)
         self.url = self._server.url
         self.port = self._server.port
@@ -95,21 +96,37 @@ class StandIn:
         body = self.vendor.describe(request)
         fault, version = self._switch.take(request.target + "\n" + str(body))
         record = self._record(request, body, fault.mode)
-        if fault.mode in ("ok", "slow", "lose_reply"):
+        if fault.mode == "limit" and self._over(fault.per_second):
+            return self.vendor.rate_limited(request, fault.retry_after_s)
+        if fault.mode in ("ok", "slow", "lose_reply", "limit"):
             delay_s = fault.delay_s if fault.mode == "slow" else 0.0
             response = self.vendor.respond(request, lambda: self._pause(version, delay_s))
-            if fault.mode == "ok":
+            if fault.mode in ("ok", "limit"):
                 record["outcome"] = response.outcome or _outcome(response)
             if fault.mode == "lose_reply":
                 raise Cut
             return response
         if fault.mode == "rate_limit":
             return self.vendor.rate_limited(request, fault.retry_after_s)
+        if fault.mode == "fail" and fault.name is not None:
+            body_of_fault = {"statusCode": fault.status, "name": fault.name,
+                             "message": fault.message or "An error occurred."}  # fmt: skip
+            return as_json(body_of_fault, fault.status)
         if fault.mode == "fail":
             return self.vendor.failure(request, fault.status)
         if fault.mode == "stall":
             self._switch.wait(version)
         raise Cut(reset=fault.mode == "reset")
+
+    def _over(self, per_second: int) -> bool:
+        """Whether this request is one too many of the last second; one that is does not count."""
+        with self._lock:
+            now = time.monotonic()
+            self._let_in = [at for at in self._let_in if at > now - 1.0]
+            if len(self._let_in) >= per_second:
+                return True
+            self._let_in.append(now)
+            return False
 
     def _pause(self, version: int, delay_s: float) -> None:
         if delay_s:

@@ -74,14 +74,14 @@ class Mailer:
             except MailRefused as refusal:
                 if refusal.field not in (None, "reply_to"):
                     raise
-        if len(self._refused) < _MAX_REMEMBERED:
-            self._refused.add(address)  # should this be cut short, the next try costs one request
+        self._refused.discard(address)
         # A key of its own: these are other bytes.
         other = letters.without_reply_to(letter)
         try:
             return self._send(other, f"{idempotency_key}/no-reply-to", timeout_s)
-        except MailRefused:
-            self._refused.discard(address)
+        except MailDelayed:
+            if len(self._refused) < _MAX_REMEMBERED:
+                self._refused.add(address)  # so that the next try costs one request
             raise
 
     def _send(self, letter: Letter, idempotency_key: str, timeout_s: float) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 type Run = Callable[..., Any]
 
 BATCH = 1000  # rows
+NAMED = 20  # leads that were not ended
 STATEMENT_BUDGET_S = 8.0
 TOMBSTONE_DAYS = 400  # past the longest backup, which is kept 90 days
 LATE = timedelta(days=1)  # a daily run leaves what became due since
@@ -29,12 +30,19 @@ LATE = timedelta(days=1)  # a daily run leaves what became due since
 # A lead that ends by age is no erasure: its trigger looks at this.
 BY_AGE = "select set_config('alfa.deleting', 'retention', true)"
 
+# One that sales never heard of stays until a person has seen to it, and is named (UNHEARD).
 LEADS = """
 delete from leads where id in (
-  select id from leads where created_at < %(until)s
+  select l.id from leads as l where created_at < %(until)s and not sales_never_heard(l)
   order by created_at limit %(batch)s for update skip locked)
 """
-OLDEST_LEAD = "select min(created_at) from leads"
+OLDEST_LEAD = """
+select created_at from leads as l where not sales_never_heard(l) order by created_at limit 1
+"""
+UNHEARD = """
+select id::text from leads as l where created_at < %(until)s and sales_never_heard(l)
+order by created_at limit %(batch)s
+"""
 
 ORIGINS = """
 update leads set ip_address = null, user_agent = null where id in (
@@ -46,15 +54,18 @@ OLDEST_ORIGIN = """
 select min(created_at) from leads where ip_address is not null or user_agent is not null
 """
 
-# One that is still to be sent stays, however old: it is not done with.
+# One that is still to be sent stays, however old: it is not done with. Nor is one to sales that was
+# given up.
 MAILS = """
 delete from outbox where id in (
   select id from outbox
-  where created_at < %(until)s and (sent_at is not null or dead_at is not null)
+  where created_at < %(until)s
+    and (sent_at is not null or dead_at is not null and kind = 'acknowledgement')
   order by created_at limit %(batch)s for update skip locked)
 """
 OLDEST_MAIL = """
-select min(created_at) from outbox where sent_at is not null or dead_at is not null
+select min(created_at) from outbox
+where sent_at is not null or dead_at is not null and kind = 'acknowledgement'
 """
 
 SPAM = """
@@ -181,6 +192,14 @@ def _batch(connection: "Connection[Any]", *, rule: Rule, now: datetime) -> int:
         connection.execute(BY_AGE)
         values = {"until": rule.until(now), "batch": BATCH}
         return connection.execute(rule.prune, values).rowcount
+
+
+def unheard(run: Run, every: tuple[Rule, ...], now: datetime) -> list[str]:
+    """Ids of leads past their time that sales never heard of, the oldest first. DatabaseDown."""
+    until = next(rule for rule in every if rule.name == "leads").until(now)
+    values = {"until": until, "batch": NAMED}
+    rows = run(lambda c: c.execute(UNHEARD, values).fetchall(), budget_s=STATEMENT_BUDGET_S)
+    return [row[0] for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,9 @@ class Facts:
     database_fault: str | None = None
     redis_fault: str | None = None
     dead_letters: int = 0
+    mail_stopped: int = 0
+    mail_stopped_by: str | None = None
+    unheard: tuple[str, ...] = ()
     set_aside: int = 0
     missing: int = 0
     queued: int = 0
@@ -205,6 +208,13 @@ def _mail_waits(facts: Facts) -> str | None:
     return f"a mail has been waiting for {hours(waits)}"
 
 
+def _mail_stopped(facts: Facts) -> str | None:
+    if facts.mail_stopped_by is None:
+        return None
+    waits = "" if facts.mail_waits is None else f", the oldest for {hours(facts.mail_waits)}"
+    return f"Resend: {facts.mail_stopped_by}; {facts.mail_stopped} mails wait{waits}"
+
+
 def _count(n: int, what: str) -> str | None:
     return f"{n} {what}" if n else None
 
@@ -244,6 +254,10 @@ RULES: tuple[Rule, ...] = (
          lambda f: _count(f.missing, "accepted leads are neither stored nor queued"), ("leads",)),
     Rule("dead_letters", "sev1", "mail", "Mails were given up",
          lambda f: _count(f.dead_letters, "mails were given up"), ("leads",), always=True),
+    Rule("mail_stopped", "sev1", "mail", "Sales hear of no lead: Resend takes no mail",
+         _mail_stopped, ("leads",), always=True),
+    Rule("lead_unheard", "sev1", "mail", "Sales never heard of a lead that is past its retention",
+         lambda f: _names(f.unheard, "kept although past their time")),
     Rule("leads_set_aside", "sev1", "queue", "A queued lead cannot be stored",
          lambda f: _count(f.set_aside, "queued leads cannot be stored"), ("leads",), always=True),
     Rule("queue_very_old", "sev1", "queue", "Queued leads wait too long",

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID, uuid4
 
 from lib import (
@@ -27,6 +27,7 @@ from lib import (
     incidents,
     keys,
     ledger,
+    mail_status,
     metric_fold,
     recovery,
     retention,
@@ -36,6 +37,7 @@ from lib import (
 from lib.alarm import run_of
 from lib.backlog import ACCEPTED, DEAD, QUEUE
 from lib.incidents import Finding
+from lib.mail_status import MailStatus
 from lib.maintenance import Switch
 from lib.problems import AlertDelayed, CacheDown, DatabaseDown, NotConfigured
 from lib.rules import Facts
@@ -65,13 +67,6 @@ RAN = """
 insert into job_runs as held (job, first_run_at, finished_at, facts)
 values ('watch', %(now)s, %(now)s, %(facts)s::jsonb)
 on conflict (job) do update set finished_at = excluded.finished_at, facts = excluded.facts
-"""
-
-AGES = """
-select
-  (select count(*) from outbox where dead_at is not null),
-  (select min(created_at) from outbox where sent_at is null and dead_at is null
-    and attempts > 0 and created_at < %(now)s::timestamptz - interval '1 minute')
 """
 
 
@@ -202,8 +197,8 @@ def look(means: Means, switch: Switch | None, now: datetime) -> tuple[Facts, int
     with suppress(CacheDown, DatabaseDown, NotConfigured):  # which, the next steps tell
         folded = _fold(means, now)
     try:
-        ages = run_of(means)(lambda c: c.execute(AGES, {"now": now}).fetchone())
-        facts = _with_ages(facts, ages, recovery.standing(run_of(means), now))
+        mails = mail_status.read(run_of(means), now)
+        facts = _with_ages(facts, mails, recovery.standing(run_of(means), now))
         facts = _with_promises(means, facts, now)
         facts = replace(facts, overdue_keys=keys.overdue(run_of(means), now))
     except (DatabaseDown, NotConfigured) as fault:
@@ -233,12 +228,13 @@ def _fold(means: Means, now: datetime) -> int:
     return metric_fold.fold(run_of(means), means.cache.run_all, since, now, status.PROMISED)
 
 
-def _with_ages(facts: Facts, ages: tuple[Any, ...], standing: recovery.Standing) -> Facts:
-    dead, waiting_since = ages
+def _with_ages(facts: Facts, mails: MailStatus, standing: recovery.Standing) -> Facts:
     return replace(
         facts,
-        dead_letters=dead,
-        mail_waits=waiting_since and facts.now - waiting_since,
+        dead_letters=mails.dead,
+        mail_waits=None if mails.waiting_since is None else facts.now - mails.waiting_since,
+        mail_stopped=mails.stopped,
+        mail_stopped_by=mails.stopped_by,
         backup_age=standing.backup_age,
         drill_age=standing.drill_age,
     )
@@ -247,9 +243,11 @@ def _with_ages(facts: Facts, ages: tuple[Any, ...], standing: recovery.Standing)
 def _with_promises(means: Means, facts: Facts, now: datetime) -> Facts:
     """What is owed to persons: requests near their end, and data that should be gone."""
     due = erasure_register.overdue(run_of(means), now, REQUEST_NEAR)
-    late = retention.waiting(run_of(means), retention.rules(means.retention_days), now)
+    classes = retention.rules(means.retention_days)
+    late = retention.waiting(run_of(means), classes, now)
     return replace(
         facts,
+        unheard=tuple(retention.unheard(run_of(means), classes, now)),
         overdue_requests=tuple(one.receipt for one in due),
         stale_data=tuple(one.name for one in late),
     )

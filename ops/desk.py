@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from lib import reference
+from lib.outbox import ADDRESS_REFUSED
 from lib.services import Services
 from ops import command
 
@@ -137,9 +138,12 @@ def leads_show(services: Services, args: argparse.Namespace) -> int:
 def _became(mail: dict[str, Any]) -> str:
     if mail["sent_at"]:
         return f"{mail['kind']}: sent {mail['sent_at']:%Y-%m-%d %H:%M %Z}"
+    if mail["dead_at"] and mail["last_error"] == ADDRESS_REFUSED:
+        return f"{mail['kind']}: not sent, the mail service does not take this address"
     if mail["dead_at"]:
         return f"{mail['kind']}: GIVEN UP ({mail['last_error']}); see `ops dead list`"
-    return f"{mail['kind']}: waits until {mail['next_attempt_at']:%Y-%m-%d %H:%M %Z}"
+    why = f" ({mail['last_error']})" if mail["last_error"] else ""
+    return f"{mail['kind']}: waits until {mail['next_attempt_at']:%Y-%m-%d %H:%M %Z}{why}"
 
 
 def declare(verbs: Any) -> None:

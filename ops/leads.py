@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from lib import backlog, canary, copies, leads, ledger, letters, maintenance
+from lib.outbox import ADDRESS_REFUSED
 from lib.problems import Erased, Unreadable
 from lib.services import Services
 from lib.submission import Submission
@@ -137,23 +138,47 @@ def spam_restore(services: Services, args: argparse.Namespace) -> int:
 DEAD_MAILS = """
 select o.id, o.lead_id, l.ref, o.kind, o.attempts, o.uncertain, o.dead_at, o.last_error
 from outbox as o join leads as l on l.id = o.lead_id
-where o.dead_at is not null order by o.dead_at desc limit %(limit)s
+where o.dead_at is not null and o.last_error is distinct from %(address_refused)s
+order by o.dead_at desc limit %(limit)s
 """
+REFUSED_MAILS = """
+select o.id, l.ref, o.dead_at
+from outbox as o join leads as l on l.id = o.lead_id
+where o.dead_at is not null and o.last_error = %(address_refused)s
+order by o.dead_at desc limit %(limit)s
+"""
+# Whom it goes to is read anew: a wrong address of ours may be why it was given up.
 RERUN = """
 update outbox set dead_at = null, attempts = 0, first_attempt_at = null, uncertain = false,
-  leased_until = null, next_attempt_at = now()
-where dead_at is not null and (%(all)s or id = any(%(ids)s::uuid[]))
+  leased_until = null, next_attempt_at = now(), sender = %(sender)s,
+  recipients = case when kind = 'acknowledgement' then recipients else %(sales)s::text[] end
+where dead_at is not null
+  and (%(all)s and last_error is distinct from %(address_refused)s or id = any(%(ids)s::uuid[]))
+returning id
+"""
+TOLD = """
+update outbox set sent_at = now(), dead_at = null, leased_until = null, last_error = 'told_by_hand'
+where dead_at is not null and id = any(%(ids)s::uuid[])
 returning id
 """
 
 
 def dead_list(services: Services, args: argparse.Namespace) -> int:
-    """Mails given up, and leads no drain could store. Exit 1 when there are any."""
-    rows = services.database.run(
-        lambda c: c.execute(DEAD_MAILS, {"limit": args.limit}).fetchall(), budget_s=10
-    )
+    """Mails given up, and leads no drain could store. Exit 1 when there are any.
+
+    Acknowledgements to an address that the mail service does not take are listed too, and no fault.
+    """
+    values = {"limit": args.limit, "address_refused": ADDRESS_REFUSED}
+    rows, refused = services.database.run(
+        lambda c: (c.execute(DEAD_MAILS, values).fetchall(),
+                   c.execute(REFUSED_MAILS, values).fetchall()),
+        budget_s=10,
+    )  # fmt: skip
     names = ("id", "lead", "ref", "kind", "attempts", "uncertain", "dead since", "error")
     command.table(names, rows)
+    if refused:
+        print("\nacknowledgements to an address that the mail service does not take:")
+        command.table(("id", "ref", "since"), refused)
     aside = services.cache.run("HKEYS", backlog.DEAD)
     for lead_id in aside:
         print(f"set aside: lead {lead_id}")
@@ -161,11 +186,16 @@ def dead_list(services: Services, args: argparse.Namespace) -> int:
 
 
 def dead_rerun(services: Services, args: argparse.Namespace) -> int:
-    """Let dead letters be tried again, as new mails: an uncertain one may arrive twice."""
+    """Let dead letters be tried again, as new mails: an uncertain one may arrive twice.
+
+    They leave from MAIL_FROM, and those to sales go to MAIL_SALES_TO, as both are now.
+    """
     if not args.all and not args.ids:
         print("name the mails to be tried again, or say --all", file=sys.stderr)
         return 2
-    values = {"all": args.all, "ids": args.ids}
+    settings = services.settings
+    values = {"all": args.all, "ids": args.ids, "address_refused": ADDRESS_REFUSED,
+              "sender": settings.mail_from, "sales": list(settings.mail_sales_to)}  # fmt: skip
     rows = services.database.run(lambda c: c.execute(RERUN, values).fetchall(), budget_s=10)
     print(f"{len(rows)} mails are due again")
     if args.all:
@@ -174,6 +204,15 @@ def dead_rerun(services: Services, args: argparse.Namespace) -> int:
             services.cache.run("HDEL", backlog.DEAD, lead_id)
             print(f"lead {lead_id} is queued again")
     return 0
+
+
+def dead_told(services: Services, args: argparse.Namespace) -> int:
+    """Note that sales were told otherwise of what these dead letters say: they count as sent."""
+    rows = services.database.run(
+        lambda c: c.execute(TOLD, {"ids": args.ids}).fetchall(), budget_s=10
+    )
+    print(f"{len(rows)} mails are noted as told by hand")
+    return 0 if len(rows) == len(set(args.ids)) else 1
 
 
 def show_ledger(services: Services, args: argparse.Namespace) -> int:
@@ -258,6 +297,8 @@ def declare(areas: Any) -> None:
     verb = command.verb(verbs, "rerun", dead_rerun, "python3 -m ops dead rerun --all")
     verb.add_argument("ids", type=UUID, nargs="*", help="ids of `dead list`")
     verb.add_argument("--all", action="store_true", help="everything, leads set aside too")
+    verb = command.verb(verbs, "told", dead_told, "python3 -m ops dead told 7d0c…")
+    verb.add_argument("ids", type=UUID, nargs="+", help="ids of `dead list`")
 
     command.verb(areas, "ledger", show_ledger, "python3 -m ops ledger --json", as_json=True)
     verb = command.verb(areas, "canary", send_canary, "python3 -m ops canary")

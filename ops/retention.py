@@ -29,8 +29,12 @@ def ages(services: Services, args: argparse.Namespace) -> int:
 
 
 def prune(services: Services, args: argparse.Namespace) -> int:
-    """End what was kept long enough, as the cron does; for ten minutes at most."""
+    """End what was kept long enough, as the cron does; for ten minutes at most.
+
+    A lead that sales never heard of is kept and named.
+    """
     rules, now, run = _rules(services), datetime.now(UTC), services.database.run
+    unheard = retention.unheard(run, rules, now)
     if args.dry_run:
         found = {
             age.name: str(age.oldest_at)
@@ -38,17 +42,24 @@ def prune(services: Services, args: argparse.Namespace) -> int:
             if age.oldest_at is not None and age.oldest_at < now - timedelta(days=age.days)
         }
         if args.json:
-            command.print_json({"would_end": found})
+            command.print_json({"would_end": found, "unheard": unheard})
         else:
             command.table(("class", "oldest row to end"), found.items())
+            _name(unheard)
         return 0
     ended = retention.prune(run, rules, now, budget_s=BUDGET_S)
     if args.json:
-        command.print_json({"ended": ended})
+        command.print_json({"ended": ended, "unheard": unheard})
     else:
         command.table(("class", "rows ended"), [(name, n) for name, n in ended.items() if n])
         print(f"{sum(ended.values())} rows ended")
+        _name(unheard)
     return 0
+
+
+def _name(unheard: list[str]) -> None:
+    for lead_id in unheard:
+        print(f"kept: lead {lead_id}, past its time, of which sales never heard (`ops dead list`)")
 
 
 def columns(services: Services, args: argparse.Namespace) -> int:

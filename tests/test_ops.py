@@ -52,6 +52,7 @@ COMMANDS = [
     ["spam", "restore"],
     ["dead", "list"],
     ["dead", "rerun"],
+    ["dead", "told"],
     ["ledger"],
     ["canary"],
     ["catalogue", "import"],

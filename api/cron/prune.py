@@ -1,9 +1,10 @@
 """GET /api/cron/prune: end what was kept long enough; finish erasures; publish their tombstones.
 
 Once a day. Safe twice at once, late, or cut off: what is left is the next run's. 200
-`{"ended": {class: rows}, "in_redis": n, "late": [class], "erasures": {…}, "tombstones": n}`, where
-`late` names the classes that still hold something that should have ended a day ago, and `in_redis`
-and `tombstones` are null with Redis down; in maintenance everything waits,
+`{"ended": {class: rows}, "in_redis": n, "late": [class], "unheard": [id], "erasures": {…},
+"tombstones": n}`, where `late` names the classes that still hold something that should have ended a
+day ago, `unheard` the leads (20 at most) that are kept past their time because sales never heard of
+them, and `in_redis` and `tombstones` are null with Redis down; in maintenance everything waits,
 `{"maintenance": "<mode>"}`; 401 without the cron token; 503 without Postgres.
 """
 
@@ -27,6 +28,7 @@ def get(call: Call) -> Response:
     facts: dict[str, object] = {"erasures": _finish_erasures(call), **_in_redis(call)}
     facts["ended"] = retention.prune(run, rules, call.now, budget_s=BUDGET_S)
     facts["late"] = [age.name for age in retention.waiting(run, rules, call.now)]
+    facts["unheard"] = retention.unheard(run, rules, call.now)
     call.note(**facts)
     return endpoint.reply(facts)
 
