@@ -181,16 +181,6 @@ def with_copy(letter: Letter, sealed: str) -> Letter:
     )
 
 
-def copies_in(text: str) -> list[str]:
-    """Every sealed lead in a text: a mail, a mailbox, a quoted reply."""
-    found = []
-    for part in text.split(COPY_BEGIN)[1:]:
-        block, end, _ = part.partition(COPY_END)
-        if end:
-            found.append("".join(block.replace(">", " ").split()))
-    return found
-
-
 def acknowledgement(email: str, ref: str, locale: str, sender: str) -> Letter:
     """To whoever gave this address, which may not be theirs: nothing they typed is repeated."""
     words = _ACKNOWLEDGEMENT[locale]

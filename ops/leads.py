@@ -1,27 +1,24 @@
 """Commands about leads: what was kept where, what waits, and whether one still gets through."""
 
 import argparse
-import email
-import email.policy
 import json
-import re
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from lib import backlog, canary, copies, leads, ledger, letters, maintenance
+from lib import backlog, canary, copies, leads, ledger, maintenance
+from lib.leads import Lead
 from lib.outbox import ADDRESS_REFUSED
-from lib.problems import Erased, Unreadable
+from lib.problems import Erased, KeyReused, Unreadable
 from lib.services import Services
 from lib.submission import Submission
-from ops import command, desk
+from ops import command, desk, mailbox
 
 CANARY_WAIT_S = 30.0
 
@@ -29,57 +26,107 @@ CANARY_WAIT_S = 30.0
 # ------------------------------------------------------------------ leads
 
 
+KNOWN = "select id::text from leads where id = any(%(ids)s::uuid[])"
+
+
 def leads_import(services: Services, args: argparse.Namespace) -> int:
-    """Store the leads that mails carried while neither Postgres nor Redis could be reached."""
-    data = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
-    settings = services.settings
-    readers = leads.Desk(settings.mail_from, settings.mail_sales_to)
-    sealed = {copy for text in _texts(data) for copy in letters.copies_in(text)}
-    found = [(copy, _unsealed(services, copy)) for copy in sorted(sealed)]
-    for _, lead in found:
-        if lead is None:
-            print("unreadable: not sealed with a key in LEADS_ENCRYPTION_KEY, or damaged")
-        elif args.dry_run:
-            print(f"would store {lead.id} {lead.ref}")
-        else:
-            now = datetime.now(UTC)
-            try:
-                stored = leads.store(
-                    services.database.run,
-                    lead,
-                    readers,
-                    now=now,
-                    deliver_now=False,
-                    erasure_keys=services.erasure_keys,
-                ).lead
-            except Erased:
-                print(f"not stored {lead.id} {lead.ref}: its person was erased since")
-                continue
-            print(f"stored {stored.id} {stored.ref}")
-    unreadable = sum(lead is None for _, lead in found)
-    print(f"{len(found)} in the file, {unreadable} unreadable")
-    return 1 if unreadable or not found else 0
+    """Store the leads that mails carried while neither Postgres nor Redis could be reached.
+
+    Takes mails, mailboxes (mbox, Maildir), folders, pages and texts saved from a mail program;
+    twice does no harm. Exit 0: every lead found is stored, or was; 1: a copy cannot be read and no
+    other copy of its lead was found, a lead was refused, or there is none at all; 2: a file cannot
+    be read.
+    """
+    importer = _Importer(services, dry_run=args.dry_run)
+    unread = 0
+    for name in args.files:
+        try:
+            importer.take(name)
+        except OSError as fault:
+            print(f"{name}: {fault.strerror or type(fault).__name__}", file=sys.stderr)
+            unread += 1
+    if unread and unread == len(args.files):
+        return 2
+    return max(importer.finish(), 2 if unread else 0)
 
 
-def _texts(data: bytes) -> Iterator[str]:
-    """Every text in a file: of the mails in it, as they read; of a file without any, as it is."""
-    mails = [
-        email.message_from_bytes(mail, policy=email.policy.default)
-        for mail in re.split(rb"^From .*\n", data, flags=re.MULTILINE)
-    ]
-    parts = [part for mail in mails if "Content-Type" in mail for part in mail.walk()]
-    if not parts:
-        yield data.decode("utf-8", "replace")
-    for part in parts:
-        if part.get_content_maintype() == "text":
-            yield str(part.get_content())
+class _Importer:
+    """Stores what files carry, and says of each what was found."""
+
+    def __init__(self, services: Services, *, dry_run: bool) -> None:
+        self._services = services
+        self._dry_run = dry_run
+        self._refs: set[str] = set()  # of leads found whole
+        self._damaged: list[tuple[str, mailbox.Damaged]] = []
+        self._files = 0
+        self._failed = 0
+
+    def take(self, name: str) -> None:
+        if name == "-":
+            self._take("standard input", sys.stdin.buffer.read())
+            return
+        for path in mailbox.files_in(Path(name)):
+            self._take(str(path), path.read_bytes())
+
+    def _take(self, name: str, data: bytes) -> None:
+        found = mailbox.read(data, self._unsealed)
+        self._files += 1
+        self._refs |= found.refs
+        self._damaged += [(name, one) for one in found.damaged]
+        lines = [self._store(lead) for lead in found.leads.values()]
+        already = sum(line.startswith("already") for line in lines)
+        new = len(lines) - already
+        lines += [_said_of(one) for one in found.damaged]
+        counted = (f"{new} new, {already} already there, {len(found.damaged)} unreadable"
+                   if lines else "no copies")  # fmt: skip
+        print("\n".join([f"{name}: {counted}", *(f"  {line}" for line in lines)]))
+
+    def _store(self, lead: Lead) -> str:
+        if self._dry_run:
+            ids = {"ids": [str(lead.id)]}
+            there = self._services.database.run(lambda c: c.execute(KNOWN, ids).fetchone())
+            return f"{'already there' if there else 'would store'} {lead.id} {lead.ref}"
+        settings = self._services.settings
+        try:
+            stored = leads.store(
+                self._services.database.run,
+                lead,
+                leads.Desk(settings.mail_from, settings.mail_sales_to),
+                now=datetime.now(UTC),
+                deliver_now=False,
+                erasure_keys=self._services.erasure_keys,
+            )
+        except Erased:
+            return f"not stored {lead.id} {lead.ref}: its person was erased since"
+        except KeyReused:
+            self._failed += 1
+            return f"not stored {lead.id} {lead.ref}: its key was used with other words"
+        except self._services.database.faults as fault:
+            self._failed += 1
+            return f"not stored {lead.id} {lead.ref}: Postgres refused it ({type(fault).__name__})"
+        said = {"stored_before": "already there", "corrected": "corrected"}
+        word = said.get(stored.decision, "stored")
+        return f"{word} {stored.lead.id} {stored.lead.ref}"
+
+    def _unsealed(self, sealed: str) -> Lead | None:
+        try:
+            return copies.from_json(self._services.vault.open(sealed))
+        except Unreadable:
+            return None
+
+    def finish(self) -> int:
+        """The summary, and the exit status."""
+        lost = [(name, one) for name, one in self._damaged if one.cut or one.ref not in self._refs]
+        print(f"{self._files} files: {len(self._refs)} leads, {len(self._damaged)} unreadable "
+              f"copies, {len(lost)} of them of no lead found whole")  # fmt: skip
+        return 1 if lost or self._failed or not self._refs else 0
 
 
-def _unsealed(services: Services, sealed: str) -> leads.Lead | None:
-    try:
-        return copies.from_json(services.vault.open(sealed))
-    except Unreadable:
-        return None
+def _said_of(damaged: mailbox.Damaged) -> str:
+    whose = f" of {damaged.ref}" if damaged.ref else ""
+    if damaged.cut:
+        return f"unreadable{whose}: the copy has no end, the mail was cut"
+    return f"unreadable{whose}: not sealed with a key in LEADS_ENCRYPTION_KEY, or damaged"
 
 
 SPAM = "select id, ref, received_at, reason, submission->>'business_name' from spam"
@@ -283,9 +330,16 @@ def declare(areas: Any) -> None:
     verbs = command.area(areas, "leads", "list, search, show; import from mail copies")
     desk.declare(verbs)
     verb = command.verb(
-        verbs, "import", leads_import, "python3 -m ops leads import mails.eml", dry_run=True
+        verbs,
+        "import",
+        leads_import,
+        "python3 -m ops leads import mails.eml",
+        "python3 -m ops leads import --dry-run sales.mbox saved.htm Maildir/",
+        dry_run=True,
     )
-    verb.add_argument("file", help="a saved mail or mailbox, or - for standard input")
+    verb.add_argument(
+        "files", nargs="+", metavar="FILE", help="a saved mail, mailbox or folder, or -"
+    )
 
     verbs = command.area(areas, "spam", "what was kept for review")
     command.limited(command.verb(verbs, "list", spam_list, "python3 -m ops spam list"))

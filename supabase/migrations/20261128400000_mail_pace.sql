@@ -14,13 +14,14 @@ revoke all on public.mail_pace from public, anon, authenticated;
 grant select, insert, update, delete on public.mail_pace to alfa_app;
 create policy alfa_app_all on public.mail_pace to alfa_app using (true) with check (true);
 
--- A lead that nobody at sales has heard of does not end by age: its mail was given up or is still to
--- be sent, or it waits for a person's look (a column that not every schema has).
+-- A lead that nobody at sales has heard of does not end by age: its mail was tried and not sent, or
+-- given up, or it waits for a person's look (a column that not every schema has).
 create function public.sales_never_heard(lead public.leads) returns boolean
 language sql stable set search_path = ''
 return not lead.canary and (
   exists (
     select from public.outbox where lead_id = lead.id and kind = 'sales' and sent_at is null
+      and (dead_at is not null or attempts > 0 or last_error is not null)
   )
   or coalesce(to_jsonb(lead) ->> 'review', 'dismissed') <> 'dismissed'
 );
