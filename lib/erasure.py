@@ -63,6 +63,21 @@ where (email = any(%(emails)s::text[]) or phone_whatsapp = any(%(phones)s::text[
 returning id::text, ref, created_at
 """
 
+# What the spam box left in Redis is found by these: its ids, texts and senders' addresses.
+SPAM_REMAINS = """
+insert into erasure_remains (
+  lead_id, request_id, ref, identity, text_sha256, client, provider_ids, deleted_at)
+select s.id, %(id)s::uuid, s.ref, '',
+  -- As lib/leads.py names a text.
+  encode(sha256(convert_to('4:text' || char_length(said) || ':' || said, 'UTF8')), 'hex'),
+  s.ip_address, '{}', %(now)s::timestamptz
+from spam as s, lateral (select coalesce(s.submission ->> 'message', s.id::text) as said) as t
+where (s.submission ->> 'email' = any(%(emails)s::text[])
+    or s.submission ->> 'phone_whatsapp' = any(%(phones)s::text[]))
+  and s.received_at <= %(until)s::timestamptz
+on conflict (lead_id) do nothing
+"""
+
 BESIDE = """
 select spam, notes from erase_beside_leads(
   %(emails)s::text[], %(phones)s::text[], %(words)s::text[], %(until)s::timestamptz)
@@ -166,6 +181,7 @@ def remove_rows(connection: "Connection[Any]", order: Order) -> None:
         mails = _count(connection, MAILS, values)
         gone = connection.execute(REMOVE, values).fetchall()
         values["words"] = [word for row in gone for word in row[:2]] + list(order.ids)
+        connection.execute(SPAM_REMAINS, values)
         spam, notes = connection.execute(BESIDE, values).fetchone() or (0, 0)
         # An instance whose clock is ahead of ours may have dated one of them later than now.
         values["erased_at"] = max([order.until or order.now, *(row[2] for row in gone)])

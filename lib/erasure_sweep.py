@@ -7,6 +7,7 @@ are safe to repeat and to cut off; a step waits until a whole sweep has come thr
 import json
 from collections import Counter
 from datetime import datetime, timedelta
+from itertools import batched
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -123,7 +124,27 @@ def _take_away(means: Means, tombstones: Tombstones, remains: list[Any]) -> Coun
         )
 
     subject.each_copy(means, look)
+    _forget_seen(means, found, {lead_id: request for request, lead_id, *_ in remains})
     return found
+
+
+def _forget_seen(means: Means, found: Counter[Any], requests: dict[str, UUID]) -> None:
+    """Idempotency records by the id they hold: a spam row does not say under which key it came."""
+    if not requests:
+        return
+    run = means.cache.run
+    for keys in batched(backlog.keys_like(run, "seen:*"), backlog.SCANNED):
+        for key, record in zip(keys, run("MGET", *keys), strict=True):
+            request = requests.get(_id_in(record))
+            if request is not None:
+                found[request, "door"] += int(run("DEL", key))
+
+
+def _id_in(record: object) -> str:
+    try:
+        return str(json.loads(str(record))["id"])
+    except (ValueError, LookupError, TypeError):
+        return ""  # still in work
 
 
 def covering(means: Means, lead: Lead, tombstones: Tombstones) -> UUID | None:

@@ -42,13 +42,40 @@ def hide_queries() -> None:
     BaseHTTPRequestHandler.log_request = log_request  # type: ignore[method-assign]
 
 
-def where(fault: BaseException) -> dict[str, list[str]]:
+def where(fault: BaseException) -> dict[str, object]:
     """What happened and where, without the fault's text: that may quote a caller's data."""
     frames = traceback.extract_tb(fault.__traceback__)[-6:]
     at = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
-    causes: list[str] = []
+    causes = [type(cause).__qualname__ for cause in chain(fault)]
+    return {"fault": causes, "at": at, **server_names(fault)}
+
+
+def chain(fault: BaseException) -> list[BaseException]:
+    """The fault and what it came from, five at most."""
+    causes: list[BaseException] = []
     cause: BaseException | None = fault
     while cause is not None and len(causes) < 5:
-        causes.append(type(cause).__qualname__)
+        causes.append(cause)
         cause = cause.__cause__ or cause.__context__
-    return {"fault": causes, "at": at}
+    return causes
+
+
+_NAMES = {"schema": "schema_name", "table": "table_name", "column": "column_name",
+          "constraint": "constraint_name"}  # fmt: skip
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
+
+
+def server_names(fault: BaseException) -> dict[str, str]:
+    """SQLSTATE and the names Postgres gives of the first error of its own in the chain.
+
+    Never its message, detail or hint: those quote values. What is no plain identifier is left out.
+    """
+    for cause in chain(fault):
+        diag, sqlstate = getattr(cause, "diag", None), getattr(cause, "sqlstate", None)
+        if diag is None or not isinstance(sqlstate, str):
+            continue
+        given = {name: getattr(diag, attribute, None) for name, attribute in _NAMES.items()}
+        named = {name: text for name, text in given.items()
+                 if isinstance(text, str) and _IDENTIFIER.fullmatch(text)}  # fmt: skip
+        return {"sqlstate": sqlstate, **named}
+    return {}

@@ -1,11 +1,15 @@
 """Sentry, loaded when there is something to report. What leaves here names code, never people.
 
+Of an error of Postgres: its SQLSTATE, and the schema, table, column and constraint it names.
+
 Sentry down is ignored: the log line says the same.
 """
 
 from typing import TYPE_CHECKING, cast
 
 import sentry_sdk
+
+from lib import log
 
 if TYPE_CHECKING:
     from sentry_sdk.types import Event, Hint
@@ -43,6 +47,8 @@ class Reporter:
         """Send one error and wait for it, at most FLUSH_TIMEOUT_S. Sentry down is no error."""
         with sentry_sdk.new_scope() as scope:
             scope.set_tag("request_id", request_id)
+            for name, text in log.server_names(fault).items():
+                scope.set_tag(f"postgres.{name}" if name != "sqlstate" else name, text)
             scope.set_transaction_name(endpoint)
             # Messages are dropped, so one kind of fault at one place is one issue.
             scope.fingerprint = ["{{ default }}", endpoint, type(fault).__name__]

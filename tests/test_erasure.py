@@ -794,3 +794,25 @@ def test_nobody_is_erased_without_the_key_that_makes_the_mark(
 
 def test_a_person_can_be_found_by_what_they_wrote_first(services: Services) -> None:
     assert subject.of(submission.read_person({"phone": "0812 3456 7890"})) == BY_PHONE
+
+
+# ------------------------------------------------------------------ the spam box
+
+
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "a-key-of-a-honeypot"}])
+def test_nothing_of_what_was_kept_as_spam_stays_in_redis(
+    services: Services, database: Rows, platform: Platform, valkey: redis.Redis, key: dict[str, str]
+) -> None:
+    form = {**LEAD, "company": "SEO Inc"}
+    answer = httpx.post(f"{platform.url}/api/leads", json=form, headers=key)
+    assert answer.status_code == 200
+    eventually(lambda: valkey.keys("seen:*"))
+    platform_is_idle(platform)
+    erasure.erase(services, Subject(emails=("andi@example.com",)), now(), asked_by="api")
+    left = [*valkey.scan_iter("seen:*"), *valkey.scan_iter("text:*"), *valkey.scan_iter("rate:*")]
+    assert left == [], "the receipt says done"
+    assert count(database, "spam") == 0
+
+
+def platform_is_idle(platform: Platform) -> None:
+    eventually(lambda: not any(running["in_flight"] for running in platform.functions()))

@@ -87,7 +87,7 @@ ADAPTERS = {
     "lib.cache": {"lib.rest"},
     "lib.db": {"psycopg", "lib.serving"},
     "lib.mail": {"lib.rest"},
-    "lib.sentry": {"sentry_sdk"},
+    "lib.sentry": {"sentry_sdk", "lib.log"},
     "lib.slack": set(),  # its API is one POST: the standard library's
     "lib.turnstile": {"lib.rest"},
     "lib.vault": {"nacl"},

@@ -246,6 +246,52 @@ def test_dead_letters_are_listed_and_sent_once_they_are_run_again(
     assert ops(platform, "dead", "list") == 0
 
 
+def test_a_mail_to_a_wrong_mailbox_of_ours_is_sent_to_the_right_one_when_run_again(
+    platform: Platform, database: Rows
+) -> None:
+    post(platform)
+    eventually(lambda: sent(database))
+    database.execute(
+        "update outbox set sent_at = null, dead_at = now(), last_error = 'validation_error',"
+        " recipients = '{sales}', sender = 'x'"
+    )
+    platform.resend.forget()
+    assert ops(platform, "dead", "rerun", "--all") == 0
+    platform.cron("deliver")
+    assert len(mails_to(platform, SALES)) == 1
+
+
+def test_a_mail_whose_words_reached_sales_otherwise_is_noted_as_told(
+    platform: Platform, database: Rows
+) -> None:
+    platform.resend.switch(mode="fail", status=422)
+    post(platform)
+    [row] = eventually(lambda: [r for r in rows(database, "outbox") if r["dead_at"]])
+    assert ops(platform, "dead", "list") == 1
+    assert ops(platform, "dead", "told", str(row["id"])) == 0
+    assert ops(platform, "dead", "list") == 0
+    assert ops(platform, "dead", "told", str(uuid4())) == 1
+    assert sent(database)
+
+
+def test_an_acknowledgement_to_no_address_is_shown_and_is_no_fault(
+    platform: Platform, database: Rows, capsys: Printed
+) -> None:
+    platform.resend.switch(
+        "fail", status=422, name="validation_error", message="Invalid `to` field.",
+        match="'to': ['andi@example",
+    )  # fmt: skip
+    lead = post(platform, email="Andi@Example.com")
+    eventually(lambda: any(r["dead_at"] for r in rows(database, "outbox")), 15)
+    capsys.readouterr()
+    assert ops(platform, "dead", "list") == 0
+    assert "does not take" in capsys.readouterr().out
+    assert ops(platform, "leads", "show", lead["ref"]) == 0
+    assert "does not take this address" in capsys.readouterr().out
+    assert ops(platform, "dead", "rerun", "--all") == 0
+    assert "0 mails are due" in capsys.readouterr().out
+
+
 def test_a_lead_set_aside_is_listed_and_stored_once_its_key_is_back(
     platform: Platform,
     database: Rows,

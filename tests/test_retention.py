@@ -174,6 +174,45 @@ def test_the_journal_ends_in_redis_and_what_would_not_is_made_to(
         assert (valkey.zcard("accepted"), valkey.zcard("erased")) == (1, 0)
 
 
+# ------------------------------------------------------------------ what sales never heard of
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "dead_at = now(), last_error = 'validation_error', attempts = 1",
+        "attempts = 0, last_error = 'daily_quota_exceeded'",
+        "attempts = 3, last_error = 'no_answer'",
+    ],
+)
+def test_a_lead_that_sales_never_heard_of_is_kept_and_named(
+    services: Services, database: Rows, platform: Platform, how: str
+) -> None:
+    store(services, lead(ago(1200)))
+    database.execute(f"update outbox set {how} where kind = 'sales'".encode())
+    database.execute("update outbox set created_at = now() - interval '1200 days'")
+    assert "leads" not in prune(services)
+    [row] = database.execute("select id::text from leads").fetchall()
+    assert retention.unheard(services.database.run, RULES, NOW) == [row["id"]]
+    answer = platform.cron("prune")
+    assert isinstance(answer.body, bytes)
+    told = json.loads(answer.body)
+    assert (told["ended"]["leads"], told["unheard"], told["late"]) == (0, [row["id"]], [])
+    assert "lead_unheard" in str(platform.cron("watch").body)
+    database.execute("update outbox set sent_at = now(), dead_at = null")
+    assert prune(services)["leads"] == 1
+    assert retention.unheard(services.database.run, RULES, NOW) == []
+
+
+def test_a_mail_to_sales_that_was_given_up_stays_until_somebody_saw_to_it(
+    services: Services, database: Rows
+) -> None:
+    store(services, lead(ago(100)))
+    database.execute("update outbox set dead_at = now(), created_at = now() - interval '100 days'")
+    assert prune(services) == {"origins": 1, "mails": 1}
+    assert count(database, "outbox") == 1
+
+
 # ------------------------------------------------------------------ batches
 
 MANY = """
