@@ -52,6 +52,7 @@ STATEMENTS = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:The send_default_pii option")
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_a_report_and_a_log_line_carry_the_code_and_the_names(
     platform: Platform, services: Services, name: str
