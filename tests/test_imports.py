@@ -57,6 +57,7 @@ NOUNS = {
     "lib.metrics",
     "lib.outbox",
     "lib.pages",
+    "lib.phone",
     "lib.product_query",
     "lib.products",
     "lib.recovery",
@@ -111,7 +112,8 @@ TABLE: dict[str, May] = {
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
     "lib/alarm.py": May({*NOUN.at_the_top, "lib.log"}),
     "lib/rehearsal.py": NOUN._replace(inside_functions={"psycopg"}),  # reads a server's words
-    "lib/fields.py": NOUN._replace(inside_functions={"phonenumbers", "email_validator"}),
+    "lib/fields.py": NOUN._replace(inside_functions={"email_validator"}),
+    "lib/phone.py": May({*NOUN.at_the_top, "phonenumbers"}),
     "lib/spam.py": NOUN._replace(inside_functions={"disposable_email_domains"}),
     # One vendor each.
     **{
