@@ -39,10 +39,12 @@ def _from_database(call: Call) -> dict[str, Any] | None:
     try:
         database = call.services.database
         known = status.gather(database.run, call.now)
-    except (DatabaseDown, NotConfigured):
+    except (DatabaseDown, NotConfigured) as fault:
+        call.met_outage("database", fault)
         return None
     except database.faults as fault:
         call.note(refused=type(fault).__name__)
+        call.met_outage("database", fault)
         return None
     site = call.services.site_url
     return status.document(known, site, call.maintenance, call.now, "database")
