@@ -7,7 +7,7 @@ maintenance. Served when the database is down: `data.source` says from where, an
 
 from typing import Any
 
-from lib import endpoint, status
+from lib import endpoint, incident_spool, status
 from lib.endpoint import Call, Response
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
@@ -30,7 +30,14 @@ def get(call: Call) -> Response:
 
 def _left_by_the_watch(call: Call) -> dict[str, Any] | None:
     try:
-        return status.published(call.services.cache.run("GET", status.KEY))
+        asked = (("GET", status.KEY), ("HGETALL", incident_spool.KEY))
+        text, held = call.services.cache.run_all(*asked)
+        return status.with_incidents(
+            status.published(text),
+            [one.incident for one in incident_spool.parsed(held)],
+            call.known_maintenance,
+            call.now,
+        )
     except (CacheDown, NotConfigured):
         return None
 

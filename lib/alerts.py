@@ -266,7 +266,7 @@ def _context(links: Links, rules: Sequence[str], one: Incident | None = None) ->
 
 def reply(one: Incident, now: datetime) -> Message:
     """What is new, for the thread and, where it is Sev1, for the channel."""
-    text = f"{one.severity.upper()} {STATES[one.state]}: {_title(one)}"
+    text = f"{one.severity.upper()} {STATES[one.state]}: {title(one)}"
     if one.resolved_at is not None:
         text += f", after {_length(one.lasted(now))}"
     elif one.acknowledged_by is not None:
@@ -278,7 +278,7 @@ def reply(one: Incident, now: datetime) -> Message:
 def reminder(one: Incident, links: Links, now: datetime) -> Message:
     """Nobody has acknowledged it for another hour."""
     lasted = _length(one.lasted(now))
-    text = f"Still firing after {lasted}, acknowledged by nobody: {_title(one)}"
+    text = f"Still firing after {lasted}, acknowledged by nobody: {title(one)}"
     command = f"`python3 -m ops incident ack {one.id}`. {HOW_TO_ACK}"
     blocks = (_section(f"*{text}*\n{command}"), _context(links, one.rules, one))
     return Message(text, blocks, {"reminder": one.id, "at": now.isoformat()})
@@ -288,10 +288,10 @@ def _headline(one: Incident, now: datetime) -> str:
     mark = one.severity.upper()
     if one.resolved_at is not None:
         return f"RECOVERED {mark} {one.title} (after {_length(one.lasted(now))})"
-    return f"{mark} {_title(one)}"
+    return f"{mark} {title(one)}"
 
 
-def _title(one: Incident) -> str:
+def title(one: Incident) -> str:
     """What is wrong, and what it does to leads now."""
     effect = EFFECTS.get(one.effect)
     return f"{one.title}: {effect}" if effect and one.open else one.title

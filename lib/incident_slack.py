@@ -8,6 +8,7 @@ id. The rule a newcomer would break: only a Sev1 is kept here.
 
 import json
 import random
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +24,9 @@ from lib.problems import AlertDelayed, AlertGone
 MARK = "unrecorded"
 HASTE_S = 1.0  # instances that meet an outage at once look one after the other
 RACE = timedelta(minutes=5)  # messages of two instances about one outage lie no further apart
+
+_said: dict[tuple[str, tuple[str, ...]], float] = {}
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +69,10 @@ def found(
         if hurried:
             time.sleep(random.uniform(0, HASTE_S))  # noqa: S311
         try:
-            before = next((one for one in read(channel) if one.incident.area == area), None)
+            readable, held = _held(channel)
+            before = next((one for one in held if one.incident.area == area), None)
             if before is None:
-                _open(channel, made, links, now)
-                tally.posted += 1
+                tally.posted += _open(channel, made, links, now, readable=readable)
             else:
                 after = incidents.joined(before.incident, of_area, now)
                 tally.updated += _move(channel, before, after, links, now)
@@ -77,20 +81,42 @@ def found(
     return tally
 
 
-def _open(channel: Channel, made: Incident, links: Links, now: datetime) -> None:
+def _held(channel: Channel) -> tuple[bool, list[Held]]:
+    """Whether the channel can be read, and what it holds. Raises AlertDelayed."""
+    try:
+        return channel.edits, read(channel)
+    except AlertDelayed as delay:
+        if delay.final:  # refused, or without the right to read
+            return False, []
+        raise
+
+
+def _open(channel: Channel, made: Incident, links: Links, now: datetime, *, readable: bool) -> bool:
+    """Post it; whether there is a new message."""
+    if not readable and not _once(made):
+        return False
     mine = channel.post(alerts.unrecorded(_told(made), links, now))
-    if not mine.ts:
-        return  # by a webhook, whose messages cannot be found again
+    if not readable:
+        return True
     # Whoever read before this was posted has posted as well: the earliest stands.
     with suppress(AlertDelayed, AlertGone):
         earliest = float(mine.ts) - RACE.total_seconds()
-        others = [
-            one.posted
-            for one in read(channel)
-            if one.incident.area == made.area and earliest < float(one.posted.ts) < float(mine.ts)
-        ]
-        if others:
-            channel.delete(mine)
+        for one in read(channel):
+            before = earliest < float(one.posted.ts) < float(mine.ts)
+            if one.incident.area == made.area and before:
+                channel.delete(mine)
+                return False
+    return True
+
+
+def _once(made: Incident) -> bool:
+    """Where nothing can be read back, an instance remembers for itself what it said this hour."""
+    what = (made.area, made.rules)
+    with _lock:
+        if time.monotonic() < _said.get(what, float("-inf")):
+            return False
+        _said[what] = time.monotonic() + incidents.REMIND_EVERY.total_seconds()
+        return True
 
 
 def _move(channel: Channel, before: Held, after: Incident, links: Links, now: datetime) -> bool:

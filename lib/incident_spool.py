@@ -45,7 +45,11 @@ class Spooled:
 
 def read(command: Command) -> list[Spooled]:
     """Everything in it; what is none of ours is passed over. Raises CacheDown."""
-    held = command("HGETALL", KEY)
+    return parsed(command("HGETALL", KEY))
+
+
+def parsed(held: object) -> list[Spooled]:
+    """What Redis answers to HGETALL KEY."""
     texts = held.values() if isinstance(held, dict) else ()
     return [found for found in map(_parsed, texts) if found is not None]
 

@@ -33,6 +33,7 @@ class Slack:
         self._token = token
         self._channel = channel
         self._webhook_url = webhook_url
+        self.refused_for = ""
 
     @property
     def edits(self) -> bool:
@@ -50,9 +51,12 @@ class Slack:
             fields |= {"thread_ts": thread, "reply_broadcast": aloud}
         try:
             answer = self._call("chat.postMessage", fields)
+        except AlertGone:  # somebody deleted what this replies to
+            answer = self._call("chat.postMessage", {**_content(message), "unfurl_links": False})
         except AlertDelayed as fault:
             if not (fault.final and self._webhook_url):
                 raise
+            self.refused_for = fault.reason
             return self._by_webhook(message)
         return Posted(str(answer["channel"]), str(answer["ts"]))
 
