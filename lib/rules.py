@@ -50,6 +50,7 @@ class Facts:
 
     now: datetime
     maintenance: bool = False
+    maintenance_fault: str | None = None
     traffic: Mapping[str, Mapping[datetime, Minute]] = field(default_factory=dict)
     health_fault: str | None = None
     status_fault: str | None = None
@@ -308,6 +309,8 @@ RULES: tuple[Rule, ...] = (
          lambda f: _older(f.backup_age, BACKUP_VERY_OLD, "the newest good backup is"), always=True),
     Rule("key_leaked", "sev1", "keys", "A key has leaked", _told_by_requests, always=True,
          lasting=False),
+    Rule("maintenance_misspelt", "sev1", "maintenance", "Production is not in maintenance",
+         lambda f: f.maintenance_fault, always=True),
     # Sev2: worse than promised, or soon to be.
     Rule("errors_over_5_percent", "sev2", "service", "Too many requests fail", _errors),
     Rule("slow_over_5_seconds", "sev2", "service", "Requests are too slow", _slow),

@@ -331,6 +331,15 @@ class Settings:
         self.environ = os.environ if environ is None else environ
         self.slips: set[str] = set()
 
+    @property
+    def maintenance_fault(self) -> str | None:
+        """What is wrong with MAINTENANCE_MODE; None when it is unset, or a word that is known."""
+        try:
+            maintenance_word(self.environ.get("MAINTENANCE_MODE", "").strip() or "off")
+        except ValueError:
+            return "MAINTENANCE_MODE is misspelt: on, intake, read_only or off"
+        return None
+
     def secrets(self) -> dict[str, str]:
         """Every secret that is set, as it is written: for lib/keys.py, which keeps none."""
         written = ((one.name, self.environ.get(one.name, "").strip()) for one in every())

@@ -83,6 +83,8 @@ class Means(alarm.Means, Protocol):
     @property
     def canary_every_s(self) -> int: ...
     @property
+    def maintenance_fault(self) -> str | None: ...
+    @property
     def retention_days(self) -> int: ...
 
 
@@ -196,7 +198,9 @@ def _keep(means: Means, now: datetime, held: Held) -> str | None:
 
 def look(means: Means, switch: Switch | None, now: datetime) -> tuple[Facts, int | None]:
     """Everything the rules ask for, and how many counts were taken over."""
-    facts = Facts(now=now, maintenance=switch is not None)
+    facts = Facts(
+        now=now, maintenance=switch is not None, maintenance_fault=means.maintenance_fault
+    )
     folded = None
     database_fault = redis_fault = None
     with suppress(CacheDown, DatabaseDown, NotConfigured):  # which, the next steps tell
