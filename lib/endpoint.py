@@ -176,7 +176,7 @@ def wsgi(
             _share(call, response, allowed)
         response.headers["X-Request-Id"] = call.request_id
         response.headers.setdefault("Cache-Control", "no-store")
-        idle = not call.afterwards and recorder.defers(response.status_code)
+        idle = not (call.afterwards or call.outages) and recorder.defers(response.status_code)
         if idle and serving.may_stay(environ, response):
             # Said in each answer, so that nobody waits on a connection with work left to do.
             response.headers["Connection"] = "keep-alive"

@@ -253,8 +253,8 @@ class Settings:
     )
     maintenance_mode = Setting(
         maintenance_word,
-        "Maintenance from this deployment on: off, on (= intake), intake, read_only. The instant "
-        "switch is `ops maintenance`.",
+        "Maintenance from this deployment on: off, on (= intake), intake, read_only; another word "
+        "is refused at build, and rings at run time. The instant switch is `ops maintenance`.",
         "off",
     )
     maintenance_bypass_token = Setting(
@@ -302,7 +302,8 @@ class Settings:
     upstash_database_id = Setting(str, "The Redis database's id at Upstash. Operators only.")
     slack_bot_token = Setting(
         str,
-        "Slack's bot token (chat:write, channels:history); empty: the webhook.",
+        "Slack's bot token (chat:write, channels:history; groups:history in a private channel); "
+        "empty: the webhook.",
         "",
         secret=True,
     )
