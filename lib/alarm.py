@@ -166,10 +166,16 @@ def enter(means: Means, found: Sequence[Finding], now: datetime, actor: str) -> 
     if not found:
         return "nowhere", Tally()
     with suppress(DatabaseDown, NotConfigured):
-        incident_store.found(run_of(means), found, now, means.deployment, actor)
+        _insist(
+            means.database,
+            lambda: incident_store.found(run_of(means), found, now, means.deployment, actor),
+        )
         return "postgres", Tally()
     with suppress(CacheDown, NotConfigured):
-        incident_spool.found(means.cache.run, found, now, means.deployment, actor)
+        _insist(
+            means.cache,
+            lambda: incident_spool.found(means.cache.run, found, now, means.deployment, actor),
+        )
         return "redis", Tally()
     try:
         channel = means.slack
@@ -182,6 +188,13 @@ def enter(means: Means, found: Sequence[Finding], now: datetime, actor: str) -> 
     return "slack", incident_slack.found(
         channel, found, now, means.deployment, means.links, hurried=hurried
     )
+
+
+def _insist(store: Any, work: Callable[[], Any]) -> None:
+    """Do it; where an open circuit breaker stands in the way, ask the server itself first."""
+    if store.breaker.open:
+        store.ping()
+    work()
 
 
 def tell(means: Means, now: datetime) -> Tally:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from psycopg.rows import DictRow
@@ -18,6 +19,7 @@ from lib.alerts import Links
 from lib.services import Services
 from lib.settings import Settings
 from lib.slack import Slack
+from tests.conftest import eventually
 
 type Rows = psycopg.Connection[DictRow]
 
@@ -330,25 +332,28 @@ def test_our_own_replies_acknowledge_nothing(services: Services, platform: Platf
 # --- Undeliverable.
 
 
-@pytest.mark.parametrize("broken", ["refused", "down", "not configured"])
-def test_a_sev1_that_slack_does_not_take_is_said_to_sentry(
-    services: Services, platform: Platform, broken: str, caplog: pytest.LogCaptureFixture
+MUTE = {
+    "refused": {"SLACK_BOT_TOKEN": "revoked"},
+    "down": {"SLACK_API_URL": "http://127.0.0.1:1"},
+    "not configured": {"SLACK_BOT_TOKEN": ""},
+}
+
+
+@pytest.mark.parametrize("stores", ["with stores", "without stores"])
+@pytest.mark.parametrize("broken", MUTE)
+def test_a_sev1_that_slack_does_not_take_is_said_by_sentry_log_and_watch(
+    platform: Platform, database: Rows, broken: str, stores: str
 ) -> None:
-    given = {
-        "refused": {"SLACK_BOT_TOKEN": "revoked", "SLACK_WEBHOOK_URL": ""},
-        "down": {"SLACK_API_URL": "http://127.0.0.1:1", "SLACK_WEBHOOK_URL": ""},
-        "not configured": {"SLACK_BOT_TOKEN": "", "SLACK_WEBHOOK_URL": ""},
-    }[broken]
-    mute = Services(Settings({**platform.environment, **given}))
-    found(services, "database_down")
-    alarm._entered.clear()
-    tally = alarm.tell(mute, NOW)
-    assert (tally.delayed, tally.unheard) == (1, ("database_down",))
-    alarm.unheard(mute, tally)
-    assert "alert_undelivered" in caplog.text
-    told = json.dumps(platform.sentry.received())
-    assert "alarm: database_down" in told
-    mute.close()
+    down = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa", "SLACK_WEBHOOK_URL": ""}
+    if stores == "without stores":
+        down["UPSTASH_REDIS_REST_URL"] = "http://127.0.0.1:1"
+    with platform.function("api/cron/watch.py", **{**MUTE[broken], **down}) as function:
+        token = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
+        said = httpx.get(f"{function.url}/api/cron/watch", headers=token, timeout=60).json()
+        assert said["undelivered"]
+        assert said["messages"] == 0
+        eventually(lambda: "alarm: database_down" in json.dumps(platform.sentry.received()))
+    assert messages(platform) == []
 
 
 # --- By a webhook.

@@ -150,8 +150,9 @@ def test_it_gets_worse_and_the_channel_is_told_in_the_words_of_now(day: Rig) -> 
 def test_the_status_page_follows_an_alarm_between_two_watches(day: Rig) -> None:
     call_watch(day)
     day.database.switch("refuse")
-    post(day)
-    eventually(lambda: texts(day))
+    assert post(day).status_code == 202
+    day.wait_idle(20)
+    assert texts(day), day.log.since()[-12:]
     day.wait_idle(20)
     shown = httpx.get(f"{day.url}/api/status", timeout=20).json()
     assert shown["data"]["source"] == "watch"
