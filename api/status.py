@@ -7,7 +7,7 @@ maintenance. Served when the database is down: `data.source` says from where, an
 
 from typing import Any
 
-from lib import endpoint, incident_spool, status
+from lib import endpoint, incident_spool, maintenance, status
 from lib.endpoint import Call, Response
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
@@ -30,8 +30,9 @@ def get(call: Call) -> Response:
 
 def _left_by_the_watch(call: Call) -> dict[str, Any] | None:
     try:
-        asked = (("GET", status.KEY), ("HGETALL", incident_spool.KEY))
-        text, held = call.services.cache.run_all(*asked)
+        asked = (("GET", status.KEY), ("HGETALL", incident_spool.KEY), ("GET", maintenance.KEY))
+        text, held, switch = call.services.cache.run_all(*asked)
+        endpoint.board.remember(switch)
         return status.with_incidents(
             status.published(text),
             [one.incident for one in incident_spool.parsed(held)],

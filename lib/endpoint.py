@@ -376,6 +376,8 @@ def _count(name: str, call: Call, status: int, took_ms: float) -> None:
         return
     deployment = Settings().vercel_deployment_id or "-"
     try:
+        if status >= 500:  # what visitors get now is told by these: an open breaker drops none
+            call.services.cache.probe()
         recorder.count(name, deployment, status, took_ms, call.now)
     except (CacheDown, NotConfigured):
         call.note(unmeasured=True)
