@@ -35,8 +35,13 @@ def get(call: Call) -> Response:
             "serviceId": settings.vercel_deployment_id,
             "timestamp": timestamp,
         }
+        if settings.maintenance_fault is not None:
+            body |= {"status": "warn", "notes": [settings.maintenance_fault]}
         if window is not None:
             body["notes"] = [f"maintenance: {window.mode}"]
+            set_by = "variable" if window.until is None else "switch"
+            until = window.until and _shown(window.until)
+            body["maintenance"] = {"mode": window.mode, "set_by": set_by, "until": until}
         return endpoint.reply(body, content_type=HEALTH_JSON)
     return endpoint.reply({"status": "maintenance" if window else "ok", "timestamp": timestamp})
 

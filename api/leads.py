@@ -212,10 +212,12 @@ def _admit(call: Call, lead: Lead, member: str) -> Entered | Seen:
 
 
 def _note_lost(call: Call, lost: tuple[Lost, ...]) -> None:
-    """Log the stores that did not take a lead, and report what is no mere outage."""
+    """Log the stores that did not take a lead, and have them looked at again after the answer;
+    report what is no mere outage."""
     if lost:
         call.note(lost=[str(one) for one in lost])
     for one in lost:
+        call.met_outage(one.store, one.fault)
         if not isinstance(one.fault, intake.DOWN):
             call.report(one.fault)
 

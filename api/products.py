@@ -92,14 +92,19 @@ def _reach(call: Call) -> Reach:
             database = call.services.database
         except NotConfigured as fault:
             call.note(not_configured=fault.name)
+            call.met_outage("database", fault)
             raise DatabaseDown from fault
         try:
             found = products.find(
                 lambda work: database.run(work, budget_s=DATABASE_BUDGET_S), query
             )
+        except DatabaseDown as fault:
+            call.met_outage("database", fault)
+            raise
         except database.faults as fault:
             # A table or a right that is missing: as good as no database.
             call.note(refused=type(fault).__name__)
+            call.met_outage("database", fault)
             raise DatabaseDown from fault
         if found.changed_at is None:
             return None

@@ -94,7 +94,8 @@ def get(call: Call) -> Response:
         body = rum_report.report(asked, found, complete=complete)
         if asked.compare is not None:
             body["comparison"] = rum_report.comparison(call.services, asked, found)
-    except DatabaseDown:
+    except DatabaseDown as fault:
+        call.met_outage("database", fault)
         raise Unavailable from None
     response = endpoint.reply(body)
     response.headers["Cache-Control"] = "public, s-maxage=60"

@@ -7,7 +7,7 @@ maintenance. Served when the database is down: `data.source` says from where, an
 
 from typing import Any
 
-from lib import endpoint, status
+from lib import endpoint, incident_spool, maintenance, status
 from lib.endpoint import Call, Response
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
@@ -30,7 +30,15 @@ def get(call: Call) -> Response:
 
 def _left_by_the_watch(call: Call) -> dict[str, Any] | None:
     try:
-        return status.published(call.services.cache.run("GET", status.KEY))
+        asked = (("GET", status.KEY), ("HGETALL", incident_spool.KEY), ("GET", maintenance.KEY))
+        text, held, switch = call.services.cache.run_all(*asked)
+        endpoint.board.remember(switch)
+        return status.with_incidents(
+            status.published(text),
+            [one.incident for one in incident_spool.parsed(held)],
+            call.known_maintenance,
+            call.now,
+        )
     except (CacheDown, NotConfigured):
         return None
 
@@ -39,10 +47,12 @@ def _from_database(call: Call) -> dict[str, Any] | None:
     try:
         database = call.services.database
         known = status.gather(database.run, call.now)
-    except (DatabaseDown, NotConfigured):
+    except (DatabaseDown, NotConfigured) as fault:
+        call.met_outage("database", fault)
         return None
     except database.faults as fault:
         call.note(refused=type(fault).__name__)
+        call.met_outage("database", fault)
         return None
     site = call.services.site_url
     return status.document(known, site, call.maintenance, call.now, "database")

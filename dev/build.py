@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from dev import prune, snapshot, tools
+from lib.settings import Settings
 
 _PROJECT = {
     "projectId": "prj_local",
@@ -33,6 +34,8 @@ def build(root: Path, out: Path) -> Path:
 
     BuildFailed, or tools.Missing when the CLI cannot be installed.
     """
+    if (fault := Settings().maintenance_fault) is not None:
+        raise BuildFailed(fault)
     project = out / "project"
     shutil.rmtree(project, ignore_errors=True)
     copy_tree(root, project)

@@ -1,5 +1,6 @@
-"""Slack's API as documented (read 2026-11): posting, replying, updating, reading back, incoming
-webhooks; and a page. Blocks beyond Block Kit's limits are refused as there."""
+"""Slack's API as documented (read 2026-11): posting, replying, updating, deleting, reading back,
+incoming webhooks; and a page. Blocks beyond Block Kit's limits are refused as there. `/_person`
+does what a person does in the channel: POST {ts, text} replies, {ts, reaction} reacts."""
 
 import json
 import threading
@@ -64,7 +65,32 @@ class Slack:
             self._messages.clear()
             self.tokens = {self._first}
 
+    def reply(self, ts: str, text: str, user: str = "U0PERSON") -> None:
+        """A person writes in a message's thread."""
+        self._keep(self._channel_of(ts), {"thread_ts": ts, "text": text, "user": user})
+
+    def react(self, ts: str, name: str = "eyes", user: str = "U0PERSON") -> None:
+        """A person reacts to a message."""
+        with self._lock:
+            self._messages[ts].setdefault("reactions", []).append((name, user))
+
+    def _channel_of(self, ts: str) -> str:
+        with self._lock:
+            return str(self._messages[ts]["channel"])
+
+    def _person(self, request: Request) -> Response:
+        given = request.parsed_body()
+        if request.method != "POST" or not isinstance(given, dict) or not self._has(given["ts"]):
+            return as_json({"ok": False, "error": "POST {ts, text} or {ts, reaction}"}, 400)
+        if "reaction" in given:
+            self.react(given["ts"], given["reaction"])
+        else:
+            self.reply(given["ts"], str(given.get("text", "")))
+        return as_json({"ok": True})
+
     def page(self, request: Request) -> Response | None:
+        if request.path == "/_person":
+            return self._person(request)
         if request.path != "/" or request.method not in ("GET", "HEAD"):
             return None
         with self._lock:
@@ -83,12 +109,15 @@ class Slack:
             response = as_json({"ok": False, "error": refusal or "invalid_json"})
             response.outcome = "refused"
             return response
-        if request.path == "/api/chat.postMessage":
-            return self._post(fields)
-        if request.path == "/api/chat.update":
-            return self._update(fields)
-        if request.path == "/api/conversations.history":
-            return self._history(fields)
+        does = {
+            "/api/chat.postMessage": self._post,
+            "/api/chat.update": self._update,
+            "/api/chat.delete": self._delete,
+            "/api/conversations.history": self._history,
+            "/api/conversations.replies": self._replies,
+        }.get(request.path)
+        if does is not None:
+            return does(fields)
         if request.path == "/api/auth.revoke":
             return self._revoke(_token(request, fields), fields)
         if request.path == "/api/auth.test":
@@ -134,11 +163,33 @@ class Slack:
             given = message["fields"]
             if given.get("thread_ts") and not given.get("reply_broadcast"):
                 continue
-            one = {"type": "message", "ts": message["ts"], "text": given.get("text", "")}
-            if fields.get("include_all_metadata") and given.get("metadata"):
-                one["metadata"] = given["metadata"]
-            shown.append(one)
+            shown.append(_shown(message, with_metadata=bool(fields.get("include_all_metadata"))))
         return as_json({"ok": True, "messages": shown[: int(fields.get("limit") or 100)]})
+
+    def _replies(self, fields: dict[str, Any]) -> Response:
+        """The message itself, then its thread, oldest first."""
+        root = str(fields.get("ts"))
+        if not self._has(root):
+            return _no("thread_not_found")
+        with self._lock:
+            held = [
+                one
+                for ts, one in sorted(self._messages.items())
+                if root in (ts, one["fields"].get("thread_ts"))
+            ]
+        with_metadata = bool(fields.get("include_all_metadata"))
+        shown = [_shown(one, with_metadata=with_metadata) for one in held]
+        return as_json({"ok": True, "messages": shown[: int(fields.get("limit") or 1000)]})
+
+    def _delete(self, fields: dict[str, Any]) -> Response:
+        with self._lock:
+            message = self._messages.get(str(fields.get("ts")))
+            if message is None or message["channel"] != fields.get("channel"):
+                return _no("message_not_found")
+            if "user" in message["fields"]:
+                return _no("cant_delete_message")
+            del self._messages[str(fields["ts"])]
+        return as_json({"ok": True, "channel": fields["channel"], "ts": fields["ts"]})
 
     def messages(self) -> list[dict[str, Any]]:
         """What the channel shows: {channel, ts, fields, at, edited?}, oldest first."""
@@ -178,6 +229,25 @@ class Slack:
             message = {"channel": channel, "ts": ts, "fields": fields, "at": time.time()}
             self._messages[ts] = message
         return message
+
+
+def _shown(message: dict[str, Any], *, with_metadata: bool) -> dict[str, Any]:
+    """A message as it is read back."""
+    given = message["fields"]
+    shown = {"type": "message", "ts": message["ts"], "text": given.get("text", "")}
+    shown |= {"user": given["user"]} if "user" in given else {"user": "U0BOT", "bot_id": "B0LOCAL"}
+    if given.get("thread_ts"):
+        shown["thread_ts"] = given["thread_ts"]
+    if with_metadata and given.get("metadata"):
+        shown["metadata"] = given["metadata"]
+    reactions: dict[str, list[str]] = {}
+    for name, user in message.get("reactions", ()):
+        reactions.setdefault(name, []).append(user)
+    if reactions:
+        shown["reactions"] = [
+            {"name": name, "users": users, "count": len(users)} for name, users in reactions.items()
+        ]
+    return shown
 
 
 def _token(request: Request, fields: dict[str, Any] | None) -> str:

@@ -1,11 +1,16 @@
 """What is said of incidents, and saying it: one message an incident, edited and threaded.
 
-Whoever tells claims an incident, brings Slack up to its version and writes that down; killed in
-between, the next one does it again, and looks first whether the message is there already. The
-rule a newcomer would break: a message holds ids, numbers and our own words, never a visitor's.
+An edit notifies nobody: whatever a person must learn now is a new message, or a reply that the
+channel sees. Whoever tells claims an incident, brings Slack up to its version and writes that
+down; killed in between, the next one does it again, and looks first whether the message is there
+already. The rule a newcomer would break: a message holds ids, numbers and our own words, never a
+visitor's.
 """
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -16,6 +21,7 @@ from lib.problems import AlertDelayed, AlertGone
 RETRY_AFTER = timedelta(minutes=1)
 HEADER_MOST, SECTION_MOST, BLOCKS_MOST = 150, 3000, 50  # docs.slack.dev, Block Kit, read 2026-11
 SHOWN = 12  # incidents in one message
+HOW_TO_ACK = "A reply or a reaction here acknowledges it."
 
 STATES = {
     "detect": "firing",
@@ -24,6 +30,12 @@ STATES = {
     "resolve": "recovered",
     "review": "in review",
     "closed": "closed",
+}
+EFFECTS = {
+    "stored": "leads are stored",
+    "queued": "leads are queued",
+    "mailed": "leads go by mail alone",
+    "refused": "leads are refused",
 }
 
 
@@ -54,6 +66,8 @@ class Links:
 
 
 class Channel(Protocol):
+    """post raises AlertDelayed; update, thread and delete raise AlertGone as well."""
+
     @property
     def edits(self) -> bool: ...
     def post(
@@ -61,6 +75,18 @@ class Channel(Protocol):
     ) -> Posted: ...
     def update(self, posted: Posted, message: Message) -> None: ...
     def find(self, mark: str, value: str) -> Posted | None: ...
+    def marked(self, mark: str) -> list[tuple[Posted, dict[str, str]]]: ...
+    def thread(self, posted: Posted) -> "Thread": ...
+    def delete(self, posted: Posted) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """What was said to a message. person: who replied or reacted first, as Slack names them; None
+    for nobody. marks: those of our own replies, oldest first."""
+
+    person: str | None
+    marks: tuple[dict[str, str], ...]
 
 
 class Store(Protocol):
@@ -68,16 +94,26 @@ class Store(Protocol):
     def together(self, channel: str, ts: str) -> list[Incident]: ...
     def reminders(self, now: datetime) -> list[Incident]: ...
     def told(self, incident: Incident, now: datetime) -> None: ...
+    def remind_again(self, incident: Incident, at: datetime) -> None: ...
     def postpone(self, incident: Incident, at: datetime) -> None: ...
 
 
 @dataclass(slots=True)
 class Tally:
-    """What one telling did, in messages."""
+    """What one telling did, in messages. reason: why Slack did not take one. unheard: the rules of
+    Sev1 that it did not take."""
 
     posted: int = 0
     updated: int = 0
     delayed: int = 0
+    reason: str | None = None
+    unheard: tuple[str, ...] = ()
+
+    def refused(self, reason: str, batch: Iterable[Incident]) -> None:
+        self.delayed += 1
+        self.reason = reason
+        rules = (rule for one in batch if one.severity == "sev1" for rule in one.rules)
+        self.unheard = tuple(dict.fromkeys((*self.unheard, *rules)))
 
 
 # ---------------------------------------------------------------- telling
@@ -87,7 +123,7 @@ def tell(store: Store, channel: Channel, links: Links, now: datetime) -> Tally:
     """Bring Slack up to what is due. Raises what the store raises; Slack down only delays."""
     tally = Tally()
     due = store.claim(now)
-    fresh = [one for one in due if one.slack_ts is None and one.slack_channel is None]
+    fresh = [one for one in due if one.anew]
     # What collected until the morning is one message.
     digest = [one for one in fresh if one.severity == "sev2"]
     for batch in [digest, *([one] for one in fresh if one not in digest)]:
@@ -98,10 +134,11 @@ def tell(store: Store, channel: Channel, links: Links, now: datetime) -> Tally:
             _tell(lambda o=one: _again(store, channel, links, o, now), store, [one], now, tally)
     for one in store.reminders(now):
         try:
-            channel.post(_reminder(one, links, now), thread=one.slack_ts or None, aloud=True)
+            channel.post(reminder(one, links, now), thread=one.slack_ts or None, aloud=True)
             tally.posted += 1
-        except AlertDelayed:
-            tally.delayed += 1  # the next hour reminds again
+        except AlertDelayed as delay:
+            store.remind_again(one, now + _wait(delay))
+            tally.refused(delay.reason, [one])
     return tally
 
 
@@ -109,10 +146,9 @@ def _tell(say: Any, store: Store, batch: Sequence[Incident], now: datetime, tall
     try:
         posted, new = say()
     except AlertDelayed as delay:
-        wait = timedelta(seconds=delay.retry_after_s or RETRY_AFTER.total_seconds())
         for one in batch:
-            store.postpone(one, now + wait)
-        tally.delayed += 1
+            store.postpone(one, now + _wait(delay))
+        tally.refused(delay.reason, batch)
         return
     for one in batch:
         store.told(replace(one, slack_channel=posted.channel, slack_ts=posted.ts), now)
@@ -120,24 +156,20 @@ def _tell(say: Any, store: Store, batch: Sequence[Incident], now: datetime, tall
     tally.updated += not new
 
 
+def _wait(delay: AlertDelayed) -> timedelta:
+    return timedelta(seconds=delay.retry_after_s or RETRY_AFTER.total_seconds())
+
+
 def _first(
     channel: Channel, links: Links, batch: Sequence[Incident], now: datetime
 ) -> tuple[Posted, bool]:
     message = message_of(batch, links, now)
-    there = channel.find("incident", batch[0].id) or _without_record(channel, batch[0])
+    there = channel.find("key", batch[0].key)
     if there is not None:
-        channel.update(there, message)
-        return there, False
+        with suppress(AlertGone):
+            channel.update(there, message)
+            return there, False
     return channel.post(message), True
-
-
-def _without_record(channel: Channel, incident: Incident) -> Posted | None:
-    """The message of an instance that could write nothing down, if this is what it told of."""
-    found = channel.find("unrecorded", incident.area) if incident.severity == "sev1" else None
-    if found is None:
-        return None
-    told_at = float(found.ts)
-    return found if told_at >= incident.started_at.timestamp() - 3600 else None
 
 
 def _again(
@@ -151,8 +183,14 @@ def _again(
         channel.update(before, message_of([incident, *others], links, now))
     except AlertGone:
         return channel.post(message_of([incident], links, now)), True
-    aloud = incident.severity == "sev1"
-    channel.post(_reply(incident, now), thread=before.ts, aloud=aloud)
+    except AlertDelayed as delay:
+        if not delay.final:
+            raise
+        # The bot is refused: whatever way is left says it anew.
+        return channel.post(message_of([incident], links, now)), True
+    if incident.loud:
+        aloud = incident.severity == "sev1"
+        channel.post(reply(incident, now), thread=before.ts, aloud=aloud)
     return before, False
 
 
@@ -161,11 +199,7 @@ def _again(
 
 def message_of(incidents: Sequence[Incident], links: Links, now: datetime) -> Message:
     """The whole message: of one incident, or of those that collected."""
-    if len(incidents) == 1:
-        headline = _headline(incidents[0], now)
-    else:
-        still = sum(one.open for one in incidents)
-        headline = f"{len(incidents)} Sev2 incidents, {still} still open"
+    headline = _headline(incidents[0], now) if len(incidents) == 1 else _of_several(incidents)
     blocks: list[dict[str, Any]] = [_header(headline)]
     for one in incidents[:SHOWN]:
         blocks += _blocks(one, links, now, with_title=len(incidents) > 1)
@@ -174,17 +208,30 @@ def message_of(incidents: Sequence[Incident], links: Links, now: datetime) -> Me
             _section(f"and {len(incidents) - SHOWN} more: `python3 -m ops incident list`")
         )
     first = incidents[0]
-    return Message(
-        headline, tuple(blocks[:BLOCKS_MOST]), {"incident": first.id, "area": first.area}
-    )
+    return Message(headline, tuple(blocks[:BLOCKS_MOST]), {"incident": first.id, "key": first.key})
 
 
-def unrecorded(headline: str, area: str, now: datetime, links: Links) -> Message:
-    """Sev1, said by an instance that reaches neither Postgres nor Redis."""
-    text = f"SEV1 {headline}"
-    said = "Neither Postgres nor Redis can be reached: nothing is written down yet."
-    blocks = [_header(text), _section(f"{said}\nSeen {_moment(now)}."), _context(links, ())]
-    return Message(text, tuple(blocks), {"unrecorded": area})
+def _of_several(incidents: Sequence[Incident]) -> str:
+    """How many of which severity: 1 Sev1 and 2 Sev2 incidents, 2 still open."""
+    counts = Counter(one.severity for one in incidents)
+    kinds = [f"{n} {severity.capitalize()}" for severity, n in sorted(counts.items())]
+    still = sum(one.open for one in incidents)
+    return f"{' and '.join(kinds)} incidents, {still} still open"
+
+
+def unrecorded(one: Incident, links: Links, now: datetime) -> Message:
+    """An incident that neither Postgres nor Redis can hold: the message itself is its record."""
+    made = message_of([one], links, now)
+    said = f"Neither Postgres nor Redis can be reached: this message is the record. {HOW_TO_ACK}"
+    kept = json.dumps(one.to_document(), separators=(",", ":"))
+    marks = {**made.marks, "unrecorded": one.area, "document": kept}
+    return Message(made.text, (*made.blocks[: BLOCKS_MOST - 1], _section(said)), marks)
+
+
+def moved(one: Incident, to: str) -> Message:
+    """What is left of a message whose incident is told of in another."""
+    text = f"Told of in {to} from here on: {one.title}"
+    return Message(text, (_section(text),), {"incident": to})
 
 
 def _blocks(
@@ -201,7 +248,7 @@ def _blocks(
     if one.resolved_at is not None:
         facts.append(f"over {_moment(one.resolved_at)}, after {_length(one.lasted(now))}")
     if one.acknowledged_by is not None:
-        facts.append(f"acknowledged by {_plain(one.acknowledged_by)}")
+        facts.append(f"acknowledged by {_person(one.acknowledged_by)}")
     yield _section(" · ".join(facts))
     yield _context(links, one.rules, one)
 
@@ -217,25 +264,43 @@ def _context(links: Links, rules: Sequence[str], one: Incident | None = None) ->
     return {"type": "context", "elements": [{"type": "mrkdwn", "text": text[:SECTION_MOST]}]}
 
 
-def _reply(one: Incident, now: datetime) -> Message:
-    text = f"{one.severity.upper()} {STATES[one.state]}: {one.title}"
+def reply(one: Incident, now: datetime) -> Message:
+    """What is new, for the thread and, where it is Sev1, for the channel."""
+    text = f"{one.severity.upper()} {STATES[one.state]}: {title(one)}"
     if one.resolved_at is not None:
         text += f", after {_length(one.lasted(now))}"
+    elif one.acknowledged_by is not None:
+        text += f", acknowledged by {_person(one.acknowledged_by)}"
     lines = "\n".join(f"• {what}" for what in one.what.values())
     return Message(text, (_section(f"*{text}*\n{lines}"),))
 
 
-def _reminder(one: Incident, links: Links, now: datetime) -> Message:
-    text = f"Still firing after {_length(one.lasted(now))}, acknowledged by nobody: {one.title}"
-    command = f"`python3 -m ops incident ack {one.id}`"
-    return Message(text, (_section(f"*{text}*\n{command}"), _context(links, one.rules, one)))
+def reminder(one: Incident, links: Links, now: datetime) -> Message:
+    """Nobody has acknowledged it for another hour."""
+    lasted = _length(one.lasted(now))
+    text = f"Still firing after {lasted}, acknowledged by nobody: {title(one)}"
+    command = f"`python3 -m ops incident ack {one.id}`. {HOW_TO_ACK}"
+    blocks = (_section(f"*{text}*\n{command}"), _context(links, one.rules, one))
+    return Message(text, blocks, {"reminder": one.id, "at": now.isoformat()})
 
 
 def _headline(one: Incident, now: datetime) -> str:
     mark = one.severity.upper()
     if one.resolved_at is not None:
         return f"RECOVERED {mark} {one.title} (after {_length(one.lasted(now))})"
-    return f"{mark} {one.title}"
+    return f"{mark} {title(one)}"
+
+
+def title(one: Incident) -> str:
+    """What is wrong, and what it does to leads now."""
+    effect = EFFECTS.get(one.effect)
+    return f"{one.title}: {effect}" if effect and one.open else one.title
+
+
+def _person(name: str) -> str:
+    """A name as it was given; a member of Slack as a mention, which an edit notifies nobody of."""
+    kind, _, member = name.partition(":")
+    return f"<@{member}>" if kind == "slack" and member.isalnum() else _plain(name)
 
 
 def _header(text: str) -> dict[str, Any]:

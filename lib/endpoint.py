@@ -53,6 +53,7 @@ class Call:
         self.facts: dict[str, object] = {}
         self.afterwards: list[Callable[[], None]] = []
         self.job: tuple[str, int] | None = None
+        self.outages: dict[str, BaseException] = {}
 
     @cached_property
     def services(self) -> "Services":
@@ -124,6 +125,13 @@ class Call:
         """Log and report a failure that did not cost the answer."""
         _unexpected(self.name, self, fault)
 
+    def met_outage(self, dependency: str, fault: BaseException) -> None:
+        """Note that `database`, `queue` or `mail` was down for this request, or refused it.
+
+        After the answer lib/alarm.py looks again, and alerts at once where that confirms it.
+        """
+        self.outages.setdefault(dependency, fault)
+
     def attempt[R, S](
         self, work: Callable[[], R], otherwise: S, *, unless: tuple[type[Exception], ...] = ()
     ) -> R | S:
@@ -168,7 +176,7 @@ def wsgi(
             _share(call, response, allowed)
         response.headers["X-Request-Id"] = call.request_id
         response.headers.setdefault("Cache-Control", "no-store")
-        idle = not call.afterwards and recorder.defers(response.status_code)
+        idle = not (call.afterwards or call.outages) and recorder.defers(response.status_code)
         if idle and serving.may_stay(environ, response):
             # Said in each answer, so that nobody waits on a connection with work left to do.
             response.headers["Connection"] = "keep-alive"
@@ -194,6 +202,7 @@ def _answer(
         problem = problems.ServiceNotConfigured()
     except DatabaseDown as fault:
         call.note(**log.where(fault))
+        call.met_outage("database", fault)
         problem = problems.Unavailable()
     except Exception as fault:  # noqa: BLE001 - the one place
         _unexpected(name, call, fault)
@@ -326,17 +335,30 @@ def _finish(name: str, call: Call, status: int, took_ms: float) -> None:
         except NotConfigured as fault:
             log.not_configured(fault, call.request_id)
         except (CacheDown, DatabaseDown) as fault:
-            # A round finishes it later; the outage itself is seen by whoever watches.
+            # A round finishes it later; the outage itself is told of below.
             call.note(left_undone=type(fault).__name__)
+            call.met_outage("database" if isinstance(fault, DatabaseDown) else "queue", fault)
         except Exception as fault:  # noqa: BLE001 - nobody is left to tell but the log
             log.write("after_response_failed", "error", endpoint=name,
                       id=call.request_id, **log.where(fault))  # fmt: skip
             _report(name, call, fault)
+    if call.outages:
+        _alert(name, call, status)
     if call.job is not None:
         _check_in(call, status, took_ms)
     request = call.request
     log.write("request", endpoint=name, id=call.request_id, method=request.method,
               path=request.path[:200], status=status, ms=took_ms, **call.facts)  # fmt: skip
+
+
+def _alert(name: str, call: Call, status: int) -> None:
+    from lib import alarm  # what a request that met no outage never needs
+
+    try:
+        call.note(outage=alarm.met(call, name, status))
+    except Exception as fault:  # noqa: BLE001 - nobody is left to tell but the log
+        log.write("alert_failed", "error", endpoint=name, id=call.request_id, **log.where(fault))
+        _report(name, call, fault)
 
 
 def _to_redis(*command: str | int) -> object:
@@ -354,6 +376,8 @@ def _count(name: str, call: Call, status: int, took_ms: float) -> None:
         return
     deployment = Settings().vercel_deployment_id or "-"
     try:
+        if status >= 500:  # what visitors get now is told by these: an open breaker drops none
+            call.services.cache.probe()
         recorder.count(name, deployment, status, took_ms, call.now)
     except (CacheDown, NotConfigured):
         call.note(unmeasured=True)
@@ -373,6 +397,8 @@ def _check_in(call: Call, status: int, took_ms: float) -> None:
 
 def _unexpected(name: str, call: Call, fault: Exception) -> None:
     log.write("unexpected", "error", endpoint=name, id=call.request_id, **log.where(fault))
+    if type(fault).__module__.partition(".")[0] == "psycopg":
+        call.met_outage("database", fault)
     call.later(lambda: _report(name, call, fault))
 
 

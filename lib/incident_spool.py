@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from lib import incidents
-from lib.incidents import Finding, Incident
+from lib.incident_store import Event
+from lib.incidents import Finding, Incident, Refused
 
 type Command = Callable[..., Any]
 """`Cache.run`."""
@@ -34,17 +35,21 @@ return 1
 @dataclass(frozen=True, slots=True)
 class Spooled:
     """An incident as Redis holds it. stored: Postgres has it too. events: what Postgres has not
-    been told: [at, kind, actor, facts] each. text: as it was read."""
+    been told. text: as it was read."""
 
     incident: Incident
     stored: bool
-    events: tuple[tuple[str, str, str, dict[str, Any]], ...]
+    events: tuple[Event, ...]
     text: str
 
 
 def read(command: Command) -> list[Spooled]:
     """Everything in it; what is none of ours is passed over. Raises CacheDown."""
-    held = command("HGETALL", KEY)
+    return parsed(command("HGETALL", KEY))
+
+
+def parsed(held: object) -> list[Spooled]:
+    """What Redis answers to HGETALL KEY."""
     texts = held.values() if isinstance(held, dict) else ()
     return [found for found in map(_parsed, texts) if found is not None]
 
@@ -74,11 +79,62 @@ def _found(
             events = before.events
             if incident.version > before.incident.version:
                 what = {one.rule: one.what for one in findings}
-                events = (*events, (now.isoformat(), "detected", actor, {"what": what}))
+                events = (*events, (now.isoformat(), "detected", actor, {"what": what}, None))
             after = replace(before, incident=incident, events=events)
         if swap(command, area, before, after):
             return incident
     return incident  # others are at it this very moment, and tell of it
+
+
+def take_over(command: Command, incident: Incident, events: Sequence[Event]) -> str:
+    """Enter what Slack alone knew; the id it stands under now. Raises CacheDown."""
+    before = _parsed(command("HGET", KEY, incident.area))
+    if before is None:
+        before = Spooled(incident, False, tuple(events), "")
+        swap(command, incident.area, None, before)
+    return before.incident.id
+
+
+def acknowledge(command: Command, text: str, who: str, now: datetime) -> Incident:
+    """Somebody has it. Raises CacheDown, Refused."""
+
+    def work(before: Spooled) -> Spooled:
+        after = incidents.acknowledged(before.incident, who, now)
+        if after is before.incident:
+            return before
+        event: Event = (now.isoformat(), "acknowledged", who, {}, None)
+        return replace(before, incident=after, events=(*before.events, event))
+
+    return _changed(command, text, work)
+
+
+def note(command: Command, text: str, who: str, now: datetime, words: str) -> Incident:
+    """A person's words. Raises CacheDown, Refused."""
+
+    def work(before: Spooled) -> Spooled:
+        event: Event = (now.isoformat(), "note", who, {}, words)
+        return replace(before, events=(*before.events, event))
+
+    return _changed(command, text, work)
+
+
+def find(command: Command, text: str) -> Spooled:
+    """By id, number, or `last`. Raises CacheDown, Refused."""
+    held = sorted(read(command), key=lambda one: one.incident.detected_at)
+    named = held[-1:] if text == "last" else held
+    for one in named:
+        if text in ("last", one.incident.id, str(one.incident.number or "")):
+            return one
+    raise Refused(f"there is no open incident {text} in Redis")
+
+
+def _changed(command: Command, text: str, work: Callable[[Spooled], Spooled]) -> Incident:
+    for _ in range(TRIES):
+        before = find(command, text)
+        after = work(before)
+        if after is before or swap(command, before.incident.area, before, after):
+            return after.incident
+    raise Refused(f"{text} is being changed by others: run it again")
 
 
 def swap(command: Command, area: str, before: Spooled | None, after: Spooled | None) -> bool:
@@ -146,6 +202,9 @@ class Store:
 
         self._change(incident, heard)
 
+    def remind_again(self, incident: Incident, at: datetime) -> None:
+        self._change(incident, lambda one: replace(one, remind_at=at))
+
     def postpone(self, incident: Incident, at: datetime) -> None:
         self._change(incident, lambda one: replace(one, tell_at=at))
 
@@ -175,9 +234,15 @@ def _parsed(text: object) -> Spooled | None:
         return None
     try:
         held = json.loads(text)
-        events = tuple((at, kind, actor, facts) for at, kind, actor, facts in held["events"])
+        events = tuple(_event(*each) for each in held["events"])
         return Spooled(
             incidents.from_document(held["incident"]), held["stored"] is True, events, text
         )
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
+
+
+def _event(
+    at: str, kind: str, actor: str, facts: dict[str, Any], words: str | None = None
+) -> Event:
+    return at, kind, actor, facts, words

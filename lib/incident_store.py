@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 type Run = Callable[[Callable[["Connection[Any]"], Any]], Any]
+type Event = tuple[str, str, str, dict[str, Any], str | None]
+"""at, kind, actor, facts, a person's words."""
 
 LEASE = timedelta(seconds=60)
 
@@ -30,12 +32,9 @@ on conflict do nothing
 returning number
 """
 
-# The open one of an area; or the one called over so lately that this is the same again.
 CURRENT = """
 select * from incidents
-where area = %(area)s and (state in ('detect', 'classify', 'contain')
-  or (state = 'resolve' and resolved_at > %(recent)s))
-order by state = 'resolve', detected_at desc limit 1
+where area = %(area)s and state in ('detect', 'classify', 'contain')
 for update
 """
 
@@ -105,6 +104,9 @@ where remind_at <= %(now)s and acknowledged_at is null and slack_ts is not null
   and state in ('detect', 'classify', 'contain')
 returning *
 """
+REMIND_AGAIN = """
+update incidents set remind_at = %(at)s where id = %(id)s and acknowledged_at is null
+"""
 OLD_SEV2 = """
 select * from incidents where severity = 'sev2' and state in ('resolve', 'review')
   and resolved_at < %(before)s order by id for update skip locked
@@ -133,18 +135,18 @@ def _found(
     connection: "Connection[Any]",
 ) -> Incident:
     with connection.transaction():
-        before = _current(connection, findings[0].area, now)
-        if before is None:
-            made = incidents.opened(findings, now, deployment)
+        before = _current(connection, findings[0].area)
+        made = incidents.opened(findings, now, deployment)
+        while before is None:
             if adopt(connection, made, actor, now):
                 return made
-            # Another got there first, or this minute's is over already: it is joined.
-            before = _current(connection, findings[0].area, now) or _find(connection, made.id)
+            # Another got there first; or one of this minute is over already.
+            before = _current(connection, findings[0].area)
+            made = incidents.another(made)
         after = incidents.joined(before, findings, now)
         _write(connection, after)
         if after.version > before.version:
-            kind = "detected" if before.open else "reopened"
-            add(connection, after.id, now, kind, actor, _seen(after, findings))
+            add(connection, after.id, now, "detected", actor, _seen(after, findings))
         return after
 
 
@@ -200,15 +202,17 @@ CATCH_UP = """
 update incidents set severity = %(severity)s, title = %(title)s, rules = %(rules)s,
   facts = %(facts)s::jsonb, version = greatest(version, %(version)s),
   told = greatest(told, %(told)s), tell_at = %(tell_at)s, slack_channel = %(slack_channel)s,
-  slack_ts = %(slack_ts)s, remind_at = %(remind_at)s
+  slack_ts = %(slack_ts)s, remind_at = %(remind_at)s,
+  acknowledged_at = coalesce(acknowledged_at, %(acknowledged_at)s),
+  acknowledged_by = coalesce(acknowledged_by, %(acknowledged_by)s)
 where id = %(id)s and state in ('detect', 'classify', 'contain') and version <= %(version)s
 """
 
 
 ADD_ONCE = """
 insert into incident_events
-  (incident_id, seq, at, kind, actor, facts, note_sha256, previous, hash)
-select %(id)s, 0, %(at)s, %(kind)s, %(actor)s, %(facts)s::jsonb, '', '', ''
+  (incident_id, seq, at, kind, actor, facts, note, note_sha256, previous, hash)
+select %(id)s, 0, %(at)s, %(kind)s, %(actor)s, %(facts)s::jsonb, %(note)s, '', '', ''
 where not exists (
   select from incident_events where incident_id = %(id)s and at = %(at)s and kind = %(kind)s)
 """
@@ -217,27 +221,34 @@ where not exists (
 def take_over(
     connection: "Connection[Any]",
     incident: Incident,
-    events: Sequence[tuple[str, str, str, dict[str, Any]]],
+    events: Sequence[Event],
     now: datetime,
     *,
     stored: bool,
-) -> None:
-    """Enter what Redis alone knew of an incident; safe to repeat."""
+    actor: str = "spool",
+) -> str | None:
+    """Enter what Redis or Slack alone knew of an incident, safe to repeat; under which id it stands
+    now. None where it is over already."""
     with connection.transaction():
-        if not stored and not adopt(connection, incident, "spool", now):
-            held = _current(connection, incident.area, now)
-            if held is None:
-                return
-            incident = replace(incident, id=held.id)
-        for at, kind, actor, facts in events:
+        while not stored and not adopt(connection, incident, actor, now):
+            held = _current(connection, incident.area) or _named(connection, incident.id)
+            if held is None or held.open:
+                break
+            if held.detected_at == incident.detected_at:
+                return None
+            incident = incidents.another(incident)
+        current = _current(connection, incident.area)
+        if current is None:
+            return None
+        joins = current.id != incident.id
+        incident = replace(incident, id=current.id)
+        for at, kind, who, facts, note in events:
             values = {"id": incident.id, "at": datetime.fromisoformat(at), "kind": kind}
-            connection.execute(ADD_ONCE, {**values, "actor": actor, "facts": json.dumps(facts)})
-        connection.execute(CATCH_UP, _row(incident))
-
-
-def adopt_alone(connection: "Connection[Any]", made: Incident, now: datetime) -> None:
-    with connection.transaction():
-        adopt(connection, made, "slack", now)
+            values |= {"actor": who, "facts": json.dumps(facts), "note": note}
+            connection.execute(ADD_ONCE, values)
+        if not (joins and actor == "slack"):  # then the one that stands has its own message
+            connection.execute(CATCH_UP, _row(incident))
+        return incident.id
 
 
 def open_ones(run: Run) -> list[Incident]:
@@ -390,6 +401,9 @@ class Store:
 
         self._run(work)
 
+    def remind_again(self, incident: Incident, at: datetime) -> None:
+        self._run(lambda c: c.execute(REMIND_AGAIN, {"id": incident.id, "at": at}))
+
     def postpone(self, incident: Incident, at: datetime) -> None:
         self._run(lambda connection: connection.execute(POSTPONE, {"id": incident.id, "at": at}))
 
@@ -407,17 +421,21 @@ def _told(incident: Incident, now: datetime) -> dict[str, object]:
 # ---------------------------------------------------------------- rows
 
 
-def _current(connection: "Connection[Any]", area: str, now: datetime) -> Incident | None:
-    values = {"area": area, "recent": now - incidents.REOPENS_WITHIN}
-    held = _several(connection, CURRENT, **values)
+def _current(connection: "Connection[Any]", area: str) -> Incident | None:
+    held = _several(connection, CURRENT, area=area)
+    return held[0] if held else None
+
+
+def _named(connection: "Connection[Any]", text: str) -> Incident | None:
+    held = _several(connection, FIND, text=text)
     return held[0] if held else None
 
 
 def _find(connection: "Connection[Any]", text: str) -> Incident:
-    held = _several(connection, FIND, text=text)
-    if not held:
+    found = _named(connection, text)
+    if found is None:
         raise Refused(f"there is no incident {text}")
-    return held[0]
+    return found
 
 
 def _several(connection: "Connection[Any]", statement: str, **values: object) -> list[Incident]:

@@ -1,8 +1,10 @@
 """An incident: what it is, how it moves, and when somebody is told. No storage, no wire.
 
 Detect, classify, contain, resolve, review, closed. One is open at a time in an area, and whatever
-else goes wrong there joins it: one incident, one alert. The rule a newcomer would break: a change
-worth telling raises `version`, and only that; who tells brings Slack up to the version, once.
+else goes wrong there joins it: one incident, one alert. Once over it stays over: what goes wrong
+after that is another incident, with a message of its own, since an edit notifies nobody. The rule
+a newcomer would break: a change worth telling raises `version`, and only that; who tells brings
+Slack up to the version, once.
 """
 
 from collections.abc import Sequence
@@ -11,6 +13,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 SEVERITIES = ("sev1", "sev2")  # worst first
+# What happens to a lead that is sent now, best first; "" is unknown.
+EFFECTS = ("", "stored", "queued", "mailed", "refused")
 OPEN = ("detect", "classify", "contain")
 NEXT = {
     "detect": {"classify"},
@@ -24,7 +28,6 @@ WIB = timezone(timedelta(hours=7), "WIB")
 MORNING_HOUR = 9  # of a working day in Jakarta; public holidays are not known here
 CLEAN_TICKS = 2  # in a row, before it is called over
 QUIET = timedelta(minutes=10)  # after the last of what happens rather than lasts
-REOPENS_WITHIN = timedelta(minutes=30)
 REMIND_EVERY = timedelta(minutes=60)  # while nobody has acknowledged a Sev1
 
 
@@ -33,7 +36,7 @@ class Finding:
     """One thing that is wrong. what: a sentence with its numbers, and no personal data.
 
     since: when it began, as far as can be told. lasting: it is a state, over when no longer found;
-    else something that happened.
+    else something that happened. effect: one of EFFECTS.
     """
 
     rule: str
@@ -44,6 +47,7 @@ class Finding:
     since: datetime
     services: tuple[str, ...] = ()
     lasting: bool = True
+    effect: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,27 @@ class Incident:
     @property
     def open(self) -> bool:
         return self.state in OPEN
+
+    @property
+    def key(self) -> str:
+        """By which its message is found again; another one once it is a matter for now."""
+        return f"{self.id}/{self.severity}/{self.detected_at.timestamp():.6f}"
+
+    @property
+    def effect(self) -> str:
+        """One of EFFECTS."""
+        return str(self.facts.get("effect", ""))
+
+    @property
+    def loud(self) -> bool:
+        """Whether what is to be told is worth a notification."""
+        return int(self.facts.get("loud", 1)) > self.told
+
+    @property
+    def anew(self) -> bool:
+        """Whether it is to have a message of its own: none yet, or one that collected Sev2."""
+        untold = self.slack_ts is None and self.slack_channel is None
+        return untold or int(self.facts.get("anew", 0)) > self.told
 
     @property
     def what(self) -> dict[str, str]:
@@ -138,27 +163,36 @@ def opened(findings: Sequence[Finding], now: datetime, deployment: str) -> Incid
 
 
 def joined(before: Incident, findings: Sequence[Finding], now: datetime) -> Incident:
-    """The incident with what was found now. It is worth telling when a rule is new, when it is
-    worse than it was, or when it had been called over."""
+    """The open incident with what was found now. It is worth telling when a rule is new, when it
+    is worse than it was, or when something else happens to leads."""
     worst = min(findings, key=lambda one: SEVERITIES.index(one.severity))
     found = {one.rule for one in findings}
+    # A milder finding began on its own: it does not say when this did.
+    since = [one.since for one in findings if one.severity <= before.severity]
     after = replace(
         before,
         rules=tuple(sorted({*before.rules, *found})),
-        started_at=min(before.started_at, *(one.since for one in findings)),
+        started_at=min(before.started_at, *since) if since else before.started_at,
         clean_ticks=0,
         facts=_facts(before, findings, now),
     )
     worse = SEVERITIES.index(worst.severity) < SEVERITIES.index(before.severity)
     if worse:
-        after = replace(after, severity=worst.severity, title=worst.title)
-    if not before.open:
-        after = replace(after, state="classify", resolved_at=None, contained_at=None)
-    if worse or not before.open or found - {*before.rules}:
+        after = replace(after, severity=worst.severity, title=worst.title, started_at=worst.since)
+        after.facts["anew"] = before.version + 1
+    harder = EFFECTS.index(after.effect) > EFFECTS.index(before.effect)
+    if worse or harder or found - {*before.rules}:
         after = changed(after, now)
         if after.severity == "sev1" and after.acknowledged_at is None:
             after = replace(after, remind_at=now + REMIND_EVERY)
+    elif after.effect != before.effect:
+        after = changed(after, now, loud=False)
     return after
+
+
+def another(made: Incident) -> Incident:
+    """The same under another id: one that began in the same minute is over already."""
+    return replace(made, id=f"{made.id}_again")
 
 
 def quieter(before: Incident, now: datetime) -> Incident:
@@ -172,13 +206,18 @@ def quieter(before: Incident, now: datetime) -> Incident:
     return changed(replace(after, state="resolve", resolved_at=now, remind_at=None), now)
 
 
-def changed(incident: Incident, now: datetime) -> Incident:
-    """One more version to tell of: at once if it is Sev1 or was told before, else as planned."""
+def changed(incident: Incident, now: datetime, *, loud: bool = True) -> Incident:
+    """One more version to tell of: at once if it is Sev1 or was told before, else as planned.
+
+    loud: a person must learn of it; else an edit of the message is enough.
+    """
     soon = incident.severity == "sev1" or incident.told > 0
+    version = incident.version + 1
     return replace(
         incident,
-        version=incident.version + 1,
+        version=version,
         tell_at=min(incident.tell_at, now) if soon else incident.tell_at,
+        facts={**incident.facts, "loud": version} if loud else incident.facts,
     )
 
 
@@ -186,6 +225,9 @@ def _facts(before: Incident, findings: Sequence[Finding], now: datetime) -> dict
     facts = {**before.facts}
     facts["what"] = before.what | {one.rule: one.what for one in findings}
     facts["services"] = sorted({*before.services, *(s for one in findings for s in one.services)})
+    effects = [one.effect for one in findings if one.effect]
+    if effects:
+        facts["effect"] = max(effects, key=EFFECTS.index)
     if any(not one.lasting for one in findings):
         facts["quiet_from"] = (now + QUIET).isoformat()
     return facts

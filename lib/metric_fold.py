@@ -190,6 +190,7 @@ def _by_service(
                 before.n + n,
                 before.errors + (n if kind == "error" else 0),
                 before.slow + (n if bucket > slow_from else 0),
+                before.queued + (n if kind == "queued" else 0),
             )
     return made
 

@@ -14,6 +14,8 @@ from lib.incidents import Finding
 from lib.sketch import Z_95
 
 WINDOW, LATELY = timedelta(minutes=30), timedelta(minutes=10)
+STRETCH = timedelta(minutes=5)
+NOW_IS = timedelta(minutes=2)  # the minute that runs, and the one before
 SLOW_MS = 5000  # handbook: API over 5 s latency
 ERROR_SHARE, SLOW_SHARE = 0.05, 0.05  # handbook: error rate over 5 %; p95 is the 95th of 100
 ENOUGH, ENOUGH_BAD, LATELY_BAD = 20, 5, 2
@@ -30,27 +32,32 @@ DRILL_OLD = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """What one service answered in one minute."""
+    """What one service answered in one minute. queued: taken, not stored yet."""
 
     n: int
     errors: int
     slow: int
+    queued: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What the watch found out. None where it could not be, or there is nothing to say.
 
-    traffic: service -> minute -> what was answered, over the last WINDOW.
+    traffic: service -> minute -> what was answered, over the last WINDOW. refused: database_fault
+    is of a Postgres that answers. canary_effect: what became of the synthetic lead just sent.
     """
 
     now: datetime
     maintenance: bool = False
+    maintenance_fault: str | None = None
     traffic: Mapping[str, Mapping[datetime, Minute]] = field(default_factory=dict)
     health_fault: str | None = None
     status_fault: str | None = None
     canary_fault: str | None = None
+    canary_effect: str = ""
     database_fault: str | None = None
+    refused: bool = False
     redis_fault: str | None = None
     dead_letters: int = 0
     mail_stopped: int = 0
@@ -96,27 +103,64 @@ def evaluate(facts: Facts) -> list[Finding]:
         if facts.maintenance and not rule.always:
             continue
         if (what := rule.test(facts)) is not None:
-            found.append(finding(rule, what, _since(rule, facts)))
+            title = ANSWERS if rule.name == "database_down" and facts.refused else ""
+            happens = effect(facts) if rule.area == "service" and rule.severity == "sev1" else ""
+            found.append(finding(rule, what, _since(rule, facts), title=title, effect=happens))
     return sorted(found, key=lambda one: one.severity)
 
 
-def finding(rule: Rule, what: str, since: datetime) -> Finding:
+def finding(
+    rule: Rule, what: str, since: datetime, *, title: str = "", effect: str = ""
+) -> Finding:
+    """title: where the rule's own says too much. effect: see lib/incidents.py."""
+    named = title or rule.title
     return Finding(
-        rule.name, rule.area, rule.severity, rule.title, what, since, rule.services, rule.lasting
+        rule.name, rule.area, rule.severity, named, what, since, rule.services, rule.lasting, effect
     )
 
 
 def _since(rule: Rule, facts: Facts) -> datetime:
-    """The first bad minute of the window where requests tell; else now."""
-    if not rule.name.startswith(("most_", "leads_failing", "errors_", "slow_")):
+    """When it began: the first bad minute of the run that lasts until now; else now.
+
+    A run ends where STRETCH passed without anything bad: an error of a quarter of an hour ago
+    began nothing. A minute counts from its end, so that nothing begins before its first bad fact.
+    """
+    measured = MEASURED.get(rule.name)
+    if measured is None:
         return facts.now
-    bad = [
+    length, services, bad = measured
+    minutes = sorted(
         minute
-        for minutes in facts.traffic.values()
-        for minute, seen in minutes.items()
-        if seen.errors or seen.slow
-    ]
-    return min([*bad, facts.now])
+        for service, seen in facts.traffic.items()
+        for minute, count in seen.items()
+        if (not services or service in services) and bad(count) and minute >= facts.now - length
+    )
+    since = minutes[-1] if minutes else facts.now
+    for minute in reversed(minutes):
+        if since - minute > STRETCH:
+            break
+        since = minute
+    return min(since + timedelta(seconds=59), facts.now)
+
+
+def effect(facts: Facts) -> str:
+    """What happens to a lead that is sent now, by the answers of the last two minutes, else by
+    what became of the synthetic lead; "" where nothing tells.
+
+    While Postgres is down what was stored was stored before.
+    """
+    since = facts.now - NOW_IS
+    lately = _sum(seen for at, seen in facts.traffic.get("leads", {}).items() if at > since)
+    down = facts.database_fault is not None and not facts.refused
+    answers = lately.errors + lately.queued if facts.database_fault else lately.n
+    if lately.errors and lately.errors >= answers * MOST:
+        return "refused"
+    if lately.queued:
+        # What counts the answers is what keeps the queue: without it a 202 is a mail.
+        return "queued" if facts.redis_fault is None else "mailed"
+    if lately.n > lately.errors and not down:
+        return "stored"
+    return facts.canary_effect
 
 
 # ---------------------------------------------------------------- over the traffic
@@ -128,6 +172,7 @@ def _sum(minutes: Iterable[Minute]) -> Minute:
         sum(one.n for one in total),
         sum(one.errors for one in total),
         sum(one.slow for one in total),
+        sum(one.queued for one in total),
     )
 
 
@@ -226,18 +271,30 @@ def _names(names: tuple[str, ...], what: str) -> str | None:
 def _with_queued(facts: Facts, fault: str | None) -> str | None:
     if fault is None:
         return None
-    return f"{fault}; {facts.queued} leads are queued" if facts.queued else fault
+    return f"{fault}; {facts.queued} leads wait in the queue" if facts.queued else fault
 
 
 def _told_by_requests(_facts: Facts) -> str | None:
     return None
 
 
+REFUSES = "Postgres refuses leads"
+ANSWERS = "Postgres answers, and refuses what it is asked"
+
+type Bad = Callable[[Minute], int]
+# Rules over the traffic: how far back they look, at which services (none: all), for what.
+MEASURED: Mapping[str, tuple[timedelta, tuple[str, ...], Bad]] = {
+    "most_requests_failing": (timedelta(minutes=5), (), lambda seen: seen.errors),
+    "leads_failing": (LATELY, ("leads",), lambda seen: seen.errors),
+    "errors_over_5_percent": (WINDOW, (), lambda seen: seen.errors),
+    "slow_over_5_seconds": (WINDOW, (), lambda seen: seen.slow),
+}
+
 RULES: tuple[Rule, ...] = (
     # Sev1: global outage, the lead form broken, a lead in danger.
     Rule("health_failing", "sev1", "service", "The API does not answer",
          lambda f: f.health_fault, ("leads", "products", "health")),
-    Rule("database_down", "sev1", "service", "Postgres is down: leads are queued",
+    Rule("database_down", "sev1", "service", "Postgres is down",
          lambda f: _with_queued(f, f.database_fault), ("leads", "products")),
     Rule("canary_failing", "sev1", "service", "A lead does not get through",
          lambda f: f.canary_fault, ("leads",)),
@@ -266,6 +323,8 @@ RULES: tuple[Rule, ...] = (
          lambda f: _older(f.backup_age, BACKUP_VERY_OLD, "the newest good backup is"), always=True),
     Rule("key_leaked", "sev1", "keys", "A key has leaked", _told_by_requests, always=True,
          lasting=False),
+    Rule("maintenance_misspelt", "sev1", "maintenance", "Production is not in maintenance",
+         lambda f: f.maintenance_fault, always=True),
     # Sev2: worse than promised, or soon to be.
     Rule("errors_over_5_percent", "sev2", "service", "Too many requests fail", _errors),
     Rule("slow_over_5_seconds", "sev2", "service", "Requests are too slow", _slow),

@@ -80,6 +80,11 @@ class Services:
         return self.settings.vercel_deployment_id or "-"
 
     @property
+    def maintenance_fault(self) -> str | None:
+        """Why MAINTENANCE_MODE switches nothing although it is set; None when all is well."""
+        return self.settings.maintenance_fault
+
+    @property
     def site_url(self) -> str:
         return self.settings.site_url
 

@@ -273,8 +273,8 @@ class Settings:
     )
     maintenance_mode = Setting(
         maintenance_word,
-        "Maintenance from this deployment on: off, on (= intake), intake, read_only. The instant "
-        "switch is `ops maintenance`.",
+        "Maintenance from this deployment on: off, on (= intake), intake, read_only; another word "
+        "is refused at build, and rings at run time. The instant switch is `ops maintenance`.",
         "off",
     )
     maintenance_bypass_token = Setting(
@@ -322,7 +322,8 @@ class Settings:
     upstash_database_id = Setting(str, "The Redis database's id at Upstash. Operators only.")
     slack_bot_token = Setting(
         str,
-        "Slack's bot token (chat:write, channels:history); empty: the webhook.",
+        "Slack's bot token (chat:write, channels:history; groups:history in a private channel); "
+        "empty: the webhook.",
         "",
         secret=True,
     )
@@ -350,6 +351,15 @@ class Settings:
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         self.environ = os.environ if environ is None else environ
         self.slips: set[str] = set()
+
+    @property
+    def maintenance_fault(self) -> str | None:
+        """What is wrong with MAINTENANCE_MODE; None when it is unset, or a word that is known."""
+        try:
+            maintenance_word(self.environ.get("MAINTENANCE_MODE", "").strip() or "off")
+        except ValueError:
+            return "MAINTENANCE_MODE is misspelt: on, intake, read_only or off"
+        return None
 
     def secrets(self) -> dict[str, str]:
         """Every secret that is set, as it is written: for lib/keys.py, which keeps none."""

@@ -7,15 +7,22 @@ refused for good (revoked, thrown out of the channel) leaves the word to the web
 import http.client
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Any
 
-from lib.alerts import Message, Posted
+from lib.alerts import Message, Posted, Thread
 from lib.problems import AlertDelayed, AlertGone
 
 TIMEOUT_S = 4.0
-LOOKED_BACK = 50  # messages
+LOOKED_BACK = 200  # messages
 LONGEST_WAIT_S = 600.0
+JSON = "application/json; charset=utf-8"
+FORM = "application/x-www-form-urlencoded"
+EVENT = "alfa_incident"
+# The message is not there any more, or is not ours to change.
+GONE = ("message_not_found", "cant_update_message", "edit_window_closed", "thread_not_found",
+        "cant_delete_message")  # fmt: skip
 
 
 class Slack:
@@ -26,6 +33,7 @@ class Slack:
         self._token = token
         self._channel = channel
         self._webhook_url = webhook_url
+        self.refused_for = ""
 
     @property
     def edits(self) -> bool:
@@ -41,13 +49,14 @@ class Slack:
         fields: dict[str, Any] = {**_content(message), "unfurl_links": False}
         if thread is not None:
             fields |= {"thread_ts": thread, "reply_broadcast": aloud}
-        else:
-            fields["metadata"] = {"event_type": "alfa_incident", "event_payload": message.marks}
         try:
             answer = self._call("chat.postMessage", fields)
+        except AlertGone:  # somebody deleted what this replies to
+            answer = self._call("chat.postMessage", {**_content(message), "unfurl_links": False})
         except AlertDelayed as fault:
             if not (fault.final and self._webhook_url):
                 raise
+            self.refused_for = fault.reason
             return self._by_webhook(message)
         return Posted(str(answer["channel"]), str(answer["ts"]))
 
@@ -57,34 +66,61 @@ class Slack:
         fields = {**_content(message), "channel": posted.channel, "ts": posted.ts}
         self._call("chat.update", fields)
 
-    def find(self, mark: str, value: str) -> Posted | None:
-        """The newest message with this mark: posted by an attempt whose answer was lost, or by an
-        instance that could write nothing down. Raises AlertDelayed."""
+    def delete(self, posted: Posted) -> None:
+        """Take a message of ours away. Raises AlertDelayed, AlertGone."""
+        self._call("chat.delete", {"channel": posted.channel, "ts": posted.ts})
+
+    def thread(self, posted: Posted) -> Thread:
+        """Who answered a message, and what we replied to it. Raises AlertDelayed, AlertGone."""
+        query = {"channel": posted.channel, "ts": posted.ts, "limit": LOOKED_BACK}
+        answer = self._read("conversations.replies", query)
+        root, *replies = answer.get("messages") or [{}]
+        people = [one["user"] for one in replies if one.get("user") and not one.get("bot_id")]
+        people += [user for one in root.get("reactions", ()) for user in one.get("users", ())]
+        marks = [_marks(one) for one in replies if one.get("bot_id")]
+        return Thread(people[0] if people else None, tuple(one for one in marks if one))
+
+    def marked(self, mark: str) -> list[tuple[Posted, dict[str, str]]]:
+        """The messages of ours that carry this mark, newest first, with all their marks. Raises
+        AlertDelayed."""
         if not self.edits:
-            return None
-        query = {"channel": self._channel, "limit": LOOKED_BACK, "include_all_metadata": True}
+            return []
+        query = {"channel": self._channel, "limit": LOOKED_BACK}
+        found = []
+        for message in self._read("conversations.history", query).get("messages", []):
+            marks = _marks(message)
+            if mark in marks:
+                found.append((Posted(self._channel, str(message["ts"])), marks))
+        return found
+
+    def find(self, mark: str, value: str) -> Posted | None:
+        """The newest message with this mark: posted by an attempt whose answer was lost. Raises
+        AlertDelayed."""
         try:
-            answer = self._call("conversations.history", query)
+            found = self.marked(mark)
         except AlertDelayed as fault:
             if fault.final:  # without the right to read, a lost answer means a second message
                 return None
             raise
-        for message in answer.get("messages", []):
-            if (message.get("metadata") or {}).get("event_payload", {}).get(mark) == value:
-                return Posted(self._channel, str(message["ts"]))
-        return None
+        return next((posted for posted, marks in found if marks[mark] == value), None)
 
     def _by_webhook(self, message: Message) -> Posted:
         if not self._webhook_url:
             raise AlertDelayed("not_configured", final=True)
-        self._send(self._webhook_url, _content(message), {})
+        content = {"text": message.text, "blocks": list(message.blocks)}
+        if self._send(self._webhook_url, _json(content), JSON).strip() != "ok":
+            raise AlertDelayed("nonsense")
         return Posted("webhook", "")
 
     def _call(self, method: str, fields: dict[str, Any]) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {self._token}"}
-        text = self._send(
-            f"{self._api_url}/{method}", {"channel": self._channel, **fields}, headers
-        )
+        return self._asked(method, _json({"channel": self._channel, **fields}), JSON)
+
+    def _read(self, method: str, query: dict[str, Any]) -> dict[str, Any]:
+        query = {**query, "include_all_metadata": "true"}
+        return self._asked(method, urllib.parse.urlencode(query).encode(), FORM)
+
+    def _asked(self, method: str, body: bytes, kind: str) -> dict[str, Any]:
+        text = self._send(f"{self._api_url}/{method}", body, kind, f"Bearer {self._token}")
         try:
             answer = json.loads(text)
             well, error = answer["ok"] is True, str(answer.get("error"))
@@ -92,17 +128,16 @@ class Slack:
             raise AlertDelayed("nonsense") from None
         if well:
             return dict(answer)
-        if error in ("message_not_found", "cant_update_message", "edit_window_closed"):
+        if error in GONE:
             raise AlertGone
         passing = ("ratelimited", "internal_error", "fatal_error", "service_unavailable",
                    "request_timeout")  # fmt: skip
         raise AlertDelayed(error, final=error not in passing)
 
-    def _send(self, url: str, value: object, headers: dict[str, str]) -> str:
+    def _send(self, url: str, body: bytes, kind: str, token: str = "") -> str:
+        headers = {"Content-Type": kind, **({"Authorization": token} if token else {})}
         request = urllib.request.Request(  # noqa: S310 - a setting's http(s) address
-            url,
-            data=json.dumps(value).encode(),
-            headers={"Content-Type": "application/json; charset=utf-8", **headers},
+            url, data=body, headers=headers
         )
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
@@ -120,4 +155,21 @@ class Slack:
 
 
 def _content(message: Message) -> dict[str, Any]:
-    return {"text": message.text, "blocks": list(message.blocks)}
+    content: dict[str, Any] = {"text": message.text, "blocks": list(message.blocks)}
+    if message.marks:
+        content["metadata"] = {"event_type": EVENT, "event_payload": message.marks}
+    return content
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _marks(message: dict[str, Any]) -> dict[str, str]:
+    """What we left with a message of ours; empty for any other."""
+    metadata = message.get("metadata")
+    if not isinstance(metadata, dict) or metadata.get("event_type") != EVENT:
+        return {}
+    marks = metadata.get("event_payload")
+    pairs = marks.items() if isinstance(marks, dict) else ()
+    return {str(key): str(value) for key, value in pairs}

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from lib import incident_store, metric_fold, metrics
-from lib.incidents import WIB, Incident
+from lib import alerts, incident_store, metric_fold, metrics
+from lib.incidents import EFFECTS, WIB, Incident
 from lib.maintenance import Switch
 from lib.metric_fold import Sum
 
@@ -61,7 +61,13 @@ INDICATORS = {
     "critical": "Much does not work",
     "maintenance": "Maintenance under way: forms are taken and answered later",
 }
-UNKNOWN = "We cannot say just now how things are; forms are still taken"
+UNKNOWN = "We cannot say just now how things are, and some things do not work"
+# What happens to a form that is sent now, where an incident tells.
+FORMS = {
+    "queued": "forms are taken and answered later",
+    "mailed": "forms are taken and answered later",
+    "refused": "forms cannot be taken just now",
+}
 _PUBLIC_STATES = {
     "detect": "investigating",
     "classify": "investigating",
@@ -72,7 +78,6 @@ _PUBLIC_STATES = {
 }
 _UPDATES = {
     "detected": ("investigating", "We noticed that something is wrong."),
-    "reopened": ("investigating", "It is back; we are looking again."),
     "acknowledged": ("investigating", "Somebody is working on it."),
     "contain": ("identified", "The effect is contained."),
     "maintenance": ("identified", "Maintenance mode was switched."),
@@ -138,7 +143,7 @@ def document(
             "time_zone": "Asia/Jakarta",
             "updated_at": _shown(now),
         },
-        "status": {"indicator": indicator, "description": INDICATORS[indicator]},
+        "status": _overall(indicator, open_ones),
         "components": components,
         "incidents": [_incident(one) for one in known.incidents],
         "scheduled_maintenances": [] if switch is None else [_window(switch, now)],
@@ -184,7 +189,7 @@ def amended(
     return {
         **made,
         "page": {**made["page"], "updated_at": _shown(now)},
-        "status": {"indicator": indicator, "description": INDICATORS[indicator]},
+        "status": _overall(indicator, open_ones),
         "components": components,
         "incidents": [*shown, *(one for one in made["incidents"] if one["id"] not in ids)],
         "scheduled_maintenances": [] if switch is None else [_window(switch, now)],
@@ -192,13 +197,30 @@ def amended(
     }
 
 
+def with_incidents(
+    made: dict[str, Any] | None, open_ones: Sequence[Incident], switch: Switch | None, now: datetime
+) -> dict[str, Any] | None:
+    """The watch's document with what opened or changed since: a request may have rung."""
+    if made is None:
+        return None
+    states = {one["id"]: (one["status"], one["name"]) for one in made["incidents"]}
+    news = [
+        one
+        for one in open_ones
+        if one.services and states.get(one.id) != (_PUBLIC_STATES[one.state], alerts.title(one))
+    ]
+    if not news:
+        return made
+    return {**amended(made, open_ones, switch, now), "page": made["page"], "data": made["data"]}
+
+
 def with_nothing_known(site_url: str, switch: Switch | None, now: datetime) -> dict[str, Any]:
     """What is promised, where neither Postgres nor Redis can be asked how it is kept."""
     made = document(NOTHING, site_url, switch, now, "none")
     for one in made["components"]:
         if one["id"] in MAINTAINED:
-            one["status"] = "degraded_performance"
-    made["status"] = {"indicator": "minor", "description": UNKNOWN}
+            one["status"] = "partial_outage"
+    made["status"] = {"indicator": "major", "description": UNKNOWN}
     return made
 
 
@@ -274,12 +296,28 @@ def _state(
 ) -> str:
     hit = [one for one in open_ones if service.id in one.services]
     if any(one.severity == "sev1" for one in hit):
-        lost = {"health_failing", "leads_failing", "lead_not_kept", "most_requests_failing"}
-        broken = any(lost & {*one.rules} for one in hit)
-        return "major_outage" if broken else "partial_outage"
+        return "major_outage" if any(map(_broken, hit)) else "partial_outage"
     if switch is not None and service.id in MAINTAINED:
         return "under_maintenance"
     return "degraded_performance" if hit or last_hour["verdict"] == "breached" else "operational"
+
+
+def _broken(incident: Incident) -> bool:
+    """Whether visitors get nothing: by what happens to leads now, where that is known."""
+    if incident.effect:
+        return incident.effect == "refused"
+    lost = {"health_failing", "leads_failing", "lead_not_kept", "most_requests_failing"}
+    return bool(lost & {*incident.rules})
+
+
+def _overall(indicator: str, open_ones: Sequence[Incident]) -> dict[str, str]:
+    """Statuspage's status, with what happens to a form that is sent now."""
+    effects = {one.effect for one in open_ones if "leads" in one.services}
+    worst = max(effects & {*FORMS}, key=EFFECTS.index, default="")
+    words = INDICATORS[indicator]
+    if worst and indicator in ("major", "critical"):
+        words = f"{words}: {FORMS[worst]}"
+    return {"indicator": indicator, "description": words}
 
 
 def _indicator(
@@ -325,7 +363,7 @@ def _incident(told: Told) -> dict[str, Any]:
     impact = {"sev1": "critical" if one.services else "major", "sev2": "minor"}[one.severity]
     return {
         "id": one.id,
-        "name": one.title,
+        "name": alerts.title(one),
         "status": _PUBLIC_STATES[one.state],
         "impact": impact,
         "started_at": _shown(one.started_at),

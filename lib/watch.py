@@ -22,9 +22,9 @@ from lib import (
     canary,
     deployments,
     erasure_register,
+    incident_slack,
     incident_spool,
     incident_store,
-    incidents,
     keys,
     ledger,
     mail_status,
@@ -34,8 +34,9 @@ from lib import (
     rules,
     status,
 )
-from lib.alarm import run_of
+from lib.alarm import run_of, said
 from lib.backlog import ACCEPTED, DEAD, QUEUE
+from lib.incident_slack import Held
 from lib.incidents import Finding
 from lib.mail_status import MailStatus
 from lib.maintenance import Switch
@@ -45,7 +46,6 @@ from lib.rules import Facts
 LEASE_S = 55  # below a minute, above what a watch takes
 PROBE_S, CANARY_S = 5.0, 8.0
 SEV2_CLOSES_AFTER = timedelta(hours=24)
-GAP = timedelta(minutes=3)
 REQUEST_NEAR = timedelta(hours=12)  # of its 72: time to finish it
 CANARY_DUE = "canary:next"
 LEASE_KEY = "watch:lease"
@@ -78,12 +78,15 @@ class Means(alarm.Means, Protocol):
     @property
     def canary_every_s(self) -> int: ...
     @property
+    def maintenance_fault(self) -> str | None: ...
+    @property
     def retention_days(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a watch did. busy: another was at it, and it did nothing."""
+    """What a watch did. busy: another was at it, and it did nothing. undelivered: why Slack did
+    not take an alert."""
 
     busy: bool = False
     findings: tuple[Finding, ...] = ()
@@ -91,6 +94,7 @@ class Report:
     folded: int | None = None
     messages: int = 0
     delayed: int = 0
+    undelivered: str | None = None
 
     def facts(self) -> dict[str, object]:
         return {
@@ -100,6 +104,7 @@ class Report:
             "folded": self.folded,
             "messages": self.messages,
             "delayed": self.delayed,
+            "undelivered": self.undelivered,
         }
 
 
@@ -112,13 +117,17 @@ def run(means: Means, switch: Switch | None, now: datetime) -> Report:
         _take_over(means, now)
         facts, folded = look(means, switch, now)
         found = rules.evaluate(facts)
-        written = alarm.enter(means, found, now, "watch")
+        written, heard = alarm.enter(means, found, now, "watch")
         with suppress(DatabaseDown, NotConfigured):
             incident_store.quiet(run_of(means), {one.area for one in found}, now)
             incident_store.close_old(run_of(means), now, SEV2_CLOSES_AFTER)
+        alarm.hear(means, now)
         tally = alarm.tell(means, now)
-        report = Report(False, tuple(found), written, folded,
-                        tally.posted + tally.updated, tally.delayed)  # fmt: skip
+        for one in (heard, tally):
+            alarm.unheard(means, one)
+        messages = sum(one.posted + one.updated for one in (heard, tally))
+        report = Report(False, tuple(found), written, folded, messages,
+                        heard.delayed + tally.delayed, heard.reason or tally.reason)  # fmt: skip
         _finish(means, switch, report, now)
         return report
     finally:
@@ -162,28 +171,21 @@ def _take_over(means: Means, now: datetime) -> None:
             )
             run_of(means)(enter)
             incident_spool.swap(means.cache.run, one.incident.area, one, None)
-    with suppress(DatabaseDown, NotConfigured, AlertDelayed):
-        _adopt_unrecorded(means, now)
+    with suppress(NotConfigured, AlertDelayed):
+        keep = partial(_keep, means, now)
+        incident_slack.hand_over(means.slack, means.links, now, keep)
 
 
-def _adopt_unrecorded(means: Means, now: datetime) -> None:
-    """After a gap: an instance that reached no store may have told Slack of an outage."""
-    last = run_of(means)(lambda c: c.execute(LAST_RUN).fetchone())
-    if last is None or now - last[0] < GAP:
-        return
-    there = means.slack.find("unrecorded", "service")
-    if there is None or float(there.ts) < last[0].timestamp():
-        return
-    at = datetime.fromtimestamp(float(there.ts), UTC)
-    rule = rules.BY_NAME["database_down"]
-    seen = rules.finding(rule, "neither Postgres nor Redis could be reached", at)
-    made = replace(
-        incidents.opened([seen], at, means.deployment),
-        slack_channel=there.channel,
-        slack_ts=there.ts,
-        told=1,
-    )
-    run_of(means)(lambda c: incident_store.adopt_alone(c, made, now))
+def _keep(means: Means, now: datetime, held: Held) -> str | None:
+    """Where an incident that Slack alone held stands from now on."""
+    events = incident_slack.events(means.slack, held)
+    with suppress(DatabaseDown, NotConfigured):
+        enter = partial(incident_store.take_over, incident=held.incident, events=events, now=now,
+                        stored=False, actor="slack")  # fmt: skip
+        return run_of(means)(enter) or f"{held.incident.id} (over)"
+    with suppress(CacheDown, NotConfigured):
+        return incident_spool.take_over(means.cache.run, held.incident, events)
+    return None
 
 
 # ---------------------------------------------------------------- asking
@@ -191,7 +193,9 @@ def _adopt_unrecorded(means: Means, now: datetime) -> None:
 
 def look(means: Means, switch: Switch | None, now: datetime) -> tuple[Facts, int | None]:
     """Everything the rules ask for, and how many counts were taken over."""
-    facts = Facts(now=now, maintenance=switch is not None)
+    facts = Facts(
+        now=now, maintenance=switch is not None, maintenance_fault=means.maintenance_fault
+    )
     folded = None
     database_fault = redis_fault = None
     with suppress(CacheDown, DatabaseDown, NotConfigured):  # which, the next steps tell
@@ -202,11 +206,12 @@ def look(means: Means, switch: Switch | None, now: datetime) -> tuple[Facts, int
         facts = _with_promises(means, facts, now)
         facts = replace(facts, overdue_keys=keys.overdue(run_of(means), now))
     except (DatabaseDown, NotConfigured) as fault:
-        database_fault = _said(fault, "Postgres")
+        database_fault = said(fault, "Postgres")
+    facts = replace(facts, refused=database_fault is not None and _answers(means))
     try:
         facts = _with_queue(means, facts, now)
     except (CacheDown, NotConfigured) as fault:
-        redis_fault = _said(fault, "Redis")
+        redis_fault = said(fault, "Redis")
     if database_fault is None and redis_fault is None:
         with suppress(CacheDown, DatabaseDown):  # the next minute tells
             book = ledger.read(means.cache.run_all, run_of(means), now)
@@ -216,10 +221,11 @@ def look(means: Means, switch: Switch | None, now: datetime) -> tuple[Facts, int
     return _with_probes(means, facts, now), folded
 
 
-def _said(fault: Exception, name: str) -> str:
-    """Of an outage, or of a refusal: a table or a right that is missing."""
-    cause = type(fault.__cause__).__name__ if fault.__cause__ else ""
-    return str(fault) or f"{name} does not answer{cause and f' ({cause})'}"
+def _answers(means: Means) -> bool:
+    with suppress(DatabaseDown, NotConfigured):
+        means.database.ping()
+        return True
+    return False
 
 
 def _fold(means: Means, now: datetime) -> int:
@@ -278,8 +284,13 @@ def _with_probes(means: Means, facts: Facts, now: datetime) -> Facts:
         health = pool.submit(probe, f"{means.site_url}/api/health", b'{"status":"')
         page = pool.submit(probe, f"{means.site_url}/api/status", b'{"page":')
         lead = pool.submit(_canary, means, facts, now)
+    canary_fault, canary_effect = lead.result()
     return replace(
-        facts, health_fault=health.result(), status_fault=page.result(), canary_fault=lead.result()
+        facts,
+        health_fault=health.result(),
+        status_fault=page.result(),
+        canary_fault=canary_fault,
+        canary_effect=canary_effect,
     )
 
 
@@ -308,28 +319,30 @@ def _path(url: str) -> str:
 # ---------------------------------------------------------------- the synthetic lead
 
 
-def _canary(means: Means, facts: Facts, now: datetime) -> str | None:
-    """Now and then, and after a failure every time: whether a lead gets through."""
+def _canary(means: Means, facts: Facts, now: datetime) -> tuple[str | None, str]:
+    """Now and then, and after a failure every time: whether a lead gets through, and what became
+    of it (one of incidents.EFFECTS)."""
     if facts.maintenance:
-        return None
+        return None, ""
     try:
         secret = means.canary_secret
     except NotConfigured:
-        return None
+        return None, ""
     with suppress(CacheDown, NotConfigured):
         due = means.cache.run("SET", CANARY_DUE, "1", "NX", "EX", means.canary_every_s)
-        if not due:
-            return None
-    said = _send_canary(means, facts, secret, now)
+        nobody_tells = facts.database_fault is not None and not rules.effect(facts)
+        if not due and not nobody_tells:
+            return None, ""
+    fault, effect = _send_canary(means, facts, secret, now)
     with suppress(DatabaseDown, NotConfigured):
-        deployments.canary_ended(run_of(means), means.deployment, said is None, now)
-    if said is not None:
+        deployments.canary_ended(run_of(means), means.deployment, fault is None, now)
+    if fault is not None:
         with suppress(CacheDown, NotConfigured):
             means.cache.run("DEL", CANARY_DUE)
-    return said
+    return fault, effect
 
 
-def _send_canary(means: Means, facts: Facts, secret: str, now: datetime) -> str | None:
+def _send_canary(means: Means, facts: Facts, secret: str, now: datetime) -> tuple[str | None, str]:
     form = {**canary.form(now), "email": ""}  # one mail to a test mailbox is enough
     body = json.dumps(form).encode()
     request = urllib.request.Request(  # noqa: S310 - our own site
@@ -346,19 +359,24 @@ def _send_canary(means: Means, facts: Facts, secret: str, now: datetime) -> str 
             lead_id = UUID(taken["id"])
     except urllib.error.HTTPError as fault:
         fault.close()
-        return f"a synthetic lead was answered {fault.code}"
+        # Below 500 it was refused for what it was, and no visitor's is like it.
+        effect = "refused" if fault.code >= 500 else ""
+        return f"a synthetic lead was answered {fault.code}", effect
     except (OSError, ValueError, LookupError, TypeError) as fault:
-        return f"a synthetic lead was not answered ({type(fault).__name__})"
+        return f"a synthetic lead was not answered ({type(fault).__name__})", "refused"
+    effect = "stored"
+    if taken.get("queued"):
+        effect = "queued" if facts.redis_fault is None else "mailed"
     if facts.database_fault is not None:
-        return None  # it is queued, as it should be
+        return None, effect  # it is queued, as it should be
     with suppress(CacheDown, DatabaseDown, NotConfigured):
         stored = canary.look(run_of(means), lead_id).stored
         canary.remove(run_of(means), means.cache.run_all, lead_id)
         if not stored and not taken.get("queued"):
-            return "a synthetic lead was accepted and not stored"
+            return "a synthetic lead was accepted and not stored", effect
         if not stored:
-            return "a synthetic lead was queued although Postgres answers"
-    return None
+            return "a synthetic lead was queued although Postgres answers", effect
+    return None, effect
 
 
 # ---------------------------------------------------------------- leaving word

@@ -12,7 +12,7 @@ from typing import Any
 from lib import alarm, incident_store
 from lib.incidents import Incident, Refused
 from lib.services import Services
-from ops import command, postmortem
+from ops import command, incident_records, postmortem
 
 STATES = ("contain", "resolve", "review", "closed")
 BROKEN = "select incident_id, seq from broken_timelines()"
@@ -21,7 +21,7 @@ BROKEN = "select incident_id, seq from broken_timelines()"
 def show_list(services: Services, args: argparse.Namespace) -> int:
     """Incidents of the last days, newest first. Exit 1 while one is open."""
     since = datetime.now(UTC) - timedelta(days=args.days)
-    held = incident_store.recent(services.database.run, since)
+    held = _record(services).recent(since)
     if args.json:
         command.print_json([one.to_document() for one in held])
     else:
@@ -37,14 +37,11 @@ def _row(one: Incident) -> tuple[Any, ...]:
 
 def show(services: Services, args: argparse.Namespace) -> int:
     """One incident with its timeline, whose seals are checked. Exit 1 if one is broken."""
-    run = services.database.run
-    incident = incident_store.find(run, args.incident)
-    lines = incident_store.timeline(run, incident.id)
-    broken = [
-        seq
-        for incident_id, seq in run(lambda c: c.execute(BROKEN).fetchall())
-        if incident_id == incident.id
-    ]
+    record = _record(services)
+    incident = record.find(args.incident)
+    lines = record.timeline(incident)
+    sealed = isinstance(record, incident_records.InPostgres)
+    broken = _broken(services, incident) if sealed else []
     if args.json:
         names = ("seq", "at", "kind", "actor", "facts", "note")
         events = [dict(zip(names, line, strict=True)) for line in lines]
@@ -56,21 +53,35 @@ def show(services: Services, args: argparse.Namespace) -> int:
     for seq, at, kind, actor, facts, note in lines:
         told = note if note is not None else json.dumps(facts, ensure_ascii=False)
         print(f"{seq:>4}  {at:%Y-%m-%d %H:%M:%S}  {kind:<12}  {actor:<10}  {told}")
-    print(f"BROKEN at event {broken}" if broken else "the timeline is whole")
+    if sealed:
+        print(f"BROKEN at event {broken}" if broken else "the timeline is whole")
     return 1 if broken else 0
+
+
+def _broken(services: Services, incident: Incident) -> list[int]:
+    """The numbers of its events whose seals are broken."""
+    rows = services.database.run(lambda c: c.execute(BROKEN).fetchall())
+    return [seq for incident_id, seq in rows if incident_id == incident.id]
+
+
+def _record(services: Services) -> incident_records.Record:
+    record = incident_records.of(services)
+    if not isinstance(record, incident_records.InPostgres):
+        print(f"Postgres cannot be asked: this is what {record.name} holds", file=sys.stderr)
+    return record
 
 
 def acknowledge(services: Services, args: argparse.Namespace) -> int:
     """Say that you have it: reminders stop, and Slack shows your name."""
-    run, now = services.database.run, datetime.now(UTC)
-    return _done(services, incident_store.acknowledge(run, args.incident, args.by, now), args)
+    held = _record(services).acknowledge(args.incident, args.by, datetime.now(UTC))
+    return _done(services, held, args)
 
 
 def note(services: Services, args: argparse.Namespace) -> int:
     """Enter a line in the timeline. No personal data: name a lead by its id."""
     words = sys.stdin.read().strip() if args.words == ["-"] else " ".join(args.words)
-    run, now = services.database.run, datetime.now(UTC)
-    return _done(services, incident_store.note(run, args.incident, args.by, now, words), args)
+    held = _record(services).note(args.incident, args.by, datetime.now(UTC), words)
+    return _done(services, held, args)
 
 
 def step(services: Services, args: argparse.Namespace) -> int:
@@ -112,7 +123,9 @@ def _done(services: Services, incident: Incident, args: argparse.Namespace) -> i
     if args.json:
         command.print_json(incident.to_document())
     else:
-        told = "Slack knows" if tally.posted + tally.updated else "Slack hears of it later"
+        told = "Slack knows"
+        if tally.reason is not None:
+            told = f"Slack did not take it ({tally.reason}) and hears of it later"
         print(f"{incident.id} is in {incident.state}; {told}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Commands about maintenance: the instant switch, who opened it, and its end."""
+"""Commands about maintenance: the instant switch, and the variable a deployment is born with."""
 
 import argparse
 import getpass
@@ -11,7 +11,10 @@ from lib import alarm, incident_store, maintenance
 from lib.maintenance import MODES, Switch
 from lib.problems import DatabaseDown, NotConfigured
 from lib.services import Services
-from ops import command
+from lib.settings import maintenance_word
+from ops import command, redeployment, site_mode
+from ops.vercel import Vercel
+from ops.wire import Refused
 
 
 def switch_on(services: Services, args: argparse.Namespace) -> int:
@@ -34,27 +37,90 @@ def switch_off(services: Services, args: argparse.Namespace) -> int:
         command.print_json({"was": was and was.mode})
     else:
         print("no window was open" if was is None else f"{was.mode} is over")
-    if services.settings.maintenance_mode != "off":
-        print("MAINTENANCE_MODE still holds it on: change it and redeploy", file=sys.stderr)
+    found = site_mode.ask(services, datetime.now(UTC))
+    if found.site in MODES and not args.dry_run:
+        print(
+            f"production is in maintenance all the same: {found.deployment} was built with "
+            f"MAINTENANCE_MODE={found.site}; `ops maintenance deploy off`",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
 
 def show(services: Services, args: argparse.Namespace) -> int:
-    """Whether a window is open, until when and why. Exit 1 while one is."""
-    now = datetime.now(UTC)
-    variable = services.settings.maintenance_mode
-    switch = maintenance.read(services.cache.run("GET", maintenance.KEY), now)
-    if variable != "off":
-        switch = Switch(variable, reason="MAINTENANCE_MODE", by="deployment")
-    if switch is None:
-        if args.json:
-            command.print_json({"mode": "off"})
-        else:
-            print("off")
-        return 0
-    _print(args, switch, "is")
-    return 1
+    """What production does, asked of the site itself, of Redis and of Vercel. Exit 1 unless off."""
+    found = site_mode.ask(services, datetime.now(UTC))
+    switch = found.switch
+    if args.json:
+        command.print_json({
+            "mode": found.mode,
+            "until": found.until,
+            "reason": switch and switch.reason,
+            "by": switch and switch.by,
+            "deployment": found.deployment,
+            "site": found.site,
+            "switch": found.switch_word,
+            "next_deployment": found.next_mode,
+        })  # fmt: skip
+        return int(not found.well)
+    print(found.mode if found.mode in ("off", "unknown") else f"{found.mode} is on")
+    built = found.site
+    if found.site in MODES:
+        built += ", until it is deployed anew: `ops maintenance deploy off`"
+    print(f"  {found.deployment or 'the deployment that serves'} was built with: {built}")
+    held = found.switch_word
+    if switch is not None:
+        held += f", until {switch.until:%Y-%m-%d %H:%M} UTC: {switch.reason} ({switch.by})"
+    print(f"  the switch in Redis: {held}")
+    print(f"  the next deployment gets, by Vercel's variable: {found.next_mode}")
+    return int(not found.well)
+
+
+def deploy(services: Services, args: argparse.Namespace) -> int:
+    """Set MAINTENANCE_MODE at Vercel, and deploy what serves once more with it."""
+    mode = maintenance_word(args.mode)
+    vercel = Vercel(services.settings)
+    try:
+        serving, _ = vercel.serving()
+        print(f"MAINTENANCE_MODE={mode} at Vercel, then {serving} is built again with it")
+        if args.dry_run:
+            return 0
+        if not args.yes and not _agreed(mode):
+            print("nothing was changed", file=sys.stderr)
+            return 1
+        vercel.set_variable(site_mode.VARIABLE, mode, kind="plain")
+        print(f"MAINTENANCE_MODE={mode} is set", flush=True)
+        target = redeployment.redeploy(
+            vercel,
+            services.settings.site_url,
+            f"maintenance-{mode}-{serving}",
+            lambda words: print(words, flush=True),
+            args.timeout,
+        )
+    except Refused as refused:
+        print(refused, file=sys.stderr)
+        return 1
+    finally:
+        vercel.close()
+    _enter(services, "off" if mode == "off" else "on",
+           Switch(mode, reason=f"{site_mode.VARIABLE} of {target}", by=args.by))  # fmt: skip
+    found = site_mode.ask(services, datetime.now(UTC))
+    if found.site != mode:
+        print(f"{target} serves, and says {found.site}: look at its variables", file=sys.stderr)
+        return 1
+    print(f"production is built with maintenance {mode}")
+    if mode == "off" and found.switch is not None:
+        print("the switch in Redis is still on: `ops maintenance off`", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _agreed(mode: str) -> bool:
+    try:
+        return input(f"Deploy production with maintenance {mode}? (yes/no) ") == "yes"
+    except EOFError:
+        return False
 
 
 def _print(args: argparse.Namespace, switch: Switch, verb: str) -> None:
@@ -92,7 +158,7 @@ def length(text: str) -> timedelta:
 
 
 def declare(areas: Any) -> None:
-    verbs = command.area(areas, "maintenance", "the instant switch")
+    verbs = command.area(areas, "maintenance", "the instant switch, and the variable")
     verb = command.verb(
         verbs,
         "on",
@@ -110,3 +176,17 @@ def declare(areas: Any) -> None:
         verbs, "off", switch_off, "python3 -m ops maintenance off", dry_run=True, as_json=True
     )
     command.verb(verbs, "status", show, "python3 -m ops maintenance status", as_json=True)
+    verb = command.verb(
+        verbs,
+        "deploy",
+        deploy,
+        "python3 -m ops maintenance deploy on",
+        "python3 -m ops maintenance deploy off --yes",
+        dry_run=True,
+    )
+    verb.add_argument("mode", choices=("on", "off", *MODES), help="on is intake")
+    verb.add_argument("--yes", action="store_true", help="do not ask")
+    verb.add_argument("--by", default=getpass.getuser(), help="who (default: you)")
+    verb.add_argument(
+        "--timeout", type=float, default=600, help="seconds to wait (default: %(default)s)"
+    )

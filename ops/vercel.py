@@ -159,12 +159,24 @@ class Vercel:
 
     # -------------------------------------------------------------- variables
 
-    def set_variable(self, key: str, value: str) -> None:
-        """Give production's functions a value from their next deployment on; safe to repeat."""
+    def variable(self, key: str) -> str | None:
+        """What production's next deployment gets; None when it is not set, "?" where Vercel tells
+        no value (only those of type plain are told)."""
+        listed = self._api.repeat("GET", f"/v10/projects/{self.project}/env")["envs"]
+        for one in listed:
+            if one["key"] == key and PRODUCTION in one["target"]:
+                return str(one.get("value", "")) if one.get("type") == "plain" else "?"
+        return None
+
+    def set_variable(self, key: str, value: str, *, kind: str = "sensitive") -> None:
+        """Give production's functions a value from their next deployment on; safe to repeat.
+
+        kind: of a new variable; `plain` for one that is no secret and may be read again.
+        """
         listed = self._api.repeat("GET", f"/v10/projects/{self.project}/env")["envs"]
         known = [one for one in listed if one["key"] == key and PRODUCTION in one["target"]]
         if not known:
-            body = {"key": key, "value": value, "type": "sensitive", "target": [PRODUCTION]}
+            body = {"key": key, "value": value, "type": kind, "target": [PRODUCTION]}
             path = f"/v10/projects/{self.project}/env"
             self._api.repeat("POST", path, {"upsert": "true"}, body)
             return

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from psycopg.rows import DictRow
@@ -13,11 +14,12 @@ from psycopg.rows import DictRow
 from dev import blockkit
 from dev.environment import SLACK_WEBHOOK_PATH
 from dev.platform import Platform
-from lib import alerts, incident_spool, incident_store, incidents, rules
+from lib import alarm, alerts, incident_spool, incident_store, incidents, rules
 from lib.alerts import Links
 from lib.services import Services
 from lib.settings import Settings
 from lib.slack import Slack
+from tests.conftest import eventually
 
 type Rows = psycopg.Connection[DictRow]
 
@@ -204,6 +206,154 @@ def test_two_who_tell_at_once_say_it_once(services: Services, platform: Platform
     incident_spool.found(services.cache.run, seen, NOW, "dpl", "watch")
     assert len(spool.claim(NOW)) == 1
     assert spool.claim(NOW) == []
+
+
+# --- An edit notifies nobody.
+
+
+def test_a_new_outage_is_a_new_message_and_the_old_one_stays_recovered(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "database_down")
+    tell(services)
+    over(services, NOW + MINUTE)
+    tell(services, NOW + 2 * MINUTE)
+    found(services, "database_down", now=NOW + 3 * MINUTE)
+    assert tell(services, NOW + 3 * MINUTE).posted == 1
+    first, second = roots(platform)
+    assert first["fields"]["text"].startswith("RECOVERED SEV1")
+    assert second["fields"]["text"].startswith("SEV1")
+    assert "since 24 Nov 10:08 WIB" in json.dumps(second["fields"])
+
+
+def test_a_sev2_that_becomes_sev1_gets_a_message_of_its_own(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "mail_delayed", "backup_old")
+    morning = incidents.when_to_tell("sev2", NOW)
+    tell(services, morning)
+    found(services, "dead_letters", now=morning + MINUTE)
+    assert tell(services, morning + MINUTE).posted == 1
+    digest, alert = roots(platform)
+    assert digest["fields"]["text"] == "2 Sev2 incidents, 2 still open"
+    assert alert["fields"]["text"] == "SEV1 Mails were given up"
+
+
+def test_several_in_one_message_are_named_by_what_they_are() -> None:
+    names = ("database_down", "leads_set_aside", "backup_old")
+    several = [
+        incidents.opened([rules.finding(rules.BY_NAME[name], "x", NOW)], NOW, "dpl")
+        for name in names
+    ]
+    said = [alerts.message_of(several[:n], LINKS, NOW).text for n in (2, 3)]
+    assert said == ["2 Sev1 incidents, 2 still open", "2 Sev1 and 1 Sev2 incidents, 3 still open"]
+
+
+def test_what_happens_to_leads_now_is_in_the_title_and_worse_is_said_aloud(
+    services: Services, platform: Platform
+) -> None:
+    rule = rules.BY_NAME["database_down"]
+    said = []
+    for minute, effect in enumerate(("queued", "queued", "refused", "queued", "refused")):
+        now = NOW + minute * MINUTE
+        seen = [rules.finding(rule, "Postgres does not answer", now, effect=effect)]
+        incident_store.found(services.database.run, seen, now, "dpl", "watch")
+        tell(services, now)
+        [root] = roots(platform)
+        aloud = [m for m in messages(platform) if m["fields"].get("reply_broadcast")]
+        said.append((root["fields"]["text"], len(aloud)))
+    assert said == [
+        ("SEV1 Postgres is down: leads are queued", 0),
+        ("SEV1 Postgres is down: leads are queued", 0),
+        ("SEV1 Postgres is down: leads are refused", 1),
+        ("SEV1 Postgres is down: leads are queued", 1),
+        ("SEV1 Postgres is down: leads are refused", 2),
+    ]
+
+
+def test_a_reminder_that_slack_did_not_take_comes_a_minute_later(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "database_down")
+    tell(services)
+    platform.slack.switch("fail")
+    assert tell(services, NOW + 60 * MINUTE).delayed == 1
+    platform.slack.ok()
+    assert tell(services, NOW + 61 * MINUTE).posted == 1
+    assert "Still firing after 1 h 01 min" in messages(platform)[-1]["fields"]["text"]
+
+
+def test_a_bot_revoked_in_the_middle_leaves_the_recovery_to_the_webhook(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "database_down")
+    tell(services)
+    over(services, NOW + MINUTE)
+    revoked = webhook(platform, token="revoked", channel="C0LOCAL")
+    assert tell(services, NOW + 2 * MINUTE, revoked).posted == 1
+    [_, last] = messages(platform)
+    assert last["channel"] == "webhook"
+    assert last["fields"]["text"].startswith("RECOVERED SEV1")
+
+
+# --- Acknowledged in Slack.
+
+
+@pytest.mark.parametrize("how", ["reply", "react"])
+def test_a_person_who_replies_or_reacts_has_acknowledged_it(
+    services: Services, platform: Platform, how: str
+) -> None:
+    found(services, "database_down")
+    tell(services)
+    [root] = roots(platform)
+    alarm.hear(services, NOW + MINUTE)
+    assert incident_store.find(services.database.run, "last").acknowledged_by is None
+    vendor = platform.slack.vendor
+    getattr(vendor, how)(root["ts"], "looking")
+    alarm.hear(services, NOW + 2 * MINUTE)
+    tell(services, NOW + 2 * MINUTE)
+    held = incident_store.find(services.database.run, "last")
+    assert (held.acknowledged_by, held.acknowledged_at) == ("slack:U0PERSON", NOW + 2 * MINUTE)
+    assert "acknowledged by <@U0PERSON>" in json.dumps(roots(platform)[0]["fields"])
+    for minute in range(3, 200, 10):
+        tell(services, NOW + minute * MINUTE)
+    assert not [m for m in messages(platform) if "Still firing" in m["fields"]["text"]]
+
+
+def test_our_own_replies_acknowledge_nothing(services: Services, platform: Platform) -> None:
+    found(services, "database_down")
+    tell(services)
+    tell(services, NOW + 60 * MINUTE)
+    assert len(messages(platform)) == 2
+    alarm.hear(services, NOW + 61 * MINUTE)
+    assert incident_store.find(services.database.run, "last").acknowledged_at is None
+
+
+# --- Undeliverable.
+
+
+MUTE = {
+    "refused": {"SLACK_BOT_TOKEN": "revoked"},
+    "down": {"SLACK_API_URL": "http://127.0.0.1:1"},
+    "not configured": {"SLACK_BOT_TOKEN": ""},
+}
+
+
+@pytest.mark.parametrize("stores", ["with stores", "without stores"])
+@pytest.mark.parametrize("broken", MUTE)
+def test_a_sev1_that_slack_does_not_take_is_said_by_sentry_log_and_watch(
+    platform: Platform, database: Rows, broken: str, stores: str
+) -> None:
+    down = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa", "SLACK_WEBHOOK_URL": ""}
+    if stores == "without stores":
+        down["UPSTASH_REDIS_REST_URL"] = "http://127.0.0.1:1"
+    with platform.function("api/cron/watch.py", **{**MUTE[broken], **down}) as function:
+        token = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
+        said = httpx.get(f"{function.url}/api/cron/watch", headers=token, timeout=60).json()
+        assert said["undelivered"]
+        assert said["messages"] == 0
+        eventually(lambda: "alarm: database_down" in json.dumps(platform.sentry.received()))
+    assert messages(platform) == []
 
 
 # --- By a webhook.

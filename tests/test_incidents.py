@@ -12,6 +12,7 @@ from psycopg.rows import DictRow
 
 from dev.platform import Platform
 from lib import incident_spool, incident_store, incidents, rules
+from lib.incident_store import Event
 from lib.incidents import Finding, Refused
 from lib.services import Services
 from lib.settings import Settings
@@ -62,7 +63,7 @@ def test_what_goes_wrong_together_is_one_incident_of_the_worst_severity(
 ) -> None:
     [made] = found(services, "errors_over_5_percent", "database_down", "canary_failing")
     assert (made.severity, made.state) == ("sev1", "classify")
-    assert made.title == "Postgres is down: leads are queued"
+    assert made.title == "Postgres is down"
     assert len(made.rules) == 3
     assert events(database, made.id) == ["detected", "classified"]
 
@@ -130,15 +131,48 @@ def test_what_happened_rather_than_lasts_stays_open_for_ten_quiet_minutes(
     assert incident_store.quiet(run, set(), NOW + 11 * MINUTE)
 
 
-def test_back_within_half_an_hour_it_is_the_same_incident(
-    services: Services, database: Rows
+@pytest.mark.parametrize("minutes", [3, 20])
+def test_once_over_it_stays_over_and_what_comes_after_is_another(
+    services: Services, database: Rows, minutes: int
 ) -> None:
     [made] = found(services, "database_down")
     for minute in (1, 2):
         incident_store.quiet(services.database.run, set(), NOW + minute * MINUTE)
-    [again] = found(services, "database_down", now=NOW + 20 * MINUTE)
-    assert (again.id, again.state, again.resolved_at) == (made.id, "classify", None)
-    assert events(database, made.id)[-1] == "reopened"
+    later = NOW + minutes * MINUTE
+    seen = [finding("database_down", since=later)]
+    [again] = incident_store.found(services.database.run, seen, later, "dpl", "watch")
+    assert again.id != made.id
+    assert (again.started_at, again.told) == (NOW + minutes * MINUTE, 0)
+    assert incident_store.find(services.database.run, made.id).state == "resolve"
+
+
+def test_two_outages_of_one_minute_are_two_incidents(services: Services, database: Rows) -> None:
+    ids = set()
+    for second in range(0, 30, 10):
+        now = NOW + timedelta(seconds=second)
+        [made] = found(services, "database_down", now=now)
+        ids.add(made.id)
+        for _ in range(2):
+            incident_store.quiet(services.database.run, set(), now)
+    assert len(ids) == 3
+
+
+def test_a_milder_finding_that_began_before_does_not_move_its_start(
+    services: Services, database: Rows
+) -> None:
+    [made] = found(services, "database_down")
+    early = finding("errors_over_5_percent", since=NOW - 16 * MINUTE)
+    run = services.database.run
+    [after] = incident_store.found(run, [early], NOW + MINUTE, "dpl", "watch")
+    assert (after.id, after.started_at) == (made.id, NOW)
+
+
+def test_worse_it_begins_when_it_got_worse(services: Services, database: Rows) -> None:
+    run = services.database.run
+    early = finding("errors_over_5_percent", since=NOW - 16 * MINUTE)
+    incident_store.found(run, [early], NOW - MINUTE, "dpl", "watch")
+    [after] = incident_store.found(run, [finding("database_down")], NOW, "dpl", "watch")
+    assert (after.severity, after.started_at) == ("sev1", NOW)
 
 
 def test_back_later_it_is_another(services: Services, database: Rows) -> None:
@@ -321,12 +355,7 @@ def test_many_at_once_lose_no_event(services: Services) -> None:
 
 def test_taken_over_twice_it_is_there_once(services: Services, database: Rows) -> None:
     made = incidents.opened([finding("database_down")], NOW, "dpl")
-    event: tuple[str, str, str, dict[str, Any]] = (
-        NOW.isoformat(),
-        "detected",
-        "request",
-        {"what": {}},
-    )
+    event: Event = (NOW.isoformat(), "detected", "request", {"what": {}}, None)
     for _ in range(2):
         services.database.run(
             lambda c: incident_store.take_over(c, made, [event], NOW, stored=False)

@@ -1,9 +1,12 @@
 """Maintenance: leads are still taken, products still shown, health still 200, and it ends."""
 
 import json
+import os
+import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,13 +15,15 @@ import pytest
 import redis
 from psycopg.rows import DictRow
 
+from dev import build
 from dev.platform import Platform
 from dev.runtime import Function
 from lib import maintenance
 from lib.maintenance import Board, Switch
-from ops import cli
+from lib.settings import Settings
+from ops import cli, rollback
 from tests.cataloguing import PRODUCTS, seeded
-from tests.conftest import LEAD, delivered, eventually
+from tests.conftest import LEAD, ROOT, delivered, eventually
 
 __all__ = ["seeded"]
 
@@ -252,3 +257,126 @@ def test_it_costs_a_lead_no_trip_of_its_own(platform: Platform, database: Rows) 
         post(function, 2)
         [before, *_] = platform.upstash.received()
         assert "maintenance" in before["body"], "asked at the door, in the same call"
+
+
+# --- What production does, whoever switched it.
+
+
+@pytest.fixture
+def deployed(platform: Platform, valkey: redis.Redis) -> Iterator[None]:
+    """Whatever was deployed, the first deployment serves again afterwards."""
+    yield
+    platform.vercel.forget()
+    eventually(lambda: rollback.answering(platform.url) == "dpl_local", 30)
+
+
+def status(platform: Platform, capsys: Printed) -> tuple[int, dict[str, Any]]:
+    capsys.readouterr()
+    code = ops(platform, "status", "--json")
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return code, found
+
+
+def test_deploying_with_the_variable_is_a_command_and_status_says_what_production_does(
+    platform: Platform, deployed: None, capsys: Printed
+) -> None:
+    assert ops(platform, "deploy", "on", "--dry-run") == 0
+    assert status(platform, capsys)[1]["mode"] == "off"
+    assert ops(platform, "deploy", "on", "--yes") == 0
+    said = capsys.readouterr().out
+    for words in ("MAINTENANCE_MODE=intake is set", "is built", "serves"):
+        assert words in said
+    code, found = status(platform, capsys)
+    assert (code, found["mode"], found["site"], found["switch"]) == (1, "intake", "intake", "off")
+    assert found["deployment"] != "dpl_local"
+    assert found["until"] is None
+    assert post(platform).status_code == 202
+    assert ops(platform, "status") == 1
+    assert "until it is deployed anew" in capsys.readouterr().out
+    # The switch does not end what a deployment was born with, and says so.
+    assert ops(platform, "off") == 1
+    assert "in maintenance all the same" in capsys.readouterr().err
+    assert ops(platform, "deploy", "off", "--yes") == 0
+    code, found = status(platform, capsys)
+    assert (code, found["mode"], found["next_deployment"]) == (0, "off", "off")
+    assert post(platform, 2).status_code == 200
+
+
+def test_it_asks_before_it_deploys(
+    platform: Platform, deployed: None, monkeypatch: pytest.MonkeyPatch, capsys: Printed
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda _: "no")
+    assert ops(platform, "deploy", "on") == 1
+    assert "nothing was changed" in capsys.readouterr().err
+    assert rollback.answering(platform.url) == "dpl_local"
+
+
+@pytest.mark.parametrize("lie", ["build_fails", "env_is_not_kept"])
+def test_a_deployment_that_did_not_come_about_is_no_success(
+    platform: Platform, deployed: None, lie: str, capsys: Printed
+) -> None:
+    httpx.post(f"{platform.vercel.url}/_project", json={"lie": lie})
+    assert ops(platform, "deploy", "on", "--yes", "--timeout", "20") == 1
+    assert capsys.readouterr().err
+
+
+def test_status_says_until_when_and_who_of_the_switch(
+    platform: Platform, valkey: redis.Redis, capsys: Printed
+) -> None:
+    on(platform)
+    code, found = status(platform, capsys)
+    assert (code, found["mode"], found["site"]) == (1, "intake", "off")
+    assert found["reason"] == "moving house"
+    assert found["until"] is not None
+
+
+@pytest.mark.parametrize("gone", ["SITE_URL", "UPSTASH_REDIS_REST_URL"])
+def test_what_cannot_be_asked_is_not_off(
+    platform: Platform, valkey: redis.Redis, capsys: Printed, gone: str
+) -> None:
+    environment = {**platform.environment, gone: "http://127.0.0.1:1"}
+    assert cli.main(["maintenance", "status"], environment) == 1
+    assert capsys.readouterr().out.startswith("unknown")
+
+
+# --- A slip in the variable.
+
+
+def test_a_misspelt_variable_is_said_by_site_watch_and_command(
+    platform: Platform, valkey: redis.Redis, capsys: Printed
+) -> None:
+    wrong = {"MAINTENANCE_MODE": "mantenance"}
+    with platform.function("api/health.py", **wrong) as function:
+        accept = {"Accept": "application/health+json"}
+        said = httpx.get(f"{function.url}/api/health", headers=accept).json()
+        assert said["status"] == "warn"
+        assert "misspelt" in said["notes"][0]
+        environment = {**platform.environment, "SITE_URL": function.url}
+        assert cli.main(["maintenance", "status"], environment) == 1
+        assert "misspelt" in capsys.readouterr().out
+    with platform.function("api/cron/watch.py", **wrong) as function:
+        token = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
+        found = httpx.get(f"{function.url}/api/cron/watch", headers=token, timeout=60).json()
+        assert found["findings"] == ["maintenance_misspelt"]
+    [alert] = platform.slack.vendor.messages()  # type: ignore[attr-defined]
+    assert alert["fields"]["text"] == "SEV1 Production is not in maintenance"
+    assert "MAINTENANCE_MODE is misspelt" in json.dumps(alert["fields"])
+
+
+WORDS = ("", "off", "OFF", "false", "0", "no", "on", "true", "1", "yes", "intake", "read_only",
+         "read-only", " on ", "mantenance", "offf", "enabled", "maintenance")  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_vercels_build_takes_the_words_that_the_functions_take(word: str) -> None:
+    environment = {"PATH": os.environ["PATH"], "MAINTENANCE_MODE": word}
+    answer = subprocess.run(["sh", "ops/build_check.sh"], cwd=ROOT, env=environment, check=False)
+    assert (answer.returncode == 0) == (Settings(environment).maintenance_fault is None)
+    configured = json.loads((ROOT / "vercel.json").read_text())
+    assert configured["buildCommand"] == "sh ops/build_check.sh"
+
+
+def test_our_own_build_refuses_a_slip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MAINTENANCE_MODE", "mantenance")
+    with pytest.raises(build.BuildFailed, match="misspelt"):
+        build.build(ROOT, tmp_path)

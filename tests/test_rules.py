@@ -88,11 +88,49 @@ def test_what_was_answered_before_the_window_is_forgotten() -> None:
     assert broken(traffic=traffic("products", 100, 50, age=11)) == [], "over for ten minutes"
 
 
-def test_the_first_bad_minute_is_when_it_began() -> None:
+def test_the_first_bad_minute_is_when_it_began_and_nothing_begins_before_its_first_fact() -> None:
     bad = {NOW - timedelta(minutes=age): Minute(20, 15, 0) for age in (1, 2, 4)}
     good = {NOW - timedelta(minutes=age): Minute(20, 0, 0) for age in (3, 5, 6)}
     [found, *_] = rules.evaluate(Facts(now=NOW, traffic={"products": {**bad, **good}}))
-    assert found.since == NOW - timedelta(minutes=4)
+    assert found.since == NOW - timedelta(minutes=4) + timedelta(seconds=59)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"leads": {NOW - timedelta(minutes=9): Minute(1, 1, 0)}},  # an error, long over
+        {"products": {NOW - timedelta(minutes=2): Minute(9, 1, 0)}},  # another service's
+        {"rum": {NOW - timedelta(minutes=3): Minute(9, 0, 1)}},  # slow, and no error
+    ],
+)
+def test_what_went_wrong_before_and_apart_did_not_begin_it(before: Any) -> None:
+    began = {NOW - timedelta(minutes=1): Minute(3, 3, 0)}
+    given = {**before, "leads": {**before.get("leads", {}), **began}}
+    [found] = rules.evaluate(Facts(now=NOW, traffic=given))
+    assert (found.rule, found.since) == ("leads_failing", NOW - timedelta(seconds=1))
+
+
+@pytest.mark.parametrize(
+    ("minute", "facts", "effect"),
+    [
+        (Minute(4, 0, 0), {"refused": True}, "stored"),
+        (Minute(4, 0, 0), {}, ""),  # before it went down
+        (Minute(4, 0, 0, 3), {}, "queued"),
+        (Minute(4, 0, 0, 4), {"redis_fault": "down"}, "mailed"),
+        (Minute(4, 3, 0, 1), {}, "refused"),
+        (Minute(4, 1, 0, 3), {}, "queued"),
+        (None, {}, ""),
+        (None, {"canary_effect": "refused"}, "refused"),
+    ],
+)
+def test_what_happens_to_leads_is_what_the_last_answers_say(
+    minute: Minute | None, facts: dict[str, Any], effect: str
+) -> None:
+    lately = {} if minute is None else {NOW - timedelta(minutes=1): minute}
+    long_ago = {NOW - timedelta(minutes=4): Minute(9, 1, 0)}
+    given = Facts(now=NOW, database_fault="down", traffic={"leads": lately | long_ago}, **facts)
+    [found] = [one for one in rules.evaluate(given) if one.rule == "database_down"]
+    assert found.effect == effect
 
 
 def test_maintenance_mutes_what_it_causes_and_never_a_lost_lead_or_an_old_backup() -> None:

@@ -2,8 +2,8 @@
 
 Safe twice at once, late, or cut off: one works, the others answer `busy`. 200 `{"busy": false,
 "findings": [rule, …], "written": "postgres"|"redis"|"slack"|"nowhere", "folded": n, "messages": n,
-"delayed": n}`, whatever is down; 401 without the cron's token or the watch's own, which whoever
-watches from outside may hold.
+"delayed": n, "undelivered": reason|null}`, whatever is down; 401 without the cron's token or the
+watch's own, which whoever watches from outside may hold.
 """
 
 from contextlib import suppress

@@ -101,7 +101,7 @@ function piecesOf(from, stale) {
   const past = incidents.filter((each) => OVER.includes(each.status) && Date.now() - new Date(each.started_at) < PAST_MS);
   return {
     overall: overallOf(from, stale),
-    announcements: planned.map((each) => maintenance(each, zone)),
+    announcements: planned.map((each) => maintenance(each, components, zone)),
     current: current.length === 0 ? [] : [
       element("h2", {}, text("current")), ...current.map((each) => currentIncident(each, components, zone))],
     services: components.map(serviceNow),

@@ -244,7 +244,10 @@ export function pastIncident(incident, components, zone) {
     affected(incident, components), updates(incident, zone));
 }
 
-export function maintenance(planned, zone) {
+/** Whether a form that is sent now is kept, as far as the answer says. */
+const taken = (components) => components.find((each) => each.id === "leads")?.status !== "major_outage";
+
+export function maintenance(planned, components, zone) {
   const from = moment(planned.scheduled_for, zone);
   const until = planned.scheduled_until && moment(planned.scheduled_until, zone);
   const ahead = planned.status === "scheduled";
@@ -252,5 +255,5 @@ export function maintenance(planned, zone) {
   const when = text(ahead && until ? "from_until" : "from_on", { from, until });
   return element("section", { class: "announcement", "data-key": planned.id },
     element("h2", {}, sign("maintenance"), element("span", {}, title)),
-    element("p", {}, `${when} ${text(planned.mode) ?? text("intake")}`));
+    element("p", {}, taken(components) ? `${when} ${text(planned.mode) ?? text("intake")}` : when));
 }
