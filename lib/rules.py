@@ -41,7 +41,10 @@ class Minute:
 class Facts:
     """What the watch found out. None where it could not be, or there is nothing to say.
 
-    traffic: service -> minute -> what was answered, over the last WINDOW.
+    traffic: service -> minute -> what was answered, over the last WINDOW. store_fault and its like:
+    what lib/rehearsal.py says. blind: what of Postgres the watch itself may not look at.
+    mail_fault, slack_fault: why a vendor takes nothing from us. mailed: leads that exist only in a
+    mail.
     """
 
     now: datetime
@@ -51,6 +54,14 @@ class Facts:
     status_fault: str | None = None
     canary_fault: str | None = None
     database_fault: str | None = None
+    store_fault: str | None = None
+    outbox_fault: str | None = None
+    products_fault: str | None = None
+    blind: tuple[str, ...] = ()
+    mail_fault: str | None = None
+    slack_fault: str | None = None
+    slack_missing: str | None = None
+    sentry_missing: str | None = None
     redis_fault: str | None = None
     dead_letters: int = 0
     mail_stopped: int = 0
@@ -58,6 +69,7 @@ class Facts:
     unheard: tuple[str, ...] = ()
     set_aside: int = 0
     missing: int = 0
+    mailed: tuple[str, ...] = ()
     queued: int = 0
     mail_waits: timedelta | None = None
     queue_waits: timedelta | None = None
@@ -66,6 +78,12 @@ class Facts:
     overdue_keys: tuple[str, ...] = ()
     overdue_requests: tuple[str, ...] = ()
     stale_data: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What is wrong with the ways by which sales and whoever is on call are told."""
+        faults = (self.mail_fault, self.slack_fault, self.slack_missing, self.sentry_missing)
+        return tuple(fault for fault in faults if fault)
 
 
 type Test = Callable[[Facts], str | None]
@@ -239,6 +257,8 @@ RULES: tuple[Rule, ...] = (
          lambda f: f.health_fault, ("leads", "products", "health")),
     Rule("database_down", "sev1", "service", "Postgres is down: leads are queued",
          lambda f: _with_queued(f, f.database_fault), ("leads", "products")),
+    Rule("store_refused", "sev1", "service", "Postgres would refuse a lead",
+         lambda f: f.store_fault, ("leads",)),
     Rule("canary_failing", "sev1", "service", "A lead does not get through",
          lambda f: f.canary_fault, ("leads",)),
     Rule("most_requests_failing", "sev1", "service", "Most requests fail", _most_fail,
@@ -252,6 +272,14 @@ RULES: tuple[Rule, ...] = (
          _told_by_requests, ("leads",), always=True, lasting=False),
     Rule("ledger_gap", "sev1", "service", "An accepted lead is nowhere",
          lambda f: _count(f.missing, "accepted leads are neither stored nor queued"), ("leads",)),
+    Rule("leads_only_in_mail", "sev1", "mailed_leads", "Leads exist only in a mail",
+         lambda f: _names(f.mailed, "to be imported or dismissed"), always=True),
+    Rule("outbox_refused", "sev1", "mail", "No mail can be sent: sales hear of no lead",
+         lambda f: f.outbox_fault),
+    Rule("mail_refused", "sev1", "mail", "Mail is refused: sales hear of no lead",
+         lambda f: f.mail_fault, always=True),
+    Rule("slack_refused", "sev1", "alerting", "Slack refuses our alerts",
+         lambda f: f.slack_fault, always=True),
     Rule("dead_letters", "sev1", "mail", "Mails were given up",
          lambda f: _count(f.dead_letters, "mails were given up"), ("leads",), always=True),
     Rule("mail_stopped", "sev1", "mail", "Sales hear of no lead: Resend takes no mail",
@@ -269,6 +297,13 @@ RULES: tuple[Rule, ...] = (
     # Sev2: worse than promised, or soon to be.
     Rule("errors_over_5_percent", "sev2", "service", "Too many requests fail", _errors),
     Rule("slow_over_5_seconds", "sev2", "service", "Requests are too slow", _slow),
+    Rule("products_refused", "sev2", "products", "Postgres would show no product",
+         lambda f: f.products_fault, ("products",)),
+    Rule("watch_blind", "sev2", "watch", "The watch cannot look at everything",
+         lambda f: "; ".join(f.blind) or None, always=True),
+    Rule("alerting_not_configured", "sev2", "alerting", "Slack or Sentry is not configured",
+         lambda f: "; ".join(filter(None, (f.slack_missing, f.sentry_missing))) or None,
+         always=True),
     Rule("redis_down", "sev2", "redis", "Redis is down: no limits, no queue to fall back on",
          lambda f: f.redis_fault),
     Rule("mail_delayed", "sev2", "mail", "Mails are delayed", _mail_waits, ("leads",)),

@@ -41,8 +41,6 @@ class Slack:
         fields: dict[str, Any] = {**_content(message), "unfurl_links": False}
         if thread is not None:
             fields |= {"thread_ts": thread, "reply_broadcast": aloud}
-        else:
-            fields["metadata"] = {"event_type": "alfa_incident", "event_payload": message.marks}
         try:
             answer = self._call("chat.postMessage", fields)
         except AlertDelayed as fault:
@@ -57,21 +55,43 @@ class Slack:
         fields = {**_content(message), "channel": posted.channel, "ts": posted.ts}
         self._call("chat.update", fields)
 
+    def marked(self, mark: str) -> list[tuple[Posted, dict[str, str]]]:
+        """The messages of ours that carry this mark, newest first, with all their marks. Raises
+        AlertDelayed."""
+        if not self.edits:
+            return []
+        query = {"channel": self._channel, "limit": LOOKED_BACK, "include_all_metadata": True}
+        found = []
+        for message in self._call("conversations.history", query).get("messages", []):
+            marks = (message.get("metadata") or {}).get("event_payload", {})
+            if mark in marks:
+                found.append((Posted(self._channel, str(message["ts"])), marks))
+        return found
+
     def find(self, mark: str, value: str) -> Posted | None:
         """The newest message with this mark: posted by an attempt whose answer was lost, or by an
         instance that could write nothing down. Raises AlertDelayed."""
-        if not self.edits:
-            return None
-        query = {"channel": self._channel, "limit": LOOKED_BACK, "include_all_metadata": True}
         try:
-            answer = self._call("conversations.history", query)
+            found = self.marked(mark)
         except AlertDelayed as fault:
             if fault.final:  # without the right to read, a lost answer means a second message
                 return None
             raise
-        for message in answer.get("messages", []):
-            if (message.get("metadata") or {}).get("event_payload", {}).get(mark) == value:
-                return Posted(self._channel, str(message["ts"]))
+        return next((posted for posted, marks in found if marks[mark] == value), None)
+
+    def refusal(self) -> str | None:
+        """Why Slack refuses our bot or its channel, by Slack's name for it; None if it does not,
+        or there is no bot. Posts nothing. Raises AlertDelayed where that cannot be told."""
+        if not self.edits:
+            return None
+        try:
+            self._call("auth.test", {})
+            self.marked("-")
+        except AlertDelayed as fault:
+            if not fault.final:
+                raise
+            # Without the right to read, alerts are posted all the same.
+            return None if fault.reason == "missing_scope" else fault.reason
         return None
 
     def _by_webhook(self, message: Message) -> Posted:
@@ -120,4 +140,7 @@ class Slack:
 
 
 def _content(message: Message) -> dict[str, Any]:
-    return {"text": message.text, "blocks": list(message.blocks)}
+    content: dict[str, Any] = {"text": message.text, "blocks": list(message.blocks)}
+    if message.marks:
+        content["metadata"] = {"event_type": "alfa_incident", "event_payload": message.marks}
+    return content
