@@ -8,8 +8,9 @@ may be late by that one.
 
 `?deep=true` with `Authorization: Bearer $HEALTH_CHECK_TOKEN` asks every dependency, all at once,
 a second each: 200 `{"status":"healthy"|"degraded","services":{…},"ledger":{…}}`, 503 "unhealthy"
-when the database is gone; 403 forbidden when no token is configured, 401 unauthorized when it is
-wrong.
+when the database is gone or would refuse a lead (a renamed column, a right, a constraint,
+read-only: `services.database` names it); 403 forbidden when no token is configured, 401
+unauthorized when it is wrong.
 """
 
 from datetime import datetime

@@ -16,7 +16,18 @@ from datetime import UTC, datetime
 from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
 
-from lib import canary, endpoint, intake, leads, outbox, rounds, spam, submission
+from lib import (
+    canary,
+    deployments,
+    endpoint,
+    intake,
+    leads,
+    mailed_leads,
+    outbox,
+    rounds,
+    spam,
+    submission,
+)
 from lib.endpoint import Call, Request, RequestEntityTooLarge, Response
 from lib.gate import Entered, Limits, Seen
 from lib.intake import Kept, Lost
@@ -40,9 +51,11 @@ CHALLENGE_FIELD = "cf-turnstile-response"  # as Cloudflare's widget names it
 THANKS_PATHS = {"id": "/terima-kasih", "en": "/en/thank-you"}
 
 nudge = rounds.Nudge()
+first_run = deployments.FirstRun()
 
 
 def post(call: Call) -> Response:
+    first_run.ask(call)
     _refuse_foreign(call)
     lead, token = _read(call)
     status, lead = _take(call, lead, token)
@@ -189,6 +202,7 @@ def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
     if kept.alarming:
         _alarm(call, "lead_not_stored_nor_queued", lead)
     call.later(lambda: intake.settle(call.services, kept, lead))
+    call.later(lambda: mailed_leads.settle(call.services, kept.lead, kept.decision))
     call.later(lambda: _send(call, kept))
     call.later(call.services.probe)
     if window is None and nudge.due():

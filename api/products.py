@@ -11,7 +11,7 @@ Redis down is no error: `X-Data-Source` tells memory, redis, postgres, stale or 
 from email.utils import format_datetime
 from urllib.parse import parse_qsl
 
-from lib import endpoint, product_query, products, snapshot
+from lib import deployments, endpoint, product_query, products, snapshot
 from lib.catalogue_cache import Reach, Served, Shelf
 from lib.endpoint import Call, Response
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
@@ -23,6 +23,7 @@ TAG = "products"
 DATABASE_BUDGET_S = 1.5
 
 shelf = Shelf()
+first_run = deployments.FirstRun()
 
 
 def get(call: Call) -> Response:
@@ -32,6 +33,7 @@ def get(call: Call) -> Response:
     locale = dict(pairs).get("locale", "")
     if locale in endpoint.LOCALES:
         call.locale = locale
+    first_run.ask(call)
     query = product_query.read(pairs, call.locale)
     reach = _reach(call)
     served = shelf.serve(query, reach)

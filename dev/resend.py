@@ -62,6 +62,8 @@ class Resend:
             return refusal
         if (answer := self.api_keys.respond(request)) is not None:
             return answer
+        if request.path == "/domains" and request.method == "GET":
+            return as_json({"object": "list", "has_more": False, "data": []})
         if request.path == "/emails" and request.method == "GET":
             data = [_shown(mail) for mail in self.mails()]
             return as_json({"object": "list", "has_more": False, "data": data})

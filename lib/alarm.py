@@ -116,11 +116,10 @@ def _looked_again(call: Call, service: str, status: int, now: datetime) -> list[
     answered = f"a request to /api/{service} was answered {status}"
     found = []
     if "database" in call.outages:
-        title, fault = _database_fault(call.services, now)
+        rule, fault = _database_fault(call.services, now)
         if fault is not None:
-            rule = rules.BY_NAME["database_down"]
             what = f"{fault}; {answered}"
-            found.append(rules.finding(rule, what, now, title=title, effect=effect))
+            found.append(rules.finding(rules.BY_NAME[rule], what, now, effect=effect))
     if "queue" in call.outages:
         try:
             call.services.cache.ping()
@@ -131,14 +130,14 @@ def _looked_again(call: Call, service: str, status: int, now: datetime) -> list[
 
 
 def _database_fault(means: Means, now: datetime) -> tuple[str, str | None]:
-    """A second look at Postgres, and at whether it would take a lead: title and fault."""
+    """A second look at Postgres, and at whether it would take a lead: rule and fault."""
     from lib import rehearsal  # what a request that met no outage never needs
 
     try:
         means.database.ping()
-        return rules.REFUSES, rehearsal.store_fault(means.database.run, now)
+        return "store_refused", rehearsal.store_fault(means.database.run, now)
     except (DatabaseDown, NotConfigured) as fault:
-        return rules.BY_NAME["database_down"].title, said(fault, "Postgres")
+        return "database_down", said(fault, "Postgres")
 
 
 def said(fault: Exception, name: str) -> str:

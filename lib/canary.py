@@ -71,6 +71,10 @@ from outbox where lead_id = %(id)s
 
 REMOVE = "delete from leads where id = %(id)s and canary"
 
+# One that was drained after its sender had stopped looking.
+REMOVE_OLD = "delete from leads where canary and created_at < %(until)s"
+OLD = timedelta(minutes=10)
+
 
 def look(run: Callable[..., Any], lead_id: UUID) -> Sighting:
     """Where it is now."""
@@ -95,3 +99,8 @@ def remove(run: Callable[..., Any], commands: Callable[..., Any], lead_id: UUID)
         )
     finally:
         run(lambda connection: connection.execute(REMOVE, {"id": str(lead_id)}))
+
+
+def remove_old(run: Callable[..., Any], now: datetime) -> None:
+    """Take those away that nobody looks for any more. Raises DatabaseDown."""
+    run(lambda connection: connection.execute(REMOVE_OLD, {"until": now - OLD}) and None)

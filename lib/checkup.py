@@ -1,4 +1,7 @@
-"""Asking every dependency how it is: all at once, a second each, in words without secrets."""
+"""Asking every dependency how it is: all at once, a second each, in words without secrets.
+
+Postgres is asked whether it would take a lead, not whether it answers: see lib/rehearsal.py.
+"""
 
 import threading
 import time
@@ -6,13 +9,31 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-from lib import ledger, recovery
-from lib.intake import Means
-from lib.problems import CacheDown, DatabaseDown, NotConfigured
+from lib import intake, ledger, recovery, rehearsal
+from lib.problems import AlertDelayed, CacheDown, DatabaseDown, MailDelayed, NotConfigured
 
 DEADLINE_S = 1.0
+
+
+class Channel(Protocol):
+    def refusal(self) -> str | None: ...
+
+
+class Mailer(intake.Mailer, Protocol):
+    def refusal(self, *, timeout_s: float = ...) -> str | None: ...
+
+
+class Means(intake.Means, Protocol):
+    """Any of them may raise NotConfigured."""
+
+    @property
+    def mailer(self) -> Mailer: ...
+    @property
+    def slack(self) -> Channel: ...
+    @property
+    def sentry_dsn(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +49,20 @@ def look(means: Means, now: datetime) -> Found:
     """Every answer that came within DEADLINE_S; "silent" for those that did not."""
     _build(means)
     asked = {
-        "database": _Asked(lambda: means.database.ping(budget_s=DEADLINE_S)),
+        "database": _Asked(lambda: _database(means, now)),
+        "outbox": _Asked(lambda: _outbox(means, now), "ready"),
+        "products": _Asked(lambda: _products(means), "ready"),
         "redis": _Asked(lambda: means.cache.ping()),  # noqa: PLW0108 - it may have no address
-        "encryption_key": _Asked(lambda: means.vault, "configured"),
-        "mail": _Asked(lambda: means.mailer, "configured"),
-        "ledger": _Asked(lambda: ledger.read(means.cache.run_all, means.database.run, now)),
-        "recovery": _Asked(lambda: recovery.standing(means.database.run, now)),
+        "encryption_key": _Asked(lambda: means.vault and None, "configured"),
+        "mail": _Asked(lambda: _mail(means)),
+        "slack": _Asked(lambda: _slack(means)),
+        "sentry": _Asked(lambda: means.sentry_dsn and None, "configured"),
     }
+    read = _Asked(lambda: ledger.read(means.cache.run_all, means.database.run, now))
+    aged = _Asked(lambda: recovery.standing(means.database.run, now))
     end = time.monotonic() + DEADLINE_S
-    for one in asked.values():
+    for one in (*asked.values(), read, aged):
         one.thread.join(max(0.0, end - time.monotonic()))
-    read, aged = asked.pop("ledger"), asked.pop("recovery")
     services: dict[str, object] = {}
     for name, one in asked.items():
         services[name] = one.word
@@ -55,8 +79,40 @@ def look(means: Means, now: datetime) -> Found:
     return Found(status, services, None if book is None else asdict(book))
 
 
+# ---------------------------------------------------------------- the questions
+
+
+def _database(means: Means, now: datetime) -> str | None:
+    means.database.ping(budget_s=DEADLINE_S)  # on a new connection, whatever is remembered
+    fault = rehearsal.store_fault(means.database.run, now)
+    return fault and f"would refuse a lead: {fault}"
+
+
+def _outbox(means: Means, now: datetime) -> str | None:
+    fault = rehearsal.outbox_fault(means.database.run, now)
+    return fault and f"would send no mail: {fault}"
+
+
+def _products(means: Means) -> str | None:
+    fault = rehearsal.products_fault(means.database.run)
+    return fault and f"would show no product: {fault}"
+
+
+def _mail(means: Means) -> str | None:
+    fault = means.mailer.refusal(timeout_s=DEADLINE_S)
+    return fault and f"refused: {fault}"
+
+
+def _slack(means: Means) -> str | None:
+    fault = means.slack.refusal()
+    return fault and f"refused: {fault}"
+
+
 class _Asked:
-    """One question on its way in a thread of its own, which may outlive the answer."""
+    """One question on its way in a thread of its own, which may outlive the answer.
+
+    ask: a fault in words, or what was read; None is well.
+    """
 
     def __init__(self, ask: Callable[[], Any], good: str = "connected") -> None:
         self.good = good
@@ -71,17 +127,19 @@ class _Asked:
         started = time.perf_counter()
         try:
             self.result = self._ask()
-            word = self.good
+            word = self.result if isinstance(self.result, str) else self.good
         except NotConfigured as fault:
             word = f"unconfigured: {fault}"
-        except (CacheDown, DatabaseDown):
+        except (AlertDelayed, CacheDown, DatabaseDown, MailDelayed):
             word = "disconnected"
+        except rehearsal.refusals() as fault:
+            word = f"refused: {rehearsal.sentence(fault)}"
         self.took_ms = round((time.perf_counter() - started) * 1000, 1)
         self.word = word
 
 
 def _build(means: Means) -> None:
     """Load every adapter before the clock starts: a cold start is no dependency's fault."""
-    for name in ("database", "cache", "vault", "mailer"):
+    for name in ("database", "cache", "vault", "mailer", "slack"):
         with suppress(NotConfigured):  # said when it is asked
             getattr(means, name)

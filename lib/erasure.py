@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
-from lib import erasure_sweep, tombstones
+from lib import erasure_sweep, mailed_leads, tombstones
 from lib.erasure_register import DUE, receipt_of
 from lib.intake import Means
 from lib.problems import NotConfigured
@@ -181,6 +181,7 @@ def remove_rows(connection: "Connection[Any]", order: Order) -> None:
         connection.execute(ATTRIBUTE, values)
         mails = _count(connection, MAILS, values)
         gone = connection.execute(REMOVE, values).fetchall()
+        connection.execute(mailed_leads.FORGET_PERSON, values)
         values["words"] = [word for row in gone for word in row[:2]] + list(order.ids)
         connection.execute(SPAM_REMAINS, values)
         spam, notes = connection.execute(BESIDE, values).fetchone() or (0, 0)

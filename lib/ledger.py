@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from lib import mailed_leads
 from lib.backlog import ACCEPTED, DEAD, JOURNAL_S, QUEUE
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ SHOWN = 20  # ids; the rest are counted
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Counts, and the ids behind each difference (at most SHOWN of them)."""
+    """Counts, and the ids behind each difference (at most SHOWN of them).
+
+    mailed: references of leads that exist only in a mail.
+    """
 
     accepted: int
     stored: int
@@ -30,10 +34,11 @@ class Ledger:
     in_review: int
     missing: tuple[str, ...]
     untold: tuple[str, ...]
+    mailed: tuple[str, ...] = ()
 
     @property
     def balanced(self) -> bool:
-        return not self.missing and not self.untold and not self.set_aside
+        return not (self.missing or self.untold or self.set_aside or self.mailed)
 
 
 MISSING = """
@@ -63,12 +68,17 @@ limit %(shown)s
 def read(commands: Callable[..., list[Any]], run: Callable[..., Any], now: datetime) -> Ledger:
     """The ledger at `now`. Raises CacheDown or DatabaseDown: then nothing can be said."""
     since, until = now - timedelta(seconds=JOURNAL_S), now - SETTLING
-    accepted, queued, set_aside = commands(
+    accepted, queued, set_aside, only_in_redis = commands(
         ("ZRANGE", ACCEPTED, since.timestamp(), until.timestamp(), "BYSCORE"),
         ("HKEYS", QUEUE),
         ("HKEYS", DEAD),
+        ("HVALS", mailed_leads.REGISTER),
     )
-    elsewhere = {*queued, *set_aside}
+    mailed = {
+        one.lead_id: one
+        for one in [*mailed_leads.open_ones(run), *mailed_leads.read(only_in_redis)]
+    }
+    elsewhere = {*queued, *set_aside, *mailed}
     expected = [lead_id for lead_id in accepted if lead_id not in elsewhere]
     values = {"ids": expected, "since": since, "until": until, "shown": SHOWN}
 
@@ -88,4 +98,5 @@ def read(commands: Callable[..., list[Any]], run: Callable[..., Any], now: datet
         in_review=in_review,
         missing=tuple(missing[:SHOWN]),
         untold=tuple(untold),
+        mailed=mailed_leads.named(list(mailed.values())),
     )

@@ -106,6 +106,23 @@ class Mailer:
             return str(told["id"])
         raise _translated(answer, told)
 
+    def refusal(self, *, timeout_s: float = TIMEOUT_S) -> str | None:
+        """Why Resend refuses this key for every mail, by Resend's name for it; None if it does not.
+
+        Sends nothing. Raises MailDelayed where that cannot be told.
+        """
+        try:
+            answer = self._rest.get("/domains", within_s=timeout_s)
+        except Unreached:
+            raise MailDelayed("no_answer", uncertain=False) from None
+        told = _told(answer)
+        kind, words = str(told.get("name", "")), str(told.get("message", ""))
+        if answer.status == 200 or kind == "restricted_api_key":
+            return None  # the latter: a key that may send, and nothing else
+        if answer.status in (401, 403) or words.lower().startswith("api key is invalid"):
+            return kind or f"status_{answer.status}"
+        raise MailDelayed(kind or f"status_{answer.status}", uncertain=False)
+
 
 def _in_ascii(mailbox: str) -> str:
     """A mailbox with its domain in punycode, which is how Resend takes it."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 from uuid import uuid4
 
 from lib import backlog, canary, leads, outbox, products
@@ -31,9 +31,30 @@ PATIENCE_S = 0.8  # a statement may wait for locks, or take, so long: below deep
 # No real mail was ever due before: only the synthetic ones are claimed.
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
+READ_ONLY = "25006"
+MANY_SESSIONS = 8  # that an instance may keep open
+
 LIMITS = """
 select set_config('lock_timeout', %(lock)s, true),
   set_config('statement_timeout', %(statement)s, true)
+"""
+# A new session begins with these; ours, or a pooler's, may have begun before they were set.
+AS_A_NEW_SESSION = """
+select set_config(
+  case name when 'default_transaction_read_only' then 'transaction_read_only' else name end,
+  value, true)
+from (
+  select distinct on (name) name, value
+  from pg_db_role_setting as s
+    cross join unnest(s.setconfig) as entry
+    cross join lateral (
+      select split_part(entry, '=', 1), substr(entry, strpos(entry, '=') + 1)
+    ) as parts (name, value)
+  where s.setrole in (0, (select oid from pg_roles where rolname = session_user))
+    and s.setdatabase in (0, (select oid from pg_database where datname = current_database()))
+  order by name, s.setrole desc, s.setdatabase desc
+) as last
+where name = 'search_path' or name = 'default_transaction_read_only' and value::boolean
 """
 # Deferred constraints and triggers speak at the commit, which never comes.
 CHECK_NOW = "set constraints all immediate"
@@ -103,6 +124,18 @@ def outbox_fault(run: Run, now: datetime, *, patience_s: float = PATIENCE_S) -> 
 def products_fault(run: Run, *, patience_s: float = PATIENCE_S) -> str | None:
     """Why the catalogue cannot be read; None when it can. Raises DatabaseDown."""
     return _rehearse(run, _find, patience_s)
+
+
+def every_fault(run: Run, now: datetime, *, patience_s: float = PATIENCE_S) -> dict[str, str]:
+    """All three, by the rule of lib/rules.py that a fault breaks. Raises DatabaseDown.
+
+    Where no lead can be stored, its mails are no fault of their own.
+    """
+    store = store_fault(run, now, patience_s=patience_s)
+    outbox = None if store else outbox_fault(run, now, patience_s=patience_s)
+    catalogue = products_fault(run, patience_s=patience_s)
+    found = {"store_refused": store, "outbox_refused": outbox, "products_refused": catalogue}
+    return {rule: fault for rule, fault in found.items() if fault is not None}
 
 
 # ---------------------------------------------------------------- the statements
@@ -261,6 +294,7 @@ def _rehearse(run: Run, work: Callable[["Connection[Any]"], None], patience_s: f
         except psycopg.Error as fault:
             if fault.sqlstate is None or connection.closed:
                 raise  # said by no server, or by one on its way out
+            connection.close()  # a session may stay so when the server no longer is
             return sentence(fault, noting.parameter)
         except Refusal as refusal:
             return str(refusal)
@@ -268,7 +302,12 @@ def _rehearse(run: Run, work: Callable[["Connection[Any]"], None], patience_s: f
             return 'a row written to table "leads" is not there (a trigger, rule or constraint?)'
         return None
 
-    said: str | None = run(ask, budget_s=max(3.5, 3 * patience_s))
+    budget_s = max(3.5, 3 * patience_s)
+    said: str | None = run(ask, budget_s=budget_s)
+    for _ in range(MANY_SESSIONS):
+        if said is None or not said.endswith(f"({READ_ONLY})"):
+            break
+        said = run(ask, budget_s=budget_s)
     return said
 
 
@@ -278,6 +317,7 @@ def _undone(connection: "Connection[Any]", patience_s: float) -> Iterator[None]:
     with connection.transaction(force_rollback=True):
         values = {"lock": f"{patience_ms}ms", "statement": f"{patience_ms + 100}ms"}
         connection.execute(LIMITS, values)
+        connection.execute(AS_A_NEW_SESSION)
         yield
 
 
@@ -300,7 +340,7 @@ def _hidden(rows: Sequence[Any]) -> Iterator[str]:
 # What a server says under these names things and quotes no value, unless a function raised it.
 QUOTABLE = ("0A", "23", "25", "40", "42", "53", "54", "55", "57", "2F", "3D", "3F")
 MEANING = {
-    "25006": "the database is read-only",
+    READ_ONLY: "the database is read-only",
     "42501": "a right or a policy is missing",
     "53100": "the disk is full",
     "55P03": "a table is locked",
@@ -310,7 +350,21 @@ MEANING = {
 NAMED = ("schema_name", "table_name", "column_name", "datatype_name", "constraint_name")
 
 
-def sentence(fault: "psycopg.Error", parameter: Callable[[int], str | None]) -> str:
+def is_refusal(fault: BaseException | None) -> "TypeGuard[psycopg.Error]":
+    """Whether a server said it, and so says why."""
+    return getattr(fault, "sqlstate", None) is not None and isinstance(fault, refusals())
+
+
+def refusals() -> "tuple[type[psycopg.Error], ...]":
+    """What a statement of ours fails with when a server refuses it."""
+    import psycopg
+
+    return (psycopg.Error,)
+
+
+def sentence(
+    fault: "psycopg.Error", parameter: Callable[[int], str | None] = lambda _: None
+) -> str:
     """A statement's failure for a person: what it means, the names a server gives, the SQLSTATE.
 
     parameter: the name behind a statement's parameter.

@@ -60,12 +60,21 @@ class Rest:
         self, path: str, body: bytes, headers: Mapping[str, str] = {}, *, within_s: float
     ) -> Answer:
         """Post and read the whole answer, within_s once connected. Raises Unreached."""
+        return self._ask("POST", path, body, headers, within_s)
+
+    def get(self, path: str, *, within_s: float) -> Answer:
+        """Get and read the whole answer, within_s once connected. Raises Unreached."""
+        return self._ask("GET", path, b"", {}, within_s)
+
+    def _ask(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str], within_s: float
+    ) -> Answer:
         line = self._take()
         try:
             if line is None:
                 line = self._open()
             line.deadline = time.monotonic() + within_s
-            answer = line.exchange(self._head(path, body, headers) + body)
+            answer = line.exchange(self._head(method, path, body, headers) + body)
         except (OSError, ValueError) as fault:
             if line is not None:
                 line.end()
@@ -102,10 +111,10 @@ class Rest:
             plain.close()
             raise
 
-    def _head(self, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+    def _head(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
         host = self._host if self._port is None else f"{self._host}:{self._port}"
         sent = {"Host": host, "Content-Length": str(len(body)), **self._headers, **headers}
-        lines = [f"POST {self._path}{path} HTTP/1.1"]
+        lines = [f"{method} {self._path}{path} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in sent.items()]
         if any("\r" in line or "\n" in line for line in lines):
             raise ValueError("a header of two lines")

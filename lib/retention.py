@@ -104,6 +104,19 @@ delete from service_days where ctid = any(array(
 """
 OLDEST_DAY = "select min(day)::timestamptz from service_days"
 
+# An open one waits for a person, however old.
+MAILED = """
+delete from mailed_leads where lead_id in (
+  select lead_id from mailed_leads as m
+  where accepted_at < %(until)s and (dismissed_at is not null
+    or exists (select from leads where leads.id = m.lead_id))
+  order by accepted_at limit %(batch)s for update skip locked)
+"""
+OLDEST_MAILED = """
+select min(accepted_at) from mailed_leads as m
+where dismissed_at is not null or exists (select from leads where leads.id = m.lead_id)
+"""
+
 SIGHTINGS = """
 delete from key_sightings where ctid = any(array(
   select ctid from key_sightings where last_seen_at < %(until)s
@@ -160,6 +173,7 @@ def rules(leads_days: int) -> tuple[Rule, ...]:
         Rule("origins", "IP address and user agent of leads", 90, ORIGINS, OLDEST_ORIGIN),
         Rule("mails", "rendered mails that are sent or given up", 90, MAILS, OLDEST_MAIL),
         Rule("spam", "submissions kept for review", 30, SPAM, OLDEST_SPAM),
+        Rule("mailed", "entries of leads once in a mail alone", 90, MAILED, OLDEST_MAILED),
         Rule("notes", "texts of notes on incidents", 365, NOTES, OLDEST_NOTE),
         Rule("minutes", "requests by the minute", 2, MINUTES, OLDEST_MINUTE),
         Rule("hours", "requests by the hour", 90, HOURS, OLDEST_HOUR),

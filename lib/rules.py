@@ -44,8 +44,10 @@ class Minute:
 class Facts:
     """What the watch found out. None where it could not be, or there is nothing to say.
 
-    traffic: service -> minute -> what was answered, over the last WINDOW. refused: database_fault
-    is of a Postgres that answers. canary_effect: what became of the synthetic lead just sent.
+    traffic: service -> minute -> what was answered, over the last WINDOW. store_fault and its like:
+    what lib/rehearsal.py says. blind: what of Postgres the watch itself may not look at.
+    mail_fault, slack_fault: why a vendor takes nothing from us. mailed: leads that exist only in a
+    mail. canary_effect: what became of the synthetic lead just sent.
     """
 
     now: datetime
@@ -57,14 +59,24 @@ class Facts:
     canary_fault: str | None = None
     canary_effect: str = ""
     database_fault: str | None = None
-    refused: bool = False
+    store_fault: str | None = None
+    outbox_fault: str | None = None
+    products_fault: str | None = None
+    blind: tuple[str, ...] = ()
+    mail_fault: str | None = None
+    slack_fault: str | None = None
+    slack_missing: str | None = None
+    sentry_missing: str | None = None
     redis_fault: str | None = None
+    in_review: int = 0
+    in_flood: int = 0
     dead_letters: int = 0
     mail_stopped: int = 0
     mail_stopped_by: str | None = None
     unheard: tuple[str, ...] = ()
     set_aside: int = 0
     missing: int = 0
+    mailed: tuple[str, ...] = ()
     queued: int = 0
     mail_waits: timedelta | None = None
     queue_waits: timedelta | None = None
@@ -73,6 +85,12 @@ class Facts:
     overdue_keys: tuple[str, ...] = ()
     overdue_requests: tuple[str, ...] = ()
     stale_data: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What is wrong with the ways by which sales and whoever is on call are told."""
+        faults = (self.mail_fault, self.slack_fault, self.slack_missing, self.sentry_missing)
+        return tuple(fault for fault in faults if fault)
 
 
 type Test = Callable[[Facts], str | None]
@@ -103,20 +121,17 @@ def evaluate(facts: Facts) -> list[Finding]:
         if facts.maintenance and not rule.always:
             continue
         if (what := rule.test(facts)) is not None:
-            title = ANSWERS if rule.name == "database_down" and facts.refused else ""
             happens = effect(facts) if rule.area == "service" and rule.severity == "sev1" else ""
-            found.append(finding(rule, what, _since(rule, facts), title=title, effect=happens))
+            found.append(finding(rule, what, _since(rule, facts), effect=happens))
     return sorted(found, key=lambda one: one.severity)
 
 
-def finding(
-    rule: Rule, what: str, since: datetime, *, title: str = "", effect: str = ""
-) -> Finding:
-    """title: where the rule's own says too much. effect: see lib/incidents.py."""
-    named = title or rule.title
+def finding(rule: Rule, what: str, since: datetime, *, effect: str = "") -> Finding:
+    """effect: see lib/incidents.py."""
     return Finding(
-        rule.name, rule.area, rule.severity, named, what, since, rule.services, rule.lasting, effect
-    )
+        rule.name, rule.area, rule.severity, rule.title, what, since, rule.services, rule.lasting,
+        effect,
+    )  # fmt: skip
 
 
 def _since(rule: Rule, facts: Facts) -> datetime:
@@ -151,8 +166,9 @@ def effect(facts: Facts) -> str:
     """
     since = facts.now - NOW_IS
     lately = _sum(seen for at, seen in facts.traffic.get("leads", {}).items() if at > since)
-    down = facts.database_fault is not None and not facts.refused
-    answers = lately.errors + lately.queued if facts.database_fault else lately.n
+    down = facts.database_fault is not None
+    faulty = down or facts.store_fault is not None
+    answers = lately.errors + lately.queued if faulty else lately.n
     if lately.errors and lately.errors >= answers * MOST:
         return "refused"
     if lately.queued:
@@ -278,9 +294,6 @@ def _told_by_requests(_facts: Facts) -> str | None:
     return None
 
 
-REFUSES = "Postgres refuses leads"
-ANSWERS = "Postgres answers, and refuses what it is asked"
-
 type Bad = Callable[[Minute], int]
 # Rules over the traffic: how far back they look, at which services (none: all), for what.
 MEASURED: Mapping[str, tuple[timedelta, tuple[str, ...], Bad]] = {
@@ -296,6 +309,8 @@ RULES: tuple[Rule, ...] = (
          lambda f: f.health_fault, ("leads", "products", "health")),
     Rule("database_down", "sev1", "service", "Postgres is down",
          lambda f: _with_queued(f, f.database_fault), ("leads", "products")),
+    Rule("store_refused", "sev1", "service", "Postgres would refuse a lead",
+         lambda f: f.store_fault, ("leads",)),
     Rule("canary_failing", "sev1", "service", "A lead does not get through",
          lambda f: f.canary_fault, ("leads",)),
     Rule("most_requests_failing", "sev1", "service", "Most requests fail", _most_fail,
@@ -309,6 +324,17 @@ RULES: tuple[Rule, ...] = (
          _told_by_requests, ("leads",), always=True, lasting=False),
     Rule("ledger_gap", "sev1", "service", "An accepted lead is nowhere",
          lambda f: _count(f.missing, "accepted leads are neither stored nor queued"), ("leads",)),
+    Rule("leads_in_flood", "sev1", "review", "Leads of a flood wait for a person's look",
+         lambda f: _count(f.in_flood, "leads came above the ceiling, and sales were not mailed"),
+         ("leads",), always=True),
+    Rule("leads_only_in_mail", "sev1", "mailed_leads", "Leads exist only in a mail",
+         lambda f: _names(f.mailed, "to be imported or dismissed"), always=True),
+    Rule("outbox_refused", "sev1", "mail", "No mail can be sent: sales hear of no lead",
+         lambda f: f.outbox_fault),
+    Rule("mail_refused", "sev1", "mail", "Mail is refused: sales hear of no lead",
+         lambda f: f.mail_fault, always=True),
+    Rule("slack_refused", "sev1", "alerting", "Slack refuses our alerts",
+         lambda f: f.slack_fault, always=True),
     Rule("dead_letters", "sev1", "mail", "Mails were given up",
          lambda f: _count(f.dead_letters, "mails were given up"), ("leads",), always=True),
     Rule("mail_stopped", "sev1", "mail", "Sales hear of no lead: Resend takes no mail",
@@ -326,8 +352,17 @@ RULES: tuple[Rule, ...] = (
     Rule("maintenance_misspelt", "sev1", "maintenance", "Production is not in maintenance",
          lambda f: f.maintenance_fault, always=True),
     # Sev2: worse than promised, or soon to be.
+    Rule("leads_in_review", "sev2", "review", "Leads wait for a person's look",
+         lambda f: _count(f.in_review, "leads wait in `ops review list`"), always=True),
     Rule("errors_over_5_percent", "sev2", "service", "Too many requests fail", _errors),
     Rule("slow_over_5_seconds", "sev2", "service", "Requests are too slow", _slow),
+    Rule("products_refused", "sev2", "products", "Postgres would show no product",
+         lambda f: f.products_fault, ("products",)),
+    Rule("watch_blind", "sev2", "watch", "The watch cannot look at everything",
+         lambda f: "; ".join(f.blind) or None, always=True),
+    Rule("alerting_not_configured", "sev2", "alerting", "Slack or Sentry is not configured",
+         lambda f: "; ".join(filter(None, (f.slack_missing, f.sentry_missing))) or None,
+         always=True),
     Rule("redis_down", "sev2", "redis", "Redis is down: no limits, no queue to fall back on",
          lambda f: f.redis_fault),
     Rule("mail_delayed", "sev2", "mail", "Mails are delayed", _mail_waits, ("leads",)),

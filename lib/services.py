@@ -67,6 +67,18 @@ class Services:
         return Slack(settings.slack_api_url, token, channel, settings.slack_webhook_url)
 
     @property
+    def sentry_dsn(self) -> str:
+        """Raises NotConfigured where Sentry is told nothing."""
+        if not self.settings.sentry_dsn:
+            raise NotConfigured("SENTRY_DSN", "is not set")
+        return self.settings.sentry_dsn
+
+    @property
+    def alert_addresses(self) -> tuple[str, tuple[str, ...]]:
+        """Who mails alerts while Slack cannot be told, and to whom; nobody by default."""
+        return self.settings.mail_from, self.settings.alerts_mail_to
+
+    @property
     def links(self) -> "Links":
         from lib.alerts import Links
 

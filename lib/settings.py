@@ -331,6 +331,12 @@ class Settings:
     slack_webhook_url = Setting(
         str, "An incoming webhook, where there is no bot: messages are not edited.", "", secret=True
     )
+    alerts_mail_to = Setting(
+        words,
+        "Operators' mailboxes, separated by commas: they get every Sev1 while Slack cannot be "
+        "told. Empty: Sentry alone does.",
+        "",
+    )
     slack_api_url = Setting(url, "Slack's API.", "https://slack.com/api")
     runbook_url = Setting(
         str, "Where ops/README.md is read on the web; alerts link to its sections.", ""

@@ -94,8 +94,8 @@ class Slack:
         return found
 
     def find(self, mark: str, value: str) -> Posted | None:
-        """The newest message with this mark: posted by an attempt whose answer was lost. Raises
-        AlertDelayed."""
+        """The newest message with this mark: posted by an attempt whose answer was lost, or by an
+        instance that could write nothing down. Raises AlertDelayed."""
         try:
             found = self.marked(mark)
         except AlertDelayed as fault:
@@ -103,6 +103,21 @@ class Slack:
                 return None
             raise
         return next((posted for posted, marks in found if marks[mark] == value), None)
+
+    def refusal(self) -> str | None:
+        """Why Slack refuses our bot or its channel, by Slack's name for it; None if it does not,
+        or there is no bot. Posts nothing. Raises AlertDelayed where that cannot be told."""
+        if not self.edits:
+            return None
+        try:
+            self._call("auth.test", {})
+            self.marked("-")
+        except AlertDelayed as fault:
+            if not fault.final:
+                raise
+            # Without the right to read, alerts are posted all the same.
+            return None if fault.reason == "missing_scope" else fault.reason
+        return None
 
     def _by_webhook(self, message: Message) -> Posted:
         if not self._webhook_url:

@@ -14,11 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from lib import (
     alarm,
+    alert_mail,
     canary,
     deployments,
     erasure_register,
@@ -28,8 +29,10 @@ from lib import (
     keys,
     ledger,
     mail_status,
+    mailed_leads,
     metric_fold,
     recovery,
+    rehearsal,
     retention,
     rules,
     status,
@@ -38,13 +41,13 @@ from lib.alarm import run_of, said
 from lib.backlog import ACCEPTED, DEAD, QUEUE
 from lib.incident_slack import Held
 from lib.incidents import Finding
-from lib.mail_status import MailStatus
 from lib.maintenance import Switch
-from lib.problems import AlertDelayed, CacheDown, DatabaseDown, NotConfigured
+from lib.problems import AlertDelayed, CacheDown, DatabaseDown, MailDelayed, NotConfigured
 from lib.rules import Facts
 
 LEASE_S = 55  # below a minute, above what a watch takes
 PROBE_S, CANARY_S = 5.0, 8.0
+PATIENCE_S = 2.5  # for a lock, or a slow trigger: below what a lead waits for Postgres
 SEV2_CLOSES_AFTER = timedelta(hours=24)
 REQUEST_NEAR = timedelta(hours=12)  # of its 72: time to finish it
 CANARY_DUE = "canary:next"
@@ -62,6 +65,10 @@ returning holder
 """
 END_LEASE = "delete from leases where job = 'watch' and holder = %(holder)s"
 
+IN_REVIEW = """
+select count(*) filter (where review = 'flood'), count(*) filter (where review <> 'flood')
+from leads where review <> 'dismissed'
+"""
 LAST_RUN = "select finished_at from job_runs where job = 'watch'"
 RAN = """
 insert into job_runs as held (job, first_run_at, finished_at, facts)
@@ -71,6 +78,18 @@ on conflict (job) do update set finished_at = excluded.finished_at, facts = excl
 
 
 class Means(alarm.Means, Protocol):
+    @property
+    def reporter(self) -> Any: ...
+    @property
+    def alert_addresses(self) -> tuple[str, tuple[str, ...]]: ...
+    @property
+    def mailer(self) -> Any: ...
+    @property
+    def slack(self) -> Any: ...
+    @property
+    def sentry_dsn(self) -> str: ...
+    @property
+    def erasure_keys(self) -> tuple[bytes, ...]: ...
     @property
     def site_url(self) -> str: ...
     @property
@@ -85,8 +104,8 @@ class Means(alarm.Means, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a watch did. busy: another was at it, and it did nothing. undelivered: why Slack did
-    not take an alert."""
+    """What a watch did. busy: another was at it, and it did nothing. faults: of the channels by
+    which anybody is told. undelivered: why Slack did not take an alert."""
 
     busy: bool = False
     findings: tuple[Finding, ...] = ()
@@ -95,11 +114,13 @@ class Report:
     messages: int = 0
     delayed: int = 0
     undelivered: str | None = None
+    faults: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, object]:
         return {
             "busy": self.busy,
             "findings": [one.rule for one in self.findings],
+            "faults": self.faults,
             "written": self.written,
             "folded": self.folded,
             "messages": self.messages,
@@ -125,13 +146,31 @@ def run(means: Means, switch: Switch | None, now: datetime) -> Report:
         tally = alarm.tell(means, now)
         for one in (heard, tally):
             alarm.unheard(means, one)
+        _tell_elsewhere(means, facts, found, now)
         messages = sum(one.posted + one.updated for one in (heard, tally))
         report = Report(False, tuple(found), written, folded, messages,
-                        heard.delayed + tally.delayed, heard.reason or tally.reason)  # fmt: skip
+                        heard.delayed + tally.delayed, heard.reason or tally.reason,
+                        facts.channels)  # fmt: skip
         _finish(means, switch, report, now)
         return report
     finally:
         _give_back(means, holder)
+
+
+def _tell_elsewhere(means: Means, facts: Facts, found: list[Finding], now: datetime) -> None:
+    """While Slack cannot be told: by mail to operators, and that it cannot to Sentry. Hourly."""
+    broken = [one for one in found if one.area == "alerting"]
+    if facts.slack_fault is None and not facts.slack_missing:
+        return
+    urgent = [one for one in found if one.severity == "sev1" or one in broken]
+    alert_mail.tell(means, urgent, now)
+    for one in broken:
+        due = True
+        with suppress(CacheDown, NotConfigured):
+            due = means.cache.run("SET", f"alert:sentry:{one.rule}", "1", "NX", "EX", 3600)
+        with suppress(NotConfigured):
+            if due and means.reporter is not None:
+                means.reporter.alert(one.rule, request_id="-")
 
 
 # ---------------------------------------------------------------- alone
@@ -174,6 +213,10 @@ def _take_over(means: Means, now: datetime) -> None:
     with suppress(NotConfigured, AlertDelayed):
         keep = partial(_keep, means, now)
         incident_slack.hand_over(means.slack, means.links, now, keep)
+    with suppress(DatabaseDown, CacheDown, NotConfigured):
+        mailed_leads.take_over(means, now)
+    with suppress(DatabaseDown, NotConfigured):
+        canary.remove_old(run_of(means), now)
 
 
 def _keep(means: Means, now: datetime, held: Held) -> str | None:
@@ -193,21 +236,14 @@ def _keep(means: Means, now: datetime, held: Held) -> str | None:
 
 def look(means: Means, switch: Switch | None, now: datetime) -> tuple[Facts, int | None]:
     """Everything the rules ask for, and how many counts were taken over."""
-    facts = Facts(
+    known = Facts(
         now=now, maintenance=switch is not None, maintenance_fault=means.maintenance_fault
     )
+    facts = _with_database(means, known, now)
     folded = None
-    database_fault = redis_fault = None
-    with suppress(CacheDown, DatabaseDown, NotConfigured):  # which, the next steps tell
+    database_fault, redis_fault = facts.database_fault, None
+    with suppress(CacheDown, DatabaseDown, NotConfigured):  # which, the other steps tell
         folded = _fold(means, now)
-    try:
-        mails = mail_status.read(run_of(means), now)
-        facts = _with_ages(facts, mails, recovery.standing(run_of(means), now))
-        facts = _with_promises(means, facts, now)
-        facts = replace(facts, overdue_keys=keys.overdue(run_of(means), now))
-    except (DatabaseDown, NotConfigured) as fault:
-        database_fault = said(fault, "Postgres")
-    facts = replace(facts, refused=database_fault is not None and _answers(means))
     try:
         facts = _with_queue(means, facts, now)
     except (CacheDown, NotConfigured) as fault:
@@ -216,16 +252,45 @@ def look(means: Means, switch: Switch | None, now: datetime) -> tuple[Facts, int
         with suppress(CacheDown, DatabaseDown):  # the next minute tells
             book = ledger.read(means.cache.run_all, run_of(means), now)
             facts = replace(facts, missing=len(book.missing))
-    facts = replace(facts, database_fault=database_fault, redis_fault=redis_fault)
-    facts = replace(facts, traffic=_traffic(means, now))
-    return _with_probes(means, facts, now), folded
+    facts = replace(facts, redis_fault=redis_fault, traffic=_traffic(means, now))
+    return _with_mailed(means, _with_probes(means, facts, now)), folded
 
 
-def _answers(means: Means) -> bool:
-    with suppress(DatabaseDown, NotConfigured):
-        means.database.ping()
-        return True
-    return False
+def _with_database(means: Means, facts: Facts, now: datetime) -> Facts:
+    """Whether it would take a lead; then everything that is read there, each by itself: one table
+    that is closed to us hides nothing else."""
+    try:
+        means.database.ping()  # on a new connection, whatever is remembered
+        found = rehearsal.every_fault(means.database.run, now, patience_s=PATIENCE_S)
+    except (DatabaseDown, NotConfigured) as fault:
+        return replace(facts, database_fault=_said(fault, "Postgres"))
+    facts = replace(
+        facts,
+        store_fault=found.get("store_refused"),
+        outbox_fault=found.get("outbox_refused"),
+        products_fault=found.get("products_refused"),
+    )
+    blind = []
+    for look_at in (
+        _with_mails,
+        _with_review,
+        _with_ages,
+        _with_requests,
+        _with_stale_data,
+        _with_keys,
+    ):
+        try:
+            facts = look_at(means, facts, now)
+        except DatabaseDown as fault:
+            blind.append(_said(fault, "Postgres"))
+    return replace(facts, blind=tuple(dict.fromkeys(blind)))
+
+
+def _said(fault: Exception, name: str) -> str:
+    """Of an outage, or of a refusal: a table or a right that is missing."""
+    if rehearsal.is_refusal(fault.__cause__):
+        return rehearsal.sentence(fault.__cause__)
+    return said(fault, name)
 
 
 def _fold(means: Means, now: datetime) -> int:
@@ -234,29 +299,60 @@ def _fold(means: Means, now: datetime) -> int:
     return metric_fold.fold(run_of(means), means.cache.run_all, since, now, status.PROMISED)
 
 
-def _with_ages(facts: Facts, mails: MailStatus, standing: recovery.Standing) -> Facts:
+def _with_mails(means: Means, facts: Facts, now: datetime) -> Facts:
+    mails = mail_status.read(run_of(means), now)
     return replace(
         facts,
         dead_letters=mails.dead,
         mail_waits=None if mails.waiting_since is None else facts.now - mails.waiting_since,
         mail_stopped=mails.stopped,
         mail_stopped_by=mails.stopped_by,
-        backup_age=standing.backup_age,
-        drill_age=standing.drill_age,
     )
 
 
-def _with_promises(means: Means, facts: Facts, now: datetime) -> Facts:
-    """What is owed to persons: requests near their end, and data that should be gone."""
+def _with_review(means: Means, facts: Facts, _now: datetime) -> Facts:
+    of_flood, others = run_of(means)(lambda c: c.execute(IN_REVIEW).fetchone())
+    return replace(facts, in_flood=of_flood, in_review=others)
+
+
+def _with_ages(means: Means, facts: Facts, now: datetime) -> Facts:
+    standing = recovery.standing(run_of(means), now)
+    return replace(facts, backup_age=standing.backup_age, drill_age=standing.drill_age)
+
+
+def _with_requests(means: Means, facts: Facts, now: datetime) -> Facts:
     due = erasure_register.overdue(run_of(means), now, REQUEST_NEAR)
+    return replace(facts, overdue_requests=tuple(one.receipt for one in due))
+
+
+def _with_stale_data(means: Means, facts: Facts, now: datetime) -> Facts:
     classes = retention.rules(means.retention_days)
     late = retention.waiting(run_of(means), classes, now)
     return replace(
         facts,
         unheard=tuple(retention.unheard(run_of(means), classes, now)),
-        overdue_requests=tuple(one.receipt for one in due),
         stale_data=tuple(one.name for one in late),
     )
+
+
+def _with_keys(means: Means, facts: Facts, now: datetime) -> Facts:
+    return replace(facts, overdue_keys=keys.overdue(run_of(means), now))
+
+
+def _with_mailed(means: Means, facts: Facts) -> Facts:
+    """The leads that exist only in a mail, as far as either store has them registered."""
+    found: dict[str, mailed_leads.Entry] = {}
+    with suppress(CacheDown, NotConfigured):
+        found |= {one.lead_id: one for one in mailed_leads.waiting(means.cache.run_all)}
+    blind = facts.blind
+    try:
+        # Even after a write was refused, which opens the circuit breaker.
+        run = partial(run_of(means), even_if_open=True)
+        found |= {one.lead_id: one for one in mailed_leads.open_ones(run)}
+    except (DatabaseDown, NotConfigured) as fault:
+        if facts.database_fault is None:
+            blind = tuple(dict.fromkeys([*blind, _said(fault, "Postgres")]))
+    return replace(facts, mailed=mailed_leads.named(list(found.values())), blind=blind)
 
 
 def _with_queue(means: Means, facts: Facts, now: datetime) -> Facts:
@@ -280,10 +376,12 @@ def _traffic(means: Means, now: datetime) -> dict[str, dict[datetime, rules.Minu
 
 def _with_probes(means: Means, facts: Facts, now: datetime) -> Facts:
     """The site as its callers meet it, all at once."""
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(5) as pool:
+        mail, slack = pool.submit(_mail, means), pool.submit(_slack, means, now)
         health = pool.submit(probe, f"{means.site_url}/api/health", b'{"status":"')
         page = pool.submit(probe, f"{means.site_url}/api/status", b'{"page":')
         lead = pool.submit(_canary, means, facts, now)
+    slack_fault, slack_missing = slack.result()
     canary_fault, canary_effect = lead.result()
     return replace(
         facts,
@@ -291,7 +389,44 @@ def _with_probes(means: Means, facts: Facts, now: datetime) -> Facts:
         status_fault=page.result(),
         canary_fault=canary_fault,
         canary_effect=canary_effect,
+        mail_fault=mail.result(),
+        slack_fault=slack_fault,
+        slack_missing=slack_missing,
+        sentry_missing=_sentry(means),
     )
+
+
+def _mail(means: Means) -> str | None:
+    """Why no mail at all is taken: no key, or one that is refused."""
+    try:
+        refusal = means.mailer.refusal(timeout_s=PROBE_S)
+    except NotConfigured as fault:
+        return str(fault)
+    except MailDelayed:
+        return None  # mails that wait tell
+    return refusal and f"Resend refuses the key: {refusal}"
+
+
+def _slack(means: Means, now: datetime) -> tuple[str | None, str | None]:
+    """Why no alert is taken, and what is not configured. What only Slack knows of leads in a mail
+    is entered on the way."""
+    refusal = None
+    try:
+        refusal = means.slack.refusal()
+        with suppress(DatabaseDown):
+            mailed_leads.take_over_carried(means, now)
+    except NotConfigured as fault:
+        return None, str(fault)
+    except AlertDelayed:
+        pass  # silent: alerts that wait tell
+    return refusal and f"Slack refuses our bot: {refusal}", None
+
+
+def _sentry(means: Means) -> str | None:
+    try:
+        return means.sentry_dsn and None
+    except NotConfigured as fault:
+        return str(fault)
 
 
 def probe(url: str, beginning: bytes) -> str | None:
@@ -330,7 +465,8 @@ def _canary(means: Means, facts: Facts, now: datetime) -> tuple[str | None, str]
         return None, ""
     with suppress(CacheDown, NotConfigured):
         due = means.cache.run("SET", CANARY_DUE, "1", "NX", "EX", means.canary_every_s)
-        nobody_tells = facts.database_fault is not None and not rules.effect(facts)
+        faulty = facts.database_fault is not None or facts.store_fault is not None
+        nobody_tells = faulty and not rules.effect(facts)
         if not due and not nobody_tells:
             return None, ""
     fault, effect = _send_canary(means, facts, secret, now)
@@ -367,8 +503,11 @@ def _send_canary(means: Means, facts: Facts, secret: str, now: datetime) -> tupl
     effect = "stored"
     if taken.get("queued"):
         effect = "queued" if facts.redis_fault is None else "mailed"
-    if facts.database_fault is not None:
-        return None, effect  # it is queued, as it should be
+    if facts.database_fault is not None or facts.store_fault is not None:
+        # It is queued, as it should be. Drained meanwhile, it goes with REMOVE_OLD.
+        with suppress(CacheDown, DatabaseDown, NotConfigured):
+            canary.remove(run_of(means), means.cache.run_all, lead_id)
+        return None, effect
     with suppress(CacheDown, DatabaseDown, NotConfigured):
         stored = canary.look(run_of(means), lead_id).stored
         canary.remove(run_of(means), means.cache.run_all, lead_id)

@@ -55,6 +55,11 @@ HOLDINGS = {
         "id ref received_at reason locale",
         {"spam": "submission ip_address user_agent"},
     ),
+    "mailed_leads": Holding(
+        "mailed",
+        "lead_id ref accepted_at marks registered_at dismissed_at dismissed_by",
+        {"mailed": "reason"},
+    ),
     "erasure_requests": Holding(
         "requests",
         "id receipt kind asked_by marks received_at due_at answered_at sweep_at finished_at",
@@ -87,7 +92,7 @@ HOLDINGS = {
     "deployments": Holding(
         "kept",
         "deployment commit schema_min schema_max maintenance_mode first_seen_at last_seen_at"
-        " canary_passed canary_at",
+        " canary_passed canary_at asked_at fault",
     ),
     "key_rotations": Holding(
         "kept",

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from lib import backlog, canary, copies, leads, ledger, maintenance
+from lib import backlog, canary, copies, leads, ledger, mailed_leads, maintenance
 from lib.leads import Lead
 from lib.outbox import ADDRESS_REFUSED
 from lib.problems import Erased, KeyReused, Unreadable
 from lib.services import Services
 from lib.submission import Submission
-from ops import command, desk, mailbox
+from ops import command, desk, mailbox, mailed
 
 CANARY_WAIT_S = 30.0
 
@@ -97,6 +97,7 @@ class _Importer:
                 erasure_keys=self._services.erasure_keys,
             )
         except Erased:
+            mailed_leads.imported(self._services.database.run, lead, None, datetime.now(UTC))
             return f"not stored {lead.id} {lead.ref}: its person was erased since"
         except KeyReused:
             self._failed += 1
@@ -104,6 +105,7 @@ class _Importer:
         except self._services.database.faults as fault:
             self._failed += 1
             return f"not stored {lead.id} {lead.ref}: Postgres refused it ({type(fault).__name__})"
+        mailed_leads.imported(self._services.database.run, lead, stored.lead, datetime.now(UTC))
         said = {"stored_before": "already there", "corrected": "corrected"}
         word = said.get(stored.decision, "stored")
         return f"{word} {stored.lead.id} {stored.lead.ref}"
@@ -329,6 +331,7 @@ def _await_canary(services: Services, lead_id: UUID, started: float) -> int:
 def declare(areas: Any) -> None:
     verbs = command.area(areas, "leads", "list, search, show; import from mail copies")
     desk.declare(verbs)
+    mailed.declare(verbs)
     verb = command.verb(
         verbs,
         "import",

@@ -16,7 +16,7 @@ import redis
 
 from dev.bench.functions.wire import Wire
 from dev.platform import Platform
-from lib import catalogue_cache, metrics, product_query, products, snapshot
+from lib import catalogue_cache, deployments, metrics, product_query, products, snapshot
 from tests.conftest import LEAD, eventually
 
 ROOT = Path(__file__).parent.parent
@@ -170,14 +170,19 @@ def post(url: str, phone: str) -> None:
 def test_products_take_one_trip_to_redis_and_none_from_memory(
     platform: Platform, stocked: None, wire: Wire
 ) -> None:
-    at = database_url(platform, wire)
+    at, asked_before = database_url(platform, wire), deployments.ASKED
+    with redis.Redis.from_url(platform.redis_url) as valkey:
+        valkey.set(asked_before + platform.environment["VERCEL_DEPLOYMENT_ID"], "1")
     with platform.function("api/products.py", DATABASE_URL=at) as function:
         for source in ("redis", "memory"):
             answer = httpx.get(f"{function.url}/api/products", timeout=20)
             assert (answer.status_code, answer.headers["X-Data-Source"]) == (200, source)
-            # But for the count of the answered request, which is made after its answer.
+            # But for what is done after an answer: its count, and once whether the deployment
+            # was asked about its statements.
             asked = [
-                one for one in platform.upstash.received() if metrics.RECORD not in one["body"]
+                one
+                for one in platform.upstash.received()
+                if metrics.RECORD not in one["body"] and asked_before not in str(one["body"])
             ]
             assert len(asked) == 1
     assert wire.trips == 0

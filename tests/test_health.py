@@ -21,7 +21,16 @@ type Rows = psycopg.Connection[DictRow]
 
 NO_DATABASE = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa"}
 NO_REDIS = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
-SERVICES = {"database", "redis", "encryption_key", "mail"}
+SERVICES = {
+    "database",
+    "outbox",
+    "products",
+    "redis",
+    "encryption_key",
+    "mail",
+    "slack",
+    "sentry",
+}
 RECOVERY = {"backup", "restore_drill"}
 
 
@@ -114,7 +123,11 @@ def test_a_healthy_platform_says_so_of_every_service(platform: Platform, databas
     )
     services = body["services"]
     assert set(services) == SERVICES | RECOVERY | {f"{name}_ms" for name in SERVICES}
-    assert {services[name] for name in SERVICES} == {"connected", "configured"}
+    assert {services[name] for name in SERVICES} == {
+        "connected",
+        "configured",
+        "ready",
+    }
     for name in SERVICES:
         assert 0 <= services[f"{name}_ms"] < 1000
     assert datetime.fromisoformat(body["timestamp"]).tzinfo is not None

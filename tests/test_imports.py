@@ -29,6 +29,7 @@ class May(NamedTuple):
 
 NOUNS = {
     "lib.alarm",
+    "lib.alert_mail",
     "lib.alerts",
     "lib.backlog",
     "lib.canary",
@@ -55,6 +56,7 @@ NOUNS = {
     "lib.letters",
     "lib.mail_pace",
     "lib.mail_status",
+    "lib.mailed_leads",
     "lib.maintenance",
     "lib.metric_fold",
     "lib.metrics",

@@ -37,6 +37,8 @@ COMMANDS = [
     ["leads", "list"],
     ["leads", "search"],
     ["leads", "show"],
+    ["leads", "mailed"],
+    ["leads", "dismiss"],
     ["subject", "show"],
     ["subject", "erase"],
     ["subject", "register"],

@@ -12,7 +12,7 @@ import redis
 from dev.faultproxy import FaultProxy
 from dev.platform import Platform
 from dev.runtime import Function
-from lib import catalogue_cache, metrics, snapshot
+from lib import catalogue_cache, deployments, metrics, snapshot
 from tests.cataloguing import DOCUMENT, PRODUCTS, Database, ask, fill, made_up, seeded, shop, slugs
 from tests.conftest import eventually
 
@@ -29,21 +29,29 @@ def valkey(platform: Platform) -> Iterator["redis.Redis"]:
 
 
 def commands(platform: Platform) -> list[str]:
-    """The Redis commands seen by Upstash's front, by name; but for an answered request's count,
-    which every endpoint makes after its answer."""
+    """The Redis commands seen by Upstash's front, by name; but for what is done after an answer:
+    its count, and an instance's question whether its deployment was asked."""
     found: list[str] = []
     for request in platform.upstash.received():
         body = request["body"]
-        if isinstance(body, list) and metrics.RECORD in body:
+        if isinstance(body, list) and (metrics.RECORD in body or _asks_deployment(body)):
             continue
         single = isinstance(body, list) and body and isinstance(body[0], str)
         found += [body[0]] if single else [each[0] for each in body or []]
     return found
 
 
+def _asks_deployment(body: list[object]) -> bool:
+    return any(str(part).startswith(deployments.ASKED) for part in body)
+
+
 @pytest.fixture
-def asked(platform: Platform, seeded: Database) -> Iterator[Callable[[], int]]:
-    """How often the functions have asked Postgres for products, by the server's own log."""
+def asked(
+    platform: Platform, seeded: Database, valkey: "redis.Redis"
+) -> Iterator[Callable[[], int]]:
+    """How often the functions have asked Postgres for products, by the server's own log. Their
+    deployment was asked before whether its statements work."""
+    valkey.set(deployments.ASKED + platform.environment["VERCEL_DEPLOYMENT_ID"], "1")
     seeded.execute("alter role alfa_api_a set log_statement = 'all'")
     log = platform.postgres.data.with_name("postgres.log")
     before = log.stat().st_size

@@ -245,7 +245,7 @@ OUTBOX: dict[str, Fault] = {
         trigger("return null;", "before update", "outbox"), AWAY, ('table "outbox"',)
     ),
     "a check on what is sent": Fault(
-        "alter table outbox add constraint never_sent check (sent_at is null)",
+        "alter table outbox add constraint never_sent check (provider_id is null)",
         "alter table outbox drop constraint never_sent",
         ("never_sent", "23514"),
     ),
@@ -383,6 +383,29 @@ def test_a_database_that_is_gone_is_down_and_no_fault_of_a_statement(ask: Databa
         pytest.raises(DatabaseDown),
     ):
         store_fault(gone)
+
+
+def test_a_session_that_began_before_the_role_was_made_read_only_sees_it_too(
+    database: Rows, ask: Database
+) -> None:
+    assert store_fault(ask) is None
+    fault = STORE["a read-only role"]
+    database.execute(fault.broken.encode())
+    try:
+        said = store_fault(ask)
+    finally:
+        database.execute(fault.mended.encode())
+    assert said is not None
+    assert "read-only" in said
+
+
+def test_a_database_made_read_only_is_found_whoever_logs_in(database: Rows, ask: Database) -> None:
+    database.execute("alter database alfa set default_transaction_read_only = on")
+    try:
+        assert "25006" in (store_fault(ask) or "")
+    finally:
+        database.execute("alter database alfa reset default_transaction_read_only")
+    assert store_fault(ask) is None
 
 
 TRACES = """

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psycopg
@@ -107,6 +108,27 @@ def test_spam_ends_after_30_days(services: Services, database: Rows) -> None:
     assert count(database, "spam") == 1
 
 
+def test_an_entry_of_a_mailed_lead_ends_after_90_days_unless_it_is_open(
+    services: Services, database: Rows
+) -> None:
+    old = lead(ago(95))
+    store(services, old)
+    for lead_id, ref, dismissed in (
+        (old.id, "ALFA-22222", None),
+        (uuid4(), "ALFA-33333", ago(91)),
+        (uuid4(), "ALFA-44444", None),
+    ):
+        database.execute(
+            "insert into mailed_leads (lead_id, ref, accepted_at, registered_at, dismissed_at,"
+            " dismissed_by, reason) values (%s, %s, %s, %s, %s, %s, %s)",
+            [lead_id, ref, ago(95), ago(95), dismissed, dismissed and "me", dismissed and "why"],
+        )
+    assert prune(services)["mailed"] == 2
+    assert [row["ref"] for row in database.execute("select ref from mailed_leads")] == [
+        "ALFA-44444"
+    ]
+
+
 def test_a_notes_text_ends_after_a_year_and_the_timeline_holds(
     services: Services, database: Rows
 ) -> None:
@@ -148,7 +170,7 @@ def test_a_class_keeps_its_days_and_no_more(services: Services, database: Rows, 
 
 
 def test_every_class_is_tried_here() -> None:
-    here = {"leads", "origins", "mails", "spam", "notes", *SAMPLES}
+    here = {"leads", "origins", "mails", "spam", "notes", "mailed", *SAMPLES}
     assert {rule.name for rule in RULES} == here
 
 

@@ -1,9 +1,9 @@
 """GET /api/cron/watch: find out how everything is, and see that somebody knows.
 
 Safe twice at once, late, or cut off: one works, the others answer `busy`. 200 `{"busy": false,
-"findings": [rule, …], "written": "postgres"|"redis"|"slack"|"nowhere", "folded": n, "messages": n,
-"delayed": n, "undelivered": reason|null}`, whatever is down; 401 without the cron's token or the
-watch's own, which whoever watches from outside may hold.
+"findings": [rule, …], "faults": [a channel's, …], "written": "postgres"|"redis"|"slack"|"nowhere",
+"folded": n, "messages": n, "delayed": n, "undelivered": reason|null}`, whatever is down; 401
+without the cron's token or the watch's own, which whoever watches from outside may hold.
 """
 
 from contextlib import suppress
@@ -31,12 +31,7 @@ def get(call: Call) -> Response:
 def _say_what_we_are(call: Call) -> None:
     """Which build serves, with which keys: what a rollback and a rotation must know."""
     settings = call.services.settings
-    mode = settings.maintenance_mode
-    build = deployments.Build(
-        settings.vercel_deployment_id,
-        settings.vercel_git_commit_sha,
-        "" if mode == "off" else mode,
-    )
+    build = deployments.build_of(settings)
     with suppress(DatabaseDown, NotConfigured):  # the next minute tells
         run = alarm.run_of(call.services)
         deployments.stamp(run, build, call.now)
