@@ -20,8 +20,9 @@ from lib.fields import (
     agreed,
     campaign_only,
     chairs,
-    e164,
     one_of,
+    phone,
+    phones,
     required,
     text,
 )
@@ -49,9 +50,24 @@ FAULTS: dict[str, dict[str, str]] = {
         "id": "Nomor WhatsApp tidak valid. Contoh: 0812 3456 7890.",
         "en": "Not a valid WhatsApp number. Example: +62 812 3456 7890.",
     },
+    "phone_digits": {
+        "id": "Ketik satu nomor saja dengan angka, tanpa huruf atau ekstensi. "
+        "Contoh: 0812 3456 7890.",
+        "en": "Give one number in digits, without letters or an extension. "
+        "Example: +62 812 3456 7890.",
+    },
+    "phone_unclear": {
+        "id": "Dapat dibaca sebagai {readings}. Tulis dengan + dan kode negara (di URL: %2B).",
+        "en": "This can be read as {readings}. Write it with + and its country's code"
+        " (in a URL: %2B).",
+    },
     "email": {
-        "id": "Alamat email tidak valid.",
-        "en": "Not a valid e-mail address.",
+        "id": "Alamat email tidak valid. Contoh: nama@example.com.",
+        "en": "Not a valid e-mail address. Example: name@example.com.",
+    },
+    "email_space": {
+        "id": "Ada spasi di depan: di URL, + ditulis %2B.",
+        "en": "There is a space before it: in a URL, + is written %2B.",
     },
     "consent": {
         "id": "Persetujuan diperlukan agar kami boleh menghubungi Anda.",
@@ -76,7 +92,7 @@ FAULTS: dict[str, dict[str, str]] = {
 _RULES: dict[str, Reader] = {
     "business_name": required(text(255, 2)),
     "contact_name": required(text(255, 2)),
-    "phone_whatsapp": required(text(ANY, then=e164)),
+    "phone_whatsapp": required(phone),
     "city": required(text(80, 2)),
     "salon_type": required(one_of("SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER")),
     "consent": agreed,
@@ -147,14 +163,18 @@ class Submission(NamedTuple):
         return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 
-_PERSON: dict[str, Reader] = {"email": text(ANY, then=address), "phone": text(ANY, then=e164)}
+_PERSON: dict[str, Reader] = {"email": text(ANY, then=address), "phone": phones}
 
 
 class Person(NamedTuple):
-    """Who a request is about: an address, a number or both, normalised as in a lead."""
+    """Who a request is about: an address, a number or both, normalised as in a lead.
+
+    other_phones: what the number may be read as instead.
+    """
 
     email: str | None = None
     phone: str | None = None
+    other_phones: tuple[str, ...] = ()
 
 
 TICKED = {"on": True, "true": True, "1": True}  # what browsers send for a ticked box
@@ -194,9 +214,21 @@ def read(values: object) -> Submission:
     return Submission(**_kept(values, _RULES, _REQUIRED))
 
 
-def read_person(values: Mapping[str, str]) -> Person:
-    """Who is meant. Raises Faulty with every fault, also when nobody is named."""
-    person = Person(**_kept(values, _PERSON, ()))
+def read_person(values: Mapping[str, str], *, certain: bool = False) -> Person:
+    """Who is meant. Raises Faulty with every fault, also when nobody is named.
+
+    certain: whoever may be somebody else is a fault too.
+    """
+    kept = _kept(values, _PERSON, ())
+    numbers: tuple[str, ...] = kept.get("phone", ())
+    unclear: Kinds = {}
+    if certain and values.get("email", "").startswith(" "):
+        unclear["email"] = [("email_space", {})]  # +andi@… is another address than andi@…
+    if certain and len(numbers) > 1:
+        unclear["phone"] = [("phone_unclear", {"readings": ", ".join(numbers)})]
+    if unclear:
+        raise Faulty(unclear)
+    person = Person(kept.get("email"), numbers[0] if numbers else None, numbers[1:])
     if person.email is None and person.phone is None:
         raise Faulty({"_": [("nobody", {})]})
     return person

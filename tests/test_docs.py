@@ -143,9 +143,13 @@ def test_the_form_offers_the_kinds_and_limits_the_code_takes(locale: str) -> Non
     required = {name for name, field in Submission.model_fields.items() if field.is_required()}
     asked = {name for name, each in controls.items() if any("required" in one for one in each)}
     assert asked == required
-    for name, field in fields.items():
-        stated = [field, *field.get("anyOf", [])]
-        limit = next((each["maxLength"] for each in stated if "maxLength" in each), None)
-        typed = [each.get("maxlength") for each in controls[name] if each.get("maxlength")]
-        if limit is not None:
-            assert all(int(str(most)) <= limit for most in typed), name
+
+
+@pytest.mark.parametrize("locale", FORMS)
+def test_the_form_leaves_every_limit_to_the_code(locale: str) -> None:
+    """What a browser refuses or cuts off by itself, without JavaScript too."""
+    own_rules = {"maxlength", "minlength", "pattern", "min", "max", "step"}
+    for name, each in form(locale).controls.items():
+        for control in each:
+            assert own_rules.isdisjoint(control), name
+            assert control.get("type") not in ("email", "number", "url"), name

@@ -59,6 +59,7 @@ NOUNS = {
     "lib.metrics",
     "lib.outbox",
     "lib.pages",
+    "lib.phone",
     "lib.product_query",
     "lib.products",
     "lib.recovery",
@@ -114,7 +115,8 @@ TABLE: dict[str, May] = {
     "lib/alarm.py": May({*NOUN.at_the_top, "lib.log"}),
     "lib/rehearsal.py": NOUN._replace(inside_functions={"psycopg"}),  # reads a server's words
     "lib/mail_pace.py": NOUN._replace(at_the_top={*NOUN.at_the_top, "lib.log"}),
-    "lib/fields.py": NOUN._replace(inside_functions={"phonenumbers", "email_validator"}),
+    "lib/fields.py": NOUN._replace(inside_functions={"email_validator"}),
+    "lib/phone.py": May({*NOUN.at_the_top, "phonenumbers"}),
     "lib/spam.py": NOUN._replace(inside_functions={"disposable_email_domains"}),
     # One vendor each.
     **{

@@ -3,11 +3,11 @@
 
 const product = new URLSearchParams(location.search).get(document.documentElement.lang === "en" ? "product" : "produk");
 const message = document.getElementById("message");
-const name = (product ?? "").replace(/[\p{Cc}\p{Cs}]/gu, "").trim().slice(0, 160);
+const name = [...(product ?? "").replace(/[\p{Cc}\p{Cs}]/gu, "").trim()].slice(0, 160).join("");
 
 if (name && !message.value.includes(name)) {
   const words = document.documentElement.lang === "en" ? "I am interested in: " : "Saya tertarik dengan: ";
-  message.value = `${message.value}${message.value && "\n"}${words}${name}`.slice(0, 2000);
+  message.value = `${message.value}${message.value && "\n"}${words}${name}`;
   message.closest("details").open = true;
   message.dispatchEvent(new Event("input", { bubbles: true }));
 }
