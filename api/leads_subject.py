@@ -1,8 +1,11 @@
 """GET, HEAD, DELETE /api/leads/subject: what is held of a person; erase it. For operators.
 
 `Authorization: Bearer $LEADS_ADMIN_TOKEN` or `X-Admin-Token`. Parameters: `email`, `phone` (one, or
-both for either), normalised as in a lead; for DELETE `dry_run=1`, which only counts.
-GET 200: everything held, as JSON; `not_searched` names what was down.
+both for either), normalised as in a lead; for DELETE `dry_run=1`, which only counts. In a query
+string a + is written %2B: a number that may have lost it, or that can be read as two, is refused by
+DELETE.
+GET 200: everything held, as JSON; `not_searched` names what was down, `other_readings` the numbers
+that may have been meant instead.
 DELETE 200: a receipt with a line per place. `waiting` is done by a later round, `instruction` by a
 person before `due_at`, `expires` by itself. With Redis down its places wait.
 400 validation_error; 401 unauthorized; 503 service_not_configured without a token or ERASURE_KEY,
@@ -12,24 +15,24 @@ temporarily_unavailable without Postgres.
 from lib import endpoint, erasure, erasure_register, log, subject, submission
 from lib.endpoint import Call, Response
 from lib.problems import Invalid
-from lib.subject import Subject
 
 TRUE, FALSE = ("1", "true"), ("0", "false", "")
 
 
 def get(call: Call) -> Response:
     endpoint.refuse_all_but_operators(call)
-    whom, _ = _asked(call, ())
+    person, _ = _asked(call, ())
     call.later(call.services.probe)
-    found = subject.held(call.services, whom, call.now)
+    found = subject.held(call.services, subject.of(person), call.now)
     shown = {name: len(rows) for name, rows in found.items() if isinstance(rows, list)}
     call.note(decision="shown", held=shown, not_searched=list(found["not_searched"]) or None)
-    return endpoint.reply(found)
+    return endpoint.reply({**found, "other_readings": person.other_phones})
 
 
 def delete(call: Call) -> Response:
     endpoint.refuse_all_but_operators(call)
-    whom, dry_run = _asked(call, ("dry_run",))
+    person, dry_run = _asked(call, ("dry_run",), certain=True)
+    whom = subject.of(person)
     call.later(call.services.probe)
     if dry_run:
         counts = subject.count(call.services, whom)
@@ -43,7 +46,9 @@ def delete(call: Call) -> Response:
     return endpoint.reply({"dry_run": False, **(receipt or {})})
 
 
-def _asked(call: Call, flags: tuple[str, ...]) -> tuple[Subject, bool]:
+def _asked(
+    call: Call, flags: tuple[str, ...], *, certain: bool = False
+) -> tuple[submission.Person, bool]:
     """Who is meant, and whether only to count. Raises Invalid with every fault."""
     given = call.request.args.to_dict(flat=False)
     kinds: dict[str, list[tuple[str, dict[str, object]]]] = {
@@ -54,12 +59,12 @@ def _asked(call: Call, flags: tuple[str, ...]) -> tuple[Subject, bool]:
     if dry_run not in (*TRUE, *FALSE):
         kinds["dry_run"] = [("flag", {})]
     try:
-        person = submission.read_person(said)
+        person = submission.read_person(said, certain=certain)
     except submission.Faulty as faulty:
         raise Invalid(submission.Faulty({**faulty.kinds, **kinds}).details(call.locale)) from None
     if kinds:
         raise Invalid(submission.Faulty(kinds).details(call.locale))
-    return subject.of(person), dry_run in TRUE
+    return person, dry_run in TRUE
 
 
 log.hide_queries()

@@ -17,7 +17,7 @@ from lib import erasure_sweep, tombstones
 from lib.erasure_register import DUE, receipt_of
 from lib.intake import Means
 from lib.problems import NotConfigured
-from lib.subject import Subject
+from lib.subject import Subject, with_older_forms
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -80,7 +80,7 @@ on conflict (lead_id) do nothing
 
 BESIDE = """
 select spam, notes from erase_beside_leads(
-  %(emails)s::text[], %(phones)s::text[], %(words)s::text[], %(until)s::timestamptz)
+  %(emails)s::text[], %(spoken)s::text[], %(words)s::text[], %(until)s::timestamptz)
 """
 
 BURY = """
@@ -159,6 +159,7 @@ def erase(
     keys = means.erasure_keys
     if not keys:
         raise NotConfigured("ERASURE_KEY", "is not set")
+    whom = with_older_forms(means, whom)
     run, marks = means.database.run, whom.marks(keys)
     waiting = run(lambda c: c.execute(OPEN, {"marks": marks}).fetchone())
     order = Order(

@@ -56,17 +56,17 @@ def register(run: Run, kind: str, marks: list[str], received_at: datetime) -> st
     return receipt
 
 
-SHOWN = """
+ANSWERED = """
 update erasure_requests set answered_at = %(now)s, finished_at = %(now)s
-where kind = 'access' and finished_at is null and marks && %(marks)s::text[]
+where kind = 'access' and finished_at is null and receipt = %(receipt)s
 returning receipt
 """
 
 
-def answer_access(run: Run, marks: list[str], now: datetime) -> list[str]:
-    """Close a person's open requests to see what is held, once it was shown; their receipts."""
-    values = {"marks": marks, "now": now}
-    return [row[0] for row in run(lambda c: c.execute(SHOWN, values).fetchall())]
+def answer_access(run: Run, receipt: str, now: datetime) -> bool:
+    """Close a request to see what is held, once it was handed over; whether it was open."""
+    values = {"receipt": receipt, "now": now}
+    return run(lambda c: c.execute(ANSWERED, values).fetchone()) is not None
 
 
 REQUEST = """

@@ -173,19 +173,19 @@ def _covered(
 
 
 ADDRESS = re.compile(r"[^\s<>()\[\],;:\"']+@[^\s<>()\[\],;:\"']+")
-NUMBER = re.compile(r"[+0-9][0-9 ().-]{7,}[0-9]")
+NUMBER = re.compile(r"\+?\(?\d(?:[^\w\n,;]{0,3}\d){7,}")
 
 
 def _speaks_of_the_erased(note: str, at: datetime, buried: Known, keys: tuple[bytes, ...]) -> bool:
-    words = [{"email": found.strip(".")} for found in ADDRESS.findall(note)]
-    words += [{"phone": found} for found in NUMBER.findall(note)]
-    for word in words:
-        try:
-            person = submission.read_person(word)
-        except submission.Faulty:
-            continue
-        if _covered(buried, keys, None, person.email, person.phone, at):
-            return True
+    for name, pattern in (("email", ADDRESS), ("phone", NUMBER)):
+        for found in pattern.findall(note):
+            try:
+                person = submission.read_person({name: found.strip(".")})
+            except submission.Faulty:
+                continue
+            numbers = (person.phone, *person.other_phones)
+            if any(_covered(buried, keys, None, person.email, each, at) for each in numbers):
+                return True
     return False
 
 

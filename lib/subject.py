@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lib import backlog, copies, tombstones
+from lib.fields import same_number
 from lib.intake import Means
 from lib.leads import Lead
 from lib.problems import CacheDown, NotConfigured
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 READ_BUDGET_S = 8.0
 SEARCH_BUDGET_S = 25.0  # of Redis
+LEAST_SPOKEN = 8  # digits that are still nobody else's
+END = 7  # digits in which the older forms of a number are alike
 IN_REDIS = ("queue", "set_aside", "journal")
 
 # Where nothing of ours can look. Words for an operator, who reads English.
@@ -39,21 +42,53 @@ class Subject:
     phones: tuple[str, ...] = ()
 
     def marks(self, keys: tuple[bytes, ...]) -> list[str]:
-        return [mark for mail in self.emails for mark in tombstones.marks(keys, email=mail)] + [
-            mark for phone in self.phones for mark in tombstones.marks(keys, phone=phone)
-        ]
+        """Each once: an older form of a number has the marks of today's too."""
+        found = [mark for mail in self.emails for mark in tombstones.marks(keys, email=mail)]
+        found += [mark for phone in self.phones for mark in tombstones.marks(keys, phone=phone)]
+        return list(dict.fromkeys(found))
 
     def is_of(self, lead: Lead) -> bool:
         told = lead.submission
-        return told.email in self.emails or told.phone_whatsapp in self.phones
+        return told.email in self.emails or (
+            bool(self.phones)
+            and not {told.phone_whatsapp, same_number(told.phone_whatsapp)}.isdisjoint(self.phones)
+        )
 
     def values(self) -> dict[str, object]:
-        """For statements."""
-        return {"emails": list(self.emails), "phones": list(self.phones)}
+        """For statements. spoken: the numbers as sentences may have them, too."""
+        phones = list(self.phones)
+        return {"emails": list(self.emails), "phones": phones, "spoken": phones + self._national()}
+
+    def _national(self) -> list[str]:
+        abroad = [phone for phone in self.phones if not phone.startswith("+62")]
+        if not abroad:
+            return []  # a statement takes +62 off itself
+        from lib.phone import national
+
+        return [short for short in map(national, abroad) if len(short) >= LEAST_SPOKEN]
 
 
 def of(person: Person) -> Subject:
     return Subject((person.email,) if person.email else (), (person.phone,) if person.phone else ())
+
+
+ALIKE = """
+select phone_whatsapp from leads where right(phone_whatsapp, %(end)s) = any(%(ends)s::text[])
+union
+select submission ->> 'phone_whatsapp' from spam
+where right(submission ->> 'phone_whatsapp', %(end)s) = any(%(ends)s::text[])
+"""
+
+
+def with_older_forms(means: Means, subject: Subject) -> Subject:
+    """The same person by every form of their numbers that is stored. Raises DatabaseDown."""
+    values = {"end": END, "ends": [phone[-END:] for phone in subject.phones]}
+    if not subject.phones:
+        return subject
+    rows = means.database.run(lambda c: c.execute(ALIKE, values).fetchall(), budget_s=READ_BUDGET_S)
+    alike = sorted({row[0] for row in rows} - {*subject.phones})
+    older = tuple(phone for phone in alike if same_number(phone) in subject.phones)
+    return Subject(subject.emails, subject.phones + older)
 
 
 LEADS = """
@@ -80,7 +115,7 @@ NOTES = """
 select jsonb_build_object('incident', incident_id, 'seq', seq, 'at', at, 'note', note)
 from incident_events
 where note is not null
-  and speaks_of(note, %(emails)s::text[] || %(words)s::text[], %(phones)s::text[])
+  and speaks_of(note, %(emails)s::text[] || %(words)s::text[], %(spoken)s::text[])
 order by incident_id, seq
 """
 
@@ -110,6 +145,7 @@ def held(means: Means, subject: Subject, now: datetime) -> dict[str, Any]:
 
     Raises DatabaseDown.
     """
+    subject = with_older_forms(means, subject)
     values = {**subject.values(), "marks": subject.marks(means.erasure_keys)}
     found: dict[str, Any] = means.database.run(
         lambda connection: _rows(connection, values), budget_s=READ_BUDGET_S
@@ -177,12 +213,13 @@ select
     %(emails)s::text[] || array(
       select word from leads, unnest(array[ref, id::text]) as word
       where email = any(%(emails)s::text[]) or phone_whatsapp = any(%(phones)s::text[])
-    ), %(phones)s::text[]))
+    ), %(spoken)s::text[]))
 """
 
 
 def count(means: Means, whom: Subject) -> dict[str, int | None]:
     """How much is held, by place; None where it cannot be asked. Raises DatabaseDown."""
+    whom = with_older_forms(means, whom)
     row = means.database.run(
         lambda c: c.execute(COUNTS, whom.values()).fetchone(), budget_s=READ_BUDGET_S
     )

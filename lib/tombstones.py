@@ -8,6 +8,8 @@ import hmac
 from collections.abc import Iterable
 from uuid import UUID
 
+from lib.fields import same_number
+
 
 def marks(
     keys: Iterable[bytes],
@@ -16,7 +18,13 @@ def marks(
     phone: str | None = None,
     lead_id: UUID | str | None = None,
 ) -> list[str]:
-    """The marks of an address, of a number and of a single lead, under each key, in hex."""
-    given = {"email": email, "phone": phone, "lead": lead_id and str(lead_id)}
-    named = [f"{kind}:{value}".encode() for kind, value in given.items() if value]
+    """The marks of an address, of a number and of a single lead, under each key, in hex.
+
+    A number that is stored in an older form has the marks of both: a copy may hold either.
+    """
+    keys = list(keys)
+    given = [("email", email), ("phone", phone), ("lead", lead_id and str(lead_id))]
+    if keys and phone and (today := same_number(phone)) != phone:
+        given.append(("phone", today))
+    named = [f"{kind}:{value}".encode() for kind, value in given if value]
     return [hmac.digest(key, text, "sha256").hex() for key in keys for text in named]

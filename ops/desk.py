@@ -6,9 +6,10 @@ from datetime import timedelta, timezone
 from typing import Any
 from uuid import UUID
 
-from lib import reference
+from lib import reference, submission
 from lib.outbox import ADDRESS_REFUSED
 from lib.services import Services
+from lib.subject import Subject, with_older_forms
 from ops import command
 
 WIB = timezone(timedelta(hours=7), "WIB")  # what the desk's clock shows
@@ -30,7 +31,7 @@ order by l.created_at desc, l.id desc
 limit %(limit)s
 """
 
-# A number is looked for by its digits, however either is written.
+# A number is looked for by its digits, however either is written; a whole one as it is stored too.
 SEARCH = """
 select l.ref, l.created_at, l.business_name, l.contact_name, l.phone_whatsapp, l.city, l.salon_type,
   (select count(sent_at) || '/' || count(*) || case when count(dead_at) > 0 then ' !' else '' end
@@ -39,7 +40,8 @@ from leads as l
 where not l.canary and (
   strpos(lower(concat_ws(E'\\n', l.ref, l.business_name, l.contact_name, l.email, l.city,
     l.specialization, l.current_brands_used, l.message)), lower(%(text)s)) > 0
-  or (%(digits)s <> '' and strpos(l.phone_whatsapp, %(digits)s) > 0))
+  or (%(digits)s <> '' and strpos(l.phone_whatsapp, %(digits)s) > 0)
+  or l.phone_whatsapp = any(%(numbers)s::text[]))
 order by l.created_at desc, l.id desc
 limit %(limit)s
 """
@@ -71,9 +73,21 @@ def leads_search(services: Services, args: argparse.Namespace) -> int:
         print("give two characters or more", file=sys.stderr)
         return 2
     plain = not any(c.isalpha() for c in text)
-    digits = "".join(c for c in text if c.isdigit()).removeprefix("62").lstrip("0") if plain else ""
-    values = {"text": text, "digits": digits if len(digits) >= 4 else "", "limit": args.limit + 1}
+    typed = "".join(str(int(c)) for c in text if c.isdecimal()) if plain else ""
+    digits = typed.removeprefix("62").lstrip("0")
+    values = {"text": text, "digits": digits if len(digits) >= 4 else "", "limit": args.limit + 1,
+              "numbers": _numbers(services, text)}  # fmt: skip
     return _print_list(services, SEARCH, values, args)
+
+
+def _numbers(services: Services, text: str) -> list[str]:
+    """A whole number in every form in which it may be stored."""
+    try:
+        person = submission.read_person({"phone": text})
+    except submission.Faulty:
+        return []
+    meant = Subject(phones=tuple(filter(None, (person.phone, *person.other_phones))))
+    return list(with_older_forms(services, meant).phones)
 
 
 def _print_list(

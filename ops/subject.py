@@ -5,6 +5,7 @@ is read from standard input, one line each, the address before the number.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -13,22 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from lib import erasure, erasure_register, erasure_replay, subject, submission
+from lib.problems import NotConfigured
 from lib.services import Services
 from lib.subject import Subject
+from lib.submission import Person
 from ops import command
 
 
-def _whom(args: argparse.Namespace) -> Subject | None:
-    """Who is meant; None, having said why, when nobody can be."""
+def _whom(args: argparse.Namespace, *, certain: bool = False) -> Person | None:
+    """Who is meant; None, having said why, when nobody can be.
+
+    certain: neither can be who may be somebody else.
+    """
     given = {name: getattr(args, name) for name in ("email", "phone") if getattr(args, name)}
     for name, value in given.items():
         if value == "-":
-            given[name] = sys.stdin.readline().strip()
+            given[name] = sys.stdin.readline().rstrip("\r\n")
         else:
             print(f"note: --{name} is in the shell's history; use --{name} - to type it in",
                   file=sys.stderr)  # fmt: skip
     try:
-        return subject.of(submission.read_person(given))
+        return submission.read_person(given, certain=certain)
     except submission.Faulty as faulty:
         for name, messages in faulty.details("en").items():
             where = "" if name == "_" else f"--{name}: "
@@ -44,23 +50,32 @@ def _moment(text: str) -> datetime:
 
 
 def show(services: Services, args: argparse.Namespace) -> int:
-    """Everything held on a person. Closes their open requests to see it. Exit 1: Redis was down."""
-    whom = _whom(args)
-    if whom is None:
+    """Everything held on a person. Changes nothing. Exit 1: Redis was down."""
+    person = _whom(args)
+    if person is None:
         return 2
-    now = datetime.now(UTC)
-    found = subject.held(services, whom, now)
-    closed: list[str] = []
-    if not found["not_searched"]:
-        marks = whom.marks(services.erasure_keys)
-        closed = erasure_register.answer_access(services.database.run, marks, now)
+    found = subject.held(services, subject.of(person), datetime.now(UTC))
     if args.json:
-        command.print_json({**found, "closed_requests": closed})
+        command.print_json({**found, "other_readings": person.other_phones})
     else:
         _print_held(found)
-    for receipt in closed:
-        print(f"request {receipt} is answered", file=sys.stderr)
+    if person.other_phones:
+        print(f"--phone is read as {person.phone}; it may mean {', '.join(person.other_phones)}:"
+              " write it with + and its country's code", file=sys.stderr)  # fmt: skip
+    for request in found["requests"]:
+        if request["kind"] == "access" and request["finished_at"] is None:
+            print(f"request {request['receipt']} is open: once this is handed over,"
+                  f" `ops subject answered {request['receipt']}`", file=sys.stderr)  # fmt: skip
     return 1 if found["not_searched"] else 0
+
+
+def answered(services: Services, args: argparse.Namespace) -> int:
+    """Close a request to see what is held, once it was handed over."""
+    if not erasure_register.answer_access(services.database.run, args.receipt, datetime.now(UTC)):
+        print(f"{args.receipt} is no open request for access", file=sys.stderr)
+        return 1
+    print("noted")
+    return 0
 
 
 def _print_held(found: dict[str, Any]) -> None:
@@ -78,22 +93,57 @@ def _print_held(found: dict[str, Any]) -> None:
 
 
 def erase(services: Services, args: argparse.Namespace) -> int:
-    """Erase a person everywhere; prints the receipt. Exit 1 while a place waits for Redis."""
-    whom = _whom(args)
-    if whom is None:
+    """Erase a person everywhere, once you have seen whom; prints the receipt.
+
+    Exit 1 while a place waits for Redis, or when you do not agree.
+    """
+    person = _whom(args, certain=True)
+    if person is None:
         return 2
-    if args.dry_run:
-        lines = erasure_register.lines_of(subject.count(services, whom))
-        if args.json:
-            command.print_json({"dry_run": True, "places": lines})
-        else:
-            command.table(("place", "found", "what"), [_found(line) for line in lines])
-            print("dry run: nothing was erased")
+    if not services.erasure_keys and not args.dry_run:
+        raise NotConfigured("ERASURE_KEY", "is not set")
+    whom = subject.with_older_forms(services, subject.of(person))
+    lines = erasure_register.lines_of(subject.count(services, whom))
+    if args.dry_run and args.json:
+        command.print_json({"dry_run": True, "places": lines})
         return 0
+    # The receipt alone goes to standard output.
+    with contextlib.nullcontext() if args.dry_run else contextlib.redirect_stdout(sys.stderr):
+        command.table(("place", "found", "what"), [_found(line) for line in lines])
+        _print_whom(services, whom)
+    if args.dry_run:
+        print("dry run: nothing was erased")
+        return 0
+    if not args.yes and not _agreed():
+        print("nothing was erased", file=sys.stderr)
+        return 1
     request = erasure.erase(
         services, whom, datetime.now(UTC), asked_by="command", received_at=args.received_at
     )
     return _print_receipt(services, request, as_json=args.json)
+
+
+# The same condition as lib/subject.py's. How many there are in all is counted there.
+WHOM = """
+select ref, contact_name, city, created_at from leads
+where (email = any(%(emails)s::text[]) or phone_whatsapp = any(%(phones)s::text[])) and not canary
+order by created_at desc limit 20
+"""
+
+
+def _print_whom(services: Services, whom: Subject) -> None:
+    """Enough to see whether it is the right person, and no more."""
+    rows = services.database.run(lambda c: c.execute(WHOM, whom.values()).fetchall())
+    shown = [(ref, " ".join(f"{word[0]}***" for word in name.split()), city,
+              at.astimezone(UTC).isoformat(timespec="minutes"))
+             for ref, name, city, at in rows]  # fmt: skip
+    command.table(("ref", "name", "city", "received"), shown)
+
+
+def _agreed() -> bool:
+    print("Erase this person everywhere? It cannot be undone. Type yes: ",
+          end="", file=sys.stderr, flush=True)  # fmt: skip
+    return sys.stdin.readline().strip().lower() == "yes"
 
 
 def _found(line: dict[str, Any]) -> tuple[str, Any, str]:
@@ -121,10 +171,10 @@ def _print_receipt(services: Services, request: Any, *, as_json: bool) -> int:
 
 def register(services: Services, args: argparse.Namespace) -> int:
     """Start the clock of a request that came by mail or phone; prints its receipt number."""
-    whom = _whom(args)
-    if whom is None:
+    person = _whom(args, certain=True)
+    if person is None:
         return 2
-    marks = whom.marks(services.erasure_keys)
+    marks = subject.of(person).marks(services.erasure_keys)
     if not marks:
         print("ERASURE_KEY is not set (see .env.example, or use --local)", file=sys.stderr)
         return 2
@@ -224,6 +274,7 @@ def declare(areas: Any) -> None:
         as_json=True,
     )
     _about_a_person(verb)
+    verb.add_argument("--yes", action="store_true", help="do not ask; say so only after a dry run")
     verb.add_argument("--received-at", type=_moment, help="when they asked (default: now)")
     verb = command.verb(
         verbs,
@@ -239,6 +290,8 @@ def declare(areas: Any) -> None:
     verb = command.verb(
         verbs, "receipt", receipt, "python3 -m ops subject receipt ERASE-…", as_json=True
     )
+    verb.add_argument("receipt")
+    verb = command.verb(verbs, "answered", answered, "python3 -m ops subject answered ACCESS-…")
     verb.add_argument("receipt")
     verb = command.verb(verbs, "done", done, "python3 -m ops subject done ERASE-… sales_mailbox")
     verb.add_argument("receipt")

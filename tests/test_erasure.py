@@ -521,13 +521,161 @@ def test_the_clock_runs_from_when_the_person_asked(services: Services) -> None:
     assert erasure_register.overdue(run, now() + timedelta(days=9)) == []
 
 
-def test_a_request_to_see_is_closed_by_showing(services: Services) -> None:
+def test_a_request_to_see_is_closed_by_its_receipt_once(services: Services) -> None:
     run, marks = services.database.run, ANDI.marks(services.erasure_keys)
     number = erasure_register.register(run, "access", marks, now())
     assert number.startswith("ACCESS-")
     assert len(erasure_register.overdue(run, now() + timedelta(hours=73))) == 1
-    assert erasure_register.answer_access(run, marks, now()) == [number]
+    assert erasure_register.answer_access(run, number, now())
+    assert not erasure_register.answer_access(run, number, now())
     assert erasure_register.overdue(run, now() + timedelta(hours=73)) == []
+
+
+# ------------------------------------------------------------------ which number is meant
+
+JAPAN, XL = "+819012345699", "+62819012345699"  # the same digits behind a lost +
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "phone=+819012345699",
+        "phone=%20819012345699",
+        "phone=+81-90-1234-5699&dry_run=1",
+        "phone=819012345699",
+        "phone=+81 90 1234 5699&email=andi%40example.com",
+    ],
+)
+def test_a_number_that_may_have_lost_its_plus_erases_nobody(
+    site: httpx.Client, services: Services, database: Rows, token: dict[str, str], query: str
+) -> None:
+    store(services, lead(phone_whatsapp=JAPAN))
+    store(services, lead(**{**OTHER, "phone_whatsapp": XL}))
+    answer = site.delete(f"{PATH}?{query}", headers=token)
+    assert answer.status_code == 400, answer.text
+    (words,) = answer.json()["details"]["phone"]
+    assert JAPAN in words
+    assert XL in words
+    assert "%2B" in words
+    assert count(database, "leads") == 2
+    assert count(database, "erasure_requests") == 0
+
+
+@pytest.mark.parametrize("query", ["phone=%2B819012345699"])
+def test_a_number_with_its_plus_erases_its_owner_alone(
+    site: httpx.Client, services: Services, database: Rows, token: dict[str, str], query: str
+) -> None:
+    store(services, lead(phone_whatsapp=JAPAN))
+    store(services, lead(**{**OTHER, "phone_whatsapp": XL}))
+    answer = site.delete(f"{PATH}?{query}", headers=token)
+    assert answer.status_code == 200, answer.text
+    (left,) = database.execute("select phone_whatsapp from leads").fetchall()
+    assert left["phone_whatsapp"] == XL
+
+
+@pytest.mark.parametrize(
+    ("query", "stored"),
+    [("phone=+442079460958", "+442079460958"), ("phone=+6281234567890", "+6281234567890")],
+)
+def test_a_plus_that_was_lost_beyond_doubt_is_put_back(
+    site: httpx.Client,
+    services: Services,
+    database: Rows,
+    token: dict[str, str],
+    query: str,
+    stored: str,
+) -> None:
+    store(services, lead(phone_whatsapp=stored))
+    store(services, lead(**OTHER))
+    assert site.delete(f"{PATH}?{query}", headers=token).status_code == 200
+    (left,) = database.execute("select phone_whatsapp from leads").fetchall()
+    assert left["phone_whatsapp"] == OTHER["phone_whatsapp"]
+
+
+@pytest.mark.parametrize("query", ["email=+andi@example.com", "email=andi+salon@example.com"])
+def test_an_address_that_lost_its_plus_erases_nobody(
+    site: httpx.Client, services: Services, database: Rows, token: dict[str, str], query: str
+) -> None:
+    store(services, lead())
+    answer = site.delete(f"{PATH}?{query}", headers=token)
+    assert answer.status_code == 400
+    assert list(answer.json()["details"]) == ["email"]
+    assert count(database, "leads") == 1
+
+
+def test_a_showing_says_which_other_number_may_be_meant(
+    site: httpx.Client, services: Services, token: dict[str, str]
+) -> None:
+    store(services, lead(phone_whatsapp=JAPAN))
+    store(services, lead(**{**OTHER, "phone_whatsapp": XL}))
+    for query, read, other in (
+        ("phone=+819012345699", JAPAN, [XL]),
+        ("phone=819012345699", XL, [JAPAN]),
+        ("phone=%2B819012345699", JAPAN, []),
+    ):
+        found = site.get(f"{PATH}?{query}", headers=token).json()
+        assert (found["subject"]["phone"], found["other_readings"]) == ([read], other)
+        assert [row["phone_whatsapp"] for row in found["leads"]] == [read]
+
+
+# As they were stored before: a trunk zero kept, 62 twice, 008 taken for 00.
+OLDER = [
+    ("+4402079460958", "+44 (0)20 7946 0958", "+442079460958"),
+    ("+610412345678", "+61 412 345 678", "+61412345678"),
+    ("+626281234567890", "0812 3456 7890", "+6281234567890"),
+    ("+8628123456789", "008 62 812 3456 789", "+628123456789"),
+]
+
+
+@pytest.mark.parametrize(("older", "typed", "stored"), OLDER)
+def test_a_number_stored_in_an_older_form_is_found_and_erased_for_good(
+    site: httpx.Client,
+    services: Services,
+    database: Rows,
+    valkey: redis.Redis,
+    token: dict[str, str],
+    older: str,
+    typed: str,
+    stored: str,
+) -> None:
+    def as_before(made: Any) -> Any:
+        return made._replace(submission=made.submission._replace(phone_whatsapp=older))
+
+    old = as_before(lead(email=""))
+    store(services, old)
+    store(services, lead(phone_whatsapp=stored, email="", message="Lagi"))
+    queue(services, as_before(lead(email="", message="Menunggu")))
+    leads.keep_as_spam(services.database.run, as_before(lead(email="", message="x")), "links", ())
+    privacy.note(database, "INC-20261124-0101-leads", f"Ditelepon: {typed} – benar")
+    store(services, lead(**OTHER))
+
+    shown = site.get(PATH, params={"phone": typed}, headers=token).json()
+    assert {row["phone_whatsapp"] for row in shown["leads"]} == {older, stored}
+    assert (len(shown["spam"]), len(shown["queue"]), len(shown["incident_notes"])) == (1, 1, 1)
+    receipt = site.delete(PATH, params={"phone": typed}, headers=token).json()
+    counts = {place: found for place, (_, found) in lines(receipt).items()}
+    assert (counts["leads"], counts["spam"], counts["incident_notes"]) == (2, 1, 1)
+    assert counts["queue"] == 1
+    assert older not in everything(database, valkey, services)
+
+    store(services, old)  # as a restored backup has it
+    privacy.note(database, "INC-20261124-0101-leads", f"Ditelepon: {typed} – benar", old.created_at)
+    replayed = erasure_replay.replay(services, now())
+    assert (replayed.leads, replayed.notes) == (1, 1)
+    with pytest.raises(Erased):
+        leads.store(services.database.run, old, privacy.DESK, now=now(), deliver_now=False,
+                    erasure_keys=services.erasure_keys)  # fmt: skip
+    (left,) = database.execute("select phone_whatsapp from leads").fetchall()
+    assert left["phone_whatsapp"] == OTHER["phone_whatsapp"]
+
+
+def test_a_valid_number_is_nobody_elses_older_form(
+    site: httpx.Client, services: Services, database: Rows, token: dict[str, str]
+) -> None:
+    """001 65 9234 5678 was stored as this American number, which may be its owner's."""
+    store(services, lead(phone_whatsapp="+16592345678"))
+    assert site.delete(PATH, params={"phone": "+65 9234 5678"}, headers=token).status_code == 200
+    assert count(database, "leads") == 1
 
 
 # ------------------------------------------------------------------ by hand, in SQL

@@ -131,6 +131,21 @@ def test_no_documented_limit_is_the_documents_alone() -> None:
             submission.read({**LEAD, **refusal})
 
 
+@pytest.mark.parametrize(
+    "value",
+    [1, 3.0, 1e4, 10_000, 0, -1, 3.5, 10_001.0, True, "1", "00010", "10000", "9999", "", None, "0",
+     "00000", "000001", "10001", "3.0", "enam", "+6", [6]],
+)  # fmt: skip
+def test_the_document_and_the_code_take_the_same_numbers_of_chairs(value: object) -> None:
+    documented = Draft202012Validator(SCHEMAS["Lead"]["properties"]["chair_count"])
+    try:
+        submission.read({**LEAD, "chair_count": value})
+        taken = True
+    except submission.Faulty:
+        taken = False
+    assert taken == documented.is_valid(value)
+
+
 def test_a_form_has_the_same_fields_and_may_say_where_to_go_next() -> None:
     form, lead = SCHEMAS["LeadForm"], SCHEMAS["Lead"]
     assert set(form["properties"]) == {*lead["properties"], "redirect"}

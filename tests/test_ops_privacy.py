@@ -81,7 +81,23 @@ def test_a_list_that_is_cut_says_so(
 
 
 @pytest.mark.parametrize(
-    "text", ["maju", "ANDI", "andi@example", "0812-3456-7890", "+62 812 3456", "KERATIN", "harga"]
+    "text",
+    [
+        "maju",
+        "ANDI",
+        "andi@example",
+        "0812-3456-7890",
+        "+62 812 3456",
+        "KERATIN",
+        "harga",
+        "0812–3456–7890",
+        "008 62 812 3456 7890",
+        "+62 62 812 3456 7890",
+        "wa.me/6281234567890",
+        "tel:+62-812-3456-7890",
+        "٠٨١٢٣٤٥٦٧٨٩٠",
+        "\u202a+62 812\u20113456\u20117890\u202c",
+    ],
 )
 def test_a_lead_is_found_by_any_of_its_words_and_by_its_number(
     platform: Platform, services: Services, capsys: Printed, text: str
@@ -91,6 +107,18 @@ def test_a_lead_is_found_by_any_of_its_words_and_by_its_number(
     assert ops(platform, "leads", "search", text, "--json") == 0
     (found,) = told(capsys)
     assert found["phone_whatsapp"] == WHO["phone"]
+
+
+@pytest.mark.parametrize("text", ["+44 (0)20 7946 0958", "+44 20 7946 0958", "0044 20 7946 0958"])
+def test_a_number_is_found_in_its_older_form_too(
+    platform: Platform, services: Services, database: Rows, capsys: Printed, text: str
+) -> None:
+    store(services, lead(phone_whatsapp="+44 20 7946 0958"))
+    store(services, lead(**OTHER))
+    store(services, lead(message="Lain"))
+    database.execute("update leads set phone_whatsapp = '+4402079460958' where message = 'Lain'")
+    assert ops(platform, "leads", "search", text, "--json") == 0
+    assert len(told(capsys)) == 2
 
 
 def test_a_search_may_be_typed_in_and_short_ones_are_refused(
@@ -129,7 +157,7 @@ def test_a_lead_is_shown_whole_with_what_became_of_its_mails(
 # ------------------------------------------------------------------ a person's requests
 
 
-def test_a_person_is_shown_and_their_request_to_see_is_closed(
+def test_a_person_is_shown_and_their_request_to_see_is_closed_by_hand(
     platform: Platform,
     services: Services,
     database: Rows,
@@ -148,8 +176,13 @@ def test_a_person_is_shown_and_their_request_to_see_is_closed(
     for place in ("leads: 1", "mails: 2", "spam: 1", "incident_notes: 1", "queue: 1",
                   "set_aside: 1", "journal: 1"):  # fmt: skip
         assert place in printed.out.splitlines()
-    assert f"request {number} is answered" in printed.err
+    assert f"`ops subject answered {number}`" in printed.err
     assert "history" not in printed.err
+    assert ops(platform, "subject", "requests") == 0
+    assert number in capsys.readouterr().out, "showing changes nothing"
+    assert ops(platform, "subject", "answered", number) == 0
+    assert ops(platform, "subject", "answered", number) == 1
+    capsys.readouterr()
     assert ops(platform, "subject", "requests", "--json") == 0
     assert told(capsys) == []
 
@@ -177,10 +210,15 @@ def test_a_person_is_erased_after_a_dry_run_by_instructions_to_the_end(
     assert ops(platform, "subject", "erase", "--phone", "-", "--dry-run", "--json") == 0
     assert {line["place"]: line["count"] for line in told(capsys)["places"]}["leads"] == 1
     assert count(database, "leads") == 1
-    typed(monkeypatch, "0812-3456-7890\n")
+    typed(monkeypatch, "0812-3456-7890\nyes\n")
     asked = "2026-11-23T09:00:00+07:00"
     assert ops(platform, "subject", "erase", "--phone", "-", "--received-at", asked) == 0
-    out = capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert made.ref in printed.err
+    assert "A*** S***" in printed.err
+    assert "Medan" in printed.err
+    assert privacy.traces(printed.err) == []
+    out = printed.out
     number = out.split()[0]
     assert number.startswith("ERASE-20261123-")
     assert f"sales_mailbox: {made.ref}" in out
@@ -215,11 +253,66 @@ def test_nobody_is_erased_by_a_slip(
     assert count(database, "leads") == 1
 
 
+@pytest.mark.parametrize("answer", ["", "\n", "no\n", "y\n"])
+def test_nobody_is_erased_without_a_yes(
+    platform: Platform,
+    services: Services,
+    database: Rows,
+    capsys: Printed,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+) -> None:
+    store(services, lead())
+    typed(monkeypatch, f"+62 812 3456 7890\n{answer}")
+    assert ops(platform, "subject", "erase", "--phone", "-", "--json") == 1
+    printed = capsys.readouterr()
+    assert "nothing was erased" in printed.err
+    assert printed.out == ""
+    assert count(database, "leads") == 1
+
+
+@pytest.mark.parametrize("number", ["819012345699", " 819012345699"])
+def test_a_number_that_can_be_read_as_two_is_neither_erased_nor_registered(
+    platform: Platform, services: Services, database: Rows, capsys: Printed, number: str
+) -> None:
+    store(services, lead(phone_whatsapp="+62 819 0123 45699"))
+    for verb in ("erase", "register"):
+        assert ops(platform, "subject", verb, f"--phone={number}") == 2
+        words = capsys.readouterr().err
+        assert "+62819012345699" in words
+        assert "+819012345699" in words
+    assert ops(platform, "subject", "show", f"--phone={number}") == 0
+    assert "it may mean" in capsys.readouterr().err
+    assert count(database, "leads") == 1
+    assert count(database, "erasure_requests") == 0
+
+
+def test_showing_writes_nothing(
+    platform: Platform, services: Services, database: Rows, capsys: Printed
+) -> None:
+    put_everywhere(services, database)
+    assert ops(platform, "subject", "register", "--kind", "access", "--phone", WHO["phone"]) == 0
+
+    def written() -> list[Any]:
+        names = database.execute("select tablename as n from pg_tables where schemaname = 'public'")
+        return [
+            database.execute(
+                f"select t::text as t from {row['n']} as t order by 1".encode()
+            ).fetchall()
+            for row in names.fetchall()
+        ]
+
+    before = written()
+    assert ops(platform, "subject", "show", "--phone", WHO["phone"], "--json") == 0
+    assert ops(platform, "subject", "erase", "--phone", WHO["phone"], "--dry-run") == 0
+    assert written() == before
+
+
 def test_while_redis_is_down_the_receipt_says_what_waits(
     platform: Platform, services: Services, capsys: Printed
 ) -> None:
     store(services, lead())
-    assert ops(platform, "subject", "erase", "--email", WHO["email"], **NO_REDIS) == 1
+    assert ops(platform, "subject", "erase", "--email", WHO["email"], "--yes", **NO_REDIS) == 1
     assert "waiting" in capsys.readouterr().out
 
 
@@ -238,7 +331,7 @@ def test_tombstones_kept_in_a_file_are_replayed(
 ) -> None:
     made = lead()
     store(services, made)
-    ops(platform, "subject", "erase", "--email", WHO["email"])
+    ops(platform, "subject", "erase", "--email", WHO["email"], "--yes")
     capsys.readouterr()
     assert ops(platform, "subject", "tombstones") == 0
     file = tmp_path / "tombstones.jsonl"

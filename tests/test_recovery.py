@@ -143,7 +143,7 @@ def test_after_a_disaster_nothing_accepted_is_missing_and_nobody_is_mailed_twice
     erased = site.post(6, phone_whatsapp="0813 9999 0000")
     site.journaled(7)
     mails = len(site.platform.resend.vendor.mails())  # type: ignore[attr-defined]
-    assert site.ops("subject", "erase", "--phone", "0813 9999 0000") == 0
+    assert site.ops("subject", "erase", "--phone", "0813 9999 0000", "--yes") == 0
     assert erased not in site.leads()
     site.destroy()
     assert site.restore_all() == 0

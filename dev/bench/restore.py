@@ -107,7 +107,7 @@ def _measure(platform: Platform, folder: Path, leads: int) -> int:
     print(f"backup: {backed_up['took_s']:,.0f} s, {backed_up['bytes'] / 1e6:,.0f} MB sealed,"
           f" {backed_up['rows']:,} rows", flush=True)  # fmt: skip
     accepted = {_post(platform, number) for number in range(1, AFTER + 1)}
-    _ops(environ, "subject", "erase", "--email", ERASED)
+    _ops(environ, "subject", "erase", "--email", ERASED, "--yes")
     time.sleep(2)  # the journal is written after the answer
     with psycopg.connect(platform.admin_database_url, autocommit=True) as admin:
         admin.execute("drop schema public cascade")
