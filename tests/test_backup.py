@@ -226,7 +226,7 @@ def pretend(
     platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> Path:
     """A pg_dump of ours before every other; the real one is $REAL."""
-    postgres._major.cache_clear()
+    postgres.major_of.cache_clear()
     real = platform.postgres.tool("pg_dump")
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -341,13 +341,14 @@ def test_of_two_programs_alike_the_one_on_the_path_runs(
 ) -> None:
     found = {Path("/on/the/path/pg_dump"): 18, Path(elsewhere): 18, Path("/newer/pg_dump"): 19}
     monkeypatch.setattr(postgres, "_candidates", lambda _name: iter(found))
-    monkeypatch.setattr(postgres, "_major", found.__getitem__)
+    monkeypatch.setattr(postgres, "major_of", found.__getitem__)
     assert postgres.tool("pg_dump", 18) == Path("/on/the/path/pg_dump")
 
 
-def test_a_program_too_old_for_the_server_is_not_used() -> None:
-    assert postgres._major(postgres.tool("pg_dump", 17)) >= 17
-    with pytest.raises(Failed, match="pg_dump 99 or newer is wanted"):
+def test_a_dump_is_taken_with_the_servers_own_major_and_no_other() -> None:
+    for major in (15, 17):
+        assert postgres.major_of(postgres.tool("pg_dump", major)) == major
+    with pytest.raises(Failed, match=r"pg_dump 99 is wanted; found: .*postgresql-client-99"):
         postgres.tool("pg_dump", 99)
 
 
