@@ -60,7 +60,11 @@ union all
 select 'pg_catalog.pg_constraint'::regclass, k.oid,
   pg_catalog.pg_describe_object('pg_catalog.pg_constraint'::regclass, k.oid, 0)
 from pg_catalog.pg_constraint as k
-where k.contype = 'f' and k.conrelid not in (select objid from alfa_ours);
+where k.contype = 'f' and k.conrelid not in (select objid from alfa_ours)
+union all
+select 'pg_catalog.pg_publication_rel'::regclass, r.oid,
+  pg_catalog.pg_describe_object('pg_catalog.pg_publication_rel'::regclass, r.oid, 0)
+from pg_catalog.pg_publication_rel as r;
 delete from alfa_bystanders as b using alfa_ours as o
 where o.classid = b.classid and o.objid = b.objid;
 """
@@ -96,6 +100,7 @@ begin
     where not exists (select from pg_catalog.pg_class where oid = b.objid)
       and not exists (select from pg_catalog.pg_proc where oid = b.objid)
       and not exists (select from pg_catalog.pg_constraint where oid = b.objid)
+      and not exists (select from pg_catalog.pg_publication_rel where oid = b.objid)
     order by words
   loop
     raise notice 'alfa: dropped with our tables: %', one.words;

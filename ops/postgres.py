@@ -33,7 +33,7 @@ POOLER_PORT = 6543  # Supabase: the transaction pooler's
 PIECE = 1 << 20
 
 _FOUND = re.compile(r"\(PostgreSQL\) (\d+)")
-_ERROR = re.compile(r"^\w+: error: .*$", re.MULTILINE)
+_ERROR = re.compile(r"^\w+:(?:<stdin>:\d+:)? (?:error|fatal): .*$", re.MULTILINE)
 _SQL_ERROR = re.compile(r"(?:ERROR|FATAL):  (?P<state>[0-9A-Z]{5}): (?P<words>.*)$", re.MULTILINE)
 _OURS = re.compile(r"NOTICE:  00000: alfa: (.*)$", re.MULTILINE)
 

@@ -34,6 +34,8 @@ TRIES, DEADLOCK = 3, "(40P01)"  # a function that was running may have won
 PSQL = (
     *("--no-psqlrc", "--quiet", "--no-password", "--output=/dev/null"),
     *("--set=ON_ERROR_STOP=1", "--set=VERBOSITY=verbose", "--file=-"),
+    # What is not in its environment: a server that no longer answers is given up.
+    "--dbname=tcp_user_timeout=60000 keepalives_idle=30 keepalives_interval=10 keepalives_count=3",
 )
 
 END_SESSIONS = """
@@ -132,25 +134,24 @@ def load(
     """
     planned = plan(dsn, folder, backed_up, keys)
     heard: list[str] = []
+    for tries_left in reversed(range(TRIES)):
+        with (
+            manifest.sealed_file(folder, backed_up.name).open("rb") as file,
+            Bar("restore", backed_up.sealed_bytes, quiet=quiet) as bar,
+        ):
+            source = _unsealed(_Watched(file, hashlib.sha256(), bar), keys)
+            try:
+                _transact(dsn, planned, backed_up, source, heard)
+                break
+            except Failed as fault:
+                if not (tries_left and DEADLOCK in str(fault)):
+                    raise
     with postgres.connect(dsn) as connection:
-        for tries_left in reversed(range(TRIES)):
-            with (
-                manifest.sealed_file(folder, backed_up.name).open("rb") as file,
-                Bar("restore", backed_up.sealed_bytes, quiet=quiet) as bar,
-            ):
-                source = _unsealed(_Watched(file, hashlib.sha256(), bar), keys)
-                try:
-                    _transact(connection, dsn, planned, backed_up, source, heard)
-                    break
-                except Failed as fault:
-                    if not (tries_left and DEADLOCK in str(fault)):
-                        raise
         connection.execute("analyze")
     return [*planned.left_out, *heard]
 
 
 def _transact(
-    connection: postgres.Connection,
     dsn: str,
     planned: Plan,
     backed_up: Manifest,
@@ -159,23 +160,23 @@ def _transact(
 ) -> None:
     """One transaction in psql, which is given its COMMIT only when pg_restore ended well."""
     name = f"alfa-restore-{secrets.token_hex(6)}"
-    before = clearing.before(connection, backed_up, backup.SCHEMAS, name)
-    tables = list(planned.tables)
-    after = clearing.after(connection, backed_up, tables, backup.FIX_TEXTS)
+    with postgres.connect(dsn) as connection:
+        before = clearing.before(connection, backed_up, backup.SCHEMAS, name)
+        after = clearing.after(connection, backed_up, list(planned.tables), backup.FIX_TEXTS)
     psql = [str(_psql_for(planned.pg_restore)), *PSQL]
     committed = False
     try:
-        with postgres.running(psql, postgres.environment(dsn), heard=heard) as sink:
-            with (
-                contextlib.suppress(_SinkGone),  # its own words say why
-                contextlib.closing(_script(planned, source)) as script,
-            ):
-                for piece in itertools.chain([before], script, [after]):
-                    _write(sink, piece)
-                _write(sink, b"commit;\n")
-                committed = True
+        with (
+            postgres.running(psql, postgres.environment(dsn), heard=heard) as sink,
+            contextlib.suppress(_SinkGone),  # its own words say why
+            contextlib.closing(_script(planned, source)) as script,
+        ):
+            for piece in itertools.chain([before], script, [after]):
+                _write(sink, piece)
+            _write(sink, b"commit;\n")
+            committed = True
     except BaseException as fault:
-        blockers = _end(connection, name)
+        blockers = _end(dsn, name)
         if isinstance(fault, Failed) and blockers:
             raise Failed(f"{fault}; in the way: {blockers}") from None
         raise
@@ -228,9 +229,9 @@ def _write(sink: subprocess.Popen[bytes], piece: bytes) -> None:
         raise _SinkGone from None
 
 
-def _end(connection: postgres.Connection, name: str) -> str:
+def _end(dsn: str, name: str) -> str:
     """Have the server forget a transaction that failed; who else holds locks on our tables."""
-    with contextlib.suppress(psycopg.Error):
+    with contextlib.suppress(Failed, psycopg.Error), postgres.connect(dsn) as connection:
         blockers = connection.execute(BLOCKERS, {"schemas": list(backup.SCHEMAS)}).fetchall()
         connection.execute(END_SESSIONS, {"name": name})
         return ", ".join(f"process {pid} ({user}, for {age:.0f} s)" for pid, user, age in blockers)

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from dev import migrations, postgres_binaries
+from dev.faultproxy import FaultProxy
 from dev.postgres import Postgres
 from ops import archive, backup, manifest, postgres, restoring, sealing
 from ops.command import Failed
@@ -193,6 +194,7 @@ insert into public.theirs values (1, 'kept');
 create function public.their_function() returns int language sql as 'select 1';
 create type public.their_type as enum ('a');
 create view public.their_view as select id from public.leads;
+alter publication supabase_realtime add table public.products;
 """
 
 
@@ -210,6 +212,8 @@ def test_what_others_own_in_public_is_left_out_and_listed_and_stays_as_it_is(
         assert "left out: FUNCTION public their_function() supabase_admin" in told
         assert "left out: TYPE public their_type supabase_admin" in told
         assert "dropped with our tables: view public.their_view of supabase_admin" in told
+        published = "publication of table public.products in publication supabase_realtime"
+        assert f"dropped with our tables: {published}" in told
         assert site.run("select * from public.theirs order by 1", by=site.super_dsn) == [
             (1, "kept"), (2, "later"),
         ]  # fmt: skip
@@ -251,6 +255,24 @@ def test_what_another_pg_dump_made_is_restored_into_the_server_it_came_from(
     site.run("truncate spam")
     site.load()
     assert restoring.differences(site.dsn, site.found) == []
+
+
+def test_a_backup_of_15_is_restored_into_17(site: Site, tmp_path: Path) -> None:
+    """Supabase's upgrade; the other way round is refused."""
+    if site.server.major != 15:
+        return
+    newer = Postgres(tmp_path / "postgres", "secret", durable=False, major=17)
+    try:
+        there = newer.dsn("postgres")
+        restoring.load(there, site.folder, site.found, KEYS, quiet=True)
+        assert restoring.differences(there, site.found) == []
+        found = backup.take(there, site.folder, KEYS, quiet=True, recorded=False)
+        before = site.picture()
+        with pytest.raises(Failed, match="taken from PostgreSQL 17, the database is 15"):
+            restoring.load(site.dsn, site.folder, found, KEYS, quiet=True)
+        assert site.picture() == before
+    finally:
+        newer.close()
 
 
 def test_sessions_that_read_meanwhile_wait_and_see_either_all_or_all(site: Site) -> None:
@@ -391,6 +413,30 @@ def test_a_lock_that_somebody_holds_is_waited_for_and_then_named(site: Site) -> 
     assert site.picture() == before
     site.load()
     assert restoring.differences(site.dsn, site.found) == []
+
+
+def test_a_connection_that_is_cut_changes_nothing(site: Site) -> None:
+    site.run(f"truncate spam; {FILL % ROWS}")
+    site.found = backup.take(site.dsn, site.folder, KEYS, quiet=True, recorded=False)
+    site.run("delete from spam where ref like '%7'")
+    before = site.picture()
+    proxy = FaultProxy("127.0.0.1", site.server.port)
+
+    def cut() -> None:
+        eventually(lambda: at_work(site))
+        proxy.switch("kill")
+
+    try:
+        cutting = threading.Thread(target=cut)
+        cutting.start()
+        there = site.dsn.replace(f":{site.server.port}/", f":{proxy.port}/")
+        with pytest.raises(Failed, match="connection"):
+            restoring.load(there, site.folder, site.found, KEYS, quiet=True)
+        cutting.join()
+    finally:
+        proxy.close()
+    eventually(lambda: not at_work(site), 20)
+    assert site.picture() == before
 
 
 @pytest.fixture
