@@ -130,6 +130,7 @@ class Postgres:
             "unix_socket_directories=",
             "max_connections=200",
             "shared_preload_libraries=pg_stat_statements",
+            "wal_level=logical",
             f"statement_timeout={STATEMENT_TIMEOUT}",
             "timezone=UTC",
             *([] if self._durable else _FORGETFUL),
