@@ -24,6 +24,7 @@ PINS = Path(__file__).parent / "postgresql"
 FOLDER = DATA / "postgresql"
 MAIN = 17  # what Supabase runs; older projects run 15
 MAJORS = (15, 16, 17, 18)
+TESTED = (15, 17, 18)  # servers of the first two, and the pg_dump of the last
 
 # The libraries the programs load that no minimal system is sure to have, and Debian's packages
 # of them: the first name that apt knows is installed.

@@ -3,6 +3,7 @@
 A platform of this file's own, since its database is destroyed.
 """
 
+import hashlib
 import json
 import os
 import pty
@@ -28,7 +29,7 @@ from dev.rig import UNLIMITED
 from dev.supabase_api import SupabaseApi
 from lib.settings import keys as read_keys
 from lib.vault import Vault
-from ops import cli, manifest, postgres, restoring
+from ops import cli, manifest, postgres, restoring, sealing
 from tests.conftest import LEAD, ROOT, eventually
 
 type Rows = psycopg.Connection[DictRow]
@@ -434,6 +435,34 @@ def test_a_restore_killed_while_it_loads_is_begun_again_and_ends_well(
     assert site.leads() == {lead_id, later}, "as it was"
     assert site.restore_all() == 0
     assert site.leads() == {lead_id, later}, "the backup's, and the journal's"
+
+
+def test_a_backup_that_cannot_be_restored_here_is_refused_before_anything_is_done(
+    site: Site,
+) -> None:
+    lead_id = site.post(1)
+    site.journaled(1)
+    assert site.ops("backup") == 0
+    [found], _ = manifest.held(site.folder, site.keys)
+    file = manifest.sealed_file(site.folder, found.name)
+    with file.open("rb") as stream:
+        dump = b"".join(sealing.unseal(stream, site.keys))
+    major = site.platform.postgres.major
+    newer = dump.replace(f"{major}.".encode(), f"{major + 1}.".encode())
+    sealed = b"".join(sealing.seal([newer], site.keys[0]))
+    file.write_bytes(sealed)
+    forged = replace(
+        found,
+        sealed_bytes=len(sealed),
+        sealed_sha256=hashlib.sha256(sealed).hexdigest(),
+        dump_sha256=hashlib.sha256(newer).hexdigest(),
+    )
+    manifest.write(site.folder, forged.signed(site.keys[0]))
+    assert site.restore_all() == 1
+    said = site.printed.readouterr().out
+    assert f"taken from PostgreSQL {major + 1}, the database is {major}" in said
+    assert not site.valkey.exists("maintenance"), "the site was not closed for nothing"
+    assert site.leads() == {lead_id}
 
 
 def test_a_database_that_cannot_be_read_any_more_is_replaced_all_the_same(site: Site) -> None:
