@@ -2,7 +2,7 @@
 
 The schemas stay, with what others own in them and with their default privileges: only what
 belongs to the restoring role goes. What depends on it (somebody's view on our table) goes along
-and is told as a NOTICE that begins with TOLD.
+and is told as a NOTICE that begins with `alfa: ` (ops/postgres.py picks those out).
 """
 
 from psycopg import sql
@@ -10,7 +10,6 @@ from psycopg import sql
 from ops import postgres
 from ops.manifest import Manifest
 
-TOLD = "alfa: "
 LOCK_TIMEOUT = "20s"
 
 BEGIN = """
