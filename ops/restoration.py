@@ -106,7 +106,9 @@ class Restore:
         if self.source.kind == "own":
             backed_up = self._manifest()
             restoring.check(self._folder, backed_up, self._keys, quiet=self._args.json)
-            return f"{backed_up.name} is whole: {backed_up.rows:,} rows"
+            planned = restoring.plan(self._dsn, self._folder, backed_up, self._keys)
+            whole = f"{backed_up.name} is whole: {backed_up.rows:,} rows"
+            return "; ".join([f"{whole}, for PostgreSQL {planned.server}", *planned.left_out])
         with vendor.Project(self._services.settings) as project:
             there = project.backups()
         if self.source.kind == "point":
@@ -144,10 +146,10 @@ class Restore:
         target = postgres.where(self._dsn)
         self._confirm("replace", target, f"everything in {target} is replaced")
         backed_up = self._manifest()
-        restoring.load(self._dsn, self._folder, backed_up, self._keys, quiet=self._args.json)
+        told = restoring.load(self._dsn, self._folder, backed_up, self._keys, quiet=self._args.json)
         if said := restoring.differences(self._dsn, backed_up):
             raise Failed("; ".join(said))
-        return f"{backed_up.rows:,} rows, each as it was"
+        return "; ".join([f"{backed_up.rows:,} rows, each as it was", *told])
 
     def _restore_there(self) -> str:
         target = self._services.settings.supabase_project_ref

@@ -3,6 +3,7 @@
 A platform of this file's own, since its database is destroyed.
 """
 
+import hashlib
 import json
 import os
 import pty
@@ -28,7 +29,7 @@ from dev.rig import UNLIMITED
 from dev.supabase_api import SupabaseApi
 from lib.settings import keys as read_keys
 from lib.vault import Vault
-from ops import cli, manifest, postgres, restoring
+from ops import cli, manifest, postgres, restoring, sealing
 from tests.conftest import LEAD, ROOT, eventually
 
 type Rows = psycopg.Connection[DictRow]
@@ -38,10 +39,13 @@ NO_REDIS = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
 NO_DATABASE = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa"}
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+@pytest.fixture(scope="module", params=[17, 15], ids=["pg17", "pg15"])
+def own(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("recovery")
-    with Platform(ROOT, folder, durable=False, environ=UNLIMITED) as running:
+    major: int = request.param
+    with Platform(ROOT, folder, durable=False, environ=UNLIMITED, major=major) as running:
         yield running
 
 
@@ -279,6 +283,8 @@ def test_a_drill_restores_replays_and_gets_a_lead_through_with_the_clock_running
     status, report = site.answers("restore-drill")
     assert set(verdicts(report).values()) == {"PASS"}, report
     assert (status, report["verdict"]) == (0, "PASS")
+    restored = next(step for step in report["steps"] if step["name"] == "restore")
+    assert f"into PostgreSQL {site.platform.postgres.major}" in restored["words"]
     assert 0 < report["rto_s"] < 3600
     assert 0 < report["rpo_s"] < 3600
     assert report["rpo_leads_s"] == 0
@@ -401,13 +407,15 @@ def test_a_restore_killed_while_it_loads_is_begun_again_and_ends_well(
     lead_id = site.post(1)
     site.journaled(1)
     assert site.ops("backup") == 0
-    postgres._major.cache_clear()
-    real = postgres.tool("pg_restore", 18)
+    later = site.post(2)
+    site.journaled(2)
+    postgres.major_of.cache_clear()
+    real = postgres.tool("pg_restore", site.platform.postgres.major)
     tools = tmp_path / "bin"
     tools.mkdir()
     fake = tools / "pg_restore"
     fake.write_text(
-        f'#!/bin/sh\n[ "$1" = --version ] && exec {real} --version\n'
+        f'#!/bin/sh\ncase "$1" in --version|--list) exec {real} "$@";; esac\n'
         f"touch {tmp_path}/begun; sleep 60\n"
     )
     fake.chmod(0o755)
@@ -424,8 +432,36 @@ def test_a_restore_killed_while_it_loads_is_begun_again_and_ends_well(
             eventually((tmp_path / "begun").exists, 30)
         finally:
             running.kill()
-    assert site.query("select 1 from pg_tables where tablename = 'leads'") == []
+    assert site.leads() == {lead_id, later}, "as it was"
     assert site.restore_all() == 0
+    assert site.leads() == {lead_id, later}, "the backup's, and the journal's"
+
+
+def test_a_backup_that_cannot_be_restored_here_is_refused_before_anything_is_done(
+    site: Site,
+) -> None:
+    lead_id = site.post(1)
+    site.journaled(1)
+    assert site.ops("backup") == 0
+    [found], _ = manifest.held(site.folder, site.keys)
+    file = manifest.sealed_file(site.folder, found.name)
+    with file.open("rb") as stream:
+        dump = b"".join(sealing.unseal(stream, site.keys))
+    major = site.platform.postgres.major
+    newer = dump.replace(f"{major}.".encode(), f"{major + 1}.".encode())
+    sealed = b"".join(sealing.seal([newer], site.keys[0]))
+    file.write_bytes(sealed)
+    forged = replace(
+        found,
+        sealed_bytes=len(sealed),
+        sealed_sha256=hashlib.sha256(sealed).hexdigest(),
+        dump_sha256=hashlib.sha256(newer).hexdigest(),
+    )
+    manifest.write(site.folder, forged.signed(site.keys[0]))
+    assert site.restore_all() == 1
+    said = site.printed.readouterr().out
+    assert f"taken from PostgreSQL {major + 1}, the database is {major}" in said
+    assert not site.valkey.exists("maintenance"), "the site was not closed for nothing"
     assert site.leads() == {lead_id}
 
 
@@ -476,7 +512,11 @@ def by_supabase(site: Site) -> Callable[[datetime], None]:
     """What Supabase does: the database goes back to what our backup of then holds."""
     [found], _ = manifest.held(site.folder, site.keys)
     dsn = site.platform.admin_database_url
-    return lambda _point: restoring.load(dsn, site.folder, found, site.keys, quiet=True)
+
+    def replace_all(_point: datetime) -> None:
+        restoring.load(dsn, site.folder, found, site.keys, quiet=True)
+
+    return replace_all
 
 
 def test_supabases_backups_are_listed_judged_and_recorded_for_the_watch(site: Site) -> None:
