@@ -10,7 +10,7 @@ from typing import Any
 from lib import keys
 from lib.problems import NotConfigured
 from lib.services import Services
-from ops import command, timeline
+from ops import command, envfile, timeline
 from ops.keys import database, ours, vendors
 from ops.keys.book import Book, Page
 from ops.keys.keyfile import RETIRING, KeyFile
@@ -87,6 +87,7 @@ def rotate(services: Services, args: argparse.Namespace) -> int:
         return 2
     kind = kind_of(key, services, settings.secrets().get(key.name, ""),
                    KeyFile(Path(args.keep)), old_id=args.old_id)  # fmt: skip
+    kind.file.read()  # a faulty line stops this before anything is changed
     if not kind.old:
         raise NotConfigured(key.name, "is not set: there is nothing to rotate")
     if args.dry_run:
@@ -162,6 +163,7 @@ def _begin(vercel: Vercel, book: Book, kind: Kind, args: argparse.Namespace, pep
         words = f"production uses {', '.join(sorted(marks or ()))}, and the value here is "
         raise Refused(0, "other_key", words + _mark(pepper, kind, kind.old))
     kind.old = known[0]
+    envfile.quote(name, kind.old)  # it will stay in the file while it is being retired
     kind.file.keep({name + RETIRING: None})  # of a rotation that died as it was done
     kind.prepare(book.last_facts(name))
     reason = "leak" if args.leak else args.reason
