@@ -34,6 +34,13 @@ BY_OVERLAP: dict[str, type[Kind]] = {
     keys.BY_HAND: ours.ByHand,
 }
 
+# Names in the handbook, and in Supabase's older documents, of what is another key by now.
+HANDBOOK = {
+    "SUPABASE_SERVICE_ROLE_KEY": "SUPABASE_SECRET_KEY",
+    "SUPABASE_SERVICE_KEY": "SUPABASE_SECRET_KEY",
+    "SERVICE_ROLE_KEY": "SUPABASE_SECRET_KEY",
+}
+
 
 # ------------------------------------------------------------------ ages
 
@@ -133,7 +140,13 @@ def _rotate(
             page.reason = "leak"
             book.keep(page)
     kind.facts = page.facts
-    done = Rotation(services, vercel, book, kind, say, pepper, args.drain, args.timeout, page).run()
+
+    def agree(changed: list[str]) -> bool:
+        return _agreed_to(changed, args)
+
+    done = Rotation(
+        services, vercel, book, kind, say, pepper, args.drain, args.timeout, page, agree
+    ).run()
     if args.json:
         facts = {"name": done.name, "reason": done.reason, "old": done.old_fingerprint,
                  "new": done.new_fingerprint, "steps": lines,
@@ -212,10 +225,40 @@ MEANING = {
 
 def _agreed(kind: Kind, args: argparse.Namespace) -> bool:
     _print_plan(kind, args)
+    return _confirmed(f"Rotate {kind.key.name} in production? (yes/no) ")
+
+
+def _agreed_to(changed: list[str], args: argparse.Namespace) -> bool:
+    """Whether the next deployment may bring these changes along; --yes alone does not say so."""
+    lines = "\n".join(f"  {one}" for one in changed)
+    print(f"since the deployment that serves, other variables changed at Vercel, and take effect "
+          f"with the next one:\n{lines}", file=sys.stderr, flush=True)  # fmt: skip
+    if args.with_changes:
+        return True
+    if args.yes:
+        print("--yes does not speak for them: --with-changes does", file=sys.stderr)
+        return False
+    return _confirmed("Deploy with them? (yes/no) ")
+
+
+def _confirmed(question: str) -> bool:
     try:
-        return input(f"Rotate {kind.key.name} in production? (yes/no) ") == "yes"
+        return input(question) == "yes"
     except EOFError:
         return False
+
+
+def key_named(name: str) -> str:
+    """The name of a key; the handbook's own names lead to what they have become."""
+    if (now := HANDBOOK.get(name)) is not None:
+        print(f"{name} is {now} now, a key that can be made anew; the functions themselves log in "
+              "with DATABASE_URL: after a leak of the project's keys rotate that too",
+              file=sys.stderr)  # fmt: skip
+        name = now
+    if name not in keys.BY_NAME:
+        known = ", ".join(sorted(keys.BY_NAME))
+        raise argparse.ArgumentTypeError(f"there is no key {name}; there are {known}")
+    return name
 
 
 def declare(areas: Any) -> None:
@@ -230,13 +273,16 @@ def declare(areas: Any) -> None:
         dry_run=True,
         as_json=True,
     )
-    verb.add_argument("name", choices=sorted(keys.BY_NAME), metavar="NAME", help="of `ops keys`")
+    verb.add_argument("name", type=key_named, metavar="NAME", help="of `ops keys`")
     verb.add_argument("--keep", default=".env.operators", metavar="FILE",
                       help="your own variables, mode 0600: the new value goes there, and nowhere "
                       "else (default: %(default)s)")  # fmt: skip
     verb.add_argument("--reason", choices=("scheduled", "offboarding"), default="scheduled")
     verb.add_argument("--leak", action="store_true", help="revoke first; opens a Sev1")
     verb.add_argument("--yes", action="store_true", help="do not ask")
+    verb.add_argument("--with-changes", action="store_true",
+                      help="deploy although other variables changed at Vercel since the "
+                      "deployment that serves was built")  # fmt: skip
     verb.add_argument("--old-id", metavar="ID", help="the vendor's id of the key to be revoked")
     verb.add_argument("--drain", type=float, default=DRAIN_S, metavar="SECONDS",
                       help="for requests under way on the old deployment "
