@@ -34,7 +34,7 @@ class DeployApi:
 
     def __init__(self, token: str, variables: Mapping[str, str] | None = None) -> None:
         self._token = token
-        self._variables = dict(variables or {})
+        self.variables = dict(variables or {})
         self._lock = threading.Lock()
         self._files: dict[str, bytes] = {}
         self.deployments: list[Uploaded] = []
@@ -60,13 +60,17 @@ class DeployApi:
         if asked in (f"GET /v13/deployments/{DEPLOYMENT}", "GET /v13/deployments/get"):
             return as_json(self._shown())
         if asked.startswith(f"GET /v3/env/pull/{PROJECT}"):
-            return as_json({"env": self._variables, "buildEnv": {}})
+            return as_json({"env": self.variables, "buildEnv": {}})
+        if asked == f"POST /v10/projects/{PROJECT}/env":
+            return self._set(request)
         known = {
             "GET /v2/user": {"user": {"id": "u1", "email": "ops@example.com", "username": "ops",
                                       "version": "northstar", "defaultTeamId": TEAM}},
             f"GET /teams/{TEAM}": {"id": TEAM, "slug": "alfa", "name": "Alfa"},
             f"GET /v9/projects/{PROJECT}": {"id": PROJECT, "name": NAME, "accountId": TEAM,
                                             "framework": None},
+            f"GET /v10/projects/{PROJECT}/env": {"envs": []},
+            f"GET /projects/{PROJECT}/custom-environments": {"environments": []},
             f"GET /v3/now/deployments/{DEPLOYMENT}/events": [],
             f"GET /v1/deployments/{DEPLOYMENT}/builds": {"builds": []},
         }  # fmt: skip
@@ -74,6 +78,12 @@ class DeployApi:
             return as_json(known[asked])
         self.unknown.append(asked)
         return _refused(404, "not_found", f"nothing at {asked}")
+
+    def _set(self, request: Request) -> Response:
+        given = request.json()
+        for one in given if isinstance(given, list) else [given]:
+            self.variables[one["key"]] = one["value"]
+        return as_json({"created": given, "failed": []}, 201)
 
     def _upload(self, request: Request) -> Response:
         digest = request.headers.get("x-vercel-digest") or request.headers.get("x-now-digest", "")

@@ -5,6 +5,7 @@ real HTTP, the functions in Vercel's own runtime. Break things by the stand-ins'
 cutting a socket, never by patching our modules.
 """
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import redis
 from psycopg.rows import DictRow, dict_row
 
+from dev import build
 from dev.platform import Platform
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +50,13 @@ def admin(platform: Platform) -> Iterator[psycopg.Connection[DictRow]]:
         platform.admin_database_url, autocommit=True, row_factory=dict_row
     ) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def built() -> Iterator[Path]:
+    """The project folder that `python3 -m dev build` leaves, its output in `.vercel/output`."""
+    with tempfile.TemporaryDirectory(prefix="built-") as folder:
+        yield build.build(ROOT, Path(folder)).parents[1]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ import pytest
 from psycopg.rows import DictRow
 
 from dev import runtime
-from dev.build import build
 from dev.logs import LogBook
 from dev.platform import Platform
 from dev.runtime import Function, start_built
@@ -66,9 +64,8 @@ class Artefact:
 
 
 @pytest.fixture(scope="session")
-def artefact() -> Iterator[Artefact]:
-    with tempfile.TemporaryDirectory(prefix="artefact-") as folder:
-        yield Artefact(build(ROOT, Path(folder)))
+def artefact(built: Path) -> Artefact:
+    return Artefact(built / ".vercel" / "output")
 
 
 @contextmanager

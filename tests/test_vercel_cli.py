@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,9 @@ PRIVATE = {
     ".env": "CRON_SECRET='very-secret'\n",
     ".env.local": "CRON_SECRET='very-secret'\n",
     ".env.production": "CRON_SECRET='very-secret'\n",
+    "production.env": "CRON_SECRET='very-secret'\n",
+    "tombstones.jsonl": '{"hash": "very-secret"}',
+    "leads-export-2026-11-28.csv": "id,name\n1,very-secret\n",
     ".dev/secrets.json": '{"CRON_SECRET": "very-secret"}',
     "supabase/.temp/project-ref": "very-secret",
 }
@@ -32,13 +34,6 @@ def api() -> Iterator[DeployApi]:
     serving = DeployApi(TOKEN)
     yield serving
     serving.close()
-
-
-@pytest.fixture(scope="module")
-def built() -> Iterator[Path]:
-    """The folder that `python3 -m dev build` leaves, with its output."""
-    with tempfile.TemporaryDirectory(prefix="built-") as folder:
-        yield build.build(ROOT, Path(folder)).parents[1]
 
 
 @pytest.fixture
