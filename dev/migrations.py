@@ -25,31 +25,6 @@ ALTER TABLE supabase_migrations.schema_migrations ADD COLUMN IF NOT EXISTS state
 ALTER TABLE supabase_migrations.schema_migrations ADD COLUMN IF NOT EXISTS name text;
 """
 
-# What a fresh Supabase project grants before any migration runs: every table of `public` is
-# open to its REST roles unless the migration that makes it says otherwise.
-MIMIC_SUPABASE = """
-DO $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'anon') THEN
-        CREATE ROLE anon NOLOGIN;
-    END IF;
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'authenticated') THEN
-        CREATE ROLE authenticated NOLOGIN;
-    END IF;
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'service_role') THEN
-        CREATE ROLE service_role NOLOGIN BYPASSRLS;
-    END IF;
-END $$;
-CREATE SCHEMA IF NOT EXISTS extensions;
-GRANT USAGE ON SCHEMA public, extensions TO anon, authenticated, service_role;
-ALTER DEFAULT PRIVILEGES IN SCHEMA public
-    GRANT ALL ON TABLES TO anon, authenticated, service_role;
-ALTER DEFAULT PRIVILEGES IN SCHEMA public
-    GRANT ALL ON SEQUENCES TO anon, authenticated, service_role;
-ALTER DEFAULT PRIVILEGES IN SCHEMA public
-    GRANT ALL ON FUNCTIONS TO anon, authenticated, service_role;
-"""
-
 
 class MigrationFailed(RuntimeError):
     """A migration that could not be applied; the text names file, line and fault."""
@@ -62,13 +37,6 @@ def ensure_database(dsn: str, name: str) -> None:
         if known.fetchone() is None:
             with contextlib.suppress(psycopg.errors.DuplicateDatabase):
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-
-
-def mimic_supabase(dsn: str) -> None:
-    """Roles, grants and schemas of a fresh Supabase project; may be repeated."""
-    with psycopg.connect(dsn) as connection:
-        _take_turns(connection)
-        connection.execute(MIMIC_SUPABASE)
 
 
 def apply(dsn: str, directory: Path) -> list[str]:

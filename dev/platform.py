@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from dev import control, environment, migrations, proxy, router
+from dev import control, environment, migrations, postgres_binaries, proxy, router
 from dev.environment import Addresses
 from dev.functions import Pool
 from dev.keys import Keys
@@ -23,6 +23,7 @@ from dev.slack import Slack
 from dev.standin import StandIn
 from dev.supabase_api import SupabaseApi
 from dev.supabase_keys import SupabaseKeys
+from dev.supabase_server import SUPERUSER
 from dev.turnstile import Turnstile
 from dev.upstash import Upstash
 from dev.upstash_users import UpstashApi, Users
@@ -42,14 +43,15 @@ class Platform:
 
     root: the tree that is served; data: where databases and secrets live; port: the site's, 0
     for any; environ: variables of the bundle that win over the platform's own; durable=False:
-    fast, and nothing is worth keeping.
+    fast, and nothing is worth keeping; major: PostgreSQL's.
     """
 
     url: str
     control_url: str
     environment: dict[str, str]
     database_url: str
-    admin_database_url: str
+    admin_database_url: str  # the owner's, as in production: no superuser
+    superuser_database_url: str  # for what only a test may do
     redis_url: str
     upstash: StandIn
     resend: StandIn
@@ -71,6 +73,7 @@ class Platform:
         port: int = 0,
         environ: Mapping[str, str] | None = None,
         durable: bool = True,
+        major: int = postgres_binaries.MAIN,
         echo_logs: bool = False,
         progress: Callable[[str], None] = lambda _text: None,
     ) -> None:
@@ -81,6 +84,7 @@ class Platform:
         self._given = dict(environ or {})
         self._deployed: dict[str, str] = {}
         self._durable = durable
+        self._major = major
         self._progress = progress
         self._log = LogBook(echo=echo_logs)
         self._parts = contextlib.ExitStack()
@@ -107,6 +111,7 @@ class Platform:
             "control_url": self.control_url,
             "database_url": self.database_url,
             "admin_database_url": self.admin_database_url,
+            "superuser_database_url": self.superuser_database_url,
             "redis_url": self.redis_url,
             "stand_ins": {
                 standin.name.lower(): {"url": standin.url, "control": f"{standin.url}/_control"}
@@ -189,15 +194,16 @@ class Platform:
     def _start_databases(self, parts: contextlib.ExitStack) -> None:
         self._progress("Starting PostgreSQL, Valkey, the stand-ins and the router")
         password = self._keys["POSTGRES_PASSWORD"]
-        postgres = Postgres(self.data / "postgres", password, durable=self._durable)
+        folder = self.data / "postgres"
+        postgres = Postgres(folder, password, durable=self._durable, major=self._major)
         parts.callback(postgres.close)
         self.postgres = postgres
         valkey = Valkey(self.data / "valkey", durable=self._durable)
         parts.callback(valkey.close)
         self.redis_url = valkey.url
         self.admin_database_url = postgres.dsn(DATABASE)
+        self.superuser_database_url = postgres.dsn(DATABASE, SUPERUSER)
         migrations.ensure_database(postgres.dsn("postgres"), DATABASE)
-        migrations.mimic_supabase(self.admin_database_url)
         self._progress("Applying migrations")
         directory = self.root / "supabase" / "migrations"
         self.migrated = migrations.apply(self.admin_database_url, directory)

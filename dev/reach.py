@@ -18,7 +18,7 @@ _ORIGIN = "origin"  # names the folder whose server this is
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """package: the binaries' package folder; data: the data folder (its parent exists).
+    """package: the folder of the binaries; data: the data folder (its parent exists).
 
     uid is None when the server runs as we do.
     """
@@ -40,7 +40,7 @@ def place(package: Path, data: Path) -> Place:
         return Place(package, _private(data) / "data")
     uid = pwd.getpwnam(_LENT_USER).pw_uid
     _prune()
-    if not _reachable(package / "pginstall" / "bin" / "postgres", uid):
+    if not _reachable(package / "bin" / "postgres", uid):
         package = _copied(package, _outside_folder(data))
     data.parent.mkdir(parents=True, exist_ok=True)
     # A folder of the server's own, since it also writes beside its data.
@@ -81,17 +81,14 @@ def _private(home: Path) -> Path:
 
 
 def _copied(package: Path, outside: Path) -> Path:
-    """A copy of the binaries with the libraries they expect beside them."""
-    version = hashlib.sha256(str((package / "__init__.py").stat().st_mtime_ns).encode())
-    target = outside / f"binaries-{version.hexdigest()[:12]}"
+    """A copy of the binaries; the folder's name is their version."""
+    target = outside / f"binaries-{package.name}"
     if not target.exists():
         partial = target.with_name(f"{target.name}.{os.getpid()}")
-        for name in (package.name, f"{package.name}.libs"):
-            if (package.parent / name).exists():
-                shutil.copytree(package.parent / name, partial / name, symlinks=True)
+        shutil.copytree(package, partial, symlinks=True)
         partial.chmod(0o755)
         partial.rename(target)
-    return target / package.name
+    return target
 
 
 def _reachable(path: Path, uid: int) -> bool:

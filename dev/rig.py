@@ -87,7 +87,7 @@ class Rig:
         database = urlsplit(self._database_url)
         self.database = _closing(parts, FaultProxy("127.0.0.1", database.port or 5432))
         self.redis = _closing(parts, FaultProxy("127.0.0.1", platform.upstash.port))
-        self.inside = _closing(parts, Inside(platform.admin_database_url, APP_ROLE))
+        self.inside = _closing(parts, Inside(platform.superuser_database_url, APP_ROLE))
         self.environment = {
             **platform.environment,
             **UNLIMITED,
@@ -99,7 +99,7 @@ class Rig:
         }
         self.admin: psycopg.Connection[DictRow] = _closing(
             parts,
-            psycopg.connect(platform.admin_database_url, autocommit=True, row_factory=dict_row),
+            psycopg.connect(platform.superuser_database_url, autocommit=True, row_factory=dict_row),
         )
         self._valkey = _closing(parts, resp.Connection(urlsplit(platform.redis_url).port or 6379))
         routes = RoutesFile(self.root / "vercel.json")

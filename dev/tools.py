@@ -94,13 +94,13 @@ def ensure_browser() -> Path:
     found = find_browser()
     if found is not None:
         return found
-    if not _may_install():
+    if not may_install():
         raise Missing(
             "a Chromium is needed for the tests of the pages: install one "
             "(Debian: apt-get install chromium) or run "
             f"`{sys.executable} -m playwright install chromium`"
         )
-    _apt_install("chromium")
+    apt_install("chromium")
     found = find_browser()
     if found is None:
         raise Missing("apt-get could not install chromium (see above)")
@@ -120,12 +120,12 @@ def ensure_pooler() -> Path:
     found = find_pooler()
     if found is not None:
         return found
-    if not _may_install():
+    if not may_install():
         raise Missing(
             "pgbouncer is needed for the tests behind a pooler: install it "
             "(Debian: apt-get install pgbouncer; its service need not run)"
         )
-    _apt_install("pgbouncer")
+    apt_install("pgbouncer")
     found = find_pooler()
     if found is None:
         raise Missing("apt-get could not install pgbouncer (see above)")
@@ -136,25 +136,38 @@ def ensure_office() -> Path:
     """LibreOffice's executable, installed through apt-get when root. Missing when it cannot be."""
     found = shutil.which("soffice")
     if found is None:
-        if not _may_install():
+        if not may_install():
             raise Missing(
                 "LibreOffice is needed for the test of the export: install its Calc "
                 "(Debian: apt-get install libreoffice-calc-nogui)"
             )
-        _apt_install("libreoffice-calc-nogui")
+        apt_install("libreoffice-calc-nogui")
         found = shutil.which("soffice")
     if found is None:
         raise Missing("apt-get could not install libreoffice-calc-nogui (see above)")
     return Path(found)
 
 
-def _may_install() -> bool:
+def first_known(packages: tuple[str, ...]) -> str:
+    """The first of a package's names, in newer and older Debians, that apt knows here."""
+    for package in packages[:-1]:
+        command = ["apt-cache", "show", "--no-all-versions", package]
+        if (
+            shutil.which("apt-cache")
+            and subprocess.run(command, capture_output=True, check=False).returncode == 0
+        ):
+            return package
+    return packages[-1]
+
+
+def may_install() -> bool:
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
-def _apt_install(package: str) -> None:
-    print(f"Installing {package} with apt-get …", flush=True)
-    subprocess.run(["apt-get", "update", "-qq"], check=False)
+def apt_install(*packages: str) -> None:
+    # On stderr: a command that needs them may be printing JSON.
+    print(f"Installing {', '.join(packages)} with apt-get …", file=sys.stderr)
+    subprocess.run(["apt-get", "update", "-qq"], stdout=sys.stderr, check=False)
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package]
-    subprocess.run(command, env=environ, check=False)
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+    subprocess.run(command, env=environ, stdout=sys.stderr, check=False)

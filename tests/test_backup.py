@@ -28,9 +28,11 @@ from lib.settings import keys as read_keys
 from ops import backup, cli, manifest, postgres, restoring, sealing
 from ops.command import Failed
 from ops.manifest import Manifest
-from tests.conftest import LEAD, ROOT, eventually
+from tests.conftest import LEAD, ROOT, both_majors, eventually
 
 type Rows = psycopg.Connection[DictRow]
+
+pytestmark = both_majors
 type Printed = pytest.CaptureFixture[str]
 
 KEY, OTHER = bytes(range(32)), bytes(32)
@@ -119,7 +121,6 @@ def scratch(platform: Platform) -> Iterator[str]:
     server = platform.postgres.dsn("postgres")
     migrations.ensure_database(server, "scratch")
     dsn = platform.postgres.dsn("scratch")
-    migrations.mimic_supabase(dsn)
     yield dsn
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute("drop database scratch with (force)")
@@ -221,10 +222,12 @@ def test_files_are_the_owners_alone(platform: Platform, database: Rows, folder: 
 # ------------------------------------------------------------------ what goes wrong
 
 
-def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
+def pretend(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> Path:
     """A pg_dump of ours before every other; the real one is $REAL."""
     postgres._major.cache_clear()
-    real = postgres.tool("pg_dump", 18)
+    real = platform.postgres.tool("pg_dump")
     tools = tmp_path / "bin"
     tools.mkdir()
     fake = tools / "pg_dump"
@@ -241,7 +244,9 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Pat
 def test_no_secret_is_in_the_arguments_of_a_child(
     platform: Platform, database: Rows, folder: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    pretend(tmp_path, monkeypatch, 'echo "$@" > $OUT/seen; env > $OUT/env; exec $REAL "$@"')
+    pretend(
+        platform, tmp_path, monkeypatch, 'echo "$@" > $OUT/seen; env > $OUT/env; exec $REAL "$@"'
+    )
     assert ops(platform, folder, "backup") == 0
     password = urlsplit(platform.admin_database_url).password or ""
     assert password
@@ -260,7 +265,7 @@ def test_a_dump_that_dies_leaves_no_backup_and_is_recorded_as_failed(
         "echo 'pg_dump: error: connection lost' >&2\n"
         "echo 'DETAIL: Key (email)=(andi@example.com)' >&2; exit 1"
     )
-    pretend(tmp_path, monkeypatch, script)
+    pretend(platform, tmp_path, monkeypatch, script)
     assert ops(platform, folder, "backup") == 1
     said = capsys.readouterr().err
     assert "connection lost" in said
@@ -277,7 +282,7 @@ def test_a_dump_that_dies_leaves_no_backup_and_is_recorded_as_failed(
 def test_a_backup_killed_in_the_middle_is_none_and_the_next_one_works(
     platform: Platform, database: Rows, folder: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    pretend(tmp_path, monkeypatch, "head -c 5000000 /dev/zero; touch $OUT/half; sleep 60")
+    pretend(platform, tmp_path, monkeypatch, "head -c 5000000 /dev/zero; touch $OUT/half; sleep 60")
     environ = {**os.environ, **platform.environment, "BACKUP_DIRECTORY": str(folder)}
     command = [sys.executable, "-m", "ops.cli", "backup"]
     with subprocess.Popen(command, env=environ, cwd=ROOT) as running:
@@ -341,7 +346,7 @@ def test_of_two_programs_alike_the_one_on_the_path_runs(
 
 
 def test_a_program_too_old_for_the_server_is_not_used() -> None:
-    assert postgres._major(postgres.tool("pg_dump", 18)) >= 18
+    assert postgres._major(postgres.tool("pg_dump", 17)) >= 17
     with pytest.raises(Failed, match="pg_dump 99 or newer is wanted"):
         postgres.tool("pg_dump", 99)
 

@@ -135,7 +135,6 @@ def project(platform: Platform, database: object) -> Iterator[str]:
         connection.execute(drop)
         migrations.ensure_database(platform.admin_database_url, name)
         url = urlunsplit(parts._replace(path=f"/{name}"))
-        migrations.mimic_supabase(url)
         yield url
         connection.execute(drop)
 

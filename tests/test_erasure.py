@@ -29,10 +29,12 @@ from lib.services import Services
 from lib.settings import Settings
 from lib.subject import Subject
 from tests import privacy
-from tests.conftest import LEAD, eventually
+from tests.conftest import LEAD, both_majors, eventually
 from tests.privacy import OTHER, WHO, count, drain, everything, lead, put_everywhere, queue, store
 
 type Rows = psycopg.Connection[DictRow]
+
+pytestmark = both_majors
 
 PATH = "/api/leads/subject"
 MINUTE = timedelta(minutes=1)

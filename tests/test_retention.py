@@ -21,10 +21,12 @@ from lib.settings import Settings
 from lib.subject import Subject
 from ops.holdings import ENDED_ELSEWHERE, HOLDINGS
 from tests import privacy
-from tests.conftest import LEAD
+from tests.conftest import LEAD, both_majors
 from tests.privacy import OTHER, count, lead, store
 
 type Rows = psycopg.Connection[DictRow]
+
+pytestmark = both_majors
 
 RULES = retention.rules(1095)
 NOW = datetime.now(UTC)

@@ -364,7 +364,6 @@ def migrated(platform: Platform, tmp_path: Any, newest: str) -> str:
     name = f"until_{newest}"
     migrations.ensure_database(platform.admin_database_url, name)
     dsn = platform.postgres.dsn(name)
-    migrations.mimic_supabase(dsn)
     chosen = tmp_path / name
     chosen.mkdir()
     for file in (ROOT / "supabase" / "migrations").glob("*.sql"):

@@ -11,8 +11,11 @@ from psycopg.rows import DictRow
 
 import lib
 from dev.platform import Platform
+from tests.conftest import both_majors
 
 type Rows = psycopg.Connection[DictRow]
+
+pytestmark = both_majors
 
 BEGINNING = re.compile(r"\s*(with|insert|select|update|delete)\s", re.IGNORECASE)
 
@@ -68,16 +71,16 @@ where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', '
   )
 """
 
-# MAINTAIN: new in Postgres 17, which is what Supabase runs.
 TABLE_RIGHTS = (
-    "select", "insert", "update", "delete", "truncate", "references", "trigger", "maintain",
+    "select", "insert", "update", "delete", "truncate", "references", "trigger",
 )  # fmt: skip
 
 
 def table_rights(admin: Rows, role: str) -> dict[str, set[str]]:
     """What a role, by itself, its groups or PUBLIC, may do with each table or view of ours."""
     found: dict[str, set[str]] = {}
-    for right in TABLE_RIGHTS:
+    new_in_17 = ("maintain",) if admin.info.server_version >= 170000 else ()
+    for right in (*TABLE_RIGHTS, *new_in_17):
         rows = admin.execute(
             f"select name from ({RELATIONS}) as ours where kind <> 'S'"
             " and has_table_privilege(%(role)s, oid, %(right)s)",

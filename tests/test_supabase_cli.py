@@ -28,7 +28,6 @@ def empty(platform: Platform) -> Iterator[str]:
     parts = urlsplit(platform.admin_database_url)
     migrations.ensure_database(platform.admin_database_url, name)
     url = urlunsplit(parts._replace(path=f"/{name}"))
-    migrations.mimic_supabase(url)
     yield url
     with psycopg.connect(platform.admin_database_url, autocommit=True) as connection:
         connection.execute(f'drop database "{name}" with (force)'.encode())

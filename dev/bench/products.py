@@ -100,7 +100,6 @@ def main(arguments: list[str]) -> int:
 def _run(server: Postgres, n: int) -> None:
     admin = server.dsn("bench")
     migrations.ensure_database(server.dsn("postgres"), "bench")
-    migrations.mimic_supabase(admin)
     migrations.apply(admin, ROOT / "supabase" / "migrations")
     migrations.ensure_login(admin, "bench", "alfa_app", PASSWORD)
     _fill(admin, n)
