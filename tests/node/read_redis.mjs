@@ -9,11 +9,13 @@ const redis = new Redis({
 });
 const READ = {
   string: (key) => redis.get(key),
-  hash: (key) => redis.hgetall(key),
+  hash: async (key) => pairs(await redis.hgetall(key)), // flat, where it deserializes nothing
   list: (key) => redis.lrange(key, 0, -1),
   set: async (key) => (await redis.smembers(key)).sort(),
   zset: (key) => redis.zrange(key, 0, -1),
 };
+const pairs = (flat) =>
+  Object.fromEntries(flat.flatMap((name, at) => (at % 2 ? [] : [[name, flat[at + 1]]])));
 const found = {};
 let cursor = "0";
 do {
