@@ -4,8 +4,8 @@ Bodies: application/json, application/x-www-form-urlencoded, multipart/form-data
 Headers: Idempotency-Key (at most 255 characters, honoured for 24 hours), X-Form-Seconds.
 200 `{"success": true, "id": "<uuid>", "ref": "ALFA-XXXXX"}`; 202 with `"queued": true` when it is
 kept, but not in the database yet; a form navigation gets 303 to the thank-you page, and on a
-fault its own page back. 400 invalid_json, validation_error; 403 origin_not_allowed;
-409 idempotency_in_progress; 413 payload_too_large; 415 content_type_must_be_application_json;
+fault, an unexpected one too, its own page back. 400 invalid_json, validation_error;
+403 origin_not_allowed; 413 payload_too_large; 415 content_type_must_be_application_json;
 422 idempotency_key_reused; 429 rate_limited; 503 persistence_failed with Retry-After, when the
 lead is kept nowhere.
 """
@@ -19,7 +19,7 @@ from uuid import uuid4
 from lib import canary, endpoint, intake, leads, outbox, rounds, spam, submission
 from lib.endpoint import Call, Request, RequestEntityTooLarge, Response
 from lib.gate import Entered, Limits, Seen
-from lib.intake import Kept
+from lib.intake import Kept, Lost
 from lib.leads import Lead
 from lib.problems import (
     ForeignOrigin,
@@ -43,17 +43,11 @@ nudge = rounds.Nudge()
 
 
 def post(call: Call) -> Response:
-    fields: dict[str, str] = {}
-    try:
-        _refuse_foreign(call)
-        lead, token = _read(call, fields)
-        status, lead = _take(call, lead, token)
-    except Problem as problem:
-        if _navigating(call.request):
-            return _page_again(call, fields, problem)
-        raise
+    _refuse_foreign(call)
+    lead, token = _read(call)
+    status, lead = _take(call, lead, token)
     if _navigating(call.request):
-        return _to_thanks(call, fields.get("redirect", ""), lead)
+        return _to_thanks(call, call.request.form.get("redirect", ""), lead)
     body: dict[str, object] = {"success": True, "id": str(lead.id), "ref": lead.ref}
     if status == 202:
         body["queued"] = True
@@ -63,16 +57,13 @@ def post(call: Call) -> Response:
 # ------------------------------------------------------------------ what came
 
 
-def _read(call: Call, fields: dict[str, str]) -> tuple[Lead, str]:
-    """The body as a lead, and the page's challenge token if it has one.
-
-    A form's texts are left in `fields` for the page that keeps them.
-    """
+def _read(call: Call) -> tuple[Lead, str]:
+    """The body as a lead, and the page's challenge token if it has one."""
     request = call.request
     if len(request.get_data(cache=True)) > MAX_BODY_BYTES:
         raise TooLarge
     if request.mimetype in FORM_TYPES:
-        values: object = _form(call, fields)
+        values: object = _form(call)
     elif request.mimetype == "application/json":
         values = _json(request)
     else:
@@ -123,14 +114,14 @@ def _json(request: Request) -> object:
         raise InvalidJson from None
 
 
-def _form(call: Call, fields: dict[str, str]) -> dict[str, object]:
+def _form(call: Call) -> dict[str, object]:
     """A form's values. A field given twice, or a file, is a fault: which one was meant?"""
     request = call.request
     try:
         pairs, files = list(request.form.items(multi=True)), list(request.files)
     except RequestEntityTooLarge:
         raise TooLarge from None
-    fields.update(pairs)
+    fields = dict(pairs)
     times = Counter(name for name, _ in pairs)
     repeated = {name: "repeated" for name in fields if times[name] > 1}
     faults = dict.fromkeys(files, "file") | repeated
@@ -143,6 +134,8 @@ def _form(call: Call, fields: dict[str, str]) -> dict[str, object]:
 
 def _key(call: Call) -> str | None:
     key = call.request.headers.get("Idempotency-Key", "").strip()
+    if len(key) > 1 and key[0] == key[-1] == '"':
+        key = key[1:-1]  # the IETF draft's quoted string
     if len(key) > MAX_KEY_CHARACTERS:
         fault = submission.FAULTS["string_too_long"][call.locale]
         raise Invalid({"Idempotency-Key": [fault.format(max_length=MAX_KEY_CHARACTERS)]})
@@ -159,28 +152,30 @@ def _refuse_foreign(call: Call) -> None:
 
 
 def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
-    """Let it in, keep it, and put off the rest. How it is answered, and the lead as kept."""
+    """Let it in, keep it, and put off the rest. How it is answered, and the lead as kept.
+
+    Whatever fails before `intake.keep` is done without: only the stores decide about a lead.
+    """
     settings = call.services.settings
     call.note(lead=str(lead.id))
-    limits = Limits(
-        settings.leads_per_minute, settings.leads_per_hour, settings.leads_ceiling_per_minute
-    )
     member = uuid4().hex  # not the request's id, which a caller may choose
     if call.known_maintenance is None:
-        intake.expect(call.services)
-    entered = intake.enter(call.services, lead, limits, member, call.now)
+        call.attempt(lambda: intake.expect(call.services), None)
+    entered = _admit(call, lead, member)
     if isinstance(entered, Seen):
         call.note(decision="seen", lead=str(entered.id))
         return entered.status, leads.seen_before(lead, entered.id, entered.ref)
-    if entered.uncounted is None:
-        endpoint.board.remember(entered.maintenance)
-    window = call.maintenance
-    why = None if lead.canary else _suspicion(call, lead, entered, token)
+    window = call.attempt(lambda: call.maintenance, None)
+    spam_reason, review = (None, None) if lead.canary else _doubts(call, lead, entered, token)
+    offered = intake.same_words(lead, entered.earlier)._replace(review=review)
     desk = leads.Desk(settings.mail_from, settings.mail_sales_to).for_lead(lead)
     try:
-        kept = intake.keep(call.services, lead, desk, spam=why, closed=window is not None)
+        kept = intake.keep(
+            call.services, offered, desk, spam=spam_reason, closed=window is not None
+        )
     except NotPersisted as problem:
-        call.note(decision="not_kept", lost=list(problem.lost))
+        call.note(decision="not_kept")
+        _note_lost(call, problem.lost)
         _alarm(call, "lead_not_kept", lead)
         call.later(lambda: intake.leave(call.services, lead, member))
         call.later(call.services.probe)
@@ -188,8 +183,9 @@ def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
     except KeyReused:
         call.later(lambda: intake.leave(call.services, lead, member))
         raise
-    call.note(decision=kept.decision, reason=why, lost=list(kept.lost_rungs) or None)
+    call.note(decision=kept.decision, reason=spam_reason, review=review)
     call.note(uncounted=entered.uncounted, maintenance=window and window.mode)
+    _note_lost(call, kept.lost)
     if kept.alarming:
         _alarm(call, "lead_not_stored_nor_queued", lead)
     call.later(lambda: intake.settle(call.services, kept, lead))
@@ -200,19 +196,52 @@ def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
     return 200 if kept.decision == "spam" else kept.lead.status, kept.lead
 
 
+def _admit(call: Call, lead: Lead, member: str) -> Entered | Seen:
+    """Idempotency and rate limit. Raises KeyReused, RateLimited."""
+    settings = call.services.settings
+    limits = Limits(
+        settings.leads_per_minute, settings.leads_per_hour, settings.leads_ceiling_per_minute
+    )
+    entered = call.attempt(
+        lambda: intake.enter(call.services, lead, limits, member, call.now),
+        Entered(flooded=False, repeats=0, uncounted="it failed"),
+    )
+    if isinstance(entered, Entered) and entered.uncounted is None:
+        endpoint.board.remember(entered.maintenance)
+    return entered
+
+
+def _note_lost(call: Call, lost: tuple[Lost, ...]) -> None:
+    """Log the stores that did not take a lead, and report what is no mere outage."""
+    if lost:
+        call.note(lost=[str(one) for one in lost])
+    for one in lost:
+        if not isinstance(one.fault, intake.DOWN):
+            call.report(one.fault)
+
+
 def _alarm(call: Call, name: str, lead: Lead) -> None:
     from lib import alarm  # what a lead that is kept never needs
 
     alarm.sound(call, name, lead=str(lead.id))
 
 
-def _suspicion(call: Call, lead: Lead, entered: Entered, token: str) -> str | None:
-    return spam.reason(
-        lead.submission,
-        seconds_to_fill=call.request.headers.get("X-Form-Seconds", type=int),
-        repeats=entered.repeats,
-        flooded=entered.flooded,
-    ) or intake.challenge(call.services, lead, token)
+def _doubts(call: Call, lead: Lead, entered: Entered, token: str) -> tuple[str | None, str | None]:
+    """Why it goes to the spam box; else why a person looks at it before sales are mailed."""
+    reason = call.attempt(
+        lambda: spam.reason(
+            lead.submission,
+            seconds_to_fill=call.request.headers.get("X-Form-Seconds", type=int),
+            repeats=entered.repeats,
+        ),
+        None,
+    )
+    if reason is None and entered.flooded:
+        return None, "flood"
+    challenge = reason or call.attempt(lambda: intake.challenge(call.services, lead, token), None)
+    if challenge in spam.NOT_THE_VISITORS_DOING:
+        return None, challenge
+    return challenge, None
 
 
 def _send(call: Call, kept: Kept) -> None:
@@ -229,6 +258,8 @@ def _make_round(call: Call) -> None:
     found = rounds.make(
         call.services, desk, _clock, queue_s=rounds.NUDGE_BUDGET_S, mails_s=rounds.NUDGE_BUDGET_S
     )
+    for fault in found.faults.values():
+        call.report(fault)
     call.note(round=found.facts())
 
 
@@ -267,10 +298,16 @@ def _allowed_target(call: Call, target: str) -> bool:
     )
 
 
-def _page_again(call: Call, fields: dict[str, str], problem: Problem) -> Response:
-    """The form as it was sent, with what is wrong beside each field."""
+def _page_again(call: Call, problem: Problem) -> Response | None:
+    """The form as it was sent, with what is wrong beside each field; None if none was sent."""
+    if not _navigating(call.request):
+        return None
     from lib import pages  # what a lead that is right never needs
 
+    try:
+        fields = call.request.form.to_dict()
+    except RequestEntityTooLarge:
+        fields = {}
     call.note(problem=problem.code)
     title = problem.title[call.locale]
     page = pages.faulty_form(call.locale, fields, problem.details or {}, title)
@@ -279,4 +316,4 @@ def _page_again(call: Call, fields: dict[str, str], problem: Problem) -> Respons
     return response
 
 
-app = endpoint.wsgi("leads", cross_origin=True, POST=post)
+app = endpoint.wsgi("leads", cross_origin=True, page=_page_again, POST=post)

@@ -17,10 +17,13 @@ VARIANTS: dict[str, tuple[Change, ...]] = {
     "acknowledge-before-write": (
         Change(
             "api/leads.py",
-            "        kept = intake.keep("
-            "call.services, lead, desk, spam=why, closed=window is not None)\n",
-            '        kept = Kept(lead, "stored")\n'
-            "        call.later(lambda: intake.keep(call.services, lead, desk, spam=why))\n",
+            "        kept = intake.keep(\n"
+            "            call.services, offered, desk, spam=spam_reason, "
+            "closed=window is not None\n"
+            "        )\n",
+            '        kept = Kept(offered, "stored")\n'
+            "        call.later("
+            "lambda: intake.keep(call.services, offered, desk, spam=spam_reason))\n",
         ),
     ),
     "no-deadline": (
@@ -34,7 +37,7 @@ VARIANTS: dict[str, tuple[Change, ...]] = {
         Change(
             "lib/backlog.py",
             "            lead = copies.from_json(vault.open(sealed))\n",
-            '            command("HDEL", QUEUE, lead_id)\n'
+            '            command("HDEL", QUEUE, field)\n'
             "            lead = copies.from_json(vault.open(sealed))\n",
         ),
     ),

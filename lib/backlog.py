@@ -14,7 +14,7 @@ from uuid import UUID
 
 from lib import copies, leads
 from lib.leads import Desk, Lead, Run
-from lib.problems import CacheDown, Erased, KeyReused, Unreadable
+from lib.problems import CacheDown, DatabaseDown, Erased, KeyReused, Unreadable
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -24,6 +24,8 @@ DEAD = "queue:dead"  # hash: id -> what no drain can store; a person must look
 ACCEPTED = "accepted"  # sorted set: id by time; the ledger's first column
 JOURNAL_S = 48 * 3600  # above the age of the newest backup
 SCANNED = 100
+MIN_SEALED = 40  # characters; below any sealed lead
+MAX_TRIES = 5  # of a lead whose statement is cut off each time while others are stored
 
 type Command = Callable[..., Any]
 type Commands = Callable[..., list[Any]]
@@ -37,30 +39,57 @@ class Vault(Protocol):
 class Tally:
     """What one drain did, in leads. left: still waiting when it ended.
 
-    erased: dropped, for their person was erased after they were taken.
+    erased: dropped, for their person was erased after they were taken. fault: why the database
+    would refuse any lead.
     """
 
     stored: int = 0
     erased: int = 0
     dead: int = 0
     left: int = 0
+    fault: str | None = None
 
 
-def put(commands: Commands, vault: Vault, lead: Lead) -> None:
-    """Queue a lead, and see that it is there. Raises CacheDown when it may not be."""
-    sealed = vault.seal(copies.to_json(lead._replace(arrival="queue")))
-    _, length = commands(("HSETNX", QUEUE, str(lead.id), sealed), ("HSTRLEN", QUEUE, str(lead.id)))
-    if not isinstance(length, int) or length < 1:
+def put(commands: Commands, vault: Vault, lead: Lead, *remember: tuple[str | int, ...]) -> None:
+    """Queue a lead, and see that it is there. Raises CacheDown when it may not be; KeyReused.
+
+    Under one id there may be several submissions: the first under the id alone, what corrects it
+    under the id and its own hash. remember: commands of the same trip.
+    """
+    queued = lead._replace(arrival="queue")
+    sealed = vault.seal(copies.to_json(queued))
+    waiting = _put(commands, str(lead.id), sealed, *remember)
+    if waiting == sealed:
+        return
+    before = _opened(vault, waiting)
+    if before is not None and before.body_sha256 == lead.body_sha256:
+        return
+    if before is not None and lead.keyed and before.identity == lead.identity:
+        raise KeyReused
+    _put(commands, f"{lead.id}:{lead.body_sha256[:16]}", sealed)
+
+
+def _put(commands: Commands, field: str, sealed: str, *remember: tuple[str | int, ...]) -> str:
+    """What is queued under `field` now: ours, or what was there."""
+    _, waiting, *_ = commands(("HSETNX", QUEUE, field, sealed), ("HGET", QUEUE, field), *remember)
+    if not isinstance(waiting, str) or len(waiting) < MIN_SEALED:
         raise CacheDown  # whatever said that is not our Redis
+    return waiting
 
 
-def journal(vault: Vault, lead: Lead) -> tuple[tuple[str | int | float, ...], ...]:
-    """The commands that enter an accepted lead in the journal and in the ledger."""
+def journal(
+    vault: Vault, lead: Lead, *, correction: bool = False
+) -> tuple[tuple[str | int | float, ...], ...]:
+    """The commands that enter an accepted lead in the journal and in the ledger.
+
+    correction: beside the copy of what it corrects, not instead of it.
+    """
     at = lead.created_at.timestamp()
     sealed = vault.seal(copies.to_json(lead))
+    key = journal_key(f"{lead.id}:{lead.body_sha256[:16]}" if correction else lead.id)
     return (
-        ("SET", journal_key(lead.id), sealed, "EX", JOURNAL_S, "NX"),
-        ("ZADD", ACCEPTED, at, str(lead.id)),
+        ("SET", key, sealed, "EX", JOURNAL_S, "NX"),
+        ("ZADD", ACCEPTED, "NX", at, str(lead.id)),
         ("ZREMRANGEBYSCORE", ACCEPTED, "-inf", at - JOURNAL_S),
     )
 
@@ -77,36 +106,60 @@ def drain(
     clock: Callable[[], datetime],
     *,
     budget_s: float,
-    poison: tuple[type[Exception], ...],
+    store_fault: Callable[[], str | None],
     erasure_keys: tuple[bytes, ...],
 ) -> Tally:
     """Store what is queued, then take it out of the queue; for budget_s seconds at most.
 
-    Any number may run at once and die anywhere: storing twice stores once. poison: errors that
-    say the lead itself, not the server, is at fault; such a lead is set aside, never dropped.
-    Raises CacheDown or DatabaseDown, having lost nothing.
+    Any number may run at once and die anywhere: storing twice stores once. store_fault: why the
+    database would refuse any lead, else None; asked when it refused one. Where it would refuse any,
+    all of them wait; one that it alone refuses becomes a dead letter, never dropped, and holds up
+    no other. Raises CacheDown or DatabaseDown, having lost nothing.
     """
-    set_aside: tuple[type[Exception], ...] = (Unreadable, KeyReused, *poison)
     tally = Tally()
     end = time.monotonic() + budget_s
-    for lead_id, sealed in _held(command, QUEUE):
+    for field, sealed in _held(command, QUEUE):
         if time.monotonic() > end:
             break
         try:
             lead = copies.from_json(vault.open(sealed))
             _store(run, lead, desk, clock(), erasure_keys)
         except Erased:
-            command("DEL", journal_key(lead.id))
-            command("ZREM", ACCEPTED, lead_id)
+            command("DEL", journal_key(lead.id), journal_key(field))
+            command("ZREM", ACCEPTED, str(lead.id))
             tally.erased += 1
-        except set_aside:
-            command("HSETNX", DEAD, lead_id, sealed)
+        except CacheDown:
+            raise
+        except Exception as fault:  # noqa: BLE001 - one lead's fault must not hold up the others
+            if _is_leads_own(fault):
+                dead = True
+            else:
+                tally.fault = store_fault()  # raises DatabaseDown where nobody answers
+                if tally.fault is not None:
+                    break
+                dead = not isinstance(fault, DatabaseDown) or _tried_enough(command, field)
+            if not dead:
+                continue
+            command("HSETNX", DEAD, field, sealed)
             tally.dead += 1
         else:
             tally.stored += 1
-        command("HDEL", QUEUE, lead_id)
+        command("HDEL", QUEUE, field)
     tally.left = int(command("HLEN", QUEUE))
     return tally
+
+
+def _is_leads_own(fault: Exception) -> bool:
+    """Whether no other server would take this copy either."""
+    return isinstance(fault, Unreadable | KeyReused)
+
+
+def _tried_enough(command: Command, field: str) -> bool:
+    """Whether a lead whose statement never comes to an end was tried often enough."""
+    key = f"queue:tries:{field}"
+    tries = int(command("INCR", key))
+    command("EXPIRE", key, JOURNAL_S)
+    return tries >= MAX_TRIES
 
 
 # A copy is entered right after the answer; this finds what a crash or an outage left out.

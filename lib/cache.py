@@ -55,15 +55,20 @@ class Cache:
         """One command's result. Raises CacheDown; whether it was done is then unknown."""
         return self.run_all(command)[0]
 
-    def run_all(self, *commands: Command) -> list[Any]:
-        """Several commands in one round trip, in order, not atomically."""
-        if self.breaker.open:
+    def run_all(self, *commands: Command, even_if_open: bool = False) -> list[Any]:
+        """Several commands in one round trip, in order, not atomically.
+
+        even_if_open: ask the server although the circuit breaker is open; an answer closes it.
+        """
+        if self.breaker.open and not even_if_open:
             raise CacheDown
         try:
-            return self._ask(commands)
+            results = self._ask(commands)
         except CacheDown:
             self.breaker.trip()
             raise
+        self.breaker.reset()
+        return results
 
     def ping(self) -> None:
         """Ask the server now, whatever is remembered of it. Raises CacheDown."""
@@ -74,9 +79,9 @@ class Cache:
             raise
         self.breaker.reset()
 
-    def probe(self) -> None:
+    def probe(self, wait_s: float = 0.0) -> None:
         """Find out, if it was down, whether it still is."""
-        if self.breaker.claim_probe():
+        if self.breaker.claim_probe(wait_s):
             try:
                 self.ping()
             except CacheDown:

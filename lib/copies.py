@@ -35,6 +35,7 @@ def values_of(lead: Lead) -> dict[str, object]:
         "keyed": lead.keyed,
         "arrival": lead.arrival,
         "spam": lead.spam,
+        "review": lead.review,
         "canary": lead.canary,
     }
 

@@ -28,7 +28,7 @@ CONNECT_BUDGET_S = 2  # libpq takes no less
 PROBE_BUDGET_S = 3.0
 REUSE_SHARE = 0.4  # of the budget: how long a reused connection may be silent before a new one
 
-# What says "the server", not "the statement": these alone may send a lead to the next rung.
+# What says "the server", not "the statement": a second connection may do better.
 VAGUE = (psycopg.Error, psycopg.DatabaseError)  # libpq's own, with nothing said by a server
 DOWN = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
 
@@ -84,14 +84,26 @@ class Database:
         self._coming.opening = _Opening(self)
         self._coming.opening.start()
 
-    def run[R](self, work: Callable[[psycopg.Connection[Any]], R], *, budget_s: float = 3.5) -> R:
+    def run[R](
+        self,
+        work: Callable[[psycopg.Connection[Any]], R],
+        *,
+        budget_s: float = 3.5,
+        even_if_open: bool = False,
+    ) -> R:
         """Run repeat-safe work on a connection in autocommit mode, within budget_s seconds.
 
+        even_if_open: ask the server although the circuit breaker is open; an answer closes it.
         Raises DatabaseDown when no server answers in time; whether the work was done is then
         unknown. Errors of the statements themselves pass through.
         """
-        if self.breaker.open:
+        if self.breaker.open and not even_if_open:
             raise DatabaseDown
+        result = self._run(work, budget_s)
+        self.breaker.reset()
+        return result
+
+    def _run[R](self, work: Callable[[psycopg.Connection[Any]], R], budget_s: float) -> R:
         deadline = time.monotonic() + budget_s
         opening: _Opening | None = self._coming.__dict__.pop("opening", None)
         connection = self._take(PATIENCE_S if opening is None else 0.0)
@@ -122,9 +134,9 @@ class Database:
             raise DatabaseDown from fault
         self.breaker.reset()
 
-    def probe(self) -> None:
+    def probe(self, wait_s: float = 0.0) -> None:
         """Find out, if it was down, whether it still is."""
-        if self.breaker.claim_probe():
+        if self.breaker.claim_probe(wait_s):
             try:
                 self.ping()
             except DatabaseDown:

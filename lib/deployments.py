@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from psycopg import Connection
 
-SCHEMA_MIN = "20261124000004"
-SCHEMA_MAX = "20261124000004"
+SCHEMA_MIN = "20261128000000"
+SCHEMA_MAX = "20261128000000"
 
 
 @dataclass(frozen=True, slots=True)

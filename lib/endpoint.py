@@ -32,9 +32,12 @@ if TYPE_CHECKING:
 
     from lib.services import Services
 
+PROBE_WAIT_S = 3.0  # for another thread that asks whether a dependency is back
 LOCALES = ("id", "en")  # the first is the default
 
 type Handler = Callable[["Call"], Response]
+type Page = Callable[["Call", Problem], Response | None]
+"""Shows a refusal as a page; None for a caller that is no browser with a form."""
 
 board = maintenance.Board()
 
@@ -42,7 +45,8 @@ board = maintenance.Board()
 class Call:
     """One request on its way through, and what was decided about it."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, name: str, request: Request) -> None:
+        self.name = name
         self.request = request
         self.now = datetime.now(UTC)
         self.request_id = _request_id(request)
@@ -116,11 +120,35 @@ class Call:
         """Run `work` after the answer."""
         self.afterwards.append(work)
 
+    def report(self, fault: Exception) -> None:
+        """Log and report a failure that did not cost the answer."""
+        _unexpected(self.name, self, fault)
 
-def wsgi(name: str, *, cross_origin: bool = False, **methods: Handler) -> "WSGIApplication":
+    def attempt[R, S](
+        self, work: Callable[[], R], otherwise: S, *, unless: tuple[type[Exception], ...] = ()
+    ) -> R | S:
+        """What `work` gives; `otherwise` where it fails, but for a Problem or one of `unless`.
+
+        For what an answer can do without: the failure is logged and reported, and costs nobody
+        their answer.
+        """
+        passed_on: tuple[type[Exception], ...] = (Problem, *unless)
+        try:
+            return work()
+        except passed_on:
+            raise
+        except Exception as fault:  # noqa: BLE001 - reported, and done without
+            self.report(fault)
+            return otherwise
+
+
+def wsgi(
+    name: str, *, cross_origin: bool = False, page: Page | None = None, **methods: Handler
+) -> "WSGIApplication":
     """An application serving `methods`; HEAD comes with GET, OPTIONS always.
 
-    cross_origin: pages of allow-listed origins may read the answers.
+    cross_origin: pages of allow-listed origins may read the answers. page: how a refusal, an
+    unexpected error included, is shown to a browser that sent a form.
     """
     if "GET" in methods:
         methods["HEAD"] = methods["GET"]
@@ -131,11 +159,11 @@ def wsgi(name: str, *, cross_origin: bool = False, **methods: Handler) -> "WSGIA
         started = time.perf_counter()
         serving.begin()
         request = Request(environ)
-        call = Call(request)
+        call = Call(name, request)
         if request.method == "OPTIONS":
             response = Response(status=204, headers={"Allow": allowed})
         else:
-            response = _answer(name, call, methods.get(request.method), allowed)
+            response = _answer(name, call, methods.get(request.method), allowed, page)
         if cross_origin:
             _share(call, response, allowed)
         response.headers["X-Request-Id"] = call.request_id
@@ -151,22 +179,35 @@ def wsgi(name: str, *, cross_origin: bool = False, **methods: Handler) -> "WSGIA
     return app
 
 
-def _answer(name: str, call: Call, handler: Handler | None, allowed: str) -> Response:
+def _answer(
+    name: str, call: Call, handler: Handler | None, allowed: str, page: Page | None
+) -> Response:
+    problem: Problem = problems.Internal()
     try:
         if handler is None:
             raise problems.MethodNotAllowed(headers={"Allow": allowed})
         return handler(call)
-    except Problem as problem:
-        return refuse(call, problem)
+    except Problem as raised:
+        problem = raised
     except NotConfigured as fault:
         log.not_configured(fault, call.request_id)
-        return refuse(call, problems.ServiceNotConfigured())
+        problem = problems.ServiceNotConfigured()
     except DatabaseDown as fault:
         call.note(**log.where(fault))
-        return refuse(call, problems.Unavailable())
+        problem = problems.Unavailable()
     except Exception as fault:  # noqa: BLE001 - the one place
         _unexpected(name, call, fault)
-        return refuse(call, problems.Internal())
+    return _refuse(name, call, problem, page)
+
+
+def _refuse(name: str, call: Call, problem: Problem, page: Page | None) -> Response:
+    """The refusal as a page where one can be shown, else as problem+json."""
+    try:
+        shown = page and page(call, problem)
+    except Exception as fault:  # noqa: BLE001 - the refusal is said all the same
+        _unexpected(name, call, fault)
+        shown = None
+    return shown or refuse(call, problem)
 
 
 def refuse(call: Call, problem: Problem) -> Response:
@@ -209,15 +250,20 @@ def _is_one(token: str, secrets: Iterable[str]) -> bool:
 
 
 def refuse_all_but_cron(call: Call) -> None:
-    """Let Vercel's scheduler in, and whoever holds its token. Raises Unauthorized."""
+    """Let Vercel's scheduler in, and whoever holds its token. Raises Unauthorized.
+
+    What was down moments ago is asked again: an open circuit breaker decides no refusal.
+    """
     settings = call.services.settings
     if not bearer_is(call.request, (settings.cron_secret, settings.cron_secret_previous)):
         raise problems.Unauthorized
+    call.services.probe(PROBE_WAIT_S)
 
 
 def refuse_all_but_operators(call: Call) -> None:
     """Let in who holds an operators' token, as a bearer or in X-Admin-Token.
 
+    What was down moments ago is asked again: an open circuit breaker decides no refusal.
     Raises Unauthorized; NotConfigured when there is no such token.
     """
     settings = call.services.settings
@@ -227,6 +273,7 @@ def refuse_all_but_operators(call: Call) -> None:
     given = call.request.headers.get("X-Admin-Token", "")
     if not bearer_is(call.request, tokens) and not _is_one(given, tokens):
         raise problems.Unauthorized
+    call.services.probe(PROBE_WAIT_S)
 
 
 def own_origin(call: Call) -> str:

@@ -39,7 +39,9 @@ where r.id = any(%(ids)s::uuid[])
 """
 
 REMAINS = """
-select request_id, lead_id::text, identity, text_sha256, host(client) from erasure_remains
+select request_id, lead_id::text, identity, text_sha256, host(client),
+  coalesce(content_identity, identity)
+from erasure_remains
 where request_id = any(%(ids)s::uuid[])
 """
 
@@ -99,9 +101,9 @@ def publish(means: Means, tombstones: dict[str, float]) -> None:
 def _take_away(means: Means, tombstones: Tombstones, remains: list[Any]) -> Counter[Any]:
     """How much was found, by request and place."""
     found: Counter[Any] = Counter()
-    for request, lead_id, identity, text_sha256, client in remains:
+    for request, lead_id, identity, text_sha256, client, content_identity in remains:
         _forget_traces(means, found, request, lead_id, tombstones)
-        _forget_door(means, found, request, identity, text_sha256, client)
+        _forget_door(means, found, request, identity, content_identity, text_sha256, client)
 
     def look(copy: backlog.Copy) -> None:
         lead = copy.lead
@@ -110,7 +112,15 @@ def _take_away(means: Means, tombstones: Tombstones, remains: list[Any]) -> Coun
             return
         found[request, copy.place] += 1
         _forget_traces(means, found, request, str(lead.id), tombstones)
-        _forget_door(means, found, request, lead.identity, lead.text_sha256, lead.ip_address)
+        _forget_door(
+            means,
+            found,
+            request,
+            lead.identity,
+            lead.content_identity,
+            lead.text_sha256,
+            lead.ip_address,
+        )
 
     subject.each_copy(means, look)
     return found
@@ -140,11 +150,12 @@ def _forget_door(
     found: Counter[Any],
     request: UUID,
     identity: str,
+    content_identity: str,
     text_sha256: str,
     address: str | None,
 ) -> None:
     """What the door remembers: else the same words, sent again, would be taken for a repeat."""
-    keys = [f"seen:{identity}"]
+    keys = list({f"seen:{identity}", f"seen:{content_identity}"})
     if text_sha256:
         keys.append(f"text:{text_sha256}")
     if address is not None:

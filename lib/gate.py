@@ -1,7 +1,8 @@
-"""At the door: has this submission been here before, and may its sender send another?
+"""Idempotency and rate limit, in one Redis script.
 
-Asked in one atomic call. Redis down: let in and count nothing; Postgres still knows what it has.
-A submission is remembered for 24 hours once accepted, and only briefly while it is being kept.
+Redis down: let in and count nothing; Postgres still knows what it has. A submission is remembered
+for 24 hours once it is accepted. One that is still in work is waited for a moment, never longer:
+whoever was at it may have been killed.
 """
 
 import json
@@ -17,8 +18,7 @@ type Command = Callable[..., Any]
 """`Cache.run`."""
 
 REMEMBERED_S = 24 * 3600
-# Longer than any request may take; a crash leaves its sender waiting no longer than this.
-PROGRESS_S = 9
+IN_WORK_S = 9  # longer than any request may take
 
 
 class Limits(NamedTuple):
@@ -27,31 +27,31 @@ class Limits(NamedTuple):
     ceiling_per_minute: int
 
 
+class Seen(NamedTuple):
+    """A submission accepted before, and how it was answered. keyed: it had an Idempotency-Key."""
+
+    id: UUID
+    ref: str
+    status: int
+    body_sha256: str
+    keyed: bool = True
+
+
 class Entered(NamedTuple):
-    """A submission not seen before.
+    """A submission not seen before, or one that says something else in the same words.
 
     flooded: everybody's ceiling is passed. repeats: how often this text came within a day,
     whoever sent it. uncounted: why nobody counted it; None when it was counted. maintenance:
-    what the switch says, from the same trip.
+    what the switch says, from the same trip. earlier: the lead that the same phone, business and
+    message made. in_work: another request with it was let in seconds ago and is not accepted yet.
     """
 
     flooded: bool
     repeats: int
     uncounted: str | None = None
     maintenance: object = None
-
-
-class Seen(NamedTuple):
-    """A submission accepted before, and how it was answered."""
-
-    id: UUID
-    ref: str
-    status: int
-    body_sha256: str
-
-
-class Busy:
-    """Its first request is still on its way."""
+    earlier: Seen | None = None
+    in_work: bool = False
 
 
 class Turned(NamedTuple):
@@ -61,11 +61,14 @@ class Turned(NamedTuple):
     wait_s: int
 
 
-# KEYS: seen, client, everybody's minute, text, the maintenance switch. ARGV: now_ms, per_minute,
-# per_hour, member, progress_s. A refused request is not counted: waiting as told always helps.
+# KEYS: idempotency record, client, everybody's minute, text, the maintenance switch, the record of
+# the same words. ARGV: now_ms, per_minute, per_hour, member, the body's hash, 1 with a key,
+# IN_WORK_S. A refused request is not counted: waiting as told always helps. Without a key another
+# body is no repeat: it corrects the lead, and counts.
 ENTER = """
 local seen = redis.call('GET', KEYS[1])
-if seen then return {'seen', seen} end
+if seen == '' then seen = false end
+if seen and (ARGV[6] == '1' or string.find(seen, ARGV[5], 1, true)) then return {'seen', seen} end
 local now, minute, hour = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 3600000)
 local in_hour = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
@@ -84,12 +87,13 @@ if #in_minute >= minute then
 end
 redis.call('ZADD', KEYS[2], now, ARGV[4])
 redis.call('EXPIRE', KEYS[2], 3600)
-redis.call('SET', KEYS[1], '', 'EX', ARGV[5])
+local first = seen or redis.call('SET', KEYS[1], '', 'NX', 'EX', ARGV[7])
 local flood = redis.call('INCR', KEYS[3])
 redis.call('EXPIRE', KEYS[3], 120)
 local repeats = redis.call('INCR', KEYS[4])
 redis.call('EXPIRE', KEYS[4], 86400)
-return {'entered', flood, repeats, redis.call('GET', KEYS[5]) or ''}
+return {'entered', flood, repeats, redis.call('GET', KEYS[5]) or '',
+  redis.call('GET', KEYS[6]) or '', first and 0 or 1}
 """
 
 
@@ -97,16 +101,27 @@ def enter(
     command: Command,
     *,
     identity: str,
+    content_identity: str,
+    body_sha256: str,
+    keyed: bool,
     text_sha256: str,
     client: str,
     member: str,
     limits: Limits,
     now: datetime,
-) -> Entered | Seen | Busy | Turned | None:
-    """Ask at the door; None when nobody is there. member: unique to this request."""
+) -> Entered | Seen | Turned | None:
+    """Ask Redis; None when it does not answer. member: unique to this request."""
     minute = int(now.timestamp()) // 60
-    keys = (_seen(identity), f"rate:{client}", f"flood:{minute}", f"text:{text_sha256}", SWITCH)
-    args = (int(now.timestamp() * 1000), limits.per_minute, limits.per_hour, member, PROGRESS_S)
+    keys = (
+        _seen(identity),
+        f"rate:{client}",
+        f"flood:{minute}",
+        f"text:{text_sha256}",
+        SWITCH,
+        _seen(content_identity),
+    )
+    now_ms = int(now.timestamp() * 1000)
+    args = (now_ms, limits.per_minute, limits.per_hour, member, body_sha256, int(keyed), IN_WORK_S)
     try:
         answer = command("EVAL", ENTER, len(keys), *keys, *args)
         return _understood(answer, limits)
@@ -115,35 +130,63 @@ def enter(
         return None
 
 
-def _understood(answer: Any, limits: Limits) -> Entered | Seen | Busy | Turned:
+def _understood(answer: Any, limits: Limits) -> Entered | Seen | Turned:
     word, first, *rest = answer
     if word == "entered":
         flooded = int(first) > limits.ceiling_per_minute
-        return Entered(flooded, int(rest[0]), maintenance=rest[1] or None)
+        earlier = _record(rest[2]) if rest[2] else None
+        return Entered(
+            flooded,
+            int(rest[0]),
+            maintenance=rest[1] or None,
+            earlier=earlier,
+            in_work=bool(int(rest[3])),
+        )
     if word == "turned":
         return Turned(int(first), max(1, -(-int(rest[0]) // 1000)))
     if word != "seen":
         raise ValueError("no such answer")
-    if first == "":
-        return Busy()
-    found = json.loads(first)
-    return Seen(UUID(found["id"]), found["ref"], int(found["status"]), found["body_sha256"])
+    return _record(first)
+
+
+def _record(text: str) -> Seen:
+    record = json.loads(text)
+    return Seen(
+        UUID(record["id"]),
+        record["ref"],
+        int(record["status"]),
+        record["body_sha256"],
+        bool(record.get("keyed", True)),
+    )
+
+
+def find(command: Command, identity: str) -> Seen | None:
+    """The submission as it was accepted; None when it is in work, or unknown, or nobody answers."""
+    try:
+        return _record(command("GET", _seen(identity)))
+    except (CacheDown, AttributeError, LookupError, TypeError, ValueError):
+        return None
 
 
 def settled(identity: str, seen: Seen) -> tuple[str | int, ...]:
     """The command that remembers an accepted submission; safe to repeat."""
-    record = {
-        "id": str(seen.id),
-        "ref": seen.ref,
-        "status": seen.status,
-        "body_sha256": seen.body_sha256,
-    }
+    record = {**seen._asdict(), "id": str(seen.id)}
     return ("SET", _seen(identity), json.dumps(record), "EX", REMEMBERED_S)
 
 
-def left(identity: str, client: str, member: str) -> tuple[tuple[str, ...], ...]:
+# Only the mark of work goes: whoever was accepted meanwhile stays remembered.
+FORGET_WORK = """
+if redis.call('GET', KEYS[1]) == '' then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
+def left(identity: str, client: str, member: str) -> tuple[tuple[str | int, ...], ...]:
     """The commands that forget one that was kept nowhere: it may come again, and was not one."""
-    return (("DEL", _seen(identity)), ("ZREM", f"rate:{client}", member))
+    return (
+        ("EVAL", FORGET_WORK, 1, _seen(identity)),
+        ("ZREM", f"rate:{client}", member),
+    )
 
 
 def client_of(address: str | None) -> str:

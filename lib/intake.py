@@ -1,50 +1,66 @@
-"""Taking a lead: the ladder it is kept on, rung by rung, and what is done once it is kept.
+"""Taking a lead: the stores it is kept in, one after the other, and what is done once it is kept.
 
 Postgres; else the sealed queue in Redis; else a mail to sales that carries the lead; else the
-caller is told, truthfully, that it is kept nowhere. Only a server that is down sends a lead to
-the next rung: one that Postgres refuses for what it says would be refused for ever.
+caller is told, truthfully, that it is kept nowhere. Whatever a store fails with, an error of our
+own included, sends the lead to the next one: what Postgres refuses for a renamed column or a
+missing right is a lead all the same. The rule a newcomer would break: no lead is left to a mail,
+or refused, before every store was really asked; an open circuit breaker only moves it back.
 
-The whole answer fits in 8 s whatever stalls: the door 1.3, the challenge 0.9, Postgres 3.5, the
-queue 1.3 unless the door was shut already, the mail 2 x MAIL_TIMEOUT_S.
+The whole answer fits in 8 s whatever stalls: the rate limit 1.3, the challenge 0.9, Postgres 3.5,
+the queue 1.3 unless Redis was silent before, the mail 2 x MAIL_TIMEOUT_S.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from lib import backlog, copies, gate, leads, letters
-from lib.gate import Busy, Entered, Limits, Seen, Turned
+from lib.gate import Entered, Limits, Seen, Turned
 from lib.leads import Desk, Lead
 from lib.letters import Letter
 from lib.problems import (
     CacheDown,
     ChallengeDown,
     DatabaseDown,
-    InProgress,
     KeyReused,
     MailDelayed,
     MailRefused,
     MailTaken,
     NotConfigured,
     NotPersisted,
+    Problem,
     RateLimited,
 )
 
 MAIL_TIMEOUT_S = 1.0
+TWIN_WAIT_S, TWIN_LOOK_S = 1.5, 0.05
+
+
+class Breaker(Protocol):
+    @property
+    def open(self) -> bool: ...
 
 
 class Database(Protocol):
     @property
-    def poison(self) -> tuple[type[Exception], ...]: ...
-    def run(self, work: Callable[[Any], Any], *, budget_s: float = ...) -> Any: ...
+    def breaker(self) -> Breaker: ...
+    def run(
+        self, work: Callable[[Any], Any], *, budget_s: float = ..., even_if_open: bool = ...
+    ) -> Any: ...
     def ahead(self) -> None: ...
     def ping(self, *, budget_s: float = ...) -> None: ...
 
 
 class Cache(Protocol):
+    @property
+    def breaker(self) -> Breaker: ...
     def run(self, *command: str | int | float) -> Any: ...
-    def run_all(self, *commands: tuple[str | int | float, ...]) -> list[Any]: ...
+    def run_all(
+        self, *commands: tuple[str | int | float, ...], even_if_open: bool = ...
+    ) -> list[Any]: ...
     def ping(self) -> None: ...
 
 
@@ -73,17 +89,28 @@ class Means(Protocol):
     def turnstile(self) -> Challenge | None: ...
 
 
-class Kept(NamedTuple):
-    """A lead as kept, on which rung, and the mails to send now.
+class Lost(NamedTuple):
+    """A store that did not take the lead, and what it failed with."""
 
-    decision: stored, stored_before, queued, mailed, spam. lost_rungs: what was down, and for
-    want of which variable.
+    store: str
+    fault: Exception
+
+    def __str__(self) -> str:
+        name = type(self.fault).__name__
+        return f"{self.store}: {self.fault if isinstance(self.fault, NotConfigured) else name}"
+
+
+class Kept(NamedTuple):
+    """A lead as kept, in which store, and the mails to send now.
+
+    decision: stored, stored_before, corrected, queued, mailed, spam. lost: the stores that were
+    asked before and did not take it.
     """
 
     lead: Lead
     decision: str
     letters: tuple[Letter, ...] = ()
-    lost_rungs: tuple[str, ...] = ()
+    lost: tuple[Lost, ...] = ()
 
     @property
     def alarming(self) -> bool:
@@ -92,10 +119,11 @@ class Kept(NamedTuple):
 
 
 DOWN = (CacheDown, DatabaseDown, MailDelayed, MailRefused, NotConfigured)
+"""What a store fails with in an outage; anything else is reported."""
 
 
 def expect(means: Means) -> None:
-    """A submission is at the door: have a connection to Postgres coming while Redis is asked."""
+    """Have a connection to Postgres coming while Redis is asked."""
     with suppress(NotConfigured):  # which `keep` will say
         means.database.ahead()
 
@@ -103,7 +131,7 @@ def expect(means: Means) -> None:
 def enter(means: Means, lead: Lead, limits: Limits, member: str, now: datetime) -> Entered | Seen:
     """Let a submission in, or recognise it.
 
-    Raises InProgress, KeyReused, RateLimited. Redis down lets everybody in.
+    Raises KeyReused, RateLimited. Redis down lets everybody in.
     """
     try:
         command = means.cache.run
@@ -112,27 +140,38 @@ def enter(means: Means, lead: Lead, limits: Limits, member: str, now: datetime) 
     answer = gate.enter(
         command,
         identity=lead.identity,
+        content_identity=lead.content_identity,
+        body_sha256=lead.body_sha256,
+        keyed=lead.keyed,
         text_sha256=lead.text_sha256,
         client=gate.client_of(lead.ip_address),
         member=member,
         limits=limits,
         now=now,
     )
+    if isinstance(answer, Entered) and answer.in_work:
+        answer = _await_twin(command, lead) or answer
     if isinstance(answer, Seen) and lead.keyed and answer.body_sha256 != lead.body_sha256:
         raise KeyReused
-    if isinstance(answer, Busy) and lead.keyed:
-        raise InProgress
     if isinstance(answer, Turned):
         reset_at_s = int(now.timestamp()) + answer.wait_s
         raise RateLimited(
             limit=answer.limit, remaining=0, wait_s=answer.wait_s, reset_at_s=reset_at_s
         )
-    if isinstance(answer, Busy):
-        # A double click: Postgres lets one of the two through.
-        return Entered(flooded=False, repeats=0)
     if answer is None:
         return Entered(flooded=False, repeats=0, uncounted="redis is down")
     return answer
+
+
+def _await_twin(command: gate.Command, lead: Lead) -> Seen | None:
+    """How the request that is at the same submission is answered; None if that takes too long."""
+    end = time.monotonic() + TWIN_WAIT_S
+    while time.monotonic() < end:
+        time.sleep(TWIN_LOOK_S)
+        seen = gate.find(command, lead.identity)
+        if seen is not None and (lead.keyed or seen.body_sha256 == lead.body_sha256):
+            return seen
+    return None
 
 
 def challenge(means: Means, lead: Lead, token: str) -> str | None:
@@ -148,36 +187,64 @@ def challenge(means: Means, lead: Lead, token: str) -> str | None:
     return None if passed else "challenge_failed"
 
 
+def same_words(lead: Lead, earlier: Seen | None) -> Lead:
+    """The lead under the id and reference that its words had before, unless both had a key."""
+    if earlier is None or (lead.keyed and earlier.keyed):
+        return lead
+    return leads.seen_before(lead, earlier.id, earlier.ref)
+
+
 def keep(means: Means, lead: Lead, desk: Desk, *, spam: str | None, closed: bool = False) -> Kept:
-    """Keep a lead on the first rung that takes it. spam: why it is kept for review instead.
+    """Keep a lead in the first store that takes it. spam: why it goes to the spam box instead.
 
     closed: Postgres is under maintenance and is not tried, not even last: what it is given now
     may be undone by a restore.
 
-    Raises NotPersisted when none did; it may then be sent again as it is.
+    Raises NotPersisted when none did; it may then be sent again as it is. KeyReused.
     """
-    lost: list[str] = []
-    for name, rung in (("database", _store), ("queue", _queue), ("mail", _mail))[closed:]:
+    lost: list[Lost] = []
+    stores = {} if closed else {"database": _store}
+    for name, take in {**_up_first(means, {**stores, "queue": _queue}), "mail": _mail}.items():
         try:
-            return rung(means, lead, desk, spam)._replace(lost_rungs=tuple(lost))
-        except DOWN as fault:
-            lost.append(f"{name}: {fault}" if isinstance(fault, NotConfigured) else name)
+            return take(means, lead, desk, spam)._replace(lost=tuple(lost))
+        except Problem:
+            raise
+        except Exception as fault:  # noqa: BLE001 - whatever it is, the next store may take the lead
+            lost.append(Lost(name, fault))
     raise NotPersisted(lost=tuple(lost))
 
 
+type _Take = Callable[[Means, Lead, Desk, str | None], Kept]
+
+
+def _up_first(means: Means, stores: dict[str, _Take]) -> dict[str, _Take]:
+    """The stores as given, but those whose circuit breaker is open last."""
+
+    def is_open(name: str) -> bool:
+        try:
+            return (means.database if name == "database" else means.cache).breaker.open
+        except NotConfigured:
+            return True
+
+    return dict(sorted(stores.items(), key=lambda store: is_open(store[0])))
+
+
 def _store(means: Means, lead: Lead, desk: Desk, spam: str | None) -> Kept:
+    run = partial(means.database.run, even_if_open=True)
     if spam is not None:
-        leads.keep_as_spam(means.database.run, lead, spam, ())
+        leads.keep_as_spam(run, lead, spam, ())
         return Kept(lead, "spam")
-    stored, written = leads.store(
-        means.database.run, lead, desk, now=lead.created_at, deliver_now=True, erasure_keys=()
-    )
-    return Kept(stored, "stored" if written else "stored_before", tuple(written))
+    stored = leads.store(run, lead, desk, now=lead.created_at, deliver_now=True, erasure_keys=())
+    return Kept(stored.lead, stored.decision, stored.letters)
 
 
 def _queue(means: Means, lead: Lead, _desk: Desk, spam: str | None) -> Kept:
     queued = lead._replace(arrival="queue", spam=spam)
-    backlog.put(means.cache.run_all, means.vault, queued)
+    # Remembered with it, for nothing else tells a repeat that comes before this answer is read.
+    status = 200 if spam is not None else queued.status
+    seen = Seen(queued.id, queued.ref, status, lead.body_sha256, lead.keyed)
+    remember = gate.settled(lead.identity, seen)
+    backlog.put(partial(means.cache.run_all, even_if_open=True), means.vault, queued, remember)
     return Kept(queued, "queued")
 
 
@@ -195,15 +262,22 @@ def _mail(means: Means, lead: Lead, desk: Desk, spam: str | None) -> Kept:
 
 
 def settle(means: Means, kept: Kept, original: Lead) -> None:
-    """After the answer: remember it at the door, in the journal and in the ledger.
+    """After the answer: remember the submission, in the idempotency records, journal and ledger.
 
     Raises CacheDown or NotConfigured; a drain enters later what is missing here.
     """
     lead = kept.lead
     status = 200 if kept.decision == "spam" else lead.status
-    seen = Seen(lead.id, lead.ref, status, original.body_sha256)
+    seen = Seen(lead.id, lead.ref, status, original.body_sha256, original.keyed)
     commands: list[tuple[str | int | float, ...]] = [gate.settled(original.identity, seen)]
-    if kept.decision in ("stored", "queued", "mailed") and not lead.canary:
+    if original.keyed:
+        # The same words without a key are the same lead.
+        commands.append(gate.settled(original.content_identity, seen))
+    if kept.decision == "corrected":
+        commands += backlog.journal(
+            means.vault, leads.seen_before(original, lead.id, lead.ref), correction=True
+        )
+    elif kept.decision in ("stored", "queued", "mailed") and not lead.canary:
         commands += backlog.journal(means.vault, lead)
     means.cache.run_all(*commands)
 

@@ -6,7 +6,7 @@ lead's id is fixed before the first attempt to keep it, so that every attempt is
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,7 +33,8 @@ class Lead(NamedTuple):
 
     identity, body_sha256, text_sha256 (of the message, whoever sent it): hex. keyed: the caller
     gave an Idempotency-Key. arrival: `direct`, `queue` or `mail`, by which it came to Postgres.
-    spam: why it was queued for review; None for a lead.
+    spam: why it goes to the spam box; None for a lead. review: why sales hear of it only after
+    a person looked; None for nearly all.
     """
 
     id: UUID
@@ -50,6 +51,24 @@ class Lead(NamedTuple):
     arrival: str = "direct"
     spam: str | None = None
     canary: bool = False
+    review: str | None = None
+
+    @property
+    def content_identity(self) -> str:
+        """What makes the same words the same lead, under whatever key they came. Hex."""
+        told = self.submission
+        return _sha256("content", told.phone_whatsapp, told.business_name, told.message or "")
+
+    @property
+    def key_span(self) -> str:
+        """An int8range: all of it without a key, one point of it for each key.
+
+        Two spans overlap unless they are of two keys: only then may the same words be two leads.
+        """
+        if self.identity == self.content_identity:
+            return "(,)"
+        point = int(self.identity[:14], 16)
+        return f"[{point},{point}]"
 
     @property
     def status(self) -> int:
@@ -76,6 +95,9 @@ class Lead(NamedTuple):
             "body_sha256": bytes.fromhex(self.body_sha256),
             "arrival": self.arrival,
             "canary": self.canary,
+            "content_identity": bytes.fromhex(self.content_identity),
+            "key_span": self.key_span,
+            "review": self.review,
         }
 
 
@@ -154,7 +176,7 @@ with lead as (
     page_url_initial, page_url_current, referrer,
     utm_source, utm_medium, utm_campaign, utm_term, utm_content,
     locale, consent_at, consent_version, consent_locale, consent_sha256, ip_address, user_agent,
-    identity, same_until, body_sha256, arrival, canary
+    identity, same_until, body_sha256, arrival, canary, content_identity, key_span, review
   )
   select
     %(id)s, %(ref)s, %(created_at)s, %(business_name)s, %(contact_name)s, %(phone_whatsapp)s,
@@ -164,7 +186,8 @@ with lead as (
     %(utm_source)s, %(utm_medium)s, %(utm_campaign)s, %(utm_term)s, %(utm_content)s,
     %(locale)s, %(consent_at)s, %(consent_version)s, %(consent_locale)s, %(consent_sha256)s,
     %(ip_address)s, %(user_agent)s,
-    %(identity)s, %(same_until)s, %(body_sha256)s, %(arrival)s, %(canary)s
+    %(identity)s, %(same_until)s, %(body_sha256)s, %(arrival)s, %(canary)s,
+    %(content_identity)s, %(key_span)s::int8range, %(review)s
   where not exists (
     select from erasure_tombstones
     where mark = any(%(marks)s::text[]) and erased_at >= %(created_at)s::timestamptz
@@ -200,13 +223,80 @@ limit 1
 """
 
 SAME = """
-select id, ref, created_at, body_sha256, arrival from leads
+select id, ref, created_at, body_sha256, arrival, identity, review, corrections,
+  coalesce(corrected_at, created_at) as said_at,
+  contact_name, city, salon_type, email, chair_count, specialization, current_brands_used,
+  monthly_spend_range
+from leads
 where id = %(id)s or (
-  identity = %(identity)s
-  and tstzrange(created_at, same_until) && tstzrange(%(created_at)s, %(same_until)s)
+  tstzrange(created_at, same_until) && tstzrange(%(created_at)s, %(same_until)s)
+  and (
+    identity = %(identity)s
+    or (content_identity = %(content_identity)s and key_span && %(key_span)s::int8range)
+  )
 )
+order by identity = %(identity)s desc, created_at
 limit 1
 """
+
+# The same words came without a key and then with one: the lead goes by the key from now on.
+ADOPT_KEY = """
+update leads set identity = %(identity)s, body_sha256 = %(body_sha256)s,
+  key_span = %(key_span)s::int8range
+where id = %(stored_id)s and identity = content_identity
+"""
+
+# Compare and set, by the number of corrections that was read. An acknowledgement is written only
+# where none was: the first submission gave no address.
+CORRECT = """
+with lead as (
+  update leads set contact_name = %(contact_name)s, city = %(city)s, salon_type = %(salon_type)s,
+    email = %(email)s, chair_count = %(chair_count)s, specialization = %(specialization)s,
+    current_brands_used = %(current_brands_used)s, monthly_spend_range = %(monthly_spend_range)s,
+    corrections = corrections + 1, corrected_at = %(corrected_at)s
+  where id = %(stored_id)s and corrections = %(corrections)s
+  returning id
+), mail as (
+  insert into outbox (
+    lead_id, kind, sender, recipients, reply_to, subject, body_text, body_html,
+    created_at, attempts, first_attempt_at, next_attempt_at, leased_until, uncertain
+  )
+  select lead.id, m.kind, m.sender, m.recipients, m.reply_to, m.subject, m.body_text, m.body_html,
+    %(now)s,
+    case when %(leased_until)s::timestamptz is null then 0 else 1 end,
+    case when %(leased_until)s::timestamptz is null then null else %(now)s::timestamptz end,
+    %(now)s,
+    %(leased_until)s,
+    %(leased_until)s::timestamptz is not null
+  from lead, jsonb_to_recordset(%(letters)s::jsonb) as m (
+    kind text, sender text, recipients text[], reply_to text,
+    subject text, body_text text, body_html text
+  )
+  on conflict (lead_id, kind) do nothing
+  returning kind
+)
+select coalesce(array_agg(mail.kind), '{}') from lead left join mail on true group by lead.id
+"""
+
+CORRECTABLE = (
+    "contact_name",
+    "city",
+    "salon_type",
+    "email",
+    "chair_count",
+    "specialization",
+    "current_brands_used",
+    "monthly_spend_range",
+)
+CORRECTION_TRIES = 3
+
+
+class Outcome(NamedTuple):
+    """What `store` did: `stored`, `stored_before` or `corrected`; and the mails to send now."""
+
+    lead: Lead
+    decision: str
+    letters: tuple[Letter, ...] = ()
 
 
 def store(
@@ -217,48 +307,130 @@ def store(
     now: datetime,
     deliver_now: bool,
     erasure_keys: tuple[bytes, ...],
-) -> tuple[Lead, list[Letter]]:
-    """Keep a lead and its mails. Returns it as stored, and the mails that are ours to send now.
+) -> Outcome:
+    """Keep a lead and its mails.
 
     deliver_now: the mails are leased to the caller; else they wait for a drain.
     erasure_keys: for a copy, whose person may have been erased since; none for a lead taken now.
-    Safe to repeat: a lead already there stays as it is, and no mail is ours to send.
+    Safe to repeat: a lead already there stays as it is, but for fields that a later submission of
+    the same words gives otherwise: they are corrected, and sales are told once.
     Raises Erased; KeyReused (same Idempotency-Key, other body); DatabaseDown when nothing could
     be found out.
     """
+    lease = {"now": now, "leased_until": now + FIRST_LEASE if deliver_now else None}
     for ref in reference.grown(lead.ref, lead.id):
         candidate = lead._replace(ref=ref)
-        written = mails(candidate, desk)
+        written = [] if lead.review else mails(candidate, desk)
         values = {
             **candidate.row(),
-            "now": now,
-            "leased_until": now + FIRST_LEASE if deliver_now else None,
+            **lease,
             "sales_sent_at": now if lead.arrival == "mail" else None,
             "letters": json.dumps([letter.row() for letter in written]),
             "marks": marks_of(lead, erasure_keys),
         }
         before = run(partial(_insert, values=values))
         if before is None:
-            return candidate, written if deliver_now else []
+            return Outcome(candidate, "stored", tuple(written) if deliver_now else ())
         if before:
-            return _as_before(lead, before), []
+            return _resubmit(run, values, lead, before, desk, lease)
     raise RuntimeError("every length of the reference is taken")
 
 
-def _insert(connection: "Connection[Any]", *, values: dict[str, object]) -> Sequence[Any] | None:
+def _insert(connection: "Connection[Any]", *, values: dict[str, object]) -> dict[str, Any] | None:
     """None if stored; the row of the same submission; empty if the reference is another's."""
     if connection.execute(STORE, values).fetchone():
         return None
     if values["marks"] and connection.execute(BURIED, values).fetchone() is not None:
         raise Erased
-    return connection.execute(SAME, values).fetchone() or ()
+    return _find_same(connection, values=values)
 
 
-def _as_before(lead: Lead, row: Sequence[Any]) -> Lead:
-    lead_id, ref, created_at, body_sha256, arrival = row
-    if lead.keyed and bytes(body_sha256).hex() != lead.body_sha256:
-        raise KeyReused
-    return lead._replace(id=lead_id, ref=ref, created_at=created_at, arrival=arrival)
+def _find_same(connection: "Connection[Any]", *, values: dict[str, object]) -> dict[str, Any]:
+    cursor = connection.execute(SAME, values)
+    row = cursor.fetchone()
+    names = [column.name for column in cursor.description or ()]
+    return {} if row is None else dict(zip(names, row, strict=True))
+
+
+def _resubmit(
+    run: Run,
+    values: dict[str, Any],
+    lead: Lead,
+    row: dict[str, Any],
+    desk: Desk,
+    lease: dict[str, Any],
+) -> Outcome:
+    """The lead as it is stored, after what this submission of the same words corrects."""
+    if lead.keyed and row["identity"] == values["identity"]:
+        if row["body_sha256"] != values["body_sha256"]:
+            raise KeyReused
+        return Outcome(_as_stored(lead, row), "stored_before")
+    if lead.keyed:
+        adopt = {**values, "stored_id": row["id"]}
+        run(lambda connection: connection.execute(ADOPT_KEY, adopt) and None)
+    for _ in range(CORRECTION_TRIES):
+        stored = _as_stored(lead, row)
+        corrected = _corrected(lead, row)
+        if corrected is None or lead.created_at <= row["said_at"]:
+            return Outcome(stored, "stored_before")
+        told = run(
+            partial(_correct, lead=stored, row=row, fields=corrected, desk=desk, lease=lease)
+        )
+        if told is not None:
+            return Outcome(stored, "corrected", tuple(told) if lease["leased_until"] else ())
+        row = run(partial(_find_same, values=values)) or row
+    raise RuntimeError("others correct the same lead at this very moment")
+
+
+def _as_stored(lead: Lead, row: dict[str, Any]) -> Lead:
+    return lead._replace(
+        id=row["id"], ref=row["ref"], created_at=row["created_at"], arrival=row["arrival"]
+    )
+
+
+def _corrected(lead: Lead, row: dict[str, Any]) -> dict[str, Any] | None:
+    """The fields as they are to be; None when nothing changes. What is left out now stays."""
+    given = lead.submission.model_dump()
+    after = {name: row[name] if given[name] is None else given[name] for name in CORRECTABLE}
+    return None if after == {name: row[name] for name in CORRECTABLE} else after
+
+
+def _correct(
+    connection: "Connection[Any]",
+    *,
+    lead: Lead,
+    row: dict[str, Any],
+    fields: dict[str, Any],
+    desk: Desk,
+    lease: dict[str, Any],
+) -> list[Letter] | None:
+    """Write the corrected fields and their mails. None when another correction came between."""
+    whole = lead.submission._replace(**fields)
+    before = {name: row[name] for name in CORRECTABLE if row[name] != fields[name]}
+    written = [
+        letters.correction(
+            whole,
+            lead.ref,
+            lead.locale,
+            desk.sender,
+            desk.sales,
+            number=row["corrections"] + 1,
+            before=before,
+        ),
+        *mails(lead._replace(submission=whole), desk)[1:],
+    ]
+    values = {
+        **fields,
+        **lease,
+        "stored_id": row["id"],
+        "corrections": row["corrections"],
+        "corrected_at": lead.created_at,
+        "letters": json.dumps([] if row["review"] else [letter.row() for letter in written]),
+    }
+    answer = connection.execute(CORRECT, values).fetchone()
+    if answer is None:
+        return None
+    return [letter for letter in written if letter.kind in answer[0]]
 
 
 def seen_before(lead: Lead, lead_id: UUID, ref: str) -> Lead:

@@ -27,6 +27,7 @@ class Ledger:
     told: int
     queued: int
     set_aside: int
+    in_review: int
     missing: tuple[str, ...]
     untold: tuple[str, ...]
 
@@ -40,16 +41,18 @@ select expected.id::text from unnest(%(ids)s::uuid[]) as expected (id)
 where not exists (select from leads where leads.id = expected.id)
 """
 
+# A lead in review is one that sales are not told of on purpose, until a person looked.
 STORED = """
 select count(*),
   count(*) filter (where exists (
-    select from outbox where lead_id = leads.id and kind = 'sales' and sent_at is not null))
+    select from outbox where lead_id = leads.id and kind = 'sales' and sent_at is not null)),
+  count(*) filter (where review <> 'dismissed')
 from leads where created_at between %(since)s and %(until)s and not canary
 """
 
 UNTOLD = """
 select leads.id::text from leads
-where created_at between %(since)s and %(until)s and not canary
+where created_at between %(since)s and %(until)s and not canary and review is null
   and not exists (
     select from outbox where lead_id = leads.id and kind = 'sales' and sent_at is not null)
 order by created_at
@@ -69,19 +72,20 @@ def read(commands: Callable[..., list[Any]], run: Callable[..., Any], now: datet
     expected = [lead_id for lead_id in accepted if lead_id not in elsewhere]
     values = {"ids": expected, "since": since, "until": until, "shown": SHOWN}
 
-    def look(connection: "Connection[Any]") -> tuple[list[str], tuple[int, int], list[str]]:
+    def look(connection: "Connection[Any]") -> tuple[list[str], tuple[int, int, int], list[str]]:
         missing = [row[0] for row in connection.execute(MISSING, values)]
-        counts = connection.execute(STORED, values).fetchone() or (0, 0)
+        counts = connection.execute(STORED, values).fetchone() or (0, 0, 0)
         untold = [row[0] for row in connection.execute(UNTOLD, values)]
-        return missing, (counts[0], counts[1]), untold
+        return missing, (counts[0], counts[1], counts[2]), untold
 
-    missing, (stored, told), untold = run(look)
+    missing, (stored, told, in_review), untold = run(look)
     return Ledger(
         accepted=len(accepted),
         stored=stored,
         told=told,
         queued=len(queued),
         set_aside=len(set_aside),
+        in_review=in_review,
         missing=tuple(missing[:SHOWN]),
         untold=tuple(untold),
     )

@@ -4,6 +4,7 @@ Everything in them was typed by a stranger: subjects are one line, HTML is escap
 address of theirs becomes a link but the WhatsApp number, whose digits we checked.
 """
 
+from collections.abc import Mapping
 from html import escape
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from lib.whatsapp import chat_link
 
 
 class Letter(NamedTuple):
-    """One mail. kind is unique within a lead: `sales` or `acknowledgement`."""
+    """One mail. kind is unique within a lead: `sales`, `acknowledgement` or `correction-N`."""
 
     kind: str
     sender: str
@@ -87,6 +88,35 @@ _ACKNOWLEDGEMENT = {
 
 def for_sales(lead: Submission, ref: str, locale: str, sender: str, to: tuple[str, ...]) -> Letter:
     """Every field, the ref, and a WhatsApp chat one tap away. Reply-To is the visitor, if known."""
+    text, html = _rendered(lead, ref, locale, "New lead", [])
+    return Letter("sales", sender, to, lead.email, f"New Lead: {lead.business_name}", text, html)
+
+
+def correction(
+    lead: Submission,
+    ref: str,
+    locale: str,
+    sender: str,
+    to: tuple[str, ...],
+    *,
+    number: int,
+    before: Mapping[str, object],
+) -> Letter:
+    """A lead that was sent again with other values: whole, and what the fields were before."""
+    changed = [
+        (label, f"{'-' if before[key] is None else before[key]} -> {getattr(lead, key)}")
+        for label, key in _PERSON
+        if key in before
+    ]
+    text, html = _rendered(lead, ref, locale, "Corrected lead", changed)
+    subject = f"Corrected Lead: {lead.business_name} ({ref})"
+    return Letter(f"correction-{number}", sender, to, lead.email, subject, text, html)
+
+
+def _rendered(
+    lead: Submission, ref: str, locale: str, title: str, changed: list[tuple[str, str]]
+) -> tuple[str, str]:
+    """Text and HTML of a mail to sales."""
     version = lead.consent_version or consent.CURRENT
     values = {**lead.model_dump(), "locale": locale, "consent_version": version}
     chat = chat_link(lead.phone_whatsapp, _GREETING[locale].format(name=lead.contact_name, ref=ref))
@@ -94,8 +124,10 @@ def for_sales(lead: Submission, ref: str, locale: str, sender: str, to: tuple[st
     source = _filled(values, _SOURCE)
     text = "\n".join(
         [
-            "New lead",
+            title,
             "",
+            *(f"Changed: {label}: {value}" for label, value in changed),
+            *([""] if changed else []),
             *(f"{label}: {value}" for label, value in rows),
             "",
             f"Chat: {chat}",
@@ -106,10 +138,11 @@ def for_sales(lead: Submission, ref: str, locale: str, sender: str, to: tuple[st
     )
     html = _page(
         f"<h1>{escape(lead.business_name)}</h1>"
-        f'<p><a href="{escape(chat)}">Chat on WhatsApp: {escape(lead.phone_whatsapp)}</a></p>'
+        + (f"<h2>Changed</h2>{_table(changed)}" if changed else "")
+        + f'<p><a href="{escape(chat)}">Chat on WhatsApp: {escape(lead.phone_whatsapp)}</a></p>'
         f"{_table(rows)}<h2>Source</h2>{_table(source)}"
     )
-    return Letter("sales", sender, to, lead.email, f"New Lead: {lead.business_name}", text, html)
+    return text, html
 
 
 COPY_BEGIN = "-----BEGIN ALFA LEAD-----"

@@ -5,7 +5,7 @@ and never change; words may. Nothing a caller reads is made from an exception's 
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 Details = dict[str, list[str]]
 """Faults by field, in the caller's language; `_` holds those of the whole body."""
@@ -77,20 +77,6 @@ class MethodNotAllowed(Problem):
     title = {"id": "Metode tidak didukung.", "en": "This method is not supported here."}
 
 
-class InProgress(Problem):
-    """The first of two requests with one Idempotency-Key has not been answered yet."""
-
-    status = 409
-    code = "idempotency_in_progress"
-    title = {
-        "id": "Kiriman yang sama sedang diproses.",
-        "en": "The same submission is being processed.",
-    }
-
-    def __init__(self) -> None:
-        super().__init__(headers={"Retry-After": "1"})
-
-
 class TooLarge(Problem):
     status = 413
     code = "payload_too_large"
@@ -144,7 +130,7 @@ class Internal(Problem):
 
 
 class NotPersisted(Problem):
-    """The lead is kept nowhere: the caller must send it again. lost: what was down."""
+    """The lead is kept nowhere: the caller must send it again. lost: intake.Lost of each store."""
 
     status = 503
     code = "persistence_failed"
@@ -153,7 +139,7 @@ class NotPersisted(Problem):
         "en": "Your details are not stored yet. Please send them again shortly.",
     }
 
-    def __init__(self, *, lost: tuple[str, ...] = (), retry_after_s: int = 30) -> None:
+    def __init__(self, *, lost: tuple[Any, ...] = (), retry_after_s: int = 30) -> None:
         super().__init__(headers={"Retry-After": str(retry_after_s)})
         self.lost = lost
 

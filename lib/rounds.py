@@ -7,56 +7,89 @@ slow cron is the only engine. Any number of rounds may be made at once, and cut 
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
-from lib import backlog, outbox
+from lib import backlog, outbox, rehearsal
 from lib.intake import Means
 from lib.leads import Desk
-from lib.problems import CacheDown, NotConfigured
+from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
 NUDGE_EVERY_S = 20.0
 NUDGE_BUDGET_S = 4.0
 
 
 class Found(NamedTuple):
-    """What a round did. queue is None where Redis was down; cache_fault says how."""
+    """What a round did. queue is None where Redis was down; cache_fault says how.
+
+    faults: what failed for another reason than an outage, by step; the other steps were done.
+    """
 
     queue: backlog.Tally | None
     journaled: int
     mails: outbox.Tally
     cache_fault: str | None = None
+    faults: dict[str, Exception] = {}
 
     def facts(self) -> dict[str, object]:
         queue = self.queue and {
             "stored": self.queue.stored,
             "dead": self.queue.dead,
             "left": self.queue.left,
+            **({"fault": self.queue.fault} if self.queue.fault else {}),
         }
         mails = {"sent": self.mails.sent, "delayed": self.mails.delayed, "dead": self.mails.dead}
-        return {"queue": queue, "journaled": self.journaled, **mails}
+        facts: dict[str, object] = {"queue": queue, "journaled": self.journaled, **mails}
+        if self.faults:
+            facts["failed"] = sorted(self.faults)
+        return facts
 
 
 def make(
     means: Means, desk: Desk, clock: Callable[[], datetime], *, queue_s: float, mails_s: float
 ) -> Found:
     """One round of at most queue_s and mails_s seconds. Raises DatabaseDown, NotConfigured."""
-    queue, journaled, fault = None, 0, None
+    faults: dict[str, Exception] = {}
+
+    def attempt[R](step: str, work: Callable[[], R], otherwise: R) -> R:
+        """A step whose failure, but for an outage, keeps no other step from being done."""
+        try:
+            return work()
+        except (CacheDown, DatabaseDown, NotConfigured):
+            raise
+        except Exception as fault:  # noqa: BLE001 - told in `faults`
+            faults[step] = fault
+            return otherwise
+
+    queue, journaled, cache_fault = None, 0, None
     run = means.database.run
     try:
-        queue = backlog.drain(
-            means.cache.run,
-            run,
-            means.vault,
-            desk,
-            clock,
-            budget_s=queue_s,
-            poison=means.database.poison,
-            erasure_keys=means.erasure_keys,
+        queue = attempt("queue", lambda: _drain(means, desk, clock, queue_s), None)
+        journaled = attempt(
+            "journal", lambda: backlog.catch_up(means.cache.run_all, run, means.vault), 0
         )
-        journaled = backlog.catch_up(means.cache.run_all, run, means.vault)
     except (CacheDown, NotConfigured) as down:
-        fault = str(down) or "redis is down"
-    return Found(queue, journaled, outbox.deliver(run, means.mailer.send, clock, mails_s), fault)
+        cache_fault = str(down) or "redis is down"
+    mails = attempt(
+        "mails", lambda: outbox.deliver(run, means.mailer.send, clock, mails_s), outbox.Tally()
+    )
+    return Found(queue, journaled, mails, cache_fault, faults)
+
+
+def _drain(
+    means: Means, desk: Desk, clock: Callable[[], datetime], budget_s: float
+) -> backlog.Tally:
+    run = means.database.run
+    return backlog.drain(
+        means.cache.run,
+        run,
+        means.vault,
+        desk,
+        clock,
+        budget_s=budget_s,
+        store_fault=lambda: rehearsal.store_fault(partial(run, even_if_open=True), clock()),
+        erasure_keys=means.erasure_keys,
+    )
 
 
 class Nudge:

@@ -120,11 +120,14 @@ class Services:
             if self.__dict__.get(name) is not None:
                 self.__dict__[name].close()
 
-    def probe(self) -> None:
-        """Ask whatever was down whether it still is: after an answer, so that none waits."""
+    def probe(self, wait_s: float = 0.0) -> None:
+        """Ask whatever was down whether it still is: after an answer, or where it decides one.
+
+        wait_s: how long to wait for another thread that is asking.
+        """
         for name in ("database", "cache"):
             if name in self.__dict__:
-                self.__dict__[name].probe()
+                self.__dict__[name].probe(wait_s)
 
 
 _lock = threading.Lock()

@@ -1,5 +1,6 @@
 """Whether a submission looks like spam, without asking anybody. It decides where a lead is kept,
-never whether: everything found here can be restored.
+never whether: everything found here can be restored. A flood is no sign of spam: a real lead that
+comes in one is stored as a lead, for a person to look at (`review`).
 
 One mark is not enough, for each is also left by honest people in a hurry.
 """
@@ -10,16 +11,14 @@ ENOUGH = 2  # marks
 HASTY_S = 3  # nobody fills eight fields faster
 MANY_LINKS = 2
 MANY_REPEATS = 5  # the same message from anyone within a day
+# Of the challenge: honest people without JavaScript, or everybody while Turnstile is down.
+NOT_THE_VISITORS_DOING = ("unchallenged", "challenge_down")
 
 
-def reason(
-    submission: Submission, *, seconds_to_fill: int | None, repeats: int, flooded: bool
-) -> str | None:
-    """Why it is kept for review (codes joined by `+`); None when it is a lead."""
+def reason(submission: Submission, *, seconds_to_fill: int | None, repeats: int) -> str | None:
+    """Why it goes to the spam box (codes joined by `+`); None when it is a lead."""
     if submission.company is not None:
         return "honeypot"
-    if flooded:
-        return "flood"
     found = {
         "hasty": seconds_to_fill is not None and seconds_to_fill < HASTY_S,
         "links": _links(submission) >= MANY_LINKS,

@@ -57,7 +57,8 @@ def of(person: Person) -> Subject:
 
 
 LEADS = """
-select to_jsonb(l) - '{identity,body_sha256,same_until}'::text[] from leads as l
+select to_jsonb(l) - '{identity,body_sha256,same_until,content_identity,key_span}'::text[]
+from leads as l
 where (email = any(%(emails)s::text[]) or phone_whatsapp = any(%(phones)s::text[]))
 order by created_at
 """

@@ -1,6 +1,6 @@
 """Cloudflare Turnstile: whether the page's challenge was solved by a person. Optional.
 
-Turnstile down never refuses a lead: it goes to review, as one whose challenge failed does.
+Turnstile down never refuses a lead, nor makes spam of it: a person looks at it.
 """
 
 from urllib.parse import urlencode
@@ -9,6 +9,10 @@ from lib.problems import ChallengeDown
 from lib.rest import Rest, Unreached
 
 CONNECT_S, ANSWER_S = 0.3, 0.6
+
+# Error codes that speak of the visitor's token; every other one is of us, of Cloudflare, or of a
+# token that was good and too old (developers.cloudflare.com/turnstile, read 2026-11).
+_FORGED = {"invalid-input-response", "missing-input-response"}
 
 
 class Turnstile:
@@ -24,12 +28,16 @@ class Turnstile:
 
     def passed(self, token: str, address: str | None, attempt: str) -> bool:
         """Whether the token is good. A token is good once; repeats of one `attempt` (a UUID) count
-        as that once. Raises ChallengeDown."""
+        as that once. Raises ChallengeDown where nothing can be said of the visitor."""
         form = {"secret": self._secret, "response": token, "idempotency_key": attempt}
         if address is not None:
             form["remoteip"] = address
         try:
-            answer = self._rest.post("", urlencode(form).encode(), within_s=ANSWER_S)
-            return answer.json()["success"] is True
+            answer = self._rest.post("", urlencode(form).encode(), within_s=ANSWER_S).json()
+            if answer["success"] is True:
+                return True
+            if not _FORGED.issuperset(answer["error-codes"]):
+                raise ChallengeDown
         except (Unreached, LookupError, TypeError, ValueError, RecursionError) as fault:
             raise ChallengeDown from fault
+        return False

@@ -23,6 +23,7 @@ from ops import (
     products,
     recovery,
     retention,
+    review,
     rollback,
     subject,
 )
@@ -30,6 +31,7 @@ from ops.keys import commands as keys
 
 AREAS = (
     leads,
+    review,
     products,
     incidents,
     maintenance,

@@ -44,7 +44,8 @@ limit %(limit)s
 """
 
 ONE = """
-select to_jsonb(l) - '{identity,body_sha256,same_until}'::text[] from leads as l
+select to_jsonb(l) - '{identity,body_sha256,same_until,content_identity,key_span}'::text[]
+from leads as l
 where l.id = %(id)s::uuid or l.ref = %(ref)s::text
 """
 

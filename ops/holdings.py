@@ -33,12 +33,13 @@ HOLDINGS = {
     "leads": Holding(
         "leads",
         "id ref created_at salon_type locale consent_at consent_version consent_locale"
-        " consent_sha256 same_until arrival journaled canary",
+        " consent_sha256 same_until arrival journaled canary key_span corrections corrected_at"
+        " review",
         {
             "leads": "business_name contact_name phone_whatsapp city email chair_count"
             " specialization current_brands_used monthly_spend_range message page_url_initial"
             " page_url_current referrer utm_source utm_medium utm_campaign utm_term utm_content"
-            " identity body_sha256",
+            " identity body_sha256 content_identity",
             "origins": "ip_address user_agent",
         },
     ),
@@ -62,7 +63,7 @@ HOLDINGS = {
     "erasure_remains": Holding(
         "round",
         "lead_id request_id ref provider_ids deleted_at",
-        {"round": "email phone identity text_sha256 client"},
+        {"round": "email phone identity text_sha256 client content_identity"},
     ),
     "incidents": Holding(
         "kept",

@@ -43,14 +43,14 @@ def leads_import(services: Services, args: argparse.Namespace) -> int:
         else:
             now = datetime.now(UTC)
             try:
-                stored, _ = leads.store(
+                stored = leads.store(
                     services.database.run,
                     lead,
                     readers,
                     now=now,
                     deliver_now=False,
                     erasure_keys=services.erasure_keys,
-                )
+                ).lead
             except Erased:
                 print(f"not stored {lead.id} {lead.ref}: its person was erased since")
                 continue
@@ -118,14 +118,14 @@ def spam_restore(services: Services, args: argparse.Namespace) -> int:
     )
     lead = leads.seen_before(made, lead_id, ref)
     readers = leads.Desk(settings.mail_from, settings.mail_sales_to)
-    stored, _ = leads.store(
+    stored = leads.store(
         run,
         lead,
         readers,
         now=datetime.now(UTC),
         deliver_now=False,
         erasure_keys=services.erasure_keys,
-    )
+    ).lead
     run(lambda c: c.execute(FORGET_SPAM, {"id": args.id}))
     print(f"restored {stored.id} {stored.ref}; its mails leave with the next round")
     return 0

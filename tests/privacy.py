@@ -61,7 +61,7 @@ def drain(services: Services) -> backlog.Tally:
         DESK,
         lambda: datetime.now(UTC),
         budget_s=10,
-        poison=services.database.poison,
+        store_fault=lambda: None,
         erasure_keys=services.erasure_keys,
     )
 

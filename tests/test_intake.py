@@ -179,7 +179,7 @@ def test_without_a_key_phone_business_and_message_make_the_lead(
 ) -> None:
     first = post(platform).json()
     eventually(lambda: remembered(valkey))
-    same = post(platform, {**LEAD, "city": "Binjai", "phone_whatsapp": "+62 812 3456 7890"})
+    same = post(platform, {**LEAD, "phone_whatsapp": "+62 812 3456 7890"})
     assert (same.status_code, same.json()) == (200, first)
     valkey.flushall()
     assert post(platform, {**LEAD, "email": ""}).json() == first
@@ -201,28 +201,14 @@ def test_a_key_of_more_than_255_characters_is_named(platform: Platform, database
     assert post(platform, key="k" * 255).status_code == 200
 
 
-def test_the_second_of_two_requests_with_one_key_is_told_to_wait_for_the_first(
-    platform: Platform, database: Rows, valkey: redis.Redis
-) -> None:
-    with ThreadPoolExecutor() as pool:
-        with leads_locked(platform):
-            first = pool.submit(post, platform, key="k-1")
-            eventually(lambda: valkey.keys("seen:*"))
-            second = post(platform, key="k-1")
-        assert (second.status_code, second.json()["error"]) == (409, "idempotency_in_progress")
-        assert int(second.headers["Retry-After"]) >= 1
-        assert first.result().status_code == 200
-    eventually(lambda: remembered(valkey))
-    assert post(platform, key="k-1").json() == first.result().json()
-
-
-def test_two_requests_at_once_without_a_key_get_the_same_answer(
-    platform: Platform, database: Rows
+@pytest.mark.parametrize("keys", [("k-1", "k-1"), (None, None), ("k-1", None), (None, "k-1")])
+def test_two_requests_at_once_of_the_same_lead_get_the_same_answer(
+    platform: Platform, database: Rows, keys: tuple[str | None, str | None]
 ) -> None:
     waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock' having count(*) = 2"
     with ThreadPoolExecutor() as pool:
         with leads_locked(platform):
-            both = [pool.submit(post, platform) for _ in range(2)]
+            both = [pool.submit(post, platform, key=key) for key in keys]
             eventually(lambda: database.execute(waiting).fetchone())
         first, second = (one.result() for one in both)
     assert first.status_code == second.status_code == 200
@@ -327,8 +313,7 @@ def test_a_reference_that_is_taken_grows(
     assert answer["id"] == str(coming.id)
     assert answer["ref"] == reference.of(coming.id, 6)
     assert answer["ref"].startswith(coming.ref)
-    mail = eventually(lambda: mails_to(platform, SALES))[0]
-    assert answer["ref"] in mail["text"]
+    eventually(lambda: any(answer["ref"] in mail["text"] for mail in mails_to(platform, SALES)))
 
 
 # ------------------------------------------------------------------ Postgres down: the queue

@@ -20,11 +20,9 @@ HASTY_PROMOTION = {**LEAD, "message": PROMOTION}
 UNLIMITED = {"LEADS_PER_MINUTE": "1000", "LEADS_PER_HOUR": "1000"}
 
 
-def reason(
-    seconds: int | None = 60, repeats: int = 1, *, flooded: bool = False, **fields: object
-) -> str | None:
+def reason(seconds: int | None = 60, repeats: int = 1, **fields: object) -> str | None:
     read = submission.read({**LEAD, **fields})
-    return spam.reason(read, seconds_to_fill=seconds, repeats=repeats, flooded=flooded)
+    return spam.reason(read, seconds_to_fill=seconds, repeats=repeats)
 
 
 def post(url: str, lead: dict[str, Any], **headers: str) -> httpx.Response:
@@ -87,11 +85,10 @@ def test_one_mark_alone_leaves_a_lead_a_lead(honest: dict[str, Any]) -> None:
             "hasty+links+link_in_name+disposable_address+repeated_text",
         ),
         ({"company": "SEO Inc"}, "honeypot"),
-        ({"flooded": True}, "flood"),
-        ({"company": "SEO Inc", "flooded": True, "seconds": 1, "message": PROMOTION}, "honeypot"),
+        ({"company": "SEO Inc", "seconds": 1, "message": PROMOTION}, "honeypot"),
     ],
 )
-def test_two_marks_or_a_trap_or_a_flood_are_named(found: dict[str, Any], why: str) -> None:
+def test_two_marks_or_a_trap_are_named(found: dict[str, Any], why: str) -> None:
     assert reason(**found) == why
 
 

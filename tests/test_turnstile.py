@@ -29,9 +29,10 @@ def send(client: httpx.Client, **fields: Any) -> int:
 
 
 def kept(database: Rows) -> list[str]:
-    """Where leads are: `lead`, or the reason they are kept for review."""
+    """Where leads are: `lead`, why they wait for review, or why they are in the spam box."""
     rows = database.execute(
-        "select 'lead' as place from leads union all select reason from spam"
+        "select coalesce('review: ' || review, 'lead') as place from leads"
+        " union all select 'spam: ' || reason from spam"
     ).fetchall()
     return [row["place"] for row in rows]
 
@@ -41,21 +42,33 @@ def test_a_solved_challenge_makes_a_lead(challenged: httpx.Client, database: Row
     assert kept(database) == ["lead"]
 
 
-@pytest.mark.parametrize(("token", "reason"), [("", "unchallenged"), ("bad", "challenge_failed")])
-def test_a_challenge_not_solved_is_kept_for_review(
-    challenged: httpx.Client, database: Rows, token: str, reason: str
+@pytest.mark.parametrize(
+    ("token", "place"),
+    [("", "review: unchallenged"), ("bad", "spam: challenge_failed")],
+)
+def test_a_challenge_not_solved_is_kept_where_nobody_is_mailed(
+    challenged: httpx.Client, platform: Platform, database: Rows, token: str, place: str
 ) -> None:
     assert send(challenged, **{"cf-turnstile-response": token}) == 200
-    assert kept(database) == [reason]
+    assert kept(database) == [place]
+    assert platform.resend.received() == []
+
+
+def test_a_token_that_was_used_or_is_too_old_is_no_sign_of_spam(
+    challenged: httpx.Client, database: Rows
+) -> None:
+    for message in ("Satu", "Dua"):
+        send(challenged, message=message, **{"cf-turnstile-response": "good-1"})
+    assert sorted(kept(database)) == ["lead", "review: challenge_down"]
 
 
 @pytest.mark.parametrize("mode", ["stall", "fail", "reset"])
-def test_turnstile_down_is_review_and_never_a_refusal(
+def test_turnstile_down_is_review_and_neither_a_refusal_nor_spam(
     challenged: httpx.Client, platform: Platform, database: Rows, mode: str
 ) -> None:
     platform.turnstile.switch(mode=mode)
     assert send(challenged, **{"cf-turnstile-response": "good-1"}) == 200
-    assert kept(database)[0] in ("challenge_down", "challenge_failed")
+    assert kept(database) == ["review: challenge_down"]
 
 
 def test_without_a_secret_nobody_is_challenged_and_a_token_is_ignored(

@@ -1,16 +1,17 @@
 """GET /api/cron/deliver: store the leads that wait in Redis, then send the mails that wait.
 
 Safe twice at once, late, or cut off. 200 `{"queue": {"stored": n, "dead": n, "left": n},
-"journaled": n, "sent": n, "delayed": n, "dead": n}`; 401 without the cron token; 503 while the
-database is down. With Redis down `queue` is null, and the mails go out all the same. In
-maintenance everything waits: 200 `{"maintenance": "<mode>"}`.
+"journaled": n, "sent": n, "delayed": n, "dead": n}`; 500 with the same and `"failed": [step]` when
+a step failed, with `fault` in `queue` when the database would refuse any lead; 401 without the
+cron token; 503 while the database is down. With Redis down `queue` is null, and the mails go out
+all the same. In maintenance everything waits: 200 `{"maintenance": "<mode>"}`.
 """
 
 from datetime import UTC, datetime
 
 from lib import alarm, endpoint, erasure, leads, log, rounds, rum_fold
 from lib.endpoint import Call, Response
-from lib.problems import NotConfigured
+from lib.problems import DatabaseDown, NotConfigured
 
 EVERY_MINUTES = 1  # vercel.json
 # Of the function's 60 s: the last lead and the last mail of a run may take 5 more each.
@@ -26,16 +27,19 @@ def get(call: Call) -> Response:
         return endpoint.reply({"maintenance": call.maintenance.mode})
     settings = call.services.settings
     call.later(call.services.probe)
-    _finish_erasures(call)
+    call.attempt(lambda: _finish_erasures(call), None, unless=(DatabaseDown,))
     desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
     found = rounds.make(call.services, desk, _clock, queue_s=QUEUE_BUDGET_S, mails_s=MAIL_BUDGET_S)
     call.note(**found.facts(), cache_fault=found.cache_fault)
+    for fault in found.faults.values():
+        call.report(fault)
     if found.queue is not None and found.queue.dead:
         alarm.sound(call, "leads_set_aside", count=found.queue.dead)
     if found.mails.dead:
         alarm.sound(call, "dead_letters", count=found.mails.dead)
     call.later(lambda: _fold_vitals(call))
-    return endpoint.reply(found.facts())
+    refused = found.queue is not None and found.queue.fault is not None
+    return endpoint.reply(found.facts(), 500 if found.faults or refused else 200)
 
 
 def _finish_erasures(call: Call) -> None:

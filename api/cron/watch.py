@@ -18,6 +18,7 @@ EVERY_MINUTES = 1  # vercel.json
 def get(call: Call) -> Response:
     if not _is_monitor(call):
         endpoint.refuse_all_but_cron(call)
+    call.services.probe(endpoint.PROBE_WAIT_S)
     report = watch.run(call.services, call.maintenance, call.now)
     call.note(**report.facts())
     call.later(call.services.probe)
