@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dev import prune, snapshot, tools
+from dev import snapshot, tools
 from lib.settings import Settings
 
 _PROJECT = {
@@ -40,18 +40,19 @@ def build(root: Path, out: Path) -> Path:
     shutil.rmtree(project, ignore_errors=True)
     copy_tree(root, project)
     snapshot.write(project)
-    output = run_builder(project, out / "bin")
-    prune.prune(output)
-    return output
+    return run_builder(project, out / "bin")
 
 
 def run_builder(project: Path, tools_folder: Path) -> Path:
-    """`vercel build` in `project`, a copy nobody else needs; its `.vercel/output` folder."""
+    """`vercel build --prod` in `project`, a copy nobody else needs; its `.vercel/output` folder.
+
+    Without --prod the output's target is preview, and `vercel deploy --prebuilt --prod` refuses it.
+    """
     vercel = tools.ensure_vercel()
     (project / ".vercel").mkdir()
     (project / ".vercel" / "project.json").write_text(json.dumps(_PROJECT))
     answer = subprocess.run(
-        [str(vercel), "build", "--yes", "--token", "dummy"],
+        [str(vercel), "build", "--prod", "--yes", "--token", "dummy"],
         cwd=project,
         env=_environment(tools_folder),
         stdout=subprocess.PIPE,

@@ -13,7 +13,7 @@ _BIN = Path(sys.executable).parent
 def main(arguments: list[str]) -> int:
     """The exit status: 0 when everything that ran was content."""
     try:
-        tools.ensure_vercel()
+        tools.ensure_node_packages()
         tools.ensure_browser()
         tools.ensure_pooler()
         tools.ensure_office()

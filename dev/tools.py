@@ -1,4 +1,5 @@
-"""Tools that only some verbs need: the vercel CLI (npm), Chromium, pgbouncer and LibreOffice."""
+"""Tools that only some verbs need: the vendors' CLIs and clients (npm, pinned in node/), Chromium,
+pgbouncer and LibreOffice."""
 
 import fcntl
 import hashlib
@@ -19,32 +20,58 @@ class Missing(RuntimeError):
     """A tool that is not here and could not be installed; the text says what to do."""
 
 
-def ensure_vercel() -> Path:
-    """The pinned vercel CLI's executable, installed on first use. Missing when it cannot be."""
-    command = _NODE / "node_modules" / ".bin" / "vercel"
+def ensure_node_packages() -> Path:
+    """`node_modules` with what node/package.json pins, installed on first use.
+
+    Missing when it cannot be.
+    """
     files = [_PINNED / "package.json", _PINNED / "package-lock.json"]
     wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     stamp = _NODE / ".installed"
     _NODE.mkdir(parents=True, exist_ok=True)
     with (DATA / "node.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (command.exists() and stamp.exists() and stamp.read_text() == wanted):
+        if not (stamp.exists() and stamp.read_text() == wanted):
             stamp.unlink(missing_ok=True)
             for file in files:
                 shutil.copy2(file, _NODE / file.name)
             _npm_install()
             stamp.write_text(wanted)
-    return command
+    return _NODE / "node_modules"
+
+
+def ensure_vercel() -> Path:
+    """The vercel CLI's executable. Missing when it cannot be installed."""
+    return ensure_node_packages() / ".bin" / "vercel"
+
+
+def ensure_supabase() -> Path:
+    """The supabase CLI's executable. Missing when it cannot be installed."""
+    return ensure_node_packages() / ".bin" / "supabase"
 
 
 def _npm_install() -> None:
+    """Says how many packages came, every 50 of them."""
     if shutil.which("npm") is None:
-        raise Missing("npm is needed for the vercel CLI: install Node.js 20 or later")
-    print("Installing the vercel CLI with npm (about 360 MB) …", flush=True)
+        raise Missing("npm is needed for the CLIs of Vercel and Supabase: install Node.js 20+")
+    print("Installing the CLIs of Vercel and Supabase with npm (about 600 MB, once) …", flush=True)
     # `install` keeps to the lock file too; `ci` refuses one without every other system's binary.
-    command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error"]
-    if subprocess.run(command, cwd=_NODE, check=False).returncode != 0:
-        raise Missing("npm could not install the vercel CLI (see above)")
+    command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=http"]
+    npm = subprocess.Popen(
+        command, cwd=_NODE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert npm.stdout is not None
+    said, count = [], 0
+    for line in npm.stdout:
+        if not line.startswith("npm http"):
+            said.append(line)
+        elif ".tgz" in line:
+            count += 1
+            if count % 50 == 0:
+                print(f"      {count} packages", flush=True)
+    if npm.wait() != 0:
+        print("".join(said[-30:]), file=sys.stderr)
+        raise Missing("npm could not install the CLIs of Vercel and Supabase (see above)")
 
 
 def find_browser() -> Path | None:

@@ -1,6 +1,7 @@
-"""How far a long command is: a bar on a terminal, nothing at all elsewhere."""
+"""How far a long command is: a bar, or what it waits for."""
 
 import sys
+import time
 from types import TracebackType
 from typing import Self
 
@@ -8,7 +9,7 @@ from tqdm import tqdm
 
 
 class Bar:
-    """Bytes so far, the rate, and the time that is left.
+    """Bytes so far, the rate, and the time that is left; nothing where there is no terminal.
 
     about: bytes to come; where that is a guess (exact=False) and they are more, the bar says
     what it knows and no longer when it ends.
@@ -41,3 +42,17 @@ class Bar:
         _trace: TracebackType | None,
     ) -> None:
         self._bar.close()
+
+
+class Wait:
+    """What is waited for, and since when: on standard error, every `every_s` seconds."""
+
+    def __init__(self, *, every_s: float = 5.0) -> None:
+        self._every_s = every_s
+        self._started = self._shown_at = time.monotonic()
+
+    def show(self, words: str) -> None:
+        now = time.monotonic()
+        if now - self._shown_at >= self._every_s:
+            self._shown_at = now
+            print(f"  {now - self._started:.0f} s: {words}", file=sys.stderr, flush=True)

@@ -184,6 +184,16 @@ class Vercel:
             path = f"/v9/projects/{self.project}/env/{one['id']}"
             self._api.repeat("PATCH", path, {}, {"value": value})
 
+    def changed_since(self, moment: datetime) -> dict[str, datetime]:
+        """Production's variables that were set after it. Vercel does not list removed ones."""
+        listed = self._api.repeat("GET", f"/v10/projects/{self.project}/env")["envs"]
+        changed = {
+            one["key"]: datetime.fromtimestamp(one["updatedAt"] / 1000, UTC)
+            for one in listed
+            if PRODUCTION in one["target"]
+        }
+        return {key: at for key, at in sorted(changed.items()) if at > moment}
+
     def drop_variable(self, key: str) -> None:
         """Take it from production's functions, from their next deployment on; safe to repeat."""
         listed = self._api.repeat("GET", f"/v10/projects/{self.project}/env")["envs"]

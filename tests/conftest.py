@@ -6,6 +6,7 @@ cutting a socket, never by patching our modules.
 """
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import redis
 from psycopg.rows import DictRow, dict_row
 
-from dev import postgres_binaries
+from dev import build, postgres_binaries
 from dev.platform import Platform
 
 ROOT = Path(__file__).parent.parent
@@ -83,6 +84,13 @@ def admin(platform: Platform) -> Iterator[psycopg.Connection[DictRow]]:
         platform.superuser_database_url, autocommit=True, row_factory=dict_row
     ) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def built() -> Iterator[Path]:
+    """The project folder that `python3 -m dev build` leaves, its output in `.vercel/output`."""
+    with tempfile.TemporaryDirectory(prefix="built-") as folder:
+        yield build.build(ROOT, Path(folder)).parents[1]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from lib import consent, settings
 from tests.contract import Submission
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "dev/README.md")
+DOCUMENTS = ("README.md", "dev/README.md", "dev/bench/README.md", "docs/deploy.md", "ops/README.md")
 FORMS = {"id": "public/index.html", "en": "public/en/index.html"}
 
 

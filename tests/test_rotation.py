@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -314,6 +316,103 @@ def test_a_planned_rotation_that_turns_out_to_be_a_leak_revokes_next(
     assert rotate(platform, production, file, "DATABASE_URL", "--leak") == 0
     told = capsys.readouterr().out
     assert told.index("revoke …") < told.index("deploy …")
+
+
+# ------------------------------------------------------------------ what else would change
+
+
+def set_at_vercel(platform: Platform, name: str, value: str) -> None:
+    time.sleep(0.002)  # Vercel's moments are of milliseconds
+    given = {"key": name, "value": value, "type": "sensitive", "target": ["production"]}
+    platform.vercel_api.project.keep(given, upsert=True)
+
+
+def test_variables_that_changed_meanwhile_are_said_and_nothing_is_done_before_a_yes(
+    platform: Platform, production: dict[str, str], database: Rows, file: KeyFile,
+    capsys: Printed, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    set_at_vercel(platform, "MAINTENANCE_MODE", "read_only")
+    before = len(platform.vercel_api.project.deployments)
+    assert rotate(platform, production, file, "CRON_SECRET") == 1  # --yes speaks for the key alone
+    told = capsys.readouterr()
+    assert "MAINTENANCE_MODE, set " in told.err
+    assert "--with-changes" in told.err
+    assert "read_only" not in told.out + told.err
+    assert "create" not in told.out
+    assert file.read() == {}
+    answers = ["yes", "no"]
+    monkeypatch.setattr("builtins.input", lambda _question: answers.pop(0))
+    words = ["rotate", "CRON_SECRET", "--keep", str(file._path), "--drain", "0"]
+    assert cli.main(words, production) == 1
+    assert "MAINTENANCE_MODE would change too: nothing was deployed" in capsys.readouterr().err
+    assert len(platform.vercel_api.project.deployments) == before
+    assert httpx.get(f"{platform.url}/api/health").json()["status"] == "ok"
+
+
+def test_a_change_made_while_the_rotation_is_under_way_is_asked_about_before_the_next_deployment(
+    platform: Platform, production: dict[str, str], database: Rows, file: KeyFile,
+    capsys: Printed, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    questions: list[str] = []
+
+    def answer(question: str) -> str:
+        questions.append(question)
+        if question.startswith("Rotate"):
+            set_at_vercel(platform, "LEADS_PER_HOUR", "31")
+        return "yes"
+
+    monkeypatch.setattr("builtins.input", answer)
+    real = rotation.Rotation._revoke
+
+    def revoke(self: rotation.Rotation) -> str:
+        set_at_vercel(platform, "MAIL_SALES_TO", "another@alfabeauty.test")
+        return real(self)
+
+    monkeypatch.setattr(rotation.Rotation, "_revoke", revoke)
+    words = ["rotate", "CRON_SECRET", "--keep", str(file._path), "--drain", "0"]
+    assert cli.main(words, production) == 0
+    assert len(questions) == 3
+    told = capsys.readouterr().err
+    assert told.index("LEADS_PER_HOUR, set ") < told.index("MAIL_SALES_TO, set ")
+    assert told.count("LEADS_PER_HOUR") == 1, "it is asked about once"
+
+
+def test_agreed_to_by_an_option_the_changes_take_effect(
+    platform: Platform, production: dict[str, str], database: Rows, file: KeyFile
+) -> None:
+    set_at_vercel(platform, "LEADS_PER_HOUR", "31")
+    assert rotate(platform, production, file, "CRON_SECRET", "--with-changes") == 0
+    assert platform.environment["LEADS_PER_HOUR"] == "31"
+
+
+def test_the_waits_say_what_is_waited_for(
+    platform: Platform, production: dict[str, str], database: Rows, file: KeyFile, capsys: Printed
+) -> None:
+    platform.vercel_api.project.build_s = 7.0
+    assert rotate(platform, production, file, "LEADS_ENCRYPTION_KEY", "--drain", "8") == 0
+    told = capsys.readouterr().err
+    assert re.search(r"^  [5-8] s: dpl_\w+ is still BUILDING$", told, re.M), told
+    assert re.search(r"^  [5-8] s: requests on the old deployment may finish, ", told, re.M), told
+
+
+@pytest.mark.parametrize("name", ["SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY"])
+def test_the_handbooks_name_leads_to_the_key_it_has_become(
+    platform: Platform, production: dict[str, str], capsys: Printed, name: str
+) -> None:
+    assert cli.main(["rotate", name, "--dry-run"], production) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("SUPABASE_SECRET_KEY (")
+    assert f"{name} is SUPABASE_SECRET_KEY now" in told.err
+    assert "DATABASE_URL" in told.err
+
+
+def test_a_name_that_is_no_key_is_told_what_there_is(
+    platform: Platform, production: dict[str, str], capsys: Printed
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["rotate", "SUPABASE_ANON_KEY"], production)
+    assert ended.value.code == 2
+    assert "SUPABASE_SECRET_KEY" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ it trusts nobody

@@ -10,7 +10,7 @@ from typing import Any
 from lib import keys
 from lib.problems import NotConfigured
 from lib.services import Services
-from ops import command, timeline
+from ops import command, envfile, timeline
 from ops.keys import database, ours, vendors
 from ops.keys.book import Book, Page
 from ops.keys.keyfile import RETIRING, KeyFile
@@ -32,6 +32,13 @@ BY_OVERLAP: dict[str, type[Kind]] = {
     keys.PREVIOUS: ours.Token,
     keys.LIST: ours.Seal,
     keys.BY_HAND: ours.ByHand,
+}
+
+# Names in the handbook, and in Supabase's older documents, of what is another key by now.
+HANDBOOK = {
+    "SUPABASE_SERVICE_ROLE_KEY": "SUPABASE_SECRET_KEY",
+    "SUPABASE_SERVICE_KEY": "SUPABASE_SECRET_KEY",
+    "SERVICE_ROLE_KEY": "SUPABASE_SECRET_KEY",
 }
 
 
@@ -87,6 +94,7 @@ def rotate(services: Services, args: argparse.Namespace) -> int:
         return 2
     kind = kind_of(key, services, settings.secrets().get(key.name, ""),
                    KeyFile(Path(args.keep)), old_id=args.old_id)  # fmt: skip
+    kind.file.read()  # a faulty line stops this before anything is changed
     if not kind.old:
         raise NotConfigured(key.name, "is not set: there is nothing to rotate")
     if args.dry_run:
@@ -132,7 +140,13 @@ def _rotate(
             page.reason = "leak"
             book.keep(page)
     kind.facts = page.facts
-    done = Rotation(services, vercel, book, kind, say, pepper, args.drain, args.timeout, page).run()
+
+    def agree(changed: list[str]) -> bool:
+        return _agreed_to(changed, args)
+
+    done = Rotation(
+        services, vercel, book, kind, say, pepper, args.drain, args.timeout, page, agree
+    ).run()
     if args.json:
         facts = {"name": done.name, "reason": done.reason, "old": done.old_fingerprint,
                  "new": done.new_fingerprint, "steps": lines,
@@ -162,6 +176,7 @@ def _begin(vercel: Vercel, book: Book, kind: Kind, args: argparse.Namespace, pep
         words = f"production uses {', '.join(sorted(marks or ()))}, and the value here is "
         raise Refused(0, "other_key", words + _mark(pepper, kind, kind.old))
     kind.old = known[0]
+    envfile.quote(name, kind.old)  # it will stay in the file while it is being retired
     kind.file.keep({name + RETIRING: None})  # of a rotation that died as it was done
     kind.prepare(book.last_facts(name))
     reason = "leak" if args.leak else args.reason
@@ -210,10 +225,40 @@ MEANING = {
 
 def _agreed(kind: Kind, args: argparse.Namespace) -> bool:
     _print_plan(kind, args)
+    return _confirmed(f"Rotate {kind.key.name} in production? (yes/no) ")
+
+
+def _agreed_to(changed: list[str], args: argparse.Namespace) -> bool:
+    """Whether the next deployment may bring these changes along; --yes alone does not say so."""
+    lines = "\n".join(f"  {one}" for one in changed)
+    print(f"since the deployment that serves, other variables changed at Vercel, and take effect "
+          f"with the next one:\n{lines}", file=sys.stderr, flush=True)  # fmt: skip
+    if args.with_changes:
+        return True
+    if args.yes:
+        print("--yes does not speak for them: --with-changes does", file=sys.stderr)
+        return False
+    return _confirmed("Deploy with them? (yes/no) ")
+
+
+def _confirmed(question: str) -> bool:
     try:
-        return input(f"Rotate {kind.key.name} in production? (yes/no) ") == "yes"
+        return input(question) == "yes"
     except EOFError:
         return False
+
+
+def key_named(name: str) -> str:
+    """The name of a key; the handbook's own names lead to what they have become."""
+    if (now := HANDBOOK.get(name)) is not None:
+        print(f"{name} is {now} now, a key that can be made anew; the functions themselves log in "
+              "with DATABASE_URL: after a leak of the project's keys rotate that too",
+              file=sys.stderr)  # fmt: skip
+        name = now
+    if name not in keys.BY_NAME:
+        known = ", ".join(sorted(keys.BY_NAME))
+        raise argparse.ArgumentTypeError(f"there is no key {name}; there are {known}")
+    return name
 
 
 def declare(areas: Any) -> None:
@@ -228,13 +273,16 @@ def declare(areas: Any) -> None:
         dry_run=True,
         as_json=True,
     )
-    verb.add_argument("name", choices=sorted(keys.BY_NAME), metavar="NAME", help="of `ops keys`")
+    verb.add_argument("name", type=key_named, metavar="NAME", help="of `ops keys`")
     verb.add_argument("--keep", default=".env.operators", metavar="FILE",
                       help="your own variables, mode 0600: the new value goes there, and nowhere "
                       "else (default: %(default)s)")  # fmt: skip
     verb.add_argument("--reason", choices=("scheduled", "offboarding"), default="scheduled")
     verb.add_argument("--leak", action="store_true", help="revoke first; opens a Sev1")
     verb.add_argument("--yes", action="store_true", help="do not ask")
+    verb.add_argument("--with-changes", action="store_true",
+                      help="deploy although other variables changed at Vercel since the "
+                      "deployment that serves was built")  # fmt: skip
     verb.add_argument("--old-id", metavar="ID", help="the vendor's id of the key to be revoked")
     verb.add_argument("--drain", type=float, default=DRAIN_S, metavar="SECONDS",
                       help="for requests under way on the old deployment "

@@ -20,6 +20,7 @@ from ops import rollback, timeline
 from ops.keys.book import Book, Page
 from ops.keys.keyfile import NEW, RETIRING
 from ops.keys.kind import ACCEPTED, REFUSED, Kind, asked
+from ops.progress import Wait
 from ops.vercel import Vercel
 from ops.wire import Refused
 
@@ -41,9 +42,12 @@ def plan(kind: Kind, *, leak: bool) -> list[str]:
 
 @dataclass(slots=True)
 class Rotation:
-    """say: told before and after each step. drain_s: how long requests on the old deployment may
-    still take before the old key is revoked. wait_s: how long a deployment, and its word of the
-    keys it uses, may take."""
+    """say: told before and after each step.
+
+    agree: whether the changes of these other variables, which the next deployment brings along,
+    are wanted. drain_s: how long requests on the old deployment may still take before the old key
+    is revoked. wait_s: how long a deployment, and its word of the keys it uses, may take.
+    """
 
     services: Services
     vercel: Vercel
@@ -54,11 +58,14 @@ class Rotation:
     drain_s: float
     wait_s: float
     page: Page
+    agree: Callable[[list[str]], bool]
 
     def run(self) -> Page:
         """The finished page. Raises Refused, in words; what was done so far stays."""
         steps: list[str] = self.page.facts["plan"]
         done = steps.index(self.page.step) + 1 if self.page.step else 0
+        if {"deploy", "redeploy"} & {*steps[done:]}:
+            self._agree_to_other_changes()
         for name in steps[done:]:
             self.say(f"{name} …")
             started = time.monotonic()
@@ -161,19 +168,20 @@ class Rotation:
         """Build what serves again, with the variables of now, and wait until it serves."""
         serving, _ = self.vercel.serving()
         if self.page.facts.get(phase) is None:
+            self._agree_to_other_changes()
             earlier = self.vercel.deployment(serving)
             made = self.vercel.redeploy(earlier, f"rotation-{self.page.id}-{phase}")
             self.page.facts[phase] = made.id
             self.page.deployed_at = made.created_at
             self.book.keep(self.page)
         target: str = self.page.facts[phase]
-        end = time.monotonic() + self.wait_s
+        end, wait = time.monotonic() + self.wait_s, Wait()
         while (state := self.vercel.deployment(target)).state != "READY":
             if state.state in DEAD_STATES:
                 self.page.facts[phase] = None
                 self.book.keep(self.page)
                 raise Refused(0, "build", f"{target} is {state.state}: see its log, run this again")
-            self._tick(end, f"{target} is still {state.state}")
+            self._tick(end, f"{target} is still {state.state}", wait)
         if state.staged:  # after a rollback Vercel builds, and does not serve
             self.vercel.promote(target)
         in_a_row = 0
@@ -181,15 +189,36 @@ class Rotation:
             seen = rollback.answering(self.services.settings.site_url)
             in_a_row = in_a_row + 1 if seen == target else 0
             if seen != target:
-                self._tick(end, f"{target} is built, but {seen} answers")
+                words = f"{target} is built, but {seen or 'nothing'} answers"
+                self._tick(end, words, wait)
         self.page.facts["serves_since"] = datetime.now(UTC).isoformat()
         return f"{target} serves"
+
+    def _agree_to_other_changes(self) -> None:
+        """A deployment takes every variable as it is then, not this key alone: say which others
+        were set since the one that serves was built. Raises Refused when they are not wanted."""
+        serving, _ = self.vercel.serving()
+        built_at = self.vercel.deployment(serving).created_at
+        ours = {self.kind.key.name, self.kind.key.previous}
+        agreed: dict[str, str] = self.page.facts.setdefault("agreed", {})
+        changed = {
+            name: at.isoformat(" ", "seconds")
+            for name, at in self.vercel.changed_since(built_at).items()
+            if name not in ours and agreed.get(name) != at.isoformat(" ", "seconds")
+        }
+        if not changed:
+            return
+        if not self.agree([f"{name}, set {at}" for name, at in changed.items()]):
+            words = f"{', '.join(changed)} would change too: nothing was deployed, run this again"
+            raise Refused(0, "other_changes", words)
+        agreed.update(changed)
+        self.book.keep(self.page)
 
     def _verified(self, *, gone: bool) -> str:
         """Every deployment that is heard of since then uses the new key; gone: and it alone."""
         since = datetime.fromisoformat(self.page.facts["serves_since"])
         target = self.page.facts["redeploy" if gone else "deploy"]
-        end = time.monotonic() + self.wait_s
+        end, wait = time.monotonic() + self.wait_s, Wait()
         while True:
             self._ask_the_watch()
             seen = self.book.seen(self.page.name, since)
@@ -202,7 +231,7 @@ class Rotation:
             if target in seen and not late:
                 return f"{', '.join(sorted(seen))} use the new key"
             what = f"{', '.join(late)} still use the old key" if late else f"{target} is silent"
-            self._tick(end, f"{what}: is the watch running?")
+            self._tick(end, f"{what}: is the watch running?", wait)
 
     def _ask_the_watch(self) -> None:
         """The watch says which keys its deployment uses; where crons are rare, we call it."""
@@ -217,7 +246,10 @@ class Rotation:
         since = self.page.facts.get("serves_since")
         if since is not None:
             over = datetime.fromisoformat(since) + timedelta(seconds=self.drain_s)
-            time.sleep(max(0.0, (over - datetime.now(UTC)).total_seconds()))
+            wait = Wait()
+            while (left_s := (over - datetime.now(UTC)).total_seconds()) > 0:
+                wait.show(f"requests on the old deployment may finish, {left_s:.0f} s left")
+                time.sleep(min(left_s, POLL_S))
 
     def _wait_for_a_person(self) -> None:
         tried = self.kind.probe(self.kind.old)
@@ -225,7 +257,8 @@ class Rotation:
             self.say(f"revoke the old {self.kind.key.name} at its vendor now, then press Enter")
             input()
 
-    def _tick(self, end: float, words: str) -> None:
+    def _tick(self, end: float, words: str, wait: Wait) -> None:
+        wait.show(words)
         if time.monotonic() > end:
             raise Refused(0, "timeout", f"{words}; what was done stays, run this again")
         time.sleep(POLL_S)

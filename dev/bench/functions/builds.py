@@ -20,7 +20,7 @@ _KEPT = DATA / "bench"
 _BUILD = "import sys; from pathlib import Path; from dev import build; \
 build.build(Path.cwd(), Path(sys.argv[1]))"
 _WATCHED = ("api", "lib", "public", "supabase/seed", "requirements.txt", "vercel.json", "uv.toml",
-            "dev/build.py", "dev/prune.py")  # fmt: skip
+            "dev/build.py")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
