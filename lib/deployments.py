@@ -82,6 +82,8 @@ class Call(Protocol):
     def services(self) -> Any: ...
     @property
     def known_maintenance(self) -> object | None: ...
+    @property
+    def outages(self) -> dict[str, BaseException]: ...
     def note(self, **facts: object) -> None: ...
     def later(self, work: Callable[[], None]) -> None: ...
 
@@ -103,6 +105,8 @@ class FirstRun:
         call.later(lambda: self._ask(call))
 
     def _ask(self, call: Call) -> None:
+        if call.outages:
+            return  # the request itself alerts, and knows what becomes of leads; a later one asks
         build = build_of(call.services.settings)
         if not build.deployment or call.services.settings.vercel_env == "preview":
             self._next = None

@@ -113,7 +113,6 @@ def test_what_went_wrong_before_and_apart_did_not_begin_it(before: Any) -> None:
 @pytest.mark.parametrize(
     ("minute", "facts", "effect"),
     [
-        (Minute(4, 0, 0), {"refused": True}, "stored"),
         (Minute(4, 0, 0), {}, ""),  # before it went down
         (Minute(4, 0, 0, 3), {}, "queued"),
         (Minute(4, 0, 0, 4), {"redis_fault": "down"}, "mailed"),
@@ -131,6 +130,20 @@ def test_what_happens_to_leads_is_what_the_last_answers_say(
     given = Facts(now=NOW, database_fault="down", traffic={"leads": lately | long_ago}, **facts)
     [found] = [one for one in rules.evaluate(given) if one.rule == "database_down"]
     assert found.effect == effect
+
+
+def test_a_postgres_that_refuses_some_leads_still_stores_the_others() -> None:
+    lately = {"leads": {NOW - timedelta(minutes=1): Minute(4, 0, 0)}}
+    [found] = rules.evaluate(Facts(now=NOW, store_fault="no column", traffic=lately))
+    assert (found.rule, found.effect) == ("store_refused", "stored")
+
+
+def test_leads_that_wait_for_a_person_are_counted_in_the_alert() -> None:
+    flood, others = rules.evaluate(Facts(now=NOW, in_flood=40, in_review=2))
+    assert (flood.rule, flood.severity) == ("leads_in_flood", "sev1")
+    assert flood.what.startswith("40 leads came above the ceiling")
+    assert (others.rule, others.severity) == ("leads_in_review", "sev2")
+    assert others.what.startswith("2 leads wait")
 
 
 def test_maintenance_mutes_what_it_causes_and_never_a_lost_lead_or_an_old_backup() -> None:

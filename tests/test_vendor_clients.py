@@ -28,7 +28,7 @@ from upstash_redis import Redis
 
 from dev import blockkit, ports, tools
 from dev.platform import Platform
-from lib import alerts, rules
+from lib import alerts, incidents, rules
 from lib.services import Services
 from lib.settings import Settings
 from tests.conftest import LEAD, ROOT, eventually
@@ -79,7 +79,9 @@ def test_slacks_own_models_accept_every_alert(services: Services, platform: Plat
     over(services, NOW + timedelta(hours=2))
     tell(services, NOW + timedelta(hours=3))
     sent = [one["fields"]["blocks"] for one in messages(platform) if one["fields"].get("blocks")]
-    sent.append(list(alerts.unrecorded("A lead is lost", "leads", NOW, LINKS).blocks))
+    lost = rules.finding(rules.BY_NAME["lead_not_kept"], "lead 1", NOW)
+    held = incidents.opened([lost], NOW, "dpl_1")
+    sent.append(list(alerts.unrecorded(held, LINKS, NOW).blocks))
     assert len(sent) > 1
     for blocks in sent:
         assert as_written(slack_says(blocks)) == as_written(blocks)
