@@ -47,7 +47,9 @@ NOUNS = {
     "lib.incident_store",
     "lib.incidents",
     "lib.intake",
+    "lib.json_body",
     "lib.keys",
+    "lib.language",
     "lib.lead_export",
     "lib.leads",
     "lib.ledger",
@@ -59,6 +61,7 @@ NOUNS = {
     "lib.pages",
     "lib.product_query",
     "lib.products",
+    "lib.query_parameters",
     "lib.recovery",
     "lib.reference",
     "lib.rehearsal",
@@ -124,6 +127,7 @@ TABLE: dict[str, May] = {
     "lib/endpoint.py": May(
         {
             "werkzeug",
+            "lib.language",
             "lib.log",
             "lib.maintenance",
             "lib.metrics",
