@@ -8,6 +8,7 @@ fields; locale=id|en. With limit, cursor, facets or total:
 Redis down is no error: `X-Data-Source` tells memory, redis, postgres, stale or snapshot.
 """
 
+from collections.abc import Callable
 from email.utils import format_datetime
 from urllib.parse import parse_qsl
 
@@ -16,7 +17,7 @@ from lib.catalogue_cache import Reach, Served, Shelf
 from lib.endpoint import Call, Response
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.product_query import Query
-from lib.products import Answer
+from lib.products import Answer, Found, Published
 
 SHARED = "public, s-maxage=60, stale-while-revalidate=300"
 TAG = "products"
@@ -84,7 +85,9 @@ def _reach(call: Call) -> Reach:
             raise CacheDown from fault
         return cache.run_all(*commands)
 
-    def postgres(query: Query) -> Answer | None:
+    def postgres(
+        query: Query, known: Published | None, hear: Callable[[Found], None]
+    ) -> Answer | None:
         window = call.maintenance
         if window is not None and not window.reads:
             raise DatabaseDown
@@ -95,7 +98,7 @@ def _reach(call: Call) -> Reach:
             raise DatabaseDown from fault
         try:
             found = products.find(
-                lambda work: database.run(work, budget_s=DATABASE_BUDGET_S), query
+                lambda work: database.run(work, budget_s=DATABASE_BUDGET_S), query, known
             )
         except database.faults as fault:
             # A table or a right that is missing: as good as no database.
@@ -103,14 +106,15 @@ def _reach(call: Call) -> Reach:
             raise DatabaseDown from fault
         if found.changed_at is None:
             return None
+        hear(found)
         return products.answer(query, found, found.changed_at)
 
     return Reach(redis, postgres, _from_snapshot)
 
 
-def _from_snapshot(query: Query) -> Answer:
+def _from_snapshot(query: Query, published: frozenset[str] | None) -> Answer:
     shipped = snapshot.load()
-    return products.answer(query, shipped.find(query), shipped.made_at)
+    return products.answer(query, shipped.find(query, published), shipped.made_at)
 
 
 def _probe(call: Call) -> None:

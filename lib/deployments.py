@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 SCHEMA_MIN = "20261128000000"
-SCHEMA_MAX = "20261128000000"
+SCHEMA_MAX = "20261128500000"
 
 
 @dataclass(frozen=True, slots=True)

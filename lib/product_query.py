@@ -120,6 +120,12 @@ class Query(NamedTuple):
                  self.fields, self.locale]  # fmt: skip
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
 
+    @property
+    def is_whole_list(self) -> bool:
+        """Whether it is of every product that there is."""
+        filters = (self.brands, self.categories, self.functions, self.audiences)
+        return not any(filters) and (self.q, self.slug, self.after) == (None, None, None)
+
     def cursor(self, place: Place) -> str:
         """What leads on from `place`, in this search alone."""
         parts = [self._mark(), place.rank, place.name_key, place.slug]
