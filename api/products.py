@@ -12,9 +12,10 @@ from collections.abc import Callable
 from email.utils import format_datetime
 from urllib.parse import parse_qsl
 
-from lib import endpoint, product_query, products, snapshot
+from lib import bounded, endpoint, product_query, products, snapshot
 from lib.catalogue_cache import Reach, Served, Shelf
 from lib.endpoint import Call, Response
+from lib.maintenance import Switch
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.product_query import Query
 from lib.products import Answer, Found, Published
@@ -22,6 +23,7 @@ from lib.products import Answer, Found, Published
 SHARED = "public, s-maxage=60, stale-while-revalidate=300"
 TAG = "products"
 DATABASE_BUDGET_S = 1.5
+REDIS_WAIT_S, MAINTENANCE_WAIT_S = 0.3, 0.2
 
 shelf = Shelf()
 
@@ -83,12 +85,15 @@ def _reach(call: Call) -> Reach:
         except NotConfigured as fault:
             call.note(not_configured=fault.name)
             raise CacheDown from fault
-        return cache.run_all(*commands)
+        try:
+            return bounded.within(lambda: cache.run_all(*commands), REDIS_WAIT_S)
+        except TimeoutError as fault:
+            raise CacheDown from fault
 
     def postgres(
         query: Query, known: Published | None, hear: Callable[[Found], None]
     ) -> Answer | None:
-        window = call.maintenance
+        window = _maintenance(call)
         if window is not None and not window.reads:
             raise DatabaseDown
         try:
@@ -110,6 +115,13 @@ def _reach(call: Call) -> Reach:
         return products.answer(query, found, found.changed_at)
 
     return Reach(redis, postgres, _from_snapshot)
+
+
+def _maintenance(call: Call) -> Switch | None:
+    try:
+        return bounded.within(lambda: call.maintenance, MAINTENANCE_WAIT_S)
+    except TimeoutError:
+        return call.known_maintenance
 
 
 def _from_snapshot(query: Query, published: frozenset[str] | None) -> Answer:

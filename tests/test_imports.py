@@ -31,6 +31,7 @@ NOUNS = {
     "lib.alarm",
     "lib.alerts",
     "lib.backlog",
+    "lib.bounded",
     "lib.canary",
     "lib.catalogue_cache",
     "lib.checkup",

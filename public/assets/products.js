@@ -108,6 +108,13 @@ function kept() {
   }
 }
 
+/** Nothing is sold any more: what this device kept must not be shown without a line. */
+function forget() {
+  try {
+    localStorage.removeItem(COPY);
+  } catch {} // forbidden: then nothing is kept
+}
+
 /** Keep the whole list for a time without a line, once nothing else is to be done. */
 async function keep() {
   if (Date.now() - (kept()?.at ?? 0) < COPY_MS) return;
@@ -269,7 +276,8 @@ async function showList() {
     const found = await look(search);
     tellOffline(null);
     showFound(found, search);
-    (window.requestIdleCallback ?? setTimeout)(keep);
+    if (!found.total && !String(search)) forget();
+    else (window.requestIdleCallback ?? setTimeout)(keep);
   } catch (fault) {
     if (fault.name === "AbortError") return;
     showWithoutLine(search);
