@@ -6,16 +6,16 @@ former never change: monitors match them. In maintenance mode "ok" is "maintenan
 "warn"), still with 200; an instance learns of the switch after an answer, so the first one asked
 may be late by that one.
 
-`?deep=true` with `Authorization: Bearer $HEALTH_CHECK_TOKEN` asks every dependency, all at once,
-a second each: 200 `{"status":"healthy"|"degraded","services":{…},"ledger":{…}}`, 503 "unhealthy"
-when the database is gone or would refuse a lead (a renamed column, a right, a constraint,
-read-only: `services.database` names it); 403 forbidden when no token is configured, 401
-unauthorized when it is wrong.
+`?deep=true` (or `1`) with `Authorization: Bearer $HEALTH_CHECK_TOKEN` asks every dependency, all
+at once, a second each: 200 `{"status":"healthy"|"degraded","services":{…},"ledger":{…}}`, 503
+"unhealthy" when the database is gone or would refuse a lead (a renamed column, a right, a
+constraint, read-only: `services.database` names it); 403 forbidden when no token is configured,
+401 unauthorized when it is wrong.
 """
 
 from datetime import datetime
 
-from lib import endpoint
+from lib import endpoint, query_parameters
 from lib.endpoint import Call, Response
 from lib.problems import Forbidden, NotConfigured, Unauthorized
 from lib.settings import Settings
@@ -24,7 +24,7 @@ HEALTH_JSON = "application/health+json"
 
 
 def get(call: Call) -> Response:
-    if call.request.args.get("deep") == "true":
+    if query_parameters.flag(call.request.args.get("deep", "")):
         return _deep(call)
     window = call.known_maintenance
     timestamp = _shown(call.now)

@@ -10,10 +10,9 @@ fault, an unexpected one too, its own page back. 400 invalid_json, validation_er
 lead is kept nowhere.
 """
 
-import json
 from collections import Counter
 from datetime import UTC, datetime
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote_plus, urlencode, urlsplit
 from uuid import uuid4
 
 from lib import (
@@ -21,6 +20,7 @@ from lib import (
     deployments,
     endpoint,
     intake,
+    json_body,
     leads,
     mailed_leads,
     outbox,
@@ -75,10 +75,11 @@ def _read(call: Call) -> tuple[Lead, str]:
     request = call.request
     if len(request.get_data(cache=True)) > MAX_BODY_BYTES:
         raise TooLarge
+    values: object
     if request.mimetype in FORM_TYPES:
-        values: object = _form(call)
+        values, ambiguous = _form(request)
     elif request.mimetype == "application/json":
-        values = _json(request)
+        values, ambiguous = _json(request)
     else:
         raise UnsupportedType
     token = ""
@@ -89,7 +90,7 @@ def _read(call: Call) -> tuple[Lead, str]:
         if values.get("locale") in endpoint.LOCALES:
             call.locale = values["locale"]
     try:
-        read = submission.read(values)
+        read = submission.read(values, ambiguous)
     except submission.Faulty as faulty:
         raise Invalid(faulty.details(call.locale)) from None
     lead = leads.make(
@@ -117,19 +118,17 @@ def _is_canary(call: Call) -> bool:
     return True
 
 
-def _json(request: Request) -> object:
-    def refuse(constant: str) -> object:
-        raise ValueError(constant)  # NaN and Infinity are no JSON
-
+def _json(request: Request) -> tuple[object, dict[str, str]]:
+    """What the body says, and the keys that say it twice."""
     try:
-        return json.loads(request.get_data().decode("utf-8"), parse_constant=refuse)
+        values, repeated = json_body.loads(request.get_data())
     except (ValueError, RecursionError):
         raise InvalidJson from None
+    return values, dict.fromkeys(repeated, "repeated")
 
 
-def _form(call: Call) -> dict[str, object]:
-    """A form's values. A field given twice, or a file, is a fault: which one was meant?"""
-    request = call.request
+def _form(request: Request) -> tuple[object, dict[str, str]]:
+    """A form's values, and its faults: a field given twice (which one was meant?), a file."""
     try:
         pairs, files = list(request.form.items(multi=True)), list(request.files)
     except RequestEntityTooLarge:
@@ -137,12 +136,7 @@ def _form(call: Call) -> dict[str, object]:
     fields = dict(pairs)
     times = Counter(name for name, _ in pairs)
     repeated = {name: "repeated" for name in fields if times[name] > 1}
-    faults = dict.fromkeys(files, "file") | repeated
-    if faults:
-        raise Invalid(
-            {name: [submission.FAULTS[kind][call.locale]] for name, kind in faults.items()}
-        )
-    return submission.from_form(fields)
+    return submission.from_form(fields), dict.fromkeys(files, "file") | repeated
 
 
 def _key(call: Call) -> str | None:
@@ -156,8 +150,21 @@ def _key(call: Call) -> str | None:
 
 
 def _refuse_foreign(call: Call) -> None:
-    origin = call.request.headers.get("Origin")
-    if origin is not None and not endpoint.known_origin(call, origin):
+    """Refuse what a page of another site sends. Pages can forge none of these headers.
+
+    Without an Origin that names the page, Sec-Fetch-Site says whether it is ours; where it is not,
+    Referer may still name an allow-listed one. No browser: neither is there, and it is let in.
+    """
+    headers = call.request.headers
+    origin = headers.get("Origin", "").strip()
+    if origin and origin != "null":
+        if not endpoint.known_origin(call, origin):
+            raise ForeignOrigin
+        return
+    site = headers.get("Sec-Fetch-Site", "").strip().lower()
+    if site == "same-origin" or (not origin and site in ("", "none")):
+        return
+    if not endpoint.known_origin(call, endpoint.origin_of(headers.get("Referer", ""))):
         raise ForeignOrigin
 
 
@@ -296,9 +303,17 @@ def _navigating(request: Request) -> bool:
 
 def _to_thanks(call: Call, wanted: str, lead: Lead) -> Response:
     target = wanted if _allowed_target(call, wanted) else THANKS_PATHS[lead.locale]
-    joint = "&" if "?" in target else "?"
-    location = f"{target}{joint}{urlencode({'ref': lead.ref})}"
-    return Response(status=303, headers={"Location": location})
+    return Response(status=303, headers={"Location": _with_ref(target, lead.ref)})
+
+
+def _with_ref(target: str, ref: str) -> str:
+    """The address with `ref` as its last parameter, before a fragment and in place of another."""
+    address, hash_sign, fragment = target.partition("#")
+    path, _, query = address.partition("?")
+    kept = [
+        part for part in query.split("&") if part and unquote_plus(part.partition("=")[0]) != "ref"
+    ]
+    return f"{path}?{'&'.join([*kept, urlencode({'ref': ref})])}{hash_sign}{fragment}"
 
 
 def _allowed_target(call: Call, target: str) -> bool:

@@ -12,11 +12,9 @@ person before `due_at`, `expires` by itself. With Redis down its places wait.
 temporarily_unavailable without Postgres.
 """
 
-from lib import endpoint, erasure, erasure_register, log, subject, submission
+from lib import endpoint, erasure, erasure_register, query_parameters, subject, submission
 from lib.endpoint import Call, Response
 from lib.problems import Invalid
-
-TRUE, FALSE = ("1", "true"), ("0", "false", "")
 
 
 def get(call: Call) -> Response:
@@ -50,13 +48,16 @@ def _asked(
     call: Call, flags: tuple[str, ...], *, certain: bool = False
 ) -> tuple[submission.Person, bool]:
     """Who is meant, and whether only to count. Raises Invalid with every fault."""
-    given = call.request.args.to_dict(flat=False)
+    sent = call.request.args.to_dict(flat=False)
+    # `dry_run` without a value was not left out: who writes it means anything but "erase".
+    unsaid = "dry_run" in sent and not any(sent["dry_run"])
+    given = query_parameters.without_empty(sent)
     kinds: dict[str, list[tuple[str, dict[str, object]]]] = {
         name: [("repeated", {})] for name, values in given.items() if len(values) > 1
     }
     said = {name: values[0] for name, values in given.items()}
-    dry_run = said.pop("dry_run", "").lower() if "dry_run" in flags else ""
-    if dry_run not in (*TRUE, *FALSE):
+    dry_run = query_parameters.flag(said.pop("dry_run", "0") if "dry_run" in flags else "0")
+    if dry_run is None or (unsaid and "dry_run" in flags):
         kinds["dry_run"] = [("flag", {})]
     try:
         person = submission.read_person(said, certain=certain)
@@ -64,8 +65,7 @@ def _asked(
         raise Invalid(submission.Faulty({**faulty.kinds, **kinds}).details(call.locale)) from None
     if kinds:
         raise Invalid(submission.Faulty(kinds).details(call.locale))
-    return person, dry_run in TRUE
+    return person, bool(dry_run)
 
 
-log.hide_queries()
 app = endpoint.wsgi("leads_subject", GET=get, DELETE=delete)

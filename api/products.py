@@ -8,19 +8,22 @@ fields; locale=id|en. With limit, cursor, facets or total:
 Redis down is no error: `X-Data-Source` tells memory, redis, postgres, stale or snapshot.
 """
 
+from collections.abc import Callable
 from email.utils import format_datetime
 from urllib.parse import parse_qsl
 
-from lib import deployments, endpoint, product_query, products, snapshot
+from lib import bounded, deployments, endpoint, product_query, products, snapshot
 from lib.catalogue_cache import Reach, Served, Shelf
 from lib.endpoint import Call, Response
+from lib.maintenance import Switch
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.product_query import Query
-from lib.products import Answer
+from lib.products import Answer, Found, Published
 
 SHARED = "public, s-maxage=60, stale-while-revalidate=300"
 TAG = "products"
 DATABASE_BUDGET_S = 1.5
+REDIS_WAIT_S, MAINTENANCE_WAIT_S = 0.3, 0.2
 
 shelf = Shelf()
 first_run = deployments.FirstRun()
@@ -84,10 +87,15 @@ def _reach(call: Call) -> Reach:
         except NotConfigured as fault:
             call.note(not_configured=fault.name)
             raise CacheDown from fault
-        return cache.run_all(*commands)
+        try:
+            return bounded.within(lambda: cache.run_all(*commands), REDIS_WAIT_S)
+        except TimeoutError as fault:
+            raise CacheDown from fault
 
-    def postgres(query: Query) -> Answer | None:
-        window = call.maintenance
+    def postgres(
+        query: Query, known: Published | None, hear: Callable[[Found], None]
+    ) -> Answer | None:
+        window = _maintenance(call)
         if window is not None and not window.reads:
             raise DatabaseDown
         try:
@@ -98,7 +106,7 @@ def _reach(call: Call) -> Reach:
             raise DatabaseDown from fault
         try:
             found = products.find(
-                lambda work: database.run(work, budget_s=DATABASE_BUDGET_S), query
+                lambda work: database.run(work, budget_s=DATABASE_BUDGET_S), query, known
             )
         except DatabaseDown as fault:
             call.met_outage("database", fault)
@@ -110,14 +118,22 @@ def _reach(call: Call) -> Reach:
             raise DatabaseDown from fault
         if found.changed_at is None:
             return None
+        hear(found)
         return products.answer(query, found, found.changed_at)
 
     return Reach(redis, postgres, _from_snapshot)
 
 
-def _from_snapshot(query: Query) -> Answer:
+def _maintenance(call: Call) -> Switch | None:
+    try:
+        return bounded.within(lambda: call.maintenance, MAINTENANCE_WAIT_S)
+    except TimeoutError:
+        return call.known_maintenance
+
+
+def _from_snapshot(query: Query, published: frozenset[str] | None) -> Answer:
     shipped = snapshot.load()
-    return products.answer(query, shipped.find(query), shipped.made_at)
+    return products.answer(query, shipped.find(query, published), shipped.made_at)
 
 
 def _probe(call: Call) -> None:

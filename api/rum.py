@@ -89,6 +89,7 @@ def get(call: Call) -> Response:
     except rum_query.Faulty as faulty:
         raise Invalid(faulty.details(call.locale)) from None
     call.later(call.services.probe)
+    database = call.services.database
     try:
         found, complete = rum_report.gather(call.services, asked)
         body = rum_report.report(asked, found, complete=complete)
@@ -96,6 +97,9 @@ def get(call: Call) -> Response:
             body["comparison"] = rum_report.comparison(call.services, asked, found)
     except DatabaseDown as fault:
         call.met_outage("database", fault)
+        raise Unavailable from None
+    except database.faults as fault:
+        call.note(refused=type(fault).__name__)  # a table or a right that is missing
         raise Unavailable from None
     response = endpoint.reply(body)
     response.headers["Cache-Control"] = "public, s-maxage=60"

@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from dev.faults import BadSwitch
+from dev.schemafault import CHANGES, TABLES
 
 
 class Part(Protocol):
@@ -35,7 +36,10 @@ class Break:
         return f"{self.part} {self.mode}{told}"
 
 
+SCHEMA = tuple(Break("schema", mode, {"table": table}) for table in TABLES for mode in CHANGES)
+# Of one group, for DDL waits for ever behind a locked table.
 DATABASE = (
+    *SCHEMA,
     Break("database", "refuse"),
     Break("database", "reset"),
     Break("database", "stall"),
@@ -73,6 +77,9 @@ ALERTS = (
     Break("sentry", "stall"),
     Break("slack", "stall"),
 )
+FALLBACKS = (REDIS, MAIL)
+"""What still takes a lead when Postgres does not: one group each."""
+
 EVERY = (*DATABASE, *REDIS, *MAIL, *ALERTS)
 
 

@@ -55,6 +55,15 @@ VARIANTS: dict[str, tuple[Change, ...]] = {
             "    call.note(lead=str(lead.id), business=lead.submission.business_name)\n",
         ),
     ),
+    "falls-through-on-outages-alone": (
+        Change(
+            "lib/intake.py",
+            "        except Exception as fault:  # noqa: BLE001 - whatever it is,"
+            " the next store may take the lead\n",
+            "        except (CacheDown, DatabaseDown, MailDelayed, MailRefused, NotConfigured)"
+            " as fault:\n",
+        ),
+    ),
     "reference-of-its-own": (
         Change(
             "api/leads.py",

@@ -5,10 +5,17 @@ from typing import Any
 
 import httpx
 
+OUR_FAULTS = (
+    "internal_error", "persistence_failed", "service_not_configured", "temporarily_unavailable",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a caller got; status 0 and the exception's name in `error` when nothing came."""
+    """What a caller got; status 0 and the exception's name in `error` when nothing came.
+
+    needless: refused by us, although a place that takes a lead was whole all the time.
+    """
 
     status: int
     id: str | None
@@ -16,6 +23,7 @@ class Answer:
     seconds: float
     error: str | None = None
     queued: bool = False
+    needless: bool = False
 
     @classmethod
     def of(cls, response: httpx.Response, seconds: float) -> "Answer":
@@ -33,6 +41,11 @@ class Answer:
             error,
             told.get("queued") is True,
         )
+
+    @property
+    def is_our_fault(self) -> bool:
+        """A 5xx that the function itself answered; not the platform's, of one that was killed."""
+        return self.status >= 500 and self.error in OUR_FAULTS
 
     @property
     def accepted(self) -> bool:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
@@ -25,6 +25,7 @@ from dev.breaks import Break
 from dev.offer import Answer, Offer
 from dev.rig import LEADS, Rig
 from dev.verdict import Verdict, judge
+from lib.backlog import DEAD, QUEUE
 
 BEGIN_COPY = "-----BEGIN ALFA LEAD-----"
 BUDGET_S = 8.0
@@ -99,6 +100,7 @@ class Oracle:
         """One request; its answer is kept with the offer. Status 0 when there was none."""
         headers = {} if offer.key is None else {"Idempotency-Key": offer.key}
         started = time.monotonic()
+        owed = self.rig.must_take_leads
         try:
             response = self._http.post(
                 f"{self.rig.url}/{LEADS}", json=offer.body(), headers=headers, timeout=timeout_s
@@ -106,6 +108,8 @@ class Oracle:
             answer = Answer.of(response, time.monotonic() - started)
         except httpx.HTTPError as fault:
             answer = Answer(0, None, None, time.monotonic() - started, type(fault).__name__)
+        if owed and answer.is_our_fault and self.rig.must_take_leads:
+            answer = replace(answer, needless=True)
         offer.answers.append(answer)
         return answer
 
@@ -146,6 +150,8 @@ class Oracle:
         if insist:
             self.send_all([offer for offer in self.offers if not offer.accepted], PATIENT)
         self._drain_dry()
+        if self._rerun_dead_letters():
+            self._drain_dry()
         self._import_copies()
         return judge(self.rig, self.offers, self.problems, self.budget_s)
 
@@ -171,6 +177,17 @@ class Oracle:
             self.rig.make_due()
             status, body = self.rig.drain()
             quiet = quiet + 1 if status == 200 and idle(body) else 0
+
+    def _rerun_dead_letters(self) -> bool:
+        """Leads that a drain set aside are queued again, as by `ops dead rerun`."""
+        aside = self.rig.redis_run("HKEYS", DEAD)
+        for lead_id in aside if isinstance(aside, list) else ():
+            assert isinstance(lead_id, bytes)
+            sealed = self.rig.redis_run("HGET", DEAD, lead_id.decode())
+            assert isinstance(sealed, bytes)
+            self.rig.redis_run("HSETNX", QUEUE, lead_id.decode(), sealed.decode())
+            self.rig.redis_run("HDEL", DEAD, lead_id.decode())
+        return bool(aside)
 
     def _import_copies(self) -> None:
         """Leads that reached us as a mail alone are imported by hand, as an operator does."""

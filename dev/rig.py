@@ -17,13 +17,14 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 
 from dev import proxy, resp
-from dev.breaks import Break, Inside
+from dev.breaks import FALLBACKS, Break, Inside
 from dev.faultproxy import FaultProxy
 from dev.functions import Pool
 from dev.logs import LogBook
-from dev.platform import APP_ROLE, Platform
+from dev.platform import APP_GROUP, APP_ROLE, Platform
 from dev.proxy import Site
 from dev.router import Router, RoutesFile
+from dev.schemafault import Schema
 from dev.web import Request, Response, Server
 
 LEADS = "api/leads"
@@ -49,8 +50,8 @@ class Rig:
 
     instances: so many processes of each function take turns, as at Vercel under load.
     database_url: another way to the same database. overrides: variables of the bundle that win
-    over the platform's. The attributes database, redis, inside, upstash, resend, slack and
-    sentry are what a Break may name.
+    over the platform's. The attributes database, redis, inside, schema, upstash, resend,
+    slack and sentry are what a Break may name.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Rig:
         self._given = overrides
         self._instances = instances
         self._parts = contextlib.ExitStack()
+        self._broken: list[Break] = []
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as parts:
@@ -89,6 +91,7 @@ class Rig:
         self.database = _closing(parts, FaultProxy("127.0.0.1", database.port or 5432))
         self.redis = _closing(parts, FaultProxy("127.0.0.1", platform.upstash.port))
         self.inside = _closing(parts, Inside(platform.superuser_database_url, APP_ROLE))
+        self.schema = _closing(parts, Schema(platform.superuser_database_url, APP_GROUP))
         self.environment = {
             **platform.environment,
             **UNLIMITED,
@@ -130,14 +133,22 @@ class Rig:
 
     def apply(self, breaks: Iterable[Break]) -> None:
         for broken in breaks:
+            self._broken.append(broken)
             broken.apply(self)
 
     def whole(self) -> None:
         """Every part works again."""
-        for part in (self.database, self.redis, self.inside):
+        for part in (self.database, self.redis, self.inside, self.schema):
             part.ok()
         for stand_in in (self.resend, self.slack, self.sentry, self.upstash):
             stand_in.ok()
+        self._broken.clear()
+
+    @property
+    def must_take_leads(self) -> bool:
+        """Whether a place that takes a lead is whole: then no valid one may be refused."""
+        broken = tuple(self._broken)
+        return not all(any(each in group for each in broken) for group in FALLBACKS)
 
     def mend(self) -> None:
         """Every part works again; work in flight has come to its end, or 20 s have passed."""

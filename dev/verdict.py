@@ -25,6 +25,7 @@ class Verdict:
     accepted_200: int = 0
     accepted_202: int = 0
     refused: int = 0
+    refused_needlessly: int = 0
     unanswered: int = 0
     stored: int = 0
     journaled: int = 0
@@ -100,6 +101,11 @@ def _count_answers(verdict: Verdict, offers: Sequence[Offer], budget_s: float) -
             if answer.seconds > budget_s:
                 verdict.findings.append(
                     f"late: {answer.seconds:.1f} s for {answer.status} ({offer.mark})"
+                )
+            if answer.needless:
+                verdict.refused_needlessly += 1
+                verdict.findings.append(
+                    f"refused needlessly: {answer.status} {answer.error} ({offer.mark})"
                 )
             if answer.accepted and answer.queued != (answer.status == 202):
                 verdict.findings.append(f"wrong answer: {answer} ({offer.mark})")

@@ -21,8 +21,8 @@ ASK_AGAIN_S = 30.0  # where Postgres was down
 ASKED = "deployment:asked:"  # and the deployment: there once an instance asks
 ASKED_FOR_S = 30 * 86400
 
-SCHEMA_MIN = "20261128100000"
-SCHEMA_MAX = "20261128400000"
+SCHEMA_MIN = "20261128400000"
+SCHEMA_MAX = "20261128500000"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ from werkzeug.wrappers import Request as Request
 from werkzeug.wrappers import Response as Response
 
 from lib import log, maintenance, metrics, problems, serving
+from lib.language import LOCALES as LOCALES
+from lib.language import best_locale
 from lib.problems import CacheDown, DatabaseDown, NotConfigured, Problem
 from lib.settings import Settings
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from lib.services import Services
 
 PROBE_WAIT_S = 3.0  # for another thread that asks whether a dependency is back
-LOCALES = ("id", "en")  # the first is the default
 
 type Handler = Callable[["Call"], Response]
 type Page = Callable[["Call", Problem], Response | None]
@@ -64,7 +65,7 @@ class Call:
     @cached_property
     def locale(self) -> str:
         """`id` or `en`, by Accept-Language."""
-        return self.request.accept_languages.best_match(LOCALES, LOCALES[0]) or LOCALES[0]
+        return best_locale(self.request.headers.get("Accept-Language", ""))
 
     @property
     def client_address(self) -> str | None:
@@ -161,6 +162,8 @@ def wsgi(
     if "GET" in methods:
         methods["HEAD"] = methods["GET"]
     allowed = ", ".join(sorted({*methods, "OPTIONS"}))
+
+    log.hide_queries()
 
     # The runtime wants exactly two parameters (inspect.signature), so this is a plain function.
     def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -293,13 +296,17 @@ def own_origin(call: Call) -> str:
 def known_origin(call: Call, origin: str) -> bool:
     """Whether `origin` is this site, the host asked, or on the allow-list."""
     settings = call.services.settings
-    ours = {own_origin(call), _origin(settings.site_url), *settings.allowed_origins}
-    return origin.rstrip("/") in ours
+    ours = {own_origin(call), origin_of(settings.site_url), *settings.allowed_origins}
+    return origin != "null" and origin.rstrip("/") in ours
 
 
-def _origin(address: str) -> str:
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc}"
+def origin_of(address: str) -> str:
+    """scheme://host of an address; "null", as browsers say, of what is none."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "null"
+    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else "null"
 
 
 def _share(call: Call, response: Response, allowed: str) -> None:
@@ -347,8 +354,9 @@ def _finish(name: str, call: Call, status: int, took_ms: float) -> None:
     if call.job is not None:
         _check_in(call, status, took_ms)
     request = call.request
+    path = log.without_query(request.path)[:200]
     log.write("request", endpoint=name, id=call.request_id, method=request.method,
-              path=request.path[:200], status=status, ms=took_ms, **call.facts)  # fmt: skip
+              path=path, status=status, ms=took_ms, **call.facts)  # fmt: skip
 
 
 def _alert(name: str, call: Call, status: int) -> None:

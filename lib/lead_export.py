@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from lib import query_parameters
 from lib.problems import DatabaseDown, Details
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def read(given: Mapping[str, list[str]]) -> Asked:
     """What is asked for. Raises Faulty with every fault."""
     kinds: dict[str, str] = {}
     asked = Asked()
-    for name, values in given.items():
+    for name, values in query_parameters.without_empty(given).items():
         if name not in ("limit", "before"):
             kinds[name[:100]] = "unknown"
         elif len(values) > 1:

@@ -27,19 +27,27 @@ def not_configured(fault: NotConfigured, request_id: str) -> None:
 
 
 def hide_queries() -> None:
-    """Have the runtime's own line a request, which names its address, leave out the query.
-
-    For a function that is asked about persons: their address or number stands there.
+    """Have the runtime's own lines, which name a request's address, leave out its query: people's
+    addresses and numbers stand there.
     """
     from http.server import BaseHTTPRequestHandler  # what the runtime serves with
 
     def log_request(
         self: BaseHTTPRequestHandler, code: int | str = "-", size: int | str = "-"
     ) -> None:
-        line = re.sub(r"\?\S*", "?", self.requestline)
-        self.log_message('"%s" %s %s', line, str(code), str(size))
+        self.log_message('"%s" %s %s', without_query(self.requestline), str(code), str(size))
+
+    def log_error(self: BaseHTTPRequestHandler, format: str, *args: object) -> None:  # noqa: A002
+        # A request line that is none is quoted here whole.
+        self.log_message("%s", without_query(format % args))
 
     BaseHTTPRequestHandler.log_request = log_request  # type: ignore[method-assign]
+    BaseHTTPRequestHandler.log_error = log_error  # type: ignore[method-assign]
+
+
+def without_query(line: str) -> str:
+    """A line up to its query, with the protocol that ends a request line."""
+    return re.sub(r"(?:\?|%3F).*?( HTTP/[0-9.]+)?$", r"?\1", line, flags=re.IGNORECASE | re.DOTALL)
 
 
 def where(fault: BaseException) -> dict[str, object]:

@@ -6,6 +6,7 @@ the order, repetition or case of their parameters: caches stand on that.
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import unicodedata
@@ -13,9 +14,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from lib import query_parameters
+from lib.language import LOCALES as LOCALES
 from lib.problems import Details, Invalid
 
-LOCALES = ("id", "en")  # the first is the default
 FILTERS = ("brand", "category", "function", "audience")
 SORTS = ("name", "-name", "newest")
 FIELDS = ("slug", "name", "brand", "audience", "functions", "categories", "summary", "benefits",
@@ -26,6 +28,7 @@ BESIDE_SLUG = {"slug", "fields", "locale"}
 MAX_LIMIT = 100
 DEFAULT_LIMIT = 24
 MAX_VALUES = 30
+MAX_SPACES = 4  # of a brand, each of which may have been a plus
 MAX_CHARACTERS = 100
 
 FAULTS = {
@@ -117,6 +120,12 @@ class Query(NamedTuple):
                  self.fields, self.locale]  # fmt: skip
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
 
+    @property
+    def is_whole_list(self) -> bool:
+        """Whether it is of every product that there is."""
+        filters = (self.brands, self.categories, self.functions, self.audiences)
+        return not any(filters) and (self.q, self.slug, self.after) == (None, None, None)
+
     def cursor(self, place: Place) -> str:
         """What leads on from `place`, in this search alone."""
         parts = [self._mark(), place.rank, place.name_key, place.slug]
@@ -174,13 +183,17 @@ class _Reading:
             if values - {"SALON", "BARBER"}:
                 self.fault(name, "audience")
             return tuple(sorted(values))
+        if name == "brand":
+            values = {each for value in self.given.get(name, ()) for each in _with_plus(value)}
+            values -= {""}
         return tuple(sorted({value.lower() for value in values}))
 
     def flag(self, name: str) -> bool:
         text = self.one(name)
-        if text is not None and text.lower() not in ("1", "0", "true", "false"):
+        given = None if text is None else query_parameters.flag(text)
+        if text is not None and given is None:
             self.fault(name, "flag")
-        return text is not None and text.lower() in ("1", "true")
+        return bool(given)
 
     def choice(self, name: str, known: tuple[str, ...], default: str) -> str:
         text = self.one(name)
@@ -199,10 +212,9 @@ class _Reading:
 
     def facets(self) -> tuple[str, ...]:
         text = (self.one("facets") or "0").lower()
-        if text in ("0", "false"):
-            return ()
-        if text in ("1", "true"):
-            return FILTERS
+        everything = query_parameters.flag(text)
+        if everything is not None:
+            return FILTERS if everything else ()
         asked = {part.strip() for part in text.split(",")}
         if asked - set(FILTERS):
             self.fault("facets", "facets")
@@ -224,6 +236,19 @@ class _Reading:
         return fold(text) or "?"  # signs alone are in no product
 
 
+def _with_plus(value: str) -> Iterable[str]:
+    """A brand as it was given, and each way of reading its spaces as pluses: an address typed by
+    hand says `brand=Gamma+`, which arrives as a space."""
+    words = value.split(" ")
+    if len(words) > MAX_SPACES + 1:
+        return (value.strip(), value.replace(" ", "+"))
+    joints = itertools.product(" +", repeat=len(words) - 1)
+    return {
+        (words[0] + "".join(map("".join, zip(chosen, words[1:], strict=True)))).strip()
+        for chosen in joints
+    }
+
+
 def read(pairs: Iterable[tuple[str, str]], spoken: str) -> Query:
     """The question in a query string's pairs; faults in the language `spoken`, or in `locale`.
 
@@ -232,6 +257,7 @@ def read(pairs: Iterable[tuple[str, str]], spoken: str) -> Query:
     given: dict[str, list[str]] = {}
     for name, value in pairs:
         given.setdefault(name, []).append(value)
+    given = query_parameters.without_empty(given)
     spoken = next((each for each in given.get("locale", ()) if each in LOCALES), spoken)
     reading = _Reading(given, spoken)
     for name, values in given.items():

@@ -5,6 +5,7 @@ in the other. Names are the brands' own and have no translation.
 """
 
 import json
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -147,7 +148,10 @@ select
                     order by position, value)
    from labels left join counts using (facet, value)
    where facet = any(%(facets)s::text[])),
-  (select changed_at from catalogue_state)
+  (select changed_at from catalogue_state),
+  (select exists (select from product_groups) = exists (select from products where published)),
+  (select array(select slug from products where published) from catalogue_state
+   where changed_at is distinct from %(known)s::timestamptz)
 """
 
 ONE = """
@@ -155,8 +159,22 @@ select
   (select jsonb_build_array(to_jsonb(p) - 'search' || jsonb_build_object('rank', 0))
    from products as p where p.slug = %(slug)s::text and p.published),
   0, null,
-  (select changed_at from catalogue_state)
+  (select changed_at from catalogue_state),
+  (select exists (select from product_groups) = exists (select from products where published)),
+  (select array(select slug from products where published) from catalogue_state
+   where changed_at is distinct from %(known)s::timestamptz)
 """
+
+
+class Published(NamedTuple):
+    """The slugs that were published when the database was last heard, at heard_at (time.time()).
+
+    changed_at: when the catalogue had last changed.
+    """
+
+    slugs: frozenset[str]
+    changed_at: datetime
+    heard_at: float
 
 
 class Found(NamedTuple):
@@ -164,7 +182,8 @@ class Found(NamedTuple):
 
     rows: in order, with columns as in the table and `rank`; more: there is a further page.
     facets: {facet, value, label_id, label_en, n} each. changed_at: when the catalogue last
-    changed; None where there is no catalogue at all, which is no answer.
+    changed; None where nobody can tell: there is none yet, or its rows cannot be seen, as without
+    a policy of row level security. That is no answer. published: None where it is known already.
     """
 
     rows: list[Row]
@@ -172,24 +191,35 @@ class Found(NamedTuple):
     total: int
     facets: list[Row]
     changed_at: datetime | None
+    published: Published | None = None
 
 
 class Answer(NamedTuple):
-    """An answer's meaning: the same bytes wherever it was found."""
+    """An answer's meaning: the same bytes wherever it was found. slugs: its products, in order."""
 
     body: bytes
-    empty: bool
+    slugs: tuple[str, ...]
     changed_at: datetime
     next_cursor: str | None
 
 
-def find(run: Run, query: Query) -> Found:
-    """Ask Postgres, in one statement. Raises DatabaseDown."""
+def find(run: Run, query: Query, known: Published | None = None) -> Found:
+    """Ask Postgres, in one statement. Raises DatabaseDown.
+
+    known: what is known to be published; it is read again where the catalogue changed since.
+    """
     values, statement = _values(query), FIND if query.slug is None else ONE
+    values["known"] = known and known.changed_at
     row = run(lambda connection: connection.execute(statement, values).fetchone())
-    rows = sorted(row[0] or [], key=place_of, reverse=query.sort == "-name")
+    found, total, facets, changed_at, sees_all, slugs = row
+    rows = sorted(found or [], key=place_of, reverse=query.sort == "-name")
     kept, more = rows[: take(query)], len(rows) > take(query)
-    return Found(kept, more, row[1], row[2] or [], row[3])
+    if not sees_all:
+        changed_at = None
+    published = None
+    if changed_at is not None and slugs is not None:
+        published = Published(frozenset(slugs), changed_at, time.time())
+    return Found(kept, more, total, facets or [], changed_at, published)
 
 
 def take(query: Query) -> int:
@@ -238,7 +268,34 @@ def answer(query: Query, found: Found, changed_at: datetime) -> Answer:
             "facets": _facets(query, found.facets) if query.facets else None,
         }
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    return Answer(body, not items, changed_at, next_cursor)
+    return Answer(body, tuple(row["slug"] for row in found.rows), changed_at, next_cursor)
+
+
+def without_withdrawn(body: bytes, slugs: tuple[str, ...], published: Published) -> bytes:
+    """An older answer without what is not published any more. slugs: its products, in order.
+
+    Raises NotFound when it was one product.
+    """
+    withdrawn = [slug not in published.slugs for slug in slugs]
+    if not any(withdrawn):
+        return body
+    value = json.loads(body)
+    if isinstance(value, dict) and "items" not in value:
+        raise NotFound
+    items = value["items"] if isinstance(value, dict) else value
+    kept = [item for item, gone in zip(items, withdrawn, strict=True) if not gone]
+    if isinstance(value, dict):
+        value["items"] = kept
+        if value["total"] is not None:
+            value["total"] -= sum(withdrawn)
+        for facet in (value["facets"] or {}).values() if not published.slugs else ():
+            for each in facet:
+                each["count"] = 0
+        if not published.slugs:
+            value |= {"next_cursor": None, "total": None if value["total"] is None else 0}
+    else:
+        value = kept
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def shape(row: Row, query: Query) -> dict[str, object]:

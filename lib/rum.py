@@ -40,7 +40,17 @@ OTHER_PATHS = "(other)"  # every path past the day's limit
 
 _BOTS = re.compile(
     r"bot\b|bot[/_-]|crawl|spider|slurp|headless|lighthouse|pagespeed|ptst|gtmetrix|pingdom"
-    r"|uptime|synthetic|monitor|prerender|facebookexternalhit|bingpreview|phantomjs",
+    r"|uptime|synthetic|monitor|prerender|facebookexternalhit|meta-external|bingpreview|phantomjs"
+    r"|mediapartners-google|apis-google|google-(?:inspectiontool|read-aloud|safety|extended)"
+    r"|googleother|feedfetcher|chatgpt-user|perplexity-user|ia_archiver|heritrix|statuscake"
+    r"|site24x7|checkly|newrelicpinger",
+    re.IGNORECASE,
+)
+# What a phone is called says nothing of who holds it: an Android's model stands after its version
+# and language, and in apps' own lists again. CUBOT makes phones.
+_MODEL = re.compile(
+    r"(?<=android) [\d.]+;(?: *[a-z]{2,3}[-_][a-z]{2};)?[^;()]*(?=[;)])"
+    r"|(?<![a-z])cubot(?![a-z])",
     re.IGNORECASE,
 )
 _NAMED = re.compile(r"[A-Za-z0-9._~-]{1,64}")
@@ -100,13 +110,19 @@ def read(body: bytes, visit: Visit) -> Read:
     if is_bot(visit.user_agent):
         return Read([], 1, "bot")
     try:
-        values = json.loads(body)
+        values = json.loads(body, object_pairs_hook=_unambiguous)
     except (ValueError, RecursionError):
         return Read([], 1, "no_json")
     items = values if isinstance(values, list) else [values]
     found = [_sample(item, visit) for item in items[:MAX_ITEMS]]
     kept = [sample for sample in found if sample is not None]
     return Read(newest(kept), len(items) - len(kept))
+
+
+def _unambiguous(pairs: list[tuple[str, object]]) -> dict[str, object] | None:
+    """A JSON object; None, which is no report, where it holds a key twice."""
+    values = dict(pairs)
+    return values if len(values) == len(pairs) else None
 
 
 def newest(samples: list[Sample]) -> list[Sample]:
@@ -237,7 +253,7 @@ def release_of(deployment: str, commit: str) -> str:
 
 def is_bot(user_agent: str) -> bool:
     """Crawlers, monitors and browsers that nobody looks at."""
-    return bool(_BOTS.search(user_agent))
+    return bool(_BOTS.search(_MODEL.sub(" ", user_agent)))
 
 
 def device_of(user_agent: str, mobile_hint: str | None, stated: object = None) -> str:

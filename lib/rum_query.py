@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
+from lib import query_parameters
 from lib.rum import DEVICES, METRICS, VIEWS
 
 DIMENSIONS = ("day", "path", "device", "metric", "release")
@@ -66,13 +67,17 @@ class Query:
 
 def read(given: Mapping[str, Sequence[str]], now: datetime) -> Query:
     """The parameters' meaning. Raises Faulty, naming every fault."""
+    given = query_parameters.without_empty(given)
     faults: Faults = {name: "unknown" for name in given if name not in PARAMETERS}
     faults |= {name: "repeated" for name, texts in given.items() if len(texts) > 1}
     one = {name: texts[0] for name, texts in given.items()}
     since, until = _days(one, now, faults)
-    for name, known in (("device", DEVICES), ("metric", (*METRICS, VIEWS)), ("histogram", ("1",))):
+    for name, known in (("device", DEVICES), ("metric", (*METRICS, VIEWS))):
         if name in one and one[name] not in known:
             faults[name] = "value"
+    histogram = query_parameters.flag(one.get("histogram", "0"))
+    if histogram is None:
+        faults["histogram"] = "value"
     for name in ("path", "release", "compare"):
         if name in one and not 1 <= len(one[name]) <= 200:
             faults[name] = "text"
@@ -88,7 +93,7 @@ def read(given: Mapping[str, Sequence[str]], now: datetime) -> Query:
         until,
         tuple(name for name in DIMENSIONS if name in {*by, "metric"}),
         **{name: one.get(name) for name in ("path", "device", "metric", "release", "compare")},
-        histogram="histogram" in one,
+        histogram=bool(histogram),
     )
 
 

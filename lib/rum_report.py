@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from lib import rum_count, sketch
+from lib import bounded, rum_count, sketch
 from lib.problems import CacheDown, NotConfigured
 from lib.rum import METRICS, VIEWS
 from lib.rum_count import Means, Row
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FEWEST = 5
 MOST_GROUPS = 3000
+ANSWER_S = 0.6  # until Postgres has said anything at all
 BUDGET_S = 8.0  # a year by everything; the edge asks once a minute
 SHARE = 0.75  # the quantile that web vitals are judged by
 
@@ -74,6 +75,7 @@ def gather(means: Means, asked: Query) -> tuple[Found, bool]:
     Redis is read first, and Postgres at one moment after it, with the names of the batches that
     it has taken over since: nothing is counted twice. Raises DatabaseDown.
     """
+    bounded.require_answer(means.database.run, ANSWER_S)
     try:
         fresh = rum_count.look(means.cache.run)
     except (CacheDown, NotConfigured):

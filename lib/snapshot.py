@@ -6,7 +6,7 @@ Written by `python3 -m dev snapshot`; never edited by hand.
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -32,8 +32,15 @@ class Snapshot:
     synonyms: list[tuple[str, str]]
     words: dict[str, dict[str, int]]
 
-    def find(self, query: Query) -> Found:
-        """What the database would find; relevance is weighed more simply."""
+    def find(self, query: Query, published: frozenset[str] | None = None) -> Found:
+        """What the database would find; relevance is weighed more simply.
+
+        published: slugs; what is not among them was withdrawn since. None: nobody knows.
+        """
+        if published is not None:
+            return replace(self, rows=[row for row in self.rows if row["slug"] in published]).find(
+                query
+            )
         if query.slug is not None:
             one = [row for row in self.rows if row["slug"] == query.slug]
             return Found(one, more=False, total=len(one), facets=[], changed_at=self.made_at)

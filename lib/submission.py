@@ -207,11 +207,21 @@ class Faulty(Exception):
         }
 
 
-def read(values: object) -> Submission:
-    """A submission from decoded JSON or `from_form`. Raises Faulty with every fault."""
+def read(values: object, ambiguous: Mapping[str, str] = {}) -> Submission:
+    """A submission from decoded JSON or `from_form`. Raises Faulty with every fault.
+
+    ambiguous: fields whose value is not certain -> why, a key of FAULTS. They are faults, too.
+    """
     if not isinstance(values, dict):
         raise Faulty({"_": [("not_an_object", {})]})
-    return Submission(**_kept(values, _RULES, _REQUIRED))
+    if not ambiguous:
+        return Submission(**_kept(values, _RULES, _REQUIRED))
+    kinds: Kinds = {_shown(name): [(kind, {})] for name, kind in ambiguous.items()}
+    try:
+        _kept(values, _RULES, _REQUIRED)
+    except Faulty as faulty:
+        kinds = faulty.kinds | kinds
+    raise Faulty(kinds)
 
 
 def read_person(values: Mapping[str, str], *, certain: bool = False) -> Person:

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from lib import alarm, incident_store
+from lib import alarm, incident_store, json_body
 from lib.incidents import Incident, Refused
 from lib.services import Services
 from ops import command, incident_records, postmortem
@@ -95,7 +95,10 @@ def keep_rca(services: Services, args: argparse.Namespace) -> int:
     """Keep the root cause analysis: cause, impact, and actions with an owner and a date."""
     given = {"cause": args.cause, "impact": args.impact, "actions": args.action}
     if args.file:
-        given = json.loads(Path(args.file).read_text(encoding="utf-8"))
+        given, repeated = json_body.loads(Path(args.file).read_bytes())
+        if repeated:
+            print(f"{args.file} holds a key twice: {', '.join(repeated)}", file=sys.stderr)
+            return 2
     now = datetime.now(UTC)
     complete = incident_store.set_rca(services.database.run, args.incident, given, args.by, now)
     print("complete" if complete else "kept, but not complete: cause, impact, and every action "

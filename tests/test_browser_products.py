@@ -57,6 +57,36 @@ def cards(page: Page) -> list[str]:
     return page.locator(".card h2").all_inner_texts()
 
 
+def test_a_recall_is_shown_as_an_empty_list_and_forgets_what_the_device_kept(
+    page: Page, seeded: Database, context: BrowserContext
+) -> None:
+    page.goto("/produk")
+    expect(page.locator(".card")).to_have_count(24)
+    page.wait_for_function("localStorage.getItem('products-id') !== null")
+    seeded.execute("update products set published = false")
+    eventually(lambda: context.request.get("/api/products?limit=2").json()["items"] == [], 15)
+    page.reload()
+    expect(page.locator("[data-empty]")).to_be_visible()
+    expect(page.locator(".card")).to_have_count(0)
+    page.wait_for_function("localStorage.getItem('products-id') === null")
+
+
+@pytest.mark.parametrize("typed", ["Gamma+", "gamma%2B", "Gamma%20"])
+def test_a_brand_with_a_plus_is_chosen_by_its_address_and_stays_so(page: Page, typed: str) -> None:
+    page.goto(f"/produk?brand={typed}")
+    expect(page.locator(".card .card-brand").first).to_have_text("Gamma+")
+    expect(page.locator("[data-chips] .chip")).to_have_text(["Gamma+"])
+    page.locator("[data-filters] > summary").click()
+    chosen = page.locator("[data-facet=brand] input:checked")
+    expect(chosen).to_have_count(1)
+    assert chosen.input_value() == "Gamma+"
+    page.locator("select[name=sort]").select_option("-name")
+    expect(page).to_have_url(re.compile(r"brand=Gamma%2B"))
+    expect(page.locator(".card .card-brand").first).to_have_text("Gamma+")
+    page.locator("[data-chips] .chip").click()
+    expect(chosen).to_have_count(0)
+
+
 @pytest.mark.parametrize("lang", PATHS)
 @pytest.mark.parametrize("width", [320, 1280])
 def test_the_page_lists_products_in_its_language_and_fits(

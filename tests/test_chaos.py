@@ -15,7 +15,7 @@ def test_a_seed_fixes_every_choice() -> None:
 
 
 def test_sooner_or_later_everything_is_broken_and_never_two_faults_share_a_switch() -> None:
-    planned = list(islice(plan.rounds(1), 400))
+    planned = list(islice(plan.rounds(1), 800))
     assert {broken for one in planned for broken in one.broken} == set(breaks.EVERY)
     groups = (breaks.DATABASE, breaks.REDIS, breaks.MAIL, breaks.ALERTS)
     for one in planned:

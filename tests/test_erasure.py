@@ -910,6 +910,8 @@ def test_a_replay_without_redis_says_what_it_did_not_know(
         ("GET", "email=andi@example.com&dry_run=1", {"dry_run"}),
         ("DELETE", "email=a@example.com&email=b@example.com", {"email"}),
         ("DELETE", "email=a@example.com&dry_run=maybe", {"dry_run"}),
+        ("DELETE", "email=a@example.com&dry_run", {"dry_run"}),
+        ("DELETE", "email=a@example.com&dry_run=", {"dry_run"}),
         ("DELETE", "name=Andi&phone=1&dry_run=x", {"name", "phone", "dry_run"}),
     ],
 )

@@ -108,8 +108,19 @@ def test_a_wrong_token_is_told_nothing(platform: Platform, given: str) -> None:
 
 
 def test_asked_for_anything_but_true_health_stays_shallow(platform: Platform) -> None:
-    for query in ("deep=false", "deep=", "deep=1", "deeper=true"):
+    for query in ("deep=false", "deep=", "deep=0", "deep=no", "deep", "deeper=true"):
         assert httpx.get(f"{platform.url}/api/health?{query}").json()["status"] == "ok"
+
+
+@pytest.mark.parametrize("spelled", ["true", "1", "TRUE", "True", "%201"])
+def test_deep_is_true_however_it_is_spelled(
+    platform: Platform, database: Rows, spelled: str
+) -> None:
+    address = f"{platform.url}/api/health?deep={spelled}"
+    assert httpx.get(address).status_code == 401
+    token = platform.environment["HEALTH_CHECK_TOKEN"]
+    answer = httpx.get(address, headers={"Authorization": f"Bearer {token}"}, timeout=10)
+    assert answer.json()["services"]["database"] == "connected"
 
 
 def test_a_healthy_platform_says_so_of_every_service(platform: Platform, database: Rows) -> None:

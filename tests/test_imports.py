@@ -32,6 +32,7 @@ NOUNS = {
     "lib.alert_mail",
     "lib.alerts",
     "lib.backlog",
+    "lib.bounded",
     "lib.canary",
     "lib.catalogue_cache",
     "lib.checkup",
@@ -49,7 +50,9 @@ NOUNS = {
     "lib.incident_store",
     "lib.incidents",
     "lib.intake",
+    "lib.json_body",
     "lib.keys",
+    "lib.language",
     "lib.lead_export",
     "lib.leads",
     "lib.ledger",
@@ -65,6 +68,7 @@ NOUNS = {
     "lib.phone",
     "lib.product_query",
     "lib.products",
+    "lib.query_parameters",
     "lib.recovery",
     "lib.reference",
     "lib.rehearsal",
@@ -135,6 +139,7 @@ TABLE: dict[str, May] = {
     "lib/endpoint.py": May(
         {
             "werkzeug",
+            "lib.language",
             "lib.log",
             "lib.maintenance",
             "lib.metrics",

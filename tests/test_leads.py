@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from psycopg.rows import DictRow
 
 from dev.platform import Platform
+from dev.runtime import Function
 from lib import consent, leads, submission
 from tests.conftest import LEAD, delivered, eventually
 
@@ -31,6 +32,14 @@ def one(database: Rows, query: str) -> dict[str, Any]:
 
 def messages(platform: Platform) -> list[str]:
     return [str(line["message"]) for line in platform.logs()]
+
+
+@pytest.fixture(scope="module")
+def allowing(platform: Platform) -> Iterator[Function]:
+    """The function with an allow-listed origin beside its own."""
+    allowed = {"ALLOWED_ORIGINS": "https://promo.alfabeauty.co.id", "LEADS_PER_MINUTE": "1000"}
+    with platform.function("api/leads.py", **allowed) as function:
+        yield function
 
 
 def both_mails(platform: Platform) -> list[dict[str, Any]]:
@@ -182,6 +191,8 @@ def test_a_form_navigation_is_sent_to_the_thank_you_page_with_its_reference(
         ("javascript:alert(1)", False),
         ("/ok\r\nSet-Cookie: a=b", False),
         ("http://[", False),
+        ("///evil.example", False),
+        ("https://alfabeauty.co.id@evil.example/", False),
     ],
 )
 def test_redirect_leads_to_this_site_or_is_ignored(
@@ -192,6 +203,36 @@ def test_redirect_leads_to_this_site_or_is_ignored(
     location = answer.headers["Location"]
     assert location.startswith(wanted if taken else "/terima-kasih?")
     assert "ref=ALFA-" in location
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sent_to"),
+    [
+        ("/promo", "/promo?ref={}"),
+        ("/promo#kontak", "/promo?ref={}#kontak"),
+        ("/promo?kode=1#kontak", "/promo?kode=1&ref={}#kontak"),
+        ("/promo#apa?itu", "/promo?ref={}#apa?itu"),
+        ("/promo?", "/promo?ref={}"),
+        ("/promo?#a", "/promo?ref={}#a"),
+        ("/promo?kode=1&", "/promo?kode=1&ref={}"),
+        ("/promo?ref=ALFA-OLD22", "/promo?ref={}"),
+        ("/promo?ref=ALFA-OLD22&kode=a%20b&r%65f=x#k", "/promo?kode=a%20b&ref={}#k"),
+        ("/promo?ref", "/promo?ref={}"),
+        ("/promo?xref=1&href=2", "/promo?xref=1&href=2&ref={}"),
+        ("/promo?a=b?c=d", "/promo?a=b?c=d&ref={}"),
+        ("{url}", "{url}?ref={}"),
+        ("{url}#k", "{url}?ref={}#k"),
+        ("{url}/promo?a#k", "{url}/promo?a&ref={}#k"),
+    ],
+)
+def test_a_redirect_gets_the_reference_as_a_parameter_of_its_own(
+    site: httpx.Client, platform: Platform, database: Rows, wanted: str, sent_to: str
+) -> None:
+    form = {**FORM, "redirect": wanted.replace("{url}", platform.url)}
+    answer = site.post("/api/leads", data=form, headers=BROWSER)
+    ref = one(database, "select ref from leads")["ref"]
+    expected = sent_to.replace("{url}", platform.url).replace("{}", ref)
+    assert (answer.status_code, answer.headers["Location"]) == (303, expected)
 
 
 def test_a_faulty_form_comes_back_as_a_page_that_keeps_what_was_typed(
@@ -333,6 +374,43 @@ def test_a_file_or_a_field_given_twice_is_named(site: httpx.Client, database: Ro
     assert nothing_is_stored(database)
 
 
+@pytest.mark.parametrize(
+    ("inserted", "key"),
+    [
+        ('"consent": false, ', "consent"),
+        ('"consent": true, ', "consent"),  # the same twice is twice
+        ('"\\u0063onsent": false, ', "consent"),
+        ('"business_name": "Other", ', "business_name"),
+        ('"email": null, ', "email"),
+        ('"note": {"a": 1, "a": 2}, ', "a"),
+        ('"list": [[{"b": 1, "c": 2, "b": 3}]], ', "b"),
+        ('"": 1, "": 2, ', ""),
+        ('"\\ud800": 1, "\\ud800": 2, ', "?"),
+        ('"redirect": "/a", "redirect": "/b", ', "redirect"),
+    ],
+)
+def test_a_json_key_given_twice_is_named(
+    site: httpx.Client, database: Rows, inserted: str, key: str
+) -> None:
+    body = json.dumps(LEAD).replace("{", "{" + inserted, 1)
+    answer = site.post("/api/leads", content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]) == (400, "validation_error")
+    assert answer.json()["details"][key] == ["Dikirim lebih dari sekali."]
+    assert nothing_is_stored(database)
+
+
+def test_a_key_given_twice_is_named_beside_every_other_fault(site: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json", "Accept-Language": "en"}
+    body = '{"city": "Medan", "city": "Binjai", "salon_type": "SPA"}'
+    told = site.post("/api/leads", content=body, headers=headers).json()["details"]
+    assert told["city"] == ["Given more than once."]
+    assert set(told) == {
+        "business_name", "contact_name", "phone_whatsapp", "city", "salon_type", "consent"
+    }  # fmt: skip
+    form = {"city": ["Medan", "Binjai"], "salon_type": "SPA"}
+    assert site.post("/api/leads", data=form).json()["details"].keys() == told.keys()
+
+
 def test_a_filled_honeypot_looks_like_success_and_mails_nobody(
     site: httpx.Client, database: Rows, platform: Platform
 ) -> None:
@@ -362,6 +440,48 @@ def test_pages_of_other_sites_may_not_post(
     assert answer.json()["error"] == "origin_not_allowed"
     assert "Access-Control-Allow-Origin" not in answer.headers
     assert nothing_is_stored(database)
+
+
+@pytest.mark.parametrize(
+    ("headers", "taken"),
+    [
+        ({}, True),  # no browser
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({"Sec-Fetch-Site": "none"}, True),
+        ({"Origin": "null", "Sec-Fetch-Site": "same-origin"}, True),
+        ({"Origin": "null", "Sec-Fetch-Site": "same-origin", "Referer": "{url}/"}, True),
+        ({"Origin": "null"}, False),
+        ({"Origin": "null", "Sec-Fetch-Site": "cross-site"}, False),
+        ({"Origin": "null", "Sec-Fetch-Site": "same-site"}, False),
+        ({"Origin": "null", "Sec-Fetch-Site": "none"}, False),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "Cross-Site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "nonsense"}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Referer": "https://evil.example/form"}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Referer": "https://["}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Referer": "/"}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Referer": "https://promo.alfabeauty.co.id/a"}, True),
+        ({"Sec-Fetch-Site": "same-site", "Referer": "https://promo.alfabeauty.co.id/a"}, True),
+        ({"Origin": "https://promo.alfabeauty.co.id", "Sec-Fetch-Site": "cross-site"}, True),
+        ({"Origin": "https://evil.example", "Sec-Fetch-Site": "same-origin"}, False),
+        ({"Origin": "https://evil.example", "Referer": "{url}/"}, False),
+    ],
+)
+@pytest.mark.parametrize("navigating", [True, False])
+def test_a_form_is_taken_from_this_site_and_the_allow_list_alone(
+    allowing: Function,
+    database: Rows,
+    headers: dict[str, str],
+    taken: bool,
+    navigating: bool,
+) -> None:
+    sent = {name: value.replace("{url}", allowing.url) for name, value in headers.items()}
+    answer = httpx.post(
+        f"{allowing.url}/api/leads", data=FORM, headers=sent | (BROWSER if navigating else {})
+    )
+    assert answer.status_code == ((303 if navigating else 200) if taken else 403), answer.text
+    assert nothing_is_stored(database) is not taken
 
 
 def test_this_site_and_allow_listed_origins_may_post(platform: Platform, database: Rows) -> None:

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from dev import tree
+from dev import chaos, tree
 from dev.breaks import Break
 from dev.broken import VARIANTS
 from dev.oracle import Client, Oracle
@@ -16,6 +16,7 @@ from tests.conftest import ROOT
 type Broken = Callable[[str], AbstractContextManager[Rig]]
 
 NO_DATABASE = Break("database", "refuse")
+SEED_OF_A_SCHEMA_FAULT = 1725  # its first round renames a column of leads, and no more
 
 
 @pytest.fixture
@@ -101,6 +102,33 @@ def test_it_sees_that_a_caller_was_told_a_reference_nobody_knows(broken: Broken)
         oracle.post(oracle.new())
         verdict = oracle.settle()
     assert verdict.found("id differs")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Break("schema", "renamed_column", {"table": "leads"}),
+        Break("schema", "failing_trigger", {"table": "leads"}),
+        Break("schema", "revoked_insert", {"table": "outbox"}),
+    ],
+    ids=str,
+)
+def test_it_sees_that_a_refusing_database_costs_a_lead_although_the_queue_is_whole(
+    broken: Broken, fault: Break
+) -> None:
+    with broken("falls-through-on-outages-alone") as rig:
+        rig.empty()
+        oracle = Oracle(rig)
+        oracle.under([fault], 3)
+        verdict = oracle.settle()
+    assert verdict.refused_needlessly >= 3
+    assert verdict.found("refused needlessly")
+
+
+def test_the_chaos_run_catches_it_too(broken: Broken) -> None:
+    with broken("falls-through-on-outages-alone") as rig:
+        verdict = chaos.run(rig, seed=SEED_OF_A_SCHEMA_FAULT, seconds=1, tell=print)
+    assert verdict.found("refused needlessly")
 
 
 def test_a_change_that_no_longer_fits_the_source_is_an_error_not_a_pass(

@@ -252,9 +252,131 @@ def test_with_nothing_anywhere_the_snapshot_answers_every_kind_of_question(
         assert ask(function, "?slug=no-such-thing").status_code == 404
 
 
-def test_an_empty_table_is_no_truth_and_an_unconfigured_function_still_answers(
+def recall(database: Database, which: str = "true") -> None:
+    """Withdraw products by hand, as an operator does in SQL: no cache is told."""
+    database.execute(f"update products set published = false where {which}".encode())
+
+
+QUESTIONS = ("", "?limit=5&total=1&facets=1", "?brand=Farmavita", "?q=oil", "?sort=newest",
+             "?fields=name&limit=9", "?locale=en")  # fmt: skip
+ONE = "?slug=barber-beard-oil"
+
+
+def withdrawn(function: Function) -> bool:
+    """Whether every question is answered as if there were no product."""
+    for question in QUESTIONS:
+        answer = ask(function, question)
+        assert answer.status_code == 200, question
+        body = answer.json()
+        items = body["items"] if isinstance(body, dict) else body
+        assert items == [], (question, answer.headers["X-Data-Source"])
+        if isinstance(body, dict):
+            assert body["next_cursor"] is None
+            assert not body["total"]
+            counts = [each["count"] for facet in (body["facets"] or {}).values() for each in facet]
+            assert not any(counts)
+    return ask(function, ONE).status_code == 404
+
+
+@pytest.mark.parametrize("how", ["unpublish", "delete"])
+def test_a_recall_of_everything_is_an_empty_list(
+    platform: Platform, shop: Function, seeded: Database, valkey: "redis.Redis", how: str
+) -> None:
+    for question in (*QUESTIONS, ONE):
+        ask(shop, question)
+    eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
+    if how == "unpublish":
+        recall(seeded)
+    else:
+        seeded.execute("delete from products")
+    with platform.function("api/products.py") as other:
+        answer = ask(other, "?q=never+asked")
+        assert answer.headers["X-Data-Source"] == "postgres"
+        assert withdrawn(other)
+        assert ask(other).headers["X-Data-Source"] == "memory", "a good copy like any other"
+    time.sleep(catalogue_cache.MEMORY_FRESH_S)
+    ask(shop, "?q=heard+again")
+    assert withdrawn(shop)
+
+
+@pytest.mark.parametrize("redis_too", [False, True])
+def test_what_was_recalled_does_not_come_back_from_a_copy_while_the_database_is_down(
+    platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy, redis_too: bool
+) -> None:
+    with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as function:
+        for question in (*QUESTIONS, ONE):
+            ask(function, question)
+        eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
+        recall(seeded)
+        ask(function, "?limit=1")  # heard, by one question alone
+        wire.switch("refuse")
+        if redis_too:
+            platform.upstash.switch("fail")
+        assert withdrawn(function)
+        assert ask(function, "?audience=BARBER").json() == [], "nor from the snapshot"
+
+
+def test_another_instance_knows_of_a_recall_by_redis(
+    platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy
+) -> None:
+    with platform.function("api/products.py") as function:
+        for question in (*QUESTIONS, ONE):
+            ask(function, question)
+        eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
+        before = valkey.get(catalogue_cache.PUBLISHED_KEY)
+        recall(seeded)
+        ask(function, "?limit=1")
+        eventually(lambda: valkey.get(catalogue_cache.PUBLISHED_KEY) != before)
+    valkey.incr(catalogue_cache.VERSION_KEY)  # all copies are older ones
+    wire.switch("refuse")
+    with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as cold:
+        assert withdrawn(cold)
+
+
+def test_one_recalled_product_is_left_out_of_every_older_copy(
+    platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy
+) -> None:
+    with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as function:
+        for question in (*QUESTIONS, ONE):
+            ask(function, question)
+        eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
+        recall(seeded, "slug = 'barber-beard-oil'")
+        assert ask(function, "?limit=1&q=beard").status_code == 200
+        wire.switch("refuse")
+        assert set(slugs(ask(function))) == EVERYTHING - {"barber-beard-oil"}
+        assert ask(function, ONE).status_code == 404
+        names = [each["name"] for each in ask(function, "?fields=name&limit=9").json()["items"]]
+        assert "Barber Beard Oil" not in names
+        assert set(slugs(ask(function, "?sort=-name"))) == EVERYTHING - {"barber-beard-oil"}
+
+
+def test_what_is_published_again_is_shown_again(
+    platform: Platform, seeded: Database, shop: Function
+) -> None:
+    recall(seeded)
+    assert withdrawn(shop)
+    seeded.execute("update products set published = true")
+    ask(shop, "?limit=2")  # heard, by one question
+    eventually(lambda: set(slugs(ask(shop))) == EVERYTHING)
+
+
+def test_a_catalogue_that_cannot_be_seen_is_no_recall(platform: Platform, seeded: Database) -> None:
+    seeded.execute("drop policy alfa_app_all on products")
+    try:
+        with platform.function("api/products.py") as function:
+            answer = ask(function)
+            assert set(slugs(answer)) == EVERYTHING
+            assert answer.headers["X-Data-Source"] == "snapshot"
+    finally:
+        seeded.execute(
+            "create policy alfa_app_all on products to alfa_app using (true) with check (true)"
+        )
+
+
+def test_a_database_that_never_held_a_catalogue_is_no_recall(
     platform: Platform, database: Database, valkey: "redis.Redis"
 ) -> None:
+    database.execute("delete from catalogue_state")
     with platform.function("api/products.py") as function:
         answer = ask(function)
         assert (answer.status_code, answer.headers["X-Data-Source"]) == (200, "snapshot")
@@ -307,7 +429,9 @@ def test_a_dear_copy_is_refreshed_early_after_the_answer_by_one(
 
 
 def test_a_sealed_entry_opens_whole_and_for_its_own_question_alone() -> None:
-    entry = catalogue_cache.Entry(b"[1]", "tag", snapshot.load().made_at, None, 5.0, 0.1, "7")
+    entry = catalogue_cache.Entry(
+        b"[1]", "tag", snapshot.load().made_at, None, 5.0, 0.1, "7", ("a",)
+    )
     again = catalogue_cache.opened(catalogue_cache.sealed(entry, "key"), "key")
     assert again is not None
     assert (again.body, again.version, again.made_at, again.cost_s) == (b"[1]", "7", 5.0, 0.1)
@@ -316,5 +440,5 @@ def test_a_sealed_entry_opens_whole_and_for_its_own_question_alone() -> None:
 
 def test_compression_pays() -> None:
     body = snapshot.FILE.read_bytes()
-    entry = catalogue_cache.Entry(body, "tag", snapshot.load().made_at, None, 0.0, 0.0, "0")
+    entry = catalogue_cache.Entry(body, "tag", snapshot.load().made_at, None, 0.0, 0.0, "0", ())
     assert len(catalogue_cache.sealed(entry, "key")) < len(body) / 2

@@ -22,6 +22,7 @@ from dev.platform import Platform
 from lib import rum, rum_fold, rum_report, services, settings, sketch
 from lib.problems import CacheDown
 from lib.rum import METRICS, Visit
+from tests import user_agents
 from tests.conftest import eventually
 
 type Rows = psycopg.Connection[DictRow]
@@ -240,6 +241,37 @@ def test_bots_and_headless_browsers_are_left_out(
     assert nothing_is_counted(platform, database)
 
 
+@pytest.mark.parametrize("agent", user_agents.PEOPLE)
+def test_a_phone_is_no_bot_whatever_it_is_called(agent: str) -> None:
+    assert not rum.is_bot(agent)
+
+
+@pytest.mark.parametrize("agent", user_agents.MACHINES)
+def test_a_crawler_or_monitor_is_one_on_whatever_phone(agent: str) -> None:
+    assert rum.is_bot(agent)
+
+
+def test_a_cubot_phone_is_counted(site: httpx.Client) -> None:
+    send(site, [vital() for _ in range(5)], agent=user_agents.PEOPLE[0])
+    assert counted(site, 5)[0]["n"] == 5
+
+
+def test_an_item_with_a_key_twice_is_dropped_alone(site: httpx.Client, platform: Platform) -> None:
+    twice = json.dumps(vital()).replace("{", '{"value": 1, ', 1)
+    good = json.dumps([vital() for _ in range(5)])[1:-1]
+    site.post("/api/rum", content=f"[{twice}, {good}]", headers={"User-Agent": PHONE})
+    assert said(platform, 1)[0]["dropped"] == 1
+    assert counted(site, 5)[0]["n"] == 5
+
+
+def test_empty_parameters_are_as_if_left_out(site: httpx.Client) -> None:
+    bare = site.get("/api/rum").json()
+    empty = "days=&from=&to=&path=&device=&metric=&release=&by=&compare=&histogram="
+    assert site.get(f"/api/rum?{empty}").json() == bare
+    assert site.get("/api/rum?days=7&days=").json()["from"] == read(site, days="7")["from"]
+    assert "histogram" not in site.get("/api/rum?histogram=false").text
+
+
 def test_other_methods_are_refused(site: httpx.Client) -> None:
     answer = site.put("/api/rum", content="{}")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS, POST")
@@ -415,7 +447,7 @@ def test_groups_and_filters_by_every_dimension(site: httpx.Client) -> None:
     ({"by": "country"}, {"by"}),
     ({"by": "path,path"}, {"by"}),
     ({"by": "day,path", "days": "91"}, {"by"}),
-    ({"path": ""}, {"path"}),
+    ({"path": "x" * 201}, {"path"}),
     ({"release": "x" * 201}, {"release"}),
     ({"histogram": "yes"}, {"histogram"}),
     ([("path", "/"), ("path", "/en")], {"path"}),

@@ -1,5 +1,6 @@
 """What we change of Vercel's runtime, on the real runtime: callers gain, nothing is lost."""
 
+import contextlib
 import http.client
 import json
 import signal
@@ -127,6 +128,38 @@ def test_the_log_line_comes_as_before(platform: Platform, database: object) -> N
                 return
             time.sleep(0.02)
     pytest.fail(f"no line in {lines}")
+
+
+@pytest.mark.parametrize(
+    "entrypoint",
+    sorted(str(path.relative_to(ROOT)) for path in (ROOT / "api").rglob("*.py")),
+)
+def test_no_line_of_ours_or_the_runtimes_holds_a_query(
+    platform: Platform, database: object, entrypoint: str
+) -> None:
+    name = entrypoint.removeprefix("api/").removesuffix(".py")
+    with platform.function(entrypoint) as function:
+        for method in ("GET", "HEAD", "POST", "PUT", "OPTIONS", "NONSENSE"):
+            connection = connect(function)
+            ask(connection, method, f"/api/{name}?email=andi@example.com&q=%2B62812345#x?y=budi")
+            connection.close()
+        for line in (
+            b"GET /api/x?email=andi@example.com&name=budi santoso HTTP/1.1",
+            b"GET /api/x?email=andi@example.com HTTP/9.9",
+            b"GET /api/x?email=andi@example.com",
+            b"GET /api/x%3Femail=andi@example.com HTTP/1.1",
+            b"?email=andi@example.com budi",
+        ):
+            with socket.create_connection(("127.0.0.1", function.port), timeout=5) as raw:
+                raw.sendall(line + b"\r\n\r\n")
+                raw.settimeout(2)
+                with contextlib.suppress(OSError):
+                    raw.recv(1 << 16)
+        time.sleep(0.3)
+        said = "\n".join(str(line["message"]) for line in function.logs())
+    assert f"GET /api/{name}" in said, "the runtime's own line is there"
+    for personal in ("andi", "example.com", "62812345", "budi", "santoso"):
+        assert personal not in said
 
 
 def test_the_runtime_still_has_what_is_spared() -> None:

@@ -1,9 +1,12 @@
 """What anybody may know of how each service does: exact verdicts, honest about small numbers."""
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psycopg
@@ -11,6 +14,7 @@ import pytest
 import redis
 from psycopg.rows import DictRow
 
+from dev.faultproxy import FaultProxy
 from dev.platform import Platform
 from lib import incident_store, metric_fold, metrics, rules, status, watch
 from lib.services import Services
@@ -147,6 +151,74 @@ def test_with_everything_down_it_says_that_it_cannot_say(
         assert found["data"] == {"source": "none", "as_of": None}
         assert found["status"]["description"] == status.UNKNOWN
         assert [one["sla_ms"] for one in found["components"]] == [1000, 500, 200, None]
+
+
+@pytest.fixture
+def wires(platform: Platform) -> Iterator[tuple[FaultProxy, FaultProxy]]:
+    """The ways to Postgres and to Redis, which can fall silent."""
+    with contextlib.ExitStack() as parts:
+        made = [
+            FaultProxy("127.0.0.1", port)
+            for port in (urlsplit(platform.database_url).port or 0, platform.upstash.port)
+        ]
+        for proxy in made:
+            parts.callback(proxy.close)
+        yield made[0], made[1]
+
+
+@pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.parametrize(
+    ("path", "slowest_s", "status_code"),
+    [
+        ("api/status", 1.0, 200),
+        ("api/rum", 1.0, 503),
+        ("api/products", 1.2, 200),
+        ("api/products?q=oil&facets=1&limit=5", 1.2, 200),
+        ("api/health", 0.5, 200),
+    ],
+)
+def test_with_both_stores_silent_every_page_is_answered_in_time(
+    platform: Platform,
+    database: Rows,
+    wires: tuple[FaultProxy, FaultProxy],
+    warm: bool,
+    path: str,
+    slowest_s: float,
+    status_code: int,
+) -> None:
+    to_postgres, to_redis = wires
+    silent = {
+        "DATABASE_URL": platform.database_url.replace(
+            f":{urlsplit(platform.database_url).port}/", f":{to_postgres.port}/"
+        ),
+        "UPSTASH_REDIS_REST_URL": f"http://127.0.0.1:{to_redis.port}",
+    }
+    with platform.function(f"{path.partition('?')[0]}.py", **silent) as function:
+        if warm:
+            httpx.get(f"{function.url}/{path}", timeout=10)
+            time.sleep(0.5)
+        for proxy in wires:
+            proxy.switch("stall")
+        took_s = []
+        for _ in range(3):
+            started = time.monotonic()
+            answer = httpx.get(f"{function.url}/{path}", timeout=10)
+            took_s.append(time.monotonic() - started)
+            assert answer.status_code == status_code
+        # A cold start loads what it needs, which is nobody's silence.
+        assert max(took_s) < slowest_s + (0 if warm else 0.3), took_s
+
+
+def test_status_says_maintenance_with_one_question_to_redis(
+    services: Services, platform: Platform
+) -> None:
+    watch.run(services, None, datetime.now(UTC))
+    platform.upstash.forget()
+    with platform.function("api/status.py") as alone:
+        assert ask(alone.url)["data"]["source"] == "watch"
+        asked = [request["body"] for request in platform.upstash.received()]
+    both = [["GET", "status"], ["GET", "maintenance"]]
+    assert [each for each in asked if "maintenance" in str(each)] == [both]
 
 
 # --- Incidents, for the public.

@@ -108,6 +108,13 @@ function kept() {
   }
 }
 
+/** Nothing is sold any more: what this device kept must not be shown without a line. */
+function forget() {
+  try {
+    localStorage.removeItem(COPY);
+  } catch {} // forbidden: then nothing is kept
+}
+
 /** Keep the whole list for a time without a line, once nothing else is to be done. */
 async function keep() {
   if (Date.now() - (kept()?.at ?? 0) < COPY_MS) return;
@@ -119,12 +126,18 @@ async function keep() {
 
 const fold = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
 
+/** Whether a value of an address means a known one; a plus typed there by hand arrives as a space. */
+function means(given, known) {
+  const [one, other] = [given.toLowerCase(), known.toLowerCase()];
+  return one === other || (one.includes(" ") && one.replaceAll("+", " ") === other.replaceAll("+", " "));
+}
+
 const valuesOf = (product, facet) => (facet === "brand" ? [product.brand] : product[PLACES[facet]]);
 
 function passes(product, search, but) {
   return FACETS.every((facet) => {
     const wanted = search.getAll(facet);
-    return facet === but || !wanted.length || valuesOf(product, facet).some((value) => wanted.includes(value));
+    return facet === but || !wanted.length || valuesOf(product, facet).some((value) => wanted.some((given) => means(given, value)));
   });
 }
 
@@ -194,12 +207,13 @@ function showFacets(facets, search) {
   for (const facet of FACETS) {
     labels[facet] = Object.fromEntries(facets[facet].map(({ value, label }) => [value, label]));
     const box = form.querySelector(`[data-facet=${facet}]`);
-    const chosen = search.getAll(facet).map((value) => value.toLowerCase());
+    const given = search.getAll(facet);
+    const chosen = (value) => given.some((each) => means(each, value));
     const focused = box.contains(document.activeElement) && document.activeElement.value;
     box.replaceChildren(
       ...facets[facet]
-        .filter(({ value, count }) => count || chosen.includes(value.toLowerCase()))
-        .map(({ value, label, count }) => option(facet, value, label, count, chosen.includes(value.toLowerCase()))),
+        .filter(({ value, count }) => count || chosen(value))
+        .map(({ value, label, count }) => option(facet, value, label, count, chosen(value))),
     );
     if (focused) [...box.querySelectorAll("input")].find((input) => input.value === focused)?.focus();
     box.closest("fieldset").hidden = !box.children.length;
@@ -219,7 +233,8 @@ function showChips(search) {
   const chosen = FACETS.flatMap((facet) => search.getAll(facet).map((value) => [facet, value]));
   chips.replaceChildren(
     ...chosen.map(([facet, value]) => {
-      const label = labels[facet]?.[value] ?? value;
+      const known = Object.keys(labels[facet] ?? {}).find((each) => means(value, each));
+      const label = labels[facet]?.[known] ?? value;
       const button = Object.assign(document.createElement("button"), { type: "button", className: "chip", textContent: label });
       button.setAttribute("aria-label", TEXT.remove(label));
       button.addEventListener("click", () => {
@@ -261,7 +276,8 @@ async function showList() {
     const found = await look(search);
     tellOffline(null);
     showFound(found, search);
-    (window.requestIdleCallback ?? setTimeout)(keep);
+    if (!found.total && !String(search)) forget();
+    else (window.requestIdleCallback ?? setTimeout)(keep);
   } catch (fault) {
     if (fault.name === "AbortError") return;
     showWithoutLine(search);

@@ -1,0 +1,52 @@
+"""Work that a caller waits for only so long: what is asked of a server that may never answer.
+
+A connection that is being made, or a client's own deadline, may outlast what a page may take.
+"""
+
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from lib.problems import DatabaseDown
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+PING = "select 1"
+
+
+def within[T](work: Callable[[], T], seconds: float) -> T:
+    """What `work` gives, or raises. TimeoutError when it takes longer: it then goes on in a thread
+    of its own, and ends by its own deadlines."""
+    results: list[T] = []
+    faults: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as fault:  # noqa: BLE001 - raised again by whoever waits
+            faults.append(fault)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if faults:
+        raise faults[0]
+    if not results:
+        raise TimeoutError
+    return results[0]
+
+
+def require_answer(run: Callable[..., Any], seconds: float) -> None:
+    """See that the database says something at all, before it is given time for much. Raises
+    DatabaseDown."""
+
+    def ping(connection: "Connection[Any]") -> bool:
+        connection.execute(PING)
+        return True
+
+    try:
+        within(lambda: run(ping, budget_s=seconds), seconds)
+    except TimeoutError as fault:
+        raise DatabaseDown from fault

@@ -1,0 +1,50 @@
+"""The language of an answer, by the caller's Accept-Language: RFC 4647 lookup, in order of q.
+
+A range counts by its primary subtag: the region is dropped. Speakers of Malay, Javanese and
+Sundanese read Indonesian rather than English. The rule a newcomer would break: a header comes from
+anywhere, so whatever is malformed in it is passed over, never an error.
+"""
+
+import re
+
+LOCALES = ("id", "en")  # the first is the default
+
+# Primary subtags, the older codes (Java and old Android say `in` and `jw`) and ISO 639-2's beside.
+_LOCALE_OF = {
+    **dict.fromkeys(("id", "in", "ind"), "id"),
+    **dict.fromkeys(("ms", "msa", "may", "zsm", "zlm"), "id"),
+    **dict.fromkeys(("jv", "jw", "jav"), "id"),
+    **dict.fromkeys(("su", "sun"), "id"),
+    **dict.fromkeys(("en", "eng"), "en"),
+}
+_QUALITY = re.compile(r"(?:0(?:\.\d*)?|1(?:\.0*)?|\.\d+)", re.ASCII)
+
+
+def best_locale(header: str) -> str:
+    """One of LOCALES. A q of 0 refuses a language, which then neither `*` nor the default is."""
+    wanted: list[tuple[float, str]] = []
+    refused: set[str] = set()
+    for entry in header.split(","):
+        tag, *parameters = (part.strip().lower() for part in entry.split(";"))
+        quality = _quality(parameters)
+        locale = "*" if tag == "*" else _LOCALE_OF.get(re.split("[-_]", tag, maxsplit=1)[0])
+        if locale is None or quality is None:
+            continue
+        if quality == 0:
+            refused.add(locale)
+        else:
+            wanted.append((quality, locale))
+    # A language asked for by one of its regions is not refused by another.
+    refused -= {locale for _, locale in wanted}
+    open_to_all = next((each for each in LOCALES if each not in refused), LOCALES[0])
+    ranked = sorted(wanted, key=lambda entry: -entry[0])  # stable: of equals, the first
+    return next((open_to_all if each == "*" else each for _, each in ranked), open_to_all)
+
+
+def _quality(parameters: list[str]) -> float | None:
+    """1 where none is given; None where it is no quality."""
+    for parameter in parameters:
+        name, _, value = (part.strip() for part in parameter.partition("="))
+        if name == "q":
+            return float(value) if _QUALITY.fullmatch(value) else None
+    return 1.0
