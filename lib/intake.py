@@ -173,8 +173,9 @@ def _await_twin(command: gate.Command, lead: Lead) -> Seen | None:
     while time.monotonic() < end:
         time.sleep(TWIN_LOOK_S)
         seen = gate.find(command, lead.identity)
-        if seen is not None and (lead.keyed or seen.body_sha256 == lead.body_sha256):
-            return seen
+        if seen is not None:
+            # Without a key another body is no repeat: it corrects what was just accepted.
+            return seen if lead.keyed or seen.body_sha256 == lead.body_sha256 else None
     return None
 
 

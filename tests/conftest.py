@@ -20,6 +20,7 @@ from psycopg.rows import DictRow, dict_row
 
 from dev import build, postgres_binaries
 from dev.platform import Platform
+from dev.rig import truncate
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,7 +116,7 @@ def database(platform: Platform, admin: psycopg.Connection[DictRow]) -> psycopg.
         " where schemaname = 'public'"
     ).fetchone()
     assert tables is not None
-    admin.execute(f"truncate {tables['all']} cascade")
+    truncate(lambda statement: admin.execute(statement.encode()), tables["all"])
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.flushall()
     for stand_in in stand_ins:

@@ -25,7 +25,7 @@ import redis
 from psycopg.rows import DictRow, dict_row
 
 from dev.platform import Platform
-from dev.rig import UNLIMITED
+from dev.rig import UNLIMITED, truncate
 from dev.supabase_api import SupabaseApi
 from lib.settings import keys as read_keys
 from lib.vault import Vault
@@ -129,7 +129,7 @@ def site(own: Platform, tmp_path: Path, capsys: Printed) -> Iterator[Site]:
         "select string_agg(quote_ident(tablename), ', ') as names from pg_tables"
         " where schemaname = 'public'"
     )
-    made.query(f"truncate {tables[0]['names']} cascade")
+    truncate(made.query, tables[0]["names"])
     yield made
     made.valkey.close()
 
