@@ -110,7 +110,10 @@ def test_a_line_of_the_runbook_runs(
     monkeypatch.chdir(tmp_path)
     shutil_link(tmp_path, "supabase")
     monkeypatch.setattr("sys.stdin", io.StringIO(""))  # a question is answered by nobody
-    (tmp_path / "mail.eml").write_text("Subject: New Lead\n\nnothing sealed in here\n")
+    for name in ("mail.eml", "mails.eml", "sales.mbox", "saved.htm"):
+        (tmp_path / name).write_text("Subject: New Lead\n\nnothing sealed in here\n")
+    for name in ("cur", "new", "tmp"):
+        (tmp_path / "Maildir" / name).mkdir(parents=True)
     status = cli.main(words_of(command), platform.environment)
     said = capsys.readouterr()
     assert status in (0, 1), said.err

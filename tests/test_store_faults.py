@@ -182,11 +182,12 @@ def test_a_lead_that_only_itself_is_refused_becomes_a_dead_letter_and_holds_up_n
         for message in ("satu", "racun", "dua"):
             answer = post(platform.url, {**LEAD, "message": message})
             assert answer.status_code == (202 if message == "racun" else 200)
-        poison = valkey.hkeys("queue")
-        assert len(poison) == 1
+            if message == "racun":
+                poison = answer.json()["id"]
         with platform.function("api/cron/deliver.py") as cron:
-            assert drain(platform, cron)[1]["queue"] == {"stored": 0, "dead": 1, "left": 0}
-        assert valkey.hkeys("queue:dead") == poison
+            assert drain(platform, cron)[1]["queue"]["left"] == 0
+        # By that drain, or by the round after the last answer.
+        assert valkey.hkeys("queue:dead") == [poison]
     finally:
         database.execute(RAISE_NO_MORE.format(table="leads").encode())
 
