@@ -172,7 +172,9 @@ def flaky(platform: Platform, database: Rows) -> Iterator[tuple[Function, FaultP
     port = urlsplit(platform.database_url).port or 5432
     way = FaultProxy("127.0.0.1", port)
     url = platform.database_url.replace(f":{port}/", f":{way.port}/")
-    with platform.function("api/leads.py", DATABASE_URL=url, **NO_SLACK) as running:
+    with platform.function(
+        "api/leads.py", DATABASE_URL=url, **NO_SLACK, LEADS_PER_MINUTE="1000"
+    ) as running:
         yield running, way
     way.close()
 

@@ -18,11 +18,14 @@ from dev.platform import Platform
 from dev.runtime import Function
 from lib import submission
 from lib.problems import Problem
+from tests.cataloguing import Database, seeded
 from tests.conftest import LEAD, eventually
 from tests.contract import Submission
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT: dict[str, Any] = json.loads((ROOT / "public" / "openapi.json").read_text("utf-8"))
+__all__ = ["seeded"]
+
 SCHEMAS: dict[str, Any] = DOCUMENT["components"]["schemas"]
 CHALLENGE_FIELD = "cf-turnstile-response"  # asked of Cloudflare, and no part of a lead
 METHODS = {"get", "head", "post", "put", "patch", "delete", "options", "trace"}
@@ -408,14 +411,20 @@ REQUESTS: dict[str, tuple[int, str, str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_a_real_answer_is_as_documented(site: httpx.Client, name: str) -> None:
-    status, method, path, request = REQUESTS[name]
-    answer = site.request(method, path, **request)
+def test_a_real_answer_is_as_documented(
+    site: httpx.Client, name: str, request: pytest.FixtureRequest
+) -> None:
+    status, method, path, options = REQUESTS[name]
+    if name == "one product":
+        request.getfixturevalue("seeded")
+    answer = site.request(method, path, **options)
     assert answer.status_code == status, answer.text
     conforms(answer, path)
 
 
-def test_one_products_own_address_answers_as_documented(site: httpx.Client) -> None:
+def test_one_products_own_address_answers_as_documented(
+    site: httpx.Client, seeded: Database
+) -> None:
     answer = site.get("/api/products/barber-beard-oil")
     assert answer.status_code == 200
     conforms(answer, "/api/products/{slug}")

@@ -234,8 +234,8 @@ OUTBOX: dict[str, Fault] = {
         ("provider_id", "42703"),
     ),
     "a column only a dead letter needs": Fault(
-        "alter table outbox drop column last_error",
-        "alter table outbox add column last_error text",
+        "alter table outbox rename column last_error to last_fault",
+        "alter table outbox rename column last_fault to last_error",
         ("last_error", "42703"),
     ),
     "a trigger that raises": Fault(
