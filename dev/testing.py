@@ -1,5 +1,9 @@
-"""`python3 -m dev test`: lint, format, types, tests. With arguments: pytest alone, with them."""
+"""`python3 -m dev test`: lint, format, types, tests. With arguments: pytest alone, with them.
 
+Without arguments the files of tests are shared out among the cores, with a platform for each.
+"""
+
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +26,8 @@ def main(arguments: list[str]) -> int:
     except tools.Missing as fault:
         print(fault, file=sys.stderr)
         return 1
-    pytest = ("Tests", [sys.executable, "-m", "pytest", *arguments])
+    spread = ["-n", str(min(os.cpu_count() or 1, 4)), "--dist", "loadfile"]
+    pytest = ("Tests", [sys.executable, "-m", "pytest", *(arguments or spread)])
     lint = [
         ("Lint", [str(_BIN / "ruff"), "check"]),
         ("Format", [str(_BIN / "ruff"), "format", "--check"]),

@@ -205,8 +205,8 @@ def test_with_both_stores_silent_every_page_is_answered_in_time(
             answer = httpx.get(f"{function.url}/{path}", timeout=10)
             took_s.append(time.monotonic() - started)
             assert answer.status_code == status_code
-        # A cold start loads what it needs, which is nobody's silence.
-        assert max(took_s) < slowest_s + (0 if warm else 0.3), took_s
+        # The median: the first of a cold start loads what it needs, which is nobody's silence.
+        assert sorted(took_s)[1] < slowest_s, took_s
 
 
 def test_status_says_maintenance_with_one_question_to_redis(
@@ -217,8 +217,10 @@ def test_status_says_maintenance_with_one_question_to_redis(
     with platform.function("api/status.py") as alone:
         assert ask(alone.url)["data"]["source"] == "watch"
         asked = [request["body"] for request in platform.upstash.received()]
-    both = [["GET", "status"], ["GET", "maintenance"]]
-    assert [each for each in asked if "maintenance" in str(each)] == [both]
+    # Beside the count of the answered request, which is made after its answer.
+    asked = [each for each in asked if metrics.RECORD not in str(each) and "EVAL" not in each]
+    all_at_once = [["GET", "status"], ["HGETALL", "incidents"], ["GET", "maintenance"]]
+    assert [each for each in asked if "maintenance" in str(each)] == [all_at_once]
 
 
 # --- Incidents, for the public.
