@@ -42,15 +42,8 @@ class Means(Protocol):
 
 
 def run_of(means: Means) -> Callable[..., Any]:
-    """`Database.run`, where whatever Postgres refuses is an outage too: alerts must go on."""
-    database = means.database
-
-    def run(work: Callable[..., Any], **bounds: float) -> Any:
-        try:
-            return database.run(work, **bounds)
-        except database.faults as fault:
-            raise DatabaseDown from fault
-
+    """How Postgres is asked: whatever it refuses is an outage too, for alerts must go on."""
+    run: Callable[..., Any] = means.database.run_or_down
     return run
 
 

@@ -103,6 +103,13 @@ class Database:
         self.breaker.reset()
         return result
 
+    def run_or_down[R](self, work: Callable[[psycopg.Connection[Any]], R], **bounds: Any) -> R:
+        """`run`, for whoever has nothing to do with why: DatabaseDown for a refusal too."""
+        try:
+            return self.run(work, **bounds)
+        except psycopg.Error as fault:
+            raise DatabaseDown from fault
+
     def _run[R](self, work: Callable[[psycopg.Connection[Any]], R], budget_s: float) -> R:
         deadline = time.monotonic() + budget_s
         opening: _Opening | None = self._coming.__dict__.pop("opening", None)

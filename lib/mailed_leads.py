@@ -50,19 +50,6 @@ class Means(Protocol):
     def erasure_keys(self) -> tuple[bytes, ...]: ...
 
 
-def run_of(means: Means) -> Run:
-    """`Database.run`, where a refusal is an outage too."""
-    database = means.database
-
-    def run(work: Callable[..., Any]) -> Any:
-        try:
-            return database.run(work)
-        except database.faults as fault:
-            raise DatabaseDown from fault
-
-    return run
-
-
 # ---------------------------------------------------------------- by the instance that accepted it
 
 
@@ -103,7 +90,7 @@ def _flush(means: Means) -> None:
 
 def _kept(means: Means, entries: list[Entry]) -> bool:
     with suppress(DatabaseDown, NotConfigured):
-        enter(run_of(means), entries, datetime.now(UTC))
+        enter(means.database.run_or_down, entries, datetime.now(UTC))
         return True
     with suppress(CacheDown, NotConfigured):
         means.cache.run_all(*(("HSETNX", REGISTER, e.lead_id, _to_json(e)) for e in entries))
@@ -222,7 +209,7 @@ def take_over(means: Means, now: datetime) -> None:
     """Enter in Postgres what Redis holds. Raises CacheDown, DatabaseDown, NotConfigured."""
     held = waiting(means.cache.run_all)
     if held:
-        enter(run_of(means), held, now)
+        enter(means.database.run_or_down, held, now)
         means.cache.run("HDEL", REGISTER, *(one.lead_id for one in held))
 
 
@@ -234,7 +221,7 @@ def take_over_carried(means: Means, now: datetime) -> None:
     channel = means.slack
     for posted, marks in channel.marked(MARK):
         entries = [entry for part in marks[MARK].split(";") if (entry := _carried(part))]
-        enter(run_of(means), entries, now)
+        enter(means.database.run_or_down, entries, now)
         refs = ", ".join(one.ref for one in entries)
         said = f"Registered: {refs}\n`python3 -m ops leads mailed` says which are still open."
         block = {"type": "section", "text": {"type": "mrkdwn", "text": said}}

@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
-from lib import backlog, outbox, rehearsal
+from lib import backlog, outbox
 from lib.intake import Means
 from lib.leads import Desk
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
@@ -85,6 +85,12 @@ def _drain(
     means: Means, desk: Desk, clock: Callable[[], datetime], budget_s: float
 ) -> backlog.Tally:
     run = means.database.run
+
+    def store_fault() -> str | None:
+        from lib import rehearsal  # what a round that stores everything never needs
+
+        return rehearsal.store_fault(partial(run, even_if_open=True), clock())
+
     return backlog.drain(
         means.cache.run,
         run,
@@ -92,7 +98,7 @@ def _drain(
         desk,
         clock,
         budget_s=budget_s,
-        store_fault=lambda: rehearsal.store_fault(partial(run, even_if_open=True), clock()),
+        store_fault=store_fault,
         erasure_keys=means.erasure_keys,
     )
 
