@@ -79,6 +79,7 @@ class Database:
             return
         kept = self._take()
         if kept is not None:
+            self._in_use.discard(kept)
             self._idle.append(kept)
             return
         self._coming.opening = _Opening(self)
@@ -178,8 +179,11 @@ class Database:
                 with self._returned:
                     self._returned.wait_for(lambda: self._idle, left_s)
                 continue
+            # In use at once: whoever finds none now waits for this one.
+            self._in_use.add(connection)
             if connection.lively:
                 return connection
+            self._in_use.discard(connection)
             connection.close()
 
     def _come(self, opening: "_Opening", deadline: float) -> BoundedConnection:
