@@ -9,6 +9,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ both_majors = pytest.mark.both_majors
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "both_majors: on PostgreSQL 17 and on 15")
+    config.addinivalue_line("markers", "real_now: NOW of the module is when the test began")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -53,6 +55,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             "platform", [17, 15], ids=["pg17", "pg15"], indirect=True, scope="session"
         )
+
+
+@pytest.fixture(autouse=True)
+def present(request: pytest.FixtureRequest) -> None:
+    """NOW of a module is the moment its test began, when the marker `real_now` says so.
+
+    A suite takes longer than what such tests wait for, and commands read the real clock.
+    """
+    if request.node.get_closest_marker("real_now"):
+        request.module.NOW = datetime.now(UTC)
 
 
 @pytest.fixture(scope="session")

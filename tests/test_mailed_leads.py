@@ -31,6 +31,8 @@ from tests.test_health import deep
 type Rows = psycopg.Connection[DictRow]
 type Printed = pytest.CaptureFixture[str]
 
+pytestmark = pytest.mark.real_now
+
 NOW = datetime.now(UTC)
 MINUTE = timedelta(minutes=1)
 NOWHERE = {

@@ -20,6 +20,8 @@ from tests.conftest import eventually
 type Rows = psycopg.Connection[DictRow]
 type Printed = pytest.CaptureFixture[str]
 
+pytestmark = pytest.mark.real_now
+
 NOW = datetime.now(UTC)
 
 

@@ -33,6 +33,8 @@ type Rows = psycopg.Connection[DictRow]
 type Printed = pytest.CaptureFixture[str]
 
 MINUTE = timedelta(minutes=1)
+pytestmark = pytest.mark.real_now
+
 NOW = datetime.now(UTC)
 DEAD = {
     "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa",
@@ -201,7 +203,10 @@ def dead(platform: Platform, database: Rows) -> Iterator[Services]:
     made.close()
 
 
-def found(services: Services, name: str, now: datetime = NOW, effect: str = "refused") -> None:
+def found(
+    services: Services, name: str, now: datetime | None = None, effect: str = "refused"
+) -> None:
+    now = now or NOW
     seen = [rules.finding(rules.BY_NAME[name], "Postgres does not answer", now, effect=effect)]
     alarm.enter(services, seen, now, "request")
 

@@ -20,6 +20,8 @@ from lib.problems import DatabaseDown
 
 type Rows = psycopg.Connection[DictRow]
 
+pytestmark = pytest.mark.real_now
+
 NOW = datetime.now(UTC)
 
 

@@ -27,7 +27,7 @@ from tests.privacy import OTHER, count, lead, store
 
 type Rows = psycopg.Connection[DictRow]
 
-pytestmark = both_majors
+pytestmark = [both_majors, pytest.mark.real_now]
 
 RULES = retention.rules(1095)
 NOW = datetime.now(UTC)

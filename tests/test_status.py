@@ -23,6 +23,8 @@ from tests.conftest import ROOT
 
 type Rows = psycopg.Connection[DictRow]
 
+pytestmark = pytest.mark.real_now
+
 NOW = datetime.now(UTC)
 
 

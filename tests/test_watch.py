@@ -18,14 +18,10 @@ from tests.conftest import LEAD, eventually
 
 type Rows = psycopg.Connection[DictRow]
 
-NOW = datetime.now(UTC)  # anew for every test
+pytestmark = pytest.mark.real_now
+
+NOW = datetime.now(UTC)
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture(autouse=True)
-def now() -> None:
-    global NOW
-    NOW = datetime.now(UTC)
 
 
 @pytest.fixture
