@@ -15,8 +15,9 @@ constraint, read-only: `services.database` names it); 403 forbidden when no toke
 
 from datetime import datetime
 
-from lib import endpoint, query_parameters
-from lib.endpoint import Call, Response
+from lib import app as lib_app
+from lib import query_parameters
+from lib.app import Call, Response
 from lib.problems import Forbidden, NotConfigured, Unauthorized
 from lib.settings import Settings
 
@@ -43,8 +44,8 @@ def get(call: Call) -> Response:
             set_by = "variable" if window.until is None else "switch"
             until = window.until and _shown(window.until)
             body["maintenance"] = {"mode": window.mode, "set_by": set_by, "until": until}
-        return endpoint.reply(body, content_type=HEALTH_JSON)
-    return endpoint.reply({"status": "maintenance" if window else "ok", "timestamp": timestamp})
+        return lib_app.reply(body, content_type=HEALTH_JSON)
+    return lib_app.reply({"status": "maintenance" if window else "ok", "timestamp": timestamp})
 
 
 def _deep(call: Call) -> Response:
@@ -53,11 +54,11 @@ def _deep(call: Call) -> Response:
         tokens = (settings.health_check_token, settings.health_check_token_previous)
     except NotConfigured:
         raise Forbidden from None
-    if not endpoint.bearer_is(call.request, tokens):
+    if not lib_app.bearer_is(call.request, tokens):
         raise Unauthorized
-    from lib import checkup  # only here: the public answer stays light
+    from lib.monitoring import health  # only here: the public answer stays light
 
-    found = checkup.look(call.services, call.now)
+    found = health.look(call.services, call.now)
     body = {
         "status": found.status,
         "services": found.services,
@@ -66,11 +67,11 @@ def _deep(call: Call) -> Response:
         "version": Settings().vercel_git_commit_sha,
     }
     call.note(decision=found.status)
-    return endpoint.reply(body, 503 if found.status == "unhealthy" else 200)
+    return lib_app.reply(body, 503 if found.status == "unhealthy" else 200)
 
 
 def _shown(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-app = endpoint.wsgi("health", GET=get)
+app = lib_app.wsgi("health", GET=get)

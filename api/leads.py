@@ -15,23 +15,14 @@ from datetime import UTC, datetime
 from urllib.parse import unquote_plus, urlencode, urlsplit
 from uuid import uuid4
 
-from lib import (
-    canary,
-    deployments,
-    endpoint,
-    intake,
-    json_body,
-    leads,
-    mailed_leads,
-    outbox,
-    rounds,
-    spam,
-    submission,
-)
-from lib.endpoint import Call, Request, RequestEntityTooLarge, Response
-from lib.gate import Entered, Limits, Seen
-from lib.intake import Kept, Lost
-from lib.leads import Lead
+from lib import app as lib_app
+from lib import json_body
+from lib.app import Call, Request, RequestEntityTooLarge, Response
+from lib.leads import canary, mailed_leads, outbox, repository, service, spam, submission, worker
+from lib.leads.admission import Entered, Limits, Seen
+from lib.leads.repository import Lead
+from lib.leads.service import Kept, Lost
+from lib.monitoring import deployments
 from lib.problems import (
     ForeignOrigin,
     Invalid,
@@ -50,7 +41,7 @@ FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 CHALLENGE_FIELD = "cf-turnstile-response"  # as Cloudflare's widget names it
 THANKS_PATHS = {"id": "/terima-kasih", "en": "/en/thank-you"}
 
-nudge = rounds.Nudge()
+nudge = worker.Nudge()
 first_run = deployments.FirstRun()
 
 
@@ -64,7 +55,7 @@ def post(call: Call) -> Response:
     body: dict[str, object] = {"success": True, "id": str(lead.id), "ref": lead.ref}
     if status == 202:
         body["queued"] = True
-    return endpoint.reply(body, status)
+    return lib_app.reply(body, status)
 
 
 # ------------------------------------------------------------------ what came
@@ -87,13 +78,13 @@ def _read(call: Call) -> tuple[Lead, str]:
         given = values.pop(CHALLENGE_FIELD, "")
         token = given if isinstance(given, str) else ""
         values.pop("redirect", None)  # means something in forms alone
-        if values.get("locale") in endpoint.LOCALES:
+        if values.get("locale") in lib_app.LOCALES:
             call.locale = values["locale"]
     try:
         read = submission.read(values, ambiguous)
     except submission.Faulty as faulty:
         raise Invalid(faulty.details(call.locale)) from None
-    lead = leads.make(
+    lead = repository.make(
         read,
         key=_key(call),
         locale=call.locale,
@@ -158,13 +149,13 @@ def _refuse_foreign(call: Call) -> None:
     headers = call.request.headers
     origin = headers.get("Origin", "").strip()
     if origin and origin != "null":
-        if not endpoint.known_origin(call, origin):
+        if not lib_app.known_origin(call, origin):
             raise ForeignOrigin
         return
     site = headers.get("Sec-Fetch-Site", "").strip().lower()
     if site == "same-origin" or (not origin and site in ("", "none")):
         return
-    if not endpoint.known_origin(call, endpoint.origin_of(headers.get("Referer", ""))):
+    if not lib_app.known_origin(call, lib_app.origin_of(headers.get("Referer", ""))):
         raise ForeignOrigin
 
 
@@ -180,35 +171,35 @@ def _take(call: Call, lead: Lead, token: str) -> tuple[int, Lead]:
     call.note(lead=str(lead.id))
     member = uuid4().hex  # not the request's id, which a caller may choose
     if call.known_maintenance is None:
-        call.attempt(lambda: intake.expect(call.services), None)
+        call.attempt(lambda: service.expect(call.services), None)
     entered = _admit(call, lead, member)
     if isinstance(entered, Seen):
         call.note(decision="seen", lead=str(entered.id))
-        return entered.status, leads.seen_before(lead, entered.id, entered.ref)
+        return entered.status, repository.seen_before(lead, entered.id, entered.ref)
     window = call.attempt(lambda: call.maintenance, None)
     spam_reason, review = (None, None) if lead.canary else _doubts(call, lead, entered, token)
-    offered = intake.same_words(lead, entered.earlier)._replace(review=review)
-    desk = leads.Desk(settings.mail_from, settings.mail_sales_to).for_lead(lead)
+    offered = service.same_words(lead, entered.earlier)._replace(review=review)
+    desk = repository.Desk(settings.mail_from, settings.mail_sales_to).for_lead(lead)
     try:
-        kept = intake.keep(
+        kept = service.keep(
             call.services, offered, desk, spam=spam_reason, closed=window is not None
         )
     except NotPersisted as problem:
         call.note(decision="not_kept")
         _note_lost(call, problem.lost)
         _alarm(call, "lead_not_kept", lead)
-        call.later(lambda: intake.leave(call.services, lead, member))
+        call.later(lambda: service.leave(call.services, lead, member))
         call.later(call.services.probe)
         raise
     except KeyReused:
-        call.later(lambda: intake.leave(call.services, lead, member))
+        call.later(lambda: service.leave(call.services, lead, member))
         raise
     call.note(decision=kept.decision, reason=spam_reason, review=review)
     call.note(uncounted=entered.uncounted, maintenance=window and window.mode)
     _note_lost(call, kept.lost)
     if kept.alarming:
         _alarm(call, "lead_not_stored_nor_queued", lead)
-    call.later(lambda: intake.settle(call.services, kept, lead))
+    call.later(lambda: service.settle(call.services, kept, lead))
     call.later(lambda: mailed_leads.settle(call.services, kept.lead, kept.decision))
     call.later(lambda: _send(call, kept))
     call.later(call.services.probe)
@@ -224,11 +215,11 @@ def _admit(call: Call, lead: Lead, member: str) -> Entered | Seen:
         settings.leads_per_minute, settings.leads_per_hour, settings.leads_ceiling_per_minute
     )
     entered = call.attempt(
-        lambda: intake.enter(call.services, lead, limits, member, call.now),
+        lambda: service.enter(call.services, lead, limits, member, call.now),
         Entered(flooded=False, repeats=0, uncounted="it failed"),
     )
     if isinstance(entered, Entered) and entered.uncounted is None:
-        endpoint.board.remember(entered.maintenance)
+        lib_app.board.remember(entered.maintenance)
     return entered
 
 
@@ -239,14 +230,14 @@ def _note_lost(call: Call, lost: tuple[Lost, ...]) -> None:
         call.note(lost=[str(one) for one in lost])
     for one in lost:
         call.met_outage(one.store, one.fault)
-        if not isinstance(one.fault, intake.DOWN):
+        if not isinstance(one.fault, service.DOWN):
             call.report(one.fault)
 
 
 def _alarm(call: Call, name: str, lead: Lead) -> None:
-    from lib import alarm  # what a lead that is kept never needs
+    from lib.incidents import alerting  # what a lead that is kept never needs
 
-    alarm.sound(call, name, lead=str(lead.id))
+    alerting.sound(call, name, lead=str(lead.id))
 
 
 def _doubts(call: Call, lead: Lead, entered: Entered, token: str) -> tuple[str | None, str | None]:
@@ -261,7 +252,7 @@ def _doubts(call: Call, lead: Lead, entered: Entered, token: str) -> tuple[str |
     )
     if reason is None and entered.flooded:
         return None, "flood"
-    challenge = reason or call.attempt(lambda: intake.challenge(call.services, lead, token), None)
+    challenge = reason or call.attempt(lambda: service.challenge(call.services, lead, token), None)
     if challenge in spam.NOT_THE_VISITORS_DOING:
         return None, challenge
     return challenge, None
@@ -280,9 +271,9 @@ def _send(call: Call, kept: Kept) -> None:
 
 def _make_round(call: Call) -> None:
     settings = call.services.settings
-    desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
-    found = rounds.make(
-        call.services, desk, _clock, queue_s=rounds.NUDGE_BUDGET_S, mails_s=rounds.NUDGE_BUDGET_S
+    desk = repository.Desk(settings.mail_from, settings.mail_sales_to)
+    found = worker.make(
+        call.services, desk, _clock, queue_s=worker.NUDGE_BUDGET_S, mails_s=worker.NUDGE_BUDGET_S
     )
     for fault in found.faults.values():
         call.report(fault)
@@ -327,7 +318,7 @@ def _allowed_target(call: Call, target: str) -> bool:
         return False
     if not parts.scheme and not parts.netloc:
         return target.startswith("/") and not target.startswith("//")
-    return parts.scheme in ("http", "https") and endpoint.known_origin(
+    return parts.scheme in ("http", "https") and lib_app.known_origin(
         call, f"{parts.scheme}://{parts.netloc}"
     )
 
@@ -336,7 +327,7 @@ def _page_again(call: Call, problem: Problem) -> Response | None:
     """The form as it was sent, with what is wrong beside each field; None if none was sent."""
     if not _navigating(call.request):
         return None
-    from lib import pages  # what a lead that is right never needs
+    from lib.leads import form_pages  # what a lead that is right never needs
 
     try:
         fields = call.request.form.to_dict()
@@ -344,10 +335,10 @@ def _page_again(call: Call, problem: Problem) -> Response | None:
         fields = {}
     call.note(problem=problem.code)
     title = problem.title[call.locale]
-    page = pages.faulty_form(call.locale, fields, problem.details or {}, title)
+    page = form_pages.faulty_form(call.locale, fields, problem.details or {}, title)
     response = Response(page, problem.status, content_type="text/html; charset=utf-8")
     response.headers.update(problem.headers)
     return response
 
 
-app = endpoint.wsgi("leads", cross_origin=True, page=_page_again, POST=post)
+app = lib_app.wsgi("leads", cross_origin=True, page=_page_again, POST=post)

@@ -11,26 +11,27 @@ temporarily_unavailable without Postgres.
 
 from urllib.parse import urlencode
 
-from lib import endpoint, lead_export
-from lib.endpoint import Call, Response
-from lib.lead_export import Asked, Extent, Progress
+from lib import app as lib_app
+from lib.app import Call, Response
+from lib.leads import export
+from lib.leads.export import Asked, Extent, Progress
 from lib.problems import Invalid
 
 PATH = "/api/leads/export"
 
 
 def get(call: Call) -> Response:
-    endpoint.refuse_all_but_operators(call)
+    lib_app.refuse_all_but_operators(call)
     try:
-        asked = lead_export.read(call.request.args.to_dict(flat=False))
-    except lead_export.Faulty as faulty:
+        asked = export.read(call.request.args.to_dict(flat=False))
+    except export.Faulty as faulty:
         raise Invalid(faulty.details(call.locale)) from None
     call.later(call.services.probe)
     run = call.services.database.run
-    extent = lead_export.measure(run, asked)
+    extent = export.measure(run, asked)
     progress = Progress()
     call.later(lambda: call.note(rows=progress.rows, cut=progress.cut))
-    body = lead_export.stream(run, asked, extent, progress)
+    body = export.stream(run, asked, extent, progress)
     response = Response(body, content_type="text/csv; charset=utf-8")
     response.headers.update(_headers(call, asked, extent))
     return response
@@ -47,4 +48,4 @@ def _headers(call: Call, asked: Asked, extent: Extent) -> dict[str, str]:
     return headers
 
 
-app = endpoint.wsgi("leads_export", GET=get)
+app = lib_app.wsgi("leads_export", GET=get)

@@ -12,36 +12,39 @@ person before `due_at`, `expires` by itself. With Redis down its places wait.
 temporarily_unavailable without Postgres.
 """
 
-from lib import endpoint, erasure, erasure_register, query_parameters, subject, submission
-from lib.endpoint import Call, Response
+from lib import app as lib_app
+from lib import query_parameters
+from lib.app import Call, Response
+from lib.leads import submission
+from lib.privacy import data_subject, erasure, requests
 from lib.problems import Invalid
 
 
 def get(call: Call) -> Response:
-    endpoint.refuse_all_but_operators(call)
+    lib_app.refuse_all_but_operators(call)
     person, _ = _asked(call, ())
     call.later(call.services.probe)
-    found = subject.held(call.services, subject.of(person), call.now)
+    found = data_subject.held(call.services, data_subject.of(person), call.now)
     shown = {name: len(rows) for name, rows in found.items() if isinstance(rows, list)}
     call.note(decision="shown", held=shown, not_searched=list(found["not_searched"]) or None)
-    return endpoint.reply({**found, "other_readings": person.other_phones})
+    return lib_app.reply({**found, "other_readings": person.other_phones})
 
 
 def delete(call: Call) -> Response:
-    endpoint.refuse_all_but_operators(call)
+    lib_app.refuse_all_but_operators(call)
     person, dry_run = _asked(call, ("dry_run",), certain=True)
-    whom = subject.of(person)
+    whom = data_subject.of(person)
     call.later(call.services.probe)
     if dry_run:
-        counts = subject.count(call.services, whom)
+        counts = data_subject.count(call.services, whom)
         call.note(decision="counted")
-        return endpoint.reply({"dry_run": True, "places": erasure_register.lines_of(counts)})
+        return lib_app.reply({"dry_run": True, "places": requests.lines_of(counts)})
     request = erasure.erase(call.services, whom, call.now, asked_by="api")
-    receipt = erasure_register.receipt(call.services.database.run, request)
+    receipt = requests.receipt(call.services.database.run, request)
     # Marks are keyed hashes: the log is one more place from which a tombstone can be had again.
     call.note(decision="erased", receipt=receipt and receipt["receipt"],
               tombstones=whom.marks(call.services.erasure_keys))  # fmt: skip
-    return endpoint.reply({"dry_run": False, **(receipt or {})})
+    return lib_app.reply({"dry_run": False, **(receipt or {})})
 
 
 def _asked(
@@ -68,4 +71,4 @@ def _asked(
     return person, bool(dry_run)
 
 
-app = endpoint.wsgi("leads_subject", GET=get, DELETE=delete)
+app = lib_app.wsgi("leads_subject", GET=get, DELETE=delete)

@@ -12,13 +12,17 @@ from collections.abc import Callable
 from email.utils import format_datetime
 from urllib.parse import parse_qsl
 
-from lib import bounded, deployments, endpoint, product_query, products, snapshot
-from lib.catalogue_cache import Reach, Served, Shelf
-from lib.endpoint import Call, Response
+from lib import app as lib_app
+from lib import deadlines
+from lib.app import Call, Response
 from lib.maintenance import Switch
+from lib.monitoring import deployments
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
-from lib.product_query import Query
-from lib.products import Answer, Found, Published
+from lib.products import catalogue, snapshot
+from lib.products import query as product_query
+from lib.products.cache import Reach, Served, Shelf
+from lib.products.catalogue import Answer, Found, Published
+from lib.products.query import Query
 
 SHARED = "public, s-maxage=60, stale-while-revalidate=300"
 TAG = "products"
@@ -34,7 +38,7 @@ def get(call: Call) -> Response:
     asked = call.request.query_string.decode("utf-8", "replace")
     pairs = parse_qsl(asked, keep_blank_values=True)
     locale = dict(pairs).get("locale", "")
-    if locale in endpoint.LOCALES:
+    if locale in lib_app.LOCALES:
         call.locale = locale
     first_run.ask(call)
     query = product_query.read(pairs, call.locale)
@@ -88,7 +92,7 @@ def _reach(call: Call) -> Reach:
             call.note(not_configured=fault.name)
             raise CacheDown from fault
         try:
-            return bounded.within(lambda: cache.run_all(*commands), REDIS_WAIT_S)
+            return deadlines.within(lambda: cache.run_all(*commands), REDIS_WAIT_S)
         except TimeoutError as fault:
             raise CacheDown from fault
 
@@ -105,7 +109,7 @@ def _reach(call: Call) -> Reach:
             call.met_outage("database", fault)
             raise DatabaseDown from fault
         try:
-            found = products.find(
+            found = catalogue.find(
                 lambda work: database.run(work, budget_s=DATABASE_BUDGET_S), query, known
             )
         except DatabaseDown as fault:
@@ -119,21 +123,21 @@ def _reach(call: Call) -> Reach:
         if found.changed_at is None:
             return None
         hear(found)
-        return products.answer(query, found, found.changed_at)
+        return catalogue.answer(query, found, found.changed_at)
 
     return Reach(redis, postgres, _from_snapshot)
 
 
 def _maintenance(call: Call) -> Switch | None:
     try:
-        return bounded.within(lambda: call.maintenance, MAINTENANCE_WAIT_S)
+        return deadlines.within(lambda: call.maintenance, MAINTENANCE_WAIT_S)
     except TimeoutError:
         return call.known_maintenance
 
 
 def _from_snapshot(query: Query, published: frozenset[str] | None) -> Answer:
     shipped = snapshot.load()
-    return products.answer(query, shipped.find(query, published), shipped.made_at)
+    return catalogue.answer(query, shipped.find(query, published), shipped.made_at)
 
 
 def _probe(call: Call) -> None:
@@ -143,4 +147,4 @@ def _probe(call: Call) -> None:
         return
 
 
-app = endpoint.wsgi("products", GET=get)
+app = lib_app.wsgi("products", GET=get)

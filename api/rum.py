@@ -12,8 +12,9 @@ GET: public, cached for a minute. 200 with p75, shares and n of each group; para
 
 from datetime import UTC, datetime
 
-from lib import endpoint, log, rum, rum_count, rum_drain, rum_fold, rum_query, rum_report
-from lib.endpoint import Call, Response
+from lib import app as lib_app
+from lib import log
+from lib.app import Call, Response
 from lib.problems import (
     CacheDown,
     DatabaseDown,
@@ -22,17 +23,18 @@ from lib.problems import (
     NotConfigured,
     Unavailable,
 )
-from lib.rum import Read, Visit
+from lib.vitals import drain, ingest, query, report, rollup, samples
+from lib.vitals.samples import Read, Visit
 
 
 def post(call: Call) -> Response:
     body, visit = call.request.get_data(), _visit(call)
-    if rum_drain.SIGNATURE_HEADER in call.request.headers:
+    if drain.SIGNATURE_HEADER in call.request.headers:
         _refuse_unsigned(call, body)
-        found = rum_drain.read(body, visit.release, call.now)
+        found = drain.read(body, visit.release, call.now)
         call.note(drain=True)
     else:
-        found = rum.read(body, visit)
+        found = samples.read(body, visit)
     call.note(samples=len(found.samples), dropped=found.dropped or None, why=found.why)
     if found.samples:
         call.later(lambda: _keep(call, found))
@@ -40,14 +42,14 @@ def post(call: Call) -> Response:
 
 
 def _refuse_unsigned(call: Call, body: bytes) -> None:
-    signature = call.request.headers[rum_drain.SIGNATURE_HEADER]
+    signature = call.request.headers[drain.SIGNATURE_HEADER]
     settings = call.services.settings
     try:
         secrets = (settings.rum_drain_secret, settings.rum_drain_secret_previous)
     except NotConfigured as fault:
         log.not_configured(fault, call.request_id)
         raise Forbidden from None
-    if not any(rum_drain.is_signed(one, signature, body) for one in secrets if one):
+    if not any(drain.is_signed(one, signature, body) for one in secrets if one):
         raise Forbidden
 
 
@@ -57,13 +59,13 @@ def _visit(call: Call) -> Visit:
         user_agent=headers.get("User-Agent", ""),
         mobile_hint=headers.get("Sec-CH-UA-Mobile"),
         referrer=headers.get("Referer", ""),
-        release=rum.release_of(settings.vercel_deployment_id, settings.vercel_git_commit_sha),
+        release=samples.release_of(settings.vercel_deployment_id, settings.vercel_git_commit_sha),
         now=call.now,
     )
 
 
 def _keep(call: Call, found: Read) -> None:
-    kept = rum_count.keep(call.services, found.samples, call.now)
+    kept = ingest.keep(call.services, found.samples, call.now)
     call.note(kept=kept.where)
     if kept.lost:
         log.write("rum_dropped", "warning", id=call.request_id, samples=kept.lost)
@@ -75,7 +77,7 @@ def _keep(call: Call, found: Read) -> None:
 def _fold(call: Call) -> None:
     """So that no plan's slow cron is the only one to take the counts over."""
     try:
-        folded = rum_fold.fold(call.services, datetime.now(UTC))
+        folded = rollup.fold(call.services, datetime.now(UTC))
     except (CacheDown, DatabaseDown, NotConfigured) as fault:
         call.note(not_folded=type(fault).__name__)
         return
@@ -85,25 +87,25 @@ def _fold(call: Call) -> None:
 
 def get(call: Call) -> Response:
     try:
-        asked = rum_query.read(call.request.args.to_dict(flat=False), call.now)
-    except rum_query.Faulty as faulty:
+        asked = query.read(call.request.args.to_dict(flat=False), call.now)
+    except query.Faulty as faulty:
         raise Invalid(faulty.details(call.locale)) from None
     call.later(call.services.probe)
     database = call.services.database
     try:
-        found, complete = rum_report.gather(call.services, asked)
-        body = rum_report.report(asked, found, complete=complete)
+        found, complete = report.gather(call.services, asked)
+        body = report.report(asked, found, complete=complete)
         if asked.compare is not None:
-            body["comparison"] = rum_report.comparison(call.services, asked, found)
+            body["comparison"] = report.comparison(call.services, asked, found)
     except DatabaseDown as fault:
         call.met_outage("database", fault)
         raise Unavailable from None
     except database.faults as fault:
         call.note(refused=type(fault).__name__)  # a table or a right that is missing
         raise Unavailable from None
-    response = endpoint.reply(body)
+    response = lib_app.reply(body)
     response.headers["Cache-Control"] = "public, s-maxage=60"
     return response
 
 
-app = endpoint.wsgi("rum", GET=get, POST=post)
+app = lib_app.wsgi("rum", GET=get, POST=post)

@@ -8,8 +8,11 @@ from where, and how old it is.
 
 from typing import Any
 
-from lib import bounded, endpoint, incident_spool, maintenance, status
-from lib.endpoint import Call, Response
+from lib import app as lib_app
+from lib import deadlines, maintenance
+from lib.app import Call, Response
+from lib.incidents import redis_store
+from lib.monitoring import status_page
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
 CACHED = "public, s-maxage=15"
@@ -18,12 +21,14 @@ REDIS_WAIT_S, DATABASE_WAIT_S = 0.25, 0.45  # for the first word of each
 
 def get(call: Call) -> Response:
     found = _left_by_the_watch(call)
-    if found is None or status.age(found, call.now) > status.FRESH:
+    if found is None or status_page.age(found, call.now) > status_page.FRESH:
         found = _from_database(call) or _as_copy(found)
     if found is None:
-        found = status.with_nothing_known(call.services.site_url, call.known_maintenance, call.now)
+        found = status_page.with_nothing_known(
+            call.services.site_url, call.known_maintenance, call.now
+        )
     call.note(decision=found["data"]["source"])
-    response = endpoint.reply(status.with_maintenance(found, call.known_maintenance, call.now))
+    response = lib_app.reply(status_page.with_maintenance(found, call.known_maintenance, call.now))
     response.headers["Cache-Control"] = CACHED
     response.headers["Access-Control-Allow-Origin"] = "*"
     call.later(call.services.probe)
@@ -33,17 +38,17 @@ def get(call: Call) -> Response:
 def _left_by_the_watch(call: Call) -> dict[str, Any] | None:
     """The document in Redis; and on the way what it says of maintenance."""
     commands = (
-        ("GET", status.KEY), ("HGETALL", incident_spool.KEY), ("GET", maintenance.KEY)
+        ("GET", status_page.KEY), ("HGETALL", redis_store.KEY), ("GET", maintenance.KEY)
     )  # fmt: skip
     try:
         cache = call.services.cache
-        text, held, window = bounded.within(lambda: cache.run_all(*commands), REDIS_WAIT_S)
+        text, held, window = deadlines.within(lambda: cache.run_all(*commands), REDIS_WAIT_S)
     except (CacheDown, NotConfigured, TimeoutError):
         return None
-    endpoint.board.remember(window)
-    return status.with_incidents(
-        status.published(text),
-        [one.incident for one in incident_spool.parsed(held)],
+    lib_app.board.remember(window)
+    return status_page.with_incidents(
+        status_page.published(text),
+        [one.incident for one in redis_store.parsed(held)],
         call.known_maintenance,
         call.now,
     )
@@ -52,8 +57,8 @@ def _left_by_the_watch(call: Call) -> dict[str, Any] | None:
 def _from_database(call: Call) -> dict[str, Any] | None:
     try:
         database = call.services.database
-        bounded.require_answer(database.run, DATABASE_WAIT_S)
-        known = status.gather(database.run, call.now)
+        deadlines.require_answer(database.run, DATABASE_WAIT_S)
+        known = status_page.gather(database.run, call.now)
     except (DatabaseDown, NotConfigured) as fault:
         call.met_outage("database", fault)
         return None
@@ -62,11 +67,11 @@ def _from_database(call: Call) -> dict[str, Any] | None:
         call.met_outage("database", fault)
         return None
     site = call.services.site_url
-    return status.document(known, site, call.known_maintenance, call.now, "database")
+    return status_page.document(known, site, call.known_maintenance, call.now, "database")
 
 
 def _as_copy(found: dict[str, Any] | None) -> dict[str, Any] | None:
     return found and {**found, "data": {**found["data"], "source": "copy"}}
 
 
-app = endpoint.wsgi("status", GET=get)
+app = lib_app.wsgi("status", GET=get)

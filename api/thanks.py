@@ -3,11 +3,12 @@
 200 always: a reference that is none of ours is left out. Touches nothing.
 """
 
-from lib import endpoint, pages, reference
-from lib.endpoint import Call, Response
+from lib import app as lib_app
+from lib.app import Call, Response
+from lib.leads import form_pages, reference
+from lib.leads.whatsapp import chat_link
 from lib.problems import NotConfigured
 from lib.settings import Settings
-from lib.whatsapp import chat_link
 
 OPENING = {
     "id": "Halo Alfa Beauty, saya baru mengirim formulir kemitraan. Kode saya {ref}.",
@@ -19,7 +20,7 @@ def get(call: Call) -> Response:
     locale = "en" if call.request.args.get("locale") == "en" else "id"
     given = call.request.args.get("ref", "")
     ref = given if reference.is_one(given) else None
-    page = pages.thank_you(locale, ref, _chat(locale, ref))
+    page = form_pages.thank_you(locale, ref, _chat(locale, ref))
     return Response(page, content_type="text/html; charset=utf-8")
 
 
@@ -31,4 +32,4 @@ def _chat(locale: str, ref: str | None) -> str | None:
     return ref and chat_link(sales, OPENING[locale].format(ref=ref))
 
 
-app = endpoint.wsgi("thanks", GET=get)
+app = lib_app.wsgi("thanks", GET=get)

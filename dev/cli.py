@@ -26,7 +26,7 @@ class Verb:
 
 
 def _up(args: argparse.Namespace) -> int:
-    from dev import up  # each verb loads what it needs alone
+    from dev.platform import up  # each verb loads what it needs alone
 
     return up.run(ROOT, DATA, args.port, quiet=args.quiet)
 
@@ -39,7 +39,7 @@ def _up_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _down(_args: argparse.Namespace) -> int:
-    from dev.state import State
+    from dev.platform.state import State
 
     try:
         stopped = State(DATA).stop()
@@ -51,7 +51,7 @@ def _down(_args: argparse.Namespace) -> int:
 
 
 def _migrate(args: argparse.Namespace) -> int:
-    from dev import up
+    from dev.platform import up
 
     return up.migrate(ROOT, DATA, args.dsn)
 
@@ -61,7 +61,7 @@ def _migrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _cron(args: argparse.Namespace) -> int:
-    from dev import up
+    from dev.platform import up
 
     return up.cron(DATA, args.name)
 
@@ -71,11 +71,12 @@ def _cron_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from dev import build, tools
+    from dev import tools
+    from dev.build import vercel_build
 
     try:
-        print(build.build(ROOT, args.out))
-    except (build.BuildFailed, tools.Missing) as fault:
+        print(vercel_build.build(ROOT, args.out))
+    except (vercel_build.BuildFailed, tools.Missing) as fault:
         print(fault, file=sys.stderr)
         return 1
     return 0
@@ -87,9 +88,9 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _snapshot(args: argparse.Namespace) -> int:
-    from dev import snapshot
+    from dev.build import catalogue_snapshot
 
-    print(snapshot.write(ROOT, args.source))
+    print(catalogue_snapshot.write(ROOT, args.source))
     return 0
 
 
@@ -110,9 +111,9 @@ def _test_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _vendor(_args: argparse.Namespace) -> int:
-    from dev import vendor
+    from dev.build import browser_libraries
 
-    for path in vendor.write(ROOT):
+    for path in browser_libraries.write(ROOT):
         print(path)
     return 0
 
@@ -124,7 +125,7 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _chaos(args: argparse.Namespace) -> int:
-    from dev import chaos
+    from dev.faults import chaos
 
     return chaos.main(ROOT, args.seed, args.minutes, args.variant)
 
@@ -132,7 +133,9 @@ def _chaos(args: argparse.Namespace) -> int:
 def _chaos_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="repeats a run's choices (default: a new one)")
     parser.add_argument("--minutes", type=float, default=2.0, help="of trouble (default: 2)")
-    parser.add_argument("--variant", help="run code broken on purpose: a name of dev/broken.py")
+    parser.add_argument(
+        "--variant", help="run code broken on purpose: a name of dev/faults/mutations.py"
+    )
 
 
 VERBS = {

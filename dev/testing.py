@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dev import postgres_binaries, tools
+from dev import tools
 from dev.bootstrap import ROOT
+from dev.platform import postgres_binaries
 
 _BIN = Path(sys.executable).parent
 

@@ -10,9 +10,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from lib.breaker import Breaker
+from lib.circuit_breaker import Breaker
+from lib.http_client import Rest, Unreached
 from lib.problems import CacheDown
-from lib.rest import Rest, Unreached
 
 CONNECT_S, ANSWER_S = 0.5, 0.8
 

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any
 
-from lib import serving
-from lib.breaker import Breaker
+from lib import runtime
+from lib.circuit_breaker import Breaker
 from lib.problems import DatabaseDown
 
-with serving.uncollected():
+with runtime.uncollected():
     import psycopg
 
 MAX_IDLE = 8  # connections an instance keeps; the pooler has one limit for all instances

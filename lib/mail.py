@@ -8,10 +8,10 @@ import json
 import re
 from typing import Any
 
-from lib import letters, mail_pace
-from lib.letters import Letter
+from lib.http_client import Answer, Rest, Unreached
+from lib.leads import emails, send_rate
+from lib.leads.emails import Letter
 from lib.problems import MailDelayed, MailRefused, MailTaken
-from lib.rest import Answer, Rest, Unreached
 
 TIMEOUT_S = 5.0  # for the connection, and again for the answer
 LONGEST_PAUSE_S = 3600.0
@@ -44,7 +44,7 @@ class Mailer:
     """Resend with one key."""
 
     def __init__(
-        self, api_key: str, api_url: str, *, per_second: float = mail_pace.PER_SECOND
+        self, api_key: str, api_url: str, *, per_second: float = send_rate.PER_SECOND
     ) -> None:
         self.per_second = per_second
         self._refused: set[str] = set()  # addresses that are no Reply-To to Resend
@@ -76,7 +76,7 @@ class Mailer:
                     raise
         self._refused.discard(address)
         # A key of its own: these are other bytes.
-        other = letters.without_reply_to(letter)
+        other = emails.without_reply_to(letter)
         try:
             return self._send(other, f"{idempotency_key}/no-reply-to", timeout_s)
         except MailDelayed:

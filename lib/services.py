@@ -8,14 +8,14 @@ from lib.problems import NotConfigured
 from lib.settings import Settings
 
 if TYPE_CHECKING:
-    from lib.alerts import Links
     from lib.cache import Cache
     from lib.db import Database
+    from lib.encryption import Vault
+    from lib.error_reporting import Reporter
+    from lib.incidents.messages import Links
     from lib.mail import Mailer
-    from lib.sentry import Reporter
     from lib.slack import Slack
     from lib.turnstile import Turnstile
-    from lib.vault import Vault
 
 
 class Services:
@@ -38,7 +38,7 @@ class Services:
 
     @cached_property
     def vault(self) -> "Vault":
-        from lib.vault import Vault
+        from lib.encryption import Vault
 
         return Vault(self.settings.leads_encryption_key)
 
@@ -80,7 +80,7 @@ class Services:
 
     @property
     def links(self) -> "Links":
-        from lib.alerts import Links
+        from lib.incidents.messages import Links
 
         settings = self.settings
         return Links(
@@ -126,7 +126,7 @@ class Services:
         """None when no DSN is set: the log alone is told."""
         if not self.settings.sentry_dsn:
             return None
-        from lib.sentry import Reporter
+        from lib.error_reporting import Reporter
 
         return Reporter(
             self.settings.sentry_dsn,

@@ -368,7 +368,7 @@ class Settings:
         return None
 
     def secrets(self) -> dict[str, str]:
-        """Every secret that is set, as it is written: for lib/keys.py, which keeps none."""
+        """Every secret that is set, as it is written: for secrets.py, which keeps none."""
         written = ((one.name, self.environ.get(one.name, "").strip()) for one in every())
         secret = {one.name for one in every() if one.secret}
         return {name: text for name, text in written if text and name in secret}

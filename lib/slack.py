@@ -11,7 +11,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from lib.alerts import Message, Posted, Thread
+from lib.incidents.messages import Message, Posted, Thread
 from lib.problems import AlertDelayed, AlertGone
 
 TIMEOUT_S = 4.0

@@ -5,8 +5,8 @@ Turnstile down never refuses a lead, nor makes spam of it: a person looks at it.
 
 from urllib.parse import urlencode
 
+from lib.http_client import Rest, Unreached
 from lib.problems import ChallengeDown
-from lib.rest import Rest, Unreached
 
 CONNECT_S, ANSWER_S = 0.3, 0.6
 

@@ -6,43 +6,35 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from dev import migrations
 from dev.bootstrap import DATA, ROOT
-from dev.state import State
+from dev.platform import migrations
+from dev.platform.state import State
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.services import Services
 from lib.settings import Settings
-from ops import (
-    command,
-    evidence,
-    incidents,
-    leads,
-    maintenance,
-    measures,
-    monitors,
-    products,
-    recovery,
-    retention,
-    review,
-    rollback,
-    subject,
-)
+from ops import command, compliance
+from ops.incidents import commands, maintenance, metrics, monitors, rollback
 from ops.keys import commands as keys
+from ops.leads import commands as lead_commands
+from ops.leads import review
+from ops.privacy import data_subject, retention
+from ops.products import commands as product_commands
+from ops.recovery import commands as recovery_commands
 
 AREAS = (
-    leads,
+    lead_commands,
     review,
-    products,
-    incidents,
+    product_commands,
+    commands,
     maintenance,
-    measures,
+    metrics,
     monitors,
     rollback,
-    recovery,
+    recovery_commands,
     keys,
-    subject,
+    data_subject,
     retention,
-    evidence,
+    compliance,
 )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from dev.migrations import MigrationFailed
+from dev.platform.migrations import MigrationFailed
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from ops.command import Failed
 

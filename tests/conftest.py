@@ -19,9 +19,10 @@ import pytest
 import redis
 from psycopg.rows import DictRow, dict_row
 
-from dev import build, postgres_binaries
-from dev.platform import Platform
-from dev.rig import truncate
+from dev.build import vercel_build
+from dev.faults.test_site import truncate
+from dev.platform import postgres_binaries
+from dev.platform.local_platform import Platform
 
 ROOT = Path(__file__).parent.parent
 
@@ -103,7 +104,7 @@ def admin(platform: Platform) -> Iterator[psycopg.Connection[DictRow]]:
 def built() -> Iterator[Path]:
     """The project folder that `python3 -m dev build` leaves, its output in `.vercel/output`."""
     with tempfile.TemporaryDirectory(prefix="built-") as folder:
-        yield build.build(ROOT, Path(folder)).parents[1]
+        yield vercel_build.build(ROOT, Path(folder)).parents[1]
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ import psycopg
 import pytest
 from psycopg.rows import DictRow
 
-from dev import runtime
-from dev.logs import LogBook
-from dev.platform import Platform
-from dev.runtime import Function, start_built
-from lib import pages, settings
+from dev.edge import runtime
+from dev.edge.runtime import Function, start_built
+from dev.platform.local_platform import Platform
+from dev.platform.logs import LogBook
+from lib import settings
+from lib.leads import form_pages
 from tests.conftest import LEAD, eventually
 
 ROOT = Path(__file__).parent.parent
@@ -134,7 +135,7 @@ def test_no_bundle_holds_a_cache_but_bytecode_of_what_it_ships(artefact: Artefac
 
 
 def test_the_catalogues_snapshot_is_shipped(artefact: Artefact) -> None:
-    snapshot = artefact.files("api/products")["lib/catalogue.snapshot.json"]
+    snapshot = artefact.files("api/products")["lib/products/catalogue.snapshot.json"]
     assert snapshot.stat().st_size < 200_000
 
 
@@ -142,7 +143,7 @@ def test_the_pages_a_function_fills_in_are_shipped_with_it(artefact: Artefact) -
     """The builder leaves `public/` out of functions unless includeFiles names it."""
     for name in ("api/leads", "api/thanks"):
         files = artefact.files(name)
-        for page in (*pages.FORMS.values(), *pages.THANKS.values()):
+        for page in (*form_pages.FORMS.values(), *form_pages.THANKS.values()):
             assert f"public/{page}" in files, f"{name}: see includeFiles in vercel.json"
 
 
@@ -314,8 +315,8 @@ import sys
 sys.path[:0] = [".", "_vendor"]
 from datetime import UTC, datetime
 from lib import fields, pages, rest, spam, submission
-from lib.sentry import Reporter
-from lib.vault import Vault
+from lib.error_reporting import Reporter
+from lib.encryption import Vault
 
 assert fields.phone("+65 8123 4567") == "+6581234567"
 assert fields.phone("+44 20 7946 0958") == "+442079460958"

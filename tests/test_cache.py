@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from upstash_redis import Redis
 
-from dev.platform import Platform
+from dev.platform.local_platform import Platform
 from lib.cache import ANSWER_S, Cache
 from lib.problems import CacheDown
 

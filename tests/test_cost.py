@@ -15,8 +15,11 @@ import pytest
 import redis
 
 from dev.bench.functions.wire import Wire
-from dev.platform import Platform
-from lib import catalogue_cache, deployments, metrics, product_query, products, snapshot
+from dev.platform.local_platform import Platform
+from lib import metrics
+from lib.monitoring import deployments
+from lib.products import cache, catalogue, snapshot
+from lib.products import query as product_query
 from tests.conftest import LEAD, eventually
 
 ROOT = Path(__file__).parent.parent
@@ -56,11 +59,11 @@ print(json.dumps([told, loaded, sorted(sys.modules)]))
 def stocked(platform: Platform, database: object) -> None:
     """A fresh catalogue in Redis."""
     query = product_query.read([], "id")
-    answer = products.answer(query, snapshot.load().find(query), datetime.now(UTC))
-    entry = catalogue_cache.entry_of(answer, made_at=time.time(), cost_s=0.01, version="0")
+    answer = catalogue.answer(query, snapshot.load().find(query), datetime.now(UTC))
+    entry = cache.entry_of(answer, made_at=time.time(), cost_s=0.01, version="0")
     with redis.Redis.from_url(platform.redis_url) as valkey:
         key = f"products:entry:{query.key}"
-        valkey.set(key, catalogue_cache.sealed(entry, query.key))
+        valkey.set(key, cache.sealed(entry, query.key))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from dev.bench.functions.wire import Wire
-from dev.platform import Platform
+from dev.platform.local_platform import Platform
 from lib import db
 from lib.db import Database
 from lib.problems import DatabaseDown

@@ -8,8 +8,9 @@ from urllib.parse import unquote
 
 import pytest
 
-from lib import consent, settings
-from tests.contract import Submission
+from lib import settings
+from lib.leads import consent
+from tests.leads.contract import Submission
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "dev/README.md", "dev/bench/README.md", "docs/deploy.md", "ops/README.md")

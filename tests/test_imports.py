@@ -27,81 +27,82 @@ class May(NamedTuple):
     for_types: set[str] = set()
 
 
+ROOMS = ("incidents", "leads", "monitoring", "privacy", "products", "vitals")
 NOUNS = {
-    "lib.alarm",
-    "lib.alert_mail",
-    "lib.alerts",
-    "lib.backlog",
-    "lib.bounded",
-    "lib.canary",
-    "lib.catalogue_cache",
-    "lib.checkup",
-    "lib.consent",
-    "lib.copies",
-    "lib.deployments",
-    "lib.erasure",
-    "lib.erasure_register",
-    "lib.erasure_replay",
-    "lib.erasure_sweep",
-    "lib.fields",
-    "lib.gate",
-    "lib.incident_slack",
-    "lib.incident_spool",
-    "lib.incident_store",
-    "lib.incidents",
-    "lib.intake",
+    "lib.incidents.alerting",
+    "lib.incidents.alert_mail",
+    "lib.incidents.messages",
+    "lib.leads.queue",
+    "lib.deadlines",
+    "lib.leads.canary",
+    "lib.products.cache",
+    "lib.monitoring.health",
+    "lib.leads.consent",
+    "lib.leads.serialization",
+    "lib.monitoring.deployments",
+    "lib.privacy.erasure",
+    "lib.privacy.requests",
+    "lib.privacy.replay",
+    "lib.privacy.redis_erasure",
+    "lib.leads.validators",
+    "lib.leads.admission",
+    "lib.incidents.slack_store",
+    "lib.incidents.redis_store",
+    "lib.incidents.store",
+    "lib.incidents.model",
+    "lib.leads.service",
     "lib.json_body",
-    "lib.keys",
+    "lib.monitoring.secrets",
     "lib.language",
-    "lib.lead_export",
-    "lib.leads",
-    "lib.ledger",
-    "lib.letters",
-    "lib.mail_pace",
-    "lib.mail_status",
-    "lib.mailed_leads",
+    "lib.leads.export",
+    "lib.leads.repository",
+    "lib.leads.reconciliation",
+    "lib.leads.emails",
+    "lib.leads.send_rate",
+    "lib.leads.delivery_status",
+    "lib.leads.mailed_leads",
     "lib.maintenance",
-    "lib.metric_fold",
+    "lib.monitoring.rollup",
     "lib.metrics",
-    "lib.outbox",
-    "lib.pages",
-    "lib.phone",
-    "lib.product_query",
-    "lib.products",
+    "lib.leads.outbox",
+    "lib.leads.form_pages",
+    "lib.leads.phone",
+    "lib.products.query",
+    "lib.products.catalogue",
     "lib.query_parameters",
-    "lib.recovery",
-    "lib.reference",
-    "lib.rehearsal",
-    "lib.retention",
-    "lib.rounds",
-    "lib.rules",
-    "lib.rum",
-    "lib.rum_count",
-    "lib.rum_drain",
-    "lib.rum_fold",
-    "lib.rum_query",
-    "lib.rum_report",
-    "lib.sketch",
-    "lib.snapshot",
-    "lib.spam",
-    "lib.status",
-    "lib.subject",
-    "lib.submission",
-    "lib.tombstones",
-    "lib.watch",
-    "lib.whatsapp",
+    "lib.monitoring.backups",
+    "lib.leads.reference",
+    "lib.monitoring.statement_check",
+    "lib.privacy.retention",
+    "lib.leads.worker",
+    "lib.incidents.rules",
+    "lib.vitals.samples",
+    "lib.vitals.ingest",
+    "lib.vitals.drain",
+    "lib.vitals.rollup",
+    "lib.vitals.query",
+    "lib.vitals.report",
+    "lib.vitals.quantile_sketch",
+    "lib.products.snapshot",
+    "lib.leads.spam",
+    "lib.monitoring.status_page",
+    "lib.privacy.data_subject",
+    "lib.leads.submission",
+    "lib.privacy.tombstones",
+    "lib.monitoring.monitor",
+    "lib.leads.whatsapp",
 }
 ADAPTERS = {
-    "lib.cache": {"lib.rest"},
-    "lib.db": {"psycopg", "lib.serving"},
-    "lib.mail": {"lib.rest"},
-    "lib.sentry": {"sentry_sdk", "lib.log"},
+    "lib.cache": {"lib.http_client"},
+    "lib.db": {"psycopg", "lib.runtime"},
+    "lib.mail": {"lib.http_client"},
+    "lib.error_reporting": {"sentry_sdk", "lib.log"},
     "lib.slack": set(),  # its API is one POST: the standard library's
-    "lib.turnstile": {"lib.rest"},
-    "lib.vault": {"nacl"},
+    "lib.turnstile": {"lib.http_client"},
+    "lib.encryption": {"nacl"},
 }
 
-ENDPOINT = May({"werkzeug", "lib.endpoint", "lib.log", "lib.problems", *NOUNS})
+ENDPOINT = May({"werkzeug", "lib.app", "lib.log", "lib.problems", *NOUNS})
 NOUN = May({"lib.problems", *NOUNS}, for_types={"psycopg"})
 
 TABLE: dict[str, May] = {
@@ -119,24 +120,30 @@ TABLE: dict[str, May] = {
     "api/cron/prune.py": ENDPOINT,
     # What we decide.
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
-    "lib/alarm.py": May({*NOUN.at_the_top, "lib.log"}),
-    "lib/rehearsal.py": NOUN._replace(inside_functions={"psycopg"}),  # reads a server's words
-    "lib/mail_pace.py": NOUN._replace(at_the_top={*NOUN.at_the_top, "lib.log"}),
-    "lib/fields.py": NOUN._replace(inside_functions={"email_validator"}),
-    "lib/phone.py": May({*NOUN.at_the_top, "phonenumbers"}),
-    "lib/spam.py": NOUN._replace(inside_functions={"disposable_email_domains"}),
+    "lib/incidents/alerting.py": May({*NOUN.at_the_top, "lib.log"}),
+    "lib/monitoring/statement_check.py": NOUN._replace(
+        inside_functions={"psycopg"}
+    ),  # reads a server's words
+    "lib/leads/send_rate.py": NOUN._replace(at_the_top={*NOUN.at_the_top, "lib.log"}),
+    "lib/leads/validators.py": NOUN._replace(inside_functions={"email_validator"}),
+    "lib/leads/phone.py": May({*NOUN.at_the_top, "phonenumbers"}),
+    "lib/leads/spam.py": NOUN._replace(inside_functions={"disposable_email_domains"}),
     # One vendor each.
     **{
-        f"{adapter.replace('.', '/')}.py": May({*vendor, "lib.breaker", "lib.problems", *NOUNS})
+        f"{adapter.replace('.', '/')}.py": May(
+            {*vendor, "lib.circuit_breaker", "lib.problems", *NOUNS}
+        )
         for adapter, vendor in ADAPTERS.items()
     },
     "lib/mail.py": May(
-        {"lib.rest", "lib.breaker", "lib.problems", *NOUNS}, inside_functions={"idna"}
+        {"lib.http_client", "lib.circuit_breaker", "lib.problems", *NOUNS},
+        inside_functions={"idna"},
     ),
     # The frame.
-    "lib/__init__.py": May({"lib.serving"}),
-    "lib/breaker.py": May(set()),
-    "lib/endpoint.py": May(
+    "lib/__init__.py": May({"lib.runtime"}),
+    **{f"lib/{room}/__init__.py": May(set()) for room in ROOMS},
+    "lib/circuit_breaker.py": May(set()),
+    "lib/app.py": May(
         {
             "werkzeug",
             "lib.language",
@@ -144,19 +151,19 @@ TABLE: dict[str, May] = {
             "lib.maintenance",
             "lib.metrics",
             "lib.problems",
-            "lib.serving",
+            "lib.runtime",
             "lib.settings",
         },
-        inside_functions={"lib.services", "lib.alarm"},
+        inside_functions={"lib.services", "lib.incidents.alerting"},
         for_types={"_typeshed"},
     ),
     "lib/log.py": May({"lib.problems"}),
     "lib/problems.py": May(set()),
     "lib/services.py": May(
-        {"lib.problems", "lib.settings"}, inside_functions={*ADAPTERS, "lib.alerts"}
+        {"lib.problems", "lib.settings"}, inside_functions={*ADAPTERS, "lib.incidents.messages"}
     ),
-    "lib/rest.py": May(set(), inside_functions={"certifi"}),
-    "lib/serving.py": May(set()),
+    "lib/http_client.py": May(set(), inside_functions={"certifi"}),
+    "lib/runtime.py": May(set()),
     "lib/settings.py": May({"lib.log", "lib.problems"}),
 }
 
@@ -185,7 +192,12 @@ def imports_of(node: ast.AST, place: str = "at_the_top") -> Iterator[Import]:
         yield from (Import(_wanted(alias.name), place, node.lineno) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         named = "." * node.level + (node.module or "")
-        inside = [f"lib.{alias.name}" for alias in node.names] if named == "lib" else [named]
+        here = ROOT / named.replace(".", "/")
+        inside = (
+            [f"{named}.{alias.name}" for alias in node.names]
+            if named.split(".")[0] == "lib" and here.is_dir()
+            else [named]
+        )
         yield from (Import(_wanted(name), place, node.lineno) for name in inside)
     if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
         for typed in node.body:
@@ -199,7 +211,7 @@ def imports_of(node: ast.AST, place: str = "at_the_top") -> Iterator[Import]:
 
 def _wanted(name: str) -> str:
     parts = name.split(".")
-    return ".".join(parts[:2]) if parts[0] == "lib" else parts[0]
+    return name if parts[0] == "lib" else parts[0]
 
 
 def allowed(rule: May, place: str) -> set[str]:
@@ -258,11 +270,11 @@ def test_only_settings_reads_the_environment(file: Path) -> None:
 # A lead goes to the next store, and the next lead is drained, whatever one failed with.
 # A thread hands on what it met.
 CATCH_ALL = (
-    "lib/endpoint.py",
-    "lib/intake.py",
-    "lib/backlog.py",
-    "lib/rounds.py",
-    "lib/bounded.py",
+    "lib/app.py",
+    "lib/leads/service.py",
+    "lib/leads/queue.py",
+    "lib/leads/worker.py",
+    "lib/deadlines.py",
 )
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import resend
 
-from dev.platform import Platform
-from lib.letters import Letter
+from dev.platform.local_platform import Platform
+from lib.leads.emails import Letter
 from lib.mail import Mailer
 from lib.problems import MailDelayed, MailRefused
 

@@ -15,15 +15,16 @@ import pytest
 import redis
 from psycopg.rows import DictRow
 
-from dev import build
-from dev.platform import Platform
-from dev.runtime import Function
+from dev.build import vercel_build
+from dev.edge.runtime import Function
+from dev.platform.local_platform import Platform
 from lib import maintenance
 from lib.maintenance import Board, Switch
 from lib.settings import Settings
-from ops import cli, rollback
-from tests.cataloguing import PRODUCTS, seeded
+from ops import cli
+from ops.incidents import rollback
 from tests.conftest import LEAD, ROOT, delivered, eventually
+from tests.products.catalogue_data import PRODUCTS, seeded
 
 __all__ = ["seeded"]
 
@@ -378,5 +379,5 @@ def test_vercels_build_takes_the_words_that_the_functions_take(word: str) -> Non
 
 def test_our_own_build_refuses_a_slip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MAINTENANCE_MODE", "mantenance")
-    with pytest.raises(build.BuildFailed, match="misspelt"):
-        build.build(ROOT, tmp_path)
+    with pytest.raises(vercel_build.BuildFailed, match="misspelt"):
+        vercel_build.build(ROOT, tmp_path)

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.rows import DictRow
 
-from dev.platform import Platform
-from lib import metric_fold, metrics, status
+from dev.platform.local_platform import Platform
+from lib import metrics
 from lib.metrics import EDGES_MS, Recorder
+from lib.monitoring import rollup, status_page
 from lib.problems import CacheDown
 from lib.services import Services
 from lib.settings import Settings
@@ -233,7 +234,7 @@ def put(services: Services, at: datetime, field: str, n: int) -> None:
 
 def fold(services: Services, since: datetime, now: datetime) -> int:
     run, run_all = services.database.run, services.cache.run_all
-    return metric_fold.fold(run, run_all, since, now, status.PROMISED)
+    return rollup.fold(run, run_all, since, now, status_page.PROMISED)
 
 
 def total(database: Rows, table: str) -> int:
@@ -286,6 +287,6 @@ def test_burn_rates_tell_how_fast_the_error_budget_goes(services: Services, data
     put(services, NOW - timedelta(minutes=2), "leads|a|error|5", 10)
     put(services, NOW - timedelta(hours=3), "leads|a|ok|5", 900)
     fold(services, NOW - timedelta(hours=5), NOW)
-    rates = services.database.run(lambda c: metric_fold.burn_rates(c, NOW))
+    rates = services.database.run(lambda c: rollup.burn_rates(c, NOW))
     assert rates["leads"]["5m"] == pytest.approx(20)  # 10 % where 0.5 % is allowed
     assert rates["leads"]["6h"] == pytest.approx(2)

@@ -14,13 +14,13 @@ from openapi_spec_validator import validate
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from dev.platform import Platform
-from dev.runtime import Function
-from lib import submission
+from dev.edge.runtime import Function
+from dev.platform.local_platform import Platform
+from lib.leads import submission
 from lib.problems import Problem
-from tests.cataloguing import Database, seeded
 from tests.conftest import LEAD, eventually
-from tests.contract import Submission
+from tests.leads.contract import Submission
+from tests.products.catalogue_data import Database, seeded
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT: dict[str, Any] = json.loads((ROOT / "public" / "openapi.json").read_text("utf-8"))

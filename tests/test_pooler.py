@@ -8,19 +8,19 @@ import psycopg
 import pytest
 from psycopg.rows import DictRow
 
-from dev import tree
-from dev.breaks import Break
-from dev.oracle import Oracle, at_once
-from dev.pgbouncer import PgBouncer
-from dev.platform import Platform
-from dev.rig import Rig
-from lib import erasure, retention
+from dev.build import source_tree
+from dev.faults.known_faults import Break
+from dev.faults.oracle import Oracle, at_once
+from dev.faults.test_site import Rig
+from dev.platform.local_platform import Platform
+from dev.platform.pgbouncer import PgBouncer
+from lib.privacy import erasure, retention
+from lib.privacy.data_subject import Subject
 from lib.services import Services
 from lib.settings import Settings
-from lib.subject import Subject
 from tests.conftest import ROOT
-from tests.privacy import OTHER, count, lead, store
-from tests.rigging import all_accepted
+from tests.fix_site import all_accepted
+from tests.privacy.person_data import OTHER, count, lead, store
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def pooler(platform: Platform) -> Iterator[PgBouncer]:
 def pooled_rig(
     platform: Platform, pooler: PgBouncer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Rig]:
-    copied = tree.copy(ROOT, tmp_path_factory.mktemp("pooled") / "copy")
+    copied = source_tree.copy(ROOT, tmp_path_factory.mktemp("pooled") / "copy")
     with Rig(platform, copied, database_url=pooler.dsn) as made:
         yield made
 

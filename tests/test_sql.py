@@ -10,7 +10,7 @@ import pytest
 from psycopg.rows import DictRow
 
 import lib
-from dev.platform import Platform
+from dev.platform.local_platform import Platform
 from tests.conftest import both_majors
 
 type Rows = psycopg.Connection[DictRow]
@@ -22,7 +22,7 @@ BEGINNING = re.compile(r"\s*(with|insert|select|update|delete)\s", re.IGNORECASE
 
 def statements() -> Iterator[tuple[str, str]]:
     """(where it stands, text) of every text constant in capitals that begins like SQL."""
-    for module in pkgutil.iter_modules(lib.__path__, "lib."):
+    for module in pkgutil.walk_packages(lib.__path__, "lib."):
         for name, value in sorted(vars(importlib.import_module(module.name)).items()):
             if isinstance(value, str) and name.isupper() and BEGINNING.match(value):
                 yield f"{module.name}.{name}", value
@@ -48,7 +48,7 @@ def numbered(statement: str) -> str:
 
 
 def test_there_are_statements_to_check() -> None:
-    assert {"lib.leads.STORE", "lib.outbox.CLAIM"} <= set(STATEMENTS)
+    assert {"lib.leads.repository.STORE", "lib.leads.outbox.CLAIM"} <= set(STATEMENTS)
 
 
 def test_parameters_are_numbered_by_name() -> None:

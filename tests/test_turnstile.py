@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg.rows import DictRow
 
-from dev.platform import Platform
+from dev.platform.local_platform import Platform
 from tests.conftest import LEAD
 
 type Rows = psycopg.Connection[DictRow]

@@ -10,9 +10,14 @@ all the same. In maintenance everything waits: 200 `{"maintenance": "<mode>"}`.
 
 from datetime import UTC, datetime
 
-from lib import alarm, endpoint, erasure, leads, log, rounds, rum_fold
-from lib.endpoint import Call, Response
+from lib import app as lib_app
+from lib import log
+from lib.app import Call, Response
+from lib.incidents import alerting
+from lib.leads import repository, worker
+from lib.privacy import erasure
 from lib.problems import DatabaseDown, NotConfigured
+from lib.vitals import rollup
 
 EVERY_MINUTES = 1  # vercel.json
 # Of the function's 60 s: the last lead and the last mail of a run may take 5 more each.
@@ -21,26 +26,26 @@ MAIL_BUDGET_S = 25.0
 
 
 def get(call: Call) -> Response:
-    endpoint.refuse_all_but_cron(call)
+    lib_app.refuse_all_but_cron(call)
     call.check_in("deliver", every_minutes=EVERY_MINUTES)
     if call.maintenance is not None:
         call.note(decision="maintenance")
-        return endpoint.reply({"maintenance": call.maintenance.mode})
+        return lib_app.reply({"maintenance": call.maintenance.mode})
     settings = call.services.settings
     call.later(call.services.probe)
     call.attempt(lambda: _finish_erasures(call), None, unless=(DatabaseDown,))
-    desk = leads.Desk(settings.mail_from, settings.mail_sales_to)
-    found = rounds.make(call.services, desk, _clock, queue_s=QUEUE_BUDGET_S, mails_s=MAIL_BUDGET_S)
+    desk = repository.Desk(settings.mail_from, settings.mail_sales_to)
+    found = worker.make(call.services, desk, _clock, queue_s=QUEUE_BUDGET_S, mails_s=MAIL_BUDGET_S)
     call.note(**found.facts(), cache_fault=found.cache_fault)
     for fault in found.faults.values():
         call.report(fault)
     if found.queue is not None and found.queue.dead:
-        alarm.sound(call, "leads_set_aside", count=found.queue.dead)
+        alerting.sound(call, "leads_set_aside", count=found.queue.dead)
     if found.mails.dead:
-        alarm.sound(call, "dead_letters", count=found.mails.dead)
+        alerting.sound(call, "dead_letters", count=found.mails.dead)
     call.later(lambda: _fold_vitals(call))
     refused = found.queue is not None and found.queue.fault is not None
-    return endpoint.reply(found.facts(), 500 if found.faults or refused else 200)
+    return lib_app.reply(found.facts(), 500 if found.faults or refused else 200)
 
 
 def _finish_erasures(call: Call) -> None:
@@ -53,7 +58,7 @@ def _finish_erasures(call: Call) -> None:
 
 def _fold_vitals(call: Call) -> None:
     """Where no browser reports, nobody else takes the last counts over. Down: the next round."""
-    folded = rum_fold.fold(call.services, _clock())
+    folded = rollup.fold(call.services, _clock())
     call.note(vitals=folded and folded.counts)
 
 
@@ -61,4 +66,4 @@ def _clock() -> datetime:
     return datetime.now(UTC)
 
 
-app = endpoint.wsgi("cron/deliver", GET=get)
+app = lib_app.wsgi("cron/deliver", GET=get)

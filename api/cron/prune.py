@@ -8,8 +8,10 @@ them, and `in_redis` and `tombstones` are null with Redis down; in maintenance e
 `{"maintenance": "<mode>"}`; 401 without the cron token; 503 without Postgres.
 """
 
-from lib import endpoint, erasure, erasure_replay, log, retention
-from lib.endpoint import Call, Response
+from lib import app as lib_app
+from lib import log
+from lib.app import Call, Response
+from lib.privacy import erasure, replay, retention
 from lib.problems import CacheDown, NotConfigured
 
 EVERY_MINUTES = 24 * 60  # vercel.json
@@ -17,11 +19,11 @@ BUDGET_S = 35.0  # of the function's 60
 
 
 def get(call: Call) -> Response:
-    endpoint.refuse_all_but_cron(call)
+    lib_app.refuse_all_but_cron(call)
     call.check_in("prune", every_minutes=EVERY_MINUTES)
     if call.maintenance is not None:
         call.note(decision="maintenance")
-        return endpoint.reply({"maintenance": call.maintenance.mode})
+        return lib_app.reply({"maintenance": call.maintenance.mode})
     call.later(call.services.probe)
     run = call.services.database.run
     rules = retention.rules(call.services.settings.leads_retention_days)
@@ -30,7 +32,7 @@ def get(call: Call) -> Response:
     facts["late"] = [age.name for age in retention.waiting(run, rules, call.now)]
     facts["unheard"] = retention.unheard(run, rules, call.now)
     call.note(**facts)
-    return endpoint.reply(facts)
+    return lib_app.reply(facts)
 
 
 def _finish_erasures(call: Call) -> dict[str, int] | None:
@@ -45,10 +47,10 @@ def _in_redis(call: Call) -> dict[str, int | None]:
     """Redis down is no reason to keep rows: the next run comes to it."""
     try:
         ended = retention.prune_redis(call.services.cache.run, call.now)
-        return {"in_redis": ended, "tombstones": erasure_replay.publish(call.services)}
+        return {"in_redis": ended, "tombstones": replay.publish(call.services)}
     except (CacheDown, NotConfigured) as fault:
         call.note(cache_fault=str(fault) or "redis is down")
         return {"in_redis": None, "tombstones": None}
 
 
-app = endpoint.wsgi("cron/prune", GET=get)
+app = lib_app.wsgi("cron/prune", GET=get)

@@ -8,8 +8,10 @@ without the cron's token or the watch's own, which whoever watches from outside 
 
 from contextlib import suppress
 
-from lib import alarm, deployments, endpoint, keys, watch
-from lib.endpoint import Call, Response
+from lib import app as lib_app
+from lib.app import Call, Response
+from lib.incidents import alerting
+from lib.monitoring import deployments, monitor, secrets
 from lib.problems import DatabaseDown, NotConfigured
 
 EVERY_MINUTES = 1  # vercel.json
@@ -17,15 +19,15 @@ EVERY_MINUTES = 1  # vercel.json
 
 def get(call: Call) -> Response:
     if not _is_monitor(call):
-        endpoint.refuse_all_but_cron(call)
-    call.services.probe(endpoint.PROBE_WAIT_S)
-    report = watch.run(call.services, call.maintenance, call.now)
+        lib_app.refuse_all_but_cron(call)
+    call.services.probe(lib_app.PROBE_WAIT_S)
+    report = monitor.run(call.services, call.maintenance, call.now)
     call.note(**report.facts())
     call.later(call.services.probe)
     call.later(lambda: _say_what_we_are(call))
     if not report.busy:
         call.check_in("watch", every_minutes=EVERY_MINUTES)
-    return endpoint.reply(report.facts())
+    return lib_app.reply(report.facts())
 
 
 def _say_what_we_are(call: Call) -> None:
@@ -33,18 +35,18 @@ def _say_what_we_are(call: Call) -> None:
     settings = call.services.settings
     build = deployments.build_of(settings)
     with suppress(DatabaseDown, NotConfigured):  # the next minute tells
-        run = alarm.run_of(call.services)
+        run = alerting.run_of(call.services)
         deployments.stamp(run, build, call.now)
         pepper = settings.key_fingerprint_pepper
-        keys.sight(run, settings.secrets(), pepper, build.deployment, call.now)
+        secrets.sight(run, settings.secrets(), pepper, build.deployment, call.now)
 
 
 def _is_monitor(call: Call) -> bool:
     """Whether it is whoever watches from outside, with the token that opens this alone."""
     try:
-        return endpoint.bearer_is(call.request, (call.services.settings.watch_token,))
+        return lib_app.bearer_is(call.request, (call.services.settings.watch_token,))
     except NotConfigured:
         return False
 
 
-app = endpoint.wsgi("cron/watch", GET=get)
+app = lib_app.wsgi("cron/watch", GET=get)

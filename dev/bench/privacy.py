@@ -15,20 +15,12 @@ import httpx
 import psycopg
 
 from dev.bootstrap import ROOT
-from dev.platform import Platform
-from lib import (
-    backlog,
-    erasure,
-    erasure_register,
-    erasure_replay,
-    lead_export,
-    leads,
-    retention,
-    submission,
-)
+from dev.platform.local_platform import Platform
+from lib.leads import export, queue, repository, submission
+from lib.privacy import erasure, replay, requests, retention
+from lib.privacy.data_subject import Subject
 from lib.services import Services
 from lib.settings import Settings
-from lib.subject import Subject
 
 LOADED_AT_A_TIME = 100_000
 JOURNALED = 10_000  # 5,000 leads a day
@@ -93,7 +85,7 @@ def _export(platform: Platform) -> None:
     token = {"Authorization": f"Bearer {platform.environment['LEADS_ADMIN_TOKEN']}"}
     with platform.function("api/leads_export.py") as function:
         address = f"{function.url}/api/leads/export"
-        few = {"limit": str(lead_export.BATCH)}
+        few = {"limit": str(export.BATCH)}
         httpx.get(address, params=few, headers=token, timeout=120)
         one_batch_kb = _peak_kb(function.pid)
         started, size, first_s = time.perf_counter(), 0, 0.0
@@ -109,7 +101,7 @@ def _export(platform: Platform) -> None:
     print(f"\nexport: {rows:,} rows, {size / 1e6:.0f} MB, whole: {whole}")
     print(f"  first byte after {first_s:.2f} s, all after {took_s:.1f} s")
     print(f"  {rows / took_s:,.0f} rows a second")
-    print(f"  its peak memory: {one_batch_kb / 1024:.1f} MB after {lead_export.BATCH:,} rows,")
+    print(f"  its peak memory: {one_batch_kb / 1024:.1f} MB after {export.BATCH:,} rows,")
     print(f"  {peak_kb / 1024:.1f} MB after all of them")
 
 
@@ -119,7 +111,7 @@ def _erase(platform: Platform, services: Services) -> None:
     started = time.perf_counter()
     request = erasure.erase(services, whom, datetime.now(UTC), asked_by="command")
     took_s = time.perf_counter() - started
-    receipt = erasure_register.receipt(services.database.run, request)
+    receipt = requests.receipt(services.database.run, request)
     found = {line["place"]: line["count"] for line in receipt["places"]} if receipt else {}
     print(f"\nerasing one of them, {JOURNALED:,} sealed copies opened: {took_s:.1f} s")
     print(f"  {found['leads']} lead, {found['journal']} copy")
@@ -141,7 +133,7 @@ def _fill_journal(services: Services) -> None:
             "consent": True,
             "message": f"Kami tertarik bermitra; mohon info harga untuk salon nomor {number}.",
         }
-        lead = leads.make(
+        lead = repository.make(
             submission.Submission.model_construct(**form),
             key=None,
             locale="id",
@@ -149,13 +141,13 @@ def _fill_journal(services: Services) -> None:
             ip_address="203.0.113.7",
             user_agent=None,
         )
-        services.cache.run_all(*backlog.journal(services.vault, lead))
+        services.cache.run_all(*queue.journal(services.vault, lead))
 
 
 def _replay(services: Services) -> None:
     erasure.finish(services, datetime.now(UTC))
     started = time.perf_counter()
-    replayed = erasure_replay.replay(services, datetime.now(UTC))
+    replayed = replay.replay(services, datetime.now(UTC))
     took_s = time.perf_counter() - started
     print(f"replaying {replayed.tombstones} tombstones over all of them: {took_s:.1f} s")
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import psycopg
 
-from dev import migrations
 from dev.bootstrap import ROOT
-from dev.postgres import Postgres
-from lib import products
-from lib.product_query import Place, Query, read
-from ops import catalogue
+from dev.platform import migrations
+from dev.platform.postgres import Postgres
+from lib.products import catalogue as product_catalogue
+from lib.products.query import Place, Query, read
+from ops.products import catalogue
 
 SEED = ROOT / "supabase" / "seed" / "catalogue.json"
 RUNS = 7
@@ -131,10 +131,12 @@ def _line(connection: "psycopg.Connection[Any]", name: str, query: Query) -> str
     times = []
     for _ in range(RUNS):
         started = time.perf_counter()
-        products.find(lambda work: work(connection), query)
+        product_catalogue.find(lambda work: work(connection), query)
         times.append((time.perf_counter() - started) * 1000)
-    values = products._values(query)
-    plan = connection.execute(b"explain (format json) " + products.FIND.encode(), values).fetchone()
+    values = product_catalogue._values(query)
+    plan = connection.execute(
+        b"explain (format json) " + product_catalogue.FIND.encode(), values
+    ).fetchone()
     assert plan is not None
     whole = plan[0] if isinstance(plan[0], list) else json.loads(plan[0])
     nodes = list(_nodes(whole[0]["Plan"]))

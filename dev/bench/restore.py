@@ -19,9 +19,10 @@ import httpx
 import psycopg
 
 from dev.bootstrap import ROOT
-from dev.platform import Platform
-from dev.rig import UNLIMITED
-from ops import cli, postgres
+from dev.faults.test_site import UNLIMITED
+from dev.platform.local_platform import Platform
+from ops import cli
+from ops.recovery import postgres
 
 AFTER = 100  # leads taken between the backup and the disaster
 ERASED = f"{hashlib.md5(b'1').hexdigest()}@example.com"  # the first made-up lead's

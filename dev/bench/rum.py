@@ -1,8 +1,9 @@
 """A million beacons into the sketches: what they cost in Postgres, and how true p75 stays.
 
 `python3 -m dev bench rum [--beacons N]`. A platform of its own. The beacons are spread over a year
-of ten pages; each is read as the function reads it (lib.rum) and its bucket added up in this
-process, then every day's counts are taken over as a batch (lib.rum_fold) into real Postgres: the
+of ten pages; each is read as the function reads it (lib.vitals.samples) and its bucket added up
+in this process, then every day's counts are taken over as a batch (lib.vitals.rollup) into real
+Postgres: the
 same numbers as over HTTP, without hours of waiting. A thousand go the whole way, for a rate.
 """
 
@@ -22,10 +23,13 @@ from urllib.parse import parse_qs
 import psycopg
 
 from dev.bootstrap import ROOT
-from dev.platform import Platform
-from lib import rum, rum_fold, rum_query, rum_report, services, settings, sketch
-from lib.rum import METRICS, Visit
-from lib.rum_count import keep
+from dev.platform.local_platform import Platform
+from lib import services, settings
+from lib.vitals import quantile_sketch, rollup, samples
+from lib.vitals import query as vitals_query
+from lib.vitals import report as vitals_report
+from lib.vitals.ingest import keep
+from lib.vitals.samples import METRICS, Visit
 
 PAGES = [f"/halaman-{letter}" for letter in "abcdefghij"]
 AGENTS = {
@@ -65,9 +69,9 @@ def _measure(platform: Platform, beacons: int) -> None:
     for number in range(DAYS):
         day = now - timedelta(days=DAYS - number)
         rows = _day(day, beacons // DAYS + (number < beacons % DAYS), exact)
-        take_over = partial(rum_fold.add, batch=f"bench-{number}", rows=rows, now=now)
+        take_over = partial(rollup.add, batch=f"bench-{number}", rows=rows, now=now)
         means.database.run(take_over, budget_s=60)
-        rum_fold.fold(means, day)  # hours into days, as the cron does it
+        rollup.fold(means, day)  # hours into days, as the cron does it
     took_s = time.perf_counter() - started
     print(f"{beacons:,} beacons over {DAYS} days of {len(PAGES)} pages, 3 devices, 5 metrics,")
     print(f"a release every {RELEASE_DAYS} days: {took_s:.0f} s, {beacons / took_s:,.0f} a second")
@@ -94,7 +98,7 @@ def _day(
         value = _value(name)
         exact[name].append(value)
         visit = Visit(AGENTS[device], None, "", release, moment)
-        for one in rum.read(_beacon(name, value), visit).samples:
+        for one in samples.read(_beacon(name, value), visit).samples:
             counts[one.hour, one.path, one.device, one.metric, one.release, one.bucket] += 1
     return [(*place, count) for place, count in counts.items()]
 
@@ -128,10 +132,10 @@ def _print_accuracy(admin: psycopg.Connection[Any], exact: Exact) -> None:
     print(f"\n{'p75':5} {'exact':>10} {'sketch':>10} {'off by':>8}   (promised: 2 % at most)")
     for name, values in exact.items():
         counts = _merged(admin, name)
-        assert sketch.size(counts) == len(values), "every beacon counts once"
+        assert quantile_sketch.size(counts) == len(values), "every beacon counts once"
         values.sort()
         true = values[max(1, math.ceil(0.75 * len(values))) - 1]
-        found = sketch.quantile(METRICS[name], counts, 0.75) or 0.0
+        found = quantile_sketch.quantile(METRICS[name], counts, 0.75) or 0.0
         print(f"{name:5} {true:10.4f} {found:10.4f} {abs(found - true) / true:8.2%}")
 
 
@@ -163,11 +167,11 @@ def _print_reading(means: services.Services, now: datetime) -> None:
     for asked in ("days=28", "days=90&by=day", "days=365&by=path,device&compare=latest",
                   "days=90&by=day,path,device,release"):  # fmt: skip
         started = time.perf_counter()
-        query = rum_query.read(parse_qs(asked), now)
-        found, complete = rum_report.gather(means, query)
-        rum_report.report(query, found, complete=complete)
+        query = vitals_query.read(parse_qs(asked), now)
+        found, complete = vitals_report.gather(means, query)
+        vitals_report.report(query, found, complete=complete)
         if query.compare is not None:
-            rum_report.comparison(means, query, found)
+            vitals_report.comparison(means, query, found)
         print(f"GET /api/rum?{asked:38} {(time.perf_counter() - started) * 1000:7.0f} ms")
 
 
@@ -178,7 +182,7 @@ def _print_rate(means: services.Services, now: datetime) -> None:
     for number in range(1000):
         items = [{"name": name, "value": 0.1, "id": f"r{number}", "page": "/"}
                  for name in ("LCP", "CLS", "INP")]  # fmt: skip
-        kept = keep(means, rum.read(json.dumps(items).encode(), visit).samples, now)
+        kept = keep(means, samples.read(json.dumps(items).encode(), visit).samples, now)
         assert kept.where == "redis"
     ms = time.perf_counter() - started  # seconds for a thousand
     print(f"\none beacon of three metrics into Redis, one call: {ms:.2f} ms")

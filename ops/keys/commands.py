@@ -7,17 +7,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lib import keys
+from lib.monitoring import secrets
 from lib.problems import NotConfigured
 from lib.services import Services
-from ops import command, envfile, timeline
-from ops.keys import database, ours, vendors
-from ops.keys.book import Book, Page
-from ops.keys.keyfile import RETIRING, KeyFile
-from ops.keys.kind import Kind
+from ops import command
+from ops.incidents import notes
+from ops.keys import database, env_file, shared_secrets, vendors
+from ops.keys.key_file import RETIRING, KeyFile
+from ops.keys.key_types import Kind
 from ops.keys.rotation import Rotation, plan
-from ops.vercel import Vercel
-from ops.wire import Refused
+from ops.keys.rotation_store import Book, Page
+from ops.vendors.http import Refused
+from ops.vendors.vercel import Vercel
 
 DRAIN_S, WAIT_S = 60.0, 300.0
 
@@ -29,9 +30,9 @@ KINDS: dict[str, type[Kind]] = {
     "SLACK_BOT_TOKEN": vendors.SlackBot,
 }
 BY_OVERLAP: dict[str, type[Kind]] = {
-    keys.PREVIOUS: ours.Token,
-    keys.LIST: ours.Seal,
-    keys.BY_HAND: ours.ByHand,
+    secrets.PREVIOUS: shared_secrets.Token,
+    secrets.LIST: shared_secrets.Seal,
+    secrets.BY_HAND: shared_secrets.ByHand,
 }
 
 # Names in the handbook, and in Supabase's older documents, of what is another key by now.
@@ -48,8 +49,8 @@ HANDBOOK = {
 def show_keys(services: Services, args: argparse.Namespace) -> int:
     """The age of every key in one table, newest of a name first. Exit 1 when one is overdue."""
     now = datetime.now(UTC)
-    in_use = keys.in_use(services.database.run)
-    rows = [row for key in keys.KEYS for row in _rows(key, in_use, now)]
+    in_use = secrets.in_use(services.database.run)
+    rows = [row for key in secrets.KEYS for row in _rows(key, in_use, now)]
     if args.json:
         command.print_json(rows)
     else:
@@ -60,7 +61,7 @@ def show_keys(services: Services, args: argparse.Namespace) -> int:
     return 1 if any(row["verdict"] == "OVERDUE" for row in rows) else 0
 
 
-def _rows(key: keys.Key, in_use: list[keys.InUse], now: datetime) -> list[dict[str, Any]]:
+def _rows(key: secrets.Key, in_use: list[secrets.InUse], now: datetime) -> list[dict[str, Any]]:
     mine = [one for one in in_use if one.name == key.name]
     blank = {"name": key.name, "fingerprint": "-", "age": "-", "rotate_by": f"{key.days} d",
              "owner": key.owner, "used_by": "operators" if key.operators_only else "nobody",
@@ -86,7 +87,7 @@ def _rows(key: keys.Key, in_use: list[keys.InUse], now: datetime) -> list[dict[s
 
 def rotate(services: Services, args: argparse.Namespace) -> int:
     """Replace a key: new one, deployment, proof that it is used, old one revoked and tried."""
-    key = keys.BY_NAME[args.name]
+    key = secrets.BY_NAME[args.name]
     kind_of = KINDS.get(key.name) or BY_OVERLAP[key.overlap]
     settings = services.settings
     if key.operators_only:
@@ -106,7 +107,7 @@ def rotate(services: Services, args: argparse.Namespace) -> int:
         raise NotConfigured("KEY_FINGERPRINT_PEPPER", "is not set")
     if args.leak:
         what = f"{key.name} has leaked; it is being rotated"
-        timeline.leaked(services, what, datetime.now(UTC))
+        notes.leaked(services, what, datetime.now(UTC))
     try:
         with (
             closing(Vercel(settings)) as vercel,
@@ -176,7 +177,7 @@ def _begin(vercel: Vercel, book: Book, kind: Kind, args: argparse.Namespace, pep
         words = f"production uses {', '.join(sorted(marks or ()))}, and the value here is "
         raise Refused(0, "other_key", words + _mark(pepper, kind, kind.old))
     kind.old = known[0]
-    envfile.quote(name, kind.old)  # it will stay in the file while it is being retired
+    env_file.quote(name, kind.old)  # it will stay in the file while it is being retired
     kind.file.keep({name + RETIRING: None})  # of a rotation that died as it was done
     kind.prepare(book.last_facts(name))
     reason = "leak" if args.leak else args.reason
@@ -196,7 +197,7 @@ def _go_on(page: Page, kind: Kind, pepper: str) -> None:
 
 
 def _mark(pepper: str, kind: Kind, value: str) -> str:
-    return keys.fingerprint(pepper, value.partition(",")[0] if kind.reseals else value)
+    return secrets.fingerprint(pepper, value.partition(",")[0] if kind.reseals else value)
 
 
 def _print_plan(kind: Kind, args: argparse.Namespace) -> int:
@@ -255,8 +256,8 @@ def key_named(name: str) -> str:
               "with DATABASE_URL: after a leak of the project's keys rotate that too",
               file=sys.stderr)  # fmt: skip
         name = now
-    if name not in keys.BY_NAME:
-        known = ", ".join(sorted(keys.BY_NAME))
+    if name not in secrets.BY_NAME:
+        known = ", ".join(sorted(secrets.BY_NAME))
         raise argparse.ArgumentTypeError(f"there is no key {name}; there are {known}")
     return name
 

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
-from ops.keys.kind import ACCEPTED, REFUSED, UNKNOWN, Kind, Probe
+from ops.keys.key_types import ACCEPTED, REFUSED, UNKNOWN, Kind, Probe
 
 ROLES = ("alfa_api_a", "alfa_api_b")
 GROUP = "alfa_app"

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lib import keys
+from lib.monitoring import secrets
 from lib.services import Services
-from ops import rollback, timeline
-from ops.keys.book import Book, Page
-from ops.keys.keyfile import NEW, RETIRING
-from ops.keys.kind import ACCEPTED, REFUSED, Kind, asked
+from ops.incidents import notes, rollback
+from ops.keys.key_file import NEW, RETIRING
+from ops.keys.key_types import ACCEPTED, REFUSED, Kind, asked
+from ops.keys.rotation_store import Book, Page
 from ops.progress import Wait
-from ops.vercel import Vercel
-from ops.wire import Refused
+from ops.vendors.http import Refused
+from ops.vendors.vercel import Vercel
 
 POLL_S = 0.5
 DEAD_STATES = ("ERROR", "CANCELED", "DELETED", "BLOCKED")
@@ -271,12 +271,12 @@ class Rotation:
         return held.partition(",")[0] if self.kind.reseals else held
 
     def _mark(self, value: str) -> str:
-        return keys.fingerprint(self.pepper, value)
+        return secrets.fingerprint(self.pepper, value)
 
     def _note(self, event: str, facts: dict[str, Any]) -> None:
-        timeline.note_on_incident(self.services, event, facts, "", datetime.now(UTC))
+        notes.note_on_incident(self.services, event, facts, "", datetime.now(UTC))
 
 
 def isinstance_by_hand(kind: Kind) -> bool:
     """Whether a person revokes it."""
-    return kind.key.overlap == keys.BY_HAND and type(kind).revoke is Kind.revoke
+    return kind.key.overlap == secrets.BY_HAND and type(kind).revoke is Kind.revoke

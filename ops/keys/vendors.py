@@ -7,8 +7,8 @@ Supabase's management API as its own CLI knows it, Upstash's developer API and `
 from contextlib import closing
 from typing import Any
 
-from ops.keys.kind import ACCEPTED, REFUSED, UNKNOWN, Kind, Probe, asked, by_status
-from ops.wire import Api, Refused
+from ops.keys.key_types import ACCEPTED, REFUSED, UNKNOWN, Kind, Probe, asked, by_status
+from ops.vendors.http import Api, Refused
 
 
 class ResendKey(Kind):

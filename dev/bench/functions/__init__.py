@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from dev.bench.functions import builds, measure, report, subjects
-from dev.bench.functions.world import World
+from dev.bench.functions import builds, measure, report, targets
+from dev.bench.functions.environment import World
 
 
 def main(arguments: list[str]) -> int:
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, help="warm rounds; 0: none (3)")
     parser.add_argument("--seconds", type=float, default=0.8, help="of load a round (0.8)")
     parser.add_argument("--quick", action="store_true", help="5 cold starts, one short round")
-    parser.add_argument("--only", nargs="+", default=list(subjects.JOBS), choices=subjects.JOBS)
+    parser.add_argument("--only", nargs="+", default=list(targets.JOBS), choices=targets.JOBS)
     parser.add_argument("--no-twins", action="store_true", help="ours and the floors alone")
     parser.add_argument(
         "--commit", nargs="+", default=[], help="our functions of these commits beside this tree's"
@@ -58,11 +58,11 @@ def _outputs(commits: list[str], *, twins: bool) -> dict[str, Path]:
 def _bench(
     outputs: dict[str, Path], etag: str, jobs: tuple[str, ...], commits: list[str]
 ) -> measure.Bench:
-    chosen = subjects.floors()
+    chosen = targets.floors()
     for build in ("ours", *commits):
-        chosen += subjects.ours(jobs, build, etag)
+        chosen += targets.ours(jobs, build, etag)
     if "fastapi" in outputs:
-        chosen += subjects.twins(jobs)
+        chosen += targets.twins(jobs)
     return [
         (one, builds.hono() if one.build == "hono" else
          builds.function(outputs[one.build], one.function))

@@ -12,15 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dev import build, runtime
 from dev.bootstrap import DATA, ROOT
+from dev.build import vercel_build
+from dev.edge import runtime
 
 TWINS = Path(__file__).parent / "twins"
 _KEPT = DATA / "bench"
 _BUILD = "import sys; from pathlib import Path; from dev import build; \
 build.build(Path.cwd(), Path(sys.argv[1]))"
 _WATCHED = ("api", "lib", "public", "supabase/seed", "requirements.txt", "vercel.json", "uv.toml",
-            "dev/build.py")  # fmt: skip
+            "dev/build/vercel_build.py")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Built:
 def ours() -> Path:
     """The output folder of this tree."""
     files = [file for name in _WATCHED for file in _files(ROOT / name)]
-    return _kept("ours", _stamp(files), lambda out: build.build(ROOT, out))
+    return _kept("ours", _stamp(files), lambda out: vercel_build.build(ROOT, out))
 
 
 def of_commit(ref: str) -> Path:
@@ -66,8 +67,8 @@ def twin(name: str) -> Path:
     """The output folder of a twin under twins/."""
 
     def make(out: Path) -> None:
-        build.copy_tree(TWINS / name, out / "project")
-        build.run_builder(out / "project", out / "bin")
+        vercel_build.copy_tree(TWINS / name, out / "project")
+        vercel_build.run_builder(out / "project", out / "bin")
 
     return _kept(f"twin-{name}", _stamp(_files(TWINS / name)), make)
 

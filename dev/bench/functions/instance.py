@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from dev import ipc, runtime
 from dev.bench.functions.builds import Built
+from dev.edge import ipc, runtime
 
 START_TIMEOUT_S = 30.0
 _TICKS = os.sysconf("SC_CLK_TCK")

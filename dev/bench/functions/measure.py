@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 
 from dev.bench.functions.builds import Built
+from dev.bench.functions.environment import World
 from dev.bench.functions.instance import Instance
 from dev.bench.functions.load import Caller, Order, Seen, fill
-from dev.bench.functions.subjects import Subject
-from dev.bench.functions.world import World
+from dev.bench.functions.targets import Subject
 from dev.bootstrap import ROOT
 
 CONNECTIONS = (1, 8, 32)

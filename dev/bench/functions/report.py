@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dev.bench.functions.measure import CONNECTIONS, Bench, Cold, Warm
-from dev.bench.functions.subjects import EMPTY, FLOOR, INSERT, JOBS, TWINS
+from dev.bench.functions.targets import EMPTY, FLOOR, INSERT, JOBS, TWINS
 
 COLD_AT_MOST = {"health": 1.1, "products": 1.6, "leads": 1.9, "rum": 1.5}
 P95_AT_MOST = {"health": 1.25, "products": 1.3, "leads": 1.3, "rum": 1.25}

@@ -1,0 +1,97 @@
+"""Everything the measured functions talk to, each as far away as it is in production."""
+
+import contextlib
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+import psycopg
+import redis
+
+from dev.bench.functions import proxies
+from dev.bench.functions.proxies import Front
+from dev.bench.functions.wire import Wire
+from dev.bootstrap import ROOT
+from dev.platform.local_platform import Platform
+from dev.platform.pgbouncer import PgBouncer
+from lib.products import cache, catalogue, query, snapshot
+
+REDIS_S, MAIL_S, POSTGRES_S = 0.002, 0.150, 0.001
+POOL_SIZE = 20  # connections of the pooler to Postgres, which stay, as Supabase's do
+
+TABLE = """
+create schema bench;
+create table bench.leads (id uuid primary key, business_name text not null, phone text not null,
+  created_at timestamptz not null default now());
+grant usage on schema bench to alfa_app;
+grant select, insert on bench.leads to alfa_app;
+"""
+
+
+class World:
+    """A platform of its own with slow wires, from __enter__ to __exit__."""
+
+    environment: dict[str, str]
+
+    def __enter__(self) -> Self:
+        self._parts = contextlib.ExitStack()
+        folder = self._parts.enter_context(tempfile.TemporaryDirectory())
+        self._platform = Platform(ROOT, Path(folder), durable=False)
+        self._parts.enter_context(self._platform)
+        self._pooler = PgBouncer(self._platform.database_url, pool_size=POOL_SIZE)
+        self._parts.callback(self._pooler.close)
+        self._wire = Wire(self._pooler.port, POSTGRES_S)
+        self._parts.callback(self._wire.close)
+        self._redis = redis.Redis.from_url(self._platform.redis_url)
+        self._parts.callback(self._redis.close)
+        self._fronts = {
+            "redis": Front(REDIS_S, proxies.redis(urlsplit(self._platform.redis_url).port or 0)),
+            "mail": Front(MAIL_S, proxies.mail),
+        }
+        for front in self._fronts.values():
+            self._parts.callback(front.close)
+        with psycopg.connect(self._platform.admin_database_url, autocommit=True) as admin:
+            admin.execute(TABLE)
+        self.environment = self._environment()
+        found = snapshot.load()
+        self._query = query.read([], "id")
+        self._answer = catalogue.answer(self._query, found.find(self._query), datetime.now(UTC))
+        self.etag = cache.etag_of(self._answer.body)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._parts.close()
+
+    def stock(self) -> None:
+        """Put a fresh copy of the catalogue into Redis, for us and for the twins."""
+        entry = cache.entry_of(self._answer, made_at=time.time(), cost_s=0.01, version="0")
+        key = f"products:entry:{self._query.key}"
+        self._redis.set(key, cache.sealed(entry, self._query.key))
+        self._redis.set("twin:products", self._answer.body)
+
+    def trips(self) -> dict[str, int]:
+        """Round trips to each, since the last call of `forget`."""
+        return {name: n - self._before[name] for name, n in self._all_trips().items()}
+
+    def forget(self) -> None:
+        self._before = self._all_trips()
+
+    def _all_trips(self) -> dict[str, int]:
+        asked = {name: front.requests for name, front in self._fronts.items()}
+        return {**asked, "postgres": self._wire.trips}
+
+    def _environment(self) -> dict[str, str]:
+        given = dict(self._platform.environment)
+        ours = f":{self._platform.postgres.port}/"
+        assert ours in given["DATABASE_URL"]
+        given["DATABASE_URL"] = given["DATABASE_URL"].replace(ours, f":{self._wire.port}/")
+        plenty = dict.fromkeys(
+            ("LEADS_PER_MINUTE", "LEADS_PER_HOUR", "LEADS_CEILING_PER_MINUTE"), "10000000"
+        )
+        given["UPSTASH_REDIS_REST_URL"] = self._fronts["redis"].url
+        given["RESEND_API_URL"] = self._fronts["mail"].url
+        sender = {"MAIL_FROM": "Alfa Beauty <noreply@alfabeauty.test>"}
+        return {**given, **sender, **plenty}

@@ -1,0 +1,112 @@
+"""`vercel build` on a clean copy of the tree: what a deployment would hold."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from dev import tools
+from dev.build import catalogue_snapshot
+from lib.settings import Settings
+
+_PROJECT = {
+    "projectId": "prj_local",
+    "orgId": "team_local",
+    "settings": {"framework": None},
+}
+_BUILD_ENVIRONMENT = {
+    # Bytecode in the bundle: without it every cold start compiles.
+    "VERCEL_PYTHON_COMPILEALL": "1",
+    # The CLI's own choice is older and stalls on reused connections.
+    "VERCEL_RUNTIME_PYTHON": "vercel-runtime==0.24.1",
+    "VERCEL_TELEMETRY_DISABLED": "1",
+    "CI": "1",
+}
+
+
+class BuildFailed(RuntimeError):
+    """`vercel build` failed; the text holds its output."""
+
+
+def build(root: Path, out: Path) -> Path:
+    """Build the tree at `root` inside `out` (emptied first); returns the `.vercel/output` folder.
+
+    BuildFailed, or tools.Missing when the CLI cannot be installed.
+    """
+    if (fault := Settings().maintenance_fault) is not None:
+        raise BuildFailed(fault)
+    project = out / "project"
+    shutil.rmtree(project, ignore_errors=True)
+    copy_tree(root, project)
+    catalogue_snapshot.write(project)
+    return run_builder(project, out / "bin")
+
+
+def run_builder(project: Path, tools_folder: Path) -> Path:
+    """`vercel build --prod` in `project`, a copy nobody else needs; its `.vercel/output` folder.
+
+    Without --prod the output's target is preview, and `vercel deploy --prebuilt --prod` refuses it.
+    """
+    vercel = tools.ensure_vercel()
+    (project / ".vercel").mkdir()
+    (project / ".vercel" / "project.json").write_text(json.dumps(_PROJECT))
+    answer = subprocess.run(
+        [str(vercel), "build", "--prod", "--yes", "--token", "dummy"],
+        cwd=project,
+        env=_environment(tools_folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    output = project / ".vercel" / "output"
+    if answer.returncode != 0 or not (output / "config.json").exists():
+        raise BuildFailed(f"vercel build failed:\n{answer.stdout}")
+    return output
+
+
+def copy_tree(root: Path, target: Path) -> None:
+    """What git knows or would add, as it is in the work tree now: as a deployment uploads it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        source = root / name
+        # Listed but deleted in the work tree: a deployment would not have it either.
+        if source.is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / name)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """The caller's, with uv and a CPython 3.12 of no virtual environment first on PATH."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    python = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    for name in ("python3.12", "python3", "python"):
+        (folder / name).symlink_to(python)
+    (folder / "uv").symlink_to(Path(sys.prefix) / "bin" / "uv")
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("VERCEL")}
+    for name in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH"):
+        kept.pop(name, None)
+    path = f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**kept, **_index_environment(kept), **_BUILD_ENVIRONMENT, "PATH": path}
+
+
+def _index_environment(environ: dict[str, str]) -> dict[str, str]:
+    """uv does not read pip's configuration: tell it the index the user's pip has, if any."""
+    if any(name in environ for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX")):
+        return {}
+    answer = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "get", "global.index-url"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    index = environ.get("PIP_INDEX_URL") or answer.stdout.strip()
+    return {"UV_DEFAULT_INDEX": index} if index.startswith(("http://", "https://")) else {}

@@ -1,0 +1,1 @@
+"""Vercel's edge and runtime on this machine: routing, static files, functions."""

@@ -1,0 +1,1 @@
+"""Breaking things on purpose, and the oracle that says what became of each lead."""

@@ -1,0 +1,205 @@
+"""What became of the leads an oracle offered: figures, and findings when a promise was broken."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+from dev.faults.lead_attempt import Offer
+
+if TYPE_CHECKING:
+    from dev.faults.test_site import Rig
+
+MARK = re.compile(r"[0-9a-f]{6}x[0-9]{5}")
+PERSONAL = re.compile(r"[0-9a-f]{6}x[0-9]{5}|812[0-9]{9}")
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Figures in leads or mails, seconds where it says so; findings name every broken promise."""
+
+    offered: int = 0
+    accepted: int = 0
+    accepted_200: int = 0
+    accepted_202: int = 0
+    refused: int = 0
+    refused_needlessly: int = 0
+    unanswered: int = 0
+    stored: int = 0
+    journaled: int = 0
+    doubled: int = 0
+    lost: int = 0
+    in_review: int = 0
+    mails_due: int = 0
+    mails_delivered: int = 0
+    mails_missing: int = 0
+    mails_doubled: int = 0
+    queue_left: int = 0
+    slowest_s: float = 0.0
+    answers: Counter[str] = field(default_factory=Counter)
+    findings: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+    def found(self, kind: str) -> bool:
+        """Whether a finding of this kind is there: "lost", "doubled", "late" …"""
+        return any(finding.startswith(kind) for finding in self.findings)
+
+    def table(self) -> str:
+        """The figures and the findings, for people."""
+        figures = {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("findings", "answers")
+        }
+        rows = [
+            f"  {name.replace('_', ' '):<16}{value:>8.2f}"
+            if isinstance(value, float)
+            else f"  {name.replace('_', ' '):<16}{value:>8}"
+            for name, value in figures.items()
+        ]
+        rows += [
+            f"  {'answers':<16}{', '.join(f'{n} x {a}' for a, n in sorted(self.answers.items()))}"
+        ]
+        shown = self.findings[:20]
+        more = len(self.findings) - len(shown)
+        told = [f"  ! {finding}" for finding in shown] + ([f"  ! and {more} more"] if more else [])
+        return "\n".join(rows + told)
+
+
+def judge(rig: "Rig", offers: Sequence[Offer], problems: Iterable[str], budget_s: float) -> Verdict:
+    """Compare what was answered with what is stored and was mailed, after all is drained."""
+    verdict = Verdict(findings=list(problems))
+    _count_answers(verdict, offers, budget_s)
+    _check_rows(verdict, rig, offers)
+    _check_mails(verdict, rig, offers)
+    _check_journal(verdict, rig)
+    verdict.queue_left = rig.queued()
+    if verdict.queue_left:
+        verdict.findings.append(f"queue not empty: {verdict.queue_left} left")
+    verdict.findings += leaks(rig, offers)
+    return verdict
+
+
+def _count_answers(verdict: Verdict, offers: Sequence[Offer], budget_s: float) -> None:
+    verdict.offered = len(offers)
+    for offer in offers:
+        verdict.accepted += offer.accepted
+        first = next((answer for answer in offer.answers if answer.accepted), None)
+        verdict.accepted_200 += first is not None and first.status == 200
+        verdict.accepted_202 += first is not None and first.status == 202
+        answered = [answer for answer in offer.answers if answer.status]
+        verdict.refused += not offer.accepted and bool(answered)
+        verdict.unanswered += not answered
+        for answer in offer.answers:
+            verdict.answers[f"{answer.status} {answer.error or ''}".strip()] += 1
+            verdict.slowest_s = max(verdict.slowest_s, answer.seconds)
+            if answer.seconds > budget_s:
+                verdict.findings.append(
+                    f"late: {answer.seconds:.1f} s for {answer.status} ({offer.mark})"
+                )
+            if answer.needless:
+                verdict.refused_needlessly += 1
+                verdict.findings.append(
+                    f"refused needlessly: {answer.status} {answer.error} ({offer.mark})"
+                )
+            if answer.accepted and answer.queued != (answer.status == 202):
+                verdict.findings.append(f"wrong answer: {answer} ({offer.mark})")
+
+
+def _check_rows(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:
+    rows: dict[str, list[tuple[str, str]]] = {}
+    for row in rig.admin.execute("select id::text, ref, business_name, phone_whatsapp from leads"):
+        mark = row["business_name"].removeprefix("Salon ")
+        rows.setdefault(mark, []).append((row["id"], row["ref"]))
+    review = Counter(
+        row["mark"]
+        for row in rig.admin.execute("select submission->>'business_name' as mark from spam")
+    )
+    for offer in offers:
+        stored = rows.get(offer.mark, [])
+        verdict.stored += bool(stored)
+        told = {(answer.id, answer.ref) for answer in offer.answers if answer.accepted}
+        if len(stored) > 1:
+            verdict.doubled += 1
+            verdict.findings.append(f"doubled: {offer.mark} has {len(stored)} rows")
+        statuses = {answer.status for answer in offer.answers if answer.accepted}
+        if len(statuses) > 1:
+            verdict.findings.append(f"status differs: {offer.mark} was told {sorted(statuses)}")
+        if len(told) > 1:
+            verdict.findings.append(f"id differs: {offer.mark} was told {sorted(map(str, told))}")
+        if review[f"Salon {offer.mark}"]:
+            verdict.in_review += 1
+            verdict.findings.append(f"in review: {offer.mark} was taken for spam")
+        elif offer.accepted and not stored:
+            verdict.lost += 1
+            verdict.findings.append(f"lost: {offer.mark} was told {_told(offer)}")
+        elif not all(_is_kept(each, stored) for each in told):
+            verdict.findings.append(f"id differs: {offer.mark} was told {told}, kept as {stored}")
+
+
+def _is_kept(told: tuple[str | None, str | None], stored: Sequence[tuple[str, str]]) -> bool:
+    """Whether what was told is what is kept. A reference that was taken has grown."""
+    return any(told[0] == lead_id and ref.startswith(told[1] or "") for lead_id, ref in stored)
+
+
+def _check_mails(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:
+    sales: Counter[str] = Counter()
+    thanks: Counter[str] = Counter()
+    for mail in rig.mails():
+        for mark in MARK.findall(mail["subject"])[:1]:
+            sales[mark] += 1
+        for recipient in mail["to"]:
+            thanks[recipient] += 1
+    stored = {
+        row["mark"]
+        for row in rig.admin.execute(
+            "select replace(business_name, 'Salon ', '') as mark from leads"
+        )
+    }
+    for offer in offers:
+        wanted = [("sales mail", sales[offer.mark])]
+        wanted += [("acknowledgement", thanks[offer.email])] if offer.with_email else []
+        for kind, delivered in wanted:
+            verdict.mails_due += offer.mark in stored
+            verdict.mails_delivered += delivered
+            if delivered > 1:
+                verdict.mails_doubled += 1
+                verdict.findings.append(f"mail doubled: {delivered} x {kind} of {offer.mark}")
+            if delivered == 0 and offer.mark in stored:
+                verdict.mails_missing += 1
+                verdict.findings.append(f"mail missing: {kind} of {offer.mark}")
+
+
+def _check_journal(verdict: Verdict, rig: "Rig") -> None:
+    """Every stored lead has its copy in Redis, so that a restore can bring it back."""
+    for row in rig.admin.execute("select id::text as id from leads"):
+        there = rig.redis_run("EXISTS", f"journal:{row['id']}")
+        verdict.journaled += there == 1
+        if there != 1:
+            verdict.findings.append(f"not in the journal: {row['id']}")
+
+
+def leaks(rig: "Rig", offers: Iterable[Offer]) -> list[str]:
+    """Where something about a person was written that should hold ids alone."""
+    places = {
+        "log": json.dumps(rig.log.since(), ensure_ascii=False),
+        "Sentry": json.dumps([record["body"] for record in rig.sentry.received()]),
+        "Slack": json.dumps([record["body"] for record in rig.slack.received()]),
+    }
+    known = {personal: offer.mark for offer in offers for personal in (offer.mark, offer.phone)}
+    found = []
+    for name, text in places.items():
+        for match in PERSONAL.finditer(text):
+            if match.group() in known:
+                around = text[max(0, match.start() - 80) : match.end() + 40]
+                found.append(f"leak: {name} holds {match.group()}: …{around}")
+    return found
+
+
+def _told(offer: Offer) -> str:
+    return ", ".join(f"{answer.status} {answer.error or answer.id}" for answer in offer.answers)

@@ -1,0 +1,140 @@
+"""What can be broken around the functions, by name, and how."""
+
+import contextlib
+import threading
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import psycopg
+from psycopg import sql
+
+from dev.faults.schema import CHANGES, TABLES
+from dev.vendors.fault_switch import BadSwitch
+
+
+class Part(Protocol):
+    """Something with a switch: a fault proxy, a vendor's stand-in, the database's inside."""
+
+    def switch(self, mode: str = "ok", **options: Any) -> None: ...
+    def ok(self) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Break:
+    """part: an attribute of the rig; options: what its switch takes beside the mode."""
+
+    part: str
+    mode: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def apply(self, rig: object) -> None:
+        part: Part = getattr(rig, self.part)
+        part.switch(self.mode, **self.options)
+
+    def __str__(self) -> str:
+        told = "".join(f" {value}" for value in self.options.values())
+        return f"{self.part} {self.mode}{told}"
+
+
+SCHEMA = tuple(Break("schema", mode, {"table": table}) for table in TABLES for mode in CHANGES)
+# Of one group, for DDL waits for ever behind a locked table.
+DATABASE = (
+    *SCHEMA,
+    Break("database", "refuse"),
+    Break("database", "reset"),
+    Break("database", "stall"),
+    Break("database", "slow", {"delay_s": 0.2}),
+    Break("database", "drop_reply", {"match": "insert into leads", "times": 3}),
+    Break("database", "drop_reply", {"match": "update outbox", "times": 3}),
+    Break("database", "garbage"),
+    Break("database", "kill"),
+    Break("database", "orphan"),
+    Break("inside", "locked"),
+    Break("inside", "read_only"),
+    Break("inside", "full"),
+)
+REDIS = (
+    Break("redis", "refuse"),
+    Break("redis", "reset"),
+    Break("redis", "stall"),
+    Break("redis", "slow", {"delay_s": 0.2}),
+    Break("redis", "drop_reply", {"match": "queue"}),
+    Break("redis", "drop_reply", {"match": "eval", "times": 2}),
+    Break("redis", "garbage"),
+    Break("redis", "kill"),
+    Break("upstash", "fail"),
+    Break("upstash", "rate_limit"),
+)
+MAIL = (
+    Break("resend", "fail"),
+    Break("resend", "stall"),
+    Break("resend", "slow", {"delay_s": 1.0}),
+    Break("resend", "lose_reply"),
+    Break("resend", "rate_limit"),
+    Break("resend", "reset"),
+)
+ALERTS = (
+    Break("sentry", "stall"),
+    Break("slack", "stall"),
+)
+FALLBACKS = (REDIS, MAIL)
+"""What still takes a lead when Postgres does not: one group each."""
+
+EVERY = (*DATABASE, *REDIS, *MAIL, *ALERTS)
+
+
+class Inside:
+    """Faults of the server itself, from a superuser's side.
+
+    locked: table leads is locked, statements wait for ever. read_only: the functions' role may
+    only read, as on a standby. full: its connections are refused, as when there are too many.
+    """
+
+    def __init__(self, admin_dsn: str, role: str) -> None:
+        self._dsn = admin_dsn
+        self._name = role
+        self._role = sql.Identifier(role)
+        self._holder: psycopg.Connection[Any] | None = None
+        self._lock = threading.Lock()
+
+    def switch(self, mode: str = "ok", **options: Any) -> None:
+        if mode not in ("ok", "locked", "read_only", "full") or options:
+            raise BadSwitch(f"{mode} {options}: the database's inside knows no such fault")
+        self.ok()
+        if mode == "locked":
+            with self._lock:
+                self._holder = psycopg.connect(self._dsn)
+                self._holder.execute("lock table leads in access exclusive mode")
+        elif mode == "read_only":
+            self._alter(sql.SQL("alter role {} set default_transaction_read_only = on"))
+            self.end_sessions()
+        elif mode == "full":
+            self._alter(sql.SQL("alter role {} connection limit 0"))
+            self.end_sessions()
+
+    def ok(self) -> None:
+        with self._lock:
+            if self._holder is not None:
+                self._holder.close()
+                self._holder = None
+        self._alter(
+            sql.SQL("alter role {} connection limit -1"),
+            sql.SQL("alter role {} reset default_transaction_read_only"),
+        )
+
+    def close(self) -> None:
+        with contextlib.suppress(psycopg.Error):
+            self.ok()
+
+    def end_sessions(self) -> int:
+        """Terminate every session of the functions' role; how many there were."""
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            return connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s",
+                [self._name],
+            ).rowcount
+
+    def _alter(self, *statements: sql.SQL) -> None:
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(statement.format(self._role))

@@ -1,0 +1,265 @@
+"""A second site on a platform's databases, whose every connection can be broken."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+import psycopg
+from psycopg.rows import DictRow, dict_row
+
+from dev.edge import proxy
+from dev.edge.functions import Pool
+from dev.edge.http_server import Request, Response, Server
+from dev.edge.proxy import Site
+from dev.edge.router import Router, RoutesFile
+from dev.faults.fault_proxy import FaultProxy
+from dev.faults.known_faults import FALLBACKS, Break, Inside
+from dev.faults.schema import Schema
+from dev.platform.local_platform import APP_GROUP, APP_ROLE, Platform
+from dev.platform.logs import LogBook
+from dev.vendors import resp
+
+LEADS = "api/leads"
+DELIVER = "api/cron/deliver"
+_AT_ONCE = 6
+
+# A run is one client in the limiter's eyes, and no flood; the stand-in for Resend has no limit.
+UNLIMITED = {
+    "LEADS_PER_MINUTE": "1000000",
+    "LEADS_PER_HOUR": "1000000",
+    "LEADS_CEILING_PER_MINUTE": "1000000",
+    "MAIL_PER_SECOND": "1000",
+}
+
+MAKE_DUE = """
+update outbox set next_attempt_at = now(), leased_until = null
+where sent_at is null and dead_at is null
+"""
+
+
+def truncate(execute: Callable[[str], object], names: str) -> None:
+    """Empty tables, though a function's work after an answer may just be at them."""
+    for last in (False, False, True):
+        try:
+            execute(f"truncate {names} cascade")
+        except psycopg.errors.DeadlockDetected:
+            if last:
+                raise
+        else:
+            return
+
+
+class Rig:
+    """The functions of the tree at `root` behind a fault proxy for Postgres and one for Redis.
+
+    instances: so many processes of each function take turns, as at Vercel under load.
+    database_url: another way to the same database. overrides: variables of the bundle that win
+    over the platform's. The attributes database, redis, inside, schema, upstash, resend,
+    slack and sentry are what a Break may name.
+    """
+
+    def __init__(
+        self,
+        platform: Platform,
+        root: Path,
+        *,
+        instances: int = 1,
+        database_url: str | None = None,
+        **overrides: str,
+    ) -> None:
+        self.platform = platform
+        self.root = root.resolve()
+        self.log = LogBook()
+        self.resend, self.slack = platform.resend, platform.slack
+        self.sentry, self.upstash = platform.sentry, platform.upstash
+        self._database_url = database_url or platform.database_url
+        self._given = overrides
+        self._instances = instances
+        self._parts = contextlib.ExitStack()
+        self._broken: list[Break] = []
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as parts:
+            self._start(parts)
+            self._parts = parts.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stand_in in (self.resend, self.slack, self.sentry, self.upstash):
+            stand_in.ok()
+        self._parts.close()
+
+    def _start(self, parts: contextlib.ExitStack) -> None:
+        platform = self.platform
+        database = urlsplit(self._database_url)
+        self.database = _closing(parts, FaultProxy("127.0.0.1", database.port or 5432))
+        self.redis = _closing(parts, FaultProxy("127.0.0.1", platform.upstash.port))
+        self.inside = _closing(parts, Inside(platform.superuser_database_url, APP_ROLE))
+        self.schema = _closing(parts, Schema(platform.superuser_database_url, APP_GROUP))
+        self.environment = {
+            **platform.environment,
+            **UNLIMITED,
+            "DATABASE_URL": self._database_url.replace(
+                f":{database.port}/", f":{self.database.port}/"
+            ),
+            "UPSTASH_REDIS_REST_URL": f"http://127.0.0.1:{self.redis.port}",
+            **self._given,
+        }
+        self.admin: psycopg.Connection[DictRow] = _closing(
+            parts,
+            psycopg.connect(platform.superuser_database_url, autocommit=True, row_factory=dict_row),
+        )
+        self._valkey = _closing(parts, resp.Connection(urlsplit(platform.redis_url).port or 6379))
+        routes = RoutesFile(self.root / "vercel.json")
+        self._pools = [
+            _closing(
+                parts, Pool(self.root, lambda: self.environment, routes.max_duration_s, self.log)
+            )
+            for _ in range(self._instances)
+        ]
+        turns = itertools.cycle(
+            _Instance(Router(self.root, routes, pool, self.log, self._site)) for pool in self._pools
+        )
+        taking_turns = threading.Lock()
+
+        def answer(request: Request) -> Response:
+            with taking_turns:
+                instance = next(turns)
+            return instance(request)
+
+        self._server = _closing(parts, Server(answer, max_body_bytes=proxy.MAX_BODY_BYTES))
+        self.url = self._server.url
+
+    def _site(self) -> Site:
+        return Site(self._server.port)
+
+    # ---------------------------------------------------------------- breaking and mending
+
+    def apply(self, breaks: Iterable[Break]) -> None:
+        for broken in breaks:
+            self._broken.append(broken)
+            broken.apply(self)
+
+    def whole(self) -> None:
+        """Every part works again."""
+        for part in (self.database, self.redis, self.inside, self.schema):
+            part.ok()
+        for stand_in in (self.resend, self.slack, self.sentry, self.upstash):
+            stand_in.ok()
+        self._broken.clear()
+
+    @property
+    def must_take_leads(self) -> bool:
+        """Whether a place that takes a lead is whole: then no valid one may be refused."""
+        broken = tuple(self._broken)
+        return not all(any(each in group for each in broken) for group in FALLBACKS)
+
+    def mend(self) -> None:
+        """Every part works again; work in flight has come to its end, or 20 s have passed."""
+        self.whole()
+        self.wait_idle(20)
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until no function works, after its answers included; False when time ran out."""
+        end = time.monotonic() + timeout_s
+        while any(running["in_flight"] for running in self.running()):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def empty(self) -> None:
+        """As new: no rows, no keys, nothing received, nothing logged."""
+        self.mend()
+        tables = self.admin.execute(
+            "select string_agg(quote_ident(tablename), ', ') as names from pg_tables"
+            " where schemaname = 'public'"
+        ).fetchone()
+        assert tables is not None
+        truncate(lambda statement: self.admin.execute(statement.encode()), tables["names"])
+        self.redis_run("FLUSHALL")
+        for stand_in in (self.resend, self.slack, self.sentry, self.upstash):
+            stand_in.forget()
+        self.log.forget()
+
+    # ---------------------------------------------------------------- processes
+
+    def running(self) -> list[dict[str, Any]]:
+        """pid, requests, in_flight of every live function process."""
+        return [running for pool in self._pools for running in pool.running()]
+
+    def pids(self, name: str) -> list[int]:
+        return [int(running["pid"]) for running in self.running() if running["name"] == name]
+
+    def signal(self, name: str, how: signal.Signals) -> list[int]:
+        """Send a signal to the processes of a function; the next request starts a new one."""
+        pids = self.pids(name)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, how)
+        return pids
+
+    # ---------------------------------------------------------------- draining and looking
+
+    def make_due(self) -> None:
+        """Every waiting mail is due and nobody's: time has passed."""
+        self.admin.execute(MAKE_DUE)
+
+    def drain(self, timeout_s: float = 120) -> tuple[int, dict[str, Any]]:
+        """Call the cron once: status and body; (0, {}) when there was no answer."""
+        token = {"Authorization": f"Bearer {self.environment['CRON_SECRET']}"}
+        try:
+            answer = httpx.get(
+                f"{self.url}/{DELIVER}", headers=token, timeout=timeout_s, trust_env=False
+            )
+            body = answer.json()
+        except (httpx.HTTPError, json.JSONDecodeError):
+            return 0, {}
+        return answer.status_code, body if isinstance(body, dict) else {}
+
+    def redis_run(self, *command: str) -> resp.Reply:
+        """Ask Valkey itself, past every proxy."""
+        [reply] = self._valkey.run([[part.encode() for part in command]])
+        return reply
+
+    def queued(self) -> int:
+        """Leads waiting in the queue."""
+        reply = self.redis_run("HLEN", "queue")
+        return reply if isinstance(reply, int) else 0
+
+    def mails(self) -> list[dict[str, Any]]:
+        """What Resend delivered, each mail once, newest first."""
+        key = {"Authorization": f"Bearer {self.environment['RESEND_API_KEY']}"}
+        answer = httpx.get(f"{self.resend.url}/emails", headers=key, timeout=30, trust_env=False)
+        mails: list[dict[str, Any]] = answer.json()["data"]
+        return mails
+
+
+class _Instance:
+    """A router that lets few requests in at once: with more, some never get a connection.
+
+    The runtime listens with a backlog of 5; its platform gives an instance no crowd.
+    """
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._places = threading.Semaphore(_AT_ONCE)
+
+    def __call__(self, request: Request) -> Response:
+        with self._places:
+            return self._router(request)
+
+
+def _closing[T](parts: contextlib.ExitStack, thing: T) -> T:
+    """Have it closed with the rig."""
+    parts.callback(thing.close)  # type: ignore[attr-defined]
+    return thing

@@ -1,0 +1,1 @@
+"""The servers of the local platform, and the processes they run in."""

@@ -1,0 +1,168 @@
+"""What a function finds in its environment: the bundle's own variables and Vercel's, no others."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dev.platform.local_secrets import Keys
+from dev.vendors import supabase_api, turnstile, upstash_users, uptimerobot
+
+# Asked of a fresh interpreter: the tree may be another than ours, or edited since.
+_LIST = """
+import json, sys
+sys.path[0] = sys.argv[1]
+from lib import settings
+print(json.dumps([[s.name, s.default is None and s.secret] for s in settings.every()]))
+"""
+
+
+class SettingsUnreadable(RuntimeError):
+    """lib/settings.py could not be imported; the text holds its traceback."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """secret: it must be given and nobody else may know it."""
+
+    name: str
+    secret: bool
+
+
+class Settings:
+    """The variables of the tree at `root`, read again when lib/settings.py changes."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._file = root / "lib" / "settings.py"
+        self._lock = threading.Lock()
+        self._seen = -1
+        self._variables: list[Variable] = []
+
+    def variables(self) -> list[Variable]:
+        with self._lock:
+            modified = self._file.stat().st_mtime_ns
+            if modified != self._seen:
+                self._variables = self._read()
+                self._seen = modified
+            return self._variables
+
+    def _read(self) -> list[Variable]:
+        answer = subprocess.run(
+            [sys.executable, "-c", _LIST, str(self._root)],
+            cwd=self._root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if answer.returncode != 0:
+            raise SettingsUnreadable(answer.stderr.strip())
+        return [Variable(name, secret) for name, secret in json.loads(answer.stdout)]
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the platform's parts listen."""
+
+    site: str
+    database: str
+    upstash: str
+    resend: str
+    slack: str
+    turnstile: str
+    sentry: str
+    vercel: str
+    supabase: str
+    admin_database: str
+    backups: str
+    upstash_api: str
+    uptimerobot: str
+
+
+SLACK_WEBHOOK_PATH = "/services/T0LOCAL/B0LOCAL/local"
+
+
+def offered(at: Addresses, keys: Keys, commit: str) -> dict[str, str]:
+    """Every value the platform can give; `compose` picks those the bundle knows."""
+    scheme, _, host = at.sentry.partition("://")
+    return {
+        "DATABASE_URL": at.database,
+        "DATABASE_DIRECT_URL": at.admin_database,
+        "BACKUP_ENCRYPTION_KEY": keys["BACKUP_ENCRYPTION_KEY"],
+        "BACKUP_DIRECTORY": at.backups,
+        "SUPABASE_API_URL": at.supabase,
+        "SUPABASE_ACCESS_TOKEN": keys["SUPABASE_ACCESS_TOKEN"],
+        "SUPABASE_PROJECT_REF": supabase_api.PROJECT,
+        "UPSTASH_REDIS_REST_URL": at.upstash,
+        "UPSTASH_REDIS_REST_TOKEN": keys["UPSTASH_REDIS_REST_TOKEN"],
+        "RESEND_API_URL": at.resend,
+        "RESEND_API_KEY": keys["RESEND_API_KEY"],
+        "SLACK_API_URL": f"{at.slack}/api",
+        "SLACK_BOT_TOKEN": keys["SLACK_BOT_TOKEN"],
+        "SLACK_TOKEN": keys["SLACK_BOT_TOKEN"],
+        "SLACK_CHANNEL": "C0LOCAL",
+        "SLACK_CHANNEL_ID": "C0LOCAL",
+        "SLACK_WEBHOOK_URL": at.slack + SLACK_WEBHOOK_PATH,
+        "VERCEL_API_URL": at.vercel,
+        "VERCEL_API_TOKEN": keys["VERCEL_API_TOKEN"],
+        "UPTIMEROBOT_API_URL": at.uptimerobot + uptimerobot.PREFIX,
+        "UPTIMEROBOT_API_KEY": keys["UPTIMEROBOT_API_KEY"],
+        "TURNSTILE_URL": at.turnstile + turnstile.PATH,
+        "SENTRY_DSN": f"{scheme}://{keys['SENTRY_PUBLIC_KEY']}@{host}/1",
+        "CRON_SECRET": keys["CRON_SECRET"],
+        "HEALTH_CHECK_TOKEN": keys["HEALTH_CHECK_TOKEN"],
+        "LEADS_ADMIN_TOKEN": keys["LEADS_ADMIN_TOKEN"],
+        "LEADS_ENCRYPTION_KEY": keys["LEADS_ENCRYPTION_KEY"],
+        "ERASURE_KEY": keys["ERASURE_KEY"],
+        "KEY_FINGERPRINT_PEPPER": keys["KEY_FINGERPRINT_PEPPER"],
+        "SUPABASE_URL": at.supabase,
+        "SUPABASE_SECRET_KEY": keys["SUPABASE_SECRET_KEY"],
+        "UPSTASH_API_URL": at.upstash_api,
+        "UPSTASH_EMAIL": upstash_users.EMAIL,
+        "UPSTASH_DATABASE_ID": upstash_users.DATABASE_ID,
+        "SITE_URL": at.site,
+        "MAIL_SALES_TO": "sales@alfabeauty.test",
+        "SALES_WHATSAPP": "+6281200000000",
+        **_system(at, commit),
+    }
+
+
+def _system(at: Addresses, commit: str) -> dict[str, str]:
+    """Vercel's own variables, which every function has."""
+    return {
+        "VERCEL": "1",
+        "VERCEL_ENV": "development",
+        "VERCEL_TARGET_ENV": "development",
+        "VERCEL_REGION": "dev1",
+        "VERCEL_URL": at.site.partition("://")[2],
+        "VERCEL_DEPLOYMENT_ID": "dpl_local",
+        "VERCEL_PROJECT_ID": "prj_local",
+        "VERCEL_GIT_COMMIT_SHA": commit,
+    }
+
+
+def compose(
+    variables: list[Variable], offers: Mapping[str, str], given: Mapping[str, str], keys: Keys
+) -> dict[str, str]:
+    """Values given by the caller win over offers; a secret that nobody offers is made up."""
+    wanted = {variable.name for variable in variables}
+    system = {name for name in offers if name.startswith("VERCEL")}
+    composed = {name: offers[name] for name in sorted(wanted | system) if name in offers}
+    for variable in variables:
+        if variable.secret and variable.name not in offers:
+            composed[variable.name] = keys[variable.name]
+    return composed | {name: text for name, text in given.items() if name in wanted | system}
+
+
+def commit_of(root: Path) -> str:
+    """git's HEAD, or nothing where there is no repository."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""

@@ -1,0 +1,187 @@
+"""`up`, `migrate` and `cron`: the platform from a terminal."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, Never
+
+import httpx
+import psycopg
+
+from dev import bootstrap
+from dev.build import catalogue_snapshot
+from dev.edge.route_patterns import Unsupported
+from dev.platform import environment, migrations, ports
+from dev.platform.local_platform import DATABASE, Platform
+from dev.platform.local_secrets import Keys
+from dev.platform.postgres import Postgres, PostgresFailed
+from dev.platform.state import Busy, State
+from dev.platform.valkey import ValkeyFailed
+from ops.products import catalogue
+
+FAILURES = (
+    OSError,
+    Unsupported,
+    PostgresFailed,
+    ValkeyFailed,
+    migrations.MigrationFailed,
+    environment.SettingsUnreadable,
+    psycopg.Error,
+)
+
+
+class _Stop(BaseException):
+    """Ctrl-C or SIGTERM."""
+
+
+def run(root: Path, data: Path, port: int | None, *, quiet: bool) -> int:
+    """Run until told to stop; 1 when it cannot start, or runs already."""
+    state = State(data)
+    try:
+        with state.alone():
+            _on_signals()
+            return _serve(state, root, data, port, quiet=quiet)
+    except Busy:
+        return _busy(state)
+    except _Stop:
+        print("Stopped.")
+        return 0
+
+
+def _serve(state: State, root: Path, data: Path, port: int | None, *, quiet: bool) -> int:
+    try:
+        chosen = _site_port(port)
+        platform = Platform(
+            root, data, port=chosen, environ=os.environ, echo_logs=not quiet, progress=_say
+        )
+        with platform:
+            _sow(root, platform)
+            state.write(platform.state())
+            _announce(platform)
+            while True:
+                signal.pause()
+    except FAILURES as fault:
+        print(f"The platform did not start: {fault}", file=sys.stderr)
+        return 1
+
+
+def _sow(root: Path, platform: Platform) -> None:
+    """Fill an empty catalogue with the seed, unless the database is somebody else's."""
+    if platform.environment["DATABASE_URL"] != platform.database_url:
+        return
+    with psycopg.connect(platform.database_url, autocommit=True) as connection:
+        held = catalogue.held(connection)
+        if held.products:
+            return
+        seed = (root / catalogue_snapshot.SEED).read_text(encoding="utf-8")
+        found = catalogue.read(seed, known=held)
+        catalogue.store(connection, found, catalogue.compare(held, found, prune=False))
+    print(f"      put {len(found.products)} products of the seed in the catalogue", flush=True)
+
+
+def migrate(root: Path, data: Path, dsn: str | None) -> int:
+    """Migrate `dsn`, the running platform's database, or the one at rest in `data`."""
+    directory = root / "supabase" / "migrations"
+    running = State(data).read()
+    try:
+        if dsn or running:
+            return _report(
+                migrations.apply(dsn or (running or {})["admin_database_url"], directory)
+            )
+        with State(data).alone():
+            keys = Keys(data / "secrets.json")
+            postgres = Postgres(data / "postgres", keys["POSTGRES_PASSWORD"], durable=True)
+            try:
+                migrations.ensure_database(postgres.dsn("postgres"), DATABASE)
+                return _report(migrations.apply(postgres.dsn(DATABASE), directory))
+            finally:
+                postgres.close()
+    except Busy:
+        print("The platform is just starting; it applies the migrations itself.", file=sys.stderr)
+    except FAILURES as fault:
+        print(fault, file=sys.stderr)
+    return 1
+
+
+def cron(data: Path, name: str) -> int:
+    """Call a cron of the running platform and print its answer; 1 unless it succeeded."""
+    running = State(data).read()
+    if running is None:
+        print("Nothing is running: start it with `python3 -m dev`.", file=sys.stderr)
+        return 1
+    url = f"{running['control_url']}/cron"
+    answer = httpx.post(url, json={"path": name}, timeout=330, trust_env=False).json()
+    if "error" in answer:
+        print(answer["error"], file=sys.stderr)
+        return 1
+    print(answer["status"], answer["body"])
+    return 0 if answer["status"] < 400 else 1
+
+
+def _on_signals() -> None:
+    def stop(_number: int, _frame: FrameType | None) -> Never:
+        # Once is enough: a second signal must not interrupt the stopping.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        print("\nStopping …", flush=True)
+        raise _Stop
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+
+
+def _site_port(wanted: int | None) -> int:
+    if wanted:
+        if not ports.is_free(wanted):
+            raise OSError(f"port {wanted} is taken by another program")
+        return wanted
+    chosen = ports.first_free()
+    if chosen != ports.DEFAULT_SITE_PORT:
+        print(f"Port {ports.DEFAULT_SITE_PORT} is taken: the site gets {chosen}.")
+    return chosen
+
+
+def _say(text: str) -> None:
+    number = 5 if text.startswith("Applying") else 4
+    bootstrap.step(number, text)
+
+
+def _announce(platform: Platform) -> None:
+    if platform.migrated:
+        print(f"      applied {', '.join(platform.migrated)}")
+    print(f"\n{table(platform.state())}\n\nStop with Ctrl-C, or `python3 -m dev down`.", flush=True)
+
+
+def table(state: dict[str, Any]) -> str:
+    """The addresses for people."""
+    stand_ins = state["stand_ins"]
+    rows = [
+        ("Site", state["url"]),
+        ("Partnership form", f"{state['url']}/"),
+        ("Health", f"{state['url']}/api/health"),
+        ("Mail", stand_ins["resend"]["url"]),
+        ("Slack", stand_ins["slack"]["url"]),
+        ("Sentry", stand_ins["sentry"]["url"]),
+        ("Upstash REST", stand_ins["upstash"]["url"]),
+        ("Control", f"{state['control_url']}/state"),
+        ("psql", state["admin_database_url"]),
+        ("Valkey", state["redis_url"]),
+    ]
+    return "\n".join(f"  {name:<18}{address}" for name, address in rows)
+
+
+def _busy(state: State) -> int:
+    running = state.read()
+    if running is None:
+        print("The platform is just starting, or stopping, in another process.", file=sys.stderr)
+        return 1
+    print(f"The platform already runs (process {running['pid']}):\n\n{table(running)}\n")
+    print("Stop it with `python3 -m dev down`.")
+    return 1
+
+
+def _report(applied: list[str]) -> int:
+    print("\n".join(f"applied {name}" for name in applied) or "Nothing to apply.")
+    return 0

@@ -1,0 +1,1 @@
+"""Stand-ins of vendors that live on the internet: their documented wire format, and faults."""

@@ -1,0 +1,47 @@
+"""Alerts by mail, to operators, while Slack cannot be told: a Sev1 must reach somebody.
+
+Once an hour each: Resend's idempotency key, of the rule and the hour, makes a repeat a no-op, so
+nobody has to remember. The rule a newcomer would break: a mail holds ids, numbers and our own
+words, never a visitor's.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from html import escape
+from typing import Any, Protocol
+
+from lib.incidents.model import Finding
+from lib.leads.emails import Letter
+from lib.problems import MailDelayed, MailRefused, MailTaken, NotConfigured
+
+
+class Means(Protocol):
+    """Any of them may raise NotConfigured."""
+
+    @property
+    def mailer(self) -> Any: ...
+    @property
+    def alert_addresses(self) -> tuple[str, tuple[str, ...]]: ...
+
+
+def tell(means: Means, found: Sequence[Finding], now: datetime) -> int:
+    """Mail each finding to the operators; how many. None where no address is configured."""
+    sender, recipients = means.alert_addresses
+    told = 0
+    for one in found if recipients else ():
+        with suppress(MailDelayed, MailRefused, MailTaken, NotConfigured):
+            key = f"alert/{one.rule}/{now.astimezone(UTC):%Y%m%d%H}"
+            means.mailer.send(_letter(one, sender, recipients), key)
+            told += 1
+    return told
+
+
+def _letter(one: Finding, sender: str, recipients: tuple[str, ...]) -> Letter:
+    subject = f"{one.severity.upper()} {one.title}"
+    text = (
+        f"{one.title}: {one.what}\n\nSlack cannot be told, so you are.\n"
+        f"Runbook: ops/README.md, section {one.rule}\n"
+    )
+    html = f"<p>{escape(text).replace(chr(10), '<br>')}</p>"
+    return Letter("alert", sender, recipients, None, subject, text, html)

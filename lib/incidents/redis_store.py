@@ -1,0 +1,246 @@
+"""Open incidents in Redis: a mirror while Postgres is there, the record while it is not.
+
+A hash, area -> document. While Postgres is away incidents begin here and are told of from here;
+when it is back the watch takes them over, under the same id. The rule a newcomer would break:
+every write is a compare-and-set, for a request and the watch may both be at it.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from lib.incidents import model
+from lib.incidents.model import Finding, Incident, Refused
+from lib.incidents.store import Event
+
+type Command = Callable[..., Any]
+"""`Cache.run`."""
+
+KEY = "incidents"
+LEASE = timedelta(seconds=60)
+TRIES = 5
+
+# KEYS: the hash. ARGV: area, what was read ('' for nothing), what it is to be ('' to remove it).
+SWAP = """
+local held = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if held ~= ARGV[2] then return 0 end
+if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[1])
+else redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """An incident as Redis holds it. stored: Postgres has it too. events: what Postgres has not
+    been told. text: as it was read."""
+
+    incident: Incident
+    stored: bool
+    events: tuple[Event, ...]
+    text: str
+
+
+def read(command: Command) -> list[Spooled]:
+    """Everything in it; what is none of ours is passed over. Raises CacheDown."""
+    return parsed(command("HGETALL", KEY))
+
+
+def parsed(held: object) -> list[Spooled]:
+    """What Redis answers to HGETALL KEY."""
+    texts = held.values() if isinstance(held, dict) else ()
+    return [found for found in map(_parsed, texts) if found is not None]
+
+
+def found(
+    command: Command, findings: Sequence[Finding], now: datetime, deployment: str, actor: str
+) -> list[Incident]:
+    """Open or join, as lib/incidents/store.py does. Raises CacheDown."""
+    areas = sorted({one.area for one in findings})
+    return [
+        _found(command, [o for o in findings if o.area == area], now, deployment, actor)
+        for area in areas
+    ]
+
+
+def _found(
+    command: Command, findings: Sequence[Finding], now: datetime, deployment: str, actor: str
+) -> Incident:
+    area = findings[0].area
+    for _ in range(TRIES):
+        before = _parsed(command("HGET", KEY, area))
+        if before is None:
+            incident = model.opened(findings, now, deployment)
+            after = Spooled(incident, False, (), "")
+        else:
+            incident = model.joined(before.incident, findings, now)
+            events = before.events
+            if incident.version > before.incident.version:
+                what = {one.rule: one.what for one in findings}
+                events = (*events, (now.isoformat(), "detected", actor, {"what": what}, None))
+            after = replace(before, incident=incident, events=events)
+        if swap(command, area, before, after):
+            return incident
+    return incident  # others are at it this very moment, and tell of it
+
+
+def take_over(command: Command, incident: Incident, events: Sequence[Event]) -> str:
+    """Enter what Slack alone knew; the id it stands under now. Raises CacheDown."""
+    before = _parsed(command("HGET", KEY, incident.area))
+    if before is None:
+        before = Spooled(incident, False, tuple(events), "")
+        swap(command, incident.area, None, before)
+    return before.incident.id
+
+
+def acknowledge(command: Command, text: str, who: str, now: datetime) -> Incident:
+    """Somebody has it. Raises CacheDown, Refused."""
+
+    def work(before: Spooled) -> Spooled:
+        after = model.acknowledged(before.incident, who, now)
+        if after is before.incident:
+            return before
+        event: Event = (now.isoformat(), "acknowledged", who, {}, None)
+        return replace(before, incident=after, events=(*before.events, event))
+
+    return _changed(command, text, work)
+
+
+def note(command: Command, text: str, who: str, now: datetime, words: str) -> Incident:
+    """A person's words. Raises CacheDown, Refused."""
+
+    def work(before: Spooled) -> Spooled:
+        event: Event = (now.isoformat(), "note", who, {}, words)
+        return replace(before, events=(*before.events, event))
+
+    return _changed(command, text, work)
+
+
+def find(command: Command, text: str) -> Spooled:
+    """By id, number, or `last`. Raises CacheDown, Refused."""
+    held = sorted(read(command), key=lambda one: one.incident.detected_at)
+    named = held[-1:] if text == "last" else held
+    for one in named:
+        if text in ("last", one.incident.id, str(one.incident.number or "")):
+            return one
+    raise Refused(f"there is no open incident {text} in Redis")
+
+
+def _changed(command: Command, text: str, work: Callable[[Spooled], Spooled]) -> Incident:
+    for _ in range(TRIES):
+        before = find(command, text)
+        after = work(before)
+        if after is before or swap(command, before.incident.area, before, after):
+            return after.incident
+    raise Refused(f"{text} is being changed by others: run it again")
+
+
+def swap(command: Command, area: str, before: Spooled | None, after: Spooled | None) -> bool:
+    """Compare and set; whether it was as read. after: None to remove it."""
+    held = "" if before is None else before.text
+    return bool(command("EVAL", SWAP, 1, KEY, area, held, "" if after is None else _text(after)))
+
+
+def mirror(command: Command, open_ones: Sequence[Incident]) -> None:
+    """Make it what Postgres says, but for what Postgres does not have yet. Raises CacheDown."""
+    now_open = {one.area: one for one in open_ones}
+    held = {one.incident.area: one for one in read(command)}
+    for area, before in held.items():
+        if before.stored and not before.events and area not in now_open:
+            swap(command, area, before, None)
+    for area, incident in now_open.items():
+        before_it = held.get(area)
+        ahead = before_it is not None and (not before_it.stored or before_it.events)
+        if not ahead and (before_it is None or before_it.incident != incident):
+            swap(command, area, before_it, Spooled(incident, True, (), ""))
+
+
+class Store:
+    """What lib/incidents/messages.py asks of a store, over Redis."""
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+
+    def claim(self, now: datetime) -> list[Incident]:
+        """Those to tell of; putting the next try off is the lease."""
+        mine = []
+        for before in read(self._command):
+            one = before.incident
+            due = one.told < one.version and one.tell_at <= now
+            leased = replace(before, incident=replace(one, tell_at=now + LEASE))
+            if due and swap(self._command, one.area, before, leased):
+                mine.append(one)
+        return mine
+
+    def together(self, channel: str, ts: str) -> list[Incident]:
+        held = [one.incident for one in read(self._command)]
+        return [one for one in held if (one.slack_channel, one.slack_ts) == (channel, ts)]
+
+    def reminders(self, now: datetime) -> list[Incident]:
+        mine = []
+        for before in read(self._command):
+            one = before.incident
+            if one.remind_at is None or one.remind_at > now or one.slack_ts is None:
+                continue
+            after = replace(one, remind_at=now + model.REMIND_EVERY)
+            if swap(self._command, one.area, before, replace(before, incident=after)):
+                mine.append(one)
+        return mine
+
+    def told(self, incident: Incident, now: datetime) -> None:
+        def heard(one: Incident) -> Incident:
+            behind = one.version > incident.version
+            return replace(
+                one,
+                told=max(one.told, incident.version),
+                slack_channel=incident.slack_channel,
+                slack_ts=incident.slack_ts,
+                tell_at=now if behind else one.tell_at,
+            )
+
+        self._change(incident, heard)
+
+    def remind_again(self, incident: Incident, at: datetime) -> None:
+        self._change(incident, lambda one: replace(one, remind_at=at))
+
+    def postpone(self, incident: Incident, at: datetime) -> None:
+        self._change(incident, lambda one: replace(one, tell_at=at))
+
+    def _change(self, incident: Incident, change: Callable[[Incident], Incident]) -> None:
+        for _ in range(TRIES):
+            before = _parsed(self._command("HGET", KEY, incident.area))
+            if before is None or before.incident.id != incident.id:
+                return
+            after = replace(before, incident=change(before.incident))
+            if swap(self._command, incident.area, before, after):
+                return
+
+
+def _text(spooled: Spooled) -> str:
+    return json.dumps(
+        {
+            "incident": spooled.incident.to_document(),
+            "stored": spooled.stored,
+            "events": spooled.events,
+        },
+        ensure_ascii=False,
+    )
+
+
+def _parsed(text: object) -> Spooled | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        held = json.loads(text)
+        events = tuple(_event(*each) for each in held["events"])
+        return Spooled(model.from_document(held["incident"]), held["stored"] is True, events, text)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _event(
+    at: str, kind: str, actor: str, facts: dict[str, Any], words: str | None = None
+) -> Event:
+    return at, kind, actor, facts, words

@@ -1,0 +1,216 @@
+"""The two mails a lead sets off, rendered once and stored with it.
+
+Everything in them was typed by a stranger: subjects are one line, HTML is escaped, and no
+address of theirs becomes a link but the WhatsApp number, whose digits we checked.
+"""
+
+from collections.abc import Mapping
+from html import escape
+from typing import NamedTuple
+
+from lib.leads import consent
+from lib.leads.submission import Submission
+from lib.leads.whatsapp import chat_link
+
+
+class Letter(NamedTuple):
+    """One mail. kind is unique within a lead: `sales`, `acknowledgement` or `correction-N`."""
+
+    kind: str
+    sender: str
+    recipients: tuple[str, ...]
+    reply_to: str | None
+    subject: str
+    body_text: str
+    body_html: str
+
+    def row(self) -> dict[str, object]:
+        return {**self._asdict(), "recipients": list(self.recipients)}
+
+
+# What sales reads, in the order they need it.
+_PERSON = (
+    ("Business", "business_name"),
+    ("Contact", "contact_name"),
+    ("WhatsApp", "phone_whatsapp"),
+    ("E-mail", "email"),
+    ("City", "city"),
+    ("Type", "salon_type"),
+    ("Chairs", "chair_count"),
+    ("Specialization", "specialization"),
+    ("Brands in use", "current_brands_used"),
+    ("Monthly spend", "monthly_spend_range"),
+    ("Message", "message"),
+)
+_SOURCE = (
+    ("Language", "locale"),
+    ("Page", "page_url_current"),
+    ("First page", "page_url_initial"),
+    ("Referrer", "referrer"),
+    ("utm_source", "utm_source"),
+    ("utm_medium", "utm_medium"),
+    ("utm_campaign", "utm_campaign"),
+    ("utm_term", "utm_term"),
+    ("utm_content", "utm_content"),
+    ("Consent version", "consent_version"),
+)
+
+_GREETING = {
+    "id": "Halo {name}, terima kasih sudah menghubungi Alfa Beauty. Kode Anda {ref}.",
+    "en": "Hello {name}, thank you for contacting Alfa Beauty. Your reference is {ref}.",
+}
+
+_ACKNOWLEDGEMENT = {
+    "id": {
+        "subject": "Kami sudah menerima data Anda ({ref})",
+        "hello": "Halo,",
+        "body": (
+            "Terima kasih atas minat Anda bermitra dengan Alfa Beauty. Tim kami akan menghubungi "
+            "Anda lewat WhatsApp dalam 1 hari kerja.",
+            "Kode Anda: {ref}. Sebutkan kode ini bila Anda menghubungi kami.",
+            "Bila bukan Anda yang mengisi formulir di situs kami, abaikan email ini.",
+        ),
+        "close": "Salam,\nAlfa Beauty",
+    },
+    "en": {
+        "subject": "We have received your details ({ref})",
+        "hello": "Hello,",
+        "body": (
+            "Thank you for your interest in a partnership with Alfa Beauty. Our team will contact "
+            "you on WhatsApp within 1 working day.",
+            "Your reference: {ref}. Please mention it whenever you contact us.",
+            "If it was not you who filled in the form on our site, please ignore this e-mail.",
+        ),
+        "close": "Kind regards,\nAlfa Beauty",
+    },
+}
+
+
+def for_sales(lead: Submission, ref: str, locale: str, sender: str, to: tuple[str, ...]) -> Letter:
+    """Every field, the ref, and a WhatsApp chat one tap away. Reply-To is the visitor, if known."""
+    text, html = _rendered(lead, ref, locale, "New lead", [])
+    return Letter("sales", sender, to, lead.email, f"New Lead: {lead.business_name}", text, html)
+
+
+def correction(
+    lead: Submission,
+    ref: str,
+    locale: str,
+    sender: str,
+    to: tuple[str, ...],
+    *,
+    number: int,
+    before: Mapping[str, object],
+) -> Letter:
+    """A lead that was sent again with other values: whole, and what the fields were before."""
+    changed = [
+        (label, f"{'-' if before[key] is None else before[key]} -> {getattr(lead, key)}")
+        for label, key in _PERSON
+        if key in before
+    ]
+    text, html = _rendered(lead, ref, locale, "Corrected lead", changed)
+    subject = f"Corrected Lead: {lead.business_name} ({ref})"
+    return Letter(f"correction-{number}", sender, to, lead.email, subject, text, html)
+
+
+def _rendered(
+    lead: Submission, ref: str, locale: str, title: str, changed: list[tuple[str, str]]
+) -> tuple[str, str]:
+    """Text and HTML of a mail to sales."""
+    version = lead.consent_version or consent.CURRENT
+    values = {**lead.model_dump(), "locale": locale, "consent_version": version}
+    chat = chat_link(lead.phone_whatsapp, _GREETING[locale].format(name=lead.contact_name, ref=ref))
+    rows = [("Ref", ref), *_filled(values, _PERSON)]
+    source = _filled(values, _SOURCE)
+    text = "\n".join(
+        [
+            title,
+            "",
+            *(f"Changed: {label}: {value}" for label, value in changed),
+            *([""] if changed else []),
+            *(f"{label}: {value}" for label, value in rows),
+            "",
+            f"Chat: {chat}",
+            "",
+            *(f"{label}: {value}" for label, value in source),
+            "",
+        ]
+    )
+    html = _page(
+        f"<h1>{escape(lead.business_name)}</h1>"
+        + (f"<h2>Changed</h2>{_table(changed)}" if changed else "")
+        + f'<p><a href="{escape(chat)}">Chat on WhatsApp: {escape(lead.phone_whatsapp)}</a></p>'
+        f"{_table(rows)}<h2>Source</h2>{_table(source)}"
+    )
+    return text, html
+
+
+REFUSED_REPLY_TO = (
+    "The mail service refused {address} as the address to answer to: replies do not reach the "
+    "sender. Use WhatsApp."
+)
+
+
+def without_reply_to(letter: Letter) -> Letter:
+    """The mail to sales once more, saying why it cannot be answered by e-mail."""
+    note = REFUSED_REPLY_TO.format(address=letter.reply_to)
+    return letter._replace(
+        reply_to=None,
+        body_text=f"{note}\n\n{letter.body_text}",
+        body_html=letter.body_html.replace("<h1>", f"<p>{escape(note)}</p><h1>", 1),
+    )
+
+
+COPY_BEGIN = "-----BEGIN ALFA LEAD-----"
+COPY_END = "-----END ALFA LEAD-----"
+
+
+def with_copy(letter: Letter, sealed: str) -> Letter:
+    """The mail to sales with a copy of the lead that `ops leads import` reads again."""
+    lines = [sealed[i : i + 76] for i in range(0, len(sealed), 76)]
+    note = (
+        "The database could not be reached: this mail is the only record of the lead so far.\n"
+        "Keep it. An engineer imports it with: python3 -m ops leads import FILE"
+    )
+    block = "\n".join([COPY_BEGIN, *lines, COPY_END])
+    return letter._replace(
+        body_text=f"{letter.body_text}\n{note}\n\n{block}\n",
+        body_html=letter.body_html.replace(
+            "</body>", f"<p>{escape(note)}</p><pre>{escape(block)}</pre></body>"
+        ),
+    )
+
+
+def acknowledgement(email: str, ref: str, locale: str, sender: str) -> Letter:
+    """To whoever gave this address, which may not be theirs: nothing they typed is repeated."""
+    words = _ACKNOWLEDGEMENT[locale]
+    paragraphs = [str(words["hello"]), *(p.format(ref=ref) for p in words["body"])]
+    close = str(words["close"])
+    text = "\n\n".join([*paragraphs, close]) + "\n"
+    html = _page(
+        "".join(f"<p>{escape(p)}</p>" for p in paragraphs)
+        + f"<p>{escape(close).replace(chr(10), '<br>')}</p>"
+    )
+    subject = str(words["subject"]).format(ref=ref)
+    return Letter("acknowledgement", sender, (email,), None, subject, text, html)
+
+
+def _filled(
+    values: dict[str, object], labels: tuple[tuple[str, str], ...]
+) -> list[tuple[str, str]]:
+    return [(label, "-" if values[key] is None else str(values[key])) for label, key in labels]
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    cell = "padding:4px 12px 4px 0;vertical-align:top"
+    body = "".join(
+        f'<tr><th align="left" style="{cell}">{escape(label)}</th>'
+        f'<td style="{cell};white-space:pre-wrap">{escape(value)}</td></tr>'
+        for label, value in rows
+    )
+    return f"<table>{body}</table>"
+
+
+def _page(body: str) -> str:
+    style = "font-family:Helvetica,Arial,sans-serif;color:#222;line-height:1.5"
+    return f'<!doctype html><html><body style="{style}">{body}</body></html>'

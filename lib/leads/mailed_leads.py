@@ -1,0 +1,264 @@
+"""The register of leads that exist only in a mail: open until imported, or dismissed by a person.
+
+Neither Postgres nor Redis may answer when such a lead is accepted. Its entry is written to
+whichever does; else the instance keeps it, tries again after later answers, and posts it to Slack,
+from where the watch enters it once Postgres is back. The rule a newcomer would break: an entry
+holds ids, and keyed hashes by which an erasure finds it; never a word of the visitor.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from lib.leads import repository
+from lib.leads.repository import Lead
+from lib.problems import AlertDelayed, AlertGone, CacheDown, DatabaseDown, NotConfigured
+
+REGISTER = "mailed"  # hash in Redis: id -> entry, until Postgres has it
+MARK = "mailed"  # of a message in Slack that carries entries
+CARRIED = 40  # entries in one message
+SHOWN = 20  # references named; the rest are counted
+
+if TYPE_CHECKING:
+    from lib.incidents.messages import Message, Posted
+
+type Run = Callable[..., Any]
+
+
+class Entry(NamedTuple):
+    """marks: keyed hashes of the person; none where they were not carried along."""
+
+    lead_id: str
+    ref: str
+    accepted_at: datetime
+    marks: tuple[str, ...] = ()
+
+
+class Means(Protocol):
+    """Any of them may raise NotConfigured."""
+
+    @property
+    def database(self) -> Any: ...
+    @property
+    def cache(self) -> Any: ...
+    @property
+    def slack(self) -> Any: ...
+    @property
+    def erasure_keys(self) -> tuple[bytes, ...]: ...
+
+
+# ---------------------------------------------------------------- by the instance that accepted it
+
+
+class _Pending:
+    """An instance's entries that no store has taken yet, and the message that carries them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.entries: dict[str, Entry] = {}
+        self.carried: set[str] = set()
+        self.posted: dict[int, Posted] = {}  # by the first entry's place
+
+
+_pending = _Pending()
+
+
+def settle(means: Means, lead: Lead, decision: str) -> None:
+    """After an answer: register a lead that was `mailed`, and those that still wait to be."""
+    if decision == "mailed" and not lead.canary:
+        marks = tuple(repository.marks_of(lead, means.erasure_keys))
+        entry = Entry(str(lead.id), lead.ref, lead.created_at, marks)
+        with _pending.lock:
+            _pending.entries[entry.lead_id] = entry
+    if _pending.entries:
+        _flush(means)
+
+
+def _flush(means: Means) -> None:
+    with _pending.lock:
+        waiting = list(_pending.entries.values())
+        if not _kept(means, waiting):
+            _carry(means, waiting)
+            return
+        _pending.entries.clear()
+        _pending.carried.clear()
+        _pending.posted.clear()
+
+
+def _kept(means: Means, entries: list[Entry]) -> bool:
+    with suppress(DatabaseDown, NotConfigured):
+        enter(means.database.run_or_down, entries, datetime.now(UTC))
+        return True
+    with suppress(CacheDown, NotConfigured):
+        means.cache.run_all(*(("HSETNX", REGISTER, e.lead_id, _to_json(e)) for e in entries))
+        return True
+    return False
+
+
+def _carry(means: Means, waiting: list[Entry]) -> None:
+    """Post them to Slack: one message for CARRIED of them, edited while more come."""
+    if all(one.lead_id in _pending.carried for one in waiting):
+        return
+    with suppress(AlertDelayed, AlertGone, NotConfigured):
+        channel = means.slack
+        for start in range(0, len(waiting), CARRIED):
+            batch = waiting[start : start + CARRIED]
+            if all(one.lead_id in _pending.carried for one in batch):
+                continue
+            message, before = _message(batch), _pending.posted.get(start)
+            if before is not None and channel.edits:
+                _pending.posted.pop(start)  # it may be gone
+                channel.update(before, message)
+                _pending.posted[start] = before
+            else:
+                _pending.posted[start] = channel.post(message)
+            _pending.carried |= {one.lead_id for one in batch}
+
+
+def _message(entries: list[Entry]) -> "Message":
+    from lib.incidents.messages import Message  # what a lead that is stored never needs
+
+    refs = ", ".join(one.ref for one in entries)
+    text = f"{len(entries)} leads exist only in a mail to sales"
+    said = f"*{text}*: {refs}\nThe watch registers them once Postgres answers. Keep the mails."
+    block = {"type": "section", "text": {"type": "mrkdwn", "text": said}}
+    carried = ";".join(f"{e.lead_id} {e.ref} {e.accepted_at.timestamp()}" for e in entries)
+    return Message(text, (block,), {MARK: carried})
+
+
+# ---------------------------------------------------------------- in Postgres
+
+ENTER = """
+insert into mailed_leads (lead_id, ref, accepted_at, marks, registered_at)
+select e.lead_id, e.ref, e.accepted_at, coalesce(e.marks, '{}'), %(now)s
+from jsonb_to_recordset(%(entries)s::jsonb) as e (
+  lead_id uuid, ref text, accepted_at timestamptz, marks text[])
+where not exists (
+  select from erasure_tombstones as t
+  where t.mark = any(e.marks) and t.erased_at >= e.accepted_at
+)
+on conflict (lead_id) do nothing
+"""
+
+OPEN = """
+select lead_id::text, ref, accepted_at from mailed_leads as m
+where dismissed_at is null and not exists (select from leads where leads.id = m.lead_id)
+order by accepted_at, lead_id
+"""
+
+DISMISS = """
+update mailed_leads set dismissed_at = %(now)s, dismissed_by = %(by)s, reason = %(reason)s
+where (ref = %(which)s or lead_id::text = %(which)s) and dismissed_at is null
+returning lead_id::text, ref
+"""
+
+# Imported under the id of an earlier submission of the same words; or of a person erased since.
+IMPORTED = """
+update mailed_leads set dismissed_at = %(now)s, dismissed_by = 'import', reason = %(reason)s
+where lead_id = %(lead_id)s and dismissed_at is null
+"""
+FORGET = "delete from mailed_leads where lead_id = %(lead_id)s"
+FORGET_PERSON = """
+delete from mailed_leads
+where marks && %(marks)s::text[] and accepted_at <= %(until)s::timestamptz
+"""
+
+
+def enter(run: Run, entries: Iterable[Entry], now: datetime) -> None:
+    """Register them; safe to repeat. One whose person was erased since is not. DatabaseDown."""
+    values = {"entries": json.dumps([_document(one) for one in entries]), "now": now}
+    run(lambda connection: connection.execute(ENTER, values) and None)
+
+
+def open_ones(run: Run) -> list[Entry]:
+    """Those that wait to be imported or dismissed, oldest first. Raises DatabaseDown."""
+    rows = run(lambda connection: connection.execute(OPEN).fetchall())
+    return [Entry(*row) for row in rows]
+
+
+def dismiss(run: Run, which: str, by: str, reason: str, now: datetime) -> list[Entry]:
+    """Close the entry of a reference or an id, for a person's reason; those closed."""
+    values = {"which": which, "by": by, "reason": reason, "now": now}
+    rows = run(lambda connection: connection.execute(DISMISS, values).fetchall())
+    return [Entry(lead_id, ref, now) for lead_id, ref in rows]
+
+
+def imported(run: Run, lead: Lead, stored: Lead | None, now: datetime) -> None:
+    """After an import. stored: the lead as it is kept, perhaps under an earlier id; None: its
+    person was erased."""
+    values: dict[str, object] = {"lead_id": str(lead.id), "now": now}
+    if stored is None:
+        run(lambda connection: connection.execute(FORGET, values) and None)
+    elif stored.id != lead.id:
+        values["reason"] = f"is lead {stored.id}"
+        run(lambda connection: connection.execute(IMPORTED, values) and None)
+
+
+# ---------------------------------------------------------------- by the watch
+
+
+def waiting(commands: Callable[..., list[Any]]) -> list[Entry]:
+    """Those that only Redis has. Raises CacheDown."""
+    return read(commands(("HVALS", REGISTER))[0])
+
+
+def take_over(means: Means, now: datetime) -> None:
+    """Enter in Postgres what Redis holds. Raises CacheDown, DatabaseDown, NotConfigured."""
+    held = waiting(means.cache.run_all)
+    if held:
+        enter(means.database.run_or_down, held, now)
+        means.cache.run("HDEL", REGISTER, *(one.lead_id for one in held))
+
+
+def take_over_carried(means: Means, now: datetime) -> None:
+    """Enter what only Slack's messages carry, and say so there. Raises AlertDelayed, DatabaseDown,
+    NotConfigured."""
+    from lib.incidents.messages import Message
+
+    channel = means.slack
+    for posted, marks in channel.marked(MARK):
+        entries = [entry for part in marks[MARK].split(";") if (entry := _carried(part))]
+        enter(means.database.run_or_down, entries, now)
+        refs = ", ".join(one.ref for one in entries)
+        said = f"Registered: {refs}\n`python3 -m ops leads mailed` says which are still open."
+        block = {"type": "section", "text": {"type": "mrkdwn", "text": said}}
+        text = f"{len(entries)} leads that exist only in a mail are registered"
+        with suppress(AlertGone):
+            channel.update(posted, Message(text, (block,), {"registered": text}))
+
+
+def named(entries: list[Entry]) -> tuple[str, ...]:
+    """Their references, the first of many."""
+    first = [one.ref for one in entries[:SHOWN]]
+    more = len(entries) - len(first)
+    return (*first, f"and {more} more") if more else tuple(first)
+
+
+def _carried(text: str) -> Entry | None:
+    try:
+        lead_id, ref, at = text.split(" ")
+        return Entry(lead_id, ref, datetime.fromtimestamp(float(at), UTC))
+    except ValueError:
+        return None
+
+
+def _document(entry: Entry) -> dict[str, object]:
+    return {**entry._asdict(), "accepted_at": entry.accepted_at.isoformat()}
+
+
+def _to_json(entry: Entry) -> str:
+    return json.dumps(_document(entry))
+
+
+def read(texts: Iterable[str]) -> list[Entry]:
+    """The entries that Redis holds, oldest first; what is none is left out."""
+    found = []
+    for text in texts:
+        with suppress(LookupError, TypeError, ValueError):
+            held = json.loads(text)
+            at = datetime.fromisoformat(held["accepted_at"])
+            found.append(Entry(held["lead_id"], held["ref"], at, tuple(held["marks"])))
+    return sorted(found, key=lambda one: one.accepted_at)

@@ -1,0 +1,383 @@
+"""Mails on their way: claim, send, say what happened. A mail is delivered once.
+
+Two things make that so: a lease, which lets one worker at a time try, and Resend's idempotency
+key, which makes a second try of a mail already taken a no-op for 24 hours. Past that an attempt
+whose outcome is unknown is never repeated: the mail is parked as a dead letter for a person.
+
+An attempt is counted, and the next one put off, when a mail is claimed: one that kills its worker
+each time is taken last and ends as a dead letter too. Sales' mails are taken before
+acknowledgements. Nobody sends faster than lib/leads/send_rate.py lets all together.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from uuid import UUID
+
+from lib.leads import send_rate
+from lib.leads.emails import Letter
+from lib.problems import MailDelayed, MailRefused, MailTaken, NotConfigured
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+
+type Run = Callable[[Callable[["Connection[Any]"], Any]], Any]
+type Send = Callable[..., str]
+"""`Mailer.send`: a letter and its idempotency key -> the provider's id."""
+
+LEASE = timedelta(seconds=60)  # a try takes 20 at most
+RETRY_AFTER = tuple(
+    timedelta(minutes=minutes) for minutes in (1, 5, 15, 60, 6 * 60, 24 * 60)
+)  # contract: 1 m, 5 m, 15 m, 1 h, 6 h, 24 h
+# Resend keeps a key for 24 h. A last try is made early enough for a late cron; none after the end.
+KEY_LIFE = timedelta(hours=23)
+KEY_END = timedelta(hours=23, minutes=50)
+LONGEST_PAUSE_S = 5.0
+ADDRESS_REFUSED = "address_refused"  # the end of an acknowledgement to no address
+BUGS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+WORKER_LOST = "worker_lost"
+NO_KEY = "missing_api_key"  # as Resend says it
+
+
+class Claimed(NamedTuple):
+    """A mail that is ours until its lease ends. attempt counts from 1 and fences late writers."""
+
+    lead_id: UUID
+    attempt: int
+    first_attempt_at: datetime
+    uncertain: bool
+    letter: Letter
+
+
+class Tally:
+    """What one run did, in mails.
+
+    refused: acknowledgements that Resend takes for no address of theirs. pause_s: for how long
+    nobody may send, if so. fault: the first unexpected error, whose mail is tried again later.
+    """
+
+    sent: int = 0
+    delayed: int = 0
+    dead: int = 0
+    refused: int = 0
+    pause_s: float = 0.0
+    fault: Exception | None = None
+
+
+# A claimed mail is uncertain until its attempt is written down: its worker may be killed.
+CLAIM = """
+update outbox as o set
+  leased_until = %(until)s,
+  attempts = o.attempts + 1,
+  first_attempt_at = coalesce(o.first_attempt_at, %(now)s),
+  next_attempt_at = least(
+    %(now)s::timestamptz + (%(waits)s::interval[])[least(o.attempts + 1, %(most)s::integer - 1)],
+    greatest(coalesce(o.first_attempt_at, %(now)s) + %(key_life)s::interval,
+      %(until)s::timestamptz)),
+  uncertain = true
+from (
+  select id, uncertain from outbox
+  where sent_at is null and dead_at is null and next_attempt_at <= %(now)s
+    and (leased_until is null or leased_until <= %(now)s) and attempts < %(most)s::integer
+  order by kind desc, next_attempt_at, created_at
+  limit %(limit)s
+  for update skip locked
+) as due
+where o.id = due.id
+returning o.lead_id, o.attempts, o.first_attempt_at, due.uncertain,
+  o.kind, o.sender, o.recipients, o.reply_to, o.subject, o.body_text, o.body_html
+"""
+
+# Nothing was heard of the worker of the last attempt.
+GIVE_UP = """
+update outbox set dead_at = %(now)s, leased_until = null, last_error = %(error)s
+where sent_at is null and dead_at is null and attempts >= %(most)s::integer
+  and leased_until <= %(now)s
+"""
+
+MARK_SENT = """
+update outbox as o set sent_at = %(now)s, provider_id = told.provider_id, leased_until = null,
+  last_error = null, dead_at = null
+from unnest(%(leads)s::uuid[], %(kinds)s::text[], %(provider_ids)s::text[])
+  as told (lead_id, kind, provider_id)
+where o.lead_id = told.lead_id and o.kind = told.kind and o.sent_at is null
+"""
+
+# A key's life begins with the first attempt that Resend may have taken.
+MARK_DELAYED = """
+update outbox set next_attempt_at = %(next)s, leased_until = null,
+  last_error = coalesce(%(error)s, last_error),
+  uncertain = %(uncertain)s, attempts = %(attempts)s,
+  first_attempt_at = case when %(uncertain)s then first_attempt_at end
+where lead_id = %(lead_id)s and kind = %(kind)s and attempts = %(attempt)s
+  and sent_at is null and dead_at is null
+"""
+
+MARK_DEAD = """
+update outbox set dead_at = %(now)s, leased_until = null, last_error = %(error)s,
+  uncertain = %(uncertain)s
+where lead_id = %(lead_id)s and kind = %(kind)s and attempts = %(attempt)s
+  and sent_at is null and dead_at is null
+"""
+
+
+def at_birth(lead_id: UUID, letters: Iterable[Letter], now: datetime) -> list[Claimed]:
+    """The mails of a lead just stored: written as already claimed by who stored it."""
+    return [Claimed(lead_id, 1, now, False, letter) for letter in letters]
+
+
+def claim(run: Run, now: datetime, limit: int = 1) -> list[Claimed]:
+    """Up to `limit` mails that are due and nobody's.
+
+    One at a time by default: the last of many would outlive its lease when Resend is slow.
+    """
+    values = {"now": now, "until": now + LEASE, "limit": limit, "waits": list(RETRY_AFTER),
+              "most": len(RETRY_AFTER) + 1, "key_life": KEY_LIFE}  # fmt: skip
+    rows = run(lambda connection: connection.execute(CLAIM, values).fetchall())
+    return [
+        Claimed(lead_id, attempt, first, uncertain, Letter(kind, sender, tuple(to), *content))
+        for lead_id, attempt, first, uncertain, kind, sender, to, *content in rows
+    ]
+
+
+def give_up(run: Run, now: datetime) -> int:
+    """End mails whose every worker was lost; how many."""
+    values = {"now": now, "error": WORKER_LOST, "most": len(RETRY_AFTER) + 1}
+    count: int = run(lambda connection: connection.execute(GIVE_UP, values).rowcount)
+    return count
+
+
+# ------------------------------------------------------------------ at Resend's pace
+
+
+class Mailer(Protocol):
+    @property
+    def per_second(self) -> float: ...
+    def send(self, letter: Letter, idempotency_key: str, *, timeout_s: float = ...) -> str: ...
+
+
+class Database(Protocol):
+    @property
+    def faults(self) -> send_rate.Faults: ...
+
+
+class Means(Protocol):
+    """The mailer raises NotConfigured without a key."""
+
+    @property
+    def database(self) -> Database: ...
+    @property
+    def mailer(self) -> Mailer: ...
+
+
+class Way(NamedTuple):
+    """How mails leave: by whom, how fast, and what must not stop them (`Database.faults`)."""
+
+    send: Send
+    per_second: float = send_rate.PER_SECOND
+    faults: send_rate.Faults = ()
+
+
+def way_of(means: Means) -> Way:
+    """The mailer. Without a key every mail is told so, and waits."""
+    try:
+        mailer = means.mailer
+    except NotConfigured:
+        return Way(_no_key, faults=means.database.faults)
+    return Way(mailer.send, mailer.per_second, means.database.faults)
+
+
+def _no_key(_letter: Letter, _key: str) -> str:
+    raise MailDelayed(NO_KEY, uncertain=False, retry_after_s=LEASE.total_seconds())
+
+
+def deliver(run: Run, way: Way, clock: Callable[[], datetime], budget_s: float) -> Tally:
+    """Send what is due until nothing is, or for budget_s seconds. Any number may run at once."""
+    tally = Tally()
+    end = time.monotonic() + budget_s
+    tally.dead += give_up(run, clock())
+    while (left_s := end - time.monotonic()) > 0:
+        wait_s = _turns(run, way, clock(), 1, own=False, within_s=left_s)
+        if wait_s is None:
+            # A short pause is waited for; a long one is for the next drain.
+            held_s = send_rate.held_for_s(run, clock())
+            if held_s is None or held_s > min(LONGEST_PAUSE_S, left_s):
+                break
+            send_rate.wait(held_s)
+            continue
+        send_rate.wait(wait_s)
+        mine = claim(run, clock())
+        if not mine:
+            break
+        _attempt_all(run, way, mine, clock, tally)
+        tally.pause_s = 0.0
+    return tally
+
+
+def deliver_own(
+    run: Run, way: Way, mails: Sequence[Claimed], clock: Callable[[], datetime], tally: Tally
+) -> None:
+    """Send the mails of a lead just stored, by whoever stored it, if their turn comes at once.
+
+    Else they are due for the next drain, as if never tried.
+    """
+    if not mails:
+        return
+    within_s = send_rate.AHEAD.total_seconds()
+    wait_s = _turns(run, way, clock(), len(mails), own=True, within_s=within_s)
+    if wait_s is None:
+        for mail in mails:
+            _release(run, mail, clock(), tally)
+        return
+    send_rate.wait(wait_s)
+    _attempt_all(run, way, mails, clock, tally, gap_s=send_rate.gap_s(way.per_second))
+
+
+def _turns(
+    run: Run, way: Way, now: datetime, n: int, *, own: bool, within_s: float
+) -> float | None:
+    gap_s = send_rate.gap_s(way.per_second)
+    return send_rate.take_turns(run, now, n, gap_s, own=own, within_s=within_s, faults=way.faults)
+
+
+def attempt(
+    run: Run, send: Send, mails: Sequence[Claimed], clock: Callable[[], datetime], tally: Tally
+) -> None:
+    """Try each mail once, at no pace, and raise what was unexpected once all is written down."""
+    _attempt_all(run, Way(send), mails, clock, tally)
+    if tally.fault is not None:
+        raise tally.fault
+
+
+# ------------------------------------------------------------------ one attempt
+
+
+def _attempt_all(
+    run: Run,
+    way: Way,
+    mails: Sequence[Claimed],
+    clock: Callable[[], datetime],
+    tally: Tally,
+    *,
+    gap_s: float = 0.0,
+) -> None:
+    """Try each mail once and write down what came of it, of all that were sent at once.
+
+    Killed between the sending and the writing, the lease ends and the same key is used again.
+    """
+    sent: list[tuple[Claimed, str | None]] = []
+    try:
+        for number, mail in enumerate(mails):
+            if tally.pause_s:
+                _release(run, mail, clock(), tally)
+                continue
+            send_rate.wait(gap_s if number else 0.0)
+            _try(run, way, mail, clock, tally, sent)
+    finally:
+        if sent:
+            _mark_sent(run, sent, clock())
+
+
+def _try(
+    run: Run,
+    way: Way,
+    mail: Claimed,
+    clock: Callable[[], datetime],
+    tally: Tally,
+    sent: list[tuple[Claimed, str | None]],
+) -> None:
+    if mail.uncertain and clock() >= mail.first_attempt_at + KEY_END:
+        _bury(run, mail, "uncertain", True, clock(), tally)
+        return
+    try:
+        provider_id = way.send(mail.letter, f"{mail.letter.kind}/{mail.lead_id}")
+    except MailTaken:
+        # Sales had this lead as the mail copy of an outage, under the same key.
+        sent.append((mail, None))
+        tally.sent += 1
+    except MailRefused as refusal:
+        _end_refused(run, mail, refusal, clock(), tally)
+    except MailDelayed as delay:
+        _postpone(run, way, mail, delay, clock(), tally)
+    except BUGS as fault:  # whatever one mail does, the others leave
+        unknown = MailDelayed(f"fault_{type(fault).__name__}", uncertain=True)
+        _postpone(run, way, mail, unknown, clock(), tally)
+        tally.fault = tally.fault or fault
+    else:
+        sent.append((mail, provider_id))
+        tally.sent += 1
+
+
+def _mark_sent(run: Run, sent: list[tuple[Claimed, str | None]], now: datetime) -> None:
+    values = {
+        "now": now,
+        "leads": [mail.lead_id for mail, _ in sent],
+        "kinds": [mail.letter.kind for mail, _ in sent],
+        "provider_ids": [provider_id for _, provider_id in sent],
+    }
+    run(lambda connection: connection.execute(MARK_SENT, values))
+
+
+def _postpone(
+    run: Run, way: Way, mail: Claimed, delay: MailDelayed, now: datetime, tally: Tally
+) -> None:
+    uncertain = mail.uncertain or delay.uncertain
+    attempts = mail.attempt
+    if delay.retry_after_s is not None:
+        due: datetime | None = now + timedelta(seconds=delay.retry_after_s)
+        attempts -= 1
+        if delay.for_all:
+            tally.pause_s = delay.retry_after_s
+            send_rate.hold(run, now, delay.retry_after_s, delay.reason, way.faults)
+    else:
+        due = next_attempt(mail, uncertain, now)
+    if due is None:
+        _bury(run, mail, delay.reason, uncertain, now, tally)
+    else:
+        facts = {"next": due, "error": delay.reason, "uncertain": uncertain, "attempts": attempts}
+        _note(run, MARK_DELAYED, mail, **facts)
+        tally.delayed += 1
+
+
+def _release(run: Run, mail: Claimed, now: datetime, tally: Tally) -> None:
+    """Give back what was not tried."""
+    facts = {"next": now, "error": None, "uncertain": mail.uncertain, "attempts": mail.attempt - 1}
+    _note(run, MARK_DELAYED, mail, **facts)
+    tally.delayed += 1
+
+
+def _end_refused(
+    run: Run, mail: Claimed, refusal: MailRefused, now: datetime, tally: Tally
+) -> None:
+    """An acknowledgement is refused for the address its visitor gave: that wakes nobody."""
+    if mail.letter.kind != "acknowledgement":
+        _bury(run, mail, refusal.reason, mail.uncertain, now, tally)
+        return
+    _note(run, MARK_DEAD, mail, now=now, error=ADDRESS_REFUSED, uncertain=mail.uncertain)
+    tally.refused += 1
+
+
+def _bury(
+    run: Run, mail: Claimed, reason: str, uncertain: bool, now: datetime, tally: Tally
+) -> None:
+    _note(run, MARK_DEAD, mail, now=now, error=reason, uncertain=uncertain)
+    tally.dead += 1
+
+
+def next_attempt(mail: Claimed, uncertain: bool, now: datetime) -> datetime | None:
+    """When to try again; None when it must not be tried again by itself."""
+    if mail.attempt > len(RETRY_AFTER):
+        return None
+    # Jitter, so that what failed together does not come back together.
+    due = now + RETRY_AFTER[mail.attempt - 1] * random.uniform(1.0, 1.2)  # noqa: S311
+    if uncertain and due > mail.first_attempt_at + KEY_LIFE:
+        last_call = mail.first_attempt_at + KEY_LIFE
+        return last_call if now < last_call - timedelta(minutes=30) else None
+    return due
+
+
+def _note(run: Run, statement: str, mail: Claimed, **values: object) -> None:
+    values |= {"lead_id": mail.lead_id, "kind": mail.letter.kind, "attempt": mail.attempt}
+    run(lambda connection: connection.execute(statement, values))

@@ -1,0 +1,91 @@
+"""What Vercel's drains send: Speed Insights' vitals, and Web Analytics' page views.
+
+Vercel signs the bytes, so the bytes are checked, before anything is read from them. A delivery
+may come twice: an event's id is the hash of all it says, and an id counts once. Fields we do not
+know are let be; query, place, device ids and whatever else names a visitor is never looked at.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from lib.vitals import samples as vitals_samples
+from lib.vitals.samples import DEVICES, Read, Sample
+
+SIGNATURE_HEADER = "x-vercel-signature"
+VITALS = "vercel.speed_insights."
+ANALYTICS = "vercel.analytics."  # v1 and v2 differ in nothing that is read here
+OLDEST = timedelta(days=30)
+
+
+def is_signed(secret: str, signature: str, body: bytes) -> bool:
+    """Whether `signature` is the body's: HMAC-SHA1 in hex, as Vercel's drains sign."""
+    expected = hmac.new(secret.encode(), body, hashlib.sha1).hexdigest()
+    return hmac.compare_digest(expected.encode(), signature.encode("utf-8", "surrogateescape"))
+
+
+def read(body: bytes, release: str, now: datetime) -> Read:
+    """The samples of a delivery: a JSON array, one object, or an object a line."""
+    samples: list[Sample] = []
+    dropped = 0
+    for event in _events(body):
+        sample = _sample(event, release, now) if isinstance(event, dict) else None
+        if sample is None:
+            dropped += 1
+        else:
+            samples.append(sample)
+    return Read(vitals_samples.newest(samples), dropped)
+
+
+def _events(body: bytes) -> Iterator[object]:
+    """What was delivered, whole or line by line; None for what cannot be read."""
+    whole = _json(body)
+    if whole is not None:
+        yield from whole if isinstance(whole, list) else [whole]
+        return
+    for line in body.splitlines():
+        if line.strip():
+            yield _json(line)
+
+
+def _json(text: bytes) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _sample(event: dict[str, Any], release: str, now: datetime) -> Sample | None:
+    schema, path = event.get("schema"), event.get("path")
+    if not isinstance(schema, str) or not isinstance(path, str):
+        return None
+    moment = _moment(event.get("timestamp"), now)
+    device = str(event.get("deviceType") or "").lower()
+    deployment = event.get("deploymentId") or event.get("deployment")
+    placed: dict[str, Any] = {
+        "id": json.dumps(event, sort_keys=True),
+        "at_ms": int(moment.timestamp() * 1000),
+        "hour": moment.replace(minute=0, second=0, microsecond=0),
+        "page": path,
+        "device": device if device in DEVICES else "unknown",
+        "release": vitals_samples.release_of(deployment, "")
+        if isinstance(deployment, str)
+        else release,
+    }
+    if schema.startswith(VITALS):
+        return vitals_samples.place(str(event.get("metricType")), event.get("value"), **placed)
+    if schema.startswith(ANALYTICS) and event.get("eventType") == "pageview":
+        return vitals_samples.view(**placed)
+    return None
+
+
+def _moment(stated: object, now: datetime) -> datetime:
+    """When it happened: ISO text in one drain, milliseconds in the other; now if not likely."""
+    at_ms = vitals_samples.moment_ms(stated)
+    if at_ms is None:
+        return now
+    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+    return moment if now - OLDEST < moment <= now else now

@@ -1,0 +1,272 @@
+"""What a browser's report of its vitals may say, and what of it is kept: a Sample.
+
+The rule a newcomer would break: nothing of the visitor leaves this module. A page's address
+becomes a template without query, host or ids; a user agent becomes a device class; the metric's
+id becomes a hash. What is not understood is dropped and counted, never answered with a fault.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple, TypedDict, Unpack
+from urllib.parse import unquote, urlsplit
+
+from lib.vitals import quantile_sketch
+from lib.vitals.quantile_sketch import Scale
+
+MAX_BODY_BYTES = 64 * 1024
+MAX_ITEMS = 50
+MAX_ID_CHARACTERS = 128
+
+# Thresholds: web-vitals 6.2.3's own (2026-11). Floors are far below what anybody can notice.
+METRICS = {
+    "LCP": Scale("ms", 0.1, 2500, 4000, 600_000),
+    "INP": Scale("ms", 0.1, 200, 500, 600_000),
+    "CLS": Scale("", 0.0001, 0.1, 0.25, 10),
+    "FCP": Scale("ms", 0.1, 1800, 3000, 600_000),
+    "TTFB": Scale("ms", 0.1, 800, 1800, 600_000),
+}
+VIEWS = "views"  # kept like a metric, all in bucket 0: how many pages were shown
+DEVICES = ("mobile", "tablet", "desktop", "unknown")
+
+# The site's own pages: they keep a row of their own however many others are invented.
+KNOWN_PATHS = frozenset(
+    {"/", "/en", "/terima-kasih", "/en/thank-you", "/produk", "/en/products", "/vitals", "/status"}
+)
+OTHER_PATHS = "(other)"  # every path past the day's limit
+
+_BOTS = re.compile(
+    r"bot\b|bot[/_-]|crawl|spider|slurp|headless|lighthouse|pagespeed|ptst|gtmetrix|pingdom"
+    r"|uptime|synthetic|monitor|prerender|facebookexternalhit|meta-external|bingpreview|phantomjs"
+    r"|mediapartners-google|apis-google|google-(?:inspectiontool|read-aloud|safety|extended)"
+    r"|googleother|feedfetcher|chatgpt-user|perplexity-user|ia_archiver|heritrix|statuscake"
+    r"|site24x7|checkly|newrelicpinger",
+    re.IGNORECASE,
+)
+# What a phone is called says nothing of who holds it: an Android's model stands after its version
+# and language, and in apps' own lists again. CUBOT makes phones.
+_MODEL = re.compile(
+    r"(?<=android) [\d.]+;(?: *[a-z]{2,3}[-_][a-z]{2};)?[^;()]*(?=[;)])"
+    r"|(?<![a-z])cubot(?![a-z])",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+_TOKEN = re.compile(
+    r"(?=.*\d)(?:[A-Za-z0-9_~]{16,}|[A-Fa-f0-9-]{8,}|(?=.*[A-Z])(?=.*[a-z])[\w~-]{20,})"
+    r"|ALFA-[0-9A-Z]{5,13}"
+)
+_RELEASE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+class Sample(NamedTuple):
+    """One value, placed. id: a hash; at_ms orders reports of one id; hour: an aware hour."""
+
+    id: str
+    at_ms: int
+    hour: datetime
+    path: str
+    device: str
+    metric: str
+    release: str
+    bucket: int
+
+
+class Where(TypedDict):
+    """Whose value it is, when and where; `page` is an address, not yet a template."""
+
+    id: str
+    at_ms: int
+    hour: datetime
+    page: str
+    device: str
+    release: str
+
+
+class Visit(NamedTuple):
+    """What the request itself says. release: of the deployment that answers."""
+
+    user_agent: str
+    mobile_hint: str | None
+    referrer: str
+    release: str
+    now: datetime
+
+
+class Read(NamedTuple):
+    """dropped: items that were no report of a vital. why: the reason when all were."""
+
+    samples: list[Sample]
+    dropped: int = 0
+    why: str | None = None
+
+
+def read(body: bytes, visit: Visit) -> Read:
+    """The samples in a beacon's body, the last of each id."""
+    if len(body) > MAX_BODY_BYTES:
+        return Read([], 1, "too_large")
+    if is_bot(visit.user_agent):
+        return Read([], 1, "bot")
+    try:
+        values = json.loads(body, object_pairs_hook=_unambiguous)
+    except (ValueError, RecursionError):
+        return Read([], 1, "no_json")
+    items = values if isinstance(values, list) else [values]
+    found = [_sample(item, visit) for item in items[:MAX_ITEMS]]
+    kept = [sample for sample in found if sample is not None]
+    return Read(newest(kept), len(items) - len(kept))
+
+
+def _unambiguous(pairs: list[tuple[str, object]]) -> dict[str, object] | None:
+    """A JSON object; None, which is no report, where it holds a key twice."""
+    values = dict(pairs)
+    return values if len(values) == len(pairs) else None
+
+
+def newest(samples: list[Sample]) -> list[Sample]:
+    """The last report of each id; of two at the same moment the later in the list."""
+    last: dict[str, Sample] = {}
+    for sample in samples:
+        if sample.id not in last or last[sample.id].at_ms <= sample.at_ms:
+            last[sample.id] = sample
+    return list(last.values())
+
+
+def place(metric: str, value: object, **where: Unpack[Where]) -> Sample | None:
+    """A value where it belongs; None when it is no metric's, or out of its range."""
+    scale = METRICS.get(metric)
+    number = _number(value)
+    if scale is None or number is None or not 0 <= number <= scale.most:
+        return None
+    if metric == "TTFB" and number == 0:
+        return None  # the page came out of the browser's own memory: no server was asked
+    return _placed(metric, quantile_sketch.bucket(scale, number), where)
+
+
+def view(**where: Unpack[Where]) -> Sample:
+    """A page shown."""
+    return _placed(VIEWS, 0, where)
+
+
+def _placed(metric: str, bucket: int, where: Where) -> Sample:
+    return Sample(
+        id=hashed(metric, where["id"]),
+        at_ms=where["at_ms"],
+        hour=where["hour"],
+        path=template(where["page"]),
+        device=where["device"],
+        metric=metric,
+        release=where["release"],
+        bucket=bucket,
+    )
+
+
+def _sample(item: object, visit: Visit) -> Sample | None:
+    if not isinstance(item, dict) or item.get("webdriver") is True:
+        return None
+    metric_id = _first(item, "id", "metric_id")
+    metric = _first(item, "name", "metric_name")
+    if not isinstance(metric_id, str) or not 0 < len(metric_id) <= MAX_ID_CHARACTERS:
+        return None
+    if not isinstance(metric, str):
+        return None
+    page = _first(item, "page", "page_url_current", "url", "navigationURL") or visit.referrer
+    now_ms = _ms(visit.now)
+    return place(
+        metric.upper(),
+        item.get("value"),
+        id=metric_id,
+        # The page's clock orders its own reports; the hour is by ours.
+        at_ms=moment_ms(item.get("timestamp")) or now_ms,
+        hour=hour_of(now_ms),
+        page=page if isinstance(page, str) else visit.referrer,
+        device=device_of(visit.user_agent, visit.mobile_hint, item.get("device_type")),
+        release=visit.release,
+    )
+
+
+def _first(item: Mapping[str, object], *names: str) -> object:
+    return next((item[name] for name in names if item.get(name) is not None), None)
+
+
+def _number(value: object) -> float | None:
+    """A finite number; text is none, neither are true and false."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def moment_ms(value: object) -> int | None:
+    """Milliseconds since 1970 from a number of them or an ISO time; None when it is neither."""
+    if isinstance(value, str):
+        try:
+            return _ms(datetime.fromisoformat(value).astimezone(UTC))
+        except (ValueError, OverflowError):
+            return None
+    number = _number(value)
+    return int(number) if number is not None and 0 < number < 1e13 else None
+
+
+def hour_of(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms // 3_600_000 * 3600, UTC)
+
+
+def _ms(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+
+
+def hashed(*parts: str) -> str:
+    """22 characters for any texts: an id is only ever compared."""
+    text = "\x1f".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=11).hexdigest()
+
+
+def template(address: str) -> str:
+    """A page's path with what names a thing or a person folded to `:id`.
+
+    Query, fragment and host are gone; so is every part that is not plain ASCII (an address, a
+    name typed by somebody), a number, a UUID or a long token. At most 8 parts.
+    """
+    try:
+        path = urlsplit(address).path
+    except ValueError:
+        return OTHER_PATHS
+    parts = [part for part in path.split("/") if part]
+    return "/" + "/".join(_folded(unquote(part)) for part in parts[:8])
+
+
+def _folded(part: str) -> str:
+    plain = _NAMED.fullmatch(part) and not part.isdigit() and not _TOKEN.fullmatch(part)
+    return part if plain else ":id"
+
+
+def release_of(deployment: str, commit: str) -> str:
+    """What a deployment is called in the sketches."""
+    return _RELEASE.sub("", deployment or commit[:12])[:64] or "unknown"
+
+
+def is_bot(user_agent: str) -> bool:
+    """Crawlers, monitors and browsers that nobody looks at."""
+    return bool(_BOTS.search(_MODEL.sub(" ", user_agent)))
+
+
+def device_of(user_agent: str, mobile_hint: str | None, stated: object = None) -> str:
+    """A class of DEVICES: by the client hint, else the user agent, else what the page says.
+
+    The hint says `?0` for tablets too, so those are told by their user agent first.
+    """
+    if re.search(r"iPad|Tablet|Android(?!.*Mobile)", user_agent):
+        return "tablet"
+    if mobile_hint in ("?0", "?1"):
+        return "mobile" if mobile_hint == "?1" else "desktop"
+    if re.search(r"Mobi|iPhone|iPod", user_agent):
+        return "mobile"
+    if re.search(r"Windows NT|Macintosh|X11|CrOS", user_agent):
+        return "desktop"
+    return stated if isinstance(stated, str) and stated in DEVICES else "unknown"

@@ -1,0 +1,1 @@
+"""Commands of whoever is on call: incidents, maintenance, rollback, monitors, figures."""

@@ -1,0 +1,193 @@
+"""Commands about maintenance: the instant switch, and the variable a deployment is born with."""
+
+import argparse
+import getpass
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from lib import maintenance
+from lib.incidents import alerting, store
+from lib.maintenance import MODES, Switch
+from lib.problems import DatabaseDown, NotConfigured
+from lib.services import Services
+from lib.settings import maintenance_word
+from ops import command
+from ops.incidents import site_mode
+from ops.vendors import redeployment
+from ops.vendors.http import Refused
+from ops.vendors.vercel import Vercel
+
+
+def switch_on(services: Services, args: argparse.Namespace) -> int:
+    """Open a window now: leads are queued and answered 202, health says so and stays 200."""
+    now = datetime.now(UTC)
+    switch = Switch(args.mode, now, now + args.length, args.reason, args.by)
+    if not args.dry_run:
+        maintenance.switch_on(services.cache.run, switch, now)
+        _enter(services, "on", switch)
+    _print(args, switch, "would be" if args.dry_run else "is")
+    return 0
+
+
+def switch_off(services: Services, args: argparse.Namespace) -> int:
+    """Close the window; queued leads are stored with the next round."""
+    was = maintenance.read(services.cache.run("GET", maintenance.KEY), datetime.now(UTC))
+    if not args.dry_run and maintenance.switch_off(services.cache.run) and was is not None:
+        _enter(services, "off", was)
+    if args.json:
+        command.print_json({"was": was and was.mode})
+    else:
+        print("no window was open" if was is None else f"{was.mode} is over")
+    found = site_mode.ask(services, datetime.now(UTC))
+    if found.site in MODES and not args.dry_run:
+        print(
+            f"production is in maintenance all the same: {found.deployment} was built with "
+            f"MAINTENANCE_MODE={found.site}; `ops maintenance deploy off`",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def show(services: Services, args: argparse.Namespace) -> int:
+    """What production does, asked of the site itself, of Redis and of Vercel. Exit 1 unless off."""
+    found = site_mode.ask(services, datetime.now(UTC))
+    switch = found.switch
+    if args.json:
+        command.print_json({
+            "mode": found.mode,
+            "until": found.until,
+            "reason": switch and switch.reason,
+            "by": switch and switch.by,
+            "deployment": found.deployment,
+            "site": found.site,
+            "switch": found.switch_word,
+            "next_deployment": found.next_mode,
+        })  # fmt: skip
+        return int(not found.well)
+    print(found.mode if found.mode in ("off", "unknown") else f"{found.mode} is on")
+    built = found.site
+    if found.site in MODES:
+        built += ", until it is deployed anew: `ops maintenance deploy off`"
+    print(f"  {found.deployment or 'the deployment that serves'} was built with: {built}")
+    held = found.switch_word
+    if switch is not None:
+        held += f", until {switch.until:%Y-%m-%d %H:%M} UTC: {switch.reason} ({switch.by})"
+    print(f"  the switch in Redis: {held}")
+    print(f"  the next deployment gets, by Vercel's variable: {found.next_mode}")
+    return int(not found.well)
+
+
+def deploy(services: Services, args: argparse.Namespace) -> int:
+    """Set MAINTENANCE_MODE at Vercel, and deploy what serves once more with it."""
+    mode = maintenance_word(args.mode)
+    vercel = Vercel(services.settings)
+    try:
+        serving, _ = vercel.serving()
+        print(f"MAINTENANCE_MODE={mode} at Vercel, then {serving} is built again with it")
+        if args.dry_run:
+            return 0
+        if not args.yes and not _agreed(mode):
+            print("nothing was changed", file=sys.stderr)
+            return 1
+        vercel.set_variable(site_mode.VARIABLE, mode, kind="plain")
+        print(f"MAINTENANCE_MODE={mode} is set", flush=True)
+        target = redeployment.redeploy(
+            vercel,
+            services.settings.site_url,
+            f"maintenance-{mode}-{serving}",
+            lambda words: print(words, flush=True),
+            args.timeout,
+        )
+    except Refused as refused:
+        print(refused, file=sys.stderr)
+        return 1
+    finally:
+        vercel.close()
+    _enter(services, "off" if mode == "off" else "on",
+           Switch(mode, reason=f"{site_mode.VARIABLE} of {target}", by=args.by))  # fmt: skip
+    found = site_mode.ask(services, datetime.now(UTC))
+    if found.site != mode:
+        print(f"{target} serves, and says {found.site}: look at its variables", file=sys.stderr)
+        return 1
+    print(f"production is built with maintenance {mode}")
+    if mode == "off" and found.switch is not None:
+        print("the switch in Redis is still on: `ops maintenance off`", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _agreed(mode: str) -> bool:
+    try:
+        return input(f"Deploy production with maintenance {mode}? (yes/no) ") == "yes"
+    except EOFError:
+        return False
+
+
+def _print(args: argparse.Namespace, switch: Switch, verb: str) -> None:
+    if args.json:
+        command.print_json(
+            {"mode": switch.mode, "until": switch.until, "reason": switch.reason, "by": switch.by}
+        )
+        return
+    until = "a redeploy" if switch.until is None else f"{switch.until:%Y-%m-%d %H:%M} UTC"
+    print(f"{switch.mode} {verb} on until {until}: {switch.reason} ({switch.by})")
+
+
+def _enter(services: Services, what: str, switch: Switch) -> None:
+    """On the open incident, if there is one; a database that is down is why it is switched."""
+    facts: dict[str, object] = {"switched": what, "mode": switch.mode, "reason": switch.reason}
+    try:
+        run = alerting.run_of(services)
+        for incident in store.record(run, "maintenance", switch.by, datetime.now(UTC), facts):
+            print(f"noted on {incident}")
+    except (DatabaseDown, NotConfigured):
+        print("not noted: the database is down", file=sys.stderr)
+
+
+def length(text: str) -> timedelta:
+    """30m, 2h: at most 24h."""
+    found = re.fullmatch(r"(\d+)([mh])", text)
+    if not found:
+        raise argparse.ArgumentTypeError("a length is 30m or 2h")
+    made = timedelta(minutes=int(found[1]) * (60 if found[2] == "h" else 1))
+    if not timedelta() < made <= maintenance.LONGEST:
+        raise argparse.ArgumentTypeError("more than nothing, at most 24h")
+    return made
+
+
+def declare(areas: Any) -> None:
+    verbs = command.area(areas, "maintenance", "the instant switch, and the variable")
+    verb = command.verb(
+        verbs,
+        "on",
+        switch_on,
+        "python3 -m ops maintenance on --for 30m --reason 'moving the database'",
+        "python3 -m ops maintenance on --for 2h --mode read_only --reason migration",
+        dry_run=True,
+        as_json=True,
+    )
+    verb.add_argument("--for", dest="length", type=length, required=True, metavar="30m")
+    verb.add_argument("--reason", required=True, help="for operators; no personal data")
+    verb.add_argument("--mode", choices=MODES, default=MODES[0], help="default: intake")
+    verb.add_argument("--by", default=getpass.getuser(), help="who (default: you)")
+    command.verb(
+        verbs, "off", switch_off, "python3 -m ops maintenance off", dry_run=True, as_json=True
+    )
+    command.verb(verbs, "status", show, "python3 -m ops maintenance status", as_json=True)
+    verb = command.verb(
+        verbs,
+        "deploy",
+        deploy,
+        "python3 -m ops maintenance deploy on",
+        "python3 -m ops maintenance deploy off --yes",
+        dry_run=True,
+    )
+    verb.add_argument("mode", choices=("on", "off", *MODES), help="on is intake")
+    verb.add_argument("--yes", action="store_true", help="do not ask")
+    verb.add_argument("--by", default=getpass.getuser(), help="who (default: you)")
+    verb.add_argument(
+        "--timeout", type=float, default=600, help="seconds to wait (default: %(default)s)"
+    )

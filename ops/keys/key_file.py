@@ -1,0 +1,31 @@
+"""The operator's own file of variables (NAME=value, mode 0600), where a new value is kept.
+
+Vercel tells no value again. While a rotation is under way the old value stays in the file too, as
+NAME__RETIRING: the last step shows with it that the old key works no more. What is written is for
+a shell too (`set -a; . FILE`): see ops/keys/env_file.py.
+"""
+
+from pathlib import Path
+
+from dev.platform.local_secrets import write_private
+from ops.keys import env_file
+
+RETIRING = "__RETIRING"
+NEW = "__NEW"
+
+
+class KeyFile:
+    """Every method raises command.Failed for a line, or a value, that cannot be kept so."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> dict[str, str]:
+        return env_file.values(self._text(), str(self._path))
+
+    def keep(self, changes: dict[str, str | None]) -> None:
+        """Set these, or take them out (None), at once; comments and other values stay."""
+        write_private(self._path, env_file.changed(self._text(), str(self._path), changes))
+
+    def _text(self) -> str:
+        return self._path.read_text(encoding="utf-8") if self._path.exists() else ""

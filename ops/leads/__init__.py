@@ -1,0 +1,1 @@
+"""Commands of the sales desk, and of leads that did not reach it by themselves."""

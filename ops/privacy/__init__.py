@@ -1,0 +1,1 @@
+"""Commands about a person's requests, and how long anything is kept."""

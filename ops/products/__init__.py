@@ -1,0 +1,1 @@
+"""Commands about the catalogue: import, export, cache."""

@@ -1,0 +1,63 @@
+"""Tells the caches that the catalogue changed: Redis by a new version, Vercel's CDN by its tag.
+
+Vercel: `POST /v1/edge-cache/invalidate-by-tags` as documented (read 2026-11); never tried on a
+live project. An instance's own memory forgets by itself within seconds.
+"""
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import NamedTuple
+
+from lib.problems import CacheDown, NotConfigured
+from lib.products import cache
+from lib.services import Services
+
+TAG = "products"
+TIMEOUT_S = 10
+
+
+class Outcome(NamedTuple):
+    well: bool
+    words: str
+
+
+def everywhere(services: Services) -> dict[str, Outcome]:
+    """What each cache said."""
+    return {"Redis": _redis(services), "CDN": _cdn(services)}
+
+
+def _redis(services: Services) -> Outcome:
+    try:
+        cache.outdate(services.cache.run_all)
+    except NotConfigured as fault:
+        return Outcome(False, f"not told, {fault}")
+    except CacheDown:
+        return Outcome(False, "not told, it cannot be reached; copies expire within a minute")
+    return Outcome(True, "outdated")
+
+
+def _cdn(services: Services) -> Outcome:
+    settings = services.settings
+    if not settings.vercel_api_token:
+        return Outcome(True, "no VERCEL_API_TOKEN; copies expire within a minute")
+    asked = {"projectIdOrName": settings.vercel_project_id, "teamId": settings.vercel_team_id}
+    query = urllib.parse.urlencode({name: value for name, value in asked.items() if value})
+    request = urllib.request.Request(  # noqa: S310 - a setting's http(s) address
+        f"{settings.vercel_api_url}/v1/edge-cache/invalidate-by-tags?{query}",
+        data=json.dumps({"tags": [TAG]}).encode(),
+        headers={
+            "Authorization": f"Bearer {settings.vercel_api_token}",
+            "Content-Type": "application/json",
+        },
+        method="POST",
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S):  # noqa: S310
+            return Outcome(True, "purged")
+    except urllib.error.HTTPError as fault:
+        fault.close()
+        return Outcome(False, f"refused with status {fault.code}")
+    except (urllib.error.URLError, OSError):
+        return Outcome(False, "cannot be reached; copies expire within a minute")

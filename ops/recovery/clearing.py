@@ -1,0 +1,226 @@
+"""The SQL around a restore's data, in one transaction with it: room before, a check after.
+
+The schemas stay, with what others own in them and with their default privileges: only what
+belongs to the restoring role goes. What depends on it (somebody's view on our table) goes along
+and is told as a NOTICE that begins with `alfa: ` (ops/recovery/postgres.py picks those out).
+"""
+
+from psycopg import sql
+
+from ops.recovery import postgres
+from ops.recovery.manifest import Manifest
+
+LOCK_TIMEOUT = "20s"
+
+BEGIN = """
+begin;
+set local application_name = {name};
+set local statement_timeout = 0;
+set local lock_timeout = {lock_timeout};
+set local idle_in_transaction_session_timeout = 0;
+set local client_connection_check_interval = '2s';
+set local client_min_messages = notice;
+set local search_path = '';
+"""
+
+# Everything of ours in the schemas that does not go with something else: not an index, not a
+# serial's sequence, not an extension's. pg_shdepend knows no objects of the first superuser.
+OURS = """
+create temporary table alfa_ours on commit drop as
+select d.classid, d.objid, what.type, what.identity, coalesce(o.refobjid, 10) as owner
+from pg_catalog.pg_depend as d
+cross join lateral pg_catalog.pg_identify_object(d.classid, d.objid, 0) as what
+left join pg_catalog.pg_shdepend as o on o.classid = d.classid and o.objid = d.objid
+  and o.deptype = 'o' and o.dbid = (
+    select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
+where d.refclassid = 'pg_catalog.pg_namespace'::regclass
+  and d.refobjid in (select oid from pg_catalog.pg_namespace where nspname = any ({schemas}))
+  and d.deptype = 'n'
+  and pg_catalog.pg_has_role(coalesce(o.refobjid, 10), 'USAGE')
+  and not exists (
+    select from pg_catalog.pg_depend as e where e.classid = d.classid and e.objid = d.objid
+    and e.deptype in ('e', 'i', 'a', 'P', 'S')
+    and e.refclassid <> 'pg_catalog.pg_namespace'::regclass);
+"""
+
+BYSTANDERS = """
+create temporary table alfa_bystanders on commit drop as
+select 'pg_catalog.pg_class'::regclass::oid as classid, c.oid as objid,
+  pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, c.oid, 0) || ' of '
+    || pg_catalog.pg_get_userbyid(c.relowner) as words
+from pg_catalog.pg_class as c where c.oid >= 16384 and c.relkind in ('r', 'p', 'v', 'm', 'f')
+  and c.relpersistence <> 't'
+union all
+select 'pg_catalog.pg_proc'::regclass, p.oid,
+  pg_catalog.pg_describe_object('pg_catalog.pg_proc'::regclass, p.oid, 0) || ' of '
+    || pg_catalog.pg_get_userbyid(p.proowner)
+from pg_catalog.pg_proc as p where p.oid >= 16384
+union all
+select 'pg_catalog.pg_constraint'::regclass, k.oid,
+  pg_catalog.pg_describe_object('pg_catalog.pg_constraint'::regclass, k.oid, 0)
+from pg_catalog.pg_constraint as k
+where k.contype = 'f' and k.conrelid not in (select objid from alfa_ours)
+union all
+select 'pg_catalog.pg_publication_rel'::regclass, r.oid,
+  pg_catalog.pg_describe_object('pg_catalog.pg_publication_rel'::regclass, r.oid, 0)
+from pg_catalog.pg_publication_rel as r;
+delete from alfa_bystanders as b using alfa_ours as o
+where o.classid = b.classid and o.objid = b.objid;
+"""
+
+# All locks first, in one order: what waits, waits while nothing has been done yet.
+DROP = """
+do $room$
+declare
+  names text;
+  one record;
+begin
+  select pg_catalog.string_agg(identity, ', ' order by identity) into names
+  from alfa_ours where type = 'table';
+  if names is not null then
+    execute 'lock table ' || names || ' in access exclusive mode';
+  end if;
+  for one in
+    select type, pg_catalog.string_agg(identity, ', ' order by identity) as names
+    from alfa_ours where type in ('view', 'materialized view', 'table', 'foreign table')
+    group by type order by type in ('table', 'foreign table')
+  loop
+    execute pg_catalog.format('drop %s if exists %s cascade', one.type, one.names);
+  end loop;
+  for one in
+    select type, identity from alfa_ours
+    where type not in ('view', 'materialized view', 'table', 'foreign table')
+    order by type not in ('function', 'procedure', 'aggregate'), identity
+  loop
+    execute pg_catalog.format('drop %s if exists %s cascade', one.type, one.identity);
+  end loop;
+  for one in
+    select words from alfa_bystanders as b
+    where not exists (select from pg_catalog.pg_class where oid = b.objid)
+      and not exists (select from pg_catalog.pg_proc where oid = b.objid)
+      and not exists (select from pg_catalog.pg_constraint where oid = b.objid)
+      and not exists (select from pg_catalog.pg_publication_rel where oid = b.objid)
+    order by words
+  loop
+    raise notice 'alfa: dropped with our tables: %', one.words;
+  end loop;
+  for one in
+    select n.nspname, pg_catalog.pg_get_userbyid(d.defaclrole) as role, g.grantee,
+      case d.defaclobjtype when 'r' then 'tables' when 'S' then 'sequences'
+        when 'f' then 'functions' else 'types' end as kind
+    from pg_catalog.pg_default_acl as d
+    join pg_catalog.pg_namespace as n on n.oid = d.defaclnamespace
+    cross join lateral (select distinct grantee from pg_catalog.aclexplode(d.defaclacl)) as g
+    where n.nspname = any ({schemas}) and pg_catalog.pg_has_role(d.defaclrole, 'USAGE')
+  loop
+    execute pg_catalog.format(
+      'alter default privileges for role %I in schema %I revoke all on %s from %s',
+      one.role, one.nspname, one.kind,
+      case when one.grantee = 0 then 'public'
+        else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(one.grantee)) end);
+  end loop;
+end
+$room$;
+"""
+
+STAND_ON = """
+do $ground$
+declare
+  one text;
+  place text;
+begin
+  foreach one in array {roles} loop
+    if not exists (select from pg_catalog.pg_roles where rolname = one) then
+      execute pg_catalog.format('create role %I nologin', one);
+      raise notice 'alfa: made the role %, which may not log in', one;
+    end if;
+  end loop;
+  foreach one in array {schemas} loop
+    if not exists (select from pg_catalog.pg_namespace where nspname = one) then
+      execute pg_catalog.format('create schema %I', one);
+      if one = 'public' then
+        alter schema public owner to pg_database_owner;
+      end if;
+    end if;
+  end loop;
+  for one, place in select * from unnest({extensions}, {places}) loop
+    begin
+      execute pg_catalog.format('create schema if not exists %I', place);
+      execute pg_catalog.format('create extension if not exists %I schema %I', one, place);
+    exception when others then
+      raise notice 'alfa: could not make the extension %: %', one, sqlerrm;
+    end;
+  end loop;
+end
+$ground$;
+"""
+
+# As of the manifest, or nothing is kept. A checksum made by another major is not held against it.
+CHECK = """
+do $check$
+declare
+  one record;
+  rows_now bigint;
+  contents_now text;
+  faults text[] := '{{}}';
+begin
+  for one in
+    select * from unnest({names}, {rows}, {contents}) as expected (name, rows, contents)
+  loop
+    execute 'select count(*), coalesce(sum(hashtextextended(whole_row::text, 0)), 0)::text from '
+      || one.name || ' as whole_row' into rows_now, contents_now;
+    if rows_now <> one.rows then
+      faults := faults || pg_catalog.format(
+        '%s: %s rows in the backup, %s restored',
+        pg_catalog.replace(one.name, '"', ''), one.rows, rows_now);
+    elsif {same_major} and contents_now <> one.contents then
+      faults := faults || pg_catalog.format('%s: %s rows, but not the same',
+        pg_catalog.replace(one.name, '"', ''), one.rows);
+    end if;
+  end loop;
+  if faults <> '{{}}' then
+    raise exception '%', pg_catalog.array_to_string(faults, '; ');
+  end if;
+end
+$check$;
+"""
+
+
+def before(
+    connection: postgres.Connection, backed_up: Manifest, schemas: tuple[str, ...], name: str
+) -> bytes:
+    """What psql is given ahead of the data: it opens the transaction, under that name."""
+    known = {
+        "name": sql.Literal(name),
+        "schemas": _texts(list(schemas)),
+        "lock_timeout": sql.Literal(LOCK_TIMEOUT),
+    }
+    roles = [*backed_up.grantees, "alfa_app"]
+    room = sql.SQL(BEGIN + OURS + BYSTANDERS + DROP).format(**known)
+    ground = sql.SQL(STAND_ON).format(
+        roles=_texts(sorted(set(roles))),
+        schemas=known["schemas"],
+        extensions=_texts(list(backed_up.extensions)),
+        places=_texts(list(backed_up.extensions.values())),
+    )
+    return (room + ground).as_bytes(connection)
+
+
+def after(
+    connection: postgres.Connection, backed_up: Manifest, tables: list[str], fix_texts: str
+) -> bytes:
+    """What psql is given behind the data: `tables` hold what the manifest says, or it fails."""
+    held = [backed_up.tables[name] for name in tables]
+    same = connection.info.server_version // 10_000 == backed_up.server_version // 10_000
+    quoted = [sql.Identifier(*name.split(".", 1)).as_string(connection) for name in tables]
+    check = sql.SQL(CHECK).format(
+        names=_texts(quoted),
+        rows=sql.Literal([rows for rows, _ in held]) + sql.SQL("::bigint[]"),
+        contents=_texts([contents for _, contents in held]),
+        same_major=sql.Literal(same),
+    )
+    return fix_texts.encode() + b";\n" + check.as_bytes(connection)
+
+
+def _texts(values: list[str]) -> sql.Composed:
+    return sql.Literal(values) + sql.SQL("::text[]")

@@ -1,0 +1,160 @@
+"""The lead journal, put back into Postgres: what was accepted after a backup was taken.
+
+Repeat-safe: a lead that is there stays as it is, and none of its mails is written again. A mail
+of a lead that comes back may have left before: it is written as in doubt since then, so that it
+is sent only while Resend still knows its idempotency key, and parked for a person after that.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
+from itertools import batched
+from typing import Any
+
+from lib.leads import repository, serialization
+from lib.leads.queue import ACCEPTED, DEAD, JOURNAL_S, QUEUE, Vault, journal_key, keys_like
+from lib.leads.repository import Desk, Lead, Run
+from lib.leads.service import Cache
+from lib.problems import CacheDown, Erased, KeyReused, Unreadable
+
+AT_ONCE = 100
+TRIES, PAUSE_S = 4, 0.5
+
+DOUBT = """
+update outbox set uncertain = true, first_attempt_at = %(created_at)s
+where lead_id = %(id)s and sent_at is null and attempts = 0
+"""
+
+MISSING = """
+select expected.id::text from unnest(%(ids)s::uuid[]) as expected (id)
+where not exists (select from leads where leads.id = expected.id)
+"""
+
+type Command = Callable[..., Any]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the journal, in leads."""
+
+    found: int = 0
+    stored: int = 0
+    there: int = 0
+    erased: int = 0
+    unreadable: int = 0
+    refused: int = 0
+
+    def facts(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def replay(
+    command: Command,
+    run: Run,
+    vault: Vault,
+    desk: Desk,
+    now: datetime,
+    *,
+    poison: tuple[type[Exception], ...],
+    erasure_keys: tuple[bytes, ...],
+    dry_run: bool = False,
+) -> Tally:
+    """Store what the journal holds and Postgres does not. Raises CacheDown, DatabaseDown."""
+    tally = Tally()
+    set_aside: tuple[type[Exception], ...] = (KeyReused, *poison)
+    for sealed in _entries(command):
+        tally.found += 1
+        try:
+            lead = serialization.from_json(vault.open(sealed))
+            if dry_run:
+                new = bool(run(partial(_missing, ids=[str(lead.id)])))
+            else:
+                new = _put_back(run, lead, desk, now, erasure_keys)
+        except Erased:
+            tally.erased += 1
+        except Unreadable:
+            tally.unreadable += 1
+        except set_aside:
+            tally.refused += 1
+        else:
+            tally.stored += new
+            tally.there += not new
+    return tally
+
+
+def _put_back(
+    run: Run, lead: Lead, desk: Desk, now: datetime, erasure_keys: tuple[bytes, ...]
+) -> bool:
+    """Whether it was missing."""
+    new = False
+
+    def in_doubt(work: Callable[[Any], Any]) -> Any:
+        """The lead, and the doubt about its mails, in one transaction."""
+
+        def once(connection: Any) -> Any:
+            nonlocal new
+            with connection.transaction():
+                before = work(connection)
+                if new := before is None:
+                    values = {"id": str(lead.id), "created_at": lead.created_at}
+                    connection.execute(DOUBT, values)
+            return before
+
+        return run(once)
+
+    repository.store(in_doubt, lead, desk, now=now, deliver_now=False, erasure_keys=erasure_keys)
+    return new
+
+
+def _entries(command: Command) -> Iterator[str]:
+    """Every sealed lead in the journal; one may be given twice."""
+    for keys in batched(keys_like(command, journal_key("*")), AT_ONCE):
+        yield from (sealed for sealed in command("MGET", *keys) if sealed is not None)
+
+
+def patient(cache: Cache) -> Command:
+    """Redis for an operator, who would rather wait than hear that it was slow for a second.
+
+    For what may be repeated: after a failure it is asked whether it is there, and then again.
+    """
+
+    def run(*command: str | int | float) -> Any:
+        for _ in range(TRIES - 1):
+            try:
+                return cache.run(*command)
+            except CacheDown:
+                time.sleep(PAUSE_S)
+                with suppress(CacheDown):
+                    cache.ping()
+        return cache.run(*command)
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Accepted leads that are nowhere, and since when."""
+
+    ids: tuple[str, ...]
+    oldest: datetime | None
+
+
+def lost(command: Command, run: Run, now: datetime) -> Lost:
+    """Every lead accepted in the last 48 hours that is neither in Postgres nor queued."""
+    since = now.timestamp() - JOURNAL_S
+    accepted = command("ZRANGE", ACCEPTED, since, "+inf", "BYSCORE")
+    waiting = {*command("HKEYS", QUEUE), *command("HKEYS", DEAD)}
+    ids = [one for one in accepted if one not in waiting]
+    missing = list(run(lambda c: _missing(c, ids)))
+    if not missing:
+        return Lost((), None)
+    scores = [float(score) for score in command("ZMSCORE", ACCEPTED, *missing) if score]
+    oldest = datetime.fromtimestamp(min(scores), now.tzinfo) if scores else None
+    return Lost(tuple(missing), oldest)
+
+
+def _missing(connection: Any, ids: list[str]) -> list[str]:
+    return [row[0] for row in connection.execute(MISSING, {"ids": ids})]

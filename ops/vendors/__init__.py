@@ -1,0 +1,1 @@
+"""The management interfaces of vendors: one module each, over http.py."""

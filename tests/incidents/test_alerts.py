@@ -1,0 +1,413 @@
+"""What Slack is told: one message an incident, whatever Slack does; and nothing of a visitor."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import DictRow
+
+from dev.platform.environment import SLACK_WEBHOOK_PATH
+from dev.platform.local_platform import Platform
+from dev.vendors import block_kit
+from lib.incidents import alerting, model, redis_store, rules
+from lib.incidents import messages as incident_messages
+from lib.incidents import store as incident_store
+from lib.incidents.messages import Links
+from lib.services import Services
+from lib.settings import Settings
+from lib.slack import Slack
+from tests.conftest import eventually
+
+type Rows = psycopg.Connection[DictRow]
+
+NOW = datetime(2026, 11, 24, 3, 5, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+LINKS = Links("https://runbook.example/x", "https://sentry.example", "https://site.example/status")
+
+
+@pytest.fixture
+def services(platform: Platform, database: Rows) -> Iterator[Services]:
+    made = Services(Settings(platform.environment))
+    yield made
+    made.close()
+
+
+def found(services: Services, *names: str, now: datetime = NOW) -> None:
+    seen = [rules.finding(rules.BY_NAME[name], f"what {name} saw", now) for name in names]
+    incident_store.found(services.database.run, seen, now, "dpl", "watch")
+
+
+def tell(
+    services: Services, now: datetime = NOW, channel: Slack | None = None
+) -> incident_messages.Tally:
+    store = incident_store.Store(services.database.run)
+    return incident_messages.tell(store, channel or services.slack, LINKS, now)
+
+
+def messages(platform: Platform) -> list[dict[str, Any]]:
+    kept: list[dict[str, Any]] = platform.slack.vendor.messages()  # type: ignore[attr-defined]
+    return kept
+
+
+def roots(platform: Platform) -> list[dict[str, Any]]:
+    return [one for one in messages(platform) if not one["fields"].get("thread_ts")]
+
+
+def over(services: Services, now: datetime) -> None:
+    for step in range(2):
+        incident_store.quiet(services.database.run, set(), now + step * MINUTE)
+
+
+def test_it_says_what_since_when_whom_it_hits_and_where_to_read_on(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "database_down")
+    assert tell(services).posted == 1
+    [message] = messages(platform)
+    text = json.dumps(message["fields"], ensure_ascii=False)
+    for wanted in ("SEV1", "what database_down saw", "since 24 Nov 10:05 WIB", "leads, products",
+                   "https://runbook.example/x#database_down", "https://sentry.example",
+                   "https://site.example/status", "INC-20261124-0305-service"):  # fmt: skip
+        assert wanted in text
+
+
+def test_as_it_moves_the_message_is_edited_and_its_thread_tells_the_story(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "database_down")
+    tell(services)
+    incident_store.acknowledge(services.database.run, "last", "Sri", NOW + MINUTE)
+    tell(services, NOW + MINUTE)
+    over(services, NOW + 5 * MINUTE)
+    tell(services, NOW + 7 * MINUTE)
+    [root, *replies] = messages(platform)
+    assert root["fields"]["text"].startswith("RECOVERED SEV1")
+    assert "acknowledged by Sri" in json.dumps(root["fields"])
+    assert [one["fields"]["thread_ts"] for one in replies] == [root["ts"]] * 2
+    assert replies[-1]["fields"]["reply_broadcast"] is True
+
+
+def test_told_once_it_is_quiet_until_something_changes(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "database_down")
+    for minute in range(5):
+        tell(services, NOW + minute * MINUTE)
+    assert len(messages(platform)) == 1
+
+
+def test_nobody_having_acknowledged_it_is_said_again_each_hour(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "database_down")
+    for minute in range(0, 181, 10):
+        tell(services, NOW + minute * MINUTE)
+    reminders = [one for one in messages(platform) if "Still firing" in one["fields"]["text"]]
+    assert len(reminders) == 3
+    incident_store.acknowledge(services.database.run, "last", "Sri", NOW + 181 * MINUTE)
+    for minute in range(181, 400, 10):
+        tell(services, NOW + minute * MINUTE)
+    again = [one for one in messages(platform) if "Still firing" in one["fields"]["text"]]
+    assert len(again) == 3
+
+
+def test_what_collected_until_the_morning_is_one_message(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "redis_down", "backup_old", "key_old")
+    tell(services, NOW + 60 * MINUTE)
+    assert messages(platform) == []
+    morning = model.when_to_tell("sev2", NOW)
+    tell(services, morning)
+    [digest] = messages(platform)
+    assert digest["fields"]["text"] == "3 Sev2 incidents, 3 still open"
+    assert block_kit.faults(digest["fields"]) == []
+    # One of them is over: the same message says so.
+    run = services.database.run
+    for _ in range(2):
+        incident_store.quiet(run, {"backup", "keys"}, morning + MINUTE)
+    tell(services, morning + 2 * MINUTE)
+    [edited] = roots(platform)
+    assert edited["fields"]["text"] == "3 Sev2 incidents, 2 still open"
+
+
+def test_a_sev2_that_is_over_before_the_morning_is_still_told(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "redis_down")
+    over(services, NOW + MINUTE)
+    tell(services, NOW + 5 * MINUTE)
+    assert messages(platform) == []
+    tell(services, model.when_to_tell("sev2", NOW))
+    [message] = messages(platform)
+    assert message["fields"]["text"].startswith("RECOVERED SEV2")
+
+
+@pytest.mark.parametrize("mode", ["fail", "reset"])
+def test_slack_down_is_tried_again_after_a_minute(
+    services: Services, platform: Platform, mode: str
+) -> None:
+    found(services, "database_down")
+    platform.slack.switch(mode)
+    assert tell(services).delayed == 1
+    platform.slack.ok()
+    assert tell(services, NOW + 30 * timedelta(seconds=1)).posted == 0
+    assert tell(services, NOW + MINUTE).posted == 1
+
+
+def test_slack_asking_to_wait_is_given_its_time(services: Services, platform: Platform) -> None:
+    found(services, "database_down")
+    platform.slack.switch("rate_limit", retry_after_s=120)
+    tell(services)
+    platform.slack.ok()
+    assert tell(services, NOW + MINUTE).posted == 0
+    assert tell(services, NOW + 2 * MINUTE).posted == 1
+
+
+def test_an_answer_lost_on_the_way_does_not_make_a_second_message(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "database_down")
+    platform.slack.switch("lose_reply", match="chat.postMessage", times=1)
+    tell(services)
+    assert tell(services, NOW + MINUTE).updated == 1
+    assert len(roots(platform)) == 1
+
+
+def test_killed_between_saying_and_writing_it_down_it_is_said_once(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "database_down")
+    store = incident_store.Store(services.database.run)
+    [mine] = store.claim(NOW)
+    services.slack.post(
+        incident_messages.message_of([mine], LINKS, NOW)
+    )  # and then the process is gone
+    assert tell(services, NOW + 30 * timedelta(seconds=1)).posted == 0, "the lease"
+    assert tell(services, NOW + MINUTE).updated == 1
+    assert len(roots(platform)) == 1
+
+
+def test_a_message_somebody_deleted_is_posted_anew(services: Services, platform: Platform) -> None:
+    found(services, "database_down")
+    tell(services)
+    platform.slack.forget()
+    found(services, "lead_not_kept", now=NOW + MINUTE)
+    assert tell(services, NOW + MINUTE).posted == 1
+    assert len(roots(platform)) == 1
+
+
+def test_two_who_tell_at_once_say_it_once(services: Services, platform: Platform) -> None:
+    found(services, "database_down")
+    store = incident_store.Store(services.database.run)
+    assert len(store.claim(NOW)) == 1
+    assert store.claim(NOW) == []
+    spool = redis_store.Store(services.cache.run)
+    seen = [rules.finding(rules.BY_NAME["database_down"], "x", NOW)]
+    redis_store.found(services.cache.run, seen, NOW, "dpl", "watch")
+    assert len(spool.claim(NOW)) == 1
+    assert spool.claim(NOW) == []
+
+
+# --- An edit notifies nobody.
+
+
+def test_a_new_outage_is_a_new_message_and_the_old_one_stays_recovered(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "database_down")
+    tell(services)
+    over(services, NOW + MINUTE)
+    tell(services, NOW + 2 * MINUTE)
+    found(services, "database_down", now=NOW + 3 * MINUTE)
+    assert tell(services, NOW + 3 * MINUTE).posted == 1
+    first, second = roots(platform)
+    assert first["fields"]["text"].startswith("RECOVERED SEV1")
+    assert second["fields"]["text"].startswith("SEV1")
+    assert "since 24 Nov 10:08 WIB" in json.dumps(second["fields"])
+
+
+def test_a_sev2_that_becomes_sev1_gets_a_message_of_its_own(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "mail_delayed", "backup_old")
+    morning = model.when_to_tell("sev2", NOW)
+    tell(services, morning)
+    found(services, "dead_letters", now=morning + MINUTE)
+    assert tell(services, morning + MINUTE).posted == 1
+    digest, alert = roots(platform)
+    assert digest["fields"]["text"] == "2 Sev2 incidents, 2 still open"
+    assert alert["fields"]["text"] == "SEV1 Mails were given up"
+
+
+def test_several_in_one_message_are_named_by_what_they_are() -> None:
+    names = ("database_down", "leads_set_aside", "backup_old")
+    several = [
+        model.opened([rules.finding(rules.BY_NAME[name], "x", NOW)], NOW, "dpl") for name in names
+    ]
+    said = [incident_messages.message_of(several[:n], LINKS, NOW).text for n in (2, 3)]
+    assert said == ["2 Sev1 incidents, 2 still open", "2 Sev1 and 1 Sev2 incidents, 3 still open"]
+
+
+def test_what_happens_to_leads_now_is_in_the_title_and_worse_is_said_aloud(
+    services: Services, platform: Platform
+) -> None:
+    rule = rules.BY_NAME["database_down"]
+    said = []
+    for minute, effect in enumerate(("queued", "queued", "refused", "queued", "refused")):
+        now = NOW + minute * MINUTE
+        seen = [rules.finding(rule, "Postgres does not answer", now, effect=effect)]
+        incident_store.found(services.database.run, seen, now, "dpl", "watch")
+        tell(services, now)
+        [root] = roots(platform)
+        aloud = [m for m in messages(platform) if m["fields"].get("reply_broadcast")]
+        said.append((root["fields"]["text"], len(aloud)))
+    assert said == [
+        ("SEV1 Postgres is down: leads are queued", 0),
+        ("SEV1 Postgres is down: leads are queued", 0),
+        ("SEV1 Postgres is down: leads are refused", 1),
+        ("SEV1 Postgres is down: leads are queued", 1),
+        ("SEV1 Postgres is down: leads are refused", 2),
+    ]
+
+
+def test_a_reminder_that_slack_did_not_take_comes_a_minute_later(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "database_down")
+    tell(services)
+    platform.slack.switch("fail")
+    assert tell(services, NOW + 60 * MINUTE).delayed == 1
+    platform.slack.ok()
+    assert tell(services, NOW + 61 * MINUTE).posted == 1
+    assert "Still firing after 1 h 01 min" in messages(platform)[-1]["fields"]["text"]
+
+
+def test_a_bot_revoked_in_the_middle_leaves_the_recovery_to_the_webhook(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "database_down")
+    tell(services)
+    over(services, NOW + MINUTE)
+    revoked = webhook(platform, token="revoked", channel="C0LOCAL")
+    assert tell(services, NOW + 2 * MINUTE, revoked).posted == 1
+    [_, last] = messages(platform)
+    assert last["channel"] == "webhook"
+    assert last["fields"]["text"].startswith("RECOVERED SEV1")
+
+
+# --- Acknowledged in Slack.
+
+
+@pytest.mark.parametrize("how", ["reply", "react"])
+def test_a_person_who_replies_or_reacts_has_acknowledged_it(
+    services: Services, platform: Platform, how: str
+) -> None:
+    found(services, "database_down")
+    tell(services)
+    [root] = roots(platform)
+    alerting.hear(services, NOW + MINUTE)
+    assert incident_store.find(services.database.run, "last").acknowledged_by is None
+    vendor = platform.slack.vendor
+    getattr(vendor, how)(root["ts"], "looking")
+    alerting.hear(services, NOW + 2 * MINUTE)
+    tell(services, NOW + 2 * MINUTE)
+    held = incident_store.find(services.database.run, "last")
+    assert (held.acknowledged_by, held.acknowledged_at) == ("slack:U0PERSON", NOW + 2 * MINUTE)
+    assert "acknowledged by <@U0PERSON>" in json.dumps(roots(platform)[0]["fields"])
+    for minute in range(3, 200, 10):
+        tell(services, NOW + minute * MINUTE)
+    assert not [m for m in messages(platform) if "Still firing" in m["fields"]["text"]]
+
+
+def test_our_own_replies_acknowledge_nothing(services: Services, platform: Platform) -> None:
+    found(services, "database_down")
+    tell(services)
+    tell(services, NOW + 60 * MINUTE)
+    assert len(messages(platform)) == 2
+    alerting.hear(services, NOW + 61 * MINUTE)
+    assert incident_store.find(services.database.run, "last").acknowledged_at is None
+
+
+# --- Undeliverable.
+
+
+MUTE = {
+    "refused": {"SLACK_BOT_TOKEN": "revoked"},
+    "down": {"SLACK_API_URL": "http://127.0.0.1:1"},
+    "not configured": {"SLACK_BOT_TOKEN": ""},
+}
+
+
+@pytest.mark.parametrize("stores", ["with stores", "without stores"])
+@pytest.mark.parametrize("broken", MUTE)
+def test_a_sev1_that_slack_does_not_take_is_said_by_sentry_log_and_watch(
+    platform: Platform, database: Rows, broken: str, stores: str
+) -> None:
+    down = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa", "SLACK_WEBHOOK_URL": ""}
+    if stores == "without stores":
+        down["UPSTASH_REDIS_REST_URL"] = "http://127.0.0.1:1"
+    with platform.function("api/cron/watch.py", **{**MUTE[broken], **down}) as function:
+        token = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
+        said = httpx.get(f"{function.url}/api/cron/watch", headers=token, timeout=60).json()
+        assert said["undelivered"]
+        assert said["messages"] == 0
+        eventually(lambda: "alarm: database_down" in json.dumps(platform.sentry.received()))
+    assert messages(platform) == []
+
+
+# --- By a webhook.
+
+
+def webhook(platform: Platform, **changed: str) -> Slack:
+    given = {"api_url": f"{platform.slack.url}/api", "token": "", "channel": ""}
+    url = platform.slack.url + SLACK_WEBHOOK_PATH
+    return Slack(**{**given, "webhook_url": url, **changed})
+
+
+def test_a_webhook_posts_anew_where_a_bot_would_edit(
+    services: Services, platform: Platform
+) -> None:
+    channel = webhook(platform)
+    found(services, "database_down")
+    tell(services, NOW, channel)
+    over(services, NOW + MINUTE)
+    tell(services, NOW + 3 * MINUTE, channel)
+    said = [one["fields"]["text"] for one in messages(platform)]
+    assert said[0].startswith("SEV1")
+    assert said[1].startswith("RECOVERED SEV1")
+    assert len(said) == 2
+
+
+def test_a_bot_that_was_revoked_leaves_the_word_to_the_webhook(
+    services: Services, platform: Platform
+) -> None:
+    found(services, "database_down")
+    tally = tell(services, NOW, webhook(platform, token="revoked", channel="C0LOCAL"))
+    assert tally.posted == 1
+    assert [one["channel"] for one in messages(platform)] == ["webhook"]
+
+
+# --- Within Slack's limits.
+
+
+def test_however_much_is_wrong_a_message_keeps_to_block_kits_limits() -> None:
+    one = model.opened(
+        [
+            rules.finding(rule, "x" * 2000 + " <&> " + rule.name, NOW)
+            for rule in rules.RULES
+            if rule.area == "service"
+        ],
+        NOW,
+        "dpl",
+    )
+    many = [replace(one, id=f"INC-20261124-03{n:02d}-service") for n in range(60)]
+    for batch in ([one], many):
+        message = incident_messages.message_of(batch, LINKS, NOW)
+        fields = {"text": message.text, "blocks": list(message.blocks)}
+        assert block_kit.faults(fields) == []

@@ -1,0 +1,304 @@
+"""A game day: each dependency is broken for real, and whoever is on call hears of it once.
+
+The functions run behind fault proxies; the watch is called as the cron calls it; Slack, Resend and
+Sentry are the stand-ins.
+"""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from dev.faults.test_site import Rig
+from dev.vendors import block_kit
+from lib.services import Services
+from lib.settings import Settings
+from ops import cli
+from ops.incidents import postmortem
+from tests.conftest import LEAD, eventually
+from tests.fix_site import rig, shared_rig
+
+__all__ = ["rig", "shared_rig"]
+
+
+@pytest.fixture
+def day(rig: Rig) -> Iterator[Rig]:
+    """An ordinary day: everything is whole, and one watch has been made."""
+    rig.environment["SITE_URL"] = rig.url
+    kill(rig, "api/leads", "api/cron/watch", "api/status", "api/health")
+    assert watch(rig)["findings"] == []
+    yield rig
+    rig.mend()
+
+
+def kill(rig: Rig, *functions: str) -> None:
+    """Their processes end: what a breaker remembers goes with them."""
+    pids = {pid for function in functions for pid in rig.signal(function, signal.SIGKILL)}
+    eventually(lambda: not any(map(alive, pids)))
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def watch(rig: Rig) -> dict[str, Any]:
+    token = {"Authorization": f"Bearer {rig.environment['CRON_SECRET']}"}
+    answer = httpx.get(f"{rig.url}/api/cron/watch", headers=token, timeout=60)
+    assert answer.status_code == 200, answer.text
+    rig.wait_idle(10)
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def post(rig: Rig, number: int = 0) -> httpx.Response:
+    lead = {**LEAD, "message": f"Nomor {number}", "email": ""}
+    return httpx.post(f"{rig.url}/api/leads", json=lead, timeout=30)
+
+
+def messages(rig: Rig) -> list[dict[str, Any]]:
+    """What stands in the channel, replies in threads left out."""
+    found: list[dict[str, Any]] = rig.slack.vendor.messages()  # type: ignore[attr-defined]
+    return [one for one in found if not one["fields"].get("thread_ts")]
+
+
+def replies(rig: Rig) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = rig.slack.vendor.messages()  # type: ignore[attr-defined]
+    return [one for one in found if one["fields"].get("thread_ts")]
+
+
+def status(rig: Rig) -> dict[str, Any]:
+    answer = httpx.get(f"{rig.url}/api/status", timeout=30)
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def incidents(rig: Rig) -> list[dict[str, Any]]:
+    return rig.admin.execute("select * from incidents order by number").fetchall()
+
+
+def recovered(rig: Rig) -> None:
+    """Two quiet watches: it is over."""
+    kill(rig, "api/leads", "api/cron/watch", "api/status")
+    for _ in range(3):
+        watch(rig)
+
+
+def quiet(rig: Rig) -> None:
+    """Ten minutes pass: what happened and is over calls nobody any more."""
+    passed = "update incidents set facts = facts || jsonb_build_object('quiet_from', now())"
+    rig.admin.execute(passed)
+
+
+def test_postgres_down_is_one_sev1_within_one_watch_and_its_recovery_edits_it(day: Rig) -> None:
+    day.database.switch("refuse")
+    assert post(day).status_code == 202
+    told = watch(day)
+    assert told["written"] == "redis"
+    assert "database_down" in told["findings"]
+    [alert] = messages(day)
+    assert alert["fields"]["text"] == "SEV1 Postgres is down: leads are queued"
+    for _ in range(3):
+        watch(day)
+    assert len(messages(day)) == 1, "the same outage, said once"
+    shown = status(day)
+    assert shown["data"]["source"] == "copy"
+    assert shown["status"]["indicator"] == "major"
+    assert [(i["status"], i["impact"]) for i in shown["incidents"]] == [
+        ("investigating", "critical")
+    ]
+
+    day.mend()
+    recovered(day)
+    [edited] = messages(day)
+    assert edited["ts"] == alert["ts"]
+    assert edited["fields"]["text"].startswith("RECOVERED SEV1")
+    assert any("recovered" in reply["fields"]["text"] for reply in replies(day))
+    [incident] = incidents(day)
+    assert (incident["severity"], incident["state"]) == ("sev1", "resolve")
+    assert incident["slack_ts"] == alert["ts"]
+    shown = status(day)
+    assert [(i["status"], i["impact"]) for i in shown["incidents"]] == [("resolved", "critical")]
+
+
+def test_its_post_mortem_counts_the_leads_and_it_closes_with_an_rca_alone(day: Rig) -> None:
+    assert post(day, 1).status_code == 200
+    day.database.switch("refuse")
+    assert post(day, 2).status_code == 202
+    watch(day)
+    day.mend()
+    recovered(day)
+    eventually(lambda: day.drain()[1].get("queue") is not None and day.queued() == 0)
+
+    services = Services(Settings(day.environment))
+    facts = postmortem.facts(postmortem.gather(services, "last"))
+    assert (facts["leads_accepted"], facts["leads_stored"]) == (2, 2)
+    assert (facts["leads_recovered"], facts["leads_lost"]) == (1, 0)
+    assert facts["time_to_detect_s"] is not None
+    assert facts["time_to_recover_s"] >= facts["time_to_detect_s"]
+    text = postmortem.render(postmortem.gather(services, "last"))
+    assert "Postgres is down" in text
+    assert "TODO" in text
+    services.close()
+
+    def ops(*arguments: str) -> int:
+        return cli.main(list(arguments), day.environment)
+
+    assert ops("incident", "step", "last", "review", "--by", "on call") == 0
+    assert ops("incident", "step", "last", "closed") == 1, "a Sev1 without its RCA stays open"
+    assert ops("incident", "rca", "last", "--cause", "the server was stopped") == 1
+    assert ops("incident", "rca", "last", "--cause", "the server was stopped", "--impact",
+               "one lead late", "--action", "watch the disk | ops | 2026-12-01") == 0  # fmt: skip
+    assert ops("incident", "step", "last", "closed") == 0
+    [incident] = incidents(day)
+    assert incident["state"] == "closed"
+    assert ops("incident", "show", "last") == 0, "the timeline is whole"
+
+
+def test_redis_down_is_one_sev2_that_waits_for_the_morning(day: Rig) -> None:
+    day.redis.switch("refuse")
+    told = watch(day)
+    assert told["findings"] == ["redis_down"]
+    watch(day)
+    assert messages(day) == []
+    [incident] = incidents(day)
+    assert (incident["severity"], incident["told"]) == ("sev2", 0)
+    assert incident["tell_at"] > incident["detected_at"]
+    assert status(day)["data"]["source"] == "database"
+    # The morning comes.
+    day.mend()
+    day.admin.execute("update incidents set tell_at = now()")
+    recovered(day)
+    [digest] = messages(day)
+    assert "SEV2 Redis is down" in json.dumps(digest["fields"])
+
+
+def test_a_lead_kept_nowhere_is_told_by_the_request_that_met_it(day: Rig) -> None:
+    day.database.switch("refuse")
+    day.redis.switch("refuse")
+    day.resend.switch("fail", status=500)
+    answer = post(day)
+    assert answer.status_code == 503
+    [alert] = eventually(lambda: messages(day))
+    assert "A lead was kept nowhere" in alert["fields"]["text"]
+    assert post(day, 2).status_code == 503
+    day.wait_idle(20)
+    told = watch(day)
+    assert told["written"] == "slack"
+    assert len(messages(day)) == 1, "nothing can be written down, and still it is said once"
+    # What nobody could write down is taken over when they can, and over after ten quiet minutes.
+    day.mend()
+    recovered(day)
+    quiet(day)
+    recovered(day)
+    [incident] = incidents(day)
+    assert (incident["slack_ts"], incident["state"]) == (alert["ts"], "resolve")
+    assert messages(day)[0]["fields"]["text"].startswith("RECOVERED SEV1")
+
+
+def test_a_lead_in_a_mail_alone_is_told_at_once(day: Rig) -> None:
+    day.database.switch("refuse")
+    day.upstash.switch("fail", status=500, match="HSETNX")
+    assert post(day).status_code == 202
+    [alert] = eventually(lambda: messages(day))
+    assert alert["fields"]["text"].startswith("SEV1 A lead is in a mail alone")
+
+
+def test_resend_down_delays_mails_and_waits_for_the_morning(day: Rig) -> None:
+    day.resend.switch("fail", status=500)
+    assert post(day).status_code == 200
+    day.wait_idle(10)
+    day.admin.execute("update outbox set created_at = now() - interval '20 min'")
+    assert watch(day)["findings"] == ["mail_delayed"]
+    assert messages(day) == []
+    assert [one["severity"] for one in incidents(day)] == ["sev2"]
+
+
+def test_a_mail_given_up_is_sev1(day: Rig) -> None:
+    day.resend.switch("fail", status=422)
+    post(day)
+    day.wait_idle(10)
+    day.admin.execute("update outbox set dead_at = now(), leased_until = null")
+    assert watch(day)["findings"] == ["dead_letters"]
+    assert [one["fields"]["text"] for one in messages(day)] == ["SEV1 Mails were given up"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("fail", {"status": 500}), ("rate_limit", {"retry_after_s": 30}), ("reset", {})],
+)
+def test_slack_down_delays_an_alert_and_loses_none(
+    day: Rig, mode: str, options: dict[str, int]
+) -> None:
+    day.slack.switch(mode, **options)
+    day.database.switch("refuse")
+    watch(day)  # or the request of its synthetic lead, which meets the outage first
+    assert messages(day) == []
+    day.slack.ok()
+    day.database.ok()
+    kill(day, "api/cron/watch", "api/leads")
+    watch(day)  # Postgres is back before Slack was told
+    day.admin.execute("update incidents set tell_at = now()")
+    watch(day)
+    day.admin.execute("update incidents set tell_at = now()")
+    watch(day)
+    [alert] = messages(day)
+    assert "Postgres is down" in alert["fields"]["text"]
+
+
+def test_an_alert_whose_answer_was_lost_is_not_said_twice(day: Rig) -> None:
+    day.slack.switch("lose_reply", match="chat.postMessage", times=1)
+    day.database.switch("refuse")
+    watch(day)
+    assert len(messages(day)) == 1
+    held = json.loads(str(day.redis_run("HGET", "incidents", "service").decode()))  # type: ignore[union-attr]
+    held["incident"]["tell_at"] = held["incident"]["detected_at"]
+    day.redis_run("HSET", "incidents", "service", json.dumps(held))
+    watch(day)
+    assert len(messages(day)) == 1
+
+
+def test_sentry_silent_costs_nothing_and_tells_nobody(day: Rig) -> None:
+    day.sentry.switch("stall")
+    assert watch(day)["findings"] == []
+    assert messages(day) == []
+
+
+def test_every_message_keeps_to_block_kits_limits_and_names_no_person(day: Rig) -> None:
+    day.database.switch("refuse")
+    post(day)
+    watch(day)
+    day.mend()
+    recovered(day)
+    sent = [record["body"] for record in day.slack.received() if "chat." in record["path"]]
+    assert len(sent) >= 2
+    for body in sent:
+        assert block_kit.faults(body) == []
+        for private in (LEAD["business_name"], LEAD["contact_name"], "6281234567890", "Nomor"):
+            assert private not in json.dumps(body)
+
+
+def test_the_watch_checks_in_with_sentry(day: Rig) -> None:
+    day.sentry.forget()
+    watch(day)
+
+    def check_ins() -> list[Any]:
+        items = [
+            item
+            for record in day.sentry.received()
+            for item in record["body"].get("items", [])
+            if item["header"].get("type") == "check_in"
+        ]
+        return [item["payload"] for item in items]
+
+    [told] = eventually(check_ins)
+    assert (told["monitor_slug"], told["status"]) == ("watch", "ok")
+    assert told["monitor_config"]["schedule"]["value"] == 1

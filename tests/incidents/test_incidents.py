@@ -1,0 +1,380 @@
+"""An incident's life: opened once, joined, over, reviewed, closed; and a timeline nobody edits."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import DictRow
+
+from dev.platform.local_platform import Platform
+from lib.incidents import model, redis_store, rules, store
+from lib.incidents.model import Finding, Refused
+from lib.incidents.store import Event
+from lib.services import Services
+from lib.settings import Settings
+from tests.conftest import eventually
+
+type Rows = psycopg.Connection[DictRow]
+
+NOW = datetime(2026, 11, 24, 3, 5, tzinfo=UTC)  # a Tuesday, 10:05 in Jakarta
+MINUTE = timedelta(minutes=1)
+
+
+def finding(name: str, what: str = "1 of 1", since: datetime = NOW) -> Finding:
+    return rules.finding(rules.BY_NAME[name], what, since)
+
+
+@pytest.fixture
+def services(platform: Platform, database: Rows) -> Iterator[Services]:
+    made = Services(Settings(platform.environment))
+    made.cache.ping()
+    yield made
+    made.close()
+
+
+def found(services: Services, *names: str, now: datetime = NOW) -> list[model.Incident]:
+    run = services.database.run
+    return store.found(run, [finding(name) for name in names], now, "dpl", "watch")
+
+
+def events(database: Rows, incident_id: str) -> list[str]:
+    rows = database.execute(
+        "select kind from incident_events where incident_id = %s order by seq", [incident_id]
+    )
+    return [row["kind"] for row in rows]
+
+
+RCA: dict[str, Any] = {
+    "cause": "the disk was full",
+    "impact": "12 leads late",
+    "actions": [{"what": "watch the disk", "owner": "ops", "due": "2026-12-01"}],
+}
+
+
+# --- Beginning.
+
+
+def test_what_goes_wrong_together_is_one_incident_of_the_worst_severity(
+    services: Services, database: Rows
+) -> None:
+    [made] = found(services, "errors_over_5_percent", "database_down", "canary_failing")
+    assert (made.severity, made.state) == ("sev1", "classify")
+    assert made.title == "Postgres is down"
+    assert len(made.rules) == 3
+    assert events(database, made.id) == ["detected", "classified"]
+
+
+def test_found_again_it_is_the_same_and_not_told_again(services: Services, database: Rows) -> None:
+    [first] = found(services, "database_down")
+    for minute in range(1, 4):
+        [again] = found(services, "database_down", now=NOW + minute * MINUTE)
+        assert (again.id, again.version) == (first.id, 1)
+    assert events(database, first.id) == ["detected", "classified"]
+
+
+def test_something_new_in_its_area_joins_it_and_is_told(services: Services, database: Rows) -> None:
+    [first] = found(services, "errors_over_5_percent")
+    assert first.severity == "sev2"
+    [worse] = found(services, "lead_not_kept", now=NOW + MINUTE)
+    assert (worse.id, worse.severity, worse.version) == (first.id, "sev1", 2)
+    assert worse.tell_at == NOW + MINUTE, "no longer a matter for the morning"
+
+
+def test_another_area_is_another_incident(services: Services, database: Rows) -> None:
+    made = found(services, "database_down", "backup_old")
+    assert {one.area for one in made} == {"service", "backup"}
+
+
+def test_many_who_find_it_at_once_open_one(services: Services, database: Rows) -> None:
+    threads = [threading.Thread(target=found, args=(services, "lead_not_kept")) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = database.execute("select id from incidents").fetchall()
+    assert len(rows) == 1
+    assert events(database, rows[0]["id"])[:2] == ["detected", "classified"]
+
+
+# --- Its end.
+
+
+def test_two_quiet_watches_end_it(services: Services, database: Rows) -> None:
+    [made] = found(services, "database_down")
+    run = services.database.run
+    assert store.quiet(run, set(), NOW + MINUTE) == []
+    [over] = store.quiet(run, set(), NOW + 2 * MINUTE)
+    assert (over.id, over.state, over.resolved_at) == (made.id, "resolve", NOW + 2 * MINUTE)
+
+
+def test_a_watch_that_finds_it_again_in_between_starts_the_count_anew(
+    services: Services, database: Rows
+) -> None:
+    found(services, "database_down")
+    run = services.database.run
+    store.quiet(run, set(), NOW + MINUTE)
+    found(services, "database_down", now=NOW + 2 * MINUTE)
+    assert store.quiet(run, set(), NOW + 3 * MINUTE) == []
+
+
+def test_what_happened_rather_than_lasts_stays_open_for_ten_quiet_minutes(
+    services: Services, database: Rows
+) -> None:
+    found(services, "lead_not_kept")
+    run = services.database.run
+    for minute in range(1, 10):
+        assert store.quiet(run, set(), NOW + minute * MINUTE) == []
+    assert store.quiet(run, set(), NOW + 11 * MINUTE)
+
+
+@pytest.mark.parametrize("minutes", [3, 20])
+def test_once_over_it_stays_over_and_what_comes_after_is_another(
+    services: Services, database: Rows, minutes: int
+) -> None:
+    [made] = found(services, "database_down")
+    for minute in (1, 2):
+        store.quiet(services.database.run, set(), NOW + minute * MINUTE)
+    later = NOW + minutes * MINUTE
+    seen = [finding("database_down", since=later)]
+    [again] = store.found(services.database.run, seen, later, "dpl", "watch")
+    assert again.id != made.id
+    assert (again.started_at, again.told) == (NOW + minutes * MINUTE, 0)
+    assert store.find(services.database.run, made.id).state == "resolve"
+
+
+def test_two_outages_of_one_minute_are_two_incidents(services: Services, database: Rows) -> None:
+    ids = set()
+    for second in range(0, 30, 10):
+        now = NOW + timedelta(seconds=second)
+        [made] = found(services, "database_down", now=now)
+        ids.add(made.id)
+        for _ in range(2):
+            store.quiet(services.database.run, set(), now)
+    assert len(ids) == 3
+
+
+def test_a_milder_finding_that_began_before_does_not_move_its_start(
+    services: Services, database: Rows
+) -> None:
+    [made] = found(services, "database_down")
+    early = finding("errors_over_5_percent", since=NOW - 16 * MINUTE)
+    run = services.database.run
+    [after] = store.found(run, [early], NOW + MINUTE, "dpl", "watch")
+    assert (after.id, after.started_at) == (made.id, NOW)
+
+
+def test_worse_it_begins_when_it_got_worse(services: Services, database: Rows) -> None:
+    run = services.database.run
+    early = finding("errors_over_5_percent", since=NOW - 16 * MINUTE)
+    store.found(run, [early], NOW - MINUTE, "dpl", "watch")
+    [after] = store.found(run, [finding("database_down")], NOW, "dpl", "watch")
+    assert (after.severity, after.started_at) == ("sev1", NOW)
+
+
+def test_back_later_it_is_another(services: Services, database: Rows) -> None:
+    [made] = found(services, "database_down")
+    for minute in (1, 2):
+        store.quiet(services.database.run, set(), NOW + minute * MINUTE)
+    [other] = found(services, "database_down", now=NOW + 40 * MINUTE)
+    assert other.id != made.id
+
+
+# --- People.
+
+
+def resolved(services: Services, name: str = "database_down") -> str:
+    [made] = found(services, name)
+    for minute in (1, 2):
+        store.quiet(services.database.run, set(), NOW + minute * MINUTE)
+    return made.id
+
+
+@pytest.mark.parametrize("state", ["resolve", "review", "closed"])
+def test_a_step_that_does_not_follow_is_refused(
+    services: Services, database: Rows, state: str
+) -> None:
+    found(services, "database_down")
+    run = services.database.run
+    store.step(run, "last", "contain", "ops", NOW, None)
+    if state == "resolve":
+        assert store.step(run, "last", state, "ops", NOW, None).state == state
+    else:
+        with pytest.raises(Refused, match="what follows is resolve"):
+            store.step(run, "last", state, "ops", NOW, None)
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        {},
+        {**RCA, "cause": " "},
+        {**RCA, "impact": ""},
+        {**RCA, "actions": []},
+        {**RCA, "actions": [{"what": "x", "owner": "", "due": "2026-12-01"}]},
+        {**RCA, "actions": [{"what": "x", "owner": "ops", "due": "soon"}]},
+    ],
+)
+def test_a_sev1_without_a_whole_rca_is_not_closed(
+    services: Services, database: Rows, lacking: dict[str, Any]
+) -> None:
+    run, incident_id = services.database.run, resolved(services)
+    store.step(run, incident_id, "review", "ops", NOW, None)
+    assert store.set_rca(run, incident_id, lacking, "ops", NOW) is False
+    with pytest.raises(Refused, match="RCA"):
+        store.step(run, incident_id, "closed", "ops", NOW, None)
+    with pytest.raises(psycopg.errors.CheckViolation):  # nor by hand
+        database.execute("update incidents set state = 'closed', closed_at = now()")
+    assert store.set_rca(run, incident_id, RCA, "ops", NOW) is True
+    assert store.step(run, incident_id, "closed", "ops", NOW, None).state == "closed"
+
+
+def test_a_sev2_closes_itself_a_day_after_it_is_over(services: Services, database: Rows) -> None:
+    incident_id, run = resolved(services, "redis_down"), services.database.run
+    day = timedelta(hours=24)
+    store.close_old(run, NOW + day - MINUTE, day)
+    assert store.find(run, incident_id).state == "resolve"
+    store.close_old(run, NOW + day + 5 * MINUTE, day)
+    assert store.find(run, incident_id).state == "closed"
+
+
+def test_what_was_done_is_entered_on_every_open_incident(
+    services: Services, database: Rows
+) -> None:
+    [first, second] = found(services, "database_down", "backup_old")
+    run = services.database.run
+    ids = store.record(run, "maintenance", "ops", NOW, {"switched": "on"})
+    assert {*ids} == {first.id, second.id}
+    assert events(database, first.id)[-1] == "maintenance"
+
+
+# --- The timeline.
+
+
+def broken(database: Rows) -> list[tuple[str, int]]:
+    rows = database.execute("select * from broken_timelines()").fetchall()
+    return [(row["incident_id"], row["seq"]) for row in rows]
+
+
+def test_the_timeline_cannot_be_edited_or_shortened_by_the_functions(
+    services: Services, platform: Platform, database: Rows
+) -> None:
+    found(services, "database_down")
+    with psycopg.connect(platform.database_url, autocommit=True) as connection:
+        for statement in (
+            "update incident_events set actor = 'nobody'",
+            "update incident_events set at = now()",
+            "update incident_events set note = 'other'",
+            "delete from incident_events",
+            "delete from incidents",
+        ):
+            with pytest.raises(psycopg.Error):
+                connection.execute(statement.encode())
+    assert broken(database) == []
+
+
+def test_a_change_behind_its_back_breaks_the_seal_where_it_was_made(
+    services: Services, database: Rows
+) -> None:
+    [made] = found(services, "database_down")
+    store.note(services.database.run, "last", "ops", NOW, "looked at the pooler")
+    assert broken(database) == []
+    database.execute("alter table incident_events disable trigger chain")
+    try:
+        database.execute("update incident_events set facts = '{}' where seq = 2")
+        assert broken(database) == [(made.id, 2)]
+        database.execute("delete from incident_events where seq = 2")
+        assert broken(database) == [(made.id, 3)]
+    finally:
+        database.execute("alter table incident_events enable trigger chain")
+
+
+def test_a_notes_text_may_be_erased_and_the_chain_still_holds(
+    services: Services, database: Rows
+) -> None:
+    found(services, "database_down")
+    store.note(services.database.run, "last", "ops", NOW, "called Ibu Andi")
+    database.execute("update incident_events set note = null where note is not null")
+    assert broken(database) == []
+
+
+# --- When somebody is told.
+
+
+@pytest.mark.parametrize(
+    ("now", "morning"),
+    [
+        ("2026-11-24 03:05", "2026-11-25 02:00"),  # Tuesday morning: Wednesday at nine
+        ("2026-11-24 01:00", "2026-11-24 02:00"),  # Tuesday at eight: in an hour
+        ("2026-11-27 12:00", "2026-11-30 02:00"),  # Friday evening: Monday
+        ("2026-11-28 18:00", "2026-11-30 02:00"),  # Sunday, in Jakarta
+    ],
+)
+def test_sev2_waits_for_the_next_working_morning_in_jakarta(now: str, morning: str) -> None:
+    moment = datetime.fromisoformat(f"{now}+00:00")
+    expected = datetime.fromisoformat(f"{morning}+00:00")
+    assert model.when_to_tell("sev2", moment) == expected
+    assert model.when_to_tell("sev1", moment) == moment
+
+
+# --- While Postgres is away.
+
+
+def spooled(services: Services) -> list[redis_store.Spooled]:
+    return redis_store.read(services.cache.run)
+
+
+def test_redis_opens_joins_and_remembers_as_postgres_does(services: Services) -> None:
+    run = services.cache.run
+    [first] = redis_store.found(run, [finding("database_down")], NOW, "dpl", "watch")
+    later = NOW + MINUTE
+    [second] = redis_store.found(run, [finding("lead_not_kept")], later, "dpl", "request")
+    assert (second.id, second.version) == (first.id, 2)
+    [held] = spooled(services)
+    assert (held.stored, len(held.events)) == (False, 1)
+    assert model.from_document(held.incident.to_document()) == held.incident
+
+
+def test_many_at_once_lose_no_event(services: Services) -> None:
+    names = ["database_down", "canary_failing", "lead_not_kept", "health_failing"]
+
+    def work(name: str) -> None:
+        redis_store.found(services.cache.run, [finding(name)], NOW, "dpl", "request")
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [held] = eventually(lambda: spooled(services))
+    assert {*held.incident.rules} == {*names}
+
+
+def test_taken_over_twice_it_is_there_once(services: Services, database: Rows) -> None:
+    made = model.opened([finding("database_down")], NOW, "dpl")
+    event: Event = (NOW.isoformat(), "detected", "request", {"what": {}}, None)
+    for _ in range(2):
+        services.database.run(lambda c: store.take_over(c, made, [event], NOW, stored=False))
+    assert events(database, made.id).count("detected") == 1
+    assert broken(database) == []
+
+
+def test_one_opened_in_redis_joins_the_one_postgres_had_open(
+    services: Services, database: Rows
+) -> None:
+    [before] = found(services, "errors_over_5_percent")
+    made = model.opened([finding("database_down")], NOW + 5 * MINUTE, "dpl")
+    made = replace(made, slack_channel="C", slack_ts="1.1", told=1)
+    services.database.run(lambda c: store.take_over(c, made, [], NOW, stored=False))
+    held = store.find(services.database.run, "last")
+    assert (held.id, held.severity, held.slack_ts) == (before.id, "sev1", "1.1")
+
+
+def test_nonsense_in_redis_is_passed_over(services: Services) -> None:
+    services.cache.run("HSET", redis_store.KEY, "service", "{", "keys", '{"incident": 1}')
+    assert spooled(services) == []
+    [made] = redis_store.found(services.cache.run, [finding("database_down")], NOW, "dpl", "watch")
+    assert made.version == 1

@@ -1,0 +1,237 @@
+"""When somebody is woken, on a simulated clock: the table of rules, and thirty quiet days."""
+
+import random
+from collections import deque
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from lib.incidents import rules
+from lib.incidents.rules import Facts, Minute
+
+NOW = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+def broken(**facts: Any) -> list[tuple[str, str]]:
+    """(severity, rule) of what these facts break."""
+    return [(one.severity, one.rule) for one in rules.evaluate(Facts(now=NOW, **facts))]
+
+
+def traffic(service: str, n: int, errors: int = 0, slow: int = 0, age: int = 1) -> Any:
+    return {service: {NOW - timedelta(minutes=age): Minute(n, errors, slow)}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, []),
+        # Sev1: the handbook's global outage and broken lead form.
+        ({"health_fault": "down"}, [("sev1", "health_failing")]),
+        ({"status_fault": "down"}, [("sev1", "status_failing")]),
+        ({"canary_fault": "refused"}, [("sev1", "canary_failing")]),
+        ({"database_fault": "down"}, [("sev1", "database_down")]),
+        ({"dead_letters": 1}, [("sev1", "dead_letters")]),
+        ({"set_aside": 1}, [("sev1", "leads_set_aside")]),
+        ({"missing": 1}, [("sev1", "ledger_gap")]),
+        ({"queue_waits": 25 * HOUR}, [("sev1", "queue_very_old"), ("sev2", "queue_old")]),
+        ({"backup_age": 49 * HOUR}, [("sev1", "backup_very_old"), ("sev2", "backup_old")]),
+        # Sev2: the next working morning.
+        ({"redis_fault": "down"}, [("sev2", "redis_down")]),
+        ({"backup_age": 27 * HOUR}, [("sev2", "backup_old")]),
+        ({"backup_age": 25 * HOUR}, []),
+        ({"queue_waits": 20 * HOUR}, [("sev2", "queue_old")]),
+        ({"queue_waits": HOUR / 10}, []),
+        ({"mail_waits": HOUR / 3}, [("sev2", "mail_delayed")]),
+        ({"drill_age": 8 * DAY}, [("sev2", "drill_old")]),
+        ({"overdue_keys": ("RESEND_API_KEY",)}, [("sev2", "key_old")]),
+        ({"overdue_requests": ("a",)}, [("sev2", "request_overdue")]),
+    ],
+)
+def test_a_fact_breaks_its_rule(facts: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    assert broken(**facts) == expected
+
+
+@pytest.mark.parametrize(
+    ("n", "errors", "expected"),
+    [
+        (3, 1, []),  # 33 %, and no news
+        (20, 4, []),  # 20 %, but too few to say
+        (100, 5, []),  # exactly 5 % is not over it
+        (100, 6, []),  # chance makes 6 out of 5 one time in three
+        (100, 11, [("sev2", "errors_over_5_percent")]),
+        (1000, 66, [("sev2", "errors_over_5_percent")]),
+        (20, 10, [("sev1", "most_requests_failing"), ("sev2", "errors_over_5_percent")]),
+    ],
+)
+def test_an_error_rate_counts_where_there_are_enough_requests(
+    n: int, errors: int, expected: list[tuple[str, str]]
+) -> None:
+    assert broken(traffic=traffic("products", n, errors)) == expected
+
+
+def test_a_slow_api_is_one_whose_p95_is_over_five_seconds() -> None:
+    assert broken(traffic=traffic("products", 100, slow=5)) == []
+    assert broken(traffic=traffic("products", 100, slow=11)) == [("sev2", "slow_over_5_seconds")]
+    assert broken(traffic=traffic("products", 4, slow=4)) == []
+
+
+def test_three_failed_leads_are_a_broken_form_however_few_there_are() -> None:
+    assert broken(traffic=traffic("leads", 2, 2)) == []
+    assert broken(traffic=traffic("leads", 3, 3)) == [("sev1", "leads_failing")]
+    assert broken(traffic=traffic("leads", 7, 3)) == []
+
+
+def test_what_was_answered_before_the_window_is_forgotten() -> None:
+    assert broken(traffic=traffic("products", 100, 50, age=31)) == []
+    assert broken(traffic=traffic("products", 100, 50, age=11)) == [], "over for ten minutes"
+
+
+def test_the_first_bad_minute_is_when_it_began_and_nothing_begins_before_its_first_fact() -> None:
+    bad = {NOW - timedelta(minutes=age): Minute(20, 15, 0) for age in (1, 2, 4)}
+    good = {NOW - timedelta(minutes=age): Minute(20, 0, 0) for age in (3, 5, 6)}
+    [found, *_] = rules.evaluate(Facts(now=NOW, traffic={"products": {**bad, **good}}))
+    assert found.since == NOW - timedelta(minutes=4) + timedelta(seconds=59)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"leads": {NOW - timedelta(minutes=9): Minute(1, 1, 0)}},  # an error, long over
+        {"products": {NOW - timedelta(minutes=2): Minute(9, 1, 0)}},  # another service's
+        {"rum": {NOW - timedelta(minutes=3): Minute(9, 0, 1)}},  # slow, and no error
+    ],
+)
+def test_what_went_wrong_before_and_apart_did_not_begin_it(before: Any) -> None:
+    began = {NOW - timedelta(minutes=1): Minute(3, 3, 0)}
+    given = {**before, "leads": {**before.get("leads", {}), **began}}
+    [found] = rules.evaluate(Facts(now=NOW, traffic=given))
+    assert (found.rule, found.since) == ("leads_failing", NOW - timedelta(seconds=1))
+
+
+@pytest.mark.parametrize(
+    ("minute", "facts", "effect"),
+    [
+        (Minute(4, 0, 0), {}, ""),  # before it went down
+        (Minute(4, 0, 0, 3), {}, "queued"),
+        (Minute(4, 0, 0, 4), {"redis_fault": "down"}, "mailed"),
+        (Minute(4, 3, 0, 1), {}, "refused"),
+        (Minute(4, 1, 0, 3), {}, "queued"),
+        (None, {}, ""),
+        (None, {"canary_effect": "refused"}, "refused"),
+    ],
+)
+def test_what_happens_to_leads_is_what_the_last_answers_say(
+    minute: Minute | None, facts: dict[str, Any], effect: str
+) -> None:
+    lately = {} if minute is None else {NOW - timedelta(minutes=1): minute}
+    long_ago = {NOW - timedelta(minutes=4): Minute(9, 1, 0)}
+    given = Facts(now=NOW, database_fault="down", traffic={"leads": lately | long_ago}, **facts)
+    [found] = [one for one in rules.evaluate(given) if one.rule == "database_down"]
+    assert found.effect == effect
+
+
+def test_a_postgres_that_refuses_some_leads_still_stores_the_others() -> None:
+    lately = {"leads": {NOW - timedelta(minutes=1): Minute(4, 0, 0)}}
+    [found] = rules.evaluate(Facts(now=NOW, store_fault="no column", traffic=lately))
+    assert (found.rule, found.effect) == ("store_refused", "stored")
+
+
+def test_leads_that_wait_for_a_person_are_counted_in_the_alert() -> None:
+    flood, others = rules.evaluate(Facts(now=NOW, in_flood=40, in_review=2))
+    assert (flood.rule, flood.severity) == ("leads_in_flood", "sev1")
+    assert flood.what.startswith("40 leads came above the ceiling")
+    assert (others.rule, others.severity) == ("leads_in_review", "sev2")
+    assert others.what.startswith("2 leads wait")
+
+
+def test_maintenance_mutes_what_it_causes_and_never_a_lost_lead_or_an_old_backup() -> None:
+    assert broken(maintenance=True, database_fault="down", health_fault="down") == []
+    assert broken(maintenance=True, dead_letters=1) == [("sev1", "dead_letters")]
+    assert broken(maintenance=True, backup_age=27 * HOUR) == [("sev2", "backup_old")]
+    muted = {rule.name for rule in rules.RULES if not rule.always}
+    assert not muted & {"lead_not_kept", "lead_not_stored_nor_queued"}
+
+
+def test_a_queue_that_waits_for_postgres_is_not_a_second_alert() -> None:
+    assert broken(database_fault="down", queue_waits=HOUR) == [("sev1", "database_down")]
+
+
+def test_every_rule_has_a_section_in_the_runbook() -> None:
+    from tests.conftest import ROOT
+
+    runbook = (ROOT / "ops" / "README.md").read_text(encoding="utf-8")
+    for rule in rules.RULES:
+        assert f"\n### {rule.name}\n" in runbook, rule.name
+
+
+# --- Quiet days.
+
+# A weekday of a small wholesaler's site, by hour in Jakarta: requests a minute.
+SHAPE = [0.1] * 6 + [0.4, 0.8, 1.2, 1.6, 1.6, 1.4, 1.3, 1.4, 1.4, 1.3, 1.2, 1.1, 1.2, 1.4, 1.2,
+                     0.8, 0.4, 0.2]  # fmt: skip
+USUAL = {"products": 6.0, "rum": 4.0, "leads": 0.12, "health": 0.2}
+
+
+def quiet_minute(draw: random.Random, hour: int, error_rate: float) -> dict[str, Minute]:
+    """One minute's answers: Poisson traffic, a few errors, rare answers over 5 s, retries."""
+    seen = {}
+    for service, mean in USUAL.items():
+        n = _poisson(draw, mean * SHAPE[hour])
+        errors = sum(draw.random() < error_rate for _ in range(n))
+        # A visitor whose request failed tries again, and half of them fail again.
+        again = sum(draw.random() < 0.5 for _ in range(errors))
+        slow = sum(draw.random() < 0.002 for _ in range(n))
+        if n:
+            seen[service] = Minute(n + errors, errors + again, slow)
+    return seen
+
+
+def _poisson(draw: random.Random, mean: float) -> int:
+    count, left = 0, draw.expovariate(1.0)
+    while left < mean:
+        count += 1
+        left += draw.expovariate(1.0)
+    return count
+
+
+def false_alerts(days: int, seed: int, error_rate: float) -> list[str]:
+    """The rules broken in so many days of nothing wrong, a look every minute."""
+    draw = random.Random(seed)
+    window: deque[tuple[datetime, dict[str, Minute]]] = deque(maxlen=31)
+    alerts, open_now = [], set[str]()
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+    for minute in range(days * 1440):
+        now = start + timedelta(minutes=minute)
+        window.append((now, quiet_minute(draw, (now.hour + 7) % 24, error_rate)))
+        seen: dict[str, dict[datetime, Minute]] = {}
+        for at, services in window:
+            for service, counts in services.items():
+                seen.setdefault(service, {})[at] = counts
+        found = {one.rule for one in rules.evaluate(Facts(now=now, traffic=seen))}
+        alerts += sorted(found - open_now)
+        open_now = found
+    return alerts
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_thirty_quiet_days_with_the_noise_of_small_numbers_raise_no_false_alert(seed: int) -> None:
+    assert false_alerts(30, seed, error_rate=0.002) == []
+
+
+def test_even_with_one_request_in_a_hundred_failing_the_mornings_are_quiet() -> None:
+    alerts = false_alerts(30, 4, error_rate=0.01)
+    assert len(alerts) <= 3
+    assert "most_requests_failing" not in alerts
+
+
+def test_an_outage_at_any_hour_of_the_day_is_found_by_the_traffic_or_the_probes() -> None:
+    for hour in range(24):
+        draw = random.Random(hour)
+        seen: dict[str, dict[datetime, Minute]] = {}
+        for age in range(6):
+            for service, counts in quiet_minute(draw, hour, 1.0).items():
+                seen.setdefault(service, {})[NOW - timedelta(minutes=age)] = counts
+        facts = Facts(now=NOW, traffic=seen, health_fault="/api/health answers 500")
+        assert rules.evaluate(facts)[0].severity == "sev1"

@@ -1,0 +1,314 @@
+"""A lead that exists only in a mail stays open, counted and named, until a person deals with it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import httpx
+import psycopg
+import pytest
+import redis
+from psycopg.rows import DictRow
+
+from dev.edge.runtime import Function
+from dev.faults.fault_proxy import FaultProxy
+from dev.platform.local_platform import Platform
+from dev.vendors.slack import Slack
+from lib.leads import canary, mailed_leads, reconciliation
+from lib.leads.mailed_leads import Entry
+from lib.monitoring import monitor
+from lib.privacy import erasure
+from lib.privacy.data_subject import Subject
+from lib.services import Services
+from lib.settings import Settings
+from ops import cli
+from tests.conftest import LEAD, delivered, eventually
+from tests.monitoring.test_health import deep
+from tests.privacy.person_data import lead
+
+type Rows = psycopg.Connection[DictRow]
+type Printed = pytest.CaptureFixture[str]
+
+pytestmark = pytest.mark.real_now
+
+NOW = datetime.now(UTC)
+MINUTE = timedelta(minutes=1)
+NOWHERE = {
+    "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa",
+    "UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1",
+}
+NO_SLACK = {"SLACK_BOT_TOKEN": "", "SLACK_WEBHOOK_URL": ""}
+
+
+@pytest.fixture(autouse=True)
+def now() -> None:
+    global NOW
+    NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def services(platform: Platform, database: Rows) -> Iterator[Services]:
+    with closing(Services(Settings(platform.environment))) as made:
+        made.cache.ping()
+        yield made
+
+
+@pytest.fixture
+def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as client:
+        yield client
+
+
+def send(at: Function | Platform, message: str) -> dict[str, Any]:
+    answer = httpx.post(f"{at.url}/api/leads", json={**LEAD, "message": message}, timeout=20)
+    assert answer.status_code in (200, 202), answer.text
+    taken: dict[str, Any] = answer.json()
+    return taken
+
+
+def mailed(platform: Platform, *messages: str) -> list[dict[str, Any]]:
+    """Leads taken by an instance that reaches neither store and then is gone."""
+    with platform.function("api/leads.py", **NOWHERE) as running:
+        taken = [send(running, message) for message in messages]
+        eventually(lambda: carried(platform) >= {one["id"] for one in taken})
+    return taken
+
+
+def carried(platform: Platform) -> set[str]:
+    """The ids that Slack's messages carry."""
+    return {
+        part.split(" ")[0]
+        for fields in slack(platform)
+        for part in marks(fields).get("mailed", "").split(";")
+        if part
+    }
+
+
+def marks(fields: dict[str, Any]) -> dict[str, str]:
+    held: dict[str, str] = fields.get("metadata", {}).get("event_payload", {})
+    return held
+
+
+def slack(platform: Platform) -> list[dict[str, Any]]:
+    return [one["fields"] for one in cast("Slack", platform.slack.vendor).messages()]
+
+
+def registered(database: Rows) -> set[str]:
+    return {str(row["lead_id"]) for row in database.execute("select lead_id from mailed_leads")}
+
+
+def found(services: Services, at: datetime) -> dict[str, str]:
+    return {one.rule: one.what for one in monitor.run(services, None, at).findings}
+
+
+def test_several_leads_of_one_outage_are_named_by_watch_health_ledger_and_slack(
+    platform: Platform, database: Rows, services: Services
+) -> None:
+    taken = mailed(platform, "Satu", "Dua", "Tiga")
+    refs = {one["ref"] for one in taken}
+    # Several are carried by one message, which names them and nobody.
+    [text] = [json.dumps(one) for one in slack(platform) if "mailed" in marks(one)]
+    assert all(ref in text for ref in refs)
+    for private in ("Andi", "Maju Jaya", "Satu", "6281234567890", "example.com"):
+        assert private not in text
+
+    what = found(services, NOW)
+    assert registered(database) == {one["id"] for one in taken}
+    assert refs <= set(what["leads_only_in_mail"].replace(",", "").split())
+    assert carried(platform) == set(), "the message says that they are registered"
+
+    book = reconciliation.read(services.cache.run_all, services.database.run, NOW)
+    assert set(book.mailed) == refs
+    assert not book.balanced
+    answer = deep(platform, platform)
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    assert set(answer.json()["ledger"]["mailed"]) == refs
+
+    # It stays open, whatever else recovers.
+    for tick in range(1, 15):
+        assert "leads_only_in_mail" in found(services, NOW + tick * MINUTE)
+    shown = [json.dumps(one) for one in slack(platform)]
+    [alert] = [one for one in shown if "SEV1 Leads exist only in a mail" in one]
+    assert "RECOVERED" not in alert
+    assert all(ref in alert for ref in refs)
+
+
+def test_an_import_closes_an_entry_and_a_person_may_dismiss_one(
+    platform: Platform, database: Rows, services: Services, tmp_path: Path, capsys: Printed
+) -> None:
+    first, second = mailed(platform, "Satu", "Dua")
+    assert "leads_only_in_mail" in found(services, NOW)
+    assert cli.main(["leads", "mailed"], platform.environment) == 1
+    said = capsys.readouterr().out
+    assert first["ref"] in said
+    assert second["ref"] in said
+
+    [mail] = [one for one in delivered(platform) if first["ref"] in one["text"]]
+    saved = tmp_path / "sales.eml"
+    saved.write_text(mail["text"], encoding="utf-8")
+    assert cli.main(["leads", "import", str(saved)], platform.environment) == 0
+    assert found(services, NOW + MINUTE)["leads_only_in_mail"].endswith(second["ref"])
+
+    dismiss = ["leads", "dismiss", second["ref"], "--by", "sari"]
+    assert cli.main([*dismiss, "--reason", "rang them"], platform.environment) == 0
+    assert cli.main([*dismiss, "--reason", "again"], platform.environment) == 1
+    row = database.execute("select * from mailed_leads where reason is not null").fetchone()
+    assert row is not None
+    assert (row["dismissed_by"], row["reason"]) == ("sari", "rang them")
+    assert cli.main(["leads", "mailed"], platform.environment) == 0
+
+    for tick in (2, 3):
+        assert "leads_only_in_mail" not in found(services, NOW + tick * MINUTE)
+    assert any(
+        "RECOVERED SEV1 Leads exist only in a mail" in one["text"] for one in slack(platform)
+    )
+    book = reconciliation.read(services.cache.run_all, services.database.run, NOW)
+    assert book.mailed == ()
+
+
+@pytest.fixture
+def flaky(platform: Platform, database: Rows) -> Iterator[tuple[Function, FaultProxy]]:
+    """An instance without Slack, whose way to Postgres can be cut."""
+    port = urlsplit(platform.database_url).port or 5432
+    way = FaultProxy("127.0.0.1", port)
+    url = platform.database_url.replace(f":{port}/", f":{way.port}/")
+    with platform.function(
+        "api/leads.py", DATABASE_URL=url, **NO_SLACK, LEADS_PER_MINUTE="1000"
+    ) as running:
+        yield running, way
+    way.close()
+
+
+def test_an_instance_that_reached_nobody_registers_it_after_a_later_answer(
+    platform: Platform, database: Rows, flaky: tuple[Function, FaultProxy]
+) -> None:
+    running, way = flaky
+    way.switch(mode="refuse")
+    platform.upstash.switch(mode="fail", status=500)
+    lost = [send(running, f"Hilang {n}") for n in range(2)]
+    assert len(delivered(platform)) == 2
+    assert registered(database) == set()
+    way.ok()
+    platform.upstash.ok()
+
+    def entered() -> bool:
+        """The lost ones are registered."""
+        send(running, f"Lalu {datetime.now(UTC)}")
+        return {one["id"] for one in lost} <= registered(database)
+
+    eventually(entered)
+
+
+def test_with_redis_back_first_the_watch_takes_the_entry_over_from_there(
+    platform: Platform,
+    database: Rows,
+    services: Services,
+    valkey: redis.Redis,
+    flaky: tuple[Function, FaultProxy],
+) -> None:
+    running, way = flaky
+    way.switch(mode="refuse")
+    platform.upstash.switch(mode="fail", status=500)
+    lost = send(running, "Hilang")
+    platform.upstash.ok()
+
+    def held() -> bool:
+        """Redis holds the entry."""
+        send(running, f"Lalu {datetime.now(UTC)}")
+        return lost["id"] in cast("dict[str, str]", valkey.hgetall("mailed"))
+
+    eventually(held)
+    entry = json.loads(cast("dict[str, str]", valkey.hgetall("mailed"))[lost["id"]])
+    assert set(entry) == {"lead_id", "ref", "accepted_at", "marks"}
+    book = reconciliation.read(services.cache.run_all, services.database.run, NOW)
+    assert lost["ref"] in book.mailed, "already, from Redis"
+    assert lost["ref"] in found(services, NOW)["leads_only_in_mail"]
+    assert lost["id"] in registered(database)
+    assert valkey.exists("mailed") == 0
+
+
+def test_a_mailed_lead_is_no_gap_in_the_ledger_but_a_count_of_its_own(
+    platform: Platform, database: Rows, services: Services, valkey: redis.Redis
+) -> None:
+    [taken] = mailed(platform, "Satu")
+    at = (NOW - 10 * MINUTE).timestamp()
+    valkey.zadd("accepted", {taken["id"]: at})
+    found(services, NOW)
+    book = reconciliation.read(services.cache.run_all, services.database.run, NOW)
+    assert (book.missing, book.mailed) == ((), (taken["ref"],))
+
+
+def test_a_canary_that_was_mailed_is_registered_nowhere(platform: Platform, database: Rows) -> None:
+    body = json.dumps(canary.form(NOW)).encode()
+    secret = platform.environment["CANARY_SECRET"]
+    headers = {
+        "Content-Type": "application/json",
+        canary.HEADER: canary.sign(secret, body, NOW),
+    }
+    with platform.function("api/leads.py", **NOWHERE) as running:
+        url = f"{running.url}/api/leads"
+        answer = httpx.post(url, content=body, headers=headers, timeout=20)
+        assert answer.status_code == 202
+        send(running, "Sungguh")
+        [only] = eventually(lambda: carried(platform))
+    assert only != answer.json()["id"]
+
+
+# ------------------------------------------------------------------ whoever is erased
+
+
+def entry_of(services: Services, **fields: Any) -> Entry:
+    from lib.leads import repository
+
+    made = lead(NOW - MINUTE, **fields)
+    marks = tuple(repository.marks_of(made, services.erasure_keys))
+    return Entry(str(made.id), made.ref, made.created_at, marks)
+
+
+def test_an_erased_persons_entry_goes_with_them_and_does_not_come_back(
+    services: Services, database: Rows, valkey: redis.Redis
+) -> None:
+    mine, other = entry_of(services), entry_of(services, email="lain@example.com",
+                                               phone_whatsapp="+6281399990000")  # fmt: skip
+    mailed_leads.enter(services.database.run, [mine, other], NOW)
+    erasure.erase(services, Subject(emails=("andi@example.com",)), NOW, asked_by="api")
+    assert registered(database) == {other.lead_id}
+    held = json.dumps({**mine._asdict(), "accepted_at": mine.accepted_at.isoformat()})
+    valkey.hset("mailed", mine.lead_id, held)
+    mailed_leads.take_over(services, NOW)
+    assert registered(database) == {other.lead_id}
+    assert valkey.exists("mailed") == 0
+
+
+def test_a_lead_deleted_by_hand_after_its_import_leaves_no_open_entry(
+    services: Services, database: Rows
+) -> None:
+    from tests.privacy.person_data import store
+
+    kept = lead(NOW - MINUTE)
+    store(services, kept)
+    entry = Entry(str(kept.id), kept.ref, kept.created_at)
+    mailed_leads.enter(services.database.run, [entry], NOW)
+    assert mailed_leads.open_ones(services.database.run) == []
+    services.database.run(lambda c: c.execute("delete from leads"))
+    assert registered(database) == set()
+
+
+def test_an_import_of_an_erased_persons_mail_closes_its_entry(
+    platform: Platform, database: Rows, services: Services, tmp_path: Path
+) -> None:
+    [taken] = mailed(platform, "Satu")
+    found(services, NOW)
+    assert registered(database) == {taken["id"]}
+    erasure.erase(
+        services, Subject(emails=("andi@example.com",)), datetime.now(UTC), asked_by="api"
+    )
+    [mail] = [one for one in delivered(platform) if taken["ref"] in one["text"]]
+    saved = tmp_path / "sales.eml"
+    saved.write_text(mail["text"], encoding="utf-8")
+    cli.main(["leads", "import", str(saved)], platform.environment)
+    assert registered(database) == set(), "what came from Slack holds no mark of a person"

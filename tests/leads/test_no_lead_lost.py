@@ -1,0 +1,106 @@
+"""No lead lost, none doubled, whatever fails: an oracle posts, breaks, heals, drains, counts."""
+
+import signal
+
+import pytest
+
+from dev.faults import known_faults
+from dev.faults.known_faults import Break
+from dev.faults.oracle import Oracle
+from dev.faults.test_site import LEADS, Rig
+from tests.fix_site import all_accepted, kept, rig, shared_rig
+
+__all__ = ["rig", "shared_rig"]
+
+
+@pytest.mark.parametrize("broken", known_faults.EVERY, ids=str)
+def test_with_one_thing_broken_every_lead_is_accepted_and_kept_once(
+    rig: Rig, broken: Break
+) -> None:
+    oracle = Oracle(rig)
+    oracle.under([broken], 4)
+    assert all_accepted(oracle.settle())
+
+
+def of(*names: str) -> list[Break]:
+    """The breaks of these names."""
+    known = {str(broken): broken for broken in known_faults.EVERY}
+    return [
+        next(broken for name, broken in known.items() if name.startswith(wanted))
+        for wanted in names
+    ]
+
+
+PAIRS = [
+    of("database refuse", "redis refuse"),
+    of("database refuse", "redis stall"),
+    of("database refuse", "redis drop_reply"),
+    of("database reset", "redis garbage"),
+    of("database stall", "redis stall"),
+    of("database stall", "redis drop_reply"),
+    of("database stall", "resend stall"),
+    of("database drop_reply", "redis refuse"),
+    of("database drop_reply", "redis drop_reply"),
+    of("database drop_reply", "resend lose_reply"),
+    of("database kill", "redis kill"),
+    of("database slow", "resend lose_reply"),
+    of("database garbage", "resend fail"),
+    of("inside locked", "upstash fail"),
+    of("inside locked", "redis slow"),
+    of("inside read_only", "redis reset"),
+    of("inside full", "upstash rate_limit"),
+    of("redis stall", "resend stall"),
+    of("database refuse", "sentry stall"),
+]
+
+
+@pytest.mark.parametrize("broken", PAIRS, ids=lambda pair: " + ".join(map(str, pair)))
+def test_with_two_things_broken_every_lead_is_accepted_and_kept_once(
+    rig: Rig, broken: list[Break]
+) -> None:
+    oracle = Oracle(rig)
+    oracle.under(broken, 3)
+    assert all_accepted(oracle.settle())
+
+
+REFUSED = (503, "persistence_failed")
+EVERYTHING = [
+    of("database refuse", "redis refuse", "resend fail"),
+    of("database stall", "redis stall", "resend stall"),
+    of("database drop_reply", "redis drop_reply", "resend lose_reply"),
+    of("inside locked", "redis refuse", "resend lose_reply"),
+]
+
+
+@pytest.mark.parametrize("broken", EVERYTHING, ids=lambda broken: " + ".join(map(str, broken)))
+def test_with_everything_broken_a_refusal_is_honest_and_a_later_try_is_kept_once(
+    rig: Rig, broken: list[Break]
+) -> None:
+    oracle = Oracle(rig)
+    oracle.under([*broken, *of("sentry stall", "slack stall")], 3)
+    assert kept(oracle.settle(insist=True))
+    for offer in oracle.offers:
+        first, *later = [(answer.status, answer.error) for answer in offer.answers]
+        assert first in (REFUSED, (200, None), (202, None))
+        assert set(later) <= {REFUSED, (200, None), (202, None)}
+
+
+@pytest.mark.parametrize("part", ["database", "redis"])
+def test_what_is_known_to_be_down_costs_the_next_callers_less_than_two_seconds(
+    rig: Rig, part: str
+) -> None:
+    oracle = Oracle(rig)
+    oracle.under(of(f"{part} stall"), 2)
+    seconds = [oracle.post(oracle.new()).seconds for _ in range(4)]
+    oracle.offer(6)
+    seconds += [offer.answers[0].seconds for offer in oracle.offers[-6:]]
+    assert max(seconds) < 2
+    assert all_accepted(oracle.settle())
+
+
+def test_a_cold_instance_that_meets_a_silent_world_answers_in_time(rig: Rig) -> None:
+    rig.signal(LEADS, signal.SIGKILL)
+    rig.apply(of("database stall", "redis stall", "sentry stall", "slack stall"))
+    oracle = Oracle(rig)
+    oracle.offer(3)
+    assert all_accepted(oracle.settle())

@@ -1,0 +1,361 @@
+"""The form's rules: whatever is sent is read as a lead or refused by name, and tidied once."""
+
+import json
+import subprocess
+import sys
+import unicodedata
+from typing import Any
+
+import phonenumbers
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from lib.leads import phone, submission, validators
+from lib.leads.submission import Faulty, Submission
+from lib.leads.validators import Fault
+from tests.conftest import LEAD
+from tests.leads import contract
+
+FIELDS = sorted(contract.Submission.model_fields)
+TEXTS = sorted(set(FIELDS) - {"consent", "chair_count", "salon_type", "locale"})
+LINES = {"message"}
+
+many = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+few = settings(many, max_examples=100)
+
+# Half characters (lone surrogates) are legal in JSON's escapes.
+texts = st.text(st.characters(), max_size=30)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+# What people and programs put into forms, and what is awkward about Unicode and addresses.
+awkward = st.lists(
+    st.sampled_from(
+        ["Ayu", "e", "\u0301", "\u202a", "\u202c", "\ufeff", "\u200e", "\x07", "\x85", "\x1c",
+         " ", "\t", "\n", "\r\n", "\u00a0", "\u2028", "\u0130", "\u1e9e", "\ufb01", "\u212b",
+         "\U0001f487"]
+    ),
+    max_size=12,
+).map("".join)  # fmt: skip
+links = st.lists(
+    st.sampled_from(
+        ["https://", "http:", "//", "/", "alfa.example", "[", "]", "::1", ":80", "@", "?", "#", "&",
+         "=", ";", "%", "%25", "%C3%A9", "é", "+", " ", "utm_source", "gclid", "name", "ig", "\t"]
+    ),
+    max_size=14,
+).map("".join)  # fmt: skip
+numbers = st.from_regex(r"\A(\+|00|)( ?\(?0?\)?)?[0-9][0-9 ().-]{5,17}\Z")
+addresses = st.emails() | st.builds(
+    "{}@{}".format, st.text(st.characters(), min_size=1, max_size=8), st.just("Example.CO.ID")
+)
+# Where a name holds half a character pydantic gives up; we name every fault all the same.
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+# Addresses nearly as people have them.
+endings = "(xn--|a)?[A-Za-z0-9-]{1,5}|local|test|localhost|INVALID|onion|arpa|[0-9.]{1,7}"
+plain = (
+    st.from_regex(rf"\A[A-Za-z0-9._+@-]{{1,12}}@([A-Za-z0-9_-]{{1,9}}\.){{0,3}}({endings})\Z")
+    | st.from_regex(r"\A[A-Za-z\" .]{0,9} ?<[A-Za-z.]{1,5}@[a-z]{1,5}\.id>?\Z")
+) | st.builds("{}@{}.id".format, st.text("ab.", min_size=60, max_size=67), st.text("ab-."))
+
+
+def reading(values: object) -> Submission | None:
+    """None when refused; fails when it is refused without a word, or in any other way."""
+    try:
+        return submission.read(values)
+    except Faulty as faulty:
+        for locale in ("id", "en"):
+            details = faulty.details(locale)
+            assert details
+            assert all(messages and all(messages) for messages in details.values())
+            json.dumps(details).encode()
+        return None
+
+
+def is_tidy(text: str, *, lines: bool) -> bool:
+    kept = "\n\t" if lines else ""
+    controls = [c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in kept]
+    return not controls and unicodedata.is_normalized("NFC", text) and text == text.strip()
+
+
+@given(field=st.sampled_from(FIELDS), value=json_values)
+@many
+def test_any_json_value_in_any_field_is_read_or_refused_by_name(field: str, value: object) -> None:
+    read = reading({**LEAD, field: value})
+    if read is not None:
+        kept = getattr(read, field)
+        assert not isinstance(kept, str) or is_tidy(kept, lines=field in LINES), ascii(kept)
+
+
+@given(value=json_values)
+@few
+def test_any_json_value_as_the_whole_body_is_refused(value: object) -> None:
+    assert reading(value) is None
+
+
+@given(name=texts, value=json_values)
+@few
+def test_a_field_we_do_not_know_is_named_and_nothing_else_is(name: str, value: object) -> None:
+    if name not in FIELDS:
+        with pytest.raises(Faulty) as refused:
+            submission.read({**LEAD, name: value})
+        assert len(refused.value.details("en")) == 1
+
+
+def contracted(values: dict[str, Any]) -> tuple[object, object]:
+    """What the contract makes of a body: what is kept, or the faults."""
+    try:
+        kept = contract.Submission.model_validate(values)
+    except ValidationError as fault:
+        return None, contract.kinds(fault)
+    return kept.model_dump(), kept.model_dump_json(exclude_none=True)
+
+
+def ours(values: dict[str, Any]) -> tuple[object, object]:
+    try:
+        kept = submission.read(values)
+    except Faulty as faulty:
+        return None, faulty.kinds
+    return kept.model_dump(), kept.model_dump_json(exclude_none=True)
+
+
+def agrees(values: dict[str, Any]) -> bool:
+    """In what is kept, in order and to the byte, and in every fault."""
+    theirs, mine = contracted(values), ours(values)
+    assert mine == theirs
+    assert list(mine[0] or mine[1]) == list(theirs[0] or theirs[1])  # type: ignore[call-overload]
+    return True
+
+
+@given(given=st.dictionaries(st.sampled_from(FIELDS) | names, json_values, max_size=4))
+@many
+def test_any_body_is_read_as_the_contract_says(given: dict[str, Any]) -> None:
+    assert agrees({**LEAD, **given})
+    assert agrees(given)
+
+
+@given(field=st.sampled_from(TEXTS), text=awkward | links | numbers | addresses | plain)
+@many
+def test_any_text_is_read_as_the_contract_says(field: str, text: str) -> None:
+    assert agrees({**LEAD, field: text})
+
+
+@given(number=numbers | st.from_regex(r"\A(0|62|\+62|8)[0-9]{5,16}\Z"))
+@many
+def test_any_number_is_read_as_the_contract_says(number: str) -> None:
+    """Most are not looked up in the library."""
+    assert agrees({**LEAD, "phone_whatsapp": number})
+
+
+@given(address=addresses | plain)
+@many
+def test_any_address_is_read_as_the_contract_says(address: str) -> None:
+    """Most are not looked at by the library."""
+    assert agrees({**LEAD, "email": address})
+
+
+@pytest.mark.parametrize(
+    "length", [*range(78, 84), *range(198, 203), *range(253, 258), *range(1999, 2002), 2048, 2049]
+)
+def test_every_length_is_counted_as_the_contract_says(length: int) -> None:
+    for field in TEXTS:
+        for text in ("a" * length, "é" * length, f"{'a' * 60}@{'b' * (length - 64)}.id"):
+            assert agrees({**LEAD, field: text})
+
+
+@given(field=st.sampled_from(TEXTS), text=awkward)
+@example("business_name", "Salon e\u202a\u0301")
+@example("message", "e\x07\u0301")
+@example("city", "\u0085 Medan \x1c")
+@many
+def test_accepted_text_is_tidy_and_reading_it_again_changes_nothing(field: str, text: str) -> None:
+    read = reading({**LEAD, field: text})
+    if read is not None:
+        kept = getattr(read, field)
+        assert kept is None or is_tidy(kept, lines=field in LINES), ascii(kept)
+        assert submission.read(read.model_dump()) == read
+
+
+@given(link=links)
+@example("https://alfa.example/?utm_source=" + "é" * 500)
+@example("//")
+@example("?name=Ayu")
+@many
+def test_a_link_is_tidied_once_and_keeps_no_word_that_may_name_a_person(link: str) -> None:
+    read = reading({**LEAD, "page_url_current": link})
+    if read is not None:
+        assert submission.read(read.model_dump()) == read
+        query = (read.page_url_current or "").partition("?")[2]
+        assert all(
+            part.startswith(("utm_", "gclid", "fbclid")) for part in query.split("&") if part
+        )
+        assert "#" not in (read.page_url_current or "")
+
+
+@given(number=numbers)
+@example("+62 00812 3456 789")
+@many
+def test_an_accepted_number_is_e164_and_stays_itself(number: str) -> None:
+    read = reading({**LEAD, "phone_whatsapp": number})
+    if read is not None:
+        digits = read.phone_whatsapp.removeprefix("+")
+        assert read.phone_whatsapp == f"+{digits}"
+        assert digits.isascii()
+        assert digits.isdigit()
+        assert 10 <= len(digits) <= 15
+        assert not digits.startswith("0")
+        assert submission.read(read.model_dump()) == read
+
+
+@given(address=addresses)
+@many
+def test_an_accepted_address_is_lower_case_and_stays_itself(address: str) -> None:
+    read = reading({**LEAD, "email": address})
+    if read is not None and read.email is not None:
+        assert read.email == read.email.lower()
+        assert submission.read(read.model_dump()) == read
+
+
+def test_ordinary_mobile_numbers_are_read_as_the_library_reads_them() -> None:
+    """Each of them spares a first lead the library's loading."""
+    for prefix in range(80, 100):
+        for digit in "0159":
+            for length in range(8, 14):
+                number = f"{prefix}{digit}4567890123"[:length]
+                for form in ("0{}", "{}", "62{}", "+62{}", "+62 0{}", "620{}", " 0{}", " 62{}",
+                             " {}", "(0{})", "+62-{}", "0.{}"):  # fmt: skip
+                    typed = form.format(number)
+                    try:
+                        whole: object = phone.normalize(typed, lost_plus=typed[0] == " ")
+                    except Fault as fault:
+                        whole = fault.kind
+                    try:
+                        quick: object = validators.phone(typed)
+                    except Fault as fault:
+                        quick = fault.kind
+                    assert quick == whole, typed
+
+
+def test_an_ordinary_mobile_number_does_not_load_the_library() -> None:
+    code = """
+import sys
+from lib import fields
+for typed in ("0812-3456-7890", "+62 812 3456 7890", "6281234567890", "81234567890",
+              " 0812.3456.7890 ", "+62 (0)811 123 456", "0859 1234 5678 9"):
+    assert fields.phone(typed).startswith("+628")
+assert "phonenumbers" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+WRITTEN = (
+    phonenumbers.PhoneNumberFormat.E164,
+    phonenumbers.PhoneNumberFormat.INTERNATIONAL,
+    phonenumbers.PhoneNumberFormat.RFC3966,
+)
+
+
+@pytest.mark.parametrize("region", sorted(phonenumbers.SUPPORTED_REGIONS))
+def test_a_number_of_any_country_is_stored_as_the_library_has_it(region: str) -> None:
+    """In every form it is usually written, and with a trunk zero where the country has one."""
+    prefix = phonenumbers.ndd_prefix_for_region(region, True)
+    for kind in (phonenumbers.PhoneNumberType.MOBILE, phonenumbers.PhoneNumberType.FIXED_LINE):
+        number = phonenumbers.example_number_for_type(region, kind)
+        if number is None:
+            continue
+        stored = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+        if not 10 <= len(stored) - 1 <= 15:
+            continue
+        national = phonenumbers.national_significant_number(number)
+        code = number.country_code
+        forms = [phonenumbers.format_number(number, each) for each in WRITTEN]
+        forms += [f"00 {code} {national}", f"https://wa.me/{code}{national}"]
+        if prefix == "0":
+            forms += [f"+{code} (0){national}", f"+{code} 0{national}", f"00 {code} 0{national}"]
+        for typed in forms:
+            assert validators.phone(typed) == stored, typed
+
+
+@given(text=st.text(st.characters(), max_size=30) | numbers)
+@many
+def test_whatever_is_typed_the_number_kept_can_be_read_again(text: str) -> None:
+    try:
+        read = validators.phones(text)
+    except Fault:
+        return
+    for number in read:
+        assert validators.phone(number) == number == validators.same_number(number)
+
+
+def test_an_erasure_takes_only_a_number_that_can_be_read_in_one_way() -> None:
+    for typed in ("81234567890", "622 7552123", "001 65 9234 5678", " 819012345699"):
+        assert submission.read_person({"phone": typed}).phone
+        with pytest.raises(Faulty) as refused:
+            submission.read_person({"phone": typed}, certain=True)
+        for locale in ("id", "en"):
+            (words,) = refused.value.details(locale)["phone"]
+            assert words.count("+") >= 3, words
+    for typed in ("0812 3456 7890", "62 21 5551234", "0062 812 3456 7890", "+819012345699",
+                  "062 812 3456 7890", "008 62 812 3456 7890", " 6281234567890"):  # fmt: skip
+        assert submission.read_person({"phone": typed}, certain=True).phone
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("0812-3456-789O", "letters"),
+        ("021 5551234 ext 5", "extension"),
+        ("021 5551234/35", "one number"),
+        ("12", "+62 812"),
+    ],
+)
+def test_a_refused_number_is_told_what_to_type(typed: str, words: str) -> None:
+    with pytest.raises(Faulty) as refused:
+        submission.read({**LEAD, "phone_whatsapp": typed})
+    (english,) = refused.value.details("en")["phone_whatsapp"]
+    (indonesian,) = refused.value.details("id")["phone_whatsapp"]
+    assert words in english
+    assert "Contoh: 0812 3456 7890" in indonesian
+
+
+@pytest.mark.parametrize(
+    ("typed", "stored"),
+    [
+        (6, 6),
+        (3.0, 3),
+        (1e4, 10_000),
+        ("6", 6),
+        ("0010", 10),
+        (1, 1),
+        (10_000, 10_000),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_chairs_are_a_number_or_its_digits(typed: object, stored: int | None) -> None:
+    assert submission.read({**LEAD, "chair_count": typed}).chair_count == stored
+
+
+def test_a_length_is_counted_in_characters_after_tidying() -> None:
+    longest: dict[str, Any] = {
+        "business_name": " " + "e\u0301" * 255 + " ",
+        "city": "\U0001f487" * 80,
+    }
+    read = submission.read({**LEAD, **longest})
+    assert (len(read.business_name), len(read.city)) == (255, 80)
+    with pytest.raises(Faulty):
+        submission.read({**LEAD, "business_name": "\u202a\u202aA\u202c"})
+
+
+def test_a_ticked_box_of_a_form_is_consent_and_any_other_value_is_not() -> None:
+    form = {**{name: str(value) for name, value in LEAD.items()}}
+    for ticked in ("on", "true", "1", "ON", " True "):
+        assert submission.read(submission.from_form({**form, "consent": ticked})).consent is True
+    for other in ("", "off", "0", "false", "yes"):
+        with pytest.raises(Faulty) as refused:
+            submission.read(submission.from_form({**form, "consent": other}))
+        assert list(refused.value.details("en")) == ["consent"]

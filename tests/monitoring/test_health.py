@@ -1,0 +1,254 @@
+"""GET, HEAD /api/health: the process answers, whatever else does not; asked deeply, it looks."""
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import DictRow
+
+from dev.edge.runtime import Function
+from dev.faults.fault_proxy import FaultProxy
+from dev.platform.local_platform import Platform
+from tests.conftest import LEAD, eventually
+
+type Rows = psycopg.Connection[DictRow]
+
+NO_DATABASE = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa"}
+NO_REDIS = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
+SERVICES = {
+    "database",
+    "outbox",
+    "products",
+    "redis",
+    "encryption_key",
+    "mail",
+    "slack",
+    "sentry",
+}
+RECOVERY = {"backup", "restore_drill"}
+
+
+def test_health_answers_ok_with_its_first_bytes_fixed(platform: Platform) -> None:
+    answer = httpx.get(f"{platform.url}/api/health")
+    assert answer.status_code == 200
+    assert answer.text.startswith('{"status":"ok"')
+    at = datetime.fromisoformat(answer.json()["timestamp"])
+    assert datetime.now(UTC) - at < timedelta(minutes=1)
+
+
+def test_head_is_answered_like_get_without_a_body(platform: Platform) -> None:
+    answer = httpx.head(f"{platform.url}/api/health")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["Content-Type"].startswith("application/json")
+
+
+def test_health_json_tells_pass_and_the_release(platform: Platform) -> None:
+    answer = httpx.get(f"{platform.url}/api/health", headers={"Accept": "application/health+json"})
+    assert answer.headers["Content-Type"] == "application/health+json"
+    assert answer.json()["status"] == "pass"
+    assert "releaseId" in answer.json()
+    assert answer.json()["serviceId"] == platform.environment["VERCEL_DEPLOYMENT_ID"]
+
+
+def test_health_answers_with_no_configuration_at_all(platform: Platform) -> None:
+    nothing = dict.fromkeys(platform.environment)
+    with platform.function("api/health.py", **nothing) as health:
+        assert httpx.get(f"{health.url}/api/health").json()["status"] == "ok"
+
+
+def test_other_methods_are_refused(platform: Platform) -> None:
+    answer = httpx.post(f"{platform.url}/api/health")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
+    assert json.loads(answer.text)["error"] == "method_not_allowed"
+
+
+# ------------------------------------------------------------------ asked deeply
+
+
+def deep(platform: Platform, at: Platform | Function, token: str | None = None) -> httpx.Response:
+    token = platform.environment["HEALTH_CHECK_TOKEN"] if token is None else token
+    headers = {"Authorization": f"Bearer {token}"}
+    return httpx.get(f"{at.url}/api/health?deep=true", headers=headers, timeout=10)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[int]:
+    """A port that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+def test_without_a_configured_token_a_deep_look_is_forbidden(platform: Platform) -> None:
+    with platform.function("api/health.py", HEALTH_CHECK_TOKEN=None) as health:
+        for token in ("None", "x" * 32):
+            answer = deep(platform, health, token)
+            assert (answer.status_code, answer.json()["error"]) == (403, "forbidden")
+        assert httpx.get(f"{health.url}/api/health").status_code == 200
+
+
+def test_a_token_too_short_to_be_one_counts_as_none(platform: Platform) -> None:
+    with platform.function("api/health.py", HEALTH_CHECK_TOKEN="short") as health:
+        assert deep(platform, health, "short").status_code == 403
+
+
+@pytest.mark.parametrize("given", ["", "Bearer", "Bearer wrong", "Basic eA==", "{token}"])
+def test_a_wrong_token_is_told_nothing(platform: Platform, given: str) -> None:
+    given = given.format(token=platform.environment["HEALTH_CHECK_TOKEN"])
+    headers = {"Authorization": given}
+    answer = httpx.get(f"{platform.url}/api/health?deep=true", headers=headers)
+    assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert "services" not in answer.json()
+
+
+def test_asked_for_anything_but_true_health_stays_shallow(platform: Platform) -> None:
+    for query in ("deep=false", "deep=", "deep=0", "deep=no", "deep", "deeper=true"):
+        assert httpx.get(f"{platform.url}/api/health?{query}").json()["status"] == "ok"
+
+
+@pytest.mark.parametrize("spelled", ["true", "1", "TRUE", "True", "%201"])
+def test_deep_is_true_however_it_is_spelled(
+    platform: Platform, database: Rows, spelled: str
+) -> None:
+    address = f"{platform.url}/api/health?deep={spelled}"
+    assert httpx.get(address).status_code == 401
+    token = platform.environment["HEALTH_CHECK_TOKEN"]
+    answer = httpx.get(address, headers={"Authorization": f"Bearer {token}"}, timeout=10)
+    assert answer.json()["services"]["database"] == "connected"
+
+
+def test_a_healthy_platform_says_so_of_every_service(platform: Platform, database: Rows) -> None:
+    deep(platform, platform)  # warm
+    answer = deep(platform, platform)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["status"], body["version"]) == (
+        "healthy",
+        platform.environment["VERCEL_GIT_COMMIT_SHA"],
+    )
+    services = body["services"]
+    assert set(services) == SERVICES | RECOVERY | {f"{name}_ms" for name in SERVICES}
+    assert {services[name] for name in SERVICES} == {
+        "connected",
+        "configured",
+        "ready",
+    }
+    for name in SERVICES:
+        assert 0 <= services[f"{name}_ms"] < 1000
+    assert datetime.fromisoformat(body["timestamp"]).tzinfo is not None
+    assert body["ledger"]["missing"] == body["ledger"]["untold"] == []
+
+
+def test_the_first_look_of_a_cold_instance_counts_no_loading_as_silence(
+    platform: Platform, database: Rows
+) -> None:
+    with platform.function("api/health.py") as health:
+        answer = deep(platform, health)
+    assert (answer.status_code, answer.json()["status"]) == (200, "healthy")
+    for name in SERVICES:
+        assert answer.json()["services"][f"{name}_ms"] < 400, answer.json()
+
+
+def test_the_ledgers_figures_are_in_it_and_a_difference_degrades(
+    platform: Platform, database: Rows
+) -> None:
+    platform.resend.switch(mode="fail", status=500)
+    lead = httpx.post(f"{platform.url}/api/leads", json=LEAD).json()
+    failed = "select 1 from outbox having count(*) = 2 and count(last_error) = 2"
+    eventually(lambda: database.execute(failed).fetchone())
+    database.execute("update leads set created_at = created_at - interval '10 min'")
+    answer = deep(platform, platform)
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    book = answer.json()["ledger"]
+    assert (book["stored"], book["told"], book["untold"]) == (1, 0, [lead["id"]])
+
+
+def test_without_redis_it_is_degraded(platform: Platform, database: Rows) -> None:
+    with platform.function("api/health.py", **NO_REDIS) as health:
+        answer = deep(platform, health)
+        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+        assert answer.json()["services"]["redis"] == "disconnected"
+        assert answer.json()["services"]["database"] == "connected"
+        assert answer.json()["ledger"] is None
+
+
+def test_a_silent_redis_costs_a_second_and_degrades(platform: Platform, database: Rows) -> None:
+    with platform.function("api/health.py") as health:
+        deep(platform, health)  # warm
+        platform.upstash.switch(mode="stall")
+        answer = deep(platform, health)
+        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+        assert answer.json()["services"]["redis"] in ("silent", "disconnected")
+        assert answer.elapsed.total_seconds() < 2
+
+
+def test_without_a_database_it_is_unhealthy(platform: Platform, database: Rows) -> None:
+    with platform.function("api/health.py", **NO_DATABASE) as health:
+        answer = deep(platform, health)
+        assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+        assert answer.json()["services"]["database"] == "disconnected"
+        assert answer.json()["services"]["redis"] == "connected"
+        assert "127.0.0.1" not in answer.text, "no configuration reaches a caller"
+
+
+def test_a_silent_database_is_unhealthy_within_two_seconds(
+    platform: Platform, database: Rows
+) -> None:
+    with silence() as port:
+        url = f"postgresql://nobody@127.0.0.1:{port}/alfa"
+        with platform.function("api/health.py", DATABASE_URL=url) as health:
+            first, second = (deep(platform, health) for _ in range(2))
+    for answer in (first, second):
+        assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+    assert second.elapsed.total_seconds() < 2
+
+
+def test_a_database_that_is_back_is_seen_at_the_next_look(
+    platform: Platform, database: Rows
+) -> None:
+    port = urlsplit(platform.database_url).port or 5432
+    way = FaultProxy("127.0.0.1", port)
+    url = platform.database_url.replace(f":{port}/", f":{way.port}/")
+    with platform.function("api/health.py", DATABASE_URL=url) as health:
+        assert deep(platform, health).status_code == 200
+        way.switch(mode="refuse")
+        assert deep(platform, health).status_code == 503
+        way.ok()
+        assert deep(platform, health).json()["services"]["database"] == "connected"
+    way.close()
+
+
+def test_a_missing_variable_is_named_by_its_service(platform: Platform, database: Rows) -> None:
+    missing = {
+        "DATABASE_URL": "database",
+        "UPSTASH_REDIS_REST_TOKEN": "redis",
+        "LEADS_ENCRYPTION_KEY": "encryption_key",
+        "RESEND_API_KEY": "mail",
+    }
+    with platform.function("api/health.py", **dict.fromkeys(missing)) as health:
+        answer = deep(platform, health)
+    assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+    for variable, service in missing.items():
+        assert answer.json()["services"][service] == f"unconfigured: {variable} is not set"
+
+
+@pytest.mark.parametrize("missing", ["LEADS_ENCRYPTION_KEY", "RESEND_API_KEY"])
+def test_what_a_lead_can_be_stored_without_only_degrades(
+    platform: Platform, database: Rows, missing: str
+) -> None:
+    with platform.function("api/health.py", **{missing: None}) as health:
+        answer = deep(platform, health)
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+
+
+def test_a_deep_head_has_the_status_and_no_body(platform: Platform, database: Rows) -> None:
+    headers = {"Authorization": f"Bearer {platform.environment['HEALTH_CHECK_TOKEN']}"}
+    answer = httpx.head(f"{platform.url}/api/health?deep=true", headers=headers)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert httpx.head(f"{platform.url}/api/health?deep=true").status_code == 401

@@ -1,0 +1,321 @@
+"""A database that answers and would refuse: the watch and deep health know before any visitor.
+
+And so do the vendors' keys: what is missing or refused is said by whatever channel is left.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import DictRow
+
+from dev.platform.local_platform import Platform
+from dev.vendors.slack import Slack
+from lib.monitoring import deployments, monitor
+from lib.services import Services
+from lib.settings import Settings
+from tests.conftest import LEAD, delivered, eventually
+from tests.monitoring.test_health import deep
+from tests.monitoring.test_statement_check import OUTBOX, PRODUCTS, STORE
+
+type Rows = psycopg.Connection[DictRow]
+
+MINUTE = timedelta(minutes=1)
+# One of each kind.
+TOLD = ("column renamed", "insert revoked", "a column nobody fills", "a check",
+        "no policy on leads", "a trigger that raises", "a trigger that drops the row in silence",
+        "a read-only role", "a sequence without usage", "insert on outbox revoked")  # fmt: skip
+
+
+@pytest.fixture
+def services(platform: Platform, database: Rows) -> Iterator[Services]:
+    with closing(Services(Settings(platform.environment))) as made:
+        made.cache.ping()
+        yield made
+
+
+def with_(platform: Platform, **variables: str) -> Services:
+    return Services(Settings({**platform.environment, **variables}))
+
+
+def findings(report: monitor.Report) -> dict[str, str]:
+    return {one.rule: one.what for one in report.findings}
+
+
+def watched(platform: Platform, **variables: str) -> dict[str, Any]:
+    """What the address of the watch answers, with these variables."""
+    headers = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
+    with platform.function("api/cron/watch.py", **variables) as running:
+        url = f"{running.url}/api/cron/watch"
+        found: dict[str, Any] = httpx.get(url, headers=headers, timeout=60).json()
+        return found
+
+
+def end_sessions(database: Rows) -> None:
+    database.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'alfa_api_a'"
+    )
+
+
+def slack_texts(platform: Platform) -> list[str]:
+    return [json.dumps(one["fields"], ensure_ascii=False) for one in slack_messages(platform)]
+
+
+def slack_messages(platform: Platform) -> list[dict[str, Any]]:
+    vendor = cast("Slack", platform.slack.vendor)
+    return vendor.messages()
+
+
+@pytest.mark.parametrize("name", STORE)
+def test_deep_health_is_unhealthy_while_a_lead_would_be_refused_and_says_why(
+    platform: Platform, database: Rows, name: str
+) -> None:
+    fault = STORE[name]
+    database.execute(fault.broken.encode())
+    try:
+        answer = deep(platform, platform)
+    finally:
+        database.execute(fault.mended.encode())
+        if "role" in name:  # sessions that began meanwhile stay as they are
+            end_sessions(database)
+    assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+    said = answer.json()["services"]["database"]
+    assert said.startswith("would refuse a lead: ")
+    for part in fault.said:
+        assert part in said
+    answer = deep(platform, platform)
+    assert (answer.status_code, answer.json()["status"]) == (200, "healthy")
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_the_watch_tells_slack_before_any_visitor_and_that_it_is_mended(
+    platform: Platform, database: Rows, services: Services, name: str
+) -> None:
+    fault, now = STORE[name], datetime.now(UTC)
+    assert findings(monitor.run(services, None, now)) == {}
+    database.execute(fault.broken.encode())
+    try:
+        found = findings(monitor.run(services, None, now + MINUTE))
+    finally:
+        database.execute(fault.mended.encode())
+    assert set(found) == {"store_refused"}, found
+    for part in fault.said:
+        assert part in found["store_refused"]
+    [message] = slack_messages(platform)
+    text = message["fields"]["text"]
+    assert "SEV1" in text
+    assert "refuse" in text
+    said = json.dumps(message["fields"], ensure_ascii=False).replace('\\"', '"')
+    assert fault.said[0] in said
+    for tick in (2, 3, 4):
+        assert findings(monitor.run(services, None, now + tick * MINUTE)) == {}
+    [message, *_replies] = slack_messages(platform)
+    assert "RECOVERED" in message["fields"]["text"]
+
+
+@pytest.mark.parametrize("name", OUTBOX)
+def test_mails_that_would_not_be_sent_are_a_sev1_and_degrade(
+    platform: Platform, database: Rows, services: Services, name: str
+) -> None:
+    fault = OUTBOX[name]
+    database.execute(fault.broken.encode())
+    try:
+        facts, _ = monitor.look(services, None, datetime.now(UTC))
+        answer = deep(platform, platform)
+    finally:
+        database.execute(fault.mended.encode())
+    assert facts.store_fault is None
+    assert fault.said[0] in (facts.outbox_fault or "")
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    assert answer.json()["services"]["database"] == "connected"
+    assert answer.json()["services"]["outbox"].startswith("would send no mail: ")
+    assert deep(platform, platform).json()["services"]["outbox"] == "ready"
+
+
+@pytest.mark.parametrize("name", ["a column dropped", "select revoked", "no policy"])
+def test_a_catalogue_that_cannot_be_read_is_a_sev2_and_degrades(
+    platform: Platform, database: Rows, services: Services, name: str
+) -> None:
+    fault = PRODUCTS[name]
+    database.execute(fault.broken.encode())
+    try:
+        found = findings(monitor.run(services, None, datetime.now(UTC)))
+        answer = deep(platform, platform)
+    finally:
+        database.execute(fault.mended.encode())
+    assert set(found) == {"products_refused"}
+    assert fault.said[0] in found["products_refused"]
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    assert answer.json()["services"]["products"].startswith("would show no product: ")
+
+
+def test_a_table_the_watch_may_not_read_hides_nothing_else_and_refuses_no_lead(
+    platform: Platform, database: Rows, services: Services
+) -> None:
+    database.execute("revoke select on drills from alfa_app")
+    try:
+        found = findings(monitor.run(services, None, datetime.now(UTC)))
+    finally:
+        database.execute("grant select on drills to alfa_app")
+    assert set(found) == {"watch_blind"}
+    assert "permission denied for table drills" in found["watch_blind"]
+
+
+# ------------------------------------------------------------------ a new deployment
+
+
+@pytest.mark.parametrize("function", ["leads", "products"])
+def test_a_new_deployment_asks_once_after_its_first_answer_and_alerts(
+    platform: Platform, database: Rows, function: str
+) -> None:
+    fault = STORE["an optional field made required"]
+    database.execute(fault.broken.encode())
+    build = {"VERCEL_DEPLOYMENT_ID": f"dpl_new_{function}"}
+    asked = "select * from deployments where deployment = %s and fault is not null"
+    try:
+        with platform.function(f"api/{function}.py", **build) as running:
+            first_answer(running.url, function)
+            row = eventually(lambda: database.execute(asked, list(build.values())).fetchone())
+            [text] = eventually(lambda: slack_texts(platform))
+    finally:
+        database.execute(fault.mended.encode())
+    assert row is not None
+    assert "23502" in row["fault"]
+    assert "a new deployment found" in text
+
+
+def first_answer(url: str, function: str) -> None:
+    if function == "leads":
+        assert httpx.post(f"{url}/api/leads", json=LEAD, timeout=20).status_code == 200
+    else:
+        assert httpx.get(f"{url}/api/products", timeout=20).status_code == 200
+
+
+def test_of_all_instances_of_a_deployment_one_asks(database: Rows, services: Services) -> None:
+    build = deployments.Build("dpl_many", "0" * 40)
+    claims = []
+    now = datetime.now(UTC)
+    for _ in range(3):
+        deployments.ask_first(services, build, now)
+        asked = "select asked_at from deployments where deployment = 'dpl_many'"
+        claims.append(database.execute(asked).fetchone())
+        now += MINUTE
+    assert claims == [claims[0]] * 3
+
+
+# ------------------------------------------------------------------ keys of the vendors
+
+CHANNELS = {
+    "RESEND_API_KEY": ("mail", "refused: invalid_api_key"),
+    "SLACK_BOT_TOKEN": ("slack", "refused: invalid_auth"),
+}
+
+
+@pytest.mark.parametrize("variable", CHANNELS)
+def test_a_refused_key_is_named_by_deep_health(
+    platform: Platform, database: Rows, variable: str
+) -> None:
+    service, word = CHANNELS[variable]
+    with platform.function("api/health.py", **{variable: "wrong-" + "x" * 30}) as health:
+        answer = deep(platform, health)
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    assert answer.json()["services"][service] == word
+
+
+def test_what_is_not_configured_is_named_by_deep_health(platform: Platform, database: Rows) -> None:
+    missing = dict.fromkeys(
+        ("RESEND_API_KEY", "SLACK_BOT_TOKEN", "SLACK_WEBHOOK_URL", "SENTRY_DSN")
+    )
+    with platform.function("api/health.py", **missing) as health:
+        services = deep(platform, health).json()["services"]
+    assert services["mail"] == "unconfigured: RESEND_API_KEY is not set"
+    assert services["slack"].startswith("unconfigured: SLACK_BOT_TOKEN")
+    assert services["sentry"] == "unconfigured: SENTRY_DSN is not set"
+
+
+def test_a_key_that_may_send_and_nothing_else_is_a_good_one(
+    platform: Platform, database: Rows
+) -> None:
+    full = {"Authorization": f"Bearer {platform.environment['RESEND_API_KEY']}"}
+    made = httpx.post(
+        f"{platform.resend.url}/api-keys",
+        headers=full,
+        json={"name": "sending", "permission": "sending_access"},
+    ).json()
+    with platform.function("api/health.py", RESEND_API_KEY=made["token"]) as health:
+        assert deep(platform, health).json()["services"]["mail"] == "connected"
+
+
+@pytest.mark.parametrize("key", ["", "re_wrong_0123456789abcdef"])
+def test_mail_refused_for_want_of_a_key_is_a_sev1_at_once_and_told_in_slack(
+    platform: Platform, database: Rows, key: str
+) -> None:
+    with closing(with_(platform, RESEND_API_KEY=key)) as services:
+        report = monitor.run(services, None, datetime.now(UTC))
+    assert set(findings(report)) == {"mail_refused"}
+    assert ("RESEND_API_KEY is not set" if not key else "invalid_api_key") in report.faults[0]
+    [text] = slack_texts(platform)
+    assert "SEV1 Mail is refused" in text
+
+
+def test_a_refused_bot_is_told_by_sentry_and_by_mail_to_the_operators(
+    platform: Platform, database: Rows
+) -> None:
+    variables = {
+        "SLACK_BOT_TOKEN": "xoxb-wrong",
+        "SLACK_WEBHOOK_URL": "",
+        "ALERTS_MAIL_TO": "oncall@alfabeauty.co.id",
+    }
+    found, again = watched(platform, **variables), watched(platform, **variables)
+    for one in (found, again):
+        assert one["findings"] == ["slack_refused"]
+        assert one["faults"] == ["Slack refuses our bot: invalid_auth"]
+    [mail] = [one for one in delivered(platform) if one["to"] == ["oncall@alfabeauty.co.id"]]
+    assert mail["subject"] == "SEV1 Slack refuses our alerts"
+    assert "invalid_auth" in mail["text"]
+    assert slack_messages(platform) == []
+    assert "alarm: slack_refused" in json.dumps(platform.sentry.received())
+
+
+def test_slack_that_is_not_configured_is_told_by_sentry(platform: Platform, database: Rows) -> None:
+    found = watched(platform, SLACK_BOT_TOKEN="", SLACK_WEBHOOK_URL="")
+    assert found["findings"] == ["alerting_not_configured"]
+    assert found["faults"][0].startswith("SLACK_BOT_TOKEN")
+    assert "alarm: alerting_not_configured" in json.dumps(platform.sentry.received())
+
+
+def test_sentry_that_is_not_configured_is_told_by_slack(platform: Platform, database: Rows) -> None:
+    with closing(with_(platform, SENTRY_DSN="")) as services:
+        report = monitor.run(services, None, datetime.now(UTC))
+    assert findings(report) == {"alerting_not_configured": "SENTRY_DSN is not set"}
+
+
+# ------------------------------------------------------------------ the canary
+
+
+def test_a_canary_sent_during_an_outage_leaves_nothing_once_it_is_drained(
+    platform: Platform, database: Rows, services: Services
+) -> None:
+    fault, now = STORE["column renamed"], datetime.now(UTC)
+    database.execute(fault.broken.encode())
+    try:
+        monitor.run(services, None, now)
+    finally:
+        database.execute(fault.mended.encode())
+    platform.cron("deliver")
+    assert database.execute("select count(*) as n from leads").fetchone() == {"n": 0}
+
+
+def test_a_canary_drained_behind_the_watch_is_taken_away_by_the_next(
+    platform: Platform, database: Rows, services: Services
+) -> None:
+    httpx.post(f"{platform.url}/api/leads", json=LEAD)
+    database.execute("update leads set canary = true, created_at = now() - interval '11 minutes'")
+    monitor.run(services, None, datetime.now(UTC))
+    assert database.execute("select count(*) as n from leads").fetchone() == {"n": 0}
+    assert database.execute("select count(*) as n from erasure_remains").fetchone() == {"n": 0}

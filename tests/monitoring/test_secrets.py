@@ -1,0 +1,202 @@
+"""How keys in use are known: by fingerprints, from what deployments say; and how old they are."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import DictRow
+
+from dev.platform.local_platform import Platform
+from lib import settings
+from lib.monitoring import secrets
+from lib.services import Services
+from lib.settings import Settings
+from ops import cli
+from ops.keys import commands
+from ops.keys.key_file import KeyFile
+from tests.conftest import eventually
+from tests.ops.test_rotation import QUICK, see
+
+type Rows = psycopg.Connection[DictRow]
+type Printed = pytest.CaptureFixture[str]
+
+NOW = datetime(2026, 11, 24, 7, 0, tzinfo=UTC)
+PEPPER = "a pepper for these tests alone"
+
+
+@pytest.fixture
+def services(platform: Platform, database: Rows) -> Iterator[Services]:
+    with contextlib.closing(Services(Settings(platform.environment))) as made:
+        yield made
+
+
+# ------------------------------------------------------------------ the inventory
+
+
+def test_every_secret_variable_has_a_row() -> None:
+    previous = {key.previous for key in secrets.KEYS if key.previous}
+    secret = {one.name for one in settings.every() if one.secret}
+    without = secret - set(secrets.BY_NAME) - previous
+    assert not without, (
+        f"monitoring/secrets.py: what is {', '.join(sorted(without))} for, and how old may it get?"
+    )
+
+
+def test_where_two_are_accepted_there_is_a_variable_for_the_one_being_retired() -> None:
+    known = {one.name for one in settings.every()}
+    for key in secrets.KEYS:
+        assert not key.previous or key.name not in known or key.previous in known
+
+
+def test_every_key_can_be_rotated_by_some_way() -> None:
+    assert all(
+        key.name in commands.KINDS or key.overlap in commands.BY_OVERLAP for key in secrets.KEYS
+    )
+    assert all(key.days > 0 and key.purpose and key.owner for key in secrets.KEYS)
+
+
+# ------------------------------------------------------------------ fingerprints
+
+
+def test_a_fingerprint_is_twelve_hex_digits_and_depends_on_the_pepper() -> None:
+    made = secrets.fingerprint(PEPPER, "a value")
+    assert re.fullmatch(r"[0-9a-f]{12}", made)
+    assert made != secrets.fingerprint("another", "a value")
+    assert made != secrets.fingerprint(PEPPER, "another")
+
+
+def test_each_key_of_a_list_and_the_one_being_retired_count() -> None:
+    seen = secrets.fingerprints(
+        PEPPER,
+        {
+            "LEADS_ENCRYPTION_KEY": "one, two",
+            "CRON_SECRET": "new",
+            "CRON_SECRET_PREVIOUS": "old",
+            "DATABASE_DIRECT_URL": "the owner's, which no deployment has",
+            "SITE_URL": "no secret",
+        },
+    )
+    values = {("LEADS_ENCRYPTION_KEY", "one"), ("LEADS_ENCRYPTION_KEY", "two"),
+              ("CRON_SECRET", "new"), ("CRON_SECRET", "old")}  # fmt: skip
+    assert seen == {(name, secrets.fingerprint(PEPPER, value)) for name, value in values}
+
+
+def test_settings_give_secrets_that_are_set_and_nothing_else() -> None:
+    given = {"CRON_SECRET": "abc", "SITE_URL": "https://x", "HEALTH_CHECK_TOKEN": " "}
+    assert Settings(given).secrets() == {"CRON_SECRET": "abc"}
+
+
+# ------------------------------------------------------------------ seen, and their ages
+
+
+def test_a_deployment_says_which_keys_it_uses_when_the_watch_runs(
+    platform: Platform, database: Rows
+) -> None:
+    see(platform)
+    eventually(lambda: database.execute("select 1 from deployments").fetchone())
+    row = database.execute("select * from deployments").fetchone()
+    assert row is not None
+    assert (row["deployment"], row["maintenance_mode"]) == ("dpl_local", "")
+    rows = database.execute("select name, fingerprint, deployment from key_sightings").fetchall()
+    pepper = platform.environment["KEY_FINGERPRINT_PEPPER"]
+    expected = secrets.fingerprint(pepper, platform.environment["DATABASE_URL"])
+    assert {"name": "DATABASE_URL", "fingerprint": expected, "deployment": "dpl_local"} in rows
+    text = json.dumps([rows, platform.logs()], default=str)
+    for name, value in Settings(platform.environment).secrets().items():
+        assert value not in text, name
+
+
+def test_a_build_in_maintenance_mode_says_so(platform: Platform, database: Rows) -> None:
+    with platform.function("api/cron/watch.py", MAINTENANCE_MODE="on") as watch:
+        bearer = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
+        assert httpx.get(f"{watch.url}/api/cron/watch", headers=bearer, timeout=30).is_success
+    eventually(
+        lambda: database.execute(
+            "select 1 from deployments where maintenance_mode = 'intake'"
+        ).fetchone()
+    )
+
+
+def test_seeing_again_keeps_the_first_time_and_moves_the_last(
+    services: Services, database: Rows
+) -> None:
+    run = services.database.run
+    for minutes in (5, 0, 10):
+        at = NOW + timedelta(minutes=minutes)
+        secrets.sight(run, {"CRON_SECRET": "x"}, PEPPER, "dpl_a", at)
+    (row,) = database.execute("select first_seen_at, last_seen_at from key_sightings").fetchall()
+    assert row["last_seen_at"] == NOW + timedelta(minutes=10)
+
+
+def test_a_key_is_overdue_when_it_is_older_than_its_row_says_and_still_used(
+    services: Services,
+) -> None:
+    run, cron = services.database.run, secrets.BY_NAME["CRON_SECRET"]
+    born = NOW - timedelta(days=cron.days)
+    secrets.sight(run, {"CRON_SECRET": "old"}, PEPPER, "dpl_a", born)
+    secrets.sight(run, {"CRON_SECRET": "old"}, PEPPER, "dpl_b", NOW)
+    assert secrets.overdue(run, NOW) == ()
+    assert secrets.overdue(run, NOW + timedelta(seconds=1)) == ("CRON_SECRET",)
+    # A new deployment has a new one, and nobody is heard of with the old: that is over.
+    secrets.sight(run, {"CRON_SECRET": "new"}, PEPPER, "dpl_c", NOW + timedelta(hours=2))
+    assert secrets.overdue(run, NOW + timedelta(hours=2)) == ()
+
+
+def test_without_a_pepper_nothing_is_kept(services: Services, database: Rows) -> None:
+    secrets.sight(services.database.run, {"CRON_SECRET": "x"}, "", "dpl_a", NOW)
+    assert database.execute("select 1 from key_sightings").fetchone() is None
+
+
+def test_the_table_of_ages_exits_one_when_a_key_is_overdue(
+    platform: Platform, services: Services, capsys: Printed
+) -> None:
+    pepper = platform.environment["KEY_FINGERPRINT_PEPPER"]
+    now = datetime.now(UTC)
+    secrets.sight(services.database.run, {"CRON_SECRET": "x" * 32}, pepper, "dpl_a", now)
+    assert cli.main(["keys"], platform.environment) == 0
+    told = capsys.readouterr().out
+    assert all(key.name in told for key in secrets.KEYS)
+    assert secrets.fingerprint(pepper, "x" * 32) in told
+    old = now - timedelta(days=400)
+    secrets.sight(services.database.run, {"RESEND_API_KEY": "y"}, pepper, "dpl_a", old)
+    secrets.sight(services.database.run, {"RESEND_API_KEY": "y"}, pepper, "dpl_a", now)
+    assert cli.main(["keys", "--json"], platform.environment) == 1
+    rows = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert rows["RESEND_API_KEY"]["verdict"] == "OVERDUE"
+    assert rows["CRON_SECRET"]["used_by"] == "dpl_a"
+
+
+# ------------------------------------------------------------------ the operator's file
+
+
+def test_the_operators_file_is_theirs_alone_and_other_lines_stay(tmp_path: Path) -> None:
+    file = tmp_path / "mine.env"
+    file.write_text("# ours\nSITE_URL=https://x\nCRON_SECRET=old\n")
+    held = KeyFile(file)
+    held.keep({"CRON_SECRET": "new", "CRON_SECRET__RETIRING": "old"})
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_text().splitlines()[:2] == ["# ours", "SITE_URL=https://x"]
+    assert held.read()["CRON_SECRET"] == "new"
+    held.keep({"CRON_SECRET__RETIRING": None})
+    assert set(held.read()) == {"SITE_URL", "CRON_SECRET"}
+
+
+def test_what_a_person_must_make_is_asked_for_and_taken_from_the_file(
+    platform: Platform, database: Rows, tmp_path: Path, capsys: Printed
+) -> None:
+    held, path = dict(platform.environment), tmp_path / "mine.env"
+    words = ["rotate", "SENTRY_DSN", "--keep", str(path), *QUICK]
+    assert cli.main(words, held) == 1
+    assert "SENTRY_DSN__NEW" in capsys.readouterr().err
+    assert database.execute("select step from key_rotations").fetchall() == [{"step": ""}]
+
+
+def test_a_key_of_operators_alone_is_not_rotated_here(platform: Platform, capsys: Printed) -> None:
+    assert cli.main(["rotate", "RESEND_ADMIN_KEY"], platform.environment) == 2
+    assert "operators' machines alone" in capsys.readouterr().err

@@ -1,0 +1,335 @@
+"""UptimeRobot's monitors brought to a file: what changes, what never does, what a bad line does."""
+
+import json
+import time
+import tomllib
+from collections.abc import Iterator
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from dev.platform.local_platform import Platform
+from dev.vendors.uptimerobot import CONTACTS, UptimeRobot
+from ops import cli
+from ops.incidents import monitor_plan, monitors
+from tests.products.catalogue_data import Database, seeded
+
+__all__ = ["seeded"]
+
+type Printed = pytest.CaptureFixture[str]
+
+NAMES = ["health", "form page", "products", "watch"]
+
+
+@pytest.fixture
+def robot(platform: Platform) -> Iterator[UptimeRobot]:
+    """The account, empty and without a rate limit."""
+    platform.uptimerobot.ok()
+    platform.uptimerobot.forget()
+    account = cast("UptimeRobot", platform.uptimerobot.vendor)
+    account.requests = 1000
+    yield account
+    platform.uptimerobot.ok()
+    platform.uptimerobot.forget()
+
+
+def run(platform: Platform, *words: str, **environ: str | None) -> int:
+    given = {**platform.environment, **environ}
+    set_ = {name: text for name, text in given.items() if text is not None}
+    return cli.main(["monitors", *words], set_)
+
+
+def named(platform: Platform, name: str) -> str:
+    return monitor_plan.mark(platform.url) + name
+
+
+def writes(platform: Platform) -> list[str]:
+    return [f"{each['method']} {each['path'].removeprefix('/v3')}"
+            for each in platform.uptimerobot.received() if each["method"] != "GET"]  # fmt: skip
+
+
+def held(robot: UptimeRobot, name: str) -> dict[str, Any]:
+    [monitor] = [each for each in robot.monitors.values() if each["friendlyName"].endswith(name)]
+    return monitor
+
+
+def test_a_plan_says_what_is_missing_and_changes_nothing(
+    platform: Platform, robot: UptimeRobot, capsys: Printed
+) -> None:
+    for words in (["plan"], ["apply", "--dry-run"]):
+        assert run(platform, *words) == 1
+        said = capsys.readouterr().out
+        for name in NAMES:
+            assert f"+ {named(platform, name)}: is not there" in said
+    assert robot.monitors == {}
+    assert writes(platform) == []
+
+
+def test_applying_twice_does_it_once(
+    platform: Platform, robot: UptimeRobot, capsys: Printed
+) -> None:
+    assert run(platform, "apply") == 0
+    assert [each["friendlyName"] for each in robot.monitors.values()] == [
+        named(platform, name) for name in NAMES
+    ]
+    first = writes(platform)
+    assert first == ["POST /monitors"] * len(NAMES)
+    assert run(platform, "apply") == 0
+    assert writes(platform) == first
+    capsys.readouterr()
+    assert run(platform, "plan") == 0
+    assert capsys.readouterr().out == "as declared\n"
+
+
+def test_a_new_monitor_searches_the_body_and_tells_everybody(
+    platform: Platform, robot: UptimeRobot
+) -> None:
+    run(platform, "apply")
+    health, watch = held(robot, "health"), held(robot, "watch")
+    assert health["url"] == f"{platform.url}/api/health"
+    assert (health["type"], health["httpMethodType"]) == ("KEYWORD", "GET")
+    assert (health["keywordType"], health["keywordCaseType"]) == ("ALERT_NOT_EXISTS", 0)
+    told = [each["alertContactId"] for each in health["assignedAlertContacts"]]
+    assert told == list(CONTACTS)
+    token = platform.environment["WATCH_TOKEN"]
+    assert watch["customHttpHeaders"] == {"Authorization": f"Bearer {token}"}
+    assert (watch["type"], watch["interval"]) == ("HTTP", 300)
+    assert health["customHttpHeaders"] is None, "the token goes to the watch alone"
+
+
+def test_the_site_answers_as_the_monitors_want_it(platform: Platform, seeded: Database) -> None:
+    """Every keyword is in what the running site says; health's outlives maintenance."""
+    for told in tomllib.loads(monitors.FILE.read_text("utf-8"))["monitor"]:
+        if "keyword" in told:
+            answer = httpx.get(platform.url + told["path"])
+            assert answer.status_code == 200
+            assert told["keyword"] in answer.text, told["name"]
+    [health] = [told for told in tomllib.loads(monitors.FILE.read_text("utf-8"))["monitor"]
+                if told["name"] == "health"]  # fmt: skip
+    for status in ("ok", "maintenance"):
+        assert json.dumps({"status": status}, separators=(",", ":")).startswith(health["keyword"])
+    assert health["keyword"] not in httpx.get(f"{platform.url}/api/health?deep=true").text
+
+
+def test_drift_is_shown_and_mended(platform: Platform, robot: UptimeRobot, capsys: Printed) -> None:
+    run(platform, "apply")
+    health, form = held(robot, "health"), held(robot, "form page")
+    health |= {"interval": 3600, "keywordValue": "ok", "assignedAlertContacts": []}
+    form["status"] = "PAUSED"
+    capsys.readouterr()
+    assert run(platform, "plan") == 1
+    said = capsys.readouterr().out
+    assert f"~ {named(platform, 'health')}: differs" in said
+    assert "interval: 3600 -> 300" in said
+    assert "assignedAlertContacts: 'nobody' -> 'everybody'" in said
+    assert f"> {named(platform, 'form page')}: is paused" in said
+    assert run(platform, "apply") == 0
+    assert held(robot, "health")["interval"] == 300
+    assert held(robot, "health")["assignedAlertContacts"]
+    assert held(robot, "form page")["status"] == "STARTED"
+    assert writes(platform)[4:] == [
+        f"PATCH /monitors/{health['id']}",
+        f"POST /monitors/{form['id']}/start",
+    ]
+
+
+def test_whom_a_monitor_tells_and_what_is_not_declared_stay_as_people_set_them(
+    platform: Platform, robot: UptimeRobot
+) -> None:
+    run(platform, "apply")
+    health = held(robot, "health")
+    health |= {
+        "interval": 60,
+        "assignedAlertContacts": [{"alertContactId": 9, "threshold": 5, "recurrence": 0}],
+        "customHttpHeaders": {"X-Theirs": "1"},
+    }
+    assert run(platform, "apply") == 0
+    health = held(robot, "health")
+    assert [each["alertContactId"] for each in health["assignedAlertContacts"]] == [9]
+    assert health["customHttpHeaders"] == {"X-Theirs": "1"}
+
+
+@pytest.mark.parametrize("words", [["apply"], ["apply", "--prune"]], ids=" ".join)
+def test_monitors_of_others_are_never_touched(
+    platform: Platform, robot: UptimeRobot, words: list[str]
+) -> None:
+    theirs = [
+        robot.add(friendlyName="health", url=f"{platform.url}/api/health"),
+        robot.add(friendlyName="[ops other.example] health", url="https://other.example"),
+        robot.add(friendlyName=f"x {named(platform, 'health')}"),
+        robot.add(status="PAUSED"),
+    ]
+    before = {number: dict(robot.monitors[number]) for number in theirs}
+    assert run(platform, *words) == 0
+    assert {number: robot.monitors[number] for number in theirs} == before
+    assert len(robot.monitors) == len(theirs) + len(NAMES)
+    assert not any(str(number) in line for number in theirs for line in writes(platform))
+
+
+def test_one_of_ours_that_the_file_leaves_out_goes_when_asked_only(
+    platform: Platform, robot: UptimeRobot, capsys: Printed
+) -> None:
+    old = robot.add(friendlyName=named(platform, "old"))
+    assert run(platform, "apply") == 0
+    assert old in robot.monitors
+    assert run(platform, "plan") == 1
+    assert "? " + named(platform, "old") in capsys.readouterr().out
+    assert run(platform, "apply", "--prune") == 0
+    assert old not in robot.monitors
+
+
+def test_two_of_the_same_name_become_one_again(platform: Platform, robot: UptimeRobot) -> None:
+    """As two runs at once may leave them."""
+    run(platform, "apply")
+    first = held(robot, "health")
+    second = robot.add(**{name: first[name] for name in ("friendlyName", "type", "url")})
+    assert run(platform, "apply") == 0
+    assert second not in robot.monitors
+    assert held(robot, "health")["id"] == first["id"]
+
+
+def test_more_monitors_than_a_page_holds_are_all_seen(
+    platform: Platform, robot: UptimeRobot
+) -> None:
+    for _ in range(205):
+        robot.add()
+    assert run(platform, "apply") == 0
+    assert run(platform, "apply") == 0
+    assert len(robot.monitors) == 205 + len(NAMES)
+
+
+def test_without_a_watch_token_that_monitor_is_left_out_and_left_alone(
+    platform: Platform, robot: UptimeRobot, capsys: Printed
+) -> None:
+    assert run(platform, "apply", WATCH_TOKEN=None) == 0
+    assert "left out: a monitor that needs WATCH_TOKEN" in capsys.readouterr().out
+    assert len(robot.monitors) == len(NAMES) - 1
+    run(platform, "apply")
+    assert run(platform, "apply", "--prune", WATCH_TOKEN=None) == 0
+    assert held(robot, "watch")
+
+
+def test_a_new_watch_token_is_carried_over_and_never_shown(
+    platform: Platform, robot: UptimeRobot, capsys: Printed
+) -> None:
+    run(platform, "apply")
+    fresh = "another-token-of-the-watch"
+    for words in (["plan"], ["plan", "--json"], ["apply", "--json"]):
+        assert run(platform, *words, WATCH_TOKEN=fresh) == (0 if words[0] == "apply" else 1)
+        said = "".join(capsys.readouterr())
+        assert "customHttpHeaders" in said
+        assert fresh not in said
+        assert platform.environment["WATCH_TOKEN"] not in said
+    assert held(robot, "watch")["customHttpHeaders"] == {"Authorization": f"Bearer {fresh}"}
+
+
+def test_a_token_in_a_refusal_is_not_shown_either(
+    platform: Platform, robot: UptimeRobot, capsys: Printed
+) -> None:
+    """The stand-in, like many a server, says what it did not like."""
+    assert run(platform, "apply", WATCH_TOKEN="sixteen\nor-more-of-it") == 1
+    said = "".join(capsys.readouterr())
+    assert "400" in said
+    assert "or-more-of-it" not in said
+
+
+# --- A bad line.
+
+
+def test_a_lost_reply_does_not_make_a_second_monitor(
+    platform: Platform, robot: UptimeRobot, capsys: Printed
+) -> None:
+    platform.uptimerobot.switch("lose_reply", match="form page", times=1)
+    assert run(platform, "apply") == 0
+    said = capsys.readouterr().out
+    assert f"+ {named(platform, 'form page')}: is not there: POST /monitors: cannot be reac" in said
+    assert said.endswith("as declared\n")
+    assert len(robot.monitors) == len(NAMES)
+    assert writes(platform) == ["POST /monitors"] * len(NAMES)
+
+
+def test_an_answer_is_not_believed_until_it_is_seen(
+    platform: Platform, robot: UptimeRobot, capsys: Printed
+) -> None:
+    robot.pretend = True
+    assert run(platform, "apply") == 1
+    said = capsys.readouterr().out
+    assert said.count(": done") == len(NAMES)
+    assert "still:" in said
+    robot.pretend = False
+    assert run(platform, "apply") == 0
+
+
+def test_too_many_requests_wait_as_long_as_they_are_told(
+    platform: Platform, robot: UptimeRobot
+) -> None:
+    robot.requests, robot.window_s = 3, 1.0
+    started = time.monotonic()
+    assert run(platform, "apply") == 0
+    assert time.monotonic() - started > 1
+    assert len(robot.monitors) == len(NAMES)
+    refused = [each for each in platform.uptimerobot.received() if each["outcome"] == "refused"]
+    assert refused, "the limit was met"
+
+
+def test_waiting_has_an_end(platform: Platform, robot: UptimeRobot, capsys: Printed) -> None:
+    platform.uptimerobot.switch("rate_limit", retry_after_s=40)
+    started = time.monotonic()
+    assert run(platform, "plan", "--wait", "5") == 1
+    assert time.monotonic() - started < 5
+    assert "too many requests; try again in 40 s" in capsys.readouterr().err
+
+
+def test_a_silent_api_is_given_up(
+    platform: Platform, robot: UptimeRobot, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ops.vendors.uptimerobot.TIMEOUT_S", 1
+    )  # the real one is ten seconds of waiting
+    platform.uptimerobot.switch("stall")
+    assert run(platform, "plan") == 1
+    assert "GET /monitors: no answer within" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"UPTIMEROBOT_API_KEY": "wrong"}, "401, Unauthorized"),
+        ({"UPTIMEROBOT_API_URL": "http://127.0.0.1:1/v3"}, "cannot be reached"),
+    ],
+)
+def test_a_fault_is_said_plainly(
+    platform: Platform, robot: UptimeRobot, capsys: Printed, environ: dict[str, str], words: str
+) -> None:
+    assert run(platform, "apply", **environ) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_an_outage_of_the_api_is_no_success(
+    platform: Platform, robot: UptimeRobot, capsys: Printed
+) -> None:
+    platform.uptimerobot.switch("fail", status=500, match="health")
+    assert run(platform, "apply") == 1
+    assert "500, Internal server error" in capsys.readouterr().out
+    platform.uptimerobot.ok()
+    assert run(platform, "apply") == 0
+
+
+def test_without_a_key_the_command_names_it(
+    platform: Platform, robot: UptimeRobot, capsys: Printed
+) -> None:
+    assert run(platform, "plan", UPTIMEROBOT_API_KEY=None) == 2
+    assert "UPTIMEROBOT_API_KEY" in capsys.readouterr().err
+
+
+def test_a_program_reads_the_same(platform: Platform, robot: UptimeRobot, capsys: Printed) -> None:
+    run(platform, "apply")
+    held(robot, "products")["timeout"] = 5
+    capsys.readouterr()
+    assert run(platform, "apply", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["left"] == []
+    [step] = told["steps"]
+    assert (step["action"], step["outcome"]) == ("change", "done")
+    assert step["differences"] == [{"field": "timeout", "held": 5, "wanted": 30}]

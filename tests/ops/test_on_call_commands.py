@@ -1,0 +1,171 @@
+"""Commands for whoever is on call: what each finds, does, says and exits with."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import DictRow
+
+from dev.platform.local_platform import Platform
+from lib.incidents import rules, store
+from lib.services import Services
+from lib.settings import Settings
+from ops import cli
+from tests.conftest import eventually
+
+type Rows = psycopg.Connection[DictRow]
+type Printed = pytest.CaptureFixture[str]
+
+pytestmark = pytest.mark.real_now
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def services(platform: Platform, database: Rows) -> Iterator[Services]:
+    made = Services(Settings(platform.environment))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def incident(services: Services) -> str:
+    """An open Sev1."""
+    seen = [rules.finding(rules.BY_NAME["database_down"], "Postgres does not answer", NOW)]
+    [made] = store.found(services.database.run, seen, NOW, "dpl", "watch")
+    return made.id
+
+
+def ops(platform: Platform, *arguments: str) -> int:
+    return cli.main(list(arguments), platform.environment)
+
+
+def printed(capsys: Printed, platform: Platform, *arguments: str) -> tuple[int, Any]:
+    capsys.readouterr()
+    status = ops(platform, *arguments, "--json")
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_the_list_exits_1_while_one_is_open(
+    platform: Platform, database: Rows, incident: str, capsys: Printed
+) -> None:
+    assert ops(platform, "incident", "list") == 1
+    assert incident in capsys.readouterr().out
+    database.execute("update incidents set state = 'resolve', resolved_at = now()")
+    status, found = printed(capsys, platform, "incident", "list")
+    assert (status, [one["id"] for one in found]) == (0, [incident])
+
+
+def test_acknowledging_is_seen_in_slack_and_done_once(
+    platform: Platform, incident: str, services: Services
+) -> None:
+    for _ in range(2):
+        assert ops(platform, "incident", "ack", "last", "--by", "Sri") == 0
+    [message] = platform.slack.vendor.messages()  # type: ignore[attr-defined]
+    assert "acknowledged by Sri" in json.dumps(message["fields"])
+    kinds = [line[2] for line in store.timeline(services.database.run, incident)]
+    assert kinds.count("acknowledged") == 1
+    assert "alerted" in kinds
+
+
+@pytest.mark.parametrize("which", ["last", "id", "number"])
+def test_an_incident_is_named_by_last_id_or_number(
+    platform: Platform, database: Rows, incident: str, which: str
+) -> None:
+    row = database.execute("select number from incidents").fetchone()
+    assert row is not None
+    name = {"last": "last", "id": incident, "number": str(row["number"])}[which]
+    assert ops(platform, "incident", "note", name, "looked", "at", "the", "pooler") == 0
+    found = database.execute("select note from incident_events where kind = 'note'").fetchall()
+    assert found == [{"note": "looked at the pooler"}]
+
+
+def test_an_incident_that_is_not_there_is_said_so(
+    platform: Platform, database: Rows, capsys: Printed
+) -> None:
+    assert ops(platform, "incident", "show", "INC-1") == 1
+    assert "there is no incident INC-1" in capsys.readouterr().err
+
+
+def test_a_broken_timeline_is_shown_as_one(
+    platform: Platform, database: Rows, incident: str, capsys: Printed
+) -> None:
+    assert ops(platform, "incident", "show", "last") == 0
+    assert "the timeline is whole" in capsys.readouterr().out
+    database.execute("alter table incident_events disable trigger chain")
+    database.execute("update incident_events set actor = 'nobody' where seq = 1")
+    database.execute("alter table incident_events enable trigger chain")
+    assert ops(platform, "incident", "show", "last") == 1
+    assert "BROKEN" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "action", ["only what", "what | who", "what | who | soon", "what || 2026-12-01"]
+)
+def test_an_action_without_owner_or_date_is_refused(
+    platform: Platform, incident: str, action: str
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        ops(platform, "incident", "rca", "last", "--cause", "x", "--action", action)
+    assert refused.value.code == 2
+
+
+def test_a_post_mortem_has_its_figures_in_json_too(
+    platform: Platform, incident: str, capsys: Printed
+) -> None:
+    status, found = printed(capsys, platform, "postmortem", "last")
+    assert status == 0
+    assert (found["incident_id"], found["leads_lost"]) == (incident, 0)
+    assert ops(platform, "postmortem", "last") == 0
+    text = capsys.readouterr().out
+    for part in ("## Impact", "## Root cause", "## Actions", "## Lessons", "## Timeline"):
+        assert part in text
+
+
+def test_the_alert_drill_goes_to_slack_and_is_written_down(
+    platform: Platform, database: Rows
+) -> None:
+    assert ops(platform, "alert-drill", "--dry-run") == 0
+    assert platform.slack.vendor.messages() == []  # type: ignore[attr-defined]
+    assert ops(platform, "alert-drill") == 0
+    platform.slack.switch("fail")
+    assert ops(platform, "alert-drill") == 1
+    rows = database.execute("select verdict from drills order by id").fetchall()
+    assert [row["verdict"] for row in rows] == ["PASS", "FAIL"]
+
+
+def test_measures_tell_one_deployment_from_another(
+    platform: Platform, services: Services, site: httpx.Client, capsys: Printed
+) -> None:
+    for _ in range(3):
+        site.get("/api/health")
+
+    def seen() -> bool:
+        """The watch has taken the counts over."""
+        platform.cron("watch")
+        _, found = printed(capsys, platform, "metrics")
+        rows = {(one["service"], one["deployment"]): one["n"] for one in found["services"]}
+        return bool(rows.get(("health", "dpl_local"), 0) >= 3)
+
+    eventually(seen, 15)
+    assert ops(platform, "metrics") == 0
+    assert "burn rate" in capsys.readouterr().out
+
+
+def test_a_watch_from_here_says_what_is_wrong_and_exits_1(
+    platform: Platform, database: Rows, capsys: Printed
+) -> None:
+    assert ops(platform, "watch", "--dry-run") == 0
+    database.execute(
+        "insert into backups (source, taken_at, status)"
+        " values ('own', now() - interval '30 hours', 'COMPLETED')"
+    )
+    assert ops(platform, "watch", "--dry-run") == 1
+    assert database.execute("select from incidents").fetchone() is None
+    status, found = printed(capsys, platform, "watch")
+    assert (status, [one["rule"] for one in found]) == (1, ["backup_old"])
+    assert database.execute("select area from incidents").fetchone() == {"area": "backup"}

@@ -1,0 +1,377 @@
+"""The desk's and the privacy commands: what each prints, does, refuses, and exits with."""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import DictRow
+
+from dev.platform.local_platform import Platform
+from lib.privacy import requests
+from lib.services import Services
+from lib.settings import Settings
+from ops import cli
+from tests.conftest import LEAD
+from tests.privacy import person_data
+from tests.privacy.person_data import OTHER, WHO, count, lead, put_everywhere, store
+
+type Rows = psycopg.Connection[DictRow]
+type Printed = pytest.CaptureFixture[str]
+
+NO_REDIS = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
+
+
+@pytest.fixture
+def services(platform: Platform, database: Rows) -> Iterator[Services]:
+    with closing(Services(Settings(platform.environment))) as made:
+        yield made
+
+
+def ops(platform: Platform, *arguments: str, **changed: str) -> int:
+    return cli.main(list(arguments), {**platform.environment, **changed})
+
+
+def told(printed: Printed) -> Any:
+    """What a command printed with --json."""
+    return json.loads(printed.readouterr().out)
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+
+# ------------------------------------------------------------------ the desk
+
+
+def test_the_list_shows_leads_newest_first_as_the_desks_clock_has_it(
+    platform: Platform, services: Services, capsys: Printed
+) -> None:
+    store(services, lead(datetime(2026, 11, 23, 20, 0, tzinfo=UTC)))
+    store(services, lead(datetime(2026, 11, 24, 1, 0, tzinfo=UTC), **OTHER, city="Binjai"))
+    assert ops(platform, "leads", "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["ref", "received", "(WIB)"]
+    assert "2026-11-24 08:00" in lines[1]
+    assert "2026-11-24 03:00" in lines[2]
+    assert "Barber Maju Jaya" in lines[2]
+    assert lines[2].endswith("0/2")
+    assert ops(platform, "leads", "list", "--city", "binjai", "--json") == 0
+    (only,) = told(capsys)
+    assert only["business_name"] == "Lain"
+    assert ops(platform, "leads", "list", "--type", "BRIDAL") == 1, "nothing to show"
+
+
+def test_a_list_that_is_cut_says_so(
+    platform: Platform, services: Services, capsys: Printed
+) -> None:
+    for number in range(3):
+        store(services, lead(message=f"{number}"))
+    assert ops(platform, "leads", "list", "--limit", "2") == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 3
+    assert "more than 2" in printed.err
+    assert ops(platform, "leads", "list", "--limit", "3") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "maju",
+        "ANDI",
+        "andi@example",
+        "0812-3456-7890",
+        "+62 812 3456",
+        "KERATIN",
+        "harga",
+        "0812–3456–7890",
+        "008 62 812 3456 7890",
+        "+62 62 812 3456 7890",
+        "wa.me/6281234567890",
+        "tel:+62-812-3456-7890",
+        "٠٨١٢٣٤٥٦٧٨٩٠",
+        "\u202a+62 812\u20113456\u20117890\u202c",
+    ],
+)
+def test_a_lead_is_found_by_any_of_its_words_and_by_its_number(
+    platform: Platform, services: Services, capsys: Printed, text: str
+) -> None:
+    store(services, lead())
+    store(services, lead(**OTHER, message="Lain", specialization=""))
+    assert ops(platform, "leads", "search", text, "--json") == 0
+    (found,) = told(capsys)
+    assert found["phone_whatsapp"] == WHO["phone"]
+
+
+@pytest.mark.parametrize("text", ["+44 (0)20 7946 0958", "+44 20 7946 0958", "0044 20 7946 0958"])
+def test_a_number_is_found_in_its_older_form_too(
+    platform: Platform, services: Services, database: Rows, capsys: Printed, text: str
+) -> None:
+    store(services, lead(phone_whatsapp="+44 20 7946 0958"))
+    store(services, lead(**OTHER))
+    store(services, lead(message="Lain"))
+    database.execute("update leads set phone_whatsapp = '+4402079460958' where message = 'Lain'")
+    assert ops(platform, "leads", "search", text, "--json") == 0
+    assert len(told(capsys)) == 2
+
+
+def test_a_search_may_be_typed_in_and_short_ones_are_refused(
+    platform: Platform, services: Services, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(services, lead())
+    typed(monkeypatch, "andi@example.com\n")
+    assert ops(platform, "leads", "search", "-") == 0
+    assert "Barber Maju" in capsys.readouterr().out
+    assert ops(platform, "leads", "search", "x") == 2
+    assert ops(platform, "leads", "search", "tidak ada") == 1
+    assert ops(platform, "leads", "search", "100%' or 1=1") == 1
+
+
+def test_a_lead_is_shown_whole_with_what_became_of_its_mails(
+    platform: Platform, services: Services, database: Rows, capsys: Printed
+) -> None:
+    made = lead()
+    store(services, made)
+    database.execute("update outbox set sent_at = now() where kind = 'sales'")
+    database.execute("update outbox set dead_at = now(), last_error = 'invalid_to'"
+                     " where kind = 'acknowledgement'")  # fmt: skip
+    for name in (made.ref, made.ref.lower(), str(made.id)):
+        assert ops(platform, "leads", "show", name) == 0
+        out = capsys.readouterr().out
+        assert "Andi Saputra" in out
+        assert "https://wa.me/6281234567890" in out
+        assert "sales: sent" in out
+        assert "acknowledgement: GIVEN UP (invalid_to)" in out
+    assert ops(platform, "leads", "show", made.ref, "--json") == 0
+    assert told(capsys)["message"] == LEAD["message"]
+    assert ops(platform, "leads", "show", "ALFA-22222") == 1
+    assert ops(platform, "leads", "show", "Andi") == 2
+
+
+# ------------------------------------------------------------------ a person's requests
+
+
+def test_a_person_is_shown_and_their_request_to_see_is_closed_by_hand(
+    platform: Platform,
+    services: Services,
+    database: Rows,
+    capsys: Printed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_everywhere(services, database)
+    typed(monkeypatch, "andi@example.com\n")
+    assert ops(platform, "subject", "register", "--kind", "access", "--email", "-", "--json") == 0
+    number = told(capsys)["receipt"]
+    assert ops(platform, "subject", "requests") == 0
+    assert number in capsys.readouterr().out
+    typed(monkeypatch, "andi@example.com\n0812 3456 7890\n")
+    assert ops(platform, "subject", "show", "--email", "-", "--phone", "-") == 0
+    printed = capsys.readouterr()
+    for place in ("leads: 1", "mails: 2", "spam: 1", "incident_notes: 1", "queue: 1",
+                  "set_aside: 1", "journal: 1"):  # fmt: skip
+        assert place in printed.out.splitlines()
+    assert f"`ops subject answered {number}`" in printed.err
+    assert "history" not in printed.err
+    assert ops(platform, "subject", "requests") == 0
+    assert number in capsys.readouterr().out, "showing changes nothing"
+    assert ops(platform, "subject", "answered", number) == 0
+    assert ops(platform, "subject", "answered", number) == 1
+    capsys.readouterr()
+    assert ops(platform, "subject", "requests", "--json") == 0
+    assert told(capsys) == []
+
+
+def test_with_redis_down_a_showing_is_not_whole_and_closes_nothing(
+    platform: Platform, services: Services, capsys: Printed
+) -> None:
+    store(services, lead())
+    assert ops(platform, "subject", "register", "--kind", "access", "--phone", WHO["phone"]) == 0
+    assert ops(platform, "subject", "show", "--phone", WHO["phone"], **NO_REDIS) == 1
+    assert "NOT SEARCHED, Redis is down: queue" in capsys.readouterr().err
+    assert len(requests.overdue(services.database.run, datetime.now(UTC),
+                                        within=timedelta(days=9))) == 1  # fmt: skip
+
+
+def test_a_person_is_erased_after_a_dry_run_by_instructions_to_the_end(
+    platform: Platform,
+    services: Services,
+    database: Rows,
+    capsys: Printed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = put_everywhere(services, database)
+    typed(monkeypatch, "0812-3456-7890\n")
+    assert ops(platform, "subject", "erase", "--phone", "-", "--dry-run", "--json") == 0
+    assert {line["place"]: line["count"] for line in told(capsys)["places"]}["leads"] == 1
+    assert count(database, "leads") == 1
+    typed(monkeypatch, "0812-3456-7890\nyes\n")
+    asked = "2026-11-23T09:00:00+07:00"
+    assert ops(platform, "subject", "erase", "--phone", "-", "--received-at", asked) == 0
+    printed = capsys.readouterr()
+    assert made.ref in printed.err
+    assert "A*** S***" in printed.err
+    assert "Medan" in printed.err
+    assert person_data.traces(printed.err) == []
+    out = printed.out
+    number = out.split()[0]
+    assert number.startswith("ERASE-20261123-")
+    assert f"sales_mailbox: {made.ref}" in out
+    assert "0812" not in out
+    assert count(database, "leads") == 0
+    assert ops(platform, "subject", "done", number, "sales_mailbox") == 0
+    assert ops(platform, "subject", "done", number, "sentry") == 0
+    assert ops(platform, "subject", "done", number, "sentry") == 1
+    capsys.readouterr()
+    assert ops(platform, "subject", "receipt", number, "--json") == 0
+    states = {line["place"]: line["state"] for line in told(capsys)["places"]}
+    assert (states["sales_mailbox"], states["sentry"]) == ("done", "done")
+    assert ops(platform, "subject", "receipt", "ERASE-20260101-00000000") == 1
+
+
+def test_an_address_on_the_command_line_is_warned_of(
+    platform: Platform, services: Services, capsys: Printed
+) -> None:
+    assert ops(platform, "subject", "erase", "--email", "a@example.com", "--dry-run") == 0
+    assert "history" in capsys.readouterr().err
+
+
+def test_nobody_is_erased_by_a_slip(
+    platform: Platform, services: Services, database: Rows, capsys: Printed
+) -> None:
+    store(services, lead())
+    assert ops(platform, "subject", "erase") == 2
+    assert ops(platform, "subject", "erase", "--email", "andi") == 2
+    assert ops(platform, "subject", "erase", "--email", WHO["email"], ERASURE_KEY="") == 2
+    assert "ERASURE_KEY" in capsys.readouterr().err
+    assert ops(platform, "subject", "register", "--email", WHO["email"], ERASURE_KEY="") == 2
+    assert count(database, "leads") == 1
+
+
+@pytest.mark.parametrize("answer", ["", "\n", "no\n", "y\n"])
+def test_nobody_is_erased_without_a_yes(
+    platform: Platform,
+    services: Services,
+    database: Rows,
+    capsys: Printed,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+) -> None:
+    store(services, lead())
+    typed(monkeypatch, f"+62 812 3456 7890\n{answer}")
+    assert ops(platform, "subject", "erase", "--phone", "-", "--json") == 1
+    printed = capsys.readouterr()
+    assert "nothing was erased" in printed.err
+    assert printed.out == ""
+    assert count(database, "leads") == 1
+
+
+@pytest.mark.parametrize("number", ["819012345699", " 819012345699"])
+def test_a_number_that_can_be_read_as_two_is_neither_erased_nor_registered(
+    platform: Platform, services: Services, database: Rows, capsys: Printed, number: str
+) -> None:
+    store(services, lead(phone_whatsapp="+62 819 0123 45699"))
+    for verb in ("erase", "register"):
+        assert ops(platform, "subject", verb, f"--phone={number}") == 2
+        words = capsys.readouterr().err
+        assert "+62819012345699" in words
+        assert "+819012345699" in words
+    assert ops(platform, "subject", "show", f"--phone={number}") == 0
+    assert "it may mean" in capsys.readouterr().err
+    assert count(database, "leads") == 1
+    assert count(database, "erasure_requests") == 0
+
+
+def test_showing_writes_nothing(
+    platform: Platform, services: Services, database: Rows, capsys: Printed
+) -> None:
+    put_everywhere(services, database)
+    assert ops(platform, "subject", "register", "--kind", "access", "--phone", WHO["phone"]) == 0
+
+    def written() -> list[Any]:
+        names = database.execute("select tablename as n from pg_tables where schemaname = 'public'")
+        return [
+            database.execute(
+                f"select t::text as t from {row['n']} as t order by 1".encode()
+            ).fetchall()
+            for row in names.fetchall()
+        ]
+
+    before = written()
+    assert ops(platform, "subject", "show", "--phone", WHO["phone"], "--json") == 0
+    assert ops(platform, "subject", "erase", "--phone", WHO["phone"], "--dry-run") == 0
+    assert written() == before
+
+
+def test_while_redis_is_down_the_receipt_says_what_waits(
+    platform: Platform, services: Services, capsys: Printed
+) -> None:
+    store(services, lead())
+    assert ops(platform, "subject", "erase", "--email", WHO["email"], "--yes", **NO_REDIS) == 1
+    assert "waiting" in capsys.readouterr().out
+
+
+def test_an_overdue_request_makes_the_list_fail(
+    platform: Platform, services: Services, capsys: Printed
+) -> None:
+    asked = (datetime.now(UTC) - timedelta(hours=73)).isoformat()
+    assert ops(platform, "subject", "register", "--email", "a@example.com",
+               "--received-at", asked) == 0  # fmt: skip
+    assert ops(platform, "subject", "requests") == 1
+    assert "OVERDUE" in capsys.readouterr().out
+
+
+def test_tombstones_kept_in_a_file_are_replayed(
+    platform: Platform, services: Services, database: Rows, capsys: Printed, tmp_path: Path
+) -> None:
+    made = lead()
+    store(services, made)
+    ops(platform, "subject", "erase", "--email", WHO["email"], "--yes")
+    capsys.readouterr()
+    assert ops(platform, "subject", "tombstones") == 0
+    file = tmp_path / "tombstones.jsonl"
+    file.write_text(kept := capsys.readouterr().out)
+    assert person_data.traces(kept) == []
+    database.execute("delete from erasure_tombstones")
+    services.cache.run("FLUSHALL")
+    store(services, made)  # as a restored backup has it
+    assert ops(platform, "subject", "replay", "--json") == 0
+    assert told(capsys)["leads"] == 0
+    assert ops(platform, "subject", "replay", str(file)) == 0
+    assert "1 leads" in capsys.readouterr().out
+    assert count(database, "leads") == 0
+    assert ops(platform, "subject", "replay", **NO_REDIS) == 1
+    assert ops(platform, "subject", "replay", ERASURE_KEY="") == 2
+
+
+# ------------------------------------------------------------------ retention
+
+
+def test_ages_are_shown_and_a_late_class_makes_them_fail(
+    platform: Platform, services: Services, database: Rows, capsys: Printed
+) -> None:
+    assert ops(platform, "retention", "ages") == 0
+    store(services, lead(datetime.now(UTC) - timedelta(days=92)))
+    capsys.readouterr()
+    assert ops(platform, "retention", "ages", "--json") == 1
+    assert [age["name"] for age in told(capsys) if age["late"]] == ["origins"]
+    assert ops(platform, "retention", "prune", "--dry-run", "--json") == 0
+    assert set(told(capsys)["would_end"]) == {"origins"}
+    assert ops(platform, "retention", "prune") == 0
+    assert "1 rows ended" in capsys.readouterr().out
+    assert ops(platform, "retention", "ages") == 0
+
+
+def test_the_columns_of_persons_are_listed_with_what_ends_them(
+    platform: Platform, services: Services, capsys: Printed
+) -> None:
+    assert ops(platform, "retention", "columns") == 0
+    out = capsys.readouterr().out
+    assert "ip_address" in out
+    assert "90 days" in out
+    assert "1095 days" in out

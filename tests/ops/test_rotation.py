@@ -1,0 +1,577 @@
+"""`ops rotate`: every key replaced under traffic, the old one shown to fail; killed, it goes on."""
+
+import contextlib
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+import redis
+from psycopg.rows import DictRow
+
+from dev.platform import migrations
+from dev.platform.local_platform import APP_GROUP, APP_ROLE, Platform
+from lib.encryption import Vault
+from lib.monitoring import secrets
+from lib.services import Services
+from lib.settings import Settings
+from ops import cli
+from ops.keys import commands, rotation
+from ops.keys.key_file import KeyFile
+from tests.conftest import LEAD, ROOT, delivered, eventually
+from tests.ops.test_rollback import answering
+
+type Rows = psycopg.Connection[DictRow]
+type Printed = pytest.CaptureFixture[str]
+
+ROTATED = (
+    "DATABASE_URL",
+    "UPSTASH_REDIS_REST_TOKEN",
+    "RESEND_API_KEY",
+    "SUPABASE_SECRET_KEY",
+    "SLACK_BOT_TOKEN",
+    "CRON_SECRET",
+    "LEADS_ADMIN_TOKEN",
+    "HEALTH_CHECK_TOKEN",
+    "CANARY_SECRET",
+    "RUM_DRAIN_SECRET",
+    "LEADS_ENCRYPTION_KEY",
+)
+QUICK = ("--yes", "--drain", "1", "--timeout", "40")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> KeyFile:
+    return KeyFile(tmp_path / "production.env")
+
+
+@pytest.fixture(autouse=True)
+def production(platform: Platform, database: Rows) -> Iterator[dict[str, str]]:
+    """What an operator holds before: the platform's own variables; afterwards all is as it was."""
+    held = dict(platform.environment)
+    yield held
+    platform.vercel_api.forget()
+    password = platform._keys["APP_PASSWORD"]
+    migrations.ensure_login(platform.admin_database_url, APP_ROLE, APP_GROUP, password)
+
+
+def old_id(platform: Platform, name: str) -> tuple[str, ...]:
+    """What a person looks up at Resend, the first time."""
+    if name != "RESEND_API_KEY":
+        return ()
+    bearer = {"Authorization": f"Bearer {platform.environment['RESEND_ADMIN_KEY']}"}
+    listed = httpx.get(f"{platform.resend.url}/api-keys", headers=bearer).json()["data"]
+    return ("--old-id", next(one["id"] for one in listed if one["name"] == "production"))
+
+
+def offer(platform: Platform, file: KeyFile, name: str) -> None:
+    """What a person does at Slack before: the other app is installed, its token in the file."""
+    if name == "SLACK_BOT_TOKEN":
+        platform.slack_api.tokens.add("xoxb-the-other-apps")
+        file.keep({"SLACK_BOT_TOKEN__NEW": "xoxb-the-other-apps"})
+
+
+def rotate(platform: Platform, held: dict[str, str], file: KeyFile, name: str, *words: str) -> int:
+    """With the variables an operator has: those of before, as no shell reads the file anew."""
+    arguments = ["rotate", name, "--keep", str(file._path), *QUICK, *words]
+    known = () if "--old-id" in words else old_id(platform, name)
+    return cli.main([*arguments, *known], held)
+
+
+class Traffic:
+    """Leads, products and deep health, one after the other, until it is left."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._url, self._end = platform.url, threading.Event()
+        self.accepted: list[str] = []
+        self.refused: list[str] = []
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(2)]
+
+    def __enter__(self) -> "Traffic":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, seed: int) -> None:
+        with httpx.Client(base_url=self._url, timeout=30) as client:
+            n = seed
+            while not self._end.is_set():
+                n += 2
+                headers = {"Idempotency-Key": f"traffic-{n}"}
+                body = {**LEAD, "message": f"traffic {n}", "email": ""}
+                self._note(client.post("/api/leads", json=body, headers=headers), (200, 202))
+                self._note(client.get("/api/products"), (200,))
+                self._note(client.get("/api/health"), (200,))
+
+    def _note(self, answer: httpx.Response, good: tuple[int, ...]) -> None:
+        if answer.status_code not in good:
+            self.refused.append(
+                f"{answer.request.url.path} {answer.status_code} {answer.text[:200]}"
+            )
+        elif answer.request.method == "POST":
+            self.accepted.append(answer.json()["id"])
+
+
+# ------------------------------------------------------------------ each, under traffic
+
+
+@pytest.mark.parametrize("name", ROTATED)
+def test_a_key_is_rotated_under_traffic_and_the_old_one_fails_afterwards(
+    platform: Platform, production: dict[str, str], database: Rows, file: KeyFile, name: str,
+    capsys: Printed,
+) -> None:  # fmt: skip
+    without_limits(platform)
+    offer(platform, file, name)
+    with Traffic(platform) as traffic:
+        assert rotate(platform, production, file, name) == 0, capsys.readouterr().err
+    told = capsys.readouterr()
+    assert traffic.refused == []
+    assert len(traffic.accepted) > 5
+    held = file.read()
+    assert held[name] != production[name]
+    assert f"{name}__RETIRING" not in held
+    row = database.execute("select * from key_rotations").fetchone()
+    assert row is not None
+    assert row["finished_at"] is not None
+    assert row["facts"]["probe"].startswith("refused")
+    assert outcome(name, production | held, file, production[name]) == "refused"
+    if name == "LEADS_ENCRYPTION_KEY":
+        assert platform.environment[name] == held[name].split(",")[0]
+    else:
+        assert outcome(name, production | held, file, held[name]) == "accepted"
+        assert platform.environment[name] == held[name]
+    secrets_of(held, production, name, told.out + told.err + json.dumps(row, default=str))
+    everything_is_stored(platform, traffic, database)
+
+
+def without_limits(platform: Platform) -> None:
+    """A deployment that takes any number of leads from one address."""
+    project = platform.vercel_api.project
+    for limit in ("LEADS_PER_MINUTE", "LEADS_PER_HOUR", "LEADS_CEILING_PER_MINUTE"):
+        project.keep({"key": limit, "value": "100000", "type": "plain"}, upsert=True)
+    made = project.push("busy")
+    eventually(lambda: answering(platform) == made.id)
+
+
+def outcome(name: str, environ: dict[str, str], file: KeyFile, value: str) -> str:
+    """What becomes of somebody who tries this value."""
+    key = secrets.BY_NAME[name]
+    kind = commands.KINDS.get(name) or commands.BY_OVERLAP[key.overlap]
+    with contextlib.closing(Services(Settings(environ))) as services:
+        return kind(key, services, environ[name], file).probe(value).outcome
+
+
+def secrets_of(held: dict[str, str], before: dict[str, str], name: str, shown: str) -> None:
+    """No value, new or old, on screen or in the record."""
+    for value in (*held[name].split(","), *before[name].split(",")):
+        assert value not in shown
+
+
+def everything_is_stored(platform: Platform, traffic: Traffic, database: Rows) -> None:
+    def all_there() -> bool:
+        platform.cron("deliver")
+        rows = database.execute("select id::text from leads").fetchall()
+        return {*traffic.accepted} <= {row["id"] for row in rows}
+
+    eventually(all_there, 20)
+
+
+# ------------------------------------------------------------------ killed, and run again
+
+
+class Killed(BaseException):
+    """What no `except Exception` holds up, as little as SIGKILL."""
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "RESEND_API_KEY", "LEADS_ENCRYPTION_KEY"])
+def test_killed_before_and_after_every_step_it_goes_on_where_it_was(
+    platform: Platform, production: dict[str, str], database: Rows, file: KeyFile, name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    deaths = 0
+    real = rotation.Rotation.run
+
+    def killing(self: rotation.Rotation) -> Any:
+        """Dies at the first word it says that nobody has heard before."""
+        say = self.say
+
+        def once(words: str) -> None:
+            nonlocal deaths
+            what = words.partition(":")[0]
+            say(words)
+            if what not in heard and what != "done":
+                heard.add(what)
+                deaths += 1
+                raise Killed
+
+        self.say = once
+        return real(self)
+
+    heard: set[str] = set()
+    monkeypatch.setattr(rotation.Rotation, "run", killing)
+    ended = None
+    known = old_id(platform, name)
+    while ended is None:
+        assert deaths < 40
+        with contextlib.suppress(Killed):
+            ended = rotate(platform, production, file, name, *known)
+    assert ended == 0
+    assert deaths >= 2 * 6
+    assert outcome(name, production, file, production[name]) == "refused"
+    rows = database.execute("select finished_at from key_rotations").fetchall()
+    assert len(rows) == 1
+    if name == "RESEND_API_KEY":
+        made = platform.resend.received()
+        assert sum(one["method"] == "POST" and one["path"] == "/api-keys" for one in made) == 1
+
+
+def test_a_key_whose_answer_was_lost_is_not_left_behind_at_the_vendor(
+    platform: Platform, production: dict[str, str], file: KeyFile, database: Rows
+) -> None:
+    platform.resend.switch("lose_reply", match="sending_access", times=1)
+    assert rotate(platform, production, file, "RESEND_API_KEY") == 1
+    assert rotate(platform, production, file, "RESEND_API_KEY") == 0
+    bearer = {"Authorization": f"Bearer {production['RESEND_ADMIN_KEY']}"}
+    listed = httpx.get(f"{platform.resend.url}/api-keys", headers=bearer).json()["data"]
+    assert sorted(one["name"].partition("-")[0] for one in listed) == ["alfa", "operators"]
+
+
+def test_a_process_killed_in_the_middle_leaves_no_lock(
+    platform: Platform, production: dict[str, str], file: KeyFile, database: Rows
+) -> None:
+    import os
+    import signal
+    import subprocess
+    import sys
+
+    platform.vercel_api.project.build_s = 30.0
+    words = ["rotate", "CRON_SECRET", "--keep", str(file._path), *QUICK]
+    environ = {**os.environ, **production}
+    command = [sys.executable, "-m", "ops.cli", *words]
+    waiting = "select 1 from key_rotations where facts ? 'deploy'"
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL) as running:
+        try:
+            eventually(lambda: database.execute(waiting).fetchone(), 30)
+        finally:
+            running.send_signal(signal.SIGKILL)
+    platform.vercel_api.project.build_s = 0.1
+    platform.vercel_api.project.deployments[-1].state = "CANCELED"
+    assert rotate(platform, production, file, "CRON_SECRET") == 1  # the build is gone: it says so
+    assert rotate(platform, production, file, "CRON_SECRET") == 0
+
+
+def test_two_operators_do_not_rotate_one_key_at_once(
+    platform: Platform, production: dict[str, str], file: KeyFile, capsys: Printed
+) -> None:
+    with psycopg.connect(platform.admin_database_url) as other:
+        other.execute("select pg_advisory_lock(hashtext('rotate CRON_SECRET'))")
+        assert rotate(platform, production, file, "CRON_SECRET") == 1
+    assert "by somebody else right now" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ a leak
+
+
+def test_after_a_leak_the_vendors_key_is_revoked_first_and_a_sev1_opened(
+    platform: Platform, production: dict[str, str], file: KeyFile, database: Rows, capsys: Printed
+) -> None:
+    assert rotate(platform, production, file, "RESEND_API_KEY", "--leak") == 0
+    told = capsys.readouterr().out
+    assert told.index("revoke …") < told.index("create …") < told.index("deploy …")
+    row = database.execute("select severity, rules, id from incidents").fetchone()
+    assert row is not None
+    assert (row["severity"], row["rules"]) == ("sev1", ["key_leaked"])
+    kinds = [one["kind"] for one in database.execute("select kind from incident_events")]
+    assert kinds[-1] == "key_rotated"
+
+
+def test_a_leaked_token_of_ours_is_never_accepted_beside_the_new_one(
+    platform: Platform, production: dict[str, str], file: KeyFile, capsys: Printed
+) -> None:
+    assert rotate(platform, production, file, "CRON_SECRET", "--leak") == 0
+    assert "PREVIOUS" not in capsys.readouterr().out
+    assert not [
+        one for one in platform.vercel.received() if "CRON_SECRET_PREVIOUS" in str(one["body"])
+    ]
+
+
+def test_a_planned_rotation_that_turns_out_to_be_a_leak_revokes_next(
+    platform: Platform, production: dict[str, str], file: KeyFile, database: Rows, capsys: Printed
+) -> None:
+    platform.vercel_api.project.lie = "build_fails"
+    assert rotate(platform, production, file, "DATABASE_URL") == 1
+    platform.vercel_api.project.lie = ""
+    capsys.readouterr()
+    assert rotate(platform, production, file, "DATABASE_URL", "--leak") == 0
+    told = capsys.readouterr().out
+    assert told.index("revoke …") < told.index("deploy …")
+
+
+# ------------------------------------------------------------------ what else would change
+
+
+def set_at_vercel(platform: Platform, name: str, value: str) -> None:
+    time.sleep(0.002)  # Vercel's moments are of milliseconds
+    given = {"key": name, "value": value, "type": "sensitive", "target": ["production"]}
+    platform.vercel_api.project.keep(given, upsert=True)
+
+
+def test_variables_that_changed_meanwhile_are_said_and_nothing_is_done_before_a_yes(
+    platform: Platform, production: dict[str, str], database: Rows, file: KeyFile,
+    capsys: Printed, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    set_at_vercel(platform, "MAINTENANCE_MODE", "read_only")
+    before = len(platform.vercel_api.project.deployments)
+    assert rotate(platform, production, file, "CRON_SECRET") == 1  # --yes speaks for the key alone
+    told = capsys.readouterr()
+    assert "MAINTENANCE_MODE, set " in told.err
+    assert "--with-changes" in told.err
+    assert "read_only" not in told.out + told.err
+    assert "create" not in told.out
+    assert file.read() == {}
+    answers = ["yes", "no"]
+    monkeypatch.setattr("builtins.input", lambda _question: answers.pop(0))
+    words = ["rotate", "CRON_SECRET", "--keep", str(file._path), "--drain", "0"]
+    assert cli.main(words, production) == 1
+    assert "MAINTENANCE_MODE would change too: nothing was deployed" in capsys.readouterr().err
+    assert len(platform.vercel_api.project.deployments) == before
+    assert httpx.get(f"{platform.url}/api/health").json()["status"] == "ok"
+
+
+def test_a_change_made_while_the_rotation_is_under_way_is_asked_about_before_the_next_deployment(
+    platform: Platform, production: dict[str, str], database: Rows, file: KeyFile,
+    capsys: Printed, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    questions: list[str] = []
+
+    def answer(question: str) -> str:
+        questions.append(question)
+        if question.startswith("Rotate"):
+            set_at_vercel(platform, "LEADS_PER_HOUR", "31")
+        return "yes"
+
+    monkeypatch.setattr("builtins.input", answer)
+    real = rotation.Rotation._revoke
+
+    def revoke(self: rotation.Rotation) -> str:
+        set_at_vercel(platform, "MAIL_SALES_TO", "another@alfabeauty.test")
+        return real(self)
+
+    monkeypatch.setattr(rotation.Rotation, "_revoke", revoke)
+    words = ["rotate", "CRON_SECRET", "--keep", str(file._path), "--drain", "0"]
+    assert cli.main(words, production) == 0
+    assert len(questions) == 3
+    told = capsys.readouterr().err
+    assert told.index("LEADS_PER_HOUR, set ") < told.index("MAIL_SALES_TO, set ")
+    assert told.count("LEADS_PER_HOUR") == 1, "it is asked about once"
+
+
+def test_agreed_to_by_an_option_the_changes_take_effect(
+    platform: Platform, production: dict[str, str], database: Rows, file: KeyFile
+) -> None:
+    set_at_vercel(platform, "LEADS_PER_HOUR", "31")
+    assert rotate(platform, production, file, "CRON_SECRET", "--with-changes") == 0
+    assert platform.environment["LEADS_PER_HOUR"] == "31"
+
+
+def test_the_waits_say_what_is_waited_for(
+    platform: Platform, production: dict[str, str], database: Rows, file: KeyFile, capsys: Printed
+) -> None:
+    platform.vercel_api.project.build_s = 7.0
+    assert rotate(platform, production, file, "LEADS_ENCRYPTION_KEY", "--drain", "8") == 0
+    told = capsys.readouterr().err
+    assert re.search(r"^  [5-8] s: dpl_\w+ is still BUILDING$", told, re.M), told
+    assert re.search(r"^  [5-8] s: requests on the old deployment may finish, ", told, re.M), told
+
+
+@pytest.mark.parametrize("name", ["SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY"])
+def test_the_handbooks_name_leads_to_the_key_it_has_become(
+    platform: Platform, production: dict[str, str], capsys: Printed, name: str
+) -> None:
+    assert cli.main(["rotate", name, "--dry-run"], production) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("SUPABASE_SECRET_KEY (")
+    assert f"{name} is SUPABASE_SECRET_KEY now" in told.err
+    assert "DATABASE_URL" in told.err
+
+
+def test_a_name_that_is_no_key_is_told_what_there_is(
+    platform: Platform, production: dict[str, str], capsys: Printed
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["rotate", "SUPABASE_ANON_KEY"], production)
+    assert ended.value.code == 2
+    assert "SUPABASE_SECRET_KEY" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ it trusts nobody
+
+
+def test_a_variable_that_vercel_did_not_keep_is_noticed_before_anything_is_revoked(
+    platform: Platform, production: dict[str, str], file: KeyFile, capsys: Printed
+) -> None:
+    platform.vercel_api.project.lie = "env_is_not_kept"
+    assert rotate(platform, production, file, "RESEND_API_KEY", "--timeout", "4") == 1
+    assert "still use the old key" in capsys.readouterr().err
+    name = "RESEND_API_KEY"
+    assert outcome(name, production, file, production[name]) == "accepted"
+
+
+def test_an_old_key_that_still_works_is_told_loudly_and_tried_again(
+    platform: Platform, production: dict[str, str], file: KeyFile, database: Rows, capsys: Printed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Slack says `revoked`, and it is not."""
+    offer(platform, file, "SLACK_BOT_TOKEN")
+    tokens = platform.slack_api.tokens
+    monkeypatch.setattr(platform.slack_api, "tokens", Kept(tokens))
+    assert rotate(platform, production, file, "SLACK_BOT_TOKEN") == 1
+    assert "THE OLD KEY STILL WORKS" in capsys.readouterr().err
+    row = database.execute("select step, finished_at from key_rotations").fetchone()
+    assert row == {"step": "verify", "finished_at": None}
+    monkeypatch.setattr(platform.slack_api, "tokens", tokens)
+    assert rotate(platform, production, file, "SLACK_BOT_TOKEN") == 0
+
+
+class Kept(set[str]):
+    def discard(self, _one: object) -> None:
+        """It stays."""
+
+
+def test_a_value_that_production_does_not_use_is_not_rotated(
+    platform: Platform, production: dict[str, str], file: KeyFile, capsys: Printed
+) -> None:
+    see(platform)
+    held = {**production, "CRON_SECRET": "another value that was never deployed"}
+    assert rotate(platform, held, file, "CRON_SECRET") == 1
+    assert "production uses" in capsys.readouterr().err
+
+
+def test_a_deployment_after_a_rotation_is_no_longer_offered_for_a_rollback(
+    platform: Platform, production: dict[str, str], file: KeyFile, capsys: Printed
+) -> None:
+    see(platform)
+    assert rotate(platform, production, file, "CANARY_SECRET") == 0
+    capsys.readouterr()
+    cli.main(["rollback", "--dry-run", "--json"], {**production, **file.read()})
+    found = {
+        one["deployment"]: one["unsafe_because"]
+        for one in json.loads(capsys.readouterr().out)["candidates"]
+    }
+    assert any("rotation of CANARY_SECRET" in fault for fault in found["dpl_local"])
+
+
+def see(platform: Platform) -> None:
+    """A tick of the watch, and what it does after its answer."""
+    bearer = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
+    httpx.get(f"{platform.url}/api/cron/watch", headers=bearer, timeout=30)
+    with psycopg.connect(platform.admin_database_url, autocommit=True) as admin:
+        eventually(lambda: admin.execute("select 1 from key_sightings").fetchone())
+
+
+# ------------------------------------------------------------------ after a rollback, sealed data
+
+
+def test_what_the_old_key_sealed_is_read_all_the_while_and_needs_it_no_more(
+    platform: Platform, production: dict[str, str], file: KeyFile, database: Rows
+) -> None:
+    old = Vault(Settings(production).leads_encryption_key)
+    sealed = old.seal("a lead of before")
+    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as valkey:
+        valkey.set("journal:0b0f", sealed, ex=1000)
+        assert rotate(platform, production, file, "LEADS_ENCRYPTION_KEY") == 0
+        fresh = valkey.get("journal:0b0f")
+        assert 0 < valkey.ttl("journal:0b0f") <= 1000
+    new = Vault(Settings(platform.environment).leads_encryption_key)
+    assert new.open(str(fresh)) == "a lead of before"
+    assert file.read()["LEADS_ENCRYPTION_KEY"].split(",")[1] == production["LEADS_ENCRYPTION_KEY"]
+
+
+def test_it_promotes_where_a_rollback_switched_the_domains_off(
+    platform: Platform, production: dict[str, str], file: KeyFile
+) -> None:
+    platform.vercel_api.project.auto_assign = False
+    assert rotate(platform, production, file, "HEALTH_CHECK_TOKEN") == 0
+    assert answering(platform) == platform.vercel_api.project.current.id != "dpl_local"
+
+
+# ------------------------------------------------------------------ the command
+
+
+@pytest.mark.parametrize("words", [(), ("--leak",)])
+@pytest.mark.parametrize("name", ROTATED)
+def test_a_dry_run_prints_the_plan_and_changes_nothing(
+    platform: Platform, production: dict[str, str], file: KeyFile, database: Rows, name: str,
+    words: tuple[str, ...], capsys: Printed,
+) -> None:  # fmt: skip
+    arguments = ["rotate", name, "--dry-run", "--keep", str(file._path), *words]
+    assert cli.main(arguments, production) == 0
+    told = capsys.readouterr().out
+    assert "probe" in told
+    assert production[name] not in told
+    assert file.read() == {}
+    assert database.execute("select 1 from key_rotations").fetchone() is None
+
+
+def test_without_the_settings_it_needs_it_names_them_and_changes_nothing(
+    platform: Platform, production: dict[str, str], file: KeyFile, capsys: Printed
+) -> None:
+    for missing in ("KEY_FINGERPRINT_PEPPER", "DATABASE_DIRECT_URL", "VERCEL_API_TOKEN"):
+        held = {**production, missing: ""}
+        assert rotate(platform, held, file, "CRON_SECRET") == 2
+        assert missing in capsys.readouterr().err
+
+
+def test_resend_is_asked_about_by_id_when_nobody_knows_which_key_is_the_old_one(
+    platform: Platform, production: dict[str, str], file: KeyFile, capsys: Printed
+) -> None:
+    words = ["rotate", "RESEND_API_KEY", "--keep", str(file._path), *QUICK]
+    assert cli.main(words, production) == 1
+    assert "--old-id" in capsys.readouterr().err
+    assert delivered(platform) == []
+
+
+# ------------------------------------------------------------------ a leak, under traffic
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "UPSTASH_REDIS_REST_TOKEN", "RESEND_API_KEY"])
+def test_even_with_the_old_key_gone_first_no_request_fails_and_no_lead_is_lost(
+    platform: Platform, production: dict[str, str], file: KeyFile, database: Rows, name: str,
+    capsys: Printed,
+) -> None:  # fmt: skip
+    without_limits(platform)
+    platform.vercel_api.project.build_s = 3.0
+    with Traffic(platform) as traffic:
+        assert rotate(platform, production, file, name, "--leak") == 0, capsys.readouterr().err
+    assert traffic.refused == []
+    assert outcome(name, production | file.read(), file, production[name]) == "refused"
+    everything_is_stored(platform, traffic, database)
+
+
+@pytest.mark.parametrize("name", [name for name in ROTATED if secrets.BY_NAME[name].previous])
+def test_callers_may_present_either_token_until_the_old_one_is_revoked(
+    platform: Platform, production: dict[str, str], file: KeyFile, name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    real = rotation.Rotation._revoke
+    found: list[str] = []
+
+    def asking_first(self: rotation.Rotation) -> str:
+        both = (production[name], file.read()[name])
+        found.extend(outcome(name, production, file, value) for value in both)
+        return real(self)
+
+    monkeypatch.setattr(rotation.Rotation, "_revoke", asking_first)
+    assert rotate(platform, production, file, name) == 0
+    assert found == ["accepted", "accepted"]

@@ -1,0 +1,77 @@
+"""What the catalogue's tests share: the seed in the database, products made up, a naive model."""
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import DictRow
+
+from dev.edge.runtime import Function
+from dev.platform.local_platform import Platform
+from ops.products import catalogue
+from tests.conftest import ROOT
+
+type Database = psycopg.Connection[DictRow]
+
+SEED = ROOT / "supabase" / "seed" / "catalogue.json"
+DOCUMENT: dict[str, Any] = json.loads(SEED.read_text("utf-8"))
+PRODUCTS: list[dict[str, Any]] = DOCUMENT["products"]
+
+
+def fill(platform: Platform, document: Mapping[str, Any] = DOCUMENT) -> None:
+    """Store a catalogue as the functions' role, whatever was there before."""
+    with psycopg.connect(platform.database_url, autocommit=True) as connection:
+        before = catalogue.held(connection)
+        found = catalogue.read(json.dumps(document), known=before)
+        catalogue.store(connection, found, catalogue.compare(before, found, prune=True))
+
+
+@pytest.fixture
+def seeded(platform: Platform, database: Database) -> Database:
+    """The seed is in the database; Redis is empty."""
+    fill(platform)
+    return database
+
+
+@pytest.fixture
+def shop(platform: Platform, seeded: Database) -> Iterator[Function]:
+    """A process of its own, which remembers nothing yet."""
+    with platform.function("api/products.py") as function:
+        yield function
+
+
+def ask(function: Function, query: str = "", **headers: str) -> httpx.Response:
+    return httpx.get(f"{function.url}/api/products{query}", headers=headers, timeout=20)
+
+
+def slugs(answer: httpx.Response) -> list[str]:
+    found = answer.json()
+    return [item["slug"] for item in (found["items"] if isinstance(found, dict) else found)]
+
+
+def made_up(slug: str, **changes: Any) -> dict[str, Any]:
+    """A product that every rule accepts."""
+    return {
+        "slug": slug,
+        "name": slug.replace("-", " ").title(),
+        "brand": "Farmavita",
+        "audience": ["SALON"],
+        "categories": ["shampoo"],
+        "functions": ["shine"],
+        "summary": {"id": "Sampo untuk uji coba.", "en": "A shampoo for trials."},
+        "benefits": {"id": ["Bersih"], "en": ["Clean"]},
+        "howToUse": {"id": "Bilas.", "en": "Rinse."},
+        "createdAt": datetime(2025, 1, 1, tzinfo=UTC).isoformat(),
+    } | changes
+
+
+def written(folder: Path, document: object, name: str = "catalogue.json") -> str:
+    """The path of a file that holds `document`, as JSON unless it is text."""
+    text = document if isinstance(document, str) else json.dumps(document)
+    (folder / name).write_text(text, encoding="utf-8")
+    return str(folder / name)

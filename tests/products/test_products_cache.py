@@ -1,0 +1,455 @@
+"""The catalogue's ladder: a right or honestly older answer, whatever is broken."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import redis
+
+from dev.edge.runtime import Function
+from dev.faults.fault_proxy import FaultProxy
+from dev.platform.local_platform import Platform
+from lib import metrics
+from lib.monitoring import deployments
+from lib.products import cache, snapshot
+from tests.conftest import eventually
+from tests.products.catalogue_data import (
+    DOCUMENT,
+    PRODUCTS,
+    Database,
+    ask,
+    fill,
+    made_up,
+    seeded,
+    shop,
+    slugs,
+)
+
+__all__ = ["seeded", "shop"]
+
+MOST_S = 2.5  # the budget, and a little for a crowded machine
+EVERYTHING = {each["slug"] for each in PRODUCTS}
+
+
+@pytest.fixture
+def valkey(platform: Platform) -> Iterator["redis.Redis"]:
+    with redis.Redis.from_url(platform.redis_url) as connection:
+        yield connection
+
+
+def commands(platform: Platform) -> list[str]:
+    """The Redis commands seen by Upstash's front, by name; but for what is done after an answer:
+    its count, and an instance's question whether its deployment was asked."""
+    found: list[str] = []
+    for request in platform.upstash.received():
+        body = request["body"]
+        if isinstance(body, list) and (metrics.RECORD in body or _asks_deployment(body)):
+            continue
+        single = isinstance(body, list) and body and isinstance(body[0], str)
+        found += [body[0]] if single else [each[0] for each in body or []]
+    return found
+
+
+def _asks_deployment(body: list[object]) -> bool:
+    return any(str(part).startswith(deployments.ASKED) for part in body)
+
+
+@pytest.fixture
+def asked(
+    platform: Platform, seeded: Database, valkey: "redis.Redis"
+) -> Iterator[Callable[[], int]]:
+    """How often the functions have asked Postgres for products, by the server's own log. Their
+    deployment was asked before whether its statements work."""
+    valkey.set(deployments.ASKED + platform.environment["VERCEL_DEPLOYMENT_ID"], "1")
+    seeded.execute("alter role alfa_api_a set log_statement = 'all'")
+    log = platform.postgres.data.with_name("postgres.log")
+    before = log.stat().st_size
+
+    def count() -> int:
+        with log.open("rb") as file:
+            file.seek(before)
+            return file.read().count(b"with matched as materialized")
+
+    yield count
+    seeded.execute("alter role alfa_api_a reset log_statement")
+
+
+def test_a_hit_in_memory_touches_no_network(platform: Platform, shop: Function) -> None:
+    ask(shop)
+    eventually(lambda: "DEL" in commands(platform))  # what is left in Redis comes after the answer
+    platform.upstash.forget()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(shop), range(16)))
+    assert {answer.headers["X-Data-Source"] for answer in answers} == {"memory"}
+    assert commands(platform) == []
+
+
+def test_a_hit_in_redis_is_one_command_and_no_statement(
+    platform: Platform, shop: Function, seeded: Database
+) -> None:
+    first = ask(shop)
+    eventually(lambda: "DEL" in commands(platform))
+    with platform.function("api/products.py", DATABASE_URL=None) as other:
+        platform.upstash.forget()
+        second = ask(other)
+        assert commands(platform) == ["MGET"]
+    assert second.headers["X-Data-Source"] == "redis"
+    assert second.content == first.content
+    assert int(second.headers["Age"]) >= 0
+
+
+def test_a_miss_is_one_statement(platform: Platform, asked: Callable[[], int]) -> None:
+    with platform.function("api/products.py") as function:
+        answer = ask(function, "?q=sampo&facets=1&total=1&limit=5&category=shampoo")
+        assert answer.headers["X-Data-Source"] == "postgres"
+        eventually(lambda: commands(platform)[-2:] == ["SET", "DEL"])
+    assert asked() == 1
+
+
+def test_two_hundred_misses_at_once_make_at_most_two_queries(
+    platform: Platform, asked: Callable[[], int]
+) -> None:
+    with platform.function("api/products.py") as one, platform.function("api/products.py") as two:
+        for function in (one, two):  # awake and connected; another question than the storm's
+            ask(function, "?limit=1")
+        before = asked()
+
+        def visit(n: int) -> httpx.Response:
+            return ask((one, two)[n % 2], "?facets=1&limit=50")
+
+        with ThreadPoolExecutor(40) as pool:
+            answers = list(pool.map(visit, range(200)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.headers["ETag"] for answer in answers}) == 1
+    assert 1 <= asked() - before <= 2
+
+
+def test_304_works_across_instances_and_deployments(platform: Platform, shop: Function) -> None:
+    tag = ask(shop).headers["ETag"]
+    with platform.function("api/products.py", VERCEL_DEPLOYMENT_ID="dpl_other") as other:
+        again = ask(other, "", **{"If-None-Match": tag})
+        assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
+        assert again.headers["Cache-Control"].startswith("public")
+        assert ask(other, "", **{"If-None-Match": '"else"'}).status_code == 200
+        since = ask(other).headers["Last-Modified"]
+        assert ask(other, "", **{"If-Modified-Since": since}).status_code == 304
+
+
+def test_a_change_reaches_instances_within_seconds_of_its_import(
+    platform: Platform, shop: Function
+) -> None:
+    ask(shop)
+    fill(platform, DOCUMENT | {"products": [*PRODUCTS, made_up("a-new-thing")]})
+    with redis.Redis.from_url(platform.redis_url) as valkey:
+        valkey.incr(cache.VERSION_KEY)
+    started = time.monotonic()
+    answer = eventually(lambda: next((a for a in [ask(shop)] if "a-new-thing" in a.text), None))
+    assert answer is not None
+    assert answer.headers["X-Data-Source"] == "postgres"
+    assert time.monotonic() - started < cache.MEMORY_FRESH_S + 2
+
+
+@pytest.mark.parametrize("mode", ["fail", "stall", "lose_reply", "reset", "rate_limit"])
+def test_redis_broken_is_a_miss(platform: Platform, seeded: Database, mode: str) -> None:
+    with platform.function("api/products.py") as function:
+        ask(function, "?slug=barber-beard-oil")  # awake
+        platform.upstash.switch(mode)
+        started = time.monotonic()
+        answer = ask(function)
+        assert time.monotonic() - started < MOST_S
+    assert set(slugs(answer)) == EVERYTHING
+    assert answer.headers["X-Data-Source"] == "postgres"
+
+
+def cut(whole: bytes) -> bytes:
+    return whole[:-40]
+
+
+def changed(whole: bytes) -> bytes:
+    return whole.replace(b"A", b"B")
+
+
+LIES: list[Callable[[bytes], bytes]] = [
+    cut,
+    changed,
+    lambda _whole: b"",
+    lambda _whole: b"[1, 2, 3]",
+    lambda _whole: b"\xff\xfe\x00",
+]
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_garbage_in_redis_is_ignored_and_replaced(
+    platform: Platform, shop: Function, valkey: "redis.Redis", lie: Callable[[bytes], bytes]
+) -> None:
+    ask(shop)
+    [key] = eventually(lambda: valkey.keys("products:entry:*"))
+    whole = valkey.get(key)
+    assert isinstance(whole, bytes)
+    valkey.set(key, damaged := lie(whole))
+    with platform.function("api/products.py") as function:
+        answer = ask(function)
+        assert set(slugs(answer)) == EVERYTHING
+        assert answer.headers["X-Data-Source"] == "postgres"
+        eventually(lambda: valkey.get(key) != damaged)
+    with platform.function("api/products.py", DATABASE_URL=None) as other:
+        assert ask(other).headers["X-Data-Source"] == "redis"
+
+
+def test_another_questions_entry_is_not_believed(
+    platform: Platform, shop: Function, valkey: "redis.Redis"
+) -> None:
+    ask(shop)
+    [whole] = eventually(lambda: valkey.keys("products:entry:*"))
+    ask(shop, "?q=pomade")
+    [search] = eventually(lambda: [k for k in valkey.keys("products:entry:*") if k != whole])
+    taken = valkey.get(whole)
+    assert isinstance(taken, bytes)
+    valkey.set(search, taken)
+    with platform.function("api/products.py") as other:
+        assert len(ask(other, "?q=pomade").json()) < 10
+
+
+@pytest.fixture
+def wire(platform: Platform) -> Iterator[FaultProxy]:
+    """The way to Postgres, which can be broken."""
+    proxy = FaultProxy("127.0.0.1", urlsplit(platform.database_url).port or 5432)
+    yield proxy
+    proxy.close()
+
+
+def through(platform: Platform, wire: FaultProxy) -> str:
+    port = urlsplit(platform.database_url).port
+    return platform.database_url.replace(f":{port}/", f":{wire.port}/")
+
+
+@pytest.mark.parametrize("mode", ["refuse", "stall", "garbage", "reset"])
+def test_postgres_broken_gives_the_last_good_copy(
+    platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy, mode: str
+) -> None:
+    with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as function:
+        whole = ask(function)
+        eventually(lambda: valkey.keys("products:entry:*"))
+        valkey.incr(cache.VERSION_KEY)  # the copies are older ones now
+        wire.switch(mode)
+        time.sleep(cache.MEMORY_FRESH_S)
+        started = time.monotonic()
+        older = ask(function)
+        assert time.monotonic() - started < MOST_S
+    assert (older.status_code, older.headers["X-Data-Source"]) == (200, "stale")
+    assert older.content == whole.content
+    assert int(older.headers["Age"]) >= cache.MEMORY_FRESH_S - 1
+    assert "Warning" not in older.headers
+
+
+@pytest.mark.parametrize("mode", ["refuse", "stall", "garbage", "reset"])
+def test_with_nothing_anywhere_the_snapshot_answers_every_kind_of_question(
+    platform: Platform, database: Database, wire: FaultProxy, mode: str
+) -> None:
+    wire.switch(mode)
+    platform.upstash.switch("stall")
+    with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as function:
+        started = time.monotonic()
+        whole = ask(function)
+        assert time.monotonic() - started < MOST_S
+        assert (whole.status_code, whole.headers["X-Data-Source"]) == (200, "snapshot")
+        assert set(slugs(whole)) == EVERYTHING
+        found = ask(function, "?q=kreatin&facets=1&total=1&limit=2&locale=en").json()
+        assert found["total"] == 3
+        assert found["next_cursor"]
+        assert sum(each["count"] for each in found["facets"]["brand"]) == 3
+        assert ask(function, "?slug=barber-beard-oil").json()["name"] == "Barber Beard Oil"
+        assert ask(function, "?slug=no-such-thing").status_code == 404
+
+
+def recall(database: Database, which: str = "true") -> None:
+    """Withdraw products by hand, as an operator does in SQL: no cache is told."""
+    database.execute(f"update products set published = false where {which}".encode())
+
+
+QUESTIONS = ("", "?limit=5&total=1&facets=1", "?brand=Farmavita", "?q=oil", "?sort=newest",
+             "?fields=name&limit=9", "?locale=en")  # fmt: skip
+ONE = "?slug=barber-beard-oil"
+
+
+def withdrawn(function: Function) -> bool:
+    """Whether every question is answered as if there were no product."""
+    for question in QUESTIONS:
+        answer = ask(function, question)
+        assert answer.status_code == 200, question
+        body = answer.json()
+        items = body["items"] if isinstance(body, dict) else body
+        assert items == [], (question, answer.headers["X-Data-Source"])
+        if isinstance(body, dict):
+            assert body["next_cursor"] is None
+            assert not body["total"]
+            counts = [each["count"] for facet in (body["facets"] or {}).values() for each in facet]
+            assert not any(counts)
+    return ask(function, ONE).status_code == 404
+
+
+@pytest.mark.parametrize("how", ["unpublish", "delete"])
+def test_a_recall_of_everything_is_an_empty_list(
+    platform: Platform, shop: Function, seeded: Database, valkey: "redis.Redis", how: str
+) -> None:
+    for question in (*QUESTIONS, ONE):
+        ask(shop, question)
+    eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
+    if how == "unpublish":
+        recall(seeded)
+    else:
+        seeded.execute("delete from products")
+    with platform.function("api/products.py") as other:
+        answer = ask(other, "?q=never+asked")
+        assert answer.headers["X-Data-Source"] == "postgres"
+        assert withdrawn(other)
+        assert ask(other).headers["X-Data-Source"] == "memory", "a good copy like any other"
+    time.sleep(cache.MEMORY_FRESH_S)
+    ask(shop, "?q=heard+again")
+    assert withdrawn(shop)
+
+
+@pytest.mark.parametrize("redis_too", [False, True])
+def test_what_was_recalled_does_not_come_back_from_a_copy_while_the_database_is_down(
+    platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy, redis_too: bool
+) -> None:
+    with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as function:
+        for question in (*QUESTIONS, ONE):
+            ask(function, question)
+        eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
+        recall(seeded)
+        ask(function, "?limit=1")  # heard, by one question alone
+        wire.switch("refuse")
+        if redis_too:
+            platform.upstash.switch("fail")
+        assert withdrawn(function)
+        assert ask(function, "?audience=BARBER").json() == [], "nor from the snapshot"
+
+
+def test_another_instance_knows_of_a_recall_by_redis(
+    platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy
+) -> None:
+    with platform.function("api/products.py") as function:
+        for question in (*QUESTIONS, ONE):
+            ask(function, question)
+        eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
+        before = valkey.get(cache.PUBLISHED_KEY)
+        recall(seeded)
+        ask(function, "?limit=1")
+        eventually(lambda: valkey.get(cache.PUBLISHED_KEY) != before)
+    valkey.incr(cache.VERSION_KEY)  # all copies are older ones
+    wire.switch("refuse")
+    with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as cold:
+        assert withdrawn(cold)
+
+
+def test_one_recalled_product_is_left_out_of_every_older_copy(
+    platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy
+) -> None:
+    with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as function:
+        for question in (*QUESTIONS, ONE):
+            ask(function, question)
+        eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
+        recall(seeded, "slug = 'barber-beard-oil'")
+        assert ask(function, "?limit=1&q=beard").status_code == 200
+        wire.switch("refuse")
+        assert set(slugs(ask(function))) == EVERYTHING - {"barber-beard-oil"}
+        assert ask(function, ONE).status_code == 404
+        names = [each["name"] for each in ask(function, "?fields=name&limit=9").json()["items"]]
+        assert "Barber Beard Oil" not in names
+        assert set(slugs(ask(function, "?sort=-name"))) == EVERYTHING - {"barber-beard-oil"}
+
+
+def test_what_is_published_again_is_shown_again(
+    platform: Platform, seeded: Database, shop: Function
+) -> None:
+    recall(seeded)
+    assert withdrawn(shop)
+    seeded.execute("update products set published = true")
+    ask(shop, "?limit=2")  # heard, by one question
+    eventually(lambda: set(slugs(ask(shop))) == EVERYTHING)
+
+
+def test_a_catalogue_that_cannot_be_seen_is_no_recall(platform: Platform, seeded: Database) -> None:
+    seeded.execute("drop policy alfa_app_all on products")
+    try:
+        with platform.function("api/products.py") as function:
+            answer = ask(function)
+            assert set(slugs(answer)) == EVERYTHING
+            assert answer.headers["X-Data-Source"] == "snapshot"
+    finally:
+        seeded.execute(
+            "create policy alfa_app_all on products to alfa_app using (true) with check (true)"
+        )
+
+
+def test_a_database_that_never_held_a_catalogue_is_no_recall(
+    platform: Platform, database: Database, valkey: "redis.Redis"
+) -> None:
+    database.execute("delete from catalogue_state")
+    with platform.function("api/products.py") as function:
+        answer = ask(function)
+        assert (answer.status_code, answer.headers["X-Data-Source"]) == (200, "snapshot")
+        assert valkey.keys("products:entry:*") == []
+    with platform.function("api/products.py", **dict.fromkeys(platform.environment)) as function:
+        assert set(slugs(ask(function))) == EVERYTHING
+
+
+def test_a_missing_right_or_table_is_answered_from_a_copy(
+    platform: Platform, seeded: Database
+) -> None:
+    seeded.execute("revoke select on products from alfa_app")
+    try:
+        with platform.function("api/products.py") as function:
+            answer = ask(function)
+            assert (answer.status_code, answer.headers["X-Data-Source"]) == (200, "snapshot")
+    finally:
+        seeded.execute("grant select on products to alfa_app")
+
+
+def test_neither_a_404_nor_an_empty_list_is_kept(
+    platform: Platform, shop: Function, valkey: "redis.Redis"
+) -> None:
+    for query in ("?q=lipstick", "?slug=soon-here", "?brand=nobody&limit=3"):
+        ask(shop, query)
+    assert valkey.keys("products:entry:*") == []
+    fill(platform, DOCUMENT | {"products": [*PRODUCTS, made_up("soon-here")]})
+    assert ask(shop, "?slug=soon-here").status_code == 200
+
+
+def test_a_dear_copy_is_refreshed_early_after_the_answer_by_one(
+    platform: Platform, shop: Function, valkey: "redis.Redis", asked: Callable[[], int]
+) -> None:
+    first = ask(shop)
+    [key] = eventually(lambda: valkey.keys("products:entry:*"))
+    text = valkey.get(key)
+    assert isinstance(text, bytes)
+    assert isinstance(key, bytes)
+    question = key.decode().rpartition(":")[2]
+    entry = cache.opened(text.decode(), question)
+    assert entry is not None
+    dear = cache.sealed(entry._replace(cost_s=1e9), question)
+    valkey.set(key, dear)
+    before = asked()
+    with platform.function("api/products.py") as other:
+        answer = ask(other)
+        assert (answer.headers["X-Data-Source"], answer.content) == ("redis", first.content)
+        eventually(lambda: valkey.get(key) != dear.encode())
+    assert asked() - before == 1
+
+
+def test_a_sealed_entry_opens_whole_and_for_its_own_question_alone() -> None:
+    entry = cache.Entry(b"[1]", "tag", snapshot.load().made_at, None, 5.0, 0.1, "7", ("a",))
+    again = cache.opened(cache.sealed(entry, "key"), "key")
+    assert again is not None
+    assert (again.body, again.version, again.made_at, again.cost_s) == (b"[1]", "7", 5.0, 0.1)
+    assert cache.opened(cache.sealed(entry, "key"), "other") is None
+
+
+def test_compression_pays() -> None:
+    body = snapshot.FILE.read_bytes()
+    entry = cache.Entry(body, "tag", snapshot.load().made_at, None, 0.0, 0.0, "0", ())
+    assert len(cache.sealed(entry, "key")) < len(body) / 2
