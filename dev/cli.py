@@ -87,6 +87,13 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=out, help="where to (default: .dev/build)")
 
 
+def _settings(_args: argparse.Namespace) -> int:
+    from dev.build import settings_reference
+
+    print(settings_reference.write(ROOT))
+    return 0
+
+
 def _snapshot(args: argparse.Namespace) -> int:
     from dev.build import catalogue_snapshot
 
@@ -146,6 +153,7 @@ VERBS = {
     "build": Verb("run `vercel build` on a clean copy of the tree", _build, _build_arguments),
     "vendor": Verb("fetch the pinned libraries that pages load into public/", _vendor),
     "snapshot": Verb("write the catalogue that ships", _snapshot, _snapshot_arguments),
+    "settings": Verb("write docs/settings.md", _settings),
     "bench": Verb("print a benchmark's figures", _bench, _test_arguments),
     "chaos": Verb("break everything by a seed; count every lead", _chaos, _chaos_arguments),
     "test": Verb("lint, types and tests; with arguments: pytest alone", _test, _test_arguments),
