@@ -19,7 +19,7 @@ from psycopg.rows import DictRow
 from dev.edge import runtime
 from dev.edge.runtime import Function, start_built
 from dev.platform.local_platform import Platform
-from dev.platform.logs import LogBook
+from dev.platform.logs import LogBuffer
 from lib import settings
 from lib.leads import form_pages
 from tests.conftest import LEAD, eventually
@@ -71,7 +71,7 @@ def artefact(built: Path) -> Artefact:
 
 @contextmanager
 def running(
-    artefact: Artefact, name: str, environ: dict[str, str], log: LogBook | None = None
+    artefact: Artefact, name: str, environ: dict[str, str], log: LogBuffer | None = None
 ) -> Iterator[tuple[Function, httpx.Client]]:
     """A built function in Vercel's runtime, and a client of it alone."""
     folder = artefact.functions()[name]
@@ -143,7 +143,7 @@ def test_the_pages_a_function_fills_in_are_shipped_with_it(artefact: Artefact) -
     """The builder leaves `public/` out of functions unless includeFiles names it."""
     for name in ("api/leads", "api/thanks"):
         files = artefact.files(name)
-        for page in (*form_pages.FORMS.values(), *form_pages.THANKS.values()):
+        for page in (*form_pages.FORM_FILES.values(), *form_pages.THANK_YOU_FILES.values()):
             assert f"public/{page}" in files, f"{name}: see includeFiles in vercel.json"
 
 
@@ -381,11 +381,11 @@ def test_built_functions_start_without_any_variable_and_name_it_in_the_log_alone
 ) -> None:
     with running(artefact, "api/health", {}) as (_, client):
         assert client.get("/api/health").status_code == 200
-    log = LogBook()
+    log = LogBuffer()
     with running(artefact, "api/leads", {}, log) as (_, client):
         answer = client.post("/api/leads", json=LEAD)
         assert (answer.status_code, answer.json()["error"]) == (503, "persistence_failed")
-        names = [variable.name for variable in settings.every()]
+        names = [variable.name for variable in settings.all_settings()]
         assert not [name for name in names if name.lower() in answer.text.lower()]
         told = eventually(
             lambda: [line["message"] for line in log.since() if '"lost"' in line["message"]]

@@ -104,7 +104,7 @@ def test_more_callers_than_five_are_let_in_at_once(platform: Platform, database:
         try:
             waiting = [
                 socket.create_connection(("127.0.0.1", function.port), timeout=0.5)
-                for _ in range(runtime.BACKLOG // 2)
+                for _ in range(runtime.LISTEN_BACKLOG // 2)
             ]
         finally:
             function.kill(signal.SIGCONT)
@@ -200,7 +200,7 @@ def test_work_put_off_by_the_runtime_is_still_waited_for() -> None:
             self._pending = pending
 
     waited: list[object] = []
-    finish = runtime._unless_empty(waited.append)
+    finish = runtime._skip_if_empty(waited.append)
     busy, idle, changed = Collector({1: "work"}), Collector({}), object()
     for collector in (busy, idle, changed):
         finish(collector)
