@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     made.add_argument("--local", action="store_true", help="act on the local platform")
     areas: Any = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in COMMAND_MODULES:
-        module.declare(areas)
+        module.add_commands(areas)
     verb = command.command(areas, "migrate", migrate, "python3 -m ops migrate --dsn postgresql://…")
     verb.add_argument("--dsn", required=True, help="a direct connection, as the tables' owner")
     return made

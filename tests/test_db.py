@@ -89,7 +89,7 @@ def test_whoever_finds_none_waits_a_little_for_anothers(
     far: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight callers at once do not open eight connections, each of which costs more than a lead."""
-    monkeypatch.setattr(db, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(db, "ACQUIRE_TIMEOUT_S", 2.0)
     first = far.run(who)
     seen: list[int] = []
     threads = [threading.Thread(target=lambda: seen.append(far.run(who))) for _ in range(8)]

@@ -172,11 +172,11 @@ def test_the_runtime_still_has_what_is_spared() -> None:
 
 SOMEWHERE_ELSE = """
 import sys, types
-from lib import serving
+from lib import runtime
 assert "werkzeug" not in sys.modules
-serving.tune(types.SimpleNamespace())
+runtime.patch_runtime(types.SimpleNamespace())
 assert sys.modules["urllib3"] is None
-serving.begin()
+runtime.on_request()
 import urllib3, urllib3.util
 import werkzeug.serving, werkzeug.test
 werkzeug.test.Client, werkzeug.serving.run_simple
@@ -212,15 +212,15 @@ def test_no_garbage_is_looked_for_until_the_first_request() -> None:
     script = """
 import gc, sys, types
 sys.modules["vercel_runtime.vc_init"] = types.ModuleType("vercel_runtime.vc_init")
-from lib import serving
+from lib import runtime
 assert not gc.isenabled()
-with serving.uncollected():
+with runtime.gc_paused():
     assert not gc.isenabled()
 assert not gc.isenabled()
-serving.begin()
+runtime.on_request()
 assert gc.isenabled()
 try:
-    with serving.uncollected():
+    with runtime.gc_paused():
         assert not gc.isenabled()
         raise ImportError
 except ImportError:

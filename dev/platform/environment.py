@@ -16,7 +16,7 @@ _LIST = """
 import json, sys
 sys.path[0] = sys.argv[1]
 from lib import settings
-print(json.dumps([[s.name, s.default is None and s.secret] for s in settings.every()]))
+print(json.dumps([[s.name, s.default is None and s.secret] for s in settings.all_settings()]))
 """
 
 

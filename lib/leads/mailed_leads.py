@@ -109,7 +109,7 @@ def _post_to_slack(means: Services, waiting: list[MailedLead]) -> None:
             if all(one.lead_id in _pending.posted_ids for one in batch):
                 continue
             message, before = _render_message(batch), _pending.messages.get(start)
-            if before is not None and channel.edits:
+            if before is not None and channel.can_update:
                 _pending.messages.pop(start)  # it may be gone
                 channel.update(before, message)
                 _pending.messages[start] = before
@@ -219,7 +219,7 @@ def import_from_slack(means: Services, now: datetime) -> None:
     from lib.incidents.messages import Message
 
     channel = means.slack
-    for posted, marks in channel.marked(SLACK_METADATA_KEY):
+    for posted, marks in channel.list_with_metadata(SLACK_METADATA_KEY):
         entries = [
             entry
             for part in marks[SLACK_METADATA_KEY].split(";")

@@ -141,6 +141,6 @@ class _Check:
 
 def _load_clients(means: Services) -> None:
     """Load every adapter before the clock starts: a cold start is no dependency's fault."""
-    for name in ("database", "cache", "vault", "mailer", "slack"):
+    for name in ("database", "cache", "cipher", "mailer", "slack"):
         with suppress(NotConfigured):  # said when it is asked
             getattr(means, name)

@@ -318,7 +318,7 @@ def _run_rolled_back(
             if fault.sqlstate is None or connection.closed:
                 raise  # said by no server, or by one on its way out
             connection.close()  # a session may stay so when the server no longer is
-            return describe_error(fault, noting.parameter)
+            return describe_error(fault, noting.parameter_name)
         except SilentFailure as refusal:
             return str(refusal)
         except (ErasedSubject, Problem, RuntimeError):

@@ -123,7 +123,7 @@ class Rotation:
 
     def _reseal(self) -> str:
         self._wait_for_drain()
-        return f"{self.key_type.reseal(self._new_value())} leads sealed anew"  # type: ignore[attr-defined]
+        return f"{self.key_type.reencrypt(self._new_value())} leads sealed anew"  # type: ignore[attr-defined]
 
     def _revoke(self) -> str:
         if self.key_type.needs_two_deployments:

@@ -39,12 +39,12 @@ from generate_series(1, %s) as n
 LOAD = """
 import sys
 from pathlib import Path
-from ops import manifest, restoring
+from ops.recovery import load, manifest
 dsn, folder, name = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 keys = (bytes(range(32)),)
 found = manifest.read(manifest.manifest_file(folder, name), keys)
 print("begun", flush=True)
-restoring.load(dsn, folder, found, keys, quiet=True)
+load.load(dsn, folder, found, keys, quiet=True)
 """
 
 
