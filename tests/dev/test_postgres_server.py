@@ -190,7 +190,7 @@ def test_a_major_that_is_not_pinned_is_refused_by_name() -> None:
     with pytest.raises(tools.Missing, match="PostgreSQL 14 is not among those pinned here"):
         postgres_binaries.ensure(14)
     for major in postgres_binaries.MAJORS:
-        text = (ROOT / "dev" / "postgresql" / f"{major}.txt").read_text()
+        text = (ROOT / "dev" / "platform" / "postgresql" / f"{major}.txt").read_text()
         assert f"=={major}." in text
         assert text.count("--hash=sha256:") == 4
 

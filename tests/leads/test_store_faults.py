@@ -334,7 +334,7 @@ def test_an_unexpected_error_gives_a_form_back_with_what_was_typed(
     platform: Platform, database: Rows, tmp_path: Path
 ) -> None:
     copied = source_tree.copy(ROOT, tmp_path / "copy")
-    module = copied / "lib" / "submission.py"
+    module = copied / "lib" / "leads" / "submission.py"
     module.write_text(module.read_text() + "\n\ndef read(_values):\n    raise ZeroDivisionError\n")
     with SiteUnderTest(platform, copied) as rig:
         page = httpx.post(f"{rig.url}/api/leads", data=FORM, headers=BROWSER, timeout=20)
