@@ -17,18 +17,18 @@ from datetime import datetime
 
 from lib import app as lib_app
 from lib import query_parameters
-from lib.app import Call, Response
+from lib.app import Context, Response
 from lib.problems import Forbidden, NotConfigured, Unauthorized
 from lib.settings import Settings
 
 HEALTH_JSON = "application/health+json"
 
 
-def get(call: Call) -> Response:
-    if query_parameters.flag(call.request.args.get("deep", "")):
-        return _deep(call)
-    window = call.known_maintenance
-    timestamp = _shown(call.now)
+def get(call: Context) -> Response:
+    if query_parameters.parse_flag(call.request.args.get("deep", "")):
+        return _deep_check(call)
+    window = call.cached_maintenance
+    timestamp = _format_time(call.now)
     if HEALTH_JSON in call.request.headers.get("Accept", ""):
         settings = Settings()
         body: dict[str, object] = {
@@ -37,41 +37,43 @@ def get(call: Call) -> Response:
             "serviceId": settings.vercel_deployment_id,
             "timestamp": timestamp,
         }
-        if settings.maintenance_fault is not None:
-            body |= {"status": "warn", "notes": [settings.maintenance_fault]}
+        if settings.maintenance_mode_error is not None:
+            body |= {"status": "warn", "notes": [settings.maintenance_mode_error]}
         if window is not None:
             body["notes"] = [f"maintenance: {window.mode}"]
             set_by = "variable" if window.until is None else "switch"
-            until = window.until and _shown(window.until)
+            until = window.until and _format_time(window.until)
             body["maintenance"] = {"mode": window.mode, "set_by": set_by, "until": until}
-        return lib_app.reply(body, content_type=HEALTH_JSON)
-    return lib_app.reply({"status": "maintenance" if window else "ok", "timestamp": timestamp})
+        return lib_app.json_response(body, content_type=HEALTH_JSON)
+    return lib_app.json_response(
+        {"status": "maintenance" if window else "ok", "timestamp": timestamp}
+    )
 
 
-def _deep(call: Call) -> Response:
+def _deep_check(call: Context) -> Response:
     settings = call.services.settings
     try:
         tokens = (settings.health_check_token, settings.health_check_token_previous)
     except NotConfigured:
         raise Forbidden from None
-    if not lib_app.bearer_is(call.request, tokens):
+    if not lib_app.has_bearer_token(call.request, tokens):
         raise Unauthorized
     from lib.monitoring import health  # only here: the public answer stays light
 
-    found = health.look(call.services, call.now)
+    found = health.check_all(call.services, call.now)
     body = {
         "status": found.status,
         "services": found.services,
-        "ledger": found.ledger,
-        "timestamp": _shown(call.now),
+        "ledger": found.reconciliation,
+        "timestamp": _format_time(call.now),
         "version": Settings().vercel_git_commit_sha,
     }
-    call.note(decision=found.status)
-    return lib_app.reply(body, 503 if found.status == "unhealthy" else 200)
+    call.add_log_fields(decision=found.status)
+    return lib_app.json_response(body, 503 if found.status == "unhealthy" else 200)
 
 
-def _shown(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-app = lib_app.wsgi("health", GET=get)
+app = lib_app.wsgi_app("health", GET=get)

@@ -12,40 +12,40 @@ temporarily_unavailable without Postgres.
 from urllib.parse import urlencode
 
 from lib import app as lib_app
-from lib.app import Call, Response
+from lib.app import Context, Response
 from lib.leads import export
-from lib.leads.export import Asked, Extent, Progress
+from lib.leads.export import ExportQuery, Progress, ResultSize
 from lib.problems import Invalid
 
 PATH = "/api/leads/export"
 
 
-def get(call: Call) -> Response:
-    lib_app.refuse_all_but_operators(call)
+def get(call: Context) -> Response:
+    lib_app.require_operator_token(call)
     try:
-        asked = export.read(call.request.args.to_dict(flat=False))
-    except export.Faulty as faulty:
+        asked = export.parse(call.request.args.to_dict(flat=False))
+    except export.ValidationError as faulty:
         raise Invalid(faulty.details(call.locale)) from None
-    call.later(call.services.probe)
+    call.after_response(call.services.probe_open_breakers)
     run = call.services.database.run
-    extent = export.measure(run, asked)
+    extent = export.count(run, asked)
     progress = Progress()
-    call.later(lambda: call.note(rows=progress.rows, cut=progress.cut))
+    call.after_response(lambda: call.add_log_fields(rows=progress.rows, cut=progress.truncated_by))
     body = export.stream(run, asked, extent, progress)
     response = Response(body, content_type="text/csv; charset=utf-8")
     response.headers.update(_headers(call, asked, extent))
     return response
 
 
-def _headers(call: Call, asked: Asked, extent: Extent) -> dict[str, str]:
+def _headers(call: Context, asked: ExportQuery, extent: ResultSize) -> dict[str, str]:
     headers = {
         "Content-Disposition": f'attachment; filename="leads-export-{call.now:%Y-%m-%d}.csv"',
         "X-Row-Count": str(extent.rows),
     }
-    if extent.edge is not None:
-        query = urlencode({"before": extent.edge.cursor, "limit": asked.limit})
+    if extent.last_row is not None:
+        query = urlencode({"before": extent.last_row.text, "limit": asked.limit})
         headers["Link"] = f'<{PATH}?{query}>; rel="next"'
     return headers
 
 
-app = lib_app.wsgi("leads_export", GET=get)
+app = lib_app.wsgi_app("leads_export", GET=get)

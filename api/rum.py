@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from lib import app as lib_app
 from lib import log
-from lib.app import Call, Response
+from lib.app import Context, Response
 from lib.problems import (
     CacheDown,
     DatabaseDown,
@@ -24,24 +24,26 @@ from lib.problems import (
     Unavailable,
 )
 from lib.vitals import drain, ingest, query, report, rollup, samples
-from lib.vitals.samples import Read, Visit
+from lib.vitals.samples import ParsedReports, RequestInfo
 
 
-def post(call: Call) -> Response:
-    body, visit = call.request.get_data(), _visit(call)
+def post(call: Context) -> Response:
+    body, visit = call.request.get_data(), _request_info(call)
     if drain.SIGNATURE_HEADER in call.request.headers:
-        _refuse_unsigned(call, body)
-        found = drain.read(body, visit.release, call.now)
-        call.note(drain=True)
+        _require_signature(call, body)
+        found = drain.parse(body, visit.release, call.now)
+        call.add_log_fields(drain=True)
     else:
-        found = samples.read(body, visit)
-    call.note(samples=len(found.samples), dropped=found.dropped or None, why=found.why)
+        found = samples.parse(body, visit)
+    call.add_log_fields(
+        samples=len(found.samples), dropped=found.dropped or None, why=found.drop_reason
+    )
     if found.samples:
-        call.later(lambda: _keep(call, found))
+        call.after_response(lambda: _record_samples(call, found))
     return Response(status=204)
 
 
-def _refuse_unsigned(call: Call, body: bytes) -> None:
+def _require_signature(call: Context, body: bytes) -> None:
     signature = call.request.headers[drain.SIGNATURE_HEADER]
     settings = call.services.settings
     try:
@@ -49,63 +51,63 @@ def _refuse_unsigned(call: Call, body: bytes) -> None:
     except NotConfigured as fault:
         log.not_configured(fault, call.request_id)
         raise Forbidden from None
-    if not any(drain.is_signed(one, signature, body) for one in secrets if one):
+    if not any(drain.verify_signature(one, signature, body) for one in secrets if one):
         raise Forbidden
 
 
-def _visit(call: Call) -> Visit:
+def _request_info(call: Context) -> RequestInfo:
     headers, settings = call.request.headers, call.services.settings
-    return Visit(
+    return RequestInfo(
         user_agent=headers.get("User-Agent", ""),
         mobile_hint=headers.get("Sec-CH-UA-Mobile"),
         referrer=headers.get("Referer", ""),
-        release=samples.release_of(settings.vercel_deployment_id, settings.vercel_git_commit_sha),
+        release=samples.release_name(settings.vercel_deployment_id, settings.vercel_git_commit_sha),
         now=call.now,
     )
 
 
-def _keep(call: Call, found: Read) -> None:
-    kept = ingest.keep(call.services, found.samples, call.now)
-    call.note(kept=kept.where)
+def _record_samples(call: Context, found: ParsedReports) -> None:
+    kept = ingest.record(call.services, found.samples, call.now)
+    call.add_log_fields(kept=kept.where)
     if kept.lost:
         log.write("rum_dropped", "warning", id=call.request_id, samples=kept.lost)
-    call.services.probe()
-    if kept.due and call.known_maintenance is None:
-        _fold(call)
+    call.services.probe_open_breakers()
+    if kept.rollup_due and call.cached_maintenance is None:
+        _roll_up(call)
 
 
-def _fold(call: Call) -> None:
+def _roll_up(call: Context) -> None:
     """So that no plan's slow cron is the only one to take the counts over."""
     try:
-        folded = rollup.fold(call.services, datetime.now(UTC))
+        folded = rollup.roll_up(call.services, datetime.now(UTC))
     except (CacheDown, DatabaseDown, NotConfigured) as fault:
-        call.note(not_folded=type(fault).__name__)
+        call.add_log_fields(not_folded=type(fault).__name__)
         return
     if folded is not None:
-        call.note(folded=folded.counts)
+        call.add_log_fields(folded=folded.counts)
 
 
-def get(call: Call) -> Response:
+def get(call: Context) -> Response:
     try:
-        asked = query.read(call.request.args.to_dict(flat=False), call.now)
-    except query.Faulty as faulty:
+        asked = query.parse(call.request.args.to_dict(flat=False), call.now)
+    except query.ValidationError as faulty:
         raise Invalid(faulty.details(call.locale)) from None
-    call.later(call.services.probe)
+    call.after_response(call.services.probe_open_breakers)
     database = call.services.database
     try:
-        found, complete = report.gather(call.services, asked)
-        body = report.report(asked, found, complete=complete)
+        found, complete = report.load(call.services, asked)
+        body = report.render(asked, found, complete=complete)
         if asked.compare is not None:
-            body["comparison"] = report.comparison(call.services, asked, found)
+            body["comparison"] = report.compare_releases(call.services, asked, found)
     except DatabaseDown as fault:
-        call.met_outage("database", fault)
+        call.record_outage("database", fault)
         raise Unavailable from None
-    except database.faults as fault:
-        call.note(refused=type(fault).__name__)  # a table or a right that is missing
+    except database.all_errors as fault:
+        call.add_log_fields(refused=type(fault).__name__)  # a table or a right that is missing
         raise Unavailable from None
-    response = lib_app.reply(body)
+    response = lib_app.json_response(body)
     response.headers["Cache-Control"] = "public, s-maxage=60"
     return response
 
 
-app = lib_app.wsgi("rum", GET=get, POST=post)
+app = lib_app.wsgi_app("rum", GET=get, POST=post)

@@ -10,68 +10,72 @@ from typing import Any
 
 from lib import app as lib_app
 from lib import deadlines, maintenance
-from lib.app import Call, Response
+from lib.app import Context, Response
 from lib.incidents import redis_store
 from lib.monitoring import status_page
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
-CACHED = "public, s-maxage=15"
-REDIS_WAIT_S, DATABASE_WAIT_S = 0.25, 0.45  # for the first word of each
+CACHE_CONTROL = "public, s-maxage=15"
+REDIS_TIMEOUT_S, DATABASE_TIMEOUT_S = 0.25, 0.45  # for the first word of each
 
 
-def get(call: Call) -> Response:
-    found = _left_by_the_watch(call)
-    if found is None or status_page.age(found, call.now) > status_page.FRESH:
-        found = _from_database(call) or _as_copy(found)
+def get(call: Context) -> Response:
+    found = _read_published(call)
+    if found is None or status_page.age(found, call.now) > status_page.MAX_AGE:
+        found = _render_from_database(call) or _as_outdated_copy(found)
     if found is None:
-        found = status_page.with_nothing_known(
-            call.services.site_url, call.known_maintenance, call.now
+        found = status_page.unknown_status(
+            call.services.site_url, call.cached_maintenance, call.now
         )
-    call.note(decision=found["data"]["source"])
-    response = lib_app.reply(status_page.with_maintenance(found, call.known_maintenance, call.now))
-    response.headers["Cache-Control"] = CACHED
+    call.add_log_fields(decision=found["data"]["source"])
+    response = lib_app.json_response(
+        status_page.merge_maintenance(found, call.cached_maintenance, call.now)
+    )
+    response.headers["Cache-Control"] = CACHE_CONTROL
     response.headers["Access-Control-Allow-Origin"] = "*"
-    call.later(call.services.probe)
+    call.after_response(call.services.probe_open_breakers)
     return response
 
 
-def _left_by_the_watch(call: Call) -> dict[str, Any] | None:
+def _read_published(call: Context) -> dict[str, Any] | None:
     """The document in Redis; and on the way what it says of maintenance."""
     commands = (
         ("GET", status_page.KEY), ("HGETALL", redis_store.KEY), ("GET", maintenance.KEY)
     )  # fmt: skip
     try:
         cache = call.services.cache
-        text, held, window = deadlines.within(lambda: cache.run_all(*commands), REDIS_WAIT_S)
+        text, held, window = deadlines.call_with_deadline(
+            lambda: cache.pipeline(*commands), REDIS_TIMEOUT_S
+        )
     except (CacheDown, NotConfigured, TimeoutError):
         return None
-    lib_app.board.remember(window)
-    return status_page.with_incidents(
-        status_page.published(text),
-        [one.incident for one in redis_store.parsed(held)],
-        call.known_maintenance,
+    lib_app.maintenance_cache.update(window)
+    return status_page.merge_new_incidents(
+        status_page.parse(text),
+        [one.incident for one in redis_store.parse_all(held)],
+        call.cached_maintenance,
         call.now,
     )
 
 
-def _from_database(call: Call) -> dict[str, Any] | None:
+def _render_from_database(call: Context) -> dict[str, Any] | None:
     try:
         database = call.services.database
-        deadlines.require_answer(database.run, DATABASE_WAIT_S)
-        known = status_page.gather(database.run, call.now)
+        deadlines.require_database_answer(database.run, DATABASE_TIMEOUT_S)
+        known = status_page.load(database.run, call.now)
     except (DatabaseDown, NotConfigured) as fault:
-        call.met_outage("database", fault)
+        call.record_outage("database", fault)
         return None
-    except database.faults as fault:
-        call.note(refused=type(fault).__name__)
-        call.met_outage("database", fault)
+    except database.all_errors as fault:
+        call.add_log_fields(refused=type(fault).__name__)
+        call.record_outage("database", fault)
         return None
     site = call.services.site_url
-    return status_page.document(known, site, call.known_maintenance, call.now, "database")
+    return status_page.render(known, site, call.cached_maintenance, call.now, "database")
 
 
-def _as_copy(found: dict[str, Any] | None) -> dict[str, Any] | None:
+def _as_outdated_copy(found: dict[str, Any] | None) -> dict[str, Any] | None:
     return found and {**found, "data": {**found["data"], "source": "copy"}}
 
 
-app = lib_app.wsgi("status", GET=get)
+app = lib_app.wsgi_app("status", GET=get)

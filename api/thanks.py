@@ -4,32 +4,32 @@
 """
 
 from lib import app as lib_app
-from lib.app import Call, Response
+from lib.app import Context, Response
 from lib.leads import form_pages, reference
 from lib.leads.whatsapp import chat_link
 from lib.problems import NotConfigured
 from lib.settings import Settings
 
-OPENING = {
+CHAT_TEXT = {
     "id": "Halo Alfa Beauty, saya baru mengirim formulir kemitraan. Kode saya {ref}.",
     "en": "Hello Alfa Beauty, I have just sent the partnership form. My reference is {ref}.",
 }
 
 
-def get(call: Call) -> Response:
+def get(call: Context) -> Response:
     locale = "en" if call.request.args.get("locale") == "en" else "id"
     given = call.request.args.get("ref", "")
-    ref = given if reference.is_one(given) else None
-    page = form_pages.thank_you(locale, ref, _chat(locale, ref))
+    ref = given if reference.is_valid(given) else None
+    page = form_pages.render_thank_you(locale, ref, _chat_url(locale, ref))
     return Response(page, content_type="text/html; charset=utf-8")
 
 
-def _chat(locale: str, ref: str | None) -> str | None:
+def _chat_url(locale: str, ref: str | None) -> str | None:
     try:
         sales = Settings().sales_whatsapp
     except NotConfigured:
         return None
-    return ref and chat_link(sales, OPENING[locale].format(ref=ref))
+    return ref and chat_link(sales, CHAT_TEXT[locale].format(ref=ref))
 
 
-app = lib_app.wsgi("thanks", GET=get)
+app = lib_app.wsgi_app("thanks", GET=get)

@@ -17,7 +17,7 @@ def _no_arguments(_parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Verb:
+class Command:
     """run(args) returns the exit status; arguments(parser) declares what it takes."""
 
     help: str
@@ -145,18 +145,18 @@ def _chaos_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-VERBS = {
-    "up": Verb("run the platform until Ctrl-C (what no verb means)", _up, _up_arguments),
-    "down": Verb("stop a platform left running", _down),
-    "migrate": Verb("apply supabase/migrations", _migrate, _migrate_arguments),
-    "cron": Verb("call a cron as Vercel's scheduler does", _cron, _cron_arguments),
-    "build": Verb("run `vercel build` on a clean copy of the tree", _build, _build_arguments),
-    "vendor": Verb("fetch the pinned libraries that pages load into public/", _vendor),
-    "snapshot": Verb("write the catalogue that ships", _snapshot, _snapshot_arguments),
-    "settings": Verb("write docs/settings.md", _settings),
-    "bench": Verb("print a benchmark's figures", _bench, _test_arguments),
-    "chaos": Verb("break everything by a seed; count every lead", _chaos, _chaos_arguments),
-    "test": Verb("lint, types and tests; with arguments: pytest alone", _test, _test_arguments),
+COMMANDS = {
+    "up": Command("run the platform until Ctrl-C (what no verb means)", _up, _up_arguments),
+    "down": Command("stop a platform left running", _down),
+    "migrate": Command("apply supabase/migrations", _migrate, _migrate_arguments),
+    "cron": Command("call a cron as Vercel's scheduler does", _cron, _cron_arguments),
+    "build": Command("run `vercel build` on a clean copy of the tree", _build, _build_arguments),
+    "vendor": Command("fetch the pinned libraries that pages load into public/", _vendor),
+    "snapshot": Command("write the catalogue that ships", _snapshot, _snapshot_arguments),
+    "settings": Command("write docs/settings.md", _settings),
+    "bench": Command("print a benchmark's figures", _bench, _test_arguments),
+    "chaos": Command("break everything by a seed; count every lead", _chaos, _chaos_arguments),
+    "test": Command("lint, types and tests; with arguments: pytest alone", _test, _test_arguments),
 }
 
 
@@ -171,7 +171,7 @@ def parser() -> argparse.ArgumentParser:
     # The options of `up` are known without its name too.
     _up_arguments(made)
     verbs = made.add_subparsers(title="verbs", metavar="VERB", dest="verb")
-    for name, verb in VERBS.items():
+    for name, verb in COMMANDS.items():
         verb.arguments(verbs.add_parser(name, help=verb.help, description=verb.help))
     return made
 
@@ -182,7 +182,7 @@ def main(arguments: list[str]) -> int:
         if arguments[:1] == [name]:
             return run(argparse.Namespace(arguments=arguments[1:]))
     args = parser().parse_args(arguments)
-    return VERBS[args.verb or "up"].run(args)
+    return COMMANDS[args.verb or "up"].run(args)
 
 
 if __name__ == "__main__":

@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 PROBE_WAIT_S = 3.0  # for another thread that asks whether a dependency is back
 
-type Handler = Callable[["Call"], Response]
-type Page = Callable[["Call", Problem], Response | None]
+type Handler = Callable[["Context"], Response]
+type ErrorPage = Callable[["Context", Problem], Response | None]
 """Shows a refusal as a page; None for a caller that is no browser with a form."""
 
-board = maintenance.Board()
+maintenance_cache = maintenance.WindowCache()
 
 
-class Call:
+class Context:
     """One request on its way through, and what was decided about it."""
 
     def __init__(self, name: str, request: Request) -> None:
@@ -51,16 +51,16 @@ class Call:
         self.request = request
         self.now = datetime.now(UTC)
         self.request_id = _request_id(request)
-        self.facts: dict[str, object] = {}
-        self.afterwards: list[Callable[[], None]] = []
+        self.log_fields: dict[str, object] = {}
+        self.background_tasks: list[Callable[[], None]] = []
         self.job: tuple[str, int] | None = None
         self.outages: dict[str, BaseException] = {}
 
     @cached_property
     def services(self) -> "Services":
-        from lib.services import instance  # health answers without
+        from lib.services import get_services  # health answers without
 
-        return instance()
+        return get_services()
 
     @cached_property
     def locale(self) -> str:
@@ -68,7 +68,7 @@ class Call:
         return best_locale(self.request.headers.get("Accept-Language", ""))
 
     @property
-    def client_address(self) -> str | None:
+    def client_ip(self) -> str | None:
         """The caller's address as the platform saw it; None if it is no address.
 
         The runtime copies x-forwarded-for, which Vercel overwrites, to REMOTE_ADDR. Any other
@@ -83,23 +83,23 @@ class Call:
         return None
 
     @property
-    def known_maintenance(self) -> maintenance.Switch | None:
+    def cached_maintenance(self) -> maintenance.MaintenanceWindow | None:
         """The window this request falls in, as far as this instance knows: nobody is asked."""
-        return board.known(Settings().maintenance_mode, self.now)
+        return maintenance_cache.current(Settings().maintenance_mode, self.now)
 
     @cached_property
-    def maintenance(self) -> maintenance.Switch | None:
+    def maintenance(self) -> maintenance.MaintenanceWindow | None:
         """The window this request falls in, asked of Redis unless that was done seconds ago; by a
         job always. None as well for whoever shows the bypass token.
         """
-        if self._bypasses():
+        if self._bypasses_maintenance():
             return None
-        if self.job is not None or not board.fresh:
+        if self.job is not None or not maintenance_cache.is_fresh:
             with suppress(CacheDown, NotConfigured):  # then what was last known holds
-                board.remember(self.services.cache.run("GET", maintenance.KEY))
-        return self.known_maintenance
+                maintenance_cache.update(self.services.cache.execute("GET", maintenance.KEY))
+        return self.cached_maintenance
 
-    def _bypasses(self) -> bool:
+    def _bypasses_maintenance(self) -> bool:
         given = self.request.headers.get(maintenance.BYPASS_HEADER)
         if given is None:
             return False
@@ -109,24 +109,24 @@ class Call:
             return False
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())
 
-    def note(self, **facts: object) -> None:
+    def add_log_fields(self, **facts: object) -> None:
         """Add to the request's log line: ids and decisions, never personal data."""
-        self.facts |= facts
+        self.log_fields |= facts
 
     def check_in(self, job: str, *, every_minutes: int) -> None:
         """After the answer, let Sentry know that this job ran: missed there, somebody is told even
         when nothing of ours can tell."""
         self.job = (job, every_minutes)
 
-    def later(self, work: Callable[[], None]) -> None:
+    def after_response(self, work: Callable[[], None]) -> None:
         """Run `work` after the answer."""
-        self.afterwards.append(work)
+        self.background_tasks.append(work)
 
     def report(self, fault: Exception) -> None:
         """Log and report a failure that did not cost the answer."""
-        _unexpected(self.name, self, fault)
+        _log_unexpected(self.name, self, fault)
 
-    def met_outage(self, dependency: str, fault: BaseException) -> None:
+    def record_outage(self, dependency: str, fault: BaseException) -> None:
         """Note that `database`, `queue` or `mail` was down for this request, or refused it.
 
         After the answer incidents/alerting.py looks again, and alerts at once if that confirms it.
@@ -151,8 +151,8 @@ class Call:
             return otherwise
 
 
-def wsgi(
-    name: str, *, cross_origin: bool = False, page: Page | None = None, **methods: Handler
+def wsgi_app(
+    name: str, *, cross_origin: bool = False, page: ErrorPage | None = None, **methods: Handler
 ) -> "WSGIApplication":
     """An application serving `methods`; HEAD comes with GET, OPTIONS always.
 
@@ -163,35 +163,39 @@ def wsgi(
         methods["HEAD"] = methods["GET"]
     allowed = ", ".join(sorted({*methods, "OPTIONS"}))
 
-    log.hide_queries()
+    log.redact_query_strings()
 
     # The runtime wants exactly two parameters (inspect.signature), so this is a plain function.
     def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         started = time.perf_counter()
-        runtime.begin()
+        runtime.on_request()
         request = Request(environ)
-        call = Call(name, request)
+        call = Context(name, request)
         if request.method == "OPTIONS":
             response = Response(status=204, headers={"Allow": allowed})
         else:
-            response = _answer(name, call, methods.get(request.method), allowed, page)
+            response = _handle(name, call, methods.get(request.method), allowed, page)
         if cross_origin:
-            _share(call, response, allowed)
+            _add_cors_headers(call, response, allowed)
         response.headers["X-Request-Id"] = call.request_id
         response.headers.setdefault("Cache-Control", "no-store")
-        idle = not (call.afterwards or call.outages) and recorder.defers(response.status_code)
-        if idle and runtime.may_stay(environ, response):
+        idle = not (call.background_tasks or call.outages) and request_counter.would_defer(
+            response.status_code
+        )
+        if idle and runtime.can_keep_alive(environ, response):
             # Said in each answer, so that nobody waits on a connection with work left to do.
             response.headers["Connection"] = "keep-alive"
         took_ms = round((time.perf_counter() - started) * 1000, 1)
-        response.call_on_close(lambda: _finish(name, call, response.status_code, took_ms))
+        response.call_on_close(
+            lambda: _run_after_response(name, call, response.status_code, took_ms)
+        )
         return response(environ, start_response)
 
     return app
 
 
-def _answer(
-    name: str, call: Call, handler: Handler | None, allowed: str, page: Page | None
+def _handle(
+    name: str, call: Context, handler: Handler | None, allowed: str, page: ErrorPage | None
 ) -> Response:
     problem: Problem = problems.Internal()
     try:
@@ -204,27 +208,27 @@ def _answer(
         log.not_configured(fault, call.request_id)
         problem = problems.ServiceNotConfigured()
     except DatabaseDown as fault:
-        call.note(**log.where(fault))
-        call.met_outage("database", fault)
+        call.add_log_fields(**log.exception_fields(fault))
+        call.record_outage("database", fault)
         problem = problems.Unavailable()
     except Exception as fault:  # noqa: BLE001 - the one place
-        _unexpected(name, call, fault)
-    return _refuse(name, call, problem, page)
+        _log_unexpected(name, call, fault)
+    return _render_problem(name, call, problem, page)
 
 
-def _refuse(name: str, call: Call, problem: Problem, page: Page | None) -> Response:
+def _render_problem(name: str, call: Context, problem: Problem, page: ErrorPage | None) -> Response:
     """The refusal as a page where one can be shown, else as problem+json."""
     try:
         shown = page and page(call, problem)
     except Exception as fault:  # noqa: BLE001 - the refusal is said all the same
-        _unexpected(name, call, fault)
+        _log_unexpected(name, call, fault)
         shown = None
-    return shown or refuse(call, problem)
+    return shown or problem_response(call, problem)
 
 
-def refuse(call: Call, problem: Problem) -> Response:
+def problem_response(call: Context, problem: Problem) -> Response:
     """A Problem as RFC 9457 problem+json, with `error` and `details` for existing callers."""
-    call.note(problem=problem.code)
+    call.add_log_fields(problem=problem.code)
     body: dict[str, object] = {
         "type": f"https://alfabeauty.co.id/problems/{problem.code}",
         "title": problem.title[call.locale],
@@ -235,12 +239,12 @@ def refuse(call: Call, problem: Problem) -> Response:
     }
     if problem.details is not None:
         body["details"] = problem.details
-    response = reply(body, problem.status, content_type="application/problem+json")
+    response = json_response(body, problem.status, content_type="application/problem+json")
     response.headers.update(problem.headers)
     return response
 
 
-def reply(
+def json_response(
     value: object, status: int = 200, *, content_type: str = "application/json; charset=utf-8"
 ) -> Response:
     """A JSON answer. Its Content-Length lets a caller go before the work after it is done."""
@@ -249,30 +253,30 @@ def reply(
     return Response(body.encode("utf-8", "replace"), status, content_type=content_type)
 
 
-def bearer_is(request: Request, secrets: Iterable[str]) -> bool:
+def has_bearer_token(request: Request, secrets: Iterable[str]) -> bool:
     """Whether the caller presents one of `secrets`, compared in constant time."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return _is_one(token, secrets) and scheme.lower() == "bearer"
+    return _matches_any(token, secrets) and scheme.lower() == "bearer"
 
 
-def _is_one(token: str, secrets: Iterable[str]) -> bool:
+def _matches_any(token: str, secrets: Iterable[str]) -> bool:
     presented = token.strip().encode("utf-8", "surrogateescape")
     matches = [hmac.compare_digest(presented, secret.encode()) for secret in secrets if secret]
     return any(matches)
 
 
-def refuse_all_but_cron(call: Call) -> None:
+def require_cron_token(call: Context) -> None:
     """Let Vercel's scheduler in, and whoever holds its token. Raises Unauthorized.
 
     What was down moments ago is asked again: an open circuit breaker decides no refusal.
     """
     settings = call.services.settings
-    if not bearer_is(call.request, (settings.cron_secret, settings.cron_secret_previous)):
+    if not has_bearer_token(call.request, (settings.cron_secret, settings.cron_secret_previous)):
         raise problems.Unauthorized
-    call.services.probe(PROBE_WAIT_S)
+    call.services.probe_open_breakers(PROBE_WAIT_S)
 
 
-def refuse_all_but_operators(call: Call) -> None:
+def require_operator_token(call: Context) -> None:
     """Let in who holds an operators' token, as a bearer or in X-Admin-Token.
 
     What was down moments ago is asked again: an open circuit breaker decides no refusal.
@@ -283,20 +287,20 @@ def refuse_all_but_operators(call: Call) -> None:
     if not any(tokens):
         raise NotConfigured("LEADS_ADMIN_TOKEN", "is not set")
     given = call.request.headers.get("X-Admin-Token", "")
-    if not bearer_is(call.request, tokens) and not _is_one(given, tokens):
+    if not has_bearer_token(call.request, tokens) and not _matches_any(given, tokens):
         raise problems.Unauthorized
-    call.services.probe(PROBE_WAIT_S)
+    call.services.probe_open_breakers(PROBE_WAIT_S)
 
 
-def own_origin(call: Call) -> str:
+def request_origin(call: Context) -> str:
     """scheme://host the caller reached us at."""
     return f"{call.request.scheme}://{call.request.host}"
 
 
-def known_origin(call: Call, origin: str) -> bool:
+def is_allowed_origin(call: Context, origin: str) -> bool:
     """Whether `origin` is this site, the host asked, or on the allow-list."""
     settings = call.services.settings
-    ours = {own_origin(call), origin_of(settings.site_url), *settings.allowed_origins}
+    ours = {request_origin(call), origin_of(settings.site_url), *settings.allowed_origins}
     return origin != "null" and origin.rstrip("/") in ours
 
 
@@ -309,10 +313,10 @@ def origin_of(address: str) -> str:
     return f"{parts.scheme}://{parts.netloc}" if parts.netloc else "null"
 
 
-def _share(call: Call, response: Response, allowed: str) -> None:
+def _add_cors_headers(call: Context, response: Response, allowed: str) -> None:
     origin = call.request.headers.get("Origin", "")
     response.headers.add("Vary", "Origin")
-    if not origin or not known_origin(call, origin):
+    if not origin or not is_allowed_origin(call, origin):
         return
     response.headers["Access-Control-Allow-Origin"] = origin
     response.headers["Access-Control-Expose-Headers"] = (
@@ -333,52 +337,58 @@ def _request_id(request: Request) -> str:
     return given if plain and 8 <= len(given) <= 128 else os.urandom(16).hex()
 
 
-def _finish(name: str, call: Call, status: int, took_ms: float) -> None:
+def _run_after_response(name: str, call: Context, status: int, took_ms: float) -> None:
     """After the answer: its count, the work put off, then the one log line."""
-    _count(name, call, status, took_ms)
-    for work in call.afterwards:
+    _count_request(name, call, status, took_ms)
+    for work in call.background_tasks:
         try:
             work()
         except NotConfigured as fault:
             log.not_configured(fault, call.request_id)
         except (CacheDown, DatabaseDown) as fault:
             # A round finishes it later; the outage itself is told of below.
-            call.note(left_undone=type(fault).__name__)
-            call.met_outage("database" if isinstance(fault, DatabaseDown) else "queue", fault)
+            call.add_log_fields(left_undone=type(fault).__name__)
+            call.record_outage("database" if isinstance(fault, DatabaseDown) else "queue", fault)
         except Exception as fault:  # noqa: BLE001 - nobody is left to tell but the log
             log.write("after_response_failed", "error", endpoint=name,
-                      id=call.request_id, **log.where(fault))  # fmt: skip
-            _report(name, call, fault)
+                      id=call.request_id, **log.exception_fields(fault))  # fmt: skip
+            _send_to_sentry(name, call, fault)
     if call.outages:
-        _alert(name, call, status)
+        _raise_outage_alert(name, call, status)
     if call.job is not None:
-        _check_in(call, status, took_ms)
+        _send_check_in(call, status, took_ms)
     request = call.request
-    path = log.without_query(request.path)[:200]
+    path = log.strip_query(request.path)[:200]
     log.write("request", endpoint=name, id=call.request_id, method=request.method,
-              path=path, status=status, ms=took_ms, **call.facts)  # fmt: skip
+              path=path, status=status, ms=took_ms, **call.log_fields)  # fmt: skip
 
 
-def _alert(name: str, call: Call, status: int) -> None:
+def _raise_outage_alert(name: str, call: Context, status: int) -> None:
     from lib.incidents import alerting  # what a request that met no outage never needs
 
     try:
-        call.note(outage=alerting.met(call, name, status))
+        call.add_log_fields(outage=alerting.confirm_outage(call, name, status))
     except Exception as fault:  # noqa: BLE001 - nobody is left to tell but the log
-        log.write("alert_failed", "error", endpoint=name, id=call.request_id, **log.where(fault))
-        _report(name, call, fault)
+        log.write(
+            "alert_failed",
+            "error",
+            endpoint=name,
+            id=call.request_id,
+            **log.exception_fields(fault),
+        )
+        _send_to_sentry(name, call, fault)
 
 
-def _to_redis(*command: str | int) -> object:
-    from lib.services import instance
+def _execute(*command: str | int) -> object:
+    from lib.services import get_services
 
-    return instance().cache.run(*command)
-
-
-recorder = metrics.Recorder(_to_redis, board.remember)
+    return get_services().cache.execute(*command)
 
 
-def _count(name: str, call: Call, status: int, took_ms: float) -> None:
+request_counter = metrics.RequestCounter(_execute, maintenance_cache.update)
+
+
+def _count_request(name: str, call: Context, status: int, took_ms: float) -> None:
     """One more answered request. Redis down or not configured: it goes uncounted."""
     if call.request.method == "OPTIONS":
         return
@@ -386,12 +396,12 @@ def _count(name: str, call: Call, status: int, took_ms: float) -> None:
     try:
         if status >= 500:  # what visitors get now is told by these: an open breaker drops none
             call.services.cache.probe()
-        recorder.count(name, deployment, status, took_ms, call.now)
+        request_counter.count(name, deployment, status, took_ms, call.now)
     except (CacheDown, NotConfigured):
-        call.note(unmeasured=True)
+        call.add_log_fields(unmeasured=True)
 
 
-def _check_in(call: Call, status: int, took_ms: float) -> None:
+def _send_check_in(call: Context, status: int, took_ms: float) -> None:
     job, every_minutes = call.job or ("", 0)
     try:
         reporter = call.services.reporter
@@ -403,14 +413,16 @@ def _check_in(call: Call, status: int, took_ms: float) -> None:
         )
 
 
-def _unexpected(name: str, call: Call, fault: Exception) -> None:
-    log.write("unexpected", "error", endpoint=name, id=call.request_id, **log.where(fault))
+def _log_unexpected(name: str, call: Context, fault: Exception) -> None:
+    log.write(
+        "unexpected", "error", endpoint=name, id=call.request_id, **log.exception_fields(fault)
+    )
     if type(fault).__module__.partition(".")[0] == "psycopg":
-        call.met_outage("database", fault)
-    call.later(lambda: _report(name, call, fault))
+        call.record_outage("database", fault)
+    call.after_response(lambda: _send_to_sentry(name, call, fault))
 
 
-def _report(name: str, call: Call, fault: Exception) -> None:
+def _send_to_sentry(name: str, call: Context, fault: Exception) -> None:
     try:
         reporter = call.services.reporter
     except NotConfigured:

@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from lib.circuit_breaker import Breaker
-from lib.http_client import Rest, Unreached
+from lib.circuit_breaker import CircuitBreaker
+from lib.http_client import HttpClient, RequestFailed
 from lib.problems import CacheDown
 
-CONNECT_S, ANSWER_S = 0.5, 0.8
+CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 0.5, 0.8
 
 type Command = tuple[str | int | float, ...]
 
@@ -24,7 +24,7 @@ def _pairs(flat: list[Any]) -> list[tuple[Any, Any]]:
 
 
 # What REST gives as a flat list or a text, as the SDK shows it.
-_SHAPES: dict[str, Callable[[Any, Command], Any]] = {
+_DECODERS: dict[str, Callable[[Any, Command], Any]] = {
     "SET": lambda told, command: told if "GET" in command[3:] else told == "OK",
     "HSETNX": lambda told, _: bool(told),
     "HEXISTS": lambda told, _: bool(told),
@@ -48,22 +48,22 @@ class Cache:
 
     def __init__(self, url: str, token: str) -> None:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        self._rest = Rest(url, headers, connect_s=CONNECT_S)
-        self.breaker = Breaker()
+        self._rest = HttpClient(url, headers, connect_s=CONNECT_TIMEOUT_S)
+        self.breaker = CircuitBreaker()
 
-    def run(self, *command: str | int | float) -> Any:
+    def execute(self, *command: str | int | float) -> Any:
         """One command's result. Raises CacheDown; whether it was done is then unknown."""
-        return self.run_all(command)[0]
+        return self.pipeline(command)[0]
 
-    def run_all(self, *commands: Command, even_if_open: bool = False) -> list[Any]:
+    def pipeline(self, *commands: Command, even_if_open: bool = False) -> list[Any]:
         """Several commands in one round trip, in order, not atomically.
 
         even_if_open: ask the server although the circuit breaker is open; an answer closes it.
         """
-        if self.breaker.open and not even_if_open:
+        if self.breaker.is_open and not even_if_open:
             raise CacheDown
         try:
-            results = self._ask(commands)
+            results = self._send(commands)
         except CacheDown:
             self.breaker.trip()
             raise
@@ -73,7 +73,7 @@ class Cache:
     def ping(self) -> None:
         """Ask the server now, whatever is remembered of it. Raises CacheDown."""
         try:
-            self._ask((("PING",),))
+            self._send((("PING",),))
         except CacheDown:
             self.breaker.trip()
             raise
@@ -92,21 +92,21 @@ class Cache:
     def close(self) -> None:
         self._rest.close()
 
-    def _ask(self, commands: tuple[Command, ...]) -> list[Any]:
+    def _send(self, commands: tuple[Command, ...]) -> list[Any]:
         """Raises CacheDown for a dead, silent or lying server, and for an error of its own."""
         one = len(commands) == 1
         try:
             body = json.dumps(commands[0] if one else commands).encode()
             path = "/" if one else "/pipeline"
-            answer = self._rest.post(path, body, within_s=ANSWER_S).json()
+            answer = self._rest.post(path, body, within_s=RESPONSE_TIMEOUT_S).json()
             results = [each["result"] for each in ([answer] if one else answer)]
             if len(results) != len(commands):
                 raise CacheDown
-            return [_shaped(*pair) for pair in zip(commands, results, strict=True)]
-        except (Unreached, LookupError, TypeError, ValueError, RecursionError) as fault:
+            return [_decode_reply(*pair) for pair in zip(commands, results, strict=True)]
+        except (RequestFailed, LookupError, TypeError, ValueError, RecursionError) as fault:
             raise CacheDown from fault
 
 
-def _shaped(command: Command, told: Any) -> Any:
-    shape = _SHAPES.get(str(command[0]))
+def _decode_reply(command: Command, told: Any) -> Any:
+    shape = _DECODERS.get(str(command[0]))
     return told if shape is None else shape(told, command)

@@ -9,10 +9,10 @@ Whoever has nowhere else to turn asks the server (`even_if_open`, or `probe` fir
 import threading
 import time
 
-REST_S = 30.0
+OPEN_S = 30.0
 
 
-class Breaker:
+class CircuitBreaker:
     """Shared by an instance's threads."""
 
     def __init__(self) -> None:
@@ -20,11 +20,11 @@ class Breaker:
         self._probing = threading.Lock()
 
     @property
-    def open(self) -> bool:
+    def is_open(self) -> bool:
         return time.monotonic() < self._open_until
 
     def trip(self) -> None:
-        self._open_until = time.monotonic() + REST_S
+        self._open_until = time.monotonic() + OPEN_S
 
     def reset(self) -> None:
         self._open_until = 0.0
@@ -34,7 +34,7 @@ class Breaker:
 
         wait_s: how long to wait for somebody else who is at it.
         """
-        if not self.open or not self._probing.acquire(timeout=wait_s):
+        if not self.is_open or not self._probing.acquire(timeout=wait_s):
             return False
         still_open = time.monotonic() < self._open_until  # or somebody else found it well
         if not still_open:

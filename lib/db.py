@@ -13,27 +13,38 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from lib import runtime
-from lib.circuit_breaker import Breaker
+from lib.circuit_breaker import CircuitBreaker
 from lib.problems import DatabaseDown
 
-with runtime.uncollected():
+with runtime.gc_paused():
     import psycopg
 
-MAX_IDLE = 8  # connections an instance keeps; the pooler has one limit for all instances
+MAX_IDLE_CONNECTIONS = (
+    8  # connections an instance keeps; the pooler has one limit for all instances
+)
 # Whoever finds none waits so long for another request's, which is done in a fraction of that:
 # opening one costs as much CPU as taking a lead.
-PATIENCE_S = 0.03
+ACQUIRE_TIMEOUT_S = 0.03
 MAX_IDLE_AGE_S = 50.0  # below the idle timeouts of poolers and of the NAT between us and them
-CONNECT_BUDGET_S = 2  # libpq takes no less
-PROBE_BUDGET_S = 3.0
-REUSE_SHARE = 0.4  # of the budget: how long a reused connection may be silent before a new one
+CONNECT_TIMEOUT_S = 2  # libpq takes no less
+PING_TIMEOUT_S = 3.0
+REUSED_TIMEOUT_RATIO = (
+    0.4  # of the budget: how long a reused connection may be silent before a new one
+)
 
 # What says "the server", not "the statement": a second connection may do better.
-VAGUE = (psycopg.Error, psycopg.DatabaseError)  # libpq's own, with nothing said by a server
-DOWN = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+UNCLASSIFIED_ERRORS = (
+    psycopg.Error,
+    psycopg.DatabaseError,
+)  # libpq's own, with nothing said by a server
+OUTAGE_ERRORS = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
 
 
-class BoundedConnection(psycopg.Connection[Any]):
+class DeadlineConnection(psycopg.Connection[Any]):
     """A connection whose every wait ends at `deadline` (time.monotonic seconds)."""
 
     deadline: float = float("inf")
@@ -49,7 +60,7 @@ class BoundedConnection(psycopg.Connection[Any]):
         return super().wait(gen, interval, left if timeout is None else min(left, timeout))
 
     @property
-    def lively(self) -> bool:
+    def is_usable(self) -> bool:
         """Whether it is worth using again: young, and nothing said by the server since."""
         if self.closed or time.monotonic() - self.idle_since > MAX_IDLE_AGE_S:
             return False
@@ -63,27 +74,27 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._idle: deque[BoundedConnection] = deque()
-        self._in_use: set[BoundedConnection] = set()
+        self._idle: deque[DeadlineConnection] = deque()
+        self._in_use: set[DeadlineConnection] = set()
         self._returned = threading.Condition()
-        self._coming = threading.local()
-        self.breaker = Breaker()
+        self._preconnecting = threading.local()
+        self.breaker = CircuitBreaker()
 
-    def ahead(self) -> None:
+    def preconnect(self) -> None:
         """Begin to open a connection for this thread's next `run`, while it asks somebody else.
 
         Nothing happens where one is kept to be used again or is about to be, or the server is known
         to be down.
         """
-        if self.breaker.open or self._in_use:
+        if self.breaker.is_open or self._in_use:
             return
-        kept = self._take()
+        kept = self._acquire()
         if kept is not None:
             self._in_use.discard(kept)
             self._idle.append(kept)
             return
-        self._coming.opening = _Opening(self)
-        self._coming.opening.start()
+        self._preconnecting.opening = _ConnectThread(self)
+        self._preconnecting.opening.start()
 
     def run[R](
         self,
@@ -98,9 +109,9 @@ class Database:
         Raises DatabaseDown when no server answers in time; whether the work was done is then
         unknown. Errors of the statements themselves pass through.
         """
-        if self.breaker.open and not even_if_open:
+        if self.breaker.is_open and not even_if_open:
             raise DatabaseDown
-        result = self._run(work, budget_s)
+        result = self._run_with_retry(work, budget_s)
         self.breaker.reset()
         return result
 
@@ -111,33 +122,37 @@ class Database:
         except psycopg.Error as fault:
             raise DatabaseDown from fault
 
-    def _run[R](self, work: Callable[[psycopg.Connection[Any]], R], budget_s: float) -> R:
+    def _run_with_retry[R](
+        self, work: Callable[[psycopg.Connection[Any]], R], budget_s: float
+    ) -> R:
         deadline = time.monotonic() + budget_s
-        opening: _Opening | None = self._coming.__dict__.pop("opening", None)
-        connection = self._take(PATIENCE_S if opening is None else 0.0)
+        opening: _ConnectThread | None = self._preconnecting.__dict__.pop("opening", None)
+        connection = self._acquire(ACQUIRE_TIMEOUT_S if opening is None else 0.0)
         retried = False
         if connection is not None:
             try:
-                patience_s = budget_s * REUSE_SHARE
-                return self._use(connection, work, time.monotonic() + patience_s)
-            except DOWN:
+                patience_s = budget_s * REUSED_TIMEOUT_RATIO
+                return self._run_on(connection, work, time.monotonic() + patience_s)
+            except OUTAGE_ERRORS:
                 pass  # most likely the connection alone: a new one tells
         while True:
             try:
-                new = self.open() if opening is None else self._come(opening, deadline)
-                return self._use(new, work, deadline)
-            except DOWN as fault:
+                new = (
+                    self.connect() if opening is None else self._join_preconnect(opening, deadline)
+                )
+                return self._run_on(new, work, deadline)
+            except OUTAGE_ERRORS as fault:
                 # A line cut in the middle is worth a second try; a silent server is not.
-                if retried or deadline - time.monotonic() < CONNECT_BUDGET_S:
+                if retried or deadline - time.monotonic() < CONNECT_TIMEOUT_S:
                     self.breaker.trip()
                     raise DatabaseDown from fault
                 retried, opening = True, None
 
-    def ping(self, *, budget_s: float = PROBE_BUDGET_S) -> None:
+    def ping(self, *, budget_s: float = PING_TIMEOUT_S) -> None:
         """Ask the server now, whatever is remembered of it. Raises DatabaseDown."""
         try:
-            self._use(self.open(), _ask, time.monotonic() + budget_s)
-        except DOWN as fault:
+            self._run_on(self.connect(), _ping, time.monotonic() + budget_s)
+        except OUTAGE_ERRORS as fault:
             self.breaker.trip()
             raise DatabaseDown from fault
         self.breaker.reset()
@@ -153,12 +168,12 @@ class Database:
                 self.breaker.release_probe()
 
     @property
-    def poison(self) -> tuple[type[Exception], ...]:
+    def data_errors(self) -> tuple[type[Exception], ...]:
         """Errors that say the values are at fault: no other server would take them either."""
         return (psycopg.DataError, psycopg.IntegrityError)
 
     @property
-    def faults(self) -> tuple[type[Exception], ...]:
+    def all_errors(self) -> tuple[type[Exception], ...]:
         """Everything a statement may fail with, for whoever has another source to turn to."""
         return (psycopg.Error,)
 
@@ -167,7 +182,7 @@ class Database:
         while self._idle:
             self._idle.pop().close()
 
-    def _take(self, patience_s: float = 0.0) -> BoundedConnection | None:
+    def _acquire(self, patience_s: float = 0.0) -> DeadlineConnection | None:
         end = time.monotonic() + patience_s
         while True:
             try:
@@ -181,21 +196,21 @@ class Database:
                 continue
             # In use at once: whoever finds none now waits for this one.
             self._in_use.add(connection)
-            if connection.lively:
+            if connection.is_usable:
                 return connection
             self._in_use.discard(connection)
             connection.close()
 
-    def _come(self, opening: "_Opening", deadline: float) -> BoundedConnection:
+    def _join_preconnect(self, opening: "_ConnectThread", deadline: float) -> DeadlineConnection:
         """The connection that is on its way, or whichever came back meanwhile."""
         opening.join(max(0.0, deadline - time.monotonic()))
-        if opening.is_alive() or opening.fault is not None:
-            raise psycopg.OperationalError("none came") from opening.fault
-        return self._take() or self.open()
+        if opening.is_alive() or opening.error is not None:
+            raise psycopg.OperationalError("none came") from opening.error
+        return self._acquire() or self.connect()
 
-    def keep(self, connection: BoundedConnection) -> None:
+    def release(self, connection: DeadlineConnection) -> None:
         """Have it used again; close it where enough are kept."""
-        if len(self._idle) >= MAX_IDLE:
+        if len(self._idle) >= MAX_IDLE_CONNECTIONS:
             connection.close()
             return
         connection.idle_since = time.monotonic()
@@ -203,19 +218,19 @@ class Database:
             self._idle.append(connection)
             self._returned.notify()
 
-    def open(self) -> BoundedConnection:
+    def connect(self) -> DeadlineConnection:
         """A new connection. Raises psycopg.Error after CONNECT_BUDGET_S at most."""
-        return BoundedConnection.connect(
+        return DeadlineConnection.connect(
             self._url,
             autocommit=True,
             prepare_threshold=None,
-            connect_timeout=CONNECT_BUDGET_S,
+            connect_timeout=CONNECT_TIMEOUT_S,
             application_name="alfa-api",
         )
 
-    def _use[R](
+    def _run_on[R](
         self,
-        connection: BoundedConnection,
+        connection: DeadlineConnection,
         work: Callable[[psycopg.Connection[Any]], R],
         deadline: float,
     ) -> R:
@@ -226,37 +241,37 @@ class Database:
             result = work(connection)
             finished = True
         except psycopg.Error as fault:
-            if type(fault) in VAGUE or connection.closed:
+            if type(fault) in UNCLASSIFIED_ERRORS or connection.closed:
                 # Bytes that are no protocol, or a line cut in the middle of an answer.
                 raise psycopg.OperationalError from fault
             raise
         finally:
             self._in_use.discard(connection)
             if finished:
-                self.keep(connection)
+                self.release(connection)
             else:
                 # Cheaper to open another than to find out what state this one is in.
                 connection.close()
         return result
 
 
-class _Opening(threading.Thread):
+class _ConnectThread(threading.Thread):
     """A connection on its way. fault: why it did not come."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(daemon=True)
         self._database = database
-        self.fault: psycopg.Error | None = None
+        self.error: psycopg.Error | None = None
 
     def run(self) -> None:
         try:
-            self._database.keep(self._database.open())
+            self._database.release(self._database.connect())
         except psycopg.Error as fault:
-            self.fault = fault
+            self.error = fault
 
 
 PING = "select 1"
 
 
-def _ask(connection: psycopg.Connection[Any]) -> None:
+def _ping(connection: psycopg.Connection[Any]) -> None:
     connection.execute(PING)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PING = "select 1"
 
 
-def within[T](work: Callable[[], T], seconds: float) -> T:
+def call_with_deadline[T](work: Callable[[], T], seconds: float) -> T:
     """What `work` gives, or raises. TimeoutError when it takes longer: it then goes on in a thread
     of its own, and ends by its own deadlines."""
     results: list[T] = []
@@ -38,7 +38,7 @@ def within[T](work: Callable[[], T], seconds: float) -> T:
     return results[0]
 
 
-def require_answer(run: Callable[..., Any], seconds: float) -> None:
+def require_database_answer(run: Callable[..., Any], seconds: float) -> None:
     """See that the database says something at all, before it is given time for much. Raises
     DatabaseDown."""
 
@@ -47,6 +47,6 @@ def require_answer(run: Callable[..., Any], seconds: float) -> None:
         return True
 
     try:
-        within(lambda: run(ping, budget_s=seconds), seconds)
+        call_with_deadline(lambda: run(ping, budget_s=seconds), seconds)
     except TimeoutError as fault:
         raise DatabaseDown from fault

@@ -5,28 +5,28 @@ import base64
 from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
-from lib.problems import Unreadable
+from lib.problems import DecryptionError
 
 
-class Vault:
+class SecretBoxCipher:
     """keys: 32 bytes each; the first seals, every one of them opens."""
 
     def __init__(self, keys: tuple[bytes, ...]) -> None:
         self._boxes = [SecretBox(key) for key in keys]
 
-    def seal(self, text: str) -> str:
+    def encrypt(self, text: str) -> str:
         """The text as URL-safe base64 that only a holder of the key can read or change."""
         return base64.urlsafe_b64encode(self._boxes[0].encrypt(text.encode())).decode()
 
-    def open(self, sealed: str) -> str:
+    def decrypt(self, sealed: str) -> str:
         """The text again. Raises Unreadable."""
         try:
             token = base64.urlsafe_b64decode(sealed)
         except ValueError:
-            raise Unreadable from None
+            raise DecryptionError from None
         for box in self._boxes:
             try:
                 return box.decrypt(token).decode()
             except (CryptoError, ValueError):
                 continue
-        raise Unreadable
+        raise DecryptionError

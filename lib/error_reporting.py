@@ -18,11 +18,32 @@ FLUSH_TIMEOUT_S = 2.0
 
 # All of an event that may leave. Everything else (request, user, breadcrumbs, server name,
 # extra, modules) can carry a header, a query string or a visitor's words.
-_KEPT = ("event_id", "timestamp", "platform", "level", "release", "environment", "sdk", "tags",
-         "transaction", "fingerprint", "contexts")  # fmt: skip
-_CHECK_IN = ("type", "event_id", "timestamp", "monitor_slug", "check_in_id", "status", "duration",
-             "release", "environment", "monitor_config")  # fmt: skip
-_FRAME = ("filename", "module", "function", "lineno", "in_app", "abs_path")
+_EVENT_FIELDS = (
+    "event_id",
+    "timestamp",
+    "platform",
+    "level",
+    "release",
+    "environment",
+    "sdk",
+    "tags",
+    "transaction",
+    "fingerprint",
+    "contexts",
+)
+_CHECK_IN_FIELDS = (
+    "type",
+    "event_id",
+    "timestamp",
+    "monitor_slug",
+    "check_in_id",
+    "status",
+    "duration",
+    "release",
+    "environment",
+    "monitor_config",
+)
+_FRAME_FIELDS = ("filename", "module", "function", "lineno", "in_app", "abs_path")
 
 
 class Reporter:
@@ -47,7 +68,7 @@ class Reporter:
         """Send one error and wait for it, at most FLUSH_TIMEOUT_S. Sentry down is no error."""
         with sentry_sdk.new_scope() as scope:
             scope.set_tag("request_id", request_id)
-            for name, text in log.server_names(fault).items():
+            for name, text in log.postgres_error_fields(fault).items():
                 scope.set_tag(f"postgres.{name}" if name != "sqlstate" else name, text)
             scope.set_transaction_name(endpoint)
             # Messages are dropped, so one kind of fault at one place is one issue.
@@ -87,7 +108,7 @@ class Reporter:
 
 def scrub(event: "Event", _hint: "Hint") -> "Event":
     """The event with types and places kept, and every text a visitor may be quoted in dropped."""
-    names = _CHECK_IN if event.get("type") == "check_in" else _KEPT
+    names = _CHECK_IN_FIELDS if event.get("type") == "check_in" else _EVENT_FIELDS
     kept = {key: value for key, value in event.items() if key in names}
     if event.get("type") == "check_in":
         return cast("Event", kept)  # our own words and numbers alone
@@ -95,16 +116,17 @@ def scrub(event: "Event", _hint: "Hint") -> "Event":
     kept["contexts"] = {"runtime": contexts["runtime"]} if "runtime" in contexts else {}
     exceptions = event.get("exception", {}).get("values", [])
     if exceptions:
-        kept["exception"] = {"values": [_bare(each) for each in exceptions]}
+        kept["exception"] = {"values": [_strip_exception(each) for each in exceptions]}
     if str(event.get("message", "")).startswith("alarm: "):
         kept["message"] = event["message"]  # our own words: see `alert`
     return cast("Event", kept)
 
 
-def _bare(exception: dict[str, object]) -> dict[str, object]:
+def _strip_exception(exception: dict[str, object]) -> dict[str, object]:
     trace = cast("dict[str, list[dict[str, object]]]", exception.get("stacktrace") or {})
     frames = [
-        {key: frame[key] for key in _FRAME if key in frame} for frame in trace.get("frames", [])
+        {key: frame[key] for key in _FRAME_FIELDS if key in frame}
+        for frame in trace.get("frames", [])
     ]
     return {
         "type": exception.get("type"),

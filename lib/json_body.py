@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 
-def loads(body: bytes) -> tuple[Any, list[str]]:
+def parse(body: bytes) -> tuple[Any, list[str]]:
     """The value, and the keys that one object holds twice, at any depth. ValueError,
     RecursionError where it is no JSON."""
     repeated: dict[str, None] = {}

@@ -23,10 +23,10 @@ def write(event: str, level: str = "info", /, **facts: object) -> None:
 
 def not_configured(fault: NotConfigured, request_id: str) -> None:
     """Name the variable here, where callers do not read."""
-    write("not_configured", "error", id=request_id, variable=fault.name, fault=fault.fault)
+    write("not_configured", "error", id=request_id, variable=fault.variable, fault=fault.reason)
 
 
-def hide_queries() -> None:
+def redact_query_strings() -> None:
     """Have the runtime's own lines, which name a request's address, leave out its query: people's
     addresses and numbers stand there.
     """
@@ -35,30 +35,30 @@ def hide_queries() -> None:
     def log_request(
         self: BaseHTTPRequestHandler, code: int | str = "-", size: int | str = "-"
     ) -> None:
-        self.log_message('"%s" %s %s', without_query(self.requestline), str(code), str(size))
+        self.log_message('"%s" %s %s', strip_query(self.requestline), str(code), str(size))
 
     def log_error(self: BaseHTTPRequestHandler, format: str, *args: object) -> None:  # noqa: A002
         # A request line that is none is quoted here whole.
-        self.log_message("%s", without_query(format % args))
+        self.log_message("%s", strip_query(format % args))
 
     BaseHTTPRequestHandler.log_request = log_request  # type: ignore[method-assign]
     BaseHTTPRequestHandler.log_error = log_error  # type: ignore[method-assign]
 
 
-def without_query(line: str) -> str:
+def strip_query(line: str) -> str:
     """A line up to its query, with the protocol that ends a request line."""
     return re.sub(r"(?:\?|%3F).*?( HTTP/[0-9.]+)?$", r"?\1", line, flags=re.IGNORECASE | re.DOTALL)
 
 
-def where(fault: BaseException) -> dict[str, object]:
+def exception_fields(fault: BaseException) -> dict[str, object]:
     """What happened and where, without the fault's text: that may quote a caller's data."""
     frames = traceback.extract_tb(fault.__traceback__)[-6:]
     at = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
-    causes = [type(cause).__qualname__ for cause in chain(fault)]
-    return {"fault": causes, "at": at, **server_names(fault)}
+    causes = [type(cause).__qualname__ for cause in cause_chain(fault)]
+    return {"fault": causes, "at": at, **postgres_error_fields(fault)}
 
 
-def chain(fault: BaseException) -> list[BaseException]:
+def cause_chain(fault: BaseException) -> list[BaseException]:
     """The fault and what it came from, five at most."""
     causes: list[BaseException] = []
     cause: BaseException | None = fault
@@ -68,21 +68,21 @@ def chain(fault: BaseException) -> list[BaseException]:
     return causes
 
 
-_NAMES = {"schema": "schema_name", "table": "table_name", "column": "column_name",
+_DIAGNOSTICS = {"schema": "schema_name", "table": "table_name", "column": "column_name",
           "constraint": "constraint_name"}  # fmt: skip
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 
 
-def server_names(fault: BaseException) -> dict[str, str]:
+def postgres_error_fields(fault: BaseException) -> dict[str, str]:
     """SQLSTATE and the names Postgres gives of the first error of its own in the chain.
 
     Never its message, detail or hint: those quote values. What is no plain identifier is left out.
     """
-    for cause in chain(fault):
+    for cause in cause_chain(fault):
         diag, sqlstate = getattr(cause, "diag", None), getattr(cause, "sqlstate", None)
         if diag is None or not isinstance(sqlstate, str):
             continue
-        given = {name: getattr(diag, attribute, None) for name, attribute in _NAMES.items()}
+        given = {name: getattr(diag, attribute, None) for name, attribute in _DIAGNOSTICS.items()}
         named = {name: text for name, text in given.items()
                  if isinstance(text, str) and _IDENTIFIER.fullmatch(text)}  # fmt: skip
         return {"sqlstate": sqlstate, **named}

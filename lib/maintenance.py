@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 KEY = "maintenance"
 MODES = ("intake", "read_only")
-FRESH_S = 5.0
-LONGEST = timedelta(hours=24)
+MAX_AGE_S = 5.0
+MAX_DURATION = timedelta(hours=24)
 BYPASS_HEADER = "X-Maintenance-Bypass"
 
 
-class Switch(NamedTuple):
+class MaintenanceWindow(NamedTuple):
     """An open window. until: None where the variable holds it open. reason, by: for operators."""
 
     mode: str
@@ -34,41 +34,41 @@ class Switch(NamedTuple):
     by: str = ""
 
     @property
-    def reads(self) -> bool:
+    def allows_reads(self) -> bool:
         """Whether Postgres may be read."""
         return self.mode == "read_only"
 
 
-def read(text: object, now: datetime) -> Switch | None:
+def parse_window(text: object, now: datetime) -> MaintenanceWindow | None:
     """What Redis holds as a switch; None when there is none, it is over, or it is none of ours."""
     if not isinstance(text, str) or not text:
         return None
     try:
         held = json.loads(text)
         since, until = (datetime.fromisoformat(held[name]) for name in ("since", "until"))
-        found = Switch(held["mode"], since, until, held["reason"], held["by"])
+        found = MaintenanceWindow(held["mode"], since, until, held["reason"], held["by"])
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
     return found if found.mode in MODES and found.until and found.until > now else None
 
 
-def switch_on(run: Callable[..., object], switch: Switch, now: datetime) -> None:
+def open_window(run: Callable[..., object], switch: MaintenanceWindow, now: datetime) -> None:
     """Open a window, which ends at `until` whatever happens. Raises CacheDown, ValueError."""
     if switch.mode not in MODES:
         raise ValueError("no such mode")
-    if switch.until is None or not now < switch.until <= now + LONGEST:
+    if switch.until is None or not now < switch.until <= now + MAX_DURATION:
         raise ValueError("a window ends, within a day")
     seconds = int((switch.until - now).total_seconds()) + 1
     held = {key: str(value) for key, value in switch._asdict().items()}
     run("SET", KEY, json.dumps(held), "EX", seconds)
 
 
-def switch_off(run: Callable[..., object]) -> bool:
+def close_window(run: Callable[..., object]) -> bool:
     """Close the window; whether there was one. Raises CacheDown."""
     return bool(run("DEL", KEY))
 
 
-class Board:
+class WindowCache:
     """What this instance last read of the switch; shared by its threads."""
 
     def __init__(self) -> None:
@@ -76,19 +76,19 @@ class Board:
         self._text: object = None
         self._read_at = float("-inf")
 
-    def remember(self, text: object) -> None:
+    def update(self, text: object) -> None:
         """What Redis just said, to whoever asked."""
         with self._lock:
             self._text = text
             self._read_at = time.monotonic()
 
     @property
-    def fresh(self) -> bool:
-        return time.monotonic() - self._read_at < FRESH_S
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self._read_at < MAX_AGE_S
 
-    def known(self, variable: str, now: datetime) -> Switch | None:
+    def current(self, variable: str, now: datetime) -> MaintenanceWindow | None:
         """What holds, without asking anybody. variable: what
         MAINTENANCE_MODE says."""
         if variable in MODES:
-            return Switch(variable, reason="MAINTENANCE_MODE", by="deployment")
-        return read(self._text, now)
+            return MaintenanceWindow(variable, reason="MAINTENANCE_MODE", by="deployment")
+        return parse_window(self._text, now)

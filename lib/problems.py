@@ -56,7 +56,7 @@ class Forbidden(Problem):
     title = {"id": "Tidak diizinkan.", "en": "Not allowed."}
 
 
-class ForeignOrigin(Problem):
+class OriginNotAllowed(Problem):
     status = 403
     code = "origin_not_allowed"
     title = {
@@ -95,7 +95,7 @@ class UnsupportedType(Problem):
     }
 
 
-class KeyReused(Problem):
+class IdempotencyKeyReused(Problem):
     status = 422
     code = "idempotency_key_reused"
     title = {
@@ -141,7 +141,7 @@ class NotPersisted(Problem):
 
     def __init__(self, *, lost: tuple[Any, ...] = (), retry_after_s: int = 30) -> None:
         super().__init__(headers={"Retry-After": str(retry_after_s)})
-        self.lost = lost
+        self.failures = lost
 
 
 class Unavailable(Problem):
@@ -167,8 +167,8 @@ class NotConfigured(Exception):
 
     def __init__(self, name: str, fault: str) -> None:
         super().__init__(f"{name} {fault}")
-        self.name = name
-        self.fault = fault
+        self.variable = name
+        self.reason = fault
 
 
 class DatabaseDown(Exception):
@@ -179,23 +179,23 @@ class CacheDown(Exception):
     """Redis refused, stayed silent past its deadline, or answered nonsense."""
 
 
-class ChallengeDown(Exception):
+class TurnstileDown(Exception):
     """Turnstile could not say whether the challenge was solved."""
 
 
-class Unreadable(Exception):
+class DecryptionError(Exception):
     """A sealed text was made with a key we do not have, or was changed."""
 
 
-class Erased(Exception):
+class ErasedSubject(Exception):
     """This copy was taken before its person was erased, and must not come back."""
 
 
-class MailTaken(Exception):
+class IdempotencyConflict(Exception):
     """The mail service has taken this mail before, as other bytes under the same key."""
 
 
-class MailRefused(Exception):
+class PermanentMailError(Exception):
     """The mail service will never take this mail as it stands. field: the one it named, if any."""
 
     def __init__(self, reason: str, field: str | None = None) -> None:
@@ -204,7 +204,7 @@ class MailRefused(Exception):
         self.field = field
 
 
-class MailDelayed(Exception):
+class TransientMailError(Exception):
     """The mail service did not take this mail now.
 
     uncertain: it may have taken it all the same (no answer, or one that does not say).
@@ -222,12 +222,12 @@ class MailDelayed(Exception):
     ) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.uncertain = uncertain
+        self.may_be_sent = uncertain
         self.retry_after_s = retry_after_s
-        self.for_all = retry_after_s is not None and for_all
+        self.pauses_all = retry_after_s is not None and for_all
 
 
-class AlertDelayed(Exception):
+class SlackError(Exception):
     """Slack did not take a message now.
 
     final: it will not, until somebody changes something. retry_after_s: it asked us to wait.
@@ -238,9 +238,9 @@ class AlertDelayed(Exception):
     ) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.final = final
+        self.permanent = final
         self.retry_after_s = retry_after_s
 
 
-class AlertGone(Exception):
+class MessageNotFound(Exception):
     """The message that was to be edited is not there any more."""

@@ -16,43 +16,43 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-RUNTIME = "vercel_runtime.vc_init"
-BACKLOG = 128  # socketserver's is 5: at more callers some wait a second to be let in
+RUNTIME_MODULE = "vercel_runtime.vc_init"
+LISTEN_BACKLOG = 128  # socketserver's is 5: at more callers some wait a second to be let in
 
-_held_back: list[str] = []
+_blocked_imports: list[str] = []
 
 
-def tune(runtime: Any) -> None:
+def patch_runtime(runtime: Any) -> None:
     """Spare what can be spared before the runtime has made its server."""
     gc.disable()  # until the first request: what is imported now is no garbage
     # A documented attribute; the server is made after us.
-    http.server.ThreadingHTTPServer.request_queue_size = BACKLOG
+    http.server.ThreadingHTTPServer.request_queue_size = LISTEN_BACKLOG
     if "vercel" not in sys.modules and find_spec("vercel") is None:
         # Looked for six times a request; None makes that fail at once.
         sys.modules["vercel"] = None  # type: ignore[assignment]
         # Without it nothing can be put off by `wait_until`: no event loop to wait for nothing.
         whole = getattr(runtime, "finish_wait_until", None)
         if callable(whole):
-            runtime.finish_wait_until = _unless_empty(whole)
+            runtime.finish_wait_until = _skip_if_empty(whole)
     # Loaded at every start, to time calls by libraries most requests never use.
     if "urllib3" not in sys.modules:
         sys.modules["urllib3"] = None  # type: ignore[assignment]
-        _held_back.append("urllib3")
-    _werkzeug_alone()
-    _versions_unasked()
+        _blocked_imports.append("urllib3")
+    _import_werkzeug_without_dev_server()
+    _stub_psycopg_version()
 
 
-def begin() -> None:
+def on_request() -> None:
     """At a request: what was held back while starting may happen from now on."""
     gc.enable()
-    while _held_back:
-        name = _held_back.pop()
+    while _blocked_imports:
+        name = _blocked_imports.pop()
         if sys.modules.get(name, name) is None:
             del sys.modules[name]
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """For a large import: what it makes is no garbage, so none is looked for meanwhile."""
     before = gc.isenabled()
     gc.disable()
@@ -63,13 +63,13 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def may_stay(environ: Mapping[str, Any], response: Any) -> bool:
+def can_keep_alive(environ: Mapping[str, Any], response: Any) -> bool:
     """Whether the caller may keep its connection: it wants to, and sees where the answer ends."""
     ends = "Content-Length" in response.headers or response.status_code in (204, 304)
     return ends and "close" not in environ.get("HTTP_CONNECTION", "").lower()
 
 
-def _unless_empty(whole: Callable[[Any], None]) -> Callable[[Any], None]:
+def _skip_if_empty(whole: Callable[[Any], None]) -> Callable[[Any], None]:
     def finish(collector: Any) -> None:
         if getattr(collector, "_pending", True):
             whole(collector)
@@ -77,7 +77,7 @@ def _unless_empty(whole: Callable[[Any], None]) -> Callable[[Any], None]:
     return finish
 
 
-def _werkzeug_alone() -> None:
+def _import_werkzeug_without_dev_server() -> None:
     """Import werkzeug without its development server and test client, half of its cost."""
     spared = {"werkzeug.serving": "run_simple", "werkzeug.test": "Client"}
     if any(name in sys.modules for name in ("werkzeug", *spared)):
@@ -95,7 +95,7 @@ def _werkzeug_alone() -> None:
             del sys.modules[name]
 
 
-def _versions_unasked() -> None:
+def _stub_psycopg_version() -> None:
     """Have psycopg not look up its own version, which nothing reads: that loads importlib.metadata
     and the parser of mails. Where it cannot, it says 0.0.0.0 itself."""
     for name in ("psycopg.version", "psycopg_binary.version"):
@@ -105,5 +105,5 @@ def _versions_unasked() -> None:
             sys.modules[name] = stand_in
 
 
-if (_runtime := sys.modules.get(RUNTIME)) is not None:
-    tune(_runtime)
+if (_runtime := sys.modules.get(RUNTIME_MODULE)) is not None:
+    patch_runtime(_runtime)

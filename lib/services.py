@@ -10,7 +10,7 @@ from lib.settings import Settings
 if TYPE_CHECKING:
     from lib.cache import Cache
     from lib.db import Database
-    from lib.encryption import Vault
+    from lib.encryption import SecretBoxCipher
     from lib.error_reporting import Reporter
     from lib.incidents.messages import Links
     from lib.mail import Mailer
@@ -37,10 +37,10 @@ class Services:
         return Cache(self.settings.upstash_redis_rest_url, self.settings.upstash_redis_rest_token)
 
     @cached_property
-    def vault(self) -> "Vault":
-        from lib.encryption import Vault
+    def cipher(self) -> "SecretBoxCipher":
+        from lib.encryption import SecretBoxCipher
 
-        return Vault(self.settings.leads_encryption_key)
+        return SecretBoxCipher(self.settings.leads_encryption_key)
 
     @property
     def erasure_keys(self) -> tuple[bytes, ...]:
@@ -92,9 +92,9 @@ class Services:
         return self.settings.vercel_deployment_id or "-"
 
     @property
-    def maintenance_fault(self) -> str | None:
+    def maintenance_mode_error(self) -> str | None:
         """Why MAINTENANCE_MODE switches nothing although it is set; None when all is well."""
-        return self.settings.maintenance_fault
+        return self.settings.maintenance_mode_error
 
     @property
     def site_url(self) -> str:
@@ -140,7 +140,7 @@ class Services:
             if self.__dict__.get(name) is not None:
                 self.__dict__[name].close()
 
-    def probe(self, wait_s: float = 0.0) -> None:
+    def probe_open_breakers(self, wait_s: float = 0.0) -> None:
         """Ask whatever was down whether it still is: after an answer, or where it decides one.
 
         wait_s: how long to wait for another thread that is asking.
@@ -154,7 +154,7 @@ _lock = threading.Lock()
 _instance: Services | None = None
 
 
-def instance() -> Services:
+def get_services() -> Services:
     """This instance's services, shared by its threads."""
     global _instance
     with _lock:

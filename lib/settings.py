@@ -30,7 +30,7 @@ class Setting[T]:
         secret: bool = False,
     ) -> None:
         self.parse = parse
-        self.meaning = meaning
+        self.description = meaning
         self.default = default
         self.secret = secret
         self.name = ""
@@ -56,13 +56,13 @@ class Setting[T]:
             if self.default is None:
                 raise unusable from fault
         # A slip in a variable that has a default must not cost a lead: say it, and go on.
-        if self.name not in instance.slips:
-            instance.slips.add(self.name)
+        if self.name not in instance.warned:
+            instance.warned.add(self.name)
             log.not_configured(unusable, "-")
         return self.parse(self.default)
 
 
-def url(text: str) -> str:
+def http_url(text: str) -> str:
     """An http(s) address, without a trailing slash."""
     if not text.startswith(("https://", "http://")):
         raise ValueError("not an http(s) address")
@@ -75,14 +75,14 @@ def postgres_url(text: str) -> str:
     return text
 
 
-def words(text: str) -> tuple[str, ...]:
+def comma_list(text: str) -> tuple[str, ...]:
     """A list separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def some_words(text: str) -> tuple[str, ...]:
+def nonempty_comma_list(text: str) -> tuple[str, ...]:
     """A list separated by commas, of one or more."""
-    if not (found := words(text)):
+    if not (found := comma_list(text)):
         raise ValueError("nothing in it")
     return found
 
@@ -101,28 +101,28 @@ def admin_token(text: str) -> str:
     return text
 
 
-def positive(text: str) -> int:
+def positive_int(text: str) -> int:
     number = int(text)
     if number < 1:
         raise ValueError("less than one")
     return number
 
 
-def positive_number(text: str) -> float:
+def positive_float(text: str) -> float:
     number = float(text)
     if not 0 < number < 1e6:
         raise ValueError("not above zero")
     return number
 
 
-def header_word(text: str) -> str:
+def header_value(text: str) -> str:
     """What can stand in an HTTP header as one word."""
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("not one word of ASCII")
     return text
 
 
-def maintenance_word(text: str) -> str:
+def parse_maintenance_mode(text: str) -> str:
     """`off`, or a mode of lib/maintenance.py; `on` is intake."""
     word = text.lower().replace("-", "_")
     meant = {"false": "off", "0": "off", "no": "off", "true": "intake", "1": "intake"}
@@ -132,16 +132,16 @@ def maintenance_word(text: str) -> str:
     return found
 
 
-def keys(text: str) -> tuple[bytes, ...]:
+def encryption_keys(text: str) -> tuple[bytes, ...]:
     """32-byte keys as URL-safe base64, separated by commas."""
-    found = tuple(base64.urlsafe_b64decode(part) for part in words(text))
+    found = tuple(base64.urlsafe_b64decode(part) for part in comma_list(text))
     if not found or any(len(key) != 32 for key in found):
         raise ValueError("not 32 bytes")
     return found
 
 
-def keys_if_any(text: str) -> tuple[bytes, ...]:
-    return keys(text) if text else ()
+def optional_encryption_keys(text: str) -> tuple[bytes, ...]:
+    return encryption_keys(text) if text else ()
 
 
 class Settings:
@@ -164,7 +164,7 @@ class Settings:
         secret=True,
     )
     backup_encryption_key = Setting(
-        keys,
+        encryption_keys,
         "Seals our own backups: 32 bytes as URL-safe base64, kept where the backups are not. "
         "Several separated by commas: the first seals, all open. Operators only.",
         secret=True,
@@ -174,24 +174,24 @@ class Settings:
         str, "Supabase's management API: an access token. Operators only.", secret=True
     )
     supabase_project_ref = Setting(str, "The project's reference at Supabase.")
-    supabase_api_url = Setting(url, "Supabase's management API.", "https://api.supabase.com")
-    upstash_redis_rest_url = Setting(url, "Redis: Upstash's REST address.")
+    supabase_api_url = Setting(http_url, "Supabase's management API.", "https://api.supabase.com")
+    upstash_redis_rest_url = Setting(http_url, "Redis: Upstash's REST address.")
     upstash_redis_rest_token = Setting(str, "Redis: Upstash's REST token.", secret=True)
     leads_encryption_key = Setting(
-        keys,
+        encryption_keys,
         "Seals leads in Redis and in mail: 32 bytes as URL-safe base64. Several separated by "
         "commas: the first seals, all open.",
         secret=True,
     )
-    leads_per_minute = Setting(positive, "Leads a client may send in a minute.", "5")
-    leads_per_hour = Setting(positive, "Leads a client may send in an hour.", "30")
+    leads_per_minute = Setting(positive_int, "Leads a client may send in a minute.", "5")
+    leads_per_hour = Setting(positive_int, "Leads a client may send in an hour.", "30")
     leads_ceiling_per_minute = Setting(
-        positive, "Leads a minute from everybody; above it they are kept for review.", "120"
+        positive_int, "Leads a minute from everybody; above it they are kept for review.", "120"
     )
-    resend_api_key = Setting(header_word, "Resend's API key, with sending access.", secret=True)
-    resend_api_url = Setting(url, "Resend's address.", "https://api.resend.com")
+    resend_api_key = Setting(header_value, "Resend's API key, with sending access.", secret=True)
+    resend_api_url = Setting(http_url, "Resend's address.", "https://api.resend.com")
     mail_per_second = Setting(
-        positive_number,
+        positive_float,
         "Requests a second to Resend, by all instances together; below the team's limit there "
         "(2, or 5, by default).",
         "2",
@@ -202,11 +202,11 @@ class Settings:
         "Alfa Beauty <noreply@alfabeauty.co.id>",
     )
     mail_sales_to = Setting(
-        some_words, "Sales mailboxes, separated by commas.", "sales@alfabeauty.co.id"
+        nonempty_comma_list, "Sales mailboxes, separated by commas.", "sales@alfabeauty.co.id"
     )
-    site_url = Setting(url, "The site's own address.", "https://alfabeauty.co.id")
+    site_url = Setting(http_url, "The site's own address.", "https://alfabeauty.co.id")
     allowed_origins = Setting(
-        words,
+        comma_list,
         "Further origins, separated by commas, whose pages may post leads and be redirected to.",
         "",
     )
@@ -243,9 +243,9 @@ class Settings:
         "",
         secret=True,
     )
-    leads_retention_days = Setting(positive, "Days a lead is kept; three years.", "1095")
+    leads_retention_days = Setting(positive_int, "Days a lead is kept; three years.", "1095")
     erasure_key = Setting(
-        keys_if_any,
+        optional_encryption_keys,
         "Makes the marks of who was erased: 32 bytes as URL-safe base64, kept out of the database. "
         "Several separated by commas: the first makes, all find. Empty: nobody can be erased.",
         "",
@@ -267,12 +267,12 @@ class Settings:
         str, "Cloudflare Turnstile's secret; empty: pages carry no challenge.", "", secret=True
     )
     turnstile_url = Setting(
-        url,
+        http_url,
         "Turnstile's siteverify.",
         "https://challenges.cloudflare.com/turnstile/v0/siteverify",
     )
     maintenance_mode = Setting(
-        maintenance_word,
+        parse_maintenance_mode,
         "Maintenance from this deployment on: off, on (= intake), intake, read_only; another word "
         "is refused at build, and rings at run time. The instant switch is `ops maintenance`.",
         "off",
@@ -303,10 +303,10 @@ class Settings:
         "",
         secret=True,
     )
-    vercel_api_url = Setting(url, "Vercel's API.", "https://api.vercel.com")
+    vercel_api_url = Setting(http_url, "Vercel's API.", "https://api.vercel.com")
     vercel_project_id = Setting(str, "The project's id or name; set by Vercel in functions.", "")
     vercel_team_id = Setting(str, "The team's id, where the project is a team's.", "")
-    supabase_url = Setting(url, "The project's own address at Supabase. Operators only.", "")
+    supabase_url = Setting(http_url, "The project's own address at Supabase. Operators only.", "")
     supabase_secret_key = Setting(
         str,
         "Supabase's secret key (sb_secret_…), for tools beside the functions, which use Postgres.",
@@ -316,7 +316,7 @@ class Settings:
     resend_admin_key = Setting(
         str, "Resend's key with full access: makes and deletes others. Operators only.", secret=True
     )
-    upstash_api_url = Setting(url, "Upstash's developer API.", "https://api.upstash.com")
+    upstash_api_url = Setting(http_url, "Upstash's developer API.", "https://api.upstash.com")
     upstash_email = Setting(str, "The account of UPSTASH_API_KEY. Operators only.")
     upstash_api_key = Setting(str, "Upstash's developer API key. Operators only.", secret=True)
     upstash_database_id = Setting(str, "The Redis database's id at Upstash. Operators only.")
@@ -332,23 +332,23 @@ class Settings:
         str, "An incoming webhook, where there is no bot: messages are not edited.", "", secret=True
     )
     alerts_mail_to = Setting(
-        words,
+        comma_list,
         "Operators' mailboxes, separated by commas: they get every Sev1 while Slack cannot be "
         "told. Empty: Sentry alone does.",
         "",
     )
-    slack_api_url = Setting(url, "Slack's API.", "https://slack.com/api")
+    slack_api_url = Setting(http_url, "Slack's API.", "https://slack.com/api")
     runbook_url = Setting(
         str, "Where ops/README.md is read on the web; alerts link to its sections.", ""
     )
     sentry_issues_url = Setting(str, "Sentry's list of this project's issues, for links.", "")
     canary_every_minutes = Setting(
-        positive, "How often the watch sends a synthetic lead through the whole path.", "30"
+        positive_int, "How often the watch sends a synthetic lead through the whole path.", "30"
     )
     uptimerobot_api_key = Setting(
         str, "UptimeRobot's account API key, for `ops monitors`; functions need none.", secret=True
     )
-    uptimerobot_api_url = Setting(url, "UptimeRobot's API.", "https://api.uptimerobot.com/v3")
+    uptimerobot_api_url = Setting(http_url, "UptimeRobot's API.", "https://api.uptimerobot.com/v3")
     sentry_dsn = Setting(str, "Sentry's DSN; empty: errors go to the log alone.", "", secret=True)
     vercel_env = Setting(str, "Set by Vercel: production, preview or development.", "development")
     vercel_git_commit_sha = Setting(str, "Set by Vercel: the commit, reported as the release.", "")
@@ -356,25 +356,25 @@ class Settings:
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         self.environ = os.environ if environ is None else environ
-        self.slips: set[str] = set()
+        self.warned: set[str] = set()
 
     @property
-    def maintenance_fault(self) -> str | None:
+    def maintenance_mode_error(self) -> str | None:
         """What is wrong with MAINTENANCE_MODE; None when it is unset, or a word that is known."""
         try:
-            maintenance_word(self.environ.get("MAINTENANCE_MODE", "").strip() or "off")
+            parse_maintenance_mode(self.environ.get("MAINTENANCE_MODE", "").strip() or "off")
         except ValueError:
             return "MAINTENANCE_MODE is misspelt: on, intake, read_only or off"
         return None
 
-    def secrets(self) -> dict[str, str]:
+    def secrets_by_name(self) -> dict[str, str]:
         """Every secret that is set, as it is written: for secrets.py, which keeps none."""
-        written = ((one.name, self.environ.get(one.name, "").strip()) for one in every())
-        secret = {one.name for one in every() if one.secret}
+        written = ((one.name, self.environ.get(one.name, "").strip()) for one in all_settings())
+        secret = {one.name for one in all_settings() if one.secret}
         return {name: text for name, text in written if text and name in secret}
 
 
-def every() -> Iterator[Setting[Any]]:
+def all_settings() -> Iterator[Setting[Any]]:
     """Every variable, in the order of the table above."""
     for value in vars(Settings).values():
         if isinstance(value, Setting):

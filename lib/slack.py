@@ -11,18 +11,23 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from lib.incidents.messages import Message, Posted, Thread
-from lib.problems import AlertDelayed, AlertGone
+from lib.incidents.messages import Message, MessageRef, Thread
+from lib.problems import MessageNotFound, SlackError
 
 TIMEOUT_S = 4.0
-LOOKED_BACK = 200  # messages
-LONGEST_WAIT_S = 600.0
-JSON = "application/json; charset=utf-8"
-FORM = "application/x-www-form-urlencoded"
-EVENT = "alfa_incident"
+HISTORY_LIMIT = 200  # messages
+MAX_RETRY_AFTER_S = 600.0
+JSON_TYPE = "application/json; charset=utf-8"
+FORM_TYPE = "application/x-www-form-urlencoded"
+METADATA_EVENT_TYPE = "alfa_incident"
 # The message is not there any more, or is not ours to change.
-GONE = ("message_not_found", "cant_update_message", "edit_window_closed", "thread_not_found",
-        "cant_delete_message")  # fmt: skip
+NOT_FOUND_ERRORS = (
+    "message_not_found",
+    "cant_update_message",
+    "edit_window_closed",
+    "thread_not_found",
+    "cant_delete_message",
+)
 
 
 class Slack:
@@ -33,121 +38,123 @@ class Slack:
         self._token = token
         self._channel = channel
         self._webhook_url = webhook_url
-        self.refused_for = ""
+        self.last_bot_error = ""
 
     @property
-    def edits(self) -> bool:
+    def can_update(self) -> bool:
         return bool(self._token and self._channel)
 
-    def post(self, message: Message, *, thread: str | None = None, aloud: bool = False) -> Posted:
+    def post(
+        self, message: Message, *, thread: str | None = None, aloud: bool = False
+    ) -> MessageRef:
         """A new message, or a reply in a thread; aloud: the channel sees the reply too.
 
         Raises AlertDelayed.
         """
-        if not self.edits:
-            return self._by_webhook(message)
+        if not self.can_update:
+            return self._post_to_webhook(message)
         fields: dict[str, Any] = {**_content(message), "unfurl_links": False}
         if thread is not None:
             fields |= {"thread_ts": thread, "reply_broadcast": aloud}
         try:
             answer = self._call("chat.postMessage", fields)
-        except AlertGone:  # somebody deleted what this replies to
+        except MessageNotFound:  # somebody deleted what this replies to
             answer = self._call("chat.postMessage", {**_content(message), "unfurl_links": False})
-        except AlertDelayed as fault:
-            if not (fault.final and self._webhook_url):
+        except SlackError as fault:
+            if not (fault.permanent and self._webhook_url):
                 raise
-            self.refused_for = fault.reason
-            return self._by_webhook(message)
-        return Posted(str(answer["channel"]), str(answer["ts"]))
+            self.last_bot_error = fault.reason
+            return self._post_to_webhook(message)
+        return MessageRef(str(answer["channel"]), str(answer["ts"]))
 
-    def update(self, posted: Posted, message: Message) -> None:
+    def update(self, posted: MessageRef, message: Message) -> None:
         """Make an earlier message say this. Raises AlertDelayed; AlertGone when it is not there,
         or cannot be edited by us."""
         fields = {**_content(message), "channel": posted.channel, "ts": posted.ts}
         self._call("chat.update", fields)
 
-    def delete(self, posted: Posted) -> None:
+    def delete(self, posted: MessageRef) -> None:
         """Take a message of ours away. Raises AlertDelayed, AlertGone."""
         self._call("chat.delete", {"channel": posted.channel, "ts": posted.ts})
 
-    def thread(self, posted: Posted) -> Thread:
+    def read_thread(self, posted: MessageRef) -> Thread:
         """Who answered a message, and what we replied to it. Raises AlertDelayed, AlertGone."""
-        query = {"channel": posted.channel, "ts": posted.ts, "limit": LOOKED_BACK}
+        query = {"channel": posted.channel, "ts": posted.ts, "limit": HISTORY_LIMIT}
         answer = self._read("conversations.replies", query)
         root, *replies = answer.get("messages") or [{}]
         people = [one["user"] for one in replies if one.get("user") and not one.get("bot_id")]
         people += [user for one in root.get("reactions", ()) for user in one.get("users", ())]
-        marks = [_marks(one) for one in replies if one.get("bot_id")]
+        marks = [_metadata_of(one) for one in replies if one.get("bot_id")]
         return Thread(people[0] if people else None, tuple(one for one in marks if one))
 
-    def marked(self, mark: str) -> list[tuple[Posted, dict[str, str]]]:
+    def list_with_metadata(self, mark: str) -> list[tuple[MessageRef, dict[str, str]]]:
         """The messages of ours that carry this mark, newest first, with all their marks. Raises
         AlertDelayed."""
-        if not self.edits:
+        if not self.can_update:
             return []
-        query = {"channel": self._channel, "limit": LOOKED_BACK}
+        query = {"channel": self._channel, "limit": HISTORY_LIMIT}
         found = []
         for message in self._read("conversations.history", query).get("messages", []):
-            marks = _marks(message)
+            marks = _metadata_of(message)
             if mark in marks:
-                found.append((Posted(self._channel, str(message["ts"])), marks))
+                found.append((MessageRef(self._channel, str(message["ts"])), marks))
         return found
 
-    def find(self, mark: str, value: str) -> Posted | None:
+    def find(self, mark: str, value: str) -> MessageRef | None:
         """The newest message with this mark: posted by an attempt whose answer was lost, or by an
         instance that could write nothing down. Raises AlertDelayed."""
         try:
-            found = self.marked(mark)
-        except AlertDelayed as fault:
-            if fault.final:  # without the right to read, a lost answer means a second message
+            found = self.list_with_metadata(mark)
+        except SlackError as fault:
+            if fault.permanent:  # without the right to read, a lost answer means a second message
                 return None
             raise
         return next((posted for posted, marks in found if marks[mark] == value), None)
 
-    def refusal(self) -> str | None:
+    def bot_error(self) -> str | None:
         """Why Slack refuses our bot or its channel, by Slack's name for it; None if it does not,
         or there is no bot. Posts nothing. Raises AlertDelayed where that cannot be told."""
-        if not self.edits:
+        if not self.can_update:
             return None
         try:
             self._call("auth.test", {})
-            self.marked("-")
-        except AlertDelayed as fault:
-            if not fault.final:
+            self.list_with_metadata("-")
+        except SlackError as fault:
+            if not fault.permanent:
                 raise
             # Without the right to read, alerts are posted all the same.
             return None if fault.reason == "missing_scope" else fault.reason
         return None
 
-    def _by_webhook(self, message: Message) -> Posted:
+    def _post_to_webhook(self, message: Message) -> MessageRef:
         if not self._webhook_url:
-            raise AlertDelayed("not_configured", final=True)
+            raise SlackError("not_configured", final=True)
         content = {"text": message.text, "blocks": list(message.blocks)}
-        if self._send(self._webhook_url, _json(content), JSON).strip() != "ok":
-            raise AlertDelayed("nonsense")
-        return Posted("webhook", "")
+        if self._send(self._webhook_url, _json_bytes(content), JSON_TYPE).strip() != "ok":
+            raise SlackError("nonsense")
+        return MessageRef("webhook", "")
 
     def _call(self, method: str, fields: dict[str, Any]) -> dict[str, Any]:
-        return self._asked(method, _json({"channel": self._channel, **fields}), JSON)
+        return self._request(method, _json_bytes({"channel": self._channel, **fields}), JSON_TYPE)
 
     def _read(self, method: str, query: dict[str, Any]) -> dict[str, Any]:
         query = {**query, "include_all_metadata": "true"}
-        return self._asked(method, urllib.parse.urlencode(query).encode(), FORM)
+        return self._request(method, urllib.parse.urlencode(query).encode(), FORM_TYPE)
 
-    def _asked(self, method: str, body: bytes, kind: str) -> dict[str, Any]:
+    def _request(self, method: str, body: bytes, kind: str) -> dict[str, Any]:
         text = self._send(f"{self._api_url}/{method}", body, kind, f"Bearer {self._token}")
         try:
             answer = json.loads(text)
             well, error = answer["ok"] is True, str(answer.get("error"))
         except (ValueError, LookupError, TypeError, AttributeError):
-            raise AlertDelayed("nonsense") from None
+            raise SlackError("nonsense") from None
         if well:
             return dict(answer)
-        if error in GONE:
-            raise AlertGone
+        if error in NOT_FOUND_ERRORS:
+            raise MessageNotFound
         passing = ("ratelimited", "internal_error", "fatal_error", "service_unavailable",
                    "request_timeout")  # fmt: skip
-        raise AlertDelayed(error, final=error not in passing)
+        raise SlackError(error, final=error not in passing)
 
     def _send(self, url: str, body: bytes, kind: str, token: str = "") -> str:
         headers = {"Content-Type": kind, **({"Authorization": token} if token else {})}
@@ -160,30 +167,30 @@ class Slack:
         except urllib.error.HTTPError as fault:
             fault.close()
             wait = fault.headers.get("Retry-After", "")
-            retry_after_s = min(float(wait), LONGEST_WAIT_S) if wait.isdigit() else None
+            retry_after_s = min(float(wait), MAX_RETRY_AFTER_S) if wait.isdigit() else None
             gone = fault.code in (403, 404, 410)
-            raise AlertDelayed(
+            raise SlackError(
                 f"status_{fault.code}", retry_after_s=retry_after_s, final=gone
             ) from None
         except (OSError, http.client.HTTPException) as fault:
-            raise AlertDelayed(type(fault).__name__) from None
+            raise SlackError(type(fault).__name__) from None
 
 
 def _content(message: Message) -> dict[str, Any]:
     content: dict[str, Any] = {"text": message.text, "blocks": list(message.blocks)}
-    if message.marks:
-        content["metadata"] = {"event_type": EVENT, "event_payload": message.marks}
+    if message.metadata:
+        content["metadata"] = {"event_type": METADATA_EVENT_TYPE, "event_payload": message.metadata}
     return content
 
 
-def _json(value: object) -> bytes:
+def _json_bytes(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-def _marks(message: dict[str, Any]) -> dict[str, str]:
+def _metadata_of(message: dict[str, Any]) -> dict[str, str]:
     """What we left with a message of ours; empty for any other."""
     metadata = message.get("metadata")
-    if not isinstance(metadata, dict) or metadata.get("event_type") != EVENT:
+    if not isinstance(metadata, dict) or metadata.get("event_type") != METADATA_EVENT_TYPE:
         return {}
     marks = metadata.get("event_payload")
     pairs = marks.items() if isinstance(marks, dict) else ()

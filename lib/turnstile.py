@@ -5,14 +5,14 @@ Turnstile down never refuses a lead, nor makes spam of it: a person looks at it.
 
 from urllib.parse import urlencode
 
-from lib.http_client import Rest, Unreached
-from lib.problems import ChallengeDown
+from lib.http_client import HttpClient, RequestFailed
+from lib.problems import TurnstileDown
 
-CONNECT_S, ANSWER_S = 0.3, 0.6
+CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 0.3, 0.6
 
 # Error codes that speak of the visitor's token; every other one is of us, of Cloudflare, or of a
 # token that was good and too old (developers.cloudflare.com/turnstile, read 2026-11).
-_FORGED = {"invalid-input-response", "missing-input-response"}
+_TOKEN_ERRORS = {"invalid-input-response", "missing-input-response"}
 
 
 class Turnstile:
@@ -21,23 +21,25 @@ class Turnstile:
     def __init__(self, secret: str, url: str) -> None:
         self._secret = secret
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        self._rest = Rest(url, headers, connect_s=CONNECT_S)
+        self._rest = HttpClient(url, headers, connect_s=CONNECT_TIMEOUT_S)
 
     def close(self) -> None:
         self._rest.close()
 
-    def passed(self, token: str, address: str | None, attempt: str) -> bool:
+    def verify(self, token: str, address: str | None, attempt: str) -> bool:
         """Whether the token is good. A token is good once; repeats of one `attempt` (a UUID) count
         as that once. Raises ChallengeDown where nothing can be said of the visitor."""
         form = {"secret": self._secret, "response": token, "idempotency_key": attempt}
         if address is not None:
             form["remoteip"] = address
         try:
-            answer = self._rest.post("", urlencode(form).encode(), within_s=ANSWER_S).json()
+            answer = self._rest.post(
+                "", urlencode(form).encode(), within_s=RESPONSE_TIMEOUT_S
+            ).json()
             if answer["success"] is True:
                 return True
-            if not _FORGED.issuperset(answer["error-codes"]):
-                raise ChallengeDown
-        except (Unreached, LookupError, TypeError, ValueError, RecursionError) as fault:
-            raise ChallengeDown from fault
+            if not _TOKEN_ERRORS.issuperset(answer["error-codes"]):
+                raise TurnstileDown
+        except (RequestFailed, LookupError, TypeError, ValueError, RecursionError) as fault:
+            raise TurnstileDown from fault
         return False

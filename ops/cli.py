@@ -21,7 +21,7 @@ from ops.privacy import data_subject, retention
 from ops.products import commands as product_commands
 from ops.recovery import commands as recovery_commands
 
-AREAS = (
+COMMAND_MODULES = (
     lead_commands,
     review,
     product_commands,
@@ -45,7 +45,7 @@ def migrate(_services: Services, args: argparse.Namespace) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python3 -m ops",
         description="Operators' commands. Variables come from the environment (.env.example); "
@@ -53,15 +53,15 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--local", action="store_true", help="act on the local platform")
     areas: Any = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in AREAS:
-        module.declare(areas)
-    verb = command.verb(areas, "migrate", migrate, "python3 -m ops migrate --dsn postgresql://…")
+    for module in COMMAND_MODULES:
+        module.add_commands(areas)
+    verb = command.command(areas, "migrate", migrate, "python3 -m ops migrate --dsn postgresql://…")
     verb.add_argument("--dsn", required=True, help="a direct connection, as the tables' owner")
     return made
 
 
 def main(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int:
-    args = parser().parse_args(arguments)
+    args = build_parser().parse_args(arguments)
     if args.local:
         state = State(DATA).read()
         if state is None:

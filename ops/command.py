@@ -21,20 +21,20 @@ class Failed(Exception):
         self.status = status
 
 
-type Run = Callable[[Services, argparse.Namespace], int]
+type CommandFunction = Callable[[Services, argparse.Namespace], int]
 
 
-def area(areas: Any, name: str, summary: str) -> Any:
+def group(areas: Any, name: str, summary: str) -> Any:
     """A word with verbs of its own: `ops leads import`."""
     return areas.add_parser(name, help=summary, description=summary).add_subparsers(
         required=True, metavar="VERB"
     )
 
 
-def verb(
+def command(
     verbs: Any,
     name: str,
-    run: Run,
+    run: CommandFunction,
     *examples: str,
     dry_run: bool = False,
     as_json: bool = False,
@@ -58,11 +58,11 @@ def verb(
     return made
 
 
-def limited(made: argparse.ArgumentParser) -> None:
+def add_limit(made: argparse.ArgumentParser) -> None:
     made.add_argument("--limit", type=int, default=50, help="rows (default: 50)")
 
 
-def table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def print_table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Rows under their names, for a person."""
     cells = [tuple(names), *(tuple(str(value) for value in row) for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(names))]

@@ -8,7 +8,7 @@ from typing import Self
 from tqdm import tqdm
 
 
-class Bar:
+class ProgressBar:
     """Bytes so far, the rate, and the time that is left; nothing where there is no terminal.
 
     about: bytes to come; where that is a guess (exact=False) and they are more, the bar says
@@ -44,14 +44,14 @@ class Bar:
         self._bar.close()
 
 
-class Wait:
+class WaitMessage:
     """What is waited for, and since when: on standard error, every `every_s` seconds."""
 
     def __init__(self, *, every_s: float = 5.0) -> None:
         self._every_s = every_s
         self._started = self._shown_at = time.monotonic()
 
-    def show(self, words: str) -> None:
+    def print(self, words: str) -> None:
         now = time.monotonic()
         if now - self._shown_at >= self._every_s:
             self._shown_at = now

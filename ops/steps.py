@@ -14,7 +14,7 @@ from dev.platform.migrations import MigrationFailed
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from ops.command import Failed
 
-PASS, FAIL, UNKNOWN = "PASS", "FAIL", "COULD NOT VERIFY"
+PASS, FAIL, COULD_NOT_VERIFY = "PASS", "FAIL", "COULD NOT VERIFY"
 
 
 class CouldNotVerify(Exception):
@@ -26,8 +26,8 @@ class Step:
     """work: does it and says what it found. vital: without it the later ones make no sense."""
 
     name: str
-    work: Callable[[], str]
-    vital: bool = False
+    run: Callable[[], str]
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +38,30 @@ class Outcome:
     took_s: float
 
 
-def walk(steps: Sequence[Step], tell: Callable[[Outcome], None]) -> list[Outcome]:
+def run_steps(steps: Sequence[Step], tell: Callable[[Outcome], None]) -> list[Outcome]:
     """Every step's outcome, told as it comes."""
     outcomes: list[Outcome] = []
     stopped = ""
     for step in steps:
-        found = Outcome(step.name, UNKNOWN, stopped, 0.0) if stopped else one(step)
-        if step.vital and found.verdict != PASS and not stopped:
+        found = Outcome(step.name, COULD_NOT_VERIFY, stopped, 0.0) if stopped else run_step(step)
+        if step.required and found.verdict != PASS and not stopped:
             stopped = f"not reached: {step.name}"
         outcomes.append(found)
         tell(found)
     return outcomes
 
 
-def one(step: Step) -> Outcome:
+def run_step(step: Step) -> Outcome:
     started = time.monotonic()
     try:
-        verdict, words = PASS, step.work()
+        verdict, words = PASS, step.run()
     except CouldNotVerify as fault:
-        verdict, words = UNKNOWN, str(fault)
+        verdict, words = COULD_NOT_VERIFY, str(fault)
     except (NotConfigured, CacheDown, DatabaseDown) as fault:
-        verdict, words = UNKNOWN, str(fault) or f"{type(fault).__name__}: it cannot be reached"
+        verdict, words = (
+            COULD_NOT_VERIFY,
+            str(fault) or f"{type(fault).__name__}: it cannot be reached",
+        )
     except (Failed, MigrationFailed) as fault:
         verdict, words = FAIL, str(fault)
     except (psycopg.Error, OSError) as fault:
@@ -67,15 +70,15 @@ def one(step: Step) -> Outcome:
     return Outcome(step.name, verdict, words, round(time.monotonic() - started, 2))
 
 
-def verdict(outcomes: Sequence[Outcome]) -> str:
+def overall_verdict(outcomes: Sequence[Outcome]) -> str:
     """FAIL when anything failed; PASS only when everything passed."""
     found = {outcome.verdict for outcome in outcomes}
     if FAIL in found:
         return FAIL
-    return PASS if found == {PASS} else UNKNOWN
+    return PASS if found == {PASS} else COULD_NOT_VERIFY
 
 
-def show(outcome: Outcome) -> None:
+def print_outcome(outcome: Outcome) -> None:
     """A line for a person, as it comes."""
     took = f"{outcome.took_s:>8.1f} s"
     print(f"{outcome.name:<12}{outcome.verdict:<17}{took}  {outcome.words}", flush=True)

@@ -19,7 +19,7 @@ from psycopg.rows import DictRow
 from dev.edge import runtime
 from dev.edge.runtime import Function, start_built
 from dev.platform.local_platform import Platform
-from dev.platform.logs import LogBook
+from dev.platform.logs import LogBuffer
 from lib import settings
 from lib.leads import form_pages
 from tests.conftest import LEAD, eventually
@@ -71,7 +71,7 @@ def artefact(built: Path) -> Artefact:
 
 @contextmanager
 def running(
-    artefact: Artefact, name: str, environ: dict[str, str], log: LogBook | None = None
+    artefact: Artefact, name: str, environ: dict[str, str], log: LogBuffer | None = None
 ) -> Iterator[tuple[Function, httpx.Client]]:
     """A built function in Vercel's runtime, and a client of it alone."""
     folder = artefact.functions()[name]
@@ -143,7 +143,7 @@ def test_the_pages_a_function_fills_in_are_shipped_with_it(artefact: Artefact) -
     """The builder leaves `public/` out of functions unless includeFiles names it."""
     for name in ("api/leads", "api/thanks"):
         files = artefact.files(name)
-        for page in (*form_pages.FORMS.values(), *form_pages.THANKS.values()):
+        for page in (*form_pages.FORM_FILES.values(), *form_pages.THANK_YOU_FILES.values()):
             assert f"public/{page}" in files, f"{name}: see includeFiles in vercel.json"
 
 
@@ -314,17 +314,18 @@ RARELY = """
 import sys
 sys.path[:0] = [".", "_vendor"]
 from datetime import UTC, datetime
-from lib import fields, pages, rest, spam, submission
+from lib import http_client
+from lib.leads import form_pages, spam, submission, validators
 from lib.error_reporting import Reporter
-from lib.encryption import Vault
+from lib.encryption import SecretBoxCipher
 
-assert fields.phone("+65 8123 4567") == "+6581234567"
-assert fields.phone("+44 20 7946 0958") == "+442079460958"
-assert fields.address("Ayu@b\u00fccher.example") == "ayu@b\u00fccher.example"
-assert spam._disposable("a@mailinator.com")
-assert "Andi" in pages.faulty_form("id", {"contact_name": "Andi"}, {}, "!")
-vault = Vault((b"k" * 32,))
-assert vault.open(vault.seal("x")) == "x"
+assert validators.normalize_phone("+65 8123 4567") == "+6581234567"
+assert validators.normalize_phone("+44 20 7946 0958") == "+442079460958"
+assert validators.normalize_email("Ayu@b\u00fccher.example") == "ayu@b\u00fccher.example"
+assert spam._is_disposable("a@mailinator.com")
+assert "Andi" in form_pages.render_form_with_errors("id", {"contact_name": "Andi"}, {}, "!")
+cipher = SecretBoxCipher((b"k" * 32,))
+assert cipher.decrypt(cipher.encrypt("x")) == "x"
 reporter = Reporter(sys.argv[1], "r", "test")
 reporter.report(ValueError("x"), request_id="1", endpoint="leads")
 reporter.alert("x", request_id="1")
@@ -381,11 +382,11 @@ def test_built_functions_start_without_any_variable_and_name_it_in_the_log_alone
 ) -> None:
     with running(artefact, "api/health", {}) as (_, client):
         assert client.get("/api/health").status_code == 200
-    log = LogBook()
+    log = LogBuffer()
     with running(artefact, "api/leads", {}, log) as (_, client):
         answer = client.post("/api/leads", json=LEAD)
         assert (answer.status_code, answer.json()["error"]) == (503, "persistence_failed")
-        names = [variable.name for variable in settings.every()]
+        names = [variable.name for variable in settings.all_settings()]
         assert not [name for name in names if name.lower() in answer.text.lower()]
         told = eventually(
             lambda: [line["message"] for line in log.since() if '"lost"' in line["message"]]

@@ -10,7 +10,7 @@ import pytest
 from upstash_redis import Redis
 
 from dev.platform.local_platform import Platform
-from lib.cache import ANSWER_S, Cache
+from lib.cache import RESPONSE_TIMEOUT_S, Cache
 from lib.problems import CacheDown
 
 FILL = (
@@ -63,12 +63,12 @@ def test_every_command_gives_what_upstashs_own_client_gives(
     theirs = Redis(
         given["UPSTASH_REDIS_REST_URL"], given["UPSTASH_REDIS_REST_TOKEN"], allow_telemetry=False
     )
-    cache.run_all(*FILL)
+    cache.pipeline(*FILL)
     pipeline = theirs.pipeline()
     for command in ASKED:
-        assert cache.run(*command) == theirs.execute(list(command)), command
+        assert cache.execute(*command) == theirs.execute(list(command)), command
         pipeline.execute(list(command))
-    assert cache.run_all(*ASKED) == pipeline.exec()
+    assert cache.pipeline(*ASKED) == pipeline.exec()
     theirs.close()  # type: ignore[no-untyped-call]
 
 
@@ -76,7 +76,7 @@ def test_one_connection_serves_one_call_after_another(platform: Platform, cache:
     with counting(platform.upstash.port) as (url, opened):
         kept = Cache(url, platform.environment["UPSTASH_REDIS_REST_TOKEN"])
         for _ in range(5):
-            assert kept.run("PING") == "PONG"
+            assert kept.execute("PING") == "PONG"
         kept.close()
     assert len(opened) == 1
 
@@ -86,18 +86,18 @@ def test_a_connection_the_server_closed_meanwhile_is_not_used_again(
 ) -> None:
     with counting(platform.upstash.port) as (url, opened):
         kept = Cache(url, platform.environment["UPSTASH_REDIS_REST_TOKEN"])
-        kept.run("PING")
+        kept.execute("PING")
         opened[0].shutdown(socket.SHUT_RDWR)
         time.sleep(0.05)
-        assert kept.run("PING") == "PONG"
+        assert kept.execute("PING") == "PONG"
         kept.close()
     assert len(opened) == 2
 
 
 def test_an_error_of_redis_is_redis_down(cache: Cache) -> None:
     with pytest.raises(CacheDown):
-        cache.run_all(("SET", "text", "1"), ("HGETALL", "text"))
-    assert cache.breaker.open
+        cache.pipeline(("SET", "text", "1"), ("HGETALL", "text"))
+    assert cache.breaker.is_open
 
 
 @pytest.mark.parametrize("drip", [b"", b"H", b"HTTP/1.1 200 OK\r\nX: "])
@@ -107,10 +107,10 @@ def test_a_server_that_is_silent_or_drips_is_given_up_in_time(drip: bytes) -> No
         cache = Cache(url, "token")
         started = time.monotonic()
         with pytest.raises(CacheDown):
-            cache.run("PING")
-        assert time.monotonic() - started < ANSWER_S + 1
+            cache.execute("PING")
+        assert time.monotonic() - started < RESPONSE_TIMEOUT_S + 1
         with pytest.raises(CacheDown):
-            cache.run("PING")
+            cache.execute("PING")
         cache.close()
 
 

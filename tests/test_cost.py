@@ -58,12 +58,12 @@ print(json.dumps([told, loaded, sorted(sys.modules)]))
 @pytest.fixture
 def stocked(platform: Platform, database: object) -> None:
     """A fresh catalogue in Redis."""
-    query = product_query.read([], "id")
-    answer = catalogue.answer(query, snapshot.load().find(query), datetime.now(UTC))
-    entry = cache.entry_of(answer, made_at=time.time(), cost_s=0.01, version="0")
+    query = product_query.parse([], "id")
+    answer = catalogue.render(query, snapshot.load().find(query), datetime.now(UTC))
+    entry = cache.make_entry(answer, made_at=time.time(), cost_s=0.01, version="0")
     with redis.Redis.from_url(platform.redis_url) as valkey:
-        key = f"products:entry:{query.key}"
-        valkey.set(key, cache.sealed(entry, query.key))
+        key = f"products:entry:{query.cache_key}"
+        valkey.set(key, cache.encode(entry, query.cache_key))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def post(url: str, phone: str) -> None:
 def test_products_take_one_trip_to_redis_and_none_from_memory(
     platform: Platform, stocked: None, wire: Wire
 ) -> None:
-    at, asked_before = database_url(platform, wire), deployments.ASKED
+    at, asked_before = database_url(platform, wire), deployments.CHECKED_KEY_PREFIX
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.set(asked_before + platform.environment["VERCEL_DEPLOYMENT_ID"], "1")
     with platform.function("api/products.py", DATABASE_URL=at) as function:
@@ -186,7 +186,7 @@ def test_products_take_one_trip_to_redis_and_none_from_memory(
             asked = [
                 one
                 for one in platform.upstash.received()
-                if metrics.RECORD not in one["body"] and asked_before not in str(one["body"])
+                if metrics.INCREMENT not in one["body"] and asked_before not in str(one["body"])
             ]
             assert len(asked) == 1
     assert wire.trips == 0

@@ -43,10 +43,10 @@ def silent() -> Iterator[Database]:
 
 
 def test_a_connection_is_opened_while_somebody_else_is_asked(far: Database) -> None:
-    far.ahead()
+    far.preconnect()
     assert eventually(lambda: len(far._idle)) == 1
     first = far.run(who)
-    far.ahead()  # there is one to use again
+    far.preconnect()  # there is one to use again
     assert (far.run(who), far.run(who), len(far._idle)) == (first, first, 1)
 
 
@@ -54,14 +54,14 @@ def test_what_is_still_coming_is_waited_for_and_not_opened_twice(
     far: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = []
-    real = far.open
+    real = far.connect
 
-    def count() -> db.BoundedConnection:
+    def count() -> db.DeadlineConnection:
         opened.append(threading.current_thread())
         return real()
 
     monkeypatch.setattr(far, "open", count)
-    far.ahead()
+    far.preconnect()
     assert not far._idle
     far.run(who)
     assert len(opened) == 1
@@ -70,17 +70,17 @@ def test_what_is_still_coming_is_waited_for_and_not_opened_twice(
 
 def test_none_is_opened_ahead_while_one_is_in_use_and_will_soon_be_free(far: Database) -> None:
     def meanwhile(connection: psycopg.Connection[tuple[int]]) -> int:
-        far.ahead()
+        far.preconnect()
         return who(connection)
 
     far.run(meanwhile)
-    assert "opening" not in far._coming.__dict__
+    assert "opening" not in far._preconnecting.__dict__
 
 
 def test_a_connection_that_died_while_kept_is_replaced_ahead(far: Database) -> None:
     first = far.run(who)
     far._idle[0].close()
-    far.ahead()
+    far.preconnect()
     assert eventually(lambda: len(far._idle)) == 1
     assert far.run(who) != first
 
@@ -89,7 +89,7 @@ def test_whoever_finds_none_waits_a_little_for_anothers(
     far: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight callers at once do not open eight connections, each of which costs more than a lead."""
-    monkeypatch.setattr(db, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(db, "ACQUIRE_TIMEOUT_S", 2.0)
     first = far.run(who)
     seen: list[int] = []
     threads = [threading.Thread(target=lambda: seen.append(far.run(who))) for _ in range(8)]
@@ -119,7 +119,7 @@ def test_a_connection_long_in_use_is_not_waited_for(far: Database) -> None:
 
 
 def test_no_more_are_kept_than_the_pooler_can_spare(far: Database) -> None:
-    together = threading.Barrier(db.MAX_IDLE + 2)
+    together = threading.Barrier(db.MAX_IDLE_CONNECTIONS + 2)
 
     def meanwhile(connection: psycopg.Connection[tuple[int]]) -> int:
         together.wait(10)
@@ -130,25 +130,25 @@ def test_no_more_are_kept_than_the_pooler_can_spare(far: Database) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(far._idle) == db.MAX_IDLE
+    assert len(far._idle) == db.MAX_IDLE_CONNECTIONS
 
 
 def test_what_does_not_come_counts_as_the_first_try(
     silent: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wait that began ahead is not begun again."""
-    silent.ahead()
+    silent.preconnect()
     began = time.monotonic()
     with pytest.raises(DatabaseDown):
         silent.run(who)
-    assert time.monotonic() - began < db.CONNECT_BUDGET_S + 1
-    assert silent.breaker.open
-    silent.ahead()
-    assert "opening" not in silent._coming.__dict__, "known to be down: nothing is tried"
+    assert time.monotonic() - began < db.CONNECT_TIMEOUT_S + 1
+    assert silent.breaker.is_open
+    silent.preconnect()
+    assert "opening" not in silent._preconnecting.__dict__, "known to be down: nothing is tried"
 
 
 def test_no_more_is_waited_than_there_is_time(silent: Database) -> None:
-    silent.ahead()
+    silent.preconnect()
     began = time.monotonic()
     with pytest.raises(DatabaseDown):
         silent.run(who, budget_s=0.2)
@@ -157,6 +157,6 @@ def test_no_more_is_waited_than_there_is_time(silent: Database) -> None:
 
 def test_a_fault_met_ahead_is_the_requests_own_to_meet() -> None:
     gone = Database("postgresql://alfa@127.0.0.1:1/alfa")
-    gone.ahead()
+    gone.preconnect()
     with pytest.raises(DatabaseDown):
         gone.run(who)

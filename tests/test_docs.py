@@ -36,7 +36,7 @@ def text_of(name: str) -> str:
 
 
 def variables() -> set[str]:
-    return {variable.name for variable in settings.every()}
+    return {variable.name for variable in settings.all_settings()}
 
 
 def offered() -> list[str]:
@@ -65,7 +65,7 @@ def test_the_example_has_no_variable_that_nobody_reads() -> None:
 
 def test_the_example_holds_no_secret() -> None:
     lines = dict(re.findall(r"^#?\s?([A-Z][A-Z0-9_]+)=(.*)$", text_of(".env.example"), re.M))
-    for variable in settings.every():
+    for variable in settings.all_settings():
         if variable.secret:
             value = lines.get(variable.name, "")
             assert not re.search(r"[A-Za-z0-9+/_-]{24,}", value), f"{variable.name} looks real"
@@ -138,8 +138,10 @@ def test_the_form_asks_for_the_fields_the_code_knows(locale: str) -> None:
 @pytest.mark.parametrize("locale", FORMS)
 def test_the_form_shows_the_sentence_that_is_recorded(locale: str) -> None:
     found = form(locale)
-    assert consent.SENTENCES[consent.CURRENT][locale] in found.text
-    assert [each["value"] for each in found.controls["consent_version"]] == [consent.CURRENT]
+    assert consent.SENTENCES[consent.CURRENT_VERSION][locale] in found.text
+    assert [each["value"] for each in found.controls["consent_version"]] == [
+        consent.CURRENT_VERSION
+    ]
     assert [each["value"] for each in found.controls["locale"]] == [locale]
 
 

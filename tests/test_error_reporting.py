@@ -67,7 +67,7 @@ def test_a_report_and_a_log_line_carry_the_code_and_the_names(
     reporter = services.reporter
     assert reporter is not None
     for one in (fault, wrapped):
-        named = log.where(one)
+        named = log.exception_fields(one)
         assert {key: named[key] for key in named if key not in ("fault", "at")} == expected
         platform.sentry.forget()
         reporter.report(one, request_id="r", endpoint="leads")

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib import http_client
-from lib.http_client import Answer, Rest, Unreached
+from lib.http_client import HttpClient, HttpResponse, RequestFailed
 
 type Talk = Callable[[socket.socket], None]
 
@@ -44,8 +44,8 @@ class Told:
     def settimeout(self, _seconds: float) -> None: ...
 
 
-def line(*pieces: bytes) -> http_client._Line:
-    made = http_client._Line(Told(*pieces))  # type: ignore[arg-type]
+def line(*pieces: bytes) -> http_client._Connection:
+    made = http_client._Connection(Told(*pieces))  # type: ignore[arg-type]
     made.deadline = time.monotonic() + 5
     return made
 
@@ -105,7 +105,7 @@ def test_an_answer_is_understood_as_http_client_does_in_whatever_pieces_it_comes
 
 def test_what_is_said_meanwhile_is_passed_over() -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
-    assert line(hints + OK).exchange(b"") == Answer(200, {"content-length": "2"}, b"{}")
+    assert line(hints + OK).exchange(b"") == HttpResponse(200, {"content-length": "2"}, b"{}")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def silent(one: socket.socket) -> None:
 
 def test_connections_are_used_again_until_the_server_closes_them() -> None:
     with server(answering(OK)) as (port, seen):
-        asked = Rest(f"http://127.0.0.1:{port}", {}, connect_s=1)
+        asked = HttpClient(f"http://127.0.0.1:{port}", {}, connect_s=1)
         for _ in range(3):
             assert asked.post("/", b"{}", within_s=2).json() == {}
         assert len(seen) == 1
@@ -228,7 +228,7 @@ def secured(authority: trustme.CA, name: str) -> ssl.SSLContext:
 def test_tls_is_spoken_and_its_connection_used_again(authority: trustme.CA) -> None:
     large = b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + b"7" * 300_000
     with server(answering(large), secured(authority, "localhost")) as (port, seen):
-        asked = Rest(f"https://localhost:{port}", {}, connect_s=2)
+        asked = HttpClient(f"https://localhost:{port}", {}, connect_s=2)
         for _ in range(3):
             assert asked.post("/", b"{}", within_s=5).body == b"7" * 300_000
         assert len(seen) == 1
@@ -241,8 +241,8 @@ def test_whoever_shows_another_name_is_not_talked_to(authority: trustme.CA) -> N
         port,
         _,
     ):
-        asked = Rest(f"https://localhost:{port}", {"Authorization": "secret"}, connect_s=2)
-        with pytest.raises(Unreached):
+        asked = HttpClient(f"https://localhost:{port}", {"Authorization": "secret"}, connect_s=2)
+        with pytest.raises(RequestFailed):
             asked.post("/", b"{}", within_s=2)
     assert b"secret" not in b"".join(heard)
 
@@ -251,8 +251,8 @@ def test_whom_nobody_vouches_for_is_not_talked_to(authority: trustme.CA) -> None
     heard: list[bytes] = []
     stranger = secured(trustme.CA(), "localhost")
     with server(lambda one: heard.append(one.recv(99)), stranger) as (port, _):
-        asked = Rest(f"https://localhost:{port}", {"Authorization": "secret"}, connect_s=2)
-        with pytest.raises(Unreached):
+        asked = HttpClient(f"https://localhost:{port}", {"Authorization": "secret"}, connect_s=2)
+        with pytest.raises(RequestFailed):
             asked.post("/", b"{}", within_s=2)
     assert b"secret" not in b"".join(heard)
 
@@ -261,9 +261,9 @@ def test_whom_nobody_vouches_for_is_not_talked_to(authority: trustme.CA) -> None
 def test_a_server_that_says_nothing_is_left_in_time(scheme: str, authority: trustme.CA) -> None:
     """For https it does not even shake hands."""
     with server(silent) as (port, _):
-        asked = Rest(f"{scheme}://localhost:{port}", {}, connect_s=0.3)
+        asked = HttpClient(f"{scheme}://localhost:{port}", {}, connect_s=0.3)
         began = time.monotonic()
-        with pytest.raises(Unreached):
+        with pytest.raises(RequestFailed):
             asked.post("/", b"{}", within_s=0.3)
         assert time.monotonic() - began < 1.5
 
@@ -276,14 +276,14 @@ def test_a_server_that_drips_is_left_in_time(authority: trustme.CA) -> None:
             time.sleep(0.05)
 
     with server(drip, secured(authority, "localhost")) as (port, _):
-        asked = Rest(f"https://localhost:{port}", {}, connect_s=2)
+        asked = HttpClient(f"https://localhost:{port}", {}, connect_s=2)
         began = time.monotonic()
-        with pytest.raises(Unreached):
+        with pytest.raises(RequestFailed):
             asked.post("/", b"{}", within_s=0.4)
         assert time.monotonic() - began < 2
 
 
 def test_a_header_of_two_lines_is_never_sent() -> None:
-    asked = Rest("http://127.0.0.1:1", {}, connect_s=1)
-    with pytest.raises(Unreached):
+    asked = HttpClient("http://127.0.0.1:1", {}, connect_s=1)
+    with pytest.raises(RequestFailed):
         asked.post("/", b"", {"X": "1\r\nY: 2"}, within_s=1)

@@ -7,11 +7,11 @@ import pytest
 import resend
 
 from dev.platform.local_platform import Platform
-from lib.leads.emails import Letter
+from lib.leads.emails import Email
 from lib.mail import Mailer
-from lib.problems import MailDelayed, MailRefused
+from lib.problems import PermanentMailError, TransientMailError
 
-LETTER = Letter(
+LETTER = Email(
     "sales", "Alfa Beauty <noreply@alfabeauty.test>", ("sales@alfabeauty.test", "b@b.test"),
     "andi@example.com", "New Lead: Salon “Ayu” é", "Halo\nté", "<p>Halo \U0001f487</p>",
 )  # fmt: skip
@@ -31,7 +31,7 @@ def mailer(
     made.close()
 
 
-def by_their_client(letter: Letter) -> str:
+def by_their_client(letter: Email) -> str:
     params: resend.Emails.SendParams = {
         "from": letter.sender,
         "to": list(letter.recipients),
@@ -65,17 +65,25 @@ def test_a_mail_is_sent_as_resends_own_client_sends_it(
 
 @pytest.mark.parametrize(
     ("status", "means"),
-    [(422, MailRefused), (403, MailDelayed), (500, MailDelayed), (503, MailDelayed)],
+    [
+        (422, PermanentMailError),
+        (403, TransientMailError),
+        (500, TransientMailError),
+        (503, TransientMailError),
+    ],
 )
 def test_an_error_has_the_name_resends_own_client_gives_it(
-    platform: Platform, mailer: Mailer, status: int, means: type[MailRefused | MailDelayed]
+    platform: Platform,
+    mailer: Mailer,
+    status: int,
+    means: type[PermanentMailError | TransientMailError],
 ) -> None:
     platform.resend.switch("fail", status=status)
     with pytest.raises(resend.exceptions.ResendError) as theirs:
         by_their_client(LETTER)
     with pytest.raises(means) as ours:
         mailer.send(LETTER, KEY)
-    assert isinstance(ours.value, MailRefused | MailDelayed)
+    assert isinstance(ours.value, PermanentMailError | TransientMailError)
     assert ours.value.reason == theirs.value.error_type
 
 
@@ -83,7 +91,7 @@ def test_told_to_slow_down_it_says_for_how_long(platform: Platform, mailer: Mail
     platform.resend.switch("rate_limit", retry_after_s=7)
     with pytest.raises(resend.exceptions.RateLimitError) as theirs:
         by_their_client(LETTER)
-    with pytest.raises(MailDelayed) as ours:
+    with pytest.raises(TransientMailError) as ours:
         mailer.send(LETTER, KEY)
     assert (ours.value.reason, ours.value.retry_after_s) == (theirs.value.error_type, 7.0)
-    assert not ours.value.uncertain, "it was not taken: the next try is the first"
+    assert not ours.value.may_be_sent, "it was not taken: the next try is the first"

@@ -19,7 +19,7 @@ from dev.build import vercel_build
 from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
 from lib import maintenance
-from lib.maintenance import Board, Switch
+from lib.maintenance import MaintenanceWindow, WindowCache
 from lib.settings import Settings
 from ops import cli
 from ops.incidents import rollback
@@ -146,19 +146,19 @@ def test_the_variable_off_leaves_the_switch_its_say(platform: Platform, database
 
 
 def test_redis_unreadable_what_was_last_known_holds_until_its_end() -> None:
-    board, now = Board(), datetime.now(UTC)
+    board, now = WindowCache(), datetime.now(UTC)
     store: dict[str, Any] = {}
-    switch = Switch("intake", now, now + timedelta(minutes=5), "why", "ops")
-    maintenance.switch_on(lambda *c: store.update(text=c[2]), switch, now)
-    board.remember(store["text"])
-    assert board.known("off", now + timedelta(minutes=4)) == switch
-    assert board.known("off", now + timedelta(minutes=6)) is None
+    switch = MaintenanceWindow("intake", now, now + timedelta(minutes=5), "why", "ops")
+    maintenance.open_window(lambda *c: store.update(text=c[2]), switch, now)
+    board.update(store["text"])
+    assert board.current("off", now + timedelta(minutes=4)) == switch
+    assert board.current("off", now + timedelta(minutes=6)) is None
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"mode": "off"}', '{"mode": 1}', 7,
                                   '{"mode": "intake", "since": "x", "until": "y"}'])  # fmt: skip
 def test_a_switch_that_is_none_of_ours_is_off(text: object) -> None:
-    assert maintenance.read(text, datetime.now(UTC)) is None
+    assert maintenance.parse_window(text, datetime.now(UTC)) is None
 
 
 def test_a_window_always_ends(platform: Platform, valkey: redis.Redis) -> None:
@@ -167,7 +167,7 @@ def test_a_window_always_ends(platform: Platform, valkey: redis.Redis) -> None:
     now = datetime.now(UTC)
     for until in (None, now, now + timedelta(hours=25)):
         with pytest.raises(ValueError, match="within a day"):
-            maintenance.switch_on(lambda *_: None, Switch("intake", now, until), now)
+            maintenance.open_window(lambda *_: None, MaintenanceWindow("intake", now, until), now)
 
 
 # --- Health, products, status.
@@ -268,7 +268,7 @@ def deployed(platform: Platform, valkey: redis.Redis) -> Iterator[None]:
     """Whatever was deployed, the first deployment serves again afterwards."""
     yield
     platform.vercel.forget()
-    eventually(lambda: rollback.answering(platform.url) == "dpl_local", 30)
+    eventually(lambda: rollback.serving_deployment(platform.url) == "dpl_local", 30)
 
 
 def status(platform: Platform, capsys: Printed) -> tuple[int, dict[str, Any]]:
@@ -309,7 +309,7 @@ def test_it_asks_before_it_deploys(
     monkeypatch.setattr("builtins.input", lambda _: "no")
     assert ops(platform, "deploy", "on") == 1
     assert "nothing was changed" in capsys.readouterr().err
-    assert rollback.answering(platform.url) == "dpl_local"
+    assert rollback.serving_deployment(platform.url) == "dpl_local"
 
 
 @pytest.mark.parametrize("lie", ["build_fails", "env_is_not_kept"])
@@ -372,7 +372,7 @@ WORDS = ("", "off", "OFF", "false", "0", "no", "on", "true", "1", "yes", "intake
 def test_vercels_build_takes_the_words_that_the_functions_take(word: str) -> None:
     environment = {"PATH": os.environ["PATH"], "MAINTENANCE_MODE": word}
     answer = subprocess.run(["sh", "ops/build_check.sh"], cwd=ROOT, env=environment, check=False)
-    assert (answer.returncode == 0) == (Settings(environment).maintenance_fault is None)
+    assert (answer.returncode == 0) == (Settings(environment).maintenance_mode_error is None)
     configured = json.loads((ROOT / "vercel.json").read_text())
     assert configured["buildCommand"] == "sh ops/build_check.sh"
 

@@ -18,7 +18,7 @@ from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
 from lib import metrics
-from lib.metrics import EDGES_MS, Recorder
+from lib.metrics import BUCKET_EDGES_MS, RequestCounter
 from lib.monitoring import rollup, status_page
 from lib.problems import CacheDown
 from lib.services import Services
@@ -49,21 +49,21 @@ def services(platform: Platform, database: Rows) -> Iterator[Services]:
 
 @pytest.mark.parametrize("bound", PROMISED)
 def test_a_promised_bound_is_an_edge_so_counting_decides_it_exactly(bound: int) -> None:
-    counts = Counter(metrics.bucket(took) for took in (bound - 0.1, bound, bound + 0.1))
-    assert metrics.within(counts, bound) == 2
+    counts = Counter(metrics.bucket_of(took) for took in (bound - 0.1, bound, bound + 0.1))
+    assert metrics.count_within(counts, bound) == 2
 
 
 def test_the_edges_never_change() -> None:
-    assert len(EDGES_MS) == 57
-    assert EDGES_MS[:6] == (10, 12, 14, 17, 20, 24)
-    assert EDGES_MS[-1] == 81920
+    assert len(BUCKET_EDGES_MS) == 57
+    assert BUCKET_EDGES_MS[:6] == (10, 12, 14, 17, 20, 24)
+    assert BUCKET_EDGES_MS[-1] == 81920
 
 
 @given(st.lists(st.floats(0, 80_000), min_size=1, max_size=300), st.sampled_from([0.5, 0.95]))
 def test_a_quantile_lies_between_its_edges_and_they_hold_the_true_one(
     took: list[float], share: float
 ) -> None:
-    found = metrics.quantile(Counter(map(metrics.bucket, took)), share)
+    found = metrics.quantile(Counter(map(metrics.bucket_of, took)), share)
     assert found is not None
     value, low, high = found
     rank = max(1, -(-share * len(took) // 1))
@@ -74,14 +74,14 @@ def test_a_quantile_lies_between_its_edges_and_they_hold_the_true_one(
 
 @given(st.lists(st.floats(0, 30_000), min_size=20, max_size=400), st.sampled_from(PROMISED))
 def test_the_share_inside_a_bound_is_the_true_share(took: list[float], bound: int) -> None:
-    counts = Counter(map(metrics.bucket, took))
-    assert metrics.within(counts, bound) == sum(one <= bound for one in took)
+    counts = Counter(map(metrics.bucket_of, took))
+    assert metrics.count_within(counts, bound) == sum(one <= bound for one in took)
 
 
 def test_the_figure_is_off_by_a_few_percent_for_usual_latencies() -> None:
     drawn = statistics.NormalDist(5.3, 0.6).samples(4000, seed=7)  # logarithms: about 200 ms
     took = sorted(2.718281828**one for one in drawn)
-    found = metrics.quantile(Counter(map(metrics.bucket, took)), 0.95)
+    found = metrics.quantile(Counter(map(metrics.bucket_of, took)), 0.95)
     assert found is not None
     assert found[0] == pytest.approx(took[int(0.95 * len(took))], rel=0.05)
 
@@ -91,7 +91,7 @@ def test_the_figure_is_off_by_a_few_percent_for_usual_latencies() -> None:
     [(200, "ok"), (204, "ok"), (304, "ok"), (202, "queued"), (422, "refused"), (503, "error")],
 )
 def test_an_answer_has_a_class(answered: int, kind: str) -> None:
-    assert metrics.class_of(answered) == kind
+    assert metrics.outcome_of(answered) == kind
 
 
 # --- On their way.
@@ -122,7 +122,7 @@ def counted(sent: list[tuple[Any, ...]]) -> Counter[str]:
 
 def test_a_lone_request_is_one_command_and_hears_the_maintenance_switch() -> None:
     sink, told = Redis(), list[object]()
-    Recorder(sink, told.append).count("health", "dpl", 200, 3.0, NOW)
+    RequestCounter(sink, told.append).count("health", "dpl", 200, 3.0, NOW)
     assert len(sink.sent) == 1
     assert sink.sent[0][0] == "EVAL"
     assert counted(sink.sent) == {"health|dpl|ok|0": 1}
@@ -131,7 +131,7 @@ def test_a_lone_request_is_one_command_and_hears_the_maintenance_switch() -> Non
 
 def test_requests_close_together_share_a_command_and_every_one_is_counted() -> None:
     sink = Redis()
-    recorder = Recorder(sink, lambda _: None)
+    recorder = RequestCounter(sink, lambda _: None)
     for _ in range(100):
         recorder.count("products", "dpl", 200, 3.0, NOW)
     eventually(lambda: counted(sink.sent)["products|dpl|ok|0"] == 100, 3)
@@ -140,7 +140,7 @@ def test_requests_close_together_share_a_command_and_every_one_is_counted() -> N
 
 def test_an_error_is_sent_at_once() -> None:
     sink = Redis()
-    recorder = Recorder(sink, lambda _: None)
+    recorder = RequestCounter(sink, lambda _: None)
     recorder.count("leads", "dpl", 200, 3.0, NOW)
     recorder.count("leads", "dpl", 500, 3.0, NOW)
     assert counted(sink.sent)["leads|dpl|error|0"] == 1
@@ -148,7 +148,7 @@ def test_an_error_is_sent_at_once() -> None:
 
 def test_many_threads_count_each_request_once() -> None:
     sink = Redis()
-    recorder = Recorder(sink, lambda _: None)
+    recorder = RequestCounter(sink, lambda _: None)
 
     def work() -> None:
         for _ in range(200):
@@ -164,7 +164,7 @@ def test_many_threads_count_each_request_once() -> None:
 
 def test_with_redis_down_counts_are_lost_and_the_next_ones_are_not() -> None:
     sink = Redis()
-    recorder = Recorder(sink, lambda _: None)
+    recorder = RequestCounter(sink, lambda _: None)
     sink.down = True
     with pytest.raises(CacheDown):
         recorder.count("leads", "dpl", 500, 3.0, NOW)
@@ -180,7 +180,7 @@ def minutes(valkey: redis.Redis) -> Counter[tuple[str, str, str]]:
     """(service, deployment, class) -> how many, over every minute there is."""
     total: Counter[tuple[str, str, str]] = Counter()
     for key in valkey.keys("metrics:*"):
-        for (service, deployment, kind, _), n in metrics.fields(valkey.hgetall(key)).items():
+        for (service, deployment, kind, _), n in metrics.parse_minute(valkey.hgetall(key)).items():
             total[service, deployment, kind] += n
     return total
 
@@ -201,7 +201,7 @@ def test_every_answer_of_every_service_is_counted_by_deployment_and_class(
         ("products", "dpl_local", "ok"): 1,
     }
     eventually(lambda: minutes(valkey) == expected)
-    assert 0 < valkey.ttl(valkey.keys("metrics:*")[0]) <= metrics.KEPT_S
+    assert 0 < valkey.ttl(valkey.keys("metrics:*")[0]) <= metrics.RETENTION_S
 
 
 def test_a_request_costs_one_command_after_its_answer(
@@ -229,12 +229,12 @@ def test_with_redis_stalled_a_request_waits_for_nothing(platform: Platform, data
 
 
 def put(services: Services, at: datetime, field: str, n: int) -> None:
-    services.cache.run("HINCRBY", metrics.minute_key(metrics.minute_of(at)), field, n)
+    services.cache.execute("HINCRBY", metrics.minute_key(metrics.minute_of(at)), field, n)
 
 
 def fold(services: Services, since: datetime, now: datetime) -> int:
-    run, run_all = services.database.run, services.cache.run_all
-    return rollup.fold(run, run_all, since, now, status_page.PROMISED)
+    run, run_all = services.database.run, services.cache.pipeline
+    return rollup.roll_up(run, run_all, since, now, status_page.SLA_BUCKETS)
 
 
 def total(database: Rows, table: str) -> int:
@@ -278,7 +278,7 @@ def test_counts_outlive_redis(services: Services, database: Rows, valkey: redis.
 def test_garbage_among_the_minutes_is_passed_over(services: Services, database: Rows) -> None:
     put(services, NOW, "leads|a|ok|5", 1)
     key = metrics.minute_key(metrics.minute_of(NOW))
-    services.cache.run("HSET", key, "nonsense", "x", "leads|a|ok|six", "1")
+    services.cache.execute("HSET", key, "nonsense", "x", "leads|a|ok|six", "1")
     assert fold(services, NOW - timedelta(hours=1), NOW) == 1
 
 

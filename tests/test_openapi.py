@@ -123,15 +123,15 @@ def test_no_documented_limit_is_the_documents_alone() -> None:
         {"chair_count": str(chairs["maximum"])},
     ]
     for accepted in kept:
-        submission.read({**LEAD, **accepted})
+        submission.parse({**LEAD, **accepted})
     refused: list[dict[str, object]] = [
         {"email": f"a{longest}"},
         {"chair_count": chairs["minimum"] - 1},
         {"chair_count": chairs["maximum"] + 1},
     ]
     for refusal in refused:
-        with pytest.raises(submission.Faulty):
-            submission.read({**LEAD, **refusal})
+        with pytest.raises(submission.ValidationError):
+            submission.parse({**LEAD, **refusal})
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,9 @@ def test_no_documented_limit_is_the_documents_alone() -> None:
 def test_the_document_and_the_code_take_the_same_numbers_of_chairs(value: object) -> None:
     documented = Draft202012Validator(SCHEMAS["Lead"]["properties"]["chair_count"])
     try:
-        submission.read({**LEAD, "chair_count": value})
+        submission.parse({**LEAD, "chair_count": value})
         taken = True
-    except submission.Faulty:
+    except submission.ValidationError:
         taken = False
     assert taken == documented.is_valid(value)
 
@@ -153,20 +153,20 @@ def test_a_form_has_the_same_fields_and_may_say_where_to_go_next() -> None:
     form, lead = SCHEMAS["LeadForm"], SCHEMAS["Lead"]
     assert set(form["properties"]) == {*lead["properties"], "redirect"}
     assert form["required"] == lead["required"]
-    assert {*form["properties"]["consent"]["enum"]} == set(submission.TICKED)
+    assert {*form["properties"]["consent"]["enum"]} == set(submission.CHECKBOX_VALUES)
     for name in set(lead["properties"]) - {"consent"}:
         assert resolved(form["properties"][name]) is lead["properties"][name]
 
 
 def functions() -> dict[str, set[str]]:
-    """`/api/<name>` -> the methods its file gives to `endpoint.wsgi`, in lower case."""
+    """`/api/<name>` -> the methods its file gives to `wsgi_app`, in lower case."""
     found = {}
     for file in sorted((ROOT / "api").rglob("*.py")):
         address = "/" + file.relative_to(ROOT).with_suffix("").as_posix()
         calls = (
             node
             for node in ast.walk(ast.parse(file.read_text("utf-8")))
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "endpoint.wsgi"
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("wsgi_app")
         )
         given = {str(word.arg) for call in calls for word in call.keywords}
         methods = {name.lower() for name in given if name.isupper()}
@@ -232,7 +232,7 @@ def test_every_example_is_valid() -> None:
             for example in content.get("examples", {}).values():
                 check(example["value"], content["schema"])
                 if path == "/api/leads":
-                    submission.read(example["value"])
+                    submission.parse(example["value"])
         for response in operation["responses"].values():
             for content in resolved(response).get("content", {}).values():
                 for example in content.get("examples", {}).values():
@@ -240,7 +240,7 @@ def test_every_example_is_valid() -> None:
     for name, field in SCHEMAS["Lead"]["properties"].items():
         for example in field.get("examples", []):
             check(example, field)
-            submission.read({**LEAD, name: example})
+            submission.parse({**LEAD, name: example})
 
 
 # --- The document and the running platform.

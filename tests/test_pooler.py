@@ -9,9 +9,9 @@ import pytest
 from psycopg.rows import DictRow
 
 from dev.build import source_tree
-from dev.faults.known_faults import Break
-from dev.faults.oracle import Oracle, at_once
-from dev.faults.test_site import Rig
+from dev.faults.known_faults import Fault
+from dev.faults.oracle import Oracle, run_concurrently
+from dev.faults.test_site import SiteUnderTest
 from dev.platform.local_platform import Platform
 from dev.platform.pgbouncer import PgBouncer
 from lib.privacy import erasure, retention
@@ -20,7 +20,7 @@ from lib.services import Services
 from lib.settings import Settings
 from tests.conftest import ROOT
 from tests.fix_site import all_accepted
-from tests.privacy.person_data import OTHER, count, lead, store
+from tests.privacy.person_data import OTHER_PERSON, count_rows, make_lead, store_lead
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,15 @@ def pooler(platform: Platform) -> Iterator[PgBouncer]:
 @pytest.fixture(scope="module")
 def pooled_rig(
     platform: Platform, pooler: PgBouncer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Rig]:
+) -> Iterator[SiteUnderTest]:
     copied = source_tree.copy(ROOT, tmp_path_factory.mktemp("pooled") / "copy")
-    with Rig(platform, copied, database_url=pooler.dsn) as made:
+    with SiteUnderTest(platform, copied, database_url=pooler.dsn) as made:
         yield made
 
 
 @pytest.fixture
-def rig(pooled_rig: Rig) -> Rig:
-    pooled_rig.empty()
+def rig(pooled_rig: SiteUnderTest) -> SiteUnderTest:
+    pooled_rig.reset()
     return pooled_rig
 
 
@@ -61,13 +61,13 @@ def prepare_by_turns(dsn: str) -> None:
 
 
 def test_leads_come_in_through_a_pooler_one_by_one_and_together(
-    rig: Rig, pooler: PgBouncer
+    rig: SiteUnderTest, pooler: PgBouncer
 ) -> None:
     oracle = Oracle(rig)
     for _ in range(5):
-        oracle.post(oracle.new())
-    oracle.offer(40)
-    verdict = oracle.settle()
+        oracle.post(oracle.new_attempt())
+    oracle.submit(40)
+    verdict = oracle.recover_and_check()
     assert all_accepted(verdict)
     assert verdict.accepted_200 == verdict.offered
     assert says_nothing_of_prepared_statements(rig)
@@ -75,29 +75,29 @@ def test_leads_come_in_through_a_pooler_one_by_one_and_together(
     assert pool["pool_mode"] == "transaction"
 
 
-def test_one_lead_sent_many_times_at_once_through_a_pooler_is_one(rig: Rig) -> None:
+def test_one_lead_sent_many_times_at_once_through_a_pooler_is_one(rig: SiteUnderTest) -> None:
     oracle = Oracle(rig)
-    offer = oracle.new()
+    offer = oracle.new_attempt()
     oracle.send_all([offer] * 30)
-    assert all_accepted(oracle.settle())
+    assert all_accepted(oracle.recover_and_check())
 
 
-def test_drains_at_once_through_a_pooler_bring_in_what_waited(rig: Rig) -> None:
+def test_drains_at_once_through_a_pooler_bring_in_what_waited(rig: SiteUnderTest) -> None:
     oracle = Oracle(rig)
-    rig.apply([Break("database", "refuse")])
-    oracle.offer(30)
-    rig.mend()
-    at_once(rig.drain, rig.drain, rig.drain)
-    assert all_accepted(oracle.settle())
+    rig.apply([Fault("database", "refuse")])
+    oracle.submit(30)
+    rig.clear_faults_and_wait()
+    run_concurrently(rig.drain, rig.drain, rig.drain)
+    assert all_accepted(oracle.recover_and_check())
     assert says_nothing_of_prepared_statements(rig)
 
 
-def test_a_pooler_whose_server_connections_die_costs_no_lead(rig: Rig) -> None:
+def test_a_pooler_whose_server_connections_die_costs_no_lead(rig: SiteUnderTest) -> None:
     oracle = Oracle(rig)
-    oracle.offer(4)
+    oracle.submit(4)
     rig.inside.end_sessions()
-    oracle.offer(4)
-    assert all_accepted(oracle.settle())
+    oracle.submit(4)
+    assert all_accepted(oracle.recover_and_check())
 
 
 def test_erasing_and_pruning_through_a_pooler_say_so_to_nobody_elses_statements(
@@ -106,18 +106,18 @@ def test_erasing_and_pruning_through_a_pooler_say_so_to_nobody_elses_statements(
     settings = Settings({**platform.environment, "DATABASE_URL": pooler.dsn})
     now = datetime.now(UTC)
     with closing(Services(settings)) as services:
-        store(services, lead())
-        store(services, lead(now - timedelta(days=1200), message="Lama", **OTHER))
+        store_lead(services, make_lead())
+        store_lead(services, make_lead(now - timedelta(days=1200), message="Lama", **OTHER_PERSON))
         erasure.erase(services, Subject(emails=("andi@example.com",)), now, asked_by="api")
         ended = retention.prune(services.database.run, retention.rules(1095), now, budget_s=9)
         assert ended["leads"] == 1
-        assert count(database, "leads") == 0
-        store(services, lead(message="Lagi"))
+        assert count_rows(database, "leads") == 0
+        store_lead(services, make_lead(message="Lagi"))
         with psycopg.connect(pooler.dsn, autocommit=True, prepare_threshold=None) as by_hand:
             by_hand.execute("delete from leads")
-        assert erasure.finish(services, now)["taken_over"] == 1, "known as a deletion by hand"
+        assert erasure.run_pending(services, now)["taken_over"] == 1, "known as a deletion by hand"
 
 
-def says_nothing_of_prepared_statements(rig: Rig) -> bool:
+def says_nothing_of_prepared_statements(rig: SiteUnderTest) -> bool:
     told = "\n".join(line["message"] for line in rig.log.since())
     return "repared" not in told and "DuplicatePrepared" not in told

@@ -104,7 +104,7 @@ def test_more_callers_than_five_are_let_in_at_once(platform: Platform, database:
         try:
             waiting = [
                 socket.create_connection(("127.0.0.1", function.port), timeout=0.5)
-                for _ in range(runtime.BACKLOG // 2)
+                for _ in range(runtime.LISTEN_BACKLOG // 2)
             ]
         finally:
             function.kill(signal.SIGCONT)
@@ -172,11 +172,11 @@ def test_the_runtime_still_has_what_is_spared() -> None:
 
 SOMEWHERE_ELSE = """
 import sys, types
-from lib import serving
+from lib import runtime
 assert "werkzeug" not in sys.modules
-serving.tune(types.SimpleNamespace())
+runtime.patch_runtime(types.SimpleNamespace())
 assert sys.modules["urllib3"] is None
-serving.begin()
+runtime.on_request()
 import urllib3, urllib3.util
 import werkzeug.serving, werkzeug.test
 werkzeug.test.Client, werkzeug.serving.run_simple
@@ -200,7 +200,7 @@ def test_work_put_off_by_the_runtime_is_still_waited_for() -> None:
             self._pending = pending
 
     waited: list[object] = []
-    finish = runtime._unless_empty(waited.append)
+    finish = runtime._skip_if_empty(waited.append)
     busy, idle, changed = Collector({1: "work"}), Collector({}), object()
     for collector in (busy, idle, changed):
         finish(collector)
@@ -212,15 +212,15 @@ def test_no_garbage_is_looked_for_until_the_first_request() -> None:
     script = """
 import gc, sys, types
 sys.modules["vercel_runtime.vc_init"] = types.ModuleType("vercel_runtime.vc_init")
-from lib import serving
+from lib import runtime
 assert not gc.isenabled()
-with serving.uncollected():
+with runtime.gc_paused():
     assert not gc.isenabled()
 assert not gc.isenabled()
-serving.begin()
+runtime.on_request()
 assert gc.isenabled()
 try:
-    with serving.uncollected():
+    with runtime.gc_paused():
         assert not gc.isenabled()
         raise ImportError
 except ImportError:

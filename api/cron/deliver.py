@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from lib import app as lib_app
 from lib import log
-from lib.app import Call, Response
+from lib.app import Context, Response
 from lib.incidents import alerting
 from lib.leads import repository, worker
 from lib.privacy import erasure
@@ -22,48 +22,50 @@ from lib.vitals import rollup
 EVERY_MINUTES = 1  # vercel.json
 # Of the function's 60 s: the last lead and the last mail of a run may take 5 more each.
 QUEUE_BUDGET_S = 20.0
-MAIL_BUDGET_S = 25.0
+EMAIL_BUDGET_S = 25.0
 
 
-def get(call: Call) -> Response:
-    lib_app.refuse_all_but_cron(call)
+def get(call: Context) -> Response:
+    lib_app.require_cron_token(call)
     call.check_in("deliver", every_minutes=EVERY_MINUTES)
     if call.maintenance is not None:
-        call.note(decision="maintenance")
-        return lib_app.reply({"maintenance": call.maintenance.mode})
+        call.add_log_fields(decision="maintenance")
+        return lib_app.json_response({"maintenance": call.maintenance.mode})
     settings = call.services.settings
-    call.later(call.services.probe)
-    call.attempt(lambda: _finish_erasures(call), None, unless=(DatabaseDown,))
-    desk = repository.Desk(settings.mail_from, settings.mail_sales_to)
-    found = worker.make(call.services, desk, _clock, queue_s=QUEUE_BUDGET_S, mails_s=MAIL_BUDGET_S)
-    call.note(**found.facts(), cache_fault=found.cache_fault)
-    for fault in found.faults.values():
+    call.after_response(call.services.probe_open_breakers)
+    call.attempt(lambda: _run_pending_erasures(call), None, unless=(DatabaseDown,))
+    desk = repository.Recipients(settings.mail_from, settings.mail_sales_to)
+    found = worker.process_pending(
+        call.services, desk, _utc_now, queue_s=QUEUE_BUDGET_S, mails_s=EMAIL_BUDGET_S
+    )
+    call.add_log_fields(**found.as_dict(), cache_fault=found.cache_error)
+    for fault in found.errors.values():
         call.report(fault)
     if found.queue is not None and found.queue.dead:
-        alerting.sound(call, "leads_set_aside", count=found.queue.dead)
+        alerting.raise_alert_after_response(call, "leads_set_aside", count=found.queue.dead)
     if found.mails.dead:
-        alerting.sound(call, "dead_letters", count=found.mails.dead)
-    call.later(lambda: _fold_vitals(call))
-    refused = found.queue is not None and found.queue.fault is not None
-    return lib_app.reply(found.facts(), 500 if found.faults or refused else 200)
+        alerting.raise_alert_after_response(call, "dead_letters", count=found.mails.dead)
+    call.after_response(lambda: _roll_up_vitals(call))
+    refused = found.queue is not None and found.queue.database_error is not None
+    return lib_app.json_response(found.as_dict(), 500 if found.errors or refused else 200)
 
 
-def _finish_erasures(call: Call) -> None:
+def _run_pending_erasures(call: Context) -> None:
     """Before the queue is drained: who was deleted by hand in SQL gets their tombstone."""
     try:
-        call.note(erasures=erasure.finish(call.services, call.now))
+        call.add_log_fields(erasures=erasure.run_pending(call.services, call.now))
     except NotConfigured as fault:
         log.not_configured(fault, call.request_id)
 
 
-def _fold_vitals(call: Call) -> None:
+def _roll_up_vitals(call: Context) -> None:
     """Where no browser reports, nobody else takes the last counts over. Down: the next round."""
-    folded = rollup.fold(call.services, _clock())
-    call.note(vitals=folded and folded.counts)
+    folded = rollup.roll_up(call.services, _utc_now())
+    call.add_log_fields(vitals=folded and folded.counts)
 
 
-def _clock() -> datetime:
+def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-app = lib_app.wsgi("cron/deliver", GET=get)
+app = lib_app.wsgi_app("cron/deliver", GET=get)

@@ -10,7 +10,7 @@ them, and `in_redis` and `tombstones` are null with Redis down; in maintenance e
 
 from lib import app as lib_app
 from lib import log
-from lib.app import Call, Response
+from lib.app import Context, Response
 from lib.privacy import erasure, replay, retention
 from lib.problems import CacheDown, NotConfigured
 
@@ -18,39 +18,39 @@ EVERY_MINUTES = 24 * 60  # vercel.json
 BUDGET_S = 35.0  # of the function's 60
 
 
-def get(call: Call) -> Response:
-    lib_app.refuse_all_but_cron(call)
+def get(call: Context) -> Response:
+    lib_app.require_cron_token(call)
     call.check_in("prune", every_minutes=EVERY_MINUTES)
     if call.maintenance is not None:
-        call.note(decision="maintenance")
-        return lib_app.reply({"maintenance": call.maintenance.mode})
-    call.later(call.services.probe)
+        call.add_log_fields(decision="maintenance")
+        return lib_app.json_response({"maintenance": call.maintenance.mode})
+    call.after_response(call.services.probe_open_breakers)
     run = call.services.database.run
     rules = retention.rules(call.services.settings.leads_retention_days)
-    facts: dict[str, object] = {"erasures": _finish_erasures(call), **_in_redis(call)}
+    facts: dict[str, object] = {"erasures": _run_pending_erasures(call), **_prune_redis(call)}
     facts["ended"] = retention.prune(run, rules, call.now, budget_s=BUDGET_S)
-    facts["late"] = [age.name for age in retention.waiting(run, rules, call.now)]
-    facts["unheard"] = retention.unheard(run, rules, call.now)
-    call.note(**facts)
-    return lib_app.reply(facts)
+    facts["late"] = [age.name for age in retention.overdue(run, rules, call.now)]
+    facts["unheard"] = retention.unnotified_leads(run, rules, call.now)
+    call.add_log_fields(**facts)
+    return lib_app.json_response(facts)
 
 
-def _finish_erasures(call: Call) -> dict[str, int] | None:
+def _run_pending_erasures(call: Context) -> dict[str, int] | None:
     try:
-        return erasure.finish(call.services, call.now)
+        return erasure.run_pending(call.services, call.now)
     except NotConfigured as fault:
         log.not_configured(fault, call.request_id)
         return None
 
 
-def _in_redis(call: Call) -> dict[str, int | None]:
+def _prune_redis(call: Context) -> dict[str, int | None]:
     """Redis down is no reason to keep rows: the next run comes to it."""
     try:
-        ended = retention.prune_redis(call.services.cache.run, call.now)
-        return {"in_redis": ended, "tombstones": replay.publish(call.services)}
+        ended = retention.prune_redis(call.services.cache.execute, call.now)
+        return {"in_redis": ended, "tombstones": replay.publish_tombstones(call.services)}
     except (CacheDown, NotConfigured) as fault:
-        call.note(cache_fault=str(fault) or "redis is down")
+        call.add_log_fields(cache_fault=str(fault) or "redis is down")
         return {"in_redis": None, "tombstones": None}
 
 
-app = lib_app.wsgi("cron/prune", GET=get)
+app = lib_app.wsgi_app("cron/prune", GET=get)

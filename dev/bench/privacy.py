@@ -22,12 +22,12 @@ from lib.privacy.data_subject import Subject
 from lib.services import Services
 from lib.settings import Settings
 
-LOADED_AT_A_TIME = 100_000
-JOURNALED = 10_000  # 5,000 leads a day
-PRUNED_FOR_S = 35.0  # as the cron does
+LOAD_BATCH = 100_000
+JOURNAL_ENTRIES = 10_000  # 5,000 leads a day
+PRUNE_BUDGET_S = 35.0  # as the cron does
 
 # Two leads a minute over the years until now, each with its two mails sent.
-FILL = """
+INSERT_LEADS = """
 with lead as (
   insert into leads (
     id, ref, created_at, business_name, contact_name, phone_whatsapp, city, salon_type, email,
@@ -63,31 +63,31 @@ def main(arguments: list[str]) -> int:
         Platform(ROOT, Path(data), durable=False) as platform,
         closing(Services(Settings(platform.environment))) as services,
     ):
-        _fill(platform, n)
-        _export(platform)
-        _erase(platform, services)
-        _replay(services)
-        _prune(services)
+        _load_leads(platform, n)
+        _measure_export(platform)
+        _measure_erasure(platform, services)
+        _measure_replay(services)
+        _measure_retention(services)
     return 0
 
 
-def _fill(platform: Platform, n: int) -> None:
+def _load_leads(platform: Platform, n: int) -> None:
     started = time.perf_counter()
     with psycopg.connect(platform.admin_database_url, autocommit=True) as admin:
-        for first in range(1, n + 1, LOADED_AT_A_TIME):
-            last = min(n, first + LOADED_AT_A_TIME - 1)
-            admin.execute(FILL, {"first": first, "last": last, "n": n})
+        for first in range(1, n + 1, LOAD_BATCH):
+            last = min(n, first + LOAD_BATCH - 1)
+            admin.execute(INSERT_LEADS, {"first": first, "last": last, "n": n})
         admin.execute("vacuum analyze leads, outbox")
     print(f"{n:,} leads and {2 * n:,} mails loaded in {time.perf_counter() - started:.0f} s")
 
 
-def _export(platform: Platform) -> None:
+def _measure_export(platform: Platform) -> None:
     token = {"Authorization": f"Bearer {platform.environment['LEADS_ADMIN_TOKEN']}"}
     with platform.function("api/leads_export.py") as function:
         address = f"{function.url}/api/leads/export"
-        few = {"limit": str(export.BATCH)}
+        few = {"limit": str(export.BATCH_ROWS)}
         httpx.get(address, params=few, headers=token, timeout=120)
-        one_batch_kb = _peak_kb(function.pid)
+        one_batch_kb = _peak_memory_kb(function.pid)
         started, size, first_s = time.perf_counter(), 0, 0.0
         with httpx.stream("GET", address, headers=token, timeout=120) as answer:
             for part in answer.iter_bytes():
@@ -95,25 +95,25 @@ def _export(platform: Platform) -> None:
                 size += len(part)
                 tail = part
         took_s = time.perf_counter() - started
-        peak_kb = _peak_kb(function.pid)
+        peak_kb = _peak_memory_kb(function.pid)
     rows = int(answer.headers["X-Row-Count"])
     whole = b"INCOMPLETE" not in tail
     print(f"\nexport: {rows:,} rows, {size / 1e6:.0f} MB, whole: {whole}")
     print(f"  first byte after {first_s:.2f} s, all after {took_s:.1f} s")
     print(f"  {rows / took_s:,.0f} rows a second")
-    print(f"  its peak memory: {one_batch_kb / 1024:.1f} MB after {export.BATCH:,} rows,")
+    print(f"  its peak memory: {one_batch_kb / 1024:.1f} MB after {export.BATCH_ROWS:,} rows,")
     print(f"  {peak_kb / 1024:.1f} MB after all of them")
 
 
-def _erase(platform: Platform, services: Services) -> None:
-    _fill_journal(services)
+def _measure_erasure(platform: Platform, services: Services) -> None:
+    _load_journal(services)
     whom = Subject(phones=("+6281200000777",))
     started = time.perf_counter()
     request = erasure.erase(services, whom, datetime.now(UTC), asked_by="command")
     took_s = time.perf_counter() - started
-    receipt = requests.receipt(services.database.run, request)
+    receipt = requests.load_receipt(services.database.run, request)
     found = {line["place"]: line["count"] for line in receipt["places"]} if receipt else {}
-    print(f"\nerasing one of them, {JOURNALED:,} sealed copies opened: {took_s:.1f} s")
+    print(f"\nerasing one of them, {JOURNAL_ENTRIES:,} sealed copies opened: {took_s:.1f} s")
     print(f"  {found['leads']} lead, {found['journal']} copy")
     started = time.perf_counter()
     with psycopg.connect(platform.admin_database_url, autocommit=True) as admin:
@@ -121,9 +121,9 @@ def _erase(platform: Platform, services: Services) -> None:
     print(f"DELETE FROM leads WHERE email = …: {(time.perf_counter() - started) * 1000:.0f} ms")
 
 
-def _fill_journal(services: Services) -> None:
+def _load_journal(services: Services) -> None:
     """Two days of leads, one of them the person's."""
-    for number in range(JOURNALED):
+    for number in range(JOURNAL_ENTRIES):
         form = {
             "business_name": f"Salon {number}",
             "contact_name": "Sari",
@@ -133,36 +133,36 @@ def _fill_journal(services: Services) -> None:
             "consent": True,
             "message": f"Kami tertarik bermitra; mohon info harga untuk salon nomor {number}.",
         }
-        lead = repository.make(
-            submission.Submission.model_construct(**form),
+        lead = repository.from_submission(
+            submission.Submission.from_stored(**form),
             key=None,
             locale="id",
             now=datetime.now(UTC),
             ip_address="203.0.113.7",
             user_agent=None,
         )
-        services.cache.run_all(*queue.journal(services.vault, lead))
+        services.cache.pipeline(*queue.journal_commands(services.cipher, lead))
 
 
-def _replay(services: Services) -> None:
-    erasure.finish(services, datetime.now(UTC))
+def _measure_replay(services: Services) -> None:
+    erasure.run_pending(services, datetime.now(UTC))
     started = time.perf_counter()
-    replayed = replay.replay(services, datetime.now(UTC))
+    replayed = replay.reapply(services, datetime.now(UTC))
     took_s = time.perf_counter() - started
     print(f"replaying {replayed.tombstones} tombstones over all of them: {took_s:.1f} s")
 
 
-def _prune(services: Services) -> None:
+def _measure_retention(services: Services) -> None:
     rules, now = retention.rules(1095), datetime.now(UTC)
     started = time.perf_counter()
-    ended = retention.prune(services.database.run, rules, now, budget_s=PRUNED_FOR_S)
+    ended = retention.prune(services.database.run, rules, now, budget_s=PRUNE_BUDGET_S)
     took_s, total = time.perf_counter() - started, sum(ended.values())
-    late = [age.name for age in retention.waiting(services.database.run, rules, now)]
+    late = [age.name for age in retention.overdue(services.database.run, rules, now)]
     shown = ", ".join(f"{name} {n:,}" for name, n in ended.items() if n)
     print(f"retention: {shown} in {took_s:.0f} s, {total / took_s:,.0f} rows a second")
     print(f"  still late after that: {', '.join(late) or 'nothing'}")
 
 
-def _peak_kb(pid: int) -> int:
+def _peak_memory_kb(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])

@@ -19,7 +19,7 @@ from dev.bootstrap import ROOT
 from dev.platform import migrations
 from dev.platform.postgres import Postgres
 from lib.products import catalogue as product_catalogue
-from lib.products.query import Place, Query, read
+from lib.products.query import CursorPosition, Query, parse
 from ops.products import catalogue
 
 SEED = ROOT / "supabase" / "seed" / "catalogue.json"
@@ -55,23 +55,23 @@ def requests(n: int) -> Iterator[tuple[str, Query]]:
     def asked(**given: object) -> Query:
         pairs = [(name, str(each)) for name, value in given.items()
                  for each in (value if isinstance(value, list) else [value])]  # fmt: skip
-        return read(pairs, "en")
+        return parse(pairs, "en")
 
-    def deep(query: Query, row: Place) -> Query:
-        return read(
-            [("limit", "24"), ("sort", query.sort), ("cursor", query.cursor(row))]
+    def deep(query: Query, row: CursorPosition) -> Query:
+        return parse(
+            [("limit", "24"), ("sort", query.sort), ("cursor", query.encode_cursor(row))]
             if query.q is None
-            else [("limit", "24"), ("q", query.q), ("cursor", query.cursor(row))],
+            else [("limit", "24"), ("q", query.q), ("cursor", query.encode_cursor(row))],
             "en",
         )
 
     first = asked(limit=24)
     yield "list, first page", first
-    yield "list, deep page", deep(first, Place(0, "soft violet m5000", "product-1"))
+    yield "list, deep page", deep(first, CursorPosition(0, "soft violet m5000", "product-1"))
     newest = asked(limit=24, sort="newest")
     yield "newest, first page", newest
     half = -(1_577_836_800 + n // 2 * 60) * 1_000_000
-    yield "newest, deep page", deep(newest, Place(half, "a", "a"))
+    yield "newest, deep page", deep(newest, CursorPosition(half, "a", "a"))
     yield "filtered", asked(limit=24, brand="Kemon", category="tools", audience="BARBER")
     yield "filtered, two functions", asked(limit=24, function=["beard", "shine"], sort="newest")
     yield "faceted", asked(limit=24, facets=1, total=1)
@@ -79,7 +79,10 @@ def requests(n: int) -> Iterator[tuple[str, Query]]:
     yield "searched", asked(limit=24, q="keratin m790")
     search = asked(limit=24, q="keratim m790")
     yield "searched with a typo", search
-    yield "searched, deep page", deep(search, Place(-100_000, "silk keratin m7900", "product-1"))
+    yield (
+        "searched, deep page",
+        deep(search, CursorPosition(-100_000, "silk keratin m7900", "product-1")),
+    )
     yield "searched, faceted", asked(limit=24, facets=1, total=1, q="velvet m12")
     yield "searched broadly (1 in 13)", asked(limit=24, facets=1, total=1, q="keratin")
 
@@ -107,14 +110,14 @@ def _run(server: Postgres, n: int) -> None:
         connection.prepare_threshold = None
         print(f"{'request':28} {'median':>9} {'worst':>9}  plan: indexes; tables read by Seq Scan")
         for name, query in requests(n):
-            print(_line(connection, name, query), flush=True)
+            print(_measure(connection, name, query), flush=True)
 
 
 def _fill(admin: str, n: int) -> None:
     started = time.monotonic()
     with psycopg.connect(admin, autocommit=True) as connection:
-        found = catalogue.read(SEED.read_text("utf-8"), known=catalogue.Catalogue())
-        empty = catalogue.Change([], [], [])
+        found = catalogue.parse(SEED.read_text("utf-8"), known=catalogue.Catalogue())
+        empty = catalogue.CatalogueDiff([], [], [])
         catalogue.store(connection, found, empty)
         connection.execute(FILL.encode().replace(b"%(n)s", str(n).encode()))
         connection.execute("vacuum analyze")
@@ -127,20 +130,20 @@ def _fill(admin: str, n: int) -> None:
     print(f"{n} products in {took_s:.0f} s: {row[0]} groups, {row[1]} words, {row[2]}")
 
 
-def _line(connection: "psycopg.Connection[Any]", name: str, query: Query) -> str:
+def _measure(connection: "psycopg.Connection[Any]", name: str, query: Query) -> str:
     times = []
     for _ in range(RUNS):
         started = time.perf_counter()
         product_catalogue.find(lambda work: work(connection), query)
         times.append((time.perf_counter() - started) * 1000)
-    values = product_catalogue._values(query)
+    values = product_catalogue._parameters(query)
     plan = connection.execute(
-        b"explain (format json) " + product_catalogue.FIND.encode(), values
+        b"explain (format json) " + product_catalogue.FIND_PRODUCTS.encode(), values
     ).fetchone()
     assert plan is not None
     whole = plan[0] if isinstance(plan[0], list) else json.loads(plan[0])
     nodes = list(_nodes(whole[0]["Plan"]))
-    scans = [node for node in nodes if "Scan" in node["Node Type"] and not _never(node)]
+    scans = [node for node in nodes if "Scan" in node["Node Type"] and not _is_never_run(node)]
     by_index = sorted({node["Index Name"] for node in scans if "Index Name" in node})
     whole_tables = sorted(
         {node["Relation Name"] for node in scans if node["Node Type"] == "Seq Scan"}
@@ -162,5 +165,5 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(below)
 
 
-def _never(node: dict[str, Any]) -> bool:
+def _is_never_run(node: dict[str, Any]) -> bool:
     return bool(node.get("One-Time Filter") == "false")

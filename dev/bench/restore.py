@@ -19,7 +19,7 @@ import httpx
 import psycopg
 
 from dev.bootstrap import ROOT
-from dev.faults.test_site import UNLIMITED
+from dev.faults.test_site import NO_RATE_LIMITS
 from dev.platform.local_platform import Platform
 from ops import cli
 from ops.recovery import postgres
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
     mails: int = asked.leads if asked.mails is None else asked.mails
     with (
         tempfile.TemporaryDirectory() as data,
-        Platform(ROOT, Path(data) / "platform", durable=False, environ=UNLIMITED) as platform,
+        Platform(ROOT, Path(data) / "platform", durable=False, environ=NO_RATE_LIMITS) as platform,
     ):
         _fill(platform, asked.leads, mails)
         return _measure(platform, Path(data), asked.leads)
@@ -112,7 +112,7 @@ def _measure(platform: Platform, folder: Path, leads: int) -> int:
     time.sleep(2)  # the journal is written after the answer
     with psycopg.connect(platform.admin_database_url, autocommit=True) as admin:
         admin.execute("drop schema public cascade")
-    target = postgres.where(platform.admin_database_url)
+    target = postgres.display_address(platform.admin_database_url)
     said = ("--yes-replace", target, "--yes-erase", "--yes-open")
     status, done = _ops(environ, "restore", "--state", str(folder / "restore.json"), *said)
     for step in done["steps"]:

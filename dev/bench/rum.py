@@ -28,25 +28,25 @@ from lib import services, settings
 from lib.vitals import quantile_sketch, rollup, samples
 from lib.vitals import query as vitals_query
 from lib.vitals import report as vitals_report
-from lib.vitals.ingest import keep
-from lib.vitals.samples import METRICS, Visit
+from lib.vitals.ingest import record
+from lib.vitals.samples import METRICS, RequestInfo
 
 PAGES = [f"/halaman-{letter}" for letter in "abcdefghij"]
-AGENTS = {
+USER_AGENTS = {
     "mobile": "Mozilla/5.0 (Linux; Android 14) Mobile",
     "tablet": "Mozilla/5.0 (iPad)",
     "desktop": "Mozilla/5.0 (Windows NT 10.0)",
 }
 DAYS = 365
 RELEASE_DAYS = 3
-MIDDLES = {"LCP": (1900, 0.5), "INP": (140, 0.7), "FCP": (1300, 0.45), "TTFB": (450, 0.7)}
+MEDIAN_AND_SIGMA = {"LCP": (1900, 0.5), "INP": (140, 0.7), "FCP": (1300, 0.45), "TTFB": (450, 0.7)}
 
 SIZES = """
 select relname, n_live_tup, pg_total_relation_size(relid) as bytes
 from pg_stat_user_tables where relname in ('rum_hours', 'rum_days') order by relname
 """
 
-type Exact = dict[str, list[float]]
+type ExactValues = dict[str, list[float]]
 
 
 def main(arguments: list[str]) -> int:
@@ -64,14 +64,14 @@ def main(arguments: list[str]) -> int:
 def _measure(platform: Platform, beacons: int) -> None:
     means = services.Services(settings.Settings(platform.environment))
     now = datetime.now(UTC)
-    exact: Exact = {name: [] for name in METRICS}
+    exact: ExactValues = {name: [] for name in METRICS}
     started = time.perf_counter()
     for number in range(DAYS):
         day = now - timedelta(days=DAYS - number)
-        rows = _day(day, beacons // DAYS + (number < beacons % DAYS), exact)
-        take_over = partial(rollup.add, batch=f"bench-{number}", rows=rows, now=now)
+        rows = _simulate_day(day, beacons // DAYS + (number < beacons % DAYS), exact)
+        take_over = partial(rollup.add_batch, batch=f"bench-{number}", rows=rows, now=now)
         means.database.run(take_over, budget_s=60)
-        rollup.fold(means, day)  # hours into days, as the cron does it
+        rollup.roll_up(means, day)  # hours into days, as the cron does it
     took_s = time.perf_counter() - started
     print(f"{beacons:,} beacons over {DAYS} days of {len(PAGES)} pages, 3 devices, 5 metrics,")
     print(f"a release every {RELEASE_DAYS} days: {took_s:.0f} s, {beacons / took_s:,.0f} a second")
@@ -85,32 +85,32 @@ def _measure(platform: Platform, beacons: int) -> None:
     means.database.close()
 
 
-def _day(
-    day: datetime, n: int, exact: Exact
+def _simulate_day(
+    day: datetime, n: int, exact: ExactValues
 ) -> list[tuple[datetime, str, str, str, str, int, int]]:
     """A day's visits as counts by place, read one by one as the function reads them."""
     release = f"dpl_{day.toordinal() // RELEASE_DAYS}"
     counts: Counter[tuple[datetime, str, str, str, str, int]] = Counter()
     for _ in range(n):
-        moment = day.replace(hour=random.choices(range(24), _HOURS)[0])
-        device = random.choices(list(AGENTS), (70, 8, 22))[0]
+        moment = day.replace(hour=random.choices(range(24), _HOUR_WEIGHTS)[0])
+        device = random.choices(list(USER_AGENTS), (70, 8, 22))[0]
         name = random.choice(list(METRICS))
         value = _value(name)
         exact[name].append(value)
-        visit = Visit(AGENTS[device], None, "", release, moment)
-        for one in samples.read(_beacon(name, value), visit).samples:
+        visit = RequestInfo(USER_AGENTS[device], None, "", release, moment)
+        for one in samples.parse(_beacon(name, value), visit).samples:
             counts[one.hour, one.path, one.device, one.metric, one.release, one.bucket] += 1
     return [(*place, count) for place, count in counts.items()]
 
 
-_HOURS = [1 + 9 * math.exp(-(((hour - 6) % 24 - 6) ** 2) / 18) for hour in range(24)]
+_HOUR_WEIGHTS = [1 + 9 * math.exp(-(((hour - 6) % 24 - 6) ** 2) / 18) for hour in range(24)]
 
 
 def _value(name: str) -> float:
     if name == "CLS":
         shifted = random.random() < 0.55
         return min(10.0, random.lognormvariate(math.log(0.035), 1.1)) if shifted else 0.0
-    middle, width = MIDDLES[name]
+    middle, width = MEDIAN_AND_SIGMA[name]
     return min(600_000.0, random.lognormvariate(math.log(middle), width))
 
 
@@ -128,18 +128,18 @@ def _print_size(admin: psycopg.Connection[Any]) -> None:
         print(f"  {table:10} {rows:9,} rows  {size / 1e6:7.1f} MB with its index")
 
 
-def _print_accuracy(admin: psycopg.Connection[Any], exact: Exact) -> None:
+def _print_accuracy(admin: psycopg.Connection[Any], exact: ExactValues) -> None:
     print(f"\n{'p75':5} {'exact':>10} {'sketch':>10} {'off by':>8}   (promised: 2 % at most)")
     for name, values in exact.items():
-        counts = _merged(admin, name)
-        assert quantile_sketch.size(counts) == len(values), "every beacon counts once"
+        counts = _load_sketch(admin, name)
+        assert quantile_sketch.total_count(counts) == len(values), "every beacon counts once"
         values.sort()
         true = values[max(1, math.ceil(0.75 * len(values))) - 1]
         found = quantile_sketch.quantile(METRICS[name], counts, 0.75) or 0.0
         print(f"{name:5} {true:10.4f} {found:10.4f} {abs(found - true) / true:8.2%}")
 
 
-def _merged(admin: psycopg.Connection[Any], name: str) -> dict[int, int]:
+def _load_sketch(admin: psycopg.Connection[Any], name: str) -> dict[int, int]:
     rows = admin.execute(
         "select bucket, sum(n) from (select metric, buckets, counts from rum_hours union all"
         " select metric, buckets, counts from rum_days) as kept,"
@@ -167,22 +167,22 @@ def _print_reading(means: services.Services, now: datetime) -> None:
     for asked in ("days=28", "days=90&by=day", "days=365&by=path,device&compare=latest",
                   "days=90&by=day,path,device,release"):  # fmt: skip
         started = time.perf_counter()
-        query = vitals_query.read(parse_qs(asked), now)
-        found, complete = vitals_report.gather(means, query)
-        vitals_report.report(query, found, complete=complete)
+        query = vitals_query.parse(parse_qs(asked), now)
+        found, complete = vitals_report.load(means, query)
+        vitals_report.render(query, found, complete=complete)
         if query.compare is not None:
-            vitals_report.comparison(means, query, found)
+            vitals_report.compare_releases(means, query, found)
         print(f"GET /api/rum?{asked:38} {(time.perf_counter() - started) * 1000:7.0f} ms")
 
 
 def _print_rate(means: services.Services, now: datetime) -> None:
     """Whole beacons of three metrics through Redis, one call each."""
-    visit = Visit(AGENTS["mobile"], "?1", "", "dpl_rate", now)
+    visit = RequestInfo(USER_AGENTS["mobile"], "?1", "", "dpl_rate", now)
     started = time.perf_counter()
     for number in range(1000):
         items = [{"name": name, "value": 0.1, "id": f"r{number}", "page": "/"}
                  for name in ("LCP", "CLS", "INP")]  # fmt: skip
-        kept = keep(means, samples.read(json.dumps(items).encode(), visit).samples, now)
+        kept = record(means, samples.parse(json.dumps(items).encode(), visit).samples, now)
         assert kept.where == "redis"
     ms = time.perf_counter() - started  # seconds for a thousand
     print(f"\none beacon of three metrics into Redis, one call: {ms:.2f} ms")

@@ -40,7 +40,7 @@ PACKAGES = (
 )
 
 
-class NotWhatWasPinned(RuntimeError):
+class ChecksumMismatch(RuntimeError):
     """The registry's archive is another than the one whose integrity is written here."""
 
 
@@ -81,5 +81,5 @@ def _fetched(package: Package, folder: Path) -> Path:
     archive = folder / named.splitlines()[-1]
     digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if f"sha512-{digest}" != package.integrity:
-        raise NotWhatWasPinned(wanted)
+        raise ChecksumMismatch(wanted)
     return archive

@@ -15,7 +15,7 @@ SEED = Path("supabase/seed/catalogue.json")
 SNAPSHOT = Path("lib/products/catalogue.snapshot.json")
 
 
-def of(document: dict[str, Any], made_at: datetime) -> str:
+def render(document: dict[str, Any], made_at: datetime) -> str:
     """The snapshot of a catalogue file, as text."""
     products = [each for each in document["products"] if each.get("published", True)]
     kept = {"madeAt": made_at.isoformat(timespec="seconds")} | document | {"products": products}
@@ -24,10 +24,10 @@ def of(document: dict[str, Any], made_at: datetime) -> str:
 
 # Page -> the form it leads to, and the parameter that carries the product there.
 PAGES = {"public/produk.html": ("/", "produk"), "public/en/products.html": ("/en", "product")}
-MARKED = re.compile(r"(<!-- products: [^>]*-->\n).*?( *<!-- /products -->)", re.DOTALL)
+PRODUCT_LIST = re.compile(r"(<!-- products: [^>]*-->\n).*?( *<!-- /products -->)", re.DOTALL)
 
 
-def plain(page: str, document: dict[str, Any], form: str, parameter: str) -> str:
+def render_product_list(page: str, document: dict[str, Any], form: str, parameter: str) -> str:
     """The page with every product's name in it, by brand, for whoever has no JavaScript."""
     lines = []
     for brand in (each["name"] for each in document["brands"]):
@@ -40,7 +40,7 @@ def plain(page: str, document: dict[str, Any], form: str, parameter: str) -> str
                 lines.append(f'      <li><a href="{escape(target)}">{escape(name)}</a></li>')
             lines.append("    </ul>")
     listed = "\n".join(lines) + "\n"
-    return MARKED.sub(lambda found: found[1] + listed + found[2], page)
+    return PRODUCT_LIST.sub(lambda found: found[1] + listed + found[2], page)
 
 
 def write(root: Path, source: Path | None = None) -> Path:
@@ -48,11 +48,13 @@ def write(root: Path, source: Path | None = None) -> Path:
     document = json.loads((source or root / SEED).read_text(encoding="utf-8"))
     for name, (form, parameter) in PAGES.items():
         page = root / name
-        page.write_text(plain(page.read_text("utf-8"), document, form, parameter), "utf-8")
+        page.write_text(
+            render_product_list(page.read_text("utf-8"), document, form, parameter), "utf-8"
+        )
     target = root / SNAPSHOT
     if target.exists():
         held = json.loads(target.read_text(encoding="utf-8"))
-        if of(document, datetime.fromisoformat(held["madeAt"])) == target.read_text("utf-8"):
+        if render(document, datetime.fromisoformat(held["madeAt"])) == target.read_text("utf-8"):
             return target
-    target.write_text(of(document, datetime.now(UTC)), encoding="utf-8")
+    target.write_text(render(document, datetime.now(UTC)), encoding="utf-8")
     return target

@@ -9,12 +9,12 @@ _FOLDERS = ("api", "lib", "ops", "dev", "public", "supabase")
 _FILES = ("vercel.json", "requirements.txt")
 
 
-class AnchorMissing(LookupError):
+class PatchDoesNotApply(LookupError):
     """A change that no longer fits the source; the text names file and anchor."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Patch:
     """In `file` (below the root), `old`, found exactly once, becomes `new`."""
 
     file: str
@@ -26,13 +26,13 @@ class Change:
         path = root / self.file
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         if text.count(self.old) != 1:
-            raise AnchorMissing(
+            raise PatchDoesNotApply(
                 f"{self.file} holds this {text.count(self.old)} times, not once: {self.old!r}"
             )
         path.write_text(text.replace(self.old, self.new), encoding="utf-8")
 
 
-def copy(root: Path, target: Path, changes: Iterable[Change] = ()) -> Path:
+def copy(root: Path, target: Path, changes: Iterable[Patch] = ()) -> Path:
     """Copy the tree at `root` to `target` (not there yet), changed. AnchorMissing."""
     target.mkdir(parents=True)
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "node_modules")

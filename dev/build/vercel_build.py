@@ -35,7 +35,7 @@ def build(root: Path, out: Path) -> Path:
 
     BuildFailed, or tools.Missing when the CLI cannot be installed.
     """
-    if (fault := Settings().maintenance_fault) is not None:
+    if (fault := Settings().maintenance_mode_error) is not None:
         raise BuildFailed(fault)
     project = out / "project"
     shutil.rmtree(project, ignore_errors=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from dev.edge import runtime
 from dev.edge.runtime import Function
-from dev.platform.logs import LogBook
+from dev.platform.logs import LogBuffer
 
 WATCHED = ("api", "lib", "vercel.json")
 
@@ -27,7 +27,7 @@ class Pool:
         root: Path,
         environ: Callable[[], Mapping[str, str]],
         max_duration_s: Callable[[str], float],
-        log: LogBook,
+        log: LogBuffer,
     ) -> None:
         self._root = root
         self._environ = environ

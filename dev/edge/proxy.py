@@ -21,8 +21,14 @@ MAX_BODY_BYTES = 4_500_000  # Vercel's limit of a request and of a response (rea
 _CHUNK_BYTES = 1 << 16
 
 # Written by the proxy: whatever a client sends under these names never arrives.
-_OWNED = {"forwarded", "x-real-ip", "x-vercel-forwarded-for", "x-vercel-id", "x-vercel-oidc-token"}
-_OWNED_PREFIXES = ("x-forwarded-", "x-vercel-internal-", "x-vercel-ip-", "x-vercel-proxied-")
+_RESERVED_HEADERS = {
+    "forwarded",
+    "x-real-ip",
+    "x-vercel-forwarded-for",
+    "x-vercel-id",
+    "x-vercel-oidc-token",
+}
+_RESERVED_PREFIXES = ("x-forwarded-", "x-vercel-internal-", "x-vercel-ip-", "x-vercel-proxied-")
 _HOP_BY_HOP = {
     "connection",
     "content-length",
@@ -36,7 +42,7 @@ _HOP_BY_HOP = {
 _request_ids = itertools.count(1)
 
 
-class Gone(ConnectionError):
+class ClientGone(ConnectionError):
     """The function's process is there no more, or about to go."""
 
 
@@ -104,7 +110,7 @@ def forward(function: Function, request: Request, target: str, site: Site) -> Re
         connection.connect()
     except OSError as fault:
         function.leave()
-        raise Gone from fault
+        raise ClientGone from fault
     call = _Call(function, connection.sock, connection.sock.dup(), deadline)
     try:
         _send(connection, request, target, _headers(function, request, site, request_id))
@@ -148,9 +154,9 @@ def _headers(
     ]
     for name, value in request.headers:
         lower = name.lower()
-        if lower == "host" or lower in _OWNED or lower in _HOP_BY_HOP:
+        if lower == "host" or lower in _RESERVED_HEADERS or lower in _HOP_BY_HOP:
             continue
-        if not lower.startswith(_OWNED_PREFIXES):
+        if not lower.startswith(_RESERVED_PREFIXES):
             listed.append((name, value))
     return listed
 

@@ -11,7 +11,7 @@ from dev.edge.http_server import App, Request, Response, as_text
 from dev.edge.proxy import Site
 from dev.edge.routes import Routes
 from dev.edge.runtime import Function, StartFailed
-from dev.platform.logs import LogBook
+from dev.platform.logs import LogBuffer
 
 _ATTEMPTS = 2
 
@@ -43,7 +43,7 @@ class Router:
     """`site` is asked at each request: the port is known only once the server listens."""
 
     def __init__(
-        self, root: Path, routes: RoutesFile, pool: Pool, log: LogBook, site: Callable[[], Site]
+        self, root: Path, routes: RoutesFile, pool: Pool, log: LogBuffer, site: Callable[[], Site]
     ) -> None:
         self._root = root
         self._routes = routes
@@ -104,7 +104,7 @@ class Router:
                 break
             try:
                 return proxy.forward(function, request, target, self._site())
-            except proxy.Gone:
+            except proxy.ClientGone:
                 # It died since the last request: Vercel starts another one.
                 function.condemn()
         return proxy.invocation_failed(proxy.new_id())
@@ -126,7 +126,7 @@ def direct(function: Function, site: Callable[[], Site]) -> App:
         function.enter()
         try:
             return proxy.forward(function, request, request.target, site())
-        except proxy.Gone:
+        except proxy.ClientGone:
             return proxy.invocation_failed(proxy.new_id())
 
     return answer

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from dev.edge import ipc
 from dev.platform import processes
-from dev.platform.logs import LogBook
+from dev.platform.logs import LogBuffer
 
 START_TIMEOUT_S = 30.0
 _DYING_S = 0.02
@@ -53,7 +53,7 @@ class Function:
         *,
         cwd: Path,
         environ: Mapping[str, str],
-        log: LogBook,
+        log: LogBuffer,
         max_duration_s: float = 300.0,
         cleanup: Callable[[], None] = lambda: None,
     ) -> None:
@@ -178,7 +178,7 @@ class Function:
 
 
 def start_source(
-    root: Path, entrypoint: str, environ: Mapping[str, str], log: LogBook, max_duration_s: float
+    root: Path, entrypoint: str, environ: Mapping[str, str], log: LogBuffer, max_duration_s: float
 ) -> Function:
     """Start `entrypoint` ("api/health.py") of the tree at `root`. StartFailed when it cannot."""
     name = entrypoint.removesuffix(".py")
@@ -202,7 +202,7 @@ def start_source(
 
 
 def start_built(
-    func_dir: Path, project_dir: Path, environ: Mapping[str, str], log: LogBook | None = None
+    func_dir: Path, project_dir: Path, environ: Mapping[str, str], log: LogBuffer | None = None
 ) -> Function:
     """Start a `*.func` directory of `vercel build`, put together as it is deployed.
 
@@ -218,7 +218,7 @@ def start_built(
         built_command(config),
         cwd=folder,
         environ={**base_environment(), **config.get("environment", {}), **environ},
-        log=log or LogBook(),
+        log=log or LogBuffer(),
         max_duration_s=float(config.get("maxDuration", 300)),
         cleanup=lambda: shutil.rmtree(folder, ignore_errors=True),
     )

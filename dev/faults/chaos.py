@@ -18,61 +18,63 @@ from pathlib import Path
 
 from dev.build import source_tree
 from dev.faults import plan
-from dev.faults.invariant_report import Verdict, leaks
-from dev.faults.mutations import VARIANTS
+from dev.faults.invariant_report import InvariantReport, find_leaks
+from dev.faults.mutations import MUTATIONS
 from dev.faults.oracle import Oracle
-from dev.faults.plan import Blow, Round, Wave
-from dev.faults.test_site import Rig
+from dev.faults.plan import FaultEvent, Load, Phase
+from dev.faults.test_site import SiteUnderTest
 from dev.platform.local_platform import Platform
 
 # The answer's 8 s, and what we add ourselves: a freeze, and a cold start on a busy machine.
-BUDGET_S = 8.0 + plan.LONGEST_FREEZE_S + 2.0
+BUDGET_S = 8.0 + plan.MAX_FREEZE_S + 2.0
 
 
 def main(root: Path, seed: int | None, minutes: float, variant: str | None) -> int:
     """Run and print the figures; 1 when any promise was broken, 2 when it could not run."""
     seed = secrets.randbelow(1_000_000) if seed is None else seed
-    if variant is not None and variant not in VARIANTS:
-        print(f"No variant {variant!r}; there are {', '.join(VARIANTS)}.", file=sys.stderr)
+    if variant is not None and variant not in MUTATIONS:
+        print(f"No variant {variant!r}; there are {', '.join(MUTATIONS)}.", file=sys.stderr)
         return 2
     print(f"Seed {seed}, {minutes:g} min{f', variant {variant}' if variant else ''}", flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        changes = VARIANTS[variant] if variant else ()
+        changes = MUTATIONS[variant] if variant else ()
         copied = source_tree.copy(root, Path(folder) / "tree", changes)
         with (
             Platform(root, Path(folder) / "data", durable=False) as platform,
-            Rig(platform, copied) as rig,
+            SiteUnderTest(platform, copied) as rig,
         ):
             verdict = run(rig, seed, minutes * 60, lambda text: print(text, flush=True))
-    print(f"\nSeed {seed}\n{verdict.table()}")
+    print(f"\nSeed {seed}\n{verdict.render()}")
     return 0 if verdict.ok else 1
 
 
-def run(rig: Rig, seed: int, seconds: float, tell: Callable[[str], None]) -> Verdict:
+def run(
+    rig: SiteUnderTest, seed: int, seconds: float, tell: Callable[[str], None]
+) -> InvariantReport:
     """Rounds of trouble for so many seconds, then the verdict. It ends by itself."""
-    rig.empty()
+    rig.reset()
     oracle = Oracle(rig, budget_s=BUDGET_S)
     end = time.monotonic() + seconds
-    for planned in plan.rounds(seed):
+    for planned in plan.phases(seed):
         if time.monotonic() + planned.seconds > end and planned.number > 1:
             break
-        before = len(oracle.offers)
-        _play(oracle, planned)
-        tell(f"{planned}; {len(oracle.offers) - before} leads")
+        before = len(oracle.attempts)
+        _run_phase(oracle, planned)
+        tell(f"{planned}; {len(oracle.attempts) - before} leads")
         # The log is a ring: look before it comes round.
-        oracle.problems += leaks(rig, oracle.offers)
+        oracle.problems += find_leaks(rig, oracle.attempts)
         rig.log.forget()
     tell("Mending, draining, counting …")
-    return oracle.settle(insist=True)
+    return oracle.recover_and_check(insist=True)
 
 
-def _play(oracle: Oracle, planned: Round) -> None:
+def _run_phase(oracle: Oracle, planned: Phase) -> None:
     rig = oracle.rig
-    rig.apply(planned.broken)
+    rig.apply(planned.faults)
     works: list[tuple[float, Callable[[], object]]] = []
-    for wave in planned.waves:
+    for wave in planned.loads:
         works += [(wave.at_s, work) for work in _senders(oracle, wave)]
-    works += [(blow.at_s, _striker(rig, blow)) for blow in planned.blows]
+    works += [(blow.at_s, _signal_sender(rig, blow)) for blow in planned.fault_events]
     works += [(at_s, rig.drain) for at_s in planned.drains_at_s]
     started = time.monotonic()
     threads = []
@@ -81,22 +83,22 @@ def _play(oracle: Oracle, planned: Round) -> None:
         threads.append(threading.Thread(target=work))
         threads[-1].start()
     time.sleep(max(0.0, started + planned.seconds - time.monotonic()))
-    rig.whole()
+    rig.clear_faults()
     for thread in threads:
         thread.join()
 
 
-def _senders(oracle: Oracle, wave: Wave) -> list[Callable[[], object]]:
-    offers = [oracle.new(keyed=wave.client.keyed) for _ in range(wave.leads)]
-    times = 2 if wave.twice else 1
+def _senders(oracle: Oracle, wave: Load) -> list[Callable[[], object]]:
+    offers = [oracle.new_attempt(keyed=wave.client.sends_key) for _ in range(wave.leads)]
+    times = 2 if wave.sent_twice else 1
     return [partial(oracle.send, offer, wave.client) for offer in offers for _ in range(times)]
 
 
-def _striker(rig: Rig, blow: Blow) -> Callable[[], None]:
+def _signal_sender(rig: SiteUnderTest, blow: FaultEvent) -> Callable[[], None]:
     def strike() -> None:
-        struck = rig.signal(blow.function, blow.how)
-        if blow.how == signal.SIGSTOP:
-            time.sleep(blow.thaw_after_s)
+        struck = rig.signal(blow.function, blow.signum)
+        if blow.signum == signal.SIGSTOP:
+            time.sleep(blow.resume_after_s)
             for pid in struck:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)

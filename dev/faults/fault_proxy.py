@@ -13,8 +13,8 @@ from dataclasses import asdict
 from typing import Any
 
 from dev.edge.http_server import HOST, Request, Response, Server, as_json
-from dev.faults.network import Fault
-from dev.vendors.fault_switch import BadSwitch
+from dev.faults.network import NetworkFault
+from dev.vendors.fault_switch import InvalidFault
 
 _CHUNK_BYTES = 1 << 16
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -55,7 +55,7 @@ class FaultProxy:
     def __init__(self, target_host: str, target_port: int, port: int = 0) -> None:
         self._target = (target_host, target_port)
         self._changed = threading.Condition()  # its lock may be taken again by its holder
-        self._fault = Fault()
+        self._fault = NetworkFault()
         self._closed = False
         self._links: set[_Link] = set()
         self._counts: Counter[str] = Counter()
@@ -67,10 +67,10 @@ class FaultProxy:
 
     def switch(self, mode: str = "ok", **options: Any) -> None:
         """Set the fault (see Fault); BadSwitch names a bad value."""
-        self._set(Fault.parse({"mode": mode, **options}))
+        self._set(NetworkFault.parse({"mode": mode, **options}))
 
     def ok(self) -> None:
-        self._set(Fault())
+        self._set(NetworkFault())
 
     def counts(self) -> dict[str, int]:
         """accepted, reset, cut, stalled, slowed, dropped, garbled connections (slowed: chunks)."""
@@ -91,10 +91,10 @@ class FaultProxy:
             self._changed.notify_all()
         self._control.close()
 
-    def _set(self, fault: Fault) -> None:
+    def _set(self, fault: NetworkFault) -> None:
         with self._changed:
             before = self._fault.mode
-            self._fault = Fault() if fault.mode in ("kill", "orphan") else fault
+            self._fault = NetworkFault() if fault.mode in ("kill", "orphan") else fault
             if fault.mode == "orphan":
                 for link in self._links:
                     link.orphaned = True
@@ -216,13 +216,13 @@ class FaultProxy:
             self._counts["garbled"] += 1
             with contextlib.suppress(OSError):
                 link.near.sendall(_NOISE)
-            self._fault = fault.spent()
+            self._fault = fault.after_use()
             return False
         match = fault.match.lower().encode()
         sent = link.tail + data
         if fault.mode == "drop_reply" and not link.doomed and match in sent.lower():
             link.doomed = True
-            self._fault = fault.spent()
+            self._fault = fault.after_use()
         # Too short to hold a whole match: a statement of before must not count again.
         link.tail = sent[-len(match) + 1 :] if len(match) > 1 else b""
         return True
@@ -238,8 +238,8 @@ class FaultProxy:
             self.ok()
         elif request.method == "POST":
             try:
-                self._set(Fault.parse(request.json()))
-            except (BadSwitch, ValueError, RecursionError) as fault:
+                self._set(NetworkFault.parse(request.json()))
+            except (InvalidFault, ValueError, RecursionError) as fault:
                 return as_json({"error": str(fault)}, 400)
         return as_json({**asdict(self._fault), "counts": self.counts()})
 

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from dev.faults.lead_attempt import Offer
+from dev.faults.lead_attempt import LeadAttempt
 
 if TYPE_CHECKING:
-    from dev.faults.test_site import Rig
+    from dev.faults.test_site import SiteUnderTest
 
-MARK = re.compile(r"[0-9a-f]{6}x[0-9]{5}")
-PERSONAL = re.compile(r"[0-9a-f]{6}x[0-9]{5}|812[0-9]{9}")
+MARKER = re.compile(r"[0-9a-f]{6}x[0-9]{5}")
+PERSONAL_DATA = re.compile(r"[0-9a-f]{6}x[0-9]{5}|812[0-9]{9}")
 
 
 @dataclass(slots=True)
-class Verdict:
+class InvariantReport:
     """Figures in leads or mails, seconds where it says so; findings name every broken promise."""
 
     offered: int = 0
@@ -45,11 +45,11 @@ class Verdict:
     def ok(self) -> bool:
         return not self.findings
 
-    def found(self, kind: str) -> bool:
+    def has_finding(self, kind: str) -> bool:
         """Whether a finding of this kind is there: "lost", "doubled", "late" …"""
         return any(finding.startswith(kind) for finding in self.findings)
 
-    def table(self) -> str:
+    def render(self) -> str:
         """The figures and the findings, for people."""
         figures = {
             name: value
@@ -71,21 +71,25 @@ class Verdict:
         return "\n".join(rows + told)
 
 
-def judge(rig: "Rig", offers: Sequence[Offer], problems: Iterable[str], budget_s: float) -> Verdict:
+def check_invariants(
+    rig: "SiteUnderTest", offers: Sequence[LeadAttempt], problems: Iterable[str], budget_s: float
+) -> InvariantReport:
     """Compare what was answered with what is stored and was mailed, after all is drained."""
-    verdict = Verdict(findings=list(problems))
+    verdict = InvariantReport(findings=list(problems))
     _count_answers(verdict, offers, budget_s)
     _check_rows(verdict, rig, offers)
     _check_mails(verdict, rig, offers)
     _check_journal(verdict, rig)
-    verdict.queue_left = rig.queued()
+    verdict.queue_left = rig.queue_length()
     if verdict.queue_left:
         verdict.findings.append(f"queue not empty: {verdict.queue_left} left")
-    verdict.findings += leaks(rig, offers)
+    verdict.findings += find_leaks(rig, offers)
     return verdict
 
 
-def _count_answers(verdict: Verdict, offers: Sequence[Offer], budget_s: float) -> None:
+def _count_answers(
+    verdict: InvariantReport, offers: Sequence[LeadAttempt], budget_s: float
+) -> None:
     verdict.offered = len(offers)
     for offer in offers:
         verdict.accepted += offer.accepted
@@ -100,18 +104,20 @@ def _count_answers(verdict: Verdict, offers: Sequence[Offer], budget_s: float) -
             verdict.slowest_s = max(verdict.slowest_s, answer.seconds)
             if answer.seconds > budget_s:
                 verdict.findings.append(
-                    f"late: {answer.seconds:.1f} s for {answer.status} ({offer.mark})"
+                    f"late: {answer.seconds:.1f} s for {answer.status} ({offer.marker})"
                 )
-            if answer.needless:
+            if answer.avoidable:
                 verdict.refused_needlessly += 1
                 verdict.findings.append(
-                    f"refused needlessly: {answer.status} {answer.error} ({offer.mark})"
+                    f"refused needlessly: {answer.status} {answer.error} ({offer.marker})"
                 )
             if answer.accepted and answer.queued != (answer.status == 202):
-                verdict.findings.append(f"wrong answer: {answer} ({offer.mark})")
+                verdict.findings.append(f"wrong answer: {answer} ({offer.marker})")
 
 
-def _check_rows(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:
+def _check_rows(
+    verdict: InvariantReport, rig: "SiteUnderTest", offers: Sequence[LeadAttempt]
+) -> None:
     rows: dict[str, list[tuple[str, str]]] = {}
     for row in rig.admin.execute("select id::text, ref, business_name, phone_whatsapp from leads"):
         mark = row["business_name"].removeprefix("Salon ")
@@ -121,37 +127,39 @@ def _check_rows(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:
         for row in rig.admin.execute("select submission->>'business_name' as mark from spam")
     )
     for offer in offers:
-        stored = rows.get(offer.mark, [])
+        stored = rows.get(offer.marker, [])
         verdict.stored += bool(stored)
         told = {(answer.id, answer.ref) for answer in offer.answers if answer.accepted}
         if len(stored) > 1:
             verdict.doubled += 1
-            verdict.findings.append(f"doubled: {offer.mark} has {len(stored)} rows")
+            verdict.findings.append(f"doubled: {offer.marker} has {len(stored)} rows")
         statuses = {answer.status for answer in offer.answers if answer.accepted}
         if len(statuses) > 1:
-            verdict.findings.append(f"status differs: {offer.mark} was told {sorted(statuses)}")
+            verdict.findings.append(f"status differs: {offer.marker} was told {sorted(statuses)}")
         if len(told) > 1:
-            verdict.findings.append(f"id differs: {offer.mark} was told {sorted(map(str, told))}")
-        if review[f"Salon {offer.mark}"]:
+            verdict.findings.append(f"id differs: {offer.marker} was told {sorted(map(str, told))}")
+        if review[f"Salon {offer.marker}"]:
             verdict.in_review += 1
-            verdict.findings.append(f"in review: {offer.mark} was taken for spam")
+            verdict.findings.append(f"in review: {offer.marker} was taken for spam")
         elif offer.accepted and not stored:
             verdict.lost += 1
-            verdict.findings.append(f"lost: {offer.mark} was told {_told(offer)}")
-        elif not all(_is_kept(each, stored) for each in told):
-            verdict.findings.append(f"id differs: {offer.mark} was told {told}, kept as {stored}")
+            verdict.findings.append(f"lost: {offer.marker} was told {_format_answers(offer)}")
+        elif not all(_matches_stored(each, stored) for each in told):
+            verdict.findings.append(f"id differs: {offer.marker} was told {told}, kept as {stored}")
 
 
-def _is_kept(told: tuple[str | None, str | None], stored: Sequence[tuple[str, str]]) -> bool:
+def _matches_stored(told: tuple[str | None, str | None], stored: Sequence[tuple[str, str]]) -> bool:
     """Whether what was told is what is kept. A reference that was taken has grown."""
     return any(told[0] == lead_id and ref.startswith(told[1] or "") for lead_id, ref in stored)
 
 
-def _check_mails(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:
+def _check_mails(
+    verdict: InvariantReport, rig: "SiteUnderTest", offers: Sequence[LeadAttempt]
+) -> None:
     sales: Counter[str] = Counter()
     thanks: Counter[str] = Counter()
-    for mail in rig.mails():
-        for mark in MARK.findall(mail["subject"])[:1]:
+    for mail in rig.delivered_mails():
+        for mark in MARKER.findall(mail["subject"])[:1]:
             sales[mark] += 1
         for recipient in mail["to"]:
             thanks[recipient] += 1
@@ -162,44 +170,44 @@ def _check_mails(verdict: Verdict, rig: "Rig", offers: Sequence[Offer]) -> None:
         )
     }
     for offer in offers:
-        wanted = [("sales mail", sales[offer.mark])]
+        wanted = [("sales mail", sales[offer.marker])]
         wanted += [("acknowledgement", thanks[offer.email])] if offer.with_email else []
         for kind, delivered in wanted:
-            verdict.mails_due += offer.mark in stored
+            verdict.mails_due += offer.marker in stored
             verdict.mails_delivered += delivered
             if delivered > 1:
                 verdict.mails_doubled += 1
-                verdict.findings.append(f"mail doubled: {delivered} x {kind} of {offer.mark}")
-            if delivered == 0 and offer.mark in stored:
+                verdict.findings.append(f"mail doubled: {delivered} x {kind} of {offer.marker}")
+            if delivered == 0 and offer.marker in stored:
                 verdict.mails_missing += 1
-                verdict.findings.append(f"mail missing: {kind} of {offer.mark}")
+                verdict.findings.append(f"mail missing: {kind} of {offer.marker}")
 
 
-def _check_journal(verdict: Verdict, rig: "Rig") -> None:
+def _check_journal(verdict: InvariantReport, rig: "SiteUnderTest") -> None:
     """Every stored lead has its copy in Redis, so that a restore can bring it back."""
     for row in rig.admin.execute("select id::text as id from leads"):
-        there = rig.redis_run("EXISTS", f"journal:{row['id']}")
+        there = rig.redis_command("EXISTS", f"journal:{row['id']}")
         verdict.journaled += there == 1
         if there != 1:
             verdict.findings.append(f"not in the journal: {row['id']}")
 
 
-def leaks(rig: "Rig", offers: Iterable[Offer]) -> list[str]:
+def find_leaks(rig: "SiteUnderTest", offers: Iterable[LeadAttempt]) -> list[str]:
     """Where something about a person was written that should hold ids alone."""
     places = {
         "log": json.dumps(rig.log.since(), ensure_ascii=False),
         "Sentry": json.dumps([record["body"] for record in rig.sentry.received()]),
         "Slack": json.dumps([record["body"] for record in rig.slack.received()]),
     }
-    known = {personal: offer.mark for offer in offers for personal in (offer.mark, offer.phone)}
+    known = {personal: offer.marker for offer in offers for personal in (offer.marker, offer.phone)}
     found = []
     for name, text in places.items():
-        for match in PERSONAL.finditer(text):
+        for match in PERSONAL_DATA.finditer(text):
             if match.group() in known:
                 around = text[max(0, match.start() - 80) : match.end() + 40]
                 found.append(f"leak: {name} holds {match.group()}: …{around}")
     return found
 
 
-def _told(offer: Offer) -> str:
+def _format_answers(offer: LeadAttempt) -> str:
     return ", ".join(f"{answer.status} {answer.error or answer.id}" for answer in offer.answers)

@@ -9,10 +9,10 @@ import psycopg
 from psycopg import sql
 
 from dev.faults.schema import CHANGES, TABLES
-from dev.vendors.fault_switch import BadSwitch
+from dev.vendors.fault_switch import InvalidFault
 
 
-class Part(Protocol):
+class FaultTarget(Protocol):
     """Something with a switch: a fault proxy, a vendor's stand-in, the database's inside."""
 
     def switch(self, mode: str = "ok", **options: Any) -> None: ...
@@ -20,70 +20,70 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Break:
+class Fault:
     """part: an attribute of the rig; options: what its switch takes beside the mode."""
 
-    part: str
+    target: str
     mode: str
     options: dict[str, Any] = field(default_factory=dict)
 
     def apply(self, rig: object) -> None:
-        part: Part = getattr(rig, self.part)
+        part: FaultTarget = getattr(rig, self.target)
         part.switch(self.mode, **self.options)
 
     def __str__(self) -> str:
         told = "".join(f" {value}" for value in self.options.values())
-        return f"{self.part} {self.mode}{told}"
+        return f"{self.target} {self.mode}{told}"
 
 
-SCHEMA = tuple(Break("schema", mode, {"table": table}) for table in TABLES for mode in CHANGES)
+SCHEMA = tuple(Fault("schema", mode, {"table": table}) for table in TABLES for mode in CHANGES)
 # Of one group, for DDL waits for ever behind a locked table.
 DATABASE = (
     *SCHEMA,
-    Break("database", "refuse"),
-    Break("database", "reset"),
-    Break("database", "stall"),
-    Break("database", "slow", {"delay_s": 0.2}),
-    Break("database", "drop_reply", {"match": "insert into leads", "times": 3}),
-    Break("database", "drop_reply", {"match": "update outbox", "times": 3}),
-    Break("database", "garbage"),
-    Break("database", "kill"),
-    Break("database", "orphan"),
-    Break("inside", "locked"),
-    Break("inside", "read_only"),
-    Break("inside", "full"),
+    Fault("database", "refuse"),
+    Fault("database", "reset"),
+    Fault("database", "stall"),
+    Fault("database", "slow", {"delay_s": 0.2}),
+    Fault("database", "drop_reply", {"match": "insert into leads", "times": 3}),
+    Fault("database", "drop_reply", {"match": "update outbox", "times": 3}),
+    Fault("database", "garbage"),
+    Fault("database", "kill"),
+    Fault("database", "orphan"),
+    Fault("inside", "locked"),
+    Fault("inside", "read_only"),
+    Fault("inside", "full"),
 )
 REDIS = (
-    Break("redis", "refuse"),
-    Break("redis", "reset"),
-    Break("redis", "stall"),
-    Break("redis", "slow", {"delay_s": 0.2}),
-    Break("redis", "drop_reply", {"match": "queue"}),
-    Break("redis", "drop_reply", {"match": "eval", "times": 2}),
-    Break("redis", "garbage"),
-    Break("redis", "kill"),
-    Break("upstash", "fail"),
-    Break("upstash", "rate_limit"),
+    Fault("redis", "refuse"),
+    Fault("redis", "reset"),
+    Fault("redis", "stall"),
+    Fault("redis", "slow", {"delay_s": 0.2}),
+    Fault("redis", "drop_reply", {"match": "queue"}),
+    Fault("redis", "drop_reply", {"match": "eval", "times": 2}),
+    Fault("redis", "garbage"),
+    Fault("redis", "kill"),
+    Fault("upstash", "fail"),
+    Fault("upstash", "rate_limit"),
 )
 MAIL = (
-    Break("resend", "fail"),
-    Break("resend", "stall"),
-    Break("resend", "slow", {"delay_s": 1.0}),
-    Break("resend", "lose_reply"),
-    Break("resend", "rate_limit"),
-    Break("resend", "reset"),
+    Fault("resend", "fail"),
+    Fault("resend", "stall"),
+    Fault("resend", "slow", {"delay_s": 1.0}),
+    Fault("resend", "lose_reply"),
+    Fault("resend", "rate_limit"),
+    Fault("resend", "reset"),
 )
 ALERTS = (
-    Break("sentry", "stall"),
-    Break("slack", "stall"),
+    Fault("sentry", "stall"),
+    Fault("slack", "stall"),
 )
-FALLBACKS = (REDIS, MAIL)
+FALLBACK_STORES = (REDIS, MAIL)
 """What still takes a lead when Postgres does not: one group each."""
 
-EVERY = (*DATABASE, *REDIS, *MAIL, *ALERTS)
+ALL = (*DATABASE, *REDIS, *MAIL, *ALERTS)
 
 
-class Inside:
+class ServerFaults:
     """Faults of the server itself, from a superuser's side.
 
     locked: table leads is locked, statements wait for ever. read_only: the functions' role may
@@ -99,7 +99,7 @@ class Inside:
 
     def switch(self, mode: str = "ok", **options: Any) -> None:
         if mode not in ("ok", "locked", "read_only", "full") or options:
-            raise BadSwitch(f"{mode} {options}: the database's inside knows no such fault")
+            raise InvalidFault(f"{mode} {options}: the database's inside knows no such fault")
         self.ok()
         if mode == "locked":
             with self._lock:

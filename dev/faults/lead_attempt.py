@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-OUR_FAULTS = (
+SERVER_ERRORS = (
     "internal_error", "persistence_failed", "service_not_configured", "temporarily_unavailable",
 )  # fmt: skip
 
@@ -23,10 +23,10 @@ class Answer:
     seconds: float
     error: str | None = None
     queued: bool = False
-    needless: bool = False
+    avoidable: bool = False
 
     @classmethod
-    def of(cls, response: httpx.Response, seconds: float) -> "Answer":
+    def from_response(cls, response: httpx.Response, seconds: float) -> "Answer":
         try:
             body = response.json()
         except ValueError:
@@ -43,25 +43,25 @@ class Answer:
         )
 
     @property
-    def is_our_fault(self) -> bool:
+    def is_server_error(self) -> bool:
         """A 5xx that the function itself answered; not the platform's, of one that was killed."""
-        return self.status >= 500 and self.error in OUR_FAULTS
+        return self.status >= 500 and self.error in SERVER_ERRORS
 
     @property
     def accepted(self) -> bool:
         return self.status in (200, 202)
 
     @property
-    def worth_repeating(self) -> bool:
+    def is_retryable(self) -> bool:
         """Silence, a fault of ours, or another try under way: the same key may be sent again."""
         return self.status in (0, 409) or self.status >= 500
 
 
 @dataclass(slots=True)
-class Offer:
+class LeadAttempt:
     """One lead of one person: mark and phone are nobody else's."""
 
-    mark: str
+    marker: str
     phone: str
     with_email: bool
     key: str | None
@@ -73,16 +73,16 @@ class Offer:
 
     @property
     def email(self) -> str:
-        return f"{self.mark}@example.com"
+        return f"{self.marker}@example.com"
 
     def body(self) -> dict[str, Any]:
         return {
-            "business_name": f"Salon {self.mark}",
-            "contact_name": f"Ani {self.mark}",
+            "business_name": f"Salon {self.marker}",
+            "contact_name": f"Ani {self.marker}",
             "phone_whatsapp": f"0{self.phone}",
             "city": "Medan",
             "salon_type": "SALON",
             "consent": True,
-            "message": f"Pesan {self.mark}",
+            "message": f"Pesan {self.marker}",
             **({"email": self.email} if self.with_email else {}),
         }

@@ -4,18 +4,18 @@ Each is a small change to the source. One that no longer fits fails loudly (tree
 and is then brought up to date.
 """
 
-from dev.build.source_tree import Change
+from dev.build.source_tree import Patch
 
-VARIANTS: dict[str, tuple[Change, ...]] = {
+MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "no-dedupe": (
-        Change(
+        Patch(
             "lib/leads/repository.py",
             'identity = _sha256("key", key) if key is not None else _sha256("content", *said)',
             'identity = _sha256("key", __import__("secrets").token_hex())',
         ),
     ),
     "acknowledge-before-write": (
-        Change(
+        Patch(
             "api/leads.py",
             "        kept = intake.keep(\n"
             "            call.services, offered, desk, spam=spam_reason, "
@@ -27,14 +27,14 @@ VARIANTS: dict[str, tuple[Change, ...]] = {
         ),
     ),
     "no-deadline": (
-        Change(
+        Patch(
             "lib/db.py",
             "left = max(0.001, self.deadline - time.monotonic())",
             "left = 3600.0",
         ),
     ),
     "pop-before-store": (
-        Change(
+        Patch(
             "lib/leads/queue.py",
             "            lead = copies.from_json(vault.open(sealed))\n",
             '            command("HDEL", QUEUE, field)\n'
@@ -42,21 +42,21 @@ VARIANTS: dict[str, tuple[Change, ...]] = {
         ),
     ),
     "mail-without-a-key": (
-        Change(
+        Patch(
             "lib/mail.py",
             'key = {"Idempotency-Key": idempotency_key}',
             "key: dict[str, str] = {}",
         ),
     ),
     "names-in-the-log": (
-        Change(
+        Patch(
             "api/leads.py",
             "    call.note(lead=str(lead.id))\n",
             "    call.note(lead=str(lead.id), business=lead.submission.business_name)\n",
         ),
     ),
     "falls-through-on-outages-alone": (
-        Change(
+        Patch(
             "lib/leads/service.py",
             "        except Exception as fault:  # noqa: BLE001 - whatever it is,"
             " the next store may take the lead\n",
@@ -65,7 +65,7 @@ VARIANTS: dict[str, tuple[Change, ...]] = {
         ),
     ),
     "reference-of-its-own": (
-        Change(
+        Patch(
             "api/leads.py",
             '"id": str(lead.id), "ref": lead.ref}',
             '"id": str(lead.id), "ref": "ALFA-" + __import__("secrets").token_hex(3).upper()}',

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from dev.vendors.fault_switch import BadSwitch
+from dev.vendors.fault_switch import InvalidFault
 
 MODES = (
     "ok",
@@ -20,7 +20,7 @@ MODES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class NetworkFault:
     """What happens to connections; mode is one of MODES.
 
     refuse: nobody listens, live connections are cut. reset: every connection gets RST.
@@ -39,26 +39,26 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise BadSwitch(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
+            raise InvalidFault(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
         if not isinstance(self.delay_s, int | float) or not 0 <= self.delay_s <= 300:
-            raise BadSwitch(f"delay_s is a number from 0 to 300, not {self.delay_s!r}")
+            raise InvalidFault(f"delay_s is a number from 0 to 300, not {self.delay_s!r}")
         if not isinstance(self.match, str) or (self.mode == "drop_reply" and not self.match):
-            raise BadSwitch("match is a text, and drop_reply wants one")
+            raise InvalidFault("match is a text, and drop_reply wants one")
         if self.times is not None and (not isinstance(self.times, int) or self.times < 1):
-            raise BadSwitch(f"times is a whole number from 1, or null, not {self.times!r}")
+            raise InvalidFault(f"times is a whole number from 1, or null, not {self.times!r}")
 
     @classmethod
-    def parse(cls, given: Any) -> "Fault":
+    def parse(cls, given: Any) -> "NetworkFault":
         """BadSwitch when `given` is no object of the fields above."""
         if not isinstance(given, Mapping) or "mode" not in given:
-            raise BadSwitch("a switch is a JSON object with a mode")
+            raise InvalidFault("a switch is a JSON object with a mode")
         unknown = set(given) - {field.name for field in fields(cls)}
         if unknown:
-            raise BadSwitch(f"unknown field: {', '.join(sorted(map(str, unknown)))}")
+            raise InvalidFault(f"unknown field: {', '.join(sorted(map(str, unknown)))}")
         return cls(**given)
 
-    def spent(self) -> "Fault":
+    def after_use(self) -> "NetworkFault":
         """The fault after one more use of it."""
         if self.times is None:
             return self
-        return replace(self, times=self.times - 1) if self.times > 1 else Fault()
+        return replace(self, times=self.times - 1) if self.times > 1 else NetworkFault()

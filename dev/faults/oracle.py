@@ -21,44 +21,44 @@ from uuid import uuid4
 import httpx
 
 from dev.edge import runtime
-from dev.faults.invariant_report import Verdict, judge
-from dev.faults.known_faults import Break
-from dev.faults.lead_attempt import Answer, Offer
-from dev.faults.test_site import LEADS, Rig
-from lib.leads.queue import DEAD, QUEUE
+from dev.faults.invariant_report import InvariantReport, check_invariants
+from dev.faults.known_faults import Fault
+from dev.faults.lead_attempt import Answer, LeadAttempt
+from dev.faults.test_site import LEADS, SiteUnderTest
+from lib.leads.queue import DEAD_LETTERS, QUEUE
 
-BEGIN_COPY = "-----BEGIN ALFA LEAD-----"
+SEALED_LEAD_MARKER = "-----BEGIN ALFA LEAD-----"
 BUDGET_S = 8.0
-ALLOWANCE_S = 1.0  # for a machine that is busy with other work
+LOAD_ALLOWANCE_S = 1.0  # for a machine that is busy with other work
 SETTLE_S = 60.0
 
-type Import = Callable[[Rig, list[dict[str, Any]]], str]
+type Import = Callable[[SiteUnderTest, list[dict[str, Any]]], str]
 """Import the leads these mails carry; what went wrong, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class ClientBehavior:
     """How a caller behaves: tries with one key, like the browser's form; keyed=False sends none."""
 
-    tries: int = 1
+    attempts: int = 1
     pause_s: float = 0.3
-    keyed: bool = True
+    sends_key: bool = True
     timeout_s: float = 20.0
 
 
 # A key whose request was killed counts as in progress for some seconds more.
-PATIENT = Client(tries=12)
+PATIENT_CLIENT = ClientBehavior(attempts=12)
 
 
 @dataclass(slots=True)
 class Oracle:
     """Everything it offered, and what was answered. One run has one oracle."""
 
-    rig: Rig
-    client: Client = field(default_factory=Client)
-    budget_s: float = BUDGET_S + ALLOWANCE_S
+    rig: SiteUnderTest
+    client: ClientBehavior = field(default_factory=ClientBehavior)
+    budget_s: float = BUDGET_S + LOAD_ALLOWANCE_S
     importer: "Import | None" = None
-    offers: list[Offer] = field(default_factory=list)
+    attempts: list[LeadAttempt] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     _token: str = field(default_factory=lambda: secrets.token_hex(3))
     _digits: str = field(default_factory=lambda: f"{secrets.randbelow(9000) + 1000}")
@@ -71,94 +71,105 @@ class Oracle:
 
     # ---------------------------------------------------------------- offering
 
-    def new(self, *, keyed: bool | None = None, with_email: bool | None = None) -> Offer:
+    def new_attempt(
+        self, *, keyed: bool | None = None, with_email: bool | None = None
+    ) -> LeadAttempt:
         """A lead nobody has seen, not sent yet. Every other one leaves an e-mail address,
         unless it is said which do."""
         number = next(self._numbers)
-        keyed = self.client.keyed if keyed is None else keyed
-        offer = Offer(
-            mark=f"{self._token}x{number:05d}",
+        keyed = self.client.sends_key if keyed is None else keyed
+        offer = LeadAttempt(
+            marker=f"{self._token}x{number:05d}",
             phone=f"812{self._digits}{number:05d}",
             with_email=number % 2 == 0 if with_email is None else with_email,
             key=str(uuid4()) if keyed else None,
         )
-        self.offers.append(offer)
+        self.attempts.append(offer)
         return offer
 
-    def send(self, offer: Offer, client: Client | None = None) -> Answer:
+    def send(self, offer: LeadAttempt, client: ClientBehavior | None = None) -> Answer:
         """Post it as the client does: again after silence, 409 and 5xx. The last answer."""
         behaviour = client or self.client
         answer = self.post(offer, behaviour.timeout_s)
-        for number in range(1, behaviour.tries):
-            if not answer.worth_repeating:
+        for number in range(1, behaviour.attempts):
+            if not answer.is_retryable:
                 break
             time.sleep(behaviour.pause_s * number)
             answer = self.post(offer, behaviour.timeout_s)
         return answer
 
-    def post(self, offer: Offer, timeout_s: float = 20.0) -> Answer:
+    def post(self, offer: LeadAttempt, timeout_s: float = 20.0) -> Answer:
         """One request; its answer is kept with the offer. Status 0 when there was none."""
         headers = {} if offer.key is None else {"Idempotency-Key": offer.key}
         started = time.monotonic()
-        owed = self.rig.must_take_leads
+        owed = self.rig.must_accept_leads
         try:
             response = self._http.post(
                 f"{self.rig.url}/{LEADS}", json=offer.body(), headers=headers, timeout=timeout_s
             )
-            answer = Answer.of(response, time.monotonic() - started)
+            answer = Answer.from_response(response, time.monotonic() - started)
         except httpx.HTTPError as fault:
             answer = Answer(0, None, None, time.monotonic() - started, type(fault).__name__)
-        if owed and answer.is_our_fault and self.rig.must_take_leads:
-            answer = replace(answer, needless=True)
+        if owed and answer.is_server_error and self.rig.must_accept_leads:
+            answer = replace(answer, avoidable=True)
         offer.answers.append(answer)
         return answer
 
-    def offer(self, count: int, client: Client | None = None) -> list[Offer]:
+    def submit(self, count: int, client: ClientBehavior | None = None) -> list[LeadAttempt]:
         """So many new leads, all sent at the same time; back when every one is through."""
-        made = [self.new(keyed=None if client is None else client.keyed) for _ in range(count)]
+        made = [
+            self.new_attempt(keyed=None if client is None else client.sends_key)
+            for _ in range(count)
+        ]
         self.send_all(made, client)
         return made
 
     def send_all(
-        self, offers: Iterable[Offer], client: Client | None = None, *, at_once: int = 200
+        self,
+        offers: Iterable[LeadAttempt],
+        client: ClientBehavior | None = None,
+        *,
+        at_once: int = 200,
     ) -> None:
         """All at the same time, or so many; an offer given twice is sent twice."""
         listed = list(offers)
         with ThreadPoolExecutor(max_workers=max(1, min(len(listed), at_once))) as pool:
             list(pool.map(lambda offer: self.send(offer, client), listed))
 
-    def under(self, breaks: Iterable[Break], count: int, client: Client | None = None) -> None:
+    def submit_under_faults(
+        self, breaks: Iterable[Fault], count: int, client: ClientBehavior | None = None
+    ) -> None:
         """Offer leads while these are broken, after one before, so that connections are warm.
 
         Back when the work after the answers has met the faults too, for at most 2 s.
         """
-        self.offer(1)
+        self.submit(1)
         self.rig.wait_idle(2)  # its mails are out, and its connections idle
         self.rig.apply(breaks)
-        self.offer(count, client)
+        self.submit(count, client)
         self.rig.wait_idle(2)
 
     # ---------------------------------------------------------------- healing and judging
 
-    def settle(self, *, insist: bool = False) -> Verdict:
+    def recover_and_check(self, *, insist: bool = False) -> InvariantReport:
         """Mend all, drain until two drains in a row find nothing, and judge.
 
         insist: what was not accepted is sent again first, with its key, as a browser does.
         """
-        self.rig.mend()
+        self.rig.clear_faults_and_wait()
         self._recover()
         if insist:
-            self.send_all([offer for offer in self.offers if not offer.accepted], PATIENT)
-        self._drain_dry()
+            self.send_all([offer for offer in self.attempts if not offer.accepted], PATIENT_CLIENT)
+        self._drain_until_empty()
         if self._rerun_dead_letters():
-            self._drain_dry()
-        self._import_copies()
-        return judge(self.rig, self.offers, self.problems, self.budget_s)
+            self._drain_until_empty()
+        self._import_mailed_leads()
+        return check_invariants(self.rig, self.attempts, self.problems, self.budget_s)
 
     def _recover(self, within_s: float = 30.0) -> None:
         """Until a lead is stored at once again: whatever protects us must let go by itself."""
         end = time.monotonic() + within_s
-        while self.post(self.new()).status != 200:
+        while self.post(self.new_attempt()).status != 200:
             if time.monotonic() > end:
                 self.problems.append(
                     f"no recovery: no 200 in {within_s:.0f} s after all was mended"
@@ -166,7 +177,7 @@ class Oracle:
                 return
             time.sleep(0.3)
 
-    def _drain_dry(self) -> None:
+    def _drain_until_empty(self) -> None:
         end = time.monotonic() + SETTLE_S
         quiet = 0
         while quiet < 2:
@@ -174,33 +185,37 @@ class Oracle:
                 self.problems.append(f"drains still find work after {SETTLE_S:.0f} s")
                 return
             self.rig.wait_idle(10)
-            self.rig.make_due()
+            self.rig.make_mails_due()
             status, body = self.rig.drain()
-            quiet = quiet + 1 if status == 200 and idle(body) else 0
+            quiet = quiet + 1 if status == 200 and is_idle(body) else 0
 
     def _rerun_dead_letters(self) -> bool:
         """Leads that a drain set aside are queued again, as by `ops dead rerun`."""
-        aside = self.rig.redis_run("HKEYS", DEAD)
+        aside = self.rig.redis_command("HKEYS", DEAD_LETTERS)
         for lead_id in aside if isinstance(aside, list) else ():
             assert isinstance(lead_id, bytes)
-            sealed = self.rig.redis_run("HGET", DEAD, lead_id.decode())
+            sealed = self.rig.redis_command("HGET", DEAD_LETTERS, lead_id.decode())
             assert isinstance(sealed, bytes)
-            self.rig.redis_run("HSETNX", QUEUE, lead_id.decode(), sealed.decode())
-            self.rig.redis_run("HDEL", DEAD, lead_id.decode())
+            self.rig.redis_command("HSETNX", QUEUE, lead_id.decode(), sealed.decode())
+            self.rig.redis_command("HDEL", DEAD_LETTERS, lead_id.decode())
         return bool(aside)
 
-    def _import_copies(self) -> None:
+    def _import_mailed_leads(self) -> None:
         """Leads that reached us as a mail alone are imported by hand, as an operator does."""
-        carriers = [mail for mail in self.rig.mails() if BEGIN_COPY in (mail["text"] or "")]
+        carriers = [
+            mail
+            for mail in self.rig.delivered_mails()
+            if SEALED_LEAD_MARKER in (mail["text"] or "")
+        ]
         if not carriers:
             return
-        fault = (self.importer or import_copies)(self.rig, carriers)
+        fault = (self.importer or import_mailed_leads)(self.rig, carriers)
         if fault:
             self.problems.append(f"import failed: {fault}")
-        self._drain_dry()
+        self._drain_until_empty()
 
 
-def idle(body: dict[str, Any]) -> bool:
+def is_idle(body: dict[str, Any]) -> bool:
     """Whether a drain's answer says that it found nothing and leaves nothing."""
     queue = body.get("queue", {})
     if queue is None:
@@ -209,7 +224,7 @@ def idle(body: dict[str, Any]) -> bool:
     return not any([*queue.values(), *(body.get(name) for name in names)])
 
 
-def import_copies(rig: Rig, mails: list[dict[str, Any]]) -> str:
+def import_mailed_leads(rig: SiteUnderTest, mails: list[dict[str, Any]]) -> str:
     """The operators' `leads import` with these mails in a file; its last words when it failed."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.write("\n\n".join(mail["text"] for mail in mails))
@@ -227,7 +242,7 @@ def import_copies(rig: Rig, mails: list[dict[str, Any]]) -> str:
     return (done.stderr or done.stdout).strip()[-300:] if done.returncode else ""
 
 
-def at_once(*works: Callable[[], object]) -> None:
+def run_concurrently(*works: Callable[[], object]) -> None:
     """Run all at the same time and wait for them."""
     threads = [threading.Thread(target=work) for work in works]
     for thread in threads:

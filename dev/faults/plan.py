@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dev.faults import known_faults
-from dev.faults.known_faults import Break
-from dev.faults.oracle import Client
+from dev.faults.known_faults import Fault
+from dev.faults.oracle import ClientBehavior
 from dev.faults.test_site import DELIVER, LEADS
 
 
 @dataclass(frozen=True, slots=True)
-class Wave:
+class Load:
     """leads are sent together, at_s seconds into the round, by clients of one kind.
 
     twice: each is sent twice at the same time, as by a double click.
@@ -20,84 +20,84 @@ class Wave:
 
     at_s: float
     leads: int
-    client: Client
-    twice: bool
+    client: ClientBehavior
+    sent_twice: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Blow:
+class FaultEvent:
     """A signal to the processes of `function`, at_s into the round; a frozen one thaws later."""
 
     at_s: float
     function: str
-    how: signal.Signals
-    thaw_after_s: float = 0.0
+    signum: signal.Signals
+    resume_after_s: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.how.name} {self.function} at {self.at_s:.1f} s"
+        return f"{self.signum.name} {self.function} at {self.at_s:.1f} s"
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class Phase:
     """Some seconds with the same things broken."""
 
     number: int
     seconds: float
-    broken: tuple[Break, ...]
-    waves: tuple[Wave, ...]
-    blows: tuple[Blow, ...]
+    faults: tuple[Fault, ...]
+    loads: tuple[Load, ...]
+    fault_events: tuple[FaultEvent, ...]
     drains_at_s: tuple[float, ...]
 
     def __str__(self) -> str:
-        told = [" + ".join(map(str, self.broken)) or "nothing broken", *map(str, self.blows)]
+        told = [" + ".join(map(str, self.faults)) or "nothing broken", *map(str, self.fault_events)]
         return f"{self.number:>3}  {'; '.join(told)}"
 
 
 CLIENTS = (
-    Client(tries=1),
-    Client(tries=4, pause_s=0.3),
-    Client(tries=4, pause_s=0.2, timeout_s=1.0),  # gives up early and asks again
-    Client(tries=1, keyed=False),
-    Client(tries=3, pause_s=0.5, keyed=False),
+    ClientBehavior(attempts=1),
+    ClientBehavior(attempts=4, pause_s=0.3),
+    ClientBehavior(attempts=4, pause_s=0.2, timeout_s=1.0),  # gives up early and asks again
+    ClientBehavior(attempts=1, sends_key=False),
+    ClientBehavior(attempts=3, pause_s=0.5, sends_key=False),
 )
-LONGEST_FREEZE_S = 2.0
+MAX_FREEZE_S = 2.0
 
 
-def rounds(seed: int) -> Iterator[Round]:
+def phases(seed: int) -> Iterator[Phase]:
     """Round after round, for ever."""
     chosen = random.Random(seed)
     number = 0
     while True:
         number += 1
         seconds = chosen.uniform(4, 9)
-        yield Round(
+        yield Phase(
             number,
             seconds,
-            _broken(chosen),
-            tuple(_waves(chosen, seconds)),
-            tuple(_blows(chosen, seconds)),
+            _choose_faults(chosen),
+            tuple(_loads(chosen, seconds)),
+            tuple(_fault_events(chosen, seconds)),
             tuple(chosen.uniform(0, seconds) for _ in range(chosen.choice((0, 1, 1, 2)))),
         )
 
 
-def _broken(chosen: random.Random) -> tuple[Break, ...]:
+def _choose_faults(chosen: random.Random) -> tuple[Fault, ...]:
     """At most one fault a group: a switch holds one. Mostly one or two groups."""
     groups = [known_faults.DATABASE, known_faults.REDIS, known_faults.MAIL, known_faults.ALERTS]
     hit = chosen.sample(groups, chosen.choice((0, 1, 1, 2, 2, 2, 3, 4)))
     return tuple(chosen.choice(group) for group in hit)
 
 
-def _waves(chosen: random.Random, seconds: float) -> Iterator[Wave]:
+def _loads(chosen: random.Random, seconds: float) -> Iterator[Load]:
     at_s = 0.0
     while (at_s := at_s + chosen.uniform(0.2, 1.2)) < seconds:
-        yield Wave(
+        yield Load(
             at_s, chosen.choice((1, 1, 2, 3, 6)), chosen.choice(CLIENTS), chosen.random() < 0.15
         )
 
 
-def _blows(chosen: random.Random, seconds: float) -> Iterator[Blow]:
+def _fault_events(chosen: random.Random, seconds: float) -> Iterator[FaultEvent]:
     for function, chance in ((LEADS, 0.5), (DELIVER, 0.3)):
         if chosen.random() < chance:
             how = chosen.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP))
-            thaw_s = chosen.uniform(0.2, LONGEST_FREEZE_S)
-            yield Blow(chosen.uniform(0.2, seconds), function, how, thaw_s)
+            thaw_s = chosen.uniform(0.2, MAX_FREEZE_S)
+            yield FaultEvent(chosen.uniform(0.2, seconds), function, how, thaw_s)

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from dev.vendors.fault_switch import BadSwitch
+from dev.vendors.fault_switch import InvalidFault
 
 # DDL waits for every statement on its table, and every other one waits for it.
 LOCK_TIMEOUT_S = 1
@@ -139,7 +139,7 @@ class Schema:
     def switch(self, mode: str = "ok", **options: Any) -> None:
         table = options.pop("table", None)
         if options or (mode != "ok" and (mode not in CHANGES or table not in TABLES)):
-            raise BadSwitch(f"{mode} of {table} {options}: the schema knows no such fault")
+            raise InvalidFault(f"{mode} of {table} {options}: the schema knows no such fault")
         self.ok()
         if mode == "ok":
             return

@@ -22,25 +22,25 @@ from dev.edge.http_server import Request, Response, Server
 from dev.edge.proxy import Site
 from dev.edge.router import Router, RoutesFile
 from dev.faults.fault_proxy import FaultProxy
-from dev.faults.known_faults import FALLBACKS, Break, Inside
+from dev.faults.known_faults import FALLBACK_STORES, Fault, ServerFaults
 from dev.faults.schema import Schema
 from dev.platform.local_platform import APP_GROUP, APP_ROLE, Platform
-from dev.platform.logs import LogBook
+from dev.platform.logs import LogBuffer
 from dev.vendors import resp
 
 LEADS = "api/leads"
 DELIVER = "api/cron/deliver"
-_AT_ONCE = 6
+_MAX_CONCURRENT = 6
 
 # A run is one client in the limiter's eyes, and no flood; the stand-in for Resend has no limit.
-UNLIMITED = {
+NO_RATE_LIMITS = {
     "LEADS_PER_MINUTE": "1000000",
     "LEADS_PER_HOUR": "1000000",
     "LEADS_CEILING_PER_MINUTE": "1000000",
     "MAIL_PER_SECOND": "1000",
 }
 
-MAKE_DUE = """
+MAKE_MAILS_DUE = """
 update outbox set next_attempt_at = now(), leased_until = null
 where sent_at is null and dead_at is null
 """
@@ -58,7 +58,7 @@ def truncate(execute: Callable[[str], object], names: str) -> None:
             return
 
 
-class Rig:
+class SiteUnderTest:
     """The functions of the tree at `root` behind a fault proxy for Postgres and one for Redis.
 
     instances: so many processes of each function take turns, as at Vercel under load.
@@ -78,14 +78,14 @@ class Rig:
     ) -> None:
         self.platform = platform
         self.root = root.resolve()
-        self.log = LogBook()
+        self.log = LogBuffer()
         self.resend, self.slack = platform.resend, platform.slack
         self.sentry, self.upstash = platform.sentry, platform.upstash
         self._database_url = database_url or platform.database_url
         self._given = overrides
         self._instances = instances
         self._parts = contextlib.ExitStack()
-        self._broken: list[Break] = []
+        self._broken: list[Fault] = []
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as parts:
@@ -101,27 +101,29 @@ class Rig:
     def _start(self, parts: contextlib.ExitStack) -> None:
         platform = self.platform
         database = urlsplit(self._database_url)
-        self.database = _closing(parts, FaultProxy("127.0.0.1", database.port or 5432))
-        self.redis = _closing(parts, FaultProxy("127.0.0.1", platform.upstash.port))
-        self.inside = _closing(parts, Inside(platform.superuser_database_url, APP_ROLE))
-        self.schema = _closing(parts, Schema(platform.superuser_database_url, APP_GROUP))
+        self.database = _close_with(parts, FaultProxy("127.0.0.1", database.port or 5432))
+        self.redis = _close_with(parts, FaultProxy("127.0.0.1", platform.upstash.port))
+        self.inside = _close_with(parts, ServerFaults(platform.superuser_database_url, APP_ROLE))
+        self.schema = _close_with(parts, Schema(platform.superuser_database_url, APP_GROUP))
         self.environment = {
             **platform.environment,
-            **UNLIMITED,
+            **NO_RATE_LIMITS,
             "DATABASE_URL": self._database_url.replace(
                 f":{database.port}/", f":{self.database.port}/"
             ),
             "UPSTASH_REDIS_REST_URL": f"http://127.0.0.1:{self.redis.port}",
             **self._given,
         }
-        self.admin: psycopg.Connection[DictRow] = _closing(
+        self.admin: psycopg.Connection[DictRow] = _close_with(
             parts,
             psycopg.connect(platform.superuser_database_url, autocommit=True, row_factory=dict_row),
         )
-        self._valkey = _closing(parts, resp.Connection(urlsplit(platform.redis_url).port or 6379))
+        self._valkey = _close_with(
+            parts, resp.Connection(urlsplit(platform.redis_url).port or 6379)
+        )
         routes = RoutesFile(self.root / "vercel.json")
         self._pools = [
-            _closing(
+            _close_with(
                 parts, Pool(self.root, lambda: self.environment, routes.max_duration_s, self.log)
             )
             for _ in range(self._instances)
@@ -136,7 +138,7 @@ class Rig:
                 instance = next(turns)
             return instance(request)
 
-        self._server = _closing(parts, Server(answer, max_body_bytes=proxy.MAX_BODY_BYTES))
+        self._server = _close_with(parts, Server(answer, max_body_bytes=proxy.MAX_BODY_BYTES))
         self.url = self._server.url
 
     def _site(self) -> Site:
@@ -144,12 +146,12 @@ class Rig:
 
     # ---------------------------------------------------------------- breaking and mending
 
-    def apply(self, breaks: Iterable[Break]) -> None:
+    def apply(self, breaks: Iterable[Fault]) -> None:
         for broken in breaks:
             self._broken.append(broken)
             broken.apply(self)
 
-    def whole(self) -> None:
+    def clear_faults(self) -> None:
         """Every part works again."""
         for part in (self.database, self.redis, self.inside, self.schema):
             part.ok()
@@ -158,14 +160,14 @@ class Rig:
         self._broken.clear()
 
     @property
-    def must_take_leads(self) -> bool:
+    def must_accept_leads(self) -> bool:
         """Whether a place that takes a lead is whole: then no valid one may be refused."""
         broken = tuple(self._broken)
-        return not all(any(each in group for each in broken) for group in FALLBACKS)
+        return not all(any(each in group for each in broken) for group in FALLBACK_STORES)
 
-    def mend(self) -> None:
+    def clear_faults_and_wait(self) -> None:
         """Every part works again; work in flight has come to its end, or 20 s have passed."""
-        self.whole()
+        self.clear_faults()
         self.wait_idle(20)
 
     def wait_idle(self, timeout_s: float) -> bool:
@@ -177,16 +179,16 @@ class Rig:
             time.sleep(0.02)
         return True
 
-    def empty(self) -> None:
+    def reset(self) -> None:
         """As new: no rows, no keys, nothing received, nothing logged."""
-        self.mend()
+        self.clear_faults_and_wait()
         tables = self.admin.execute(
             "select string_agg(quote_ident(tablename), ', ') as names from pg_tables"
             " where schemaname = 'public'"
         ).fetchone()
         assert tables is not None
         truncate(lambda statement: self.admin.execute(statement.encode()), tables["names"])
-        self.redis_run("FLUSHALL")
+        self.redis_command("FLUSHALL")
         for stand_in in (self.resend, self.slack, self.sentry, self.upstash):
             stand_in.forget()
         self.log.forget()
@@ -210,9 +212,9 @@ class Rig:
 
     # ---------------------------------------------------------------- draining and looking
 
-    def make_due(self) -> None:
+    def make_mails_due(self) -> None:
         """Every waiting mail is due and nobody's: time has passed."""
-        self.admin.execute(MAKE_DUE)
+        self.admin.execute(MAKE_MAILS_DUE)
 
     def drain(self, timeout_s: float = 120) -> tuple[int, dict[str, Any]]:
         """Call the cron once: status and body; (0, {}) when there was no answer."""
@@ -226,17 +228,17 @@ class Rig:
             return 0, {}
         return answer.status_code, body if isinstance(body, dict) else {}
 
-    def redis_run(self, *command: str) -> resp.Reply:
+    def redis_command(self, *command: str) -> resp.Reply:
         """Ask Valkey itself, past every proxy."""
         [reply] = self._valkey.run([[part.encode() for part in command]])
         return reply
 
-    def queued(self) -> int:
+    def queue_length(self) -> int:
         """Leads waiting in the queue."""
-        reply = self.redis_run("HLEN", "queue")
+        reply = self.redis_command("HLEN", "queue")
         return reply if isinstance(reply, int) else 0
 
-    def mails(self) -> list[dict[str, Any]]:
+    def delivered_mails(self) -> list[dict[str, Any]]:
         """What Resend delivered, each mail once, newest first."""
         key = {"Authorization": f"Bearer {self.environment['RESEND_API_KEY']}"}
         answer = httpx.get(f"{self.resend.url}/emails", headers=key, timeout=30, trust_env=False)
@@ -252,14 +254,14 @@ class _Instance:
 
     def __init__(self, router: Router) -> None:
         self._router = router
-        self._places = threading.Semaphore(_AT_ONCE)
+        self._places = threading.Semaphore(_MAX_CONCURRENT)
 
     def __call__(self, request: Request) -> Response:
         with self._places:
             return self._router(request)
 
 
-def _closing[T](parts: contextlib.ExitStack, thing: T) -> T:
+def _close_with[T](parts: contextlib.ExitStack, thing: T) -> T:
     """Have it closed with the rig."""
     parts.callback(thing.close)  # type: ignore[attr-defined]
     return thing

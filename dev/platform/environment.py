@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dev.platform.local_secrets import Keys
+from dev.platform.local_secrets import LocalSecrets
 from dev.vendors import supabase_api, turnstile, upstash_users, uptimerobot
 
 # Asked of a fresh interpreter: the tree may be another than ours, or edited since.
@@ -16,7 +16,7 @@ _LIST = """
 import json, sys
 sys.path[0] = sys.argv[1]
 from lib import settings
-print(json.dumps([[s.name, s.default is None and s.secret] for s in settings.every()]))
+print(json.dumps([[s.name, s.default is None and s.secret] for s in settings.all_settings()]))
 """
 
 
@@ -85,7 +85,7 @@ class Addresses:
 SLACK_WEBHOOK_PATH = "/services/T0LOCAL/B0LOCAL/local"
 
 
-def offered(at: Addresses, keys: Keys, commit: str) -> dict[str, str]:
+def offered(at: Addresses, keys: LocalSecrets, commit: str) -> dict[str, str]:
     """Every value the platform can give; `compose` picks those the bundle knows."""
     scheme, _, host = at.sentry.partition("://")
     return {
@@ -145,7 +145,10 @@ def _system(at: Addresses, commit: str) -> dict[str, str]:
 
 
 def compose(
-    variables: list[Variable], offers: Mapping[str, str], given: Mapping[str, str], keys: Keys
+    variables: list[Variable],
+    offers: Mapping[str, str],
+    given: Mapping[str, str],
+    keys: LocalSecrets,
 ) -> dict[str, str]:
     """Values given by the caller win over offers; a secret that nobody offers is made up."""
     wanted = {variable.name for variable in variables}

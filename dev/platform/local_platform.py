@@ -16,12 +16,12 @@ from dev.edge.proxy import Site
 from dev.edge.runtime import Function
 from dev.platform import control, environment, migrations, postgres_binaries
 from dev.platform.environment import Addresses
-from dev.platform.local_secrets import Keys
-from dev.platform.logs import LogBook
+from dev.platform.local_secrets import LocalSecrets
+from dev.platform.logs import LogBuffer
 from dev.platform.postgres import Postgres
 from dev.platform.supabase_server import SUPERUSER
 from dev.platform.valkey import Valkey
-from dev.vendors.fake_vendor import StandIn
+from dev.vendors.fake_vendor import FakeVendor
 from dev.vendors.resend import Resend
 from dev.vendors.sentry import Sentry
 from dev.vendors.slack import Slack
@@ -54,17 +54,17 @@ class Platform:
     admin_database_url: str  # the owner's, as in production: no superuser
     superuser_database_url: str  # for what only a test may do
     redis_url: str
-    upstash: StandIn
-    resend: StandIn
-    slack: StandIn
-    turnstile: StandIn
-    sentry: StandIn
-    vercel: StandIn
-    supabase: StandIn
+    upstash: FakeVendor
+    resend: FakeVendor
+    slack: FakeVendor
+    turnstile: FakeVendor
+    sentry: FakeVendor
+    vercel: FakeVendor
+    supabase: FakeVendor
     vercel_api: VercelApi
-    upstash_api: StandIn
+    upstash_api: FakeVendor
     slack_api: Slack
-    uptimerobot: StandIn
+    uptimerobot: FakeVendor
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Platform:
         self._durable = durable
         self._major = major
         self._progress = progress
-        self._log = LogBook(echo=echo_logs)
+        self._log = LogBuffer(echo=echo_logs)
         self._parts = contextlib.ExitStack()
         self._settings = environment.Settings(self.root)
 
@@ -170,11 +170,11 @@ class Platform:
 
     def _start(self, parts: contextlib.ExitStack) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
-        self._keys = Keys(self.data / "secrets.json")
+        self._keys = LocalSecrets(self.data / "secrets.json")
         self._settings.variables()
         self._routes = router.RoutesFile(self.root / "vercel.json")
         self._start_databases(parts)
-        self._start_standins(parts)
+        self._start_fake_vendors(parts)
         self._pool = Pool(self.root, self._environ, self._routes.max_duration_s, self._log)
         parts.callback(self._pool.close)
         handler = router.Router(self.root, self._routes, self._pool, self._log, self._site)
@@ -186,7 +186,7 @@ class Platform:
         )
         self.environment = self._environ()
         self.vercel_api.project.begin(
-            _own(self.environment), self.environment["VERCEL_GIT_COMMIT_SHA"]
+            _project_variables(self.environment), self.environment["VERCEL_GIT_COMMIT_SHA"]
         )
         control_server = Server(control.app(self))
         parts.callback(control_server.close)
@@ -212,8 +212,10 @@ class Platform:
         users = Users(self._token("UPSTASH_REDIS_REST_TOKEN"))
         front = Upstash(valkey.port, users)
         parts.callback(front.close)
-        self.upstash = self._stand_in(parts, front)
-        self.upstash_api = self._stand_in(parts, UpstashApi(self._token("UPSTASH_API_KEY"), users))
+        self.upstash = self._start_fake_vendor(parts, front)
+        self.upstash_api = self._start_fake_vendor(
+            parts, UpstashApi(self._token("UPSTASH_API_KEY"), users)
+        )
 
     def _app_database_url(self) -> str:
         """The address as the functions' own role, or the superuser's before there is one."""
@@ -222,23 +224,25 @@ class Platform:
             return self.postgres.dsn(DATABASE, APP_ROLE, password)
         return self.admin_database_url
 
-    def _start_standins(self, parts: contextlib.ExitStack) -> None:
+    def _start_fake_vendors(self, parts: contextlib.ExitStack) -> None:
         mail = Resend(self._token("RESEND_API_KEY"), admin_key=self._token("RESEND_ADMIN_KEY"))
-        self.resend = self._stand_in(parts, mail)
+        self.resend = self._start_fake_vendor(parts, mail)
         self.slack_api = Slack(self._token("SLACK_BOT_TOKEN"), environment.SLACK_WEBHOOK_PATH)
-        self.slack = self._stand_in(parts, self.slack_api)
+        self.slack = self._start_fake_vendor(parts, self.slack_api)
         token, first = self._token("SUPABASE_ACCESS_TOKEN"), self._token("SUPABASE_SECRET_KEY")
-        self.supabase = self._stand_in(parts, SupabaseApi(token, SupabaseKeys(token, first)))
-        self.sentry = self._stand_in(parts, Sentry(self._keys["SENTRY_PUBLIC_KEY"]))
-        self.turnstile = self._stand_in(parts, Turnstile())
-        self.vercel_api = VercelApi(self._token("VERCEL_API_TOKEN"), self._go_live)
+        self.supabase = self._start_fake_vendor(
+            parts, SupabaseApi(token, SupabaseKeys(token, first))
+        )
+        self.sentry = self._start_fake_vendor(parts, Sentry(self._keys["SENTRY_PUBLIC_KEY"]))
+        self.turnstile = self._start_fake_vendor(parts, Turnstile())
+        self.vercel_api = VercelApi(self._token("VERCEL_API_TOKEN"), self._activate)
         parts.callback(self.vercel_api.close)
-        self.vercel = self._stand_in(parts, self.vercel_api)
+        self.vercel = self._start_fake_vendor(parts, self.vercel_api)
         robot = UptimeRobot(self._token("UPTIMEROBOT_API_KEY"))
-        self.uptimerobot = self._stand_in(parts, robot)
+        self.uptimerobot = self._start_fake_vendor(parts, robot)
 
-    def _stand_in(self, parts: contextlib.ExitStack, vendor: Any) -> StandIn:
-        stand_in = StandIn(vendor)
+    def _start_fake_vendor(self, parts: contextlib.ExitStack, vendor: Any) -> FakeVendor:
+        stand_in = FakeVendor(vendor)
         parts.callback(stand_in.close)
         return stand_in
 
@@ -274,7 +278,7 @@ class Platform:
         composed = environment.compose(variables, self._offers, self._given, self._keys)
         return composed | self._deployed
 
-    def _go_live(self, deployment: Deployment) -> None:
+    def _activate(self, deployment: Deployment) -> None:
         """Run what the domains lead to now, with the variables it was built with."""
         first = deployment.id == self._offers["VERCEL_DEPLOYMENT_ID"]
         system = {
@@ -289,7 +293,7 @@ class Platform:
         return Site(self._server.port)
 
 
-def _own(environ: Mapping[str, str]) -> dict[str, str]:
+def _project_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """The project's variables: all but Vercel's own."""
     return {name: text for name, text in environ.items() if not name.startswith("VERCEL")}
 

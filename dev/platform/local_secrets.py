@@ -23,10 +23,10 @@ _TOKENS = {
 }
 
 # 32 random bytes, base64 for URLs.
-_SEALS = ("LEADS_ENCRYPTION_KEY", "BACKUP_ENCRYPTION_KEY", "ERASURE_KEY")
+_ENCRYPTION_KEYS = ("LEADS_ENCRYPTION_KEY", "BACKUP_ENCRYPTION_KEY", "ERASURE_KEY")
 
 
-class Keys:
+class LocalSecrets:
     """The secrets of one data folder, by name; an unknown name gets a random token."""
 
     def __init__(self, file: Path) -> None:
@@ -34,7 +34,7 @@ class Keys:
         self._known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
         missing = set(_TOKENS) - set(self._known)
         self._known |= {name: _TOKENS[name] + secrets.token_hex(24) for name in sorted(missing)}
-        for name in set(_SEALS) - set(self._known):
+        for name in set(_ENCRYPTION_KEYS) - set(self._known):
             self._known[name] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
             missing.add(name)
         if missing:

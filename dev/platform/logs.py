@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any
 
-KEPT = 10_000
+MAX_LINES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class Line:
     request_id: int
 
 
-class LogBook:
+class LogBuffer:
     """Thread-safe; `echo` also prints every line."""
 
     def __init__(self, *, echo: bool = False) -> None:
-        self._lines: deque[Line] = deque(maxlen=KEPT)
+        self._lines: deque[Line] = deque(maxlen=MAX_LINES)
         self._lock = threading.Lock()
         self._count = 0
         self._echo = echo

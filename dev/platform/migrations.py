@@ -46,7 +46,7 @@ def apply(dsn: str, directory: Path) -> list[str]:
     """
     with psycopg.connect(dsn, autocommit=True) as connection:
         with connection.transaction():
-            _take_turns(connection)
+            _lock(connection)
             connection.execute(ENSURE_RECORD)
         return [file.name for file in _files(directory) if _apply_one(connection, file)]
 
@@ -54,7 +54,7 @@ def apply(dsn: str, directory: Path) -> list[str]:
 def ensure_login(dsn: str, role: str, group: str, password: str) -> bool:
     """Make `role` log in with `password` as a member of `group`; False when there is no group."""
     with psycopg.connect(dsn) as connection:
-        _take_turns(connection)
+        _lock(connection)
         known = {
             name
             for (name,) in connection.execute(
@@ -78,7 +78,7 @@ def _apply_one(connection: "psycopg.Connection[tuple[object, ...]]", file: Path)
     text = file.read_text(encoding="utf-8")
     try:
         with connection.transaction():
-            _take_turns(connection)
+            _lock(connection)
             record = connection.execute(
                 "INSERT INTO supabase_migrations.schema_migrations (version, statements, name)"
                 " VALUES (%s, %s, %s) ON CONFLICT (version) DO NOTHING",
@@ -93,7 +93,7 @@ def _apply_one(connection: "psycopg.Connection[tuple[object, ...]]", file: Path)
     return True
 
 
-def _take_turns(connection: "psycopg.Connection[tuple[object, ...]]") -> None:
+def _lock(connection: "psycopg.Connection[tuple[object, ...]]") -> None:
     """Until the transaction's end; a session's lock would exclude nobody behind a pooler."""
     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
 

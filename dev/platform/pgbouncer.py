@@ -17,7 +17,7 @@ from dev.edge import runtime
 from dev.platform import ports, processes
 
 _START_TIMEOUT_S = 15.0
-_LENT_USER = "nobody"
+_SERVER_USER = "nobody"
 
 _CONFIG = """
 [databases]
@@ -67,7 +67,7 @@ class PgBouncer:
         (self._folder / "users.txt").touch(mode=0o600)
         (self._folder / "users.txt").write_text(f'"{user}" "{password}"\n')
         # It refuses root.
-        uid = pwd.getpwnam(_LENT_USER).pw_uid if os.geteuid() == 0 else None
+        uid = pwd.getpwnam(_SERVER_USER).pw_uid if os.geteuid() == 0 else None
         if uid is not None:
             for path in (self._folder, *self._folder.iterdir()):
                 os.chown(path, uid, -1)

@@ -42,7 +42,7 @@ class Postgres:
         self.major = major
         self._password = password
         self._durable = durable
-        self._place = unprivileged.place(_package(major), folder)
+        self._place = unprivileged.prepare(_package(major), folder)
         self._bin = self._place.package / "bin"
         self.data = self._place.data
         self._set_aside_another_major()
@@ -109,7 +109,7 @@ class Postgres:
         password_file = self.data.with_name(f".pw-{secrets.token_hex(8)}")
         password_file.touch(mode=0o600)
         password_file.write_text(self._password)
-        self._place.give(password_file)
+        self._place.chown(password_file)
         command: list[str | Path] = [
             self._bin / "initdb",
             *("-D", fresh, "-U", SUPERUSER, "-A", "scram-sha-256", "-E", "UTF8", "--no-sync"),

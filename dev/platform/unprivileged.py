@@ -10,14 +10,14 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-_LENT_USER = "nobody"
+_SERVER_USER = "nobody"
 _OUTSIDE = Path("/var/tmp")
 _PREFIX = "alfa-beauty-"
 _ORIGIN = "origin"  # names the folder whose server this is
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ServerPaths:
     """package: the folder of the binaries; data: the data folder (its parent exists).
 
     uid is None when the server runs as we do.
@@ -27,30 +27,30 @@ class Place:
     data: Path
     uid: int | None = None
 
-    def give(self, path: Path) -> None:
+    def chown(self, path: Path) -> None:
         """Make the server's user the owner of `path`."""
         if self.uid is not None:
             os.chown(path, self.uid, -1)
 
 
-def place(package: Path, data: Path) -> Place:
+def prepare(package: Path, data: Path) -> ServerPaths:
     """The given paths, or copies under /var/tmp where root's folders are closed to others."""
     if os.geteuid() != 0:
         data.mkdir(parents=True, exist_ok=True)
-        return Place(package, _private(data) / "data")
-    uid = pwd.getpwnam(_LENT_USER).pw_uid
-    _prune()
-    if not _reachable(package / "bin" / "postgres", uid):
-        package = _copied(package, _outside_folder(data))
+        return ServerPaths(package, _make_private(data) / "data")
+    uid = pwd.getpwnam(_SERVER_USER).pw_uid
+    _remove_stale()
+    if not _is_reachable(package / "bin" / "postgres", uid):
+        package = _copy_binaries(package, _shared_folder(data))
     data.parent.mkdir(parents=True, exist_ok=True)
     # A folder of the server's own, since it also writes beside its data.
-    home = data if _reachable(data.parent, uid) else _outside_folder(data) / data.name
+    home = data if _is_reachable(data.parent, uid) else _shared_folder(data) / data.name
     home.mkdir(exist_ok=True)
     os.chown(home, uid, -1)
-    return Place(package, _private(home) / "data", uid)
+    return ServerPaths(package, _make_private(home) / "data", uid)
 
 
-def _outside_folder(data: Path) -> Path:
+def _shared_folder(data: Path) -> Path:
     """/var/tmp/alfa-beauty-<hash of the data path>, ours alone to write."""
     digest = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:12]
     folder = _OUTSIDE / f"{_PREFIX}{digest}"
@@ -64,7 +64,7 @@ def _outside_folder(data: Path) -> Path:
     return folder
 
 
-def _prune() -> None:
+def _remove_stale() -> None:
     """Remove what was kept outside for clones and test runs that are gone."""
     for folder in _OUTSIDE.glob(f"{_PREFIX}*"):
         origin = folder / _ORIGIN
@@ -74,13 +74,13 @@ def _prune() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _private(home: Path) -> Path:
+def _make_private(home: Path) -> Path:
     # The server's log quotes statements, and so what people wrote.
     home.chmod(0o700)
     return home
 
 
-def _copied(package: Path, outside: Path) -> Path:
+def _copy_binaries(package: Path, outside: Path) -> Path:
     """A copy of the binaries; the folder's name is their version."""
     target = outside / f"binaries-{package.name}"
     if not target.exists():
@@ -91,7 +91,7 @@ def _copied(package: Path, outside: Path) -> Path:
     return target
 
 
-def _reachable(path: Path, uid: int) -> bool:
+def _is_reachable(path: Path, uid: int) -> bool:
     """Whether that user gets to `path`: asked of the system, as it, since modes are not all."""
     answer = subprocess.run(
         ["test", "-x", str(path)], user=uid, group=uid, extra_groups=[], cwd="/", check=False

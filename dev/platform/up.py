@@ -15,7 +15,7 @@ from dev.build import catalogue_snapshot
 from dev.edge.route_patterns import Unsupported
 from dev.platform import environment, migrations, ports
 from dev.platform.local_platform import DATABASE, Platform
-from dev.platform.local_secrets import Keys
+from dev.platform.local_secrets import LocalSecrets
 from dev.platform.postgres import Postgres, PostgresFailed
 from dev.platform.state import Busy, State
 from dev.platform.valkey import ValkeyFailed
@@ -44,7 +44,7 @@ def run(root: Path, data: Path, port: int | None, *, quiet: bool) -> int:
             _on_signals()
             return _serve(state, root, data, port, quiet=quiet)
     except Busy:
-        return _busy(state)
+        return _print_already_running(state)
     except _Stop:
         print("Stopped.")
         return 0
@@ -54,7 +54,7 @@ def _serve(state: State, root: Path, data: Path, port: int | None, *, quiet: boo
     try:
         chosen = _site_port(port)
         platform = Platform(
-            root, data, port=chosen, environ=os.environ, echo_logs=not quiet, progress=_say
+            root, data, port=chosen, environ=os.environ, echo_logs=not quiet, progress=_print
         )
         with platform:
             _sow(root, platform)
@@ -72,12 +72,12 @@ def _sow(root: Path, platform: Platform) -> None:
     if platform.environment["DATABASE_URL"] != platform.database_url:
         return
     with psycopg.connect(platform.database_url, autocommit=True) as connection:
-        held = catalogue.held(connection)
+        held = catalogue.load(connection)
         if held.products:
             return
         seed = (root / catalogue_snapshot.SEED).read_text(encoding="utf-8")
-        found = catalogue.read(seed, known=held)
-        catalogue.store(connection, found, catalogue.compare(held, found, prune=False))
+        found = catalogue.parse(seed, known=held)
+        catalogue.store(connection, found, catalogue.diff(held, found, prune=False))
     print(f"      put {len(found.products)} products of the seed in the catalogue", flush=True)
 
 
@@ -87,15 +87,15 @@ def migrate(root: Path, data: Path, dsn: str | None) -> int:
     running = State(data).read()
     try:
         if dsn or running:
-            return _report(
+            return _print_applied(
                 migrations.apply(dsn or (running or {})["admin_database_url"], directory)
             )
         with State(data).alone():
-            keys = Keys(data / "secrets.json")
+            keys = LocalSecrets(data / "secrets.json")
             postgres = Postgres(data / "postgres", keys["POSTGRES_PASSWORD"], durable=True)
             try:
                 migrations.ensure_database(postgres.dsn("postgres"), DATABASE)
-                return _report(migrations.apply(postgres.dsn(DATABASE), directory))
+                return _print_applied(migrations.apply(postgres.dsn(DATABASE), directory))
             finally:
                 postgres.close()
     except Busy:
@@ -143,7 +143,7 @@ def _site_port(wanted: int | None) -> int:
     return chosen
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     number = 5 if text.startswith("Applying") else 4
     bootstrap.step(number, text)
 
@@ -151,10 +151,13 @@ def _say(text: str) -> None:
 def _announce(platform: Platform) -> None:
     if platform.migrated:
         print(f"      applied {', '.join(platform.migrated)}")
-    print(f"\n{table(platform.state())}\n\nStop with Ctrl-C, or `python3 -m dev down`.", flush=True)
+    print(
+        f"\n{format_addresses(platform.state())}\n\nStop with Ctrl-C, or `python3 -m dev down`.",
+        flush=True,
+    )
 
 
-def table(state: dict[str, Any]) -> str:
+def format_addresses(state: dict[str, Any]) -> str:
     """The addresses for people."""
     stand_ins = state["stand_ins"]
     rows = [
@@ -172,16 +175,16 @@ def table(state: dict[str, Any]) -> str:
     return "\n".join(f"  {name:<18}{address}" for name, address in rows)
 
 
-def _busy(state: State) -> int:
+def _print_already_running(state: State) -> int:
     running = state.read()
     if running is None:
         print("The platform is just starting, or stopping, in another process.", file=sys.stderr)
         return 1
-    print(f"The platform already runs (process {running['pid']}):\n\n{table(running)}\n")
+    print(f"The platform already runs (process {running['pid']}):\n\n{format_addresses(running)}\n")
     print("Stop it with `python3 -m dev down`.")
     return 1
 
 
-def _report(applied: list[str]) -> int:
+def _print_applied(applied: list[str]) -> int:
     print("\n".join(f"applied {name}" for name in applied) or "Nothing to apply.")
     return 0

@@ -10,12 +10,12 @@ ELEMENTS, ELEMENT_TEXT, FIELDS, FIELD_TEXT = 10, 3000, 10, 2000
 MESSAGE_TEXT = 40_000
 
 
-def faults(fields: dict[str, Any]) -> list[str]:
+def validate(fields: dict[str, Any]) -> list[str]:
     """What is wrong with a message's text and blocks; empty when nothing is."""
-    return list(_faults(fields))
+    return list(_validate(fields))
 
 
-def _faults(fields: dict[str, Any]) -> Iterator[str]:
+def _validate(fields: dict[str, Any]) -> Iterator[str]:
     if len(str(fields.get("text", ""))) > MESSAGE_TEXT:
         yield "text is too long"
     blocks = fields.get("blocks") or []

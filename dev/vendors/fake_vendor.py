@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from dev.edge.http_server import Cut, Request, Response, Server, as_json
-from dev.vendors.fault_switch import BadSwitch, Fault, Switch
+from dev.vendors.fault_switch import InvalidFault, Switch, VendorFault
 
 type Pause = Callable[[], None]
 
-RECORDS_KEPT = 10_000
+MAX_RECORDS = 10_000
 
 
-class Vendor(Protocol):
+class VendorBehavior(Protocol):
     """What one vendor does with a request."""
 
     name: str
@@ -38,14 +38,14 @@ class Vendor(Protocol):
         """Drop everything received."""
 
 
-class StandIn:
+class FakeVendor:
     """Serves `vendor` with its control addresses `/_control` and `/_received`."""
 
-    def __init__(self, vendor: Vendor, port: int = 0) -> None:
+    def __init__(self, vendor: VendorBehavior, port: int = 0) -> None:
         self.vendor = vendor
         self.name = vendor.name
         self._switch = Switch()
-        self._records: deque[dict[str, Any]] = deque(maxlen=RECORDS_KEPT)
+        self._records: deque[dict[str, Any]] = deque(maxlen=MAX_RECORDS)
         self._lock = threading.Lock()
         self._let_in: list[float] = []  # by `limit`
         self._server = Server(self._answer, port)
@@ -54,10 +54,10 @@ class StandIn:
 
     def switch(self, mode: str = "ok", **options: Any) -> None:
         """Set the fault (see faults.Fault); BadSwitch names a bad value."""
-        self._switch.set(Fault.parse({"mode": mode, **options}))
+        self._switch.set(VendorFault.parse({"mode": mode, **options}))
 
     def ok(self) -> None:
-        self._switch.set(Fault())
+        self._switch.set(VendorFault())
 
     def received(self) -> list[dict[str, Any]]:
         """Every request: {at, method, path, headers, body, outcome}, oldest first."""
@@ -80,23 +80,23 @@ class StandIn:
             if request.method == "DELETE":
                 self.forget()
             return as_json(self.received())
-        return self.vendor.page(request) or self._work(request)
+        return self.vendor.page(request) or self._handle(request)
 
     def _control(self, request: Request) -> Response:
         if request.method == "DELETE":
             self.ok()
         elif request.method == "POST":
             try:
-                self._switch.set(Fault.parse(request.json()))
-            except (BadSwitch, ValueError, RecursionError) as fault:
+                self._switch.set(VendorFault.parse(request.json()))
+            except (InvalidFault, ValueError, RecursionError) as fault:
                 return as_json({"error": str(fault)}, 400)
         return as_json(self._switch.current())
 
-    def _work(self, request: Request) -> Response:
+    def _handle(self, request: Request) -> Response:
         body = self.vendor.describe(request)
         fault, version = self._switch.take(request.target + "\n" + str(body))
         record = self._record(request, body, fault.mode)
-        if fault.mode == "limit" and self._over(fault.per_second):
+        if fault.mode == "limit" and self._exceeds_rate(fault.per_second):
             return self.vendor.rate_limited(request, fault.retry_after_s)
         if fault.mode in ("ok", "slow", "lose_reply", "limit"):
             delay_s = fault.delay_s if fault.mode == "slow" else 0.0
@@ -118,7 +118,7 @@ class StandIn:
             self._switch.wait(version)
         raise Cut(reset=fault.mode == "reset")
 
-    def _over(self, per_second: int) -> bool:
+    def _exceeds_rate(self, per_second: int) -> bool:
         """Whether this request is one too many of the last second; one that is does not count."""
         with self._lock:
             now = time.monotonic()

@@ -8,12 +8,12 @@ from typing import Any
 MODES = ("ok", "fail", "stall", "slow", "rate_limit", "limit", "lose_reply", "reset")
 
 
-class BadSwitch(ValueError):
+class InvalidFault(ValueError):
     """A switch that cannot be set; the text names the fault."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class VendorFault:
     """mode is one of MODES; times: affected requests until it falls back to ok (None: for ever);
     match: only requests whose path or body holds this text; name, message: of a `fail`, where the
     vendor's errors have such; per_second: how many requests a `limit` lets through."""
@@ -30,7 +30,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise BadSwitch(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
+            raise InvalidFault(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
         _number("status", self.status, least=400, most=599)
         _number("delay_s", self.delay_s, least=0, most=3600, whole=False)
         _number("retry_after_s", self.retry_after_s, least=0, most=86_400)
@@ -39,18 +39,18 @@ class Fault:
         _number("per_second", self.per_second, least=1, most=1_000_000)
         for field in ("match", "name", "message"):
             if not isinstance(getattr(self, field), str | None):
-                raise BadSwitch(f"{field} is a text or null")
+                raise InvalidFault(f"{field} is a text or null")
 
     @classmethod
-    def parse(cls, given: Any) -> "Fault":
+    def parse(cls, given: Any) -> "VendorFault":
         """BadSwitch when `given` is no object of the fields above."""
         if not isinstance(given, Mapping):
-            raise BadSwitch("a switch is a JSON object")
+            raise InvalidFault("a switch is a JSON object")
         unknown = set(given) - {field.name for field in fields(cls)}
         if unknown:
-            raise BadSwitch(f"unknown field: {', '.join(sorted(map(str, unknown)))}")
+            raise InvalidFault(f"unknown field: {', '.join(sorted(map(str, unknown)))}")
         if "mode" not in given:
-            raise BadSwitch("mode is missing")
+            raise InvalidFault("mode is missing")
         return cls(**given)
 
 
@@ -59,10 +59,10 @@ class Switch:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._fault = Fault()
+        self._fault = VendorFault()
         self._version = 0
 
-    def set(self, fault: Fault) -> None:
+    def set(self, fault: VendorFault) -> None:
         with self._changed:
             self._fault = fault
             self._version += 1
@@ -72,15 +72,15 @@ class Switch:
         with self._changed:
             return asdict(self._fault)
 
-    def take(self, text: str) -> "tuple[Fault, int]":
+    def take(self, text: str) -> "tuple[VendorFault, int]":
         """The fault for a request of this path and body, counted; and the switch's version."""
         with self._changed:
             fault = self._fault
             if fault.mode == "ok" or (fault.match is not None and fault.match not in text):
-                return Fault(), self._version
+                return VendorFault(), self._version
             if fault.times is not None:
                 left = fault.times - 1
-                self._fault = replace(fault, times=left) if left else Fault()
+                self._fault = replace(fault, times=left) if left else VendorFault()
             return fault, self._version
 
     def wait(self, version: int, timeout_s: float | None = None) -> None:
@@ -92,4 +92,4 @@ class Switch:
 def _number(name: str, value: Any, *, least: float, most: float, whole: bool = True) -> None:
     right = isinstance(value, int) or (isinstance(value, float) and not whole)
     if isinstance(value, bool) or not right or not least <= value <= most:
-        raise BadSwitch(f"{name} is a number from {least} to {most}, not {value!r}")
+        raise InvalidFault(f"{name} is a number from {least} to {most}, not {value!r}")

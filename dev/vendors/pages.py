@@ -58,5 +58,5 @@ def html_part(title: str, document: str) -> str:
     )
 
 
-def moment(at: float) -> str:
+def format_time(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

@@ -240,7 +240,7 @@ def _article(mail: Mail) -> str:
     written = mail.fields
     names = ("from", "to", "cc", "bcc", "reply_to")
     facts = [(name, ", ".join(map(str, _listed(written.get(name))))) for name in names]
-    facts += [("sent", pages.moment(mail.at)), ("id", mail.id)]
+    facts += [("sent", pages.format_time(mail.at)), ("id", mail.id)]
     facts += [(str(name), str(text)) for name, text in (written.get("headers") or {}).items()]
     parts = []
     if written.get("text"):

@@ -12,7 +12,7 @@ from dev.edge.http_server import Request, Response, as_json
 from dev.vendors import pages
 from dev.vendors.fake_vendor import Pause
 
-ENVELOPES_KEPT = 1000
+MAX_ENVELOPES = 1000
 
 
 class Sentry:
@@ -23,7 +23,7 @@ class Sentry:
     def __init__(self, public_key: str) -> None:
         self._public_key = public_key
         self._lock = threading.Lock()
-        self._envelopes: deque[tuple[float, dict[str, Any]]] = deque(maxlen=ENVELOPES_KEPT)
+        self._envelopes: deque[tuple[float, dict[str, Any]]] = deque(maxlen=MAX_ENVELOPES)
 
     def respond(self, request: Request, pause: Pause) -> Response:
         response = self._take(request)
@@ -40,7 +40,7 @@ class Sentry:
 
     def describe(self, request: Request) -> Any:
         try:
-            return parse_envelope(_unpacked(request))
+            return parse_envelope(_decompress(request))
         except (ValueError, EOFError, OSError, zlib.error) as fault:
             return {"unreadable": str(fault)}
 
@@ -92,7 +92,7 @@ def _payload(payload: bytes) -> Any:
         return payload.decode(errors="replace")
 
 
-def _unpacked(request: Request) -> bytes:
+def _decompress(request: Request) -> bytes:
     encoding = request.headers.get("Content-Encoding", "").lower()
     if encoding == "gzip":
         return gzip.decompress(request.body)
@@ -104,7 +104,7 @@ def _unpacked(request: Request) -> bytes:
 def _article(at: float, item: dict[str, Any]) -> str:
     payload = item["payload"] if isinstance(item["payload"], dict) else {}
     facts = [
-        ("at", pages.moment(at)),
+        ("at", pages.format_time(at)),
         ("type", str(item["header"].get("type"))),
         ("level", str(payload.get("level", ""))),
         ("release", str(payload.get("release", ""))),

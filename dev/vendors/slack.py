@@ -141,7 +141,7 @@ class Slack:
             return _no("channel_not_found")
         if not any(fields.get(name) for name in ("text", "blocks", "attachments")):
             return _no("no_text")
-        if faults := block_kit.faults(fields):
+        if faults := block_kit.validate(fields):
             return _no("invalid_blocks", faults)
         if fields.get("thread_ts") and not self._has(str(fields["thread_ts"])):
             return _no("thread_not_found")
@@ -197,7 +197,7 @@ class Slack:
             return [dict(message) for message in self._messages.values()]
 
     def _update(self, fields: dict[str, Any]) -> Response:
-        if faults := block_kit.faults(fields):
+        if faults := block_kit.validate(fields):
             return _no("invalid_blocks", faults)
         with self._lock:
             message = self._messages.get(str(fields.get("ts")))
@@ -217,7 +217,7 @@ class Slack:
             return as_text("invalid_payload", 400)
         if not any(fields.get(name) for name in ("text", "blocks", "attachments")):
             return as_text("no_text", 400)
-        if block_kit.faults(fields):
+        if block_kit.validate(fields):
             return as_text("invalid_blocks", 400)
         self._keep("webhook", fields)
         return as_text("ok")
@@ -263,9 +263,9 @@ def _no(error: str, errors: list[str] | None = None) -> Response:
 
 def _article(message: dict[str, Any]) -> str:
     fields = message["fields"]
-    facts = [("at", pages.moment(message["at"])), ("ts", message["ts"])]
+    facts = [("at", pages.format_time(message["at"])), ("ts", message["ts"])]
     if "edited" in message:
-        facts.append(("updated", pages.moment(message["edited"])))
+        facts.append(("updated", pages.format_time(message["edited"])))
     parts = [pages.text_part("Text", str(fields.get("text", "")), opened=True)]
     parts.append(pages.text_part("Payload", json.dumps(fields, indent=2, ensure_ascii=False)))
     return pages.article(message["channel"], facts, *parts)

@@ -53,14 +53,14 @@ class SupabaseApi:
 
     # ---------------------------------------------------------------- what tests set
 
-    def take(self, at: datetime, status: str = "COMPLETED") -> int:
+    def add_backup(self, at: datetime, status: str = "COMPLETED") -> int:
         """A backup more; its id."""
         with self._lock:
             number = 1 + max((backup["id"] for backup in self._backups), default=0)
             self._backups.insert(0, _backup(number, at, status))
             return number
 
-    def lose_all(self) -> None:
+    def remove_backups(self) -> None:
         """No backup at all, as on the free plan."""
         with self._lock:
             self._backups.clear()

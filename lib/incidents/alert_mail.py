@@ -12,11 +12,11 @@ from html import escape
 from typing import Any, Protocol
 
 from lib.incidents.model import Finding
-from lib.leads.emails import Letter
-from lib.problems import MailDelayed, MailRefused, MailTaken, NotConfigured
+from lib.leads.emails import Email
+from lib.problems import IdempotencyConflict, NotConfigured, PermanentMailError, TransientMailError
 
 
-class Means(Protocol):
+class Services(Protocol):
     """Any of them may raise NotConfigured."""
 
     @property
@@ -25,23 +25,23 @@ class Means(Protocol):
     def alert_addresses(self) -> tuple[str, tuple[str, ...]]: ...
 
 
-def tell(means: Means, found: Sequence[Finding], now: datetime) -> int:
+def send_alerts(means: Services, found: Sequence[Finding], now: datetime) -> int:
     """Mail each finding to the operators; how many. None where no address is configured."""
     sender, recipients = means.alert_addresses
     told = 0
     for one in found if recipients else ():
-        with suppress(MailDelayed, MailRefused, MailTaken, NotConfigured):
+        with suppress(TransientMailError, PermanentMailError, IdempotencyConflict, NotConfigured):
             key = f"alert/{one.rule}/{now.astimezone(UTC):%Y%m%d%H}"
-            means.mailer.send(_letter(one, sender, recipients), key)
+            means.mailer.send(_alert_email(one, sender, recipients), key)
             told += 1
     return told
 
 
-def _letter(one: Finding, sender: str, recipients: tuple[str, ...]) -> Letter:
+def _alert_email(one: Finding, sender: str, recipients: tuple[str, ...]) -> Email:
     subject = f"{one.severity.upper()} {one.title}"
     text = (
-        f"{one.title}: {one.what}\n\nSlack cannot be told, so you are.\n"
+        f"{one.title}: {one.description}\n\nSlack cannot be told, so you are.\n"
         f"Runbook: ops/README.md, section {one.rule}\n"
     )
     html = f"<p>{escape(text).replace(chr(10), '<br>')}</p>"
-    return Letter("alert", sender, recipients, None, subject, text, html)
+    return Email("alert", sender, recipients, None, subject, text, html)

@@ -16,14 +16,18 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from lib.incidents.model import WIB, Incident
-from lib.problems import AlertDelayed, AlertGone
+from lib.problems import MessageNotFound, SlackError
 
-RETRY_AFTER = timedelta(minutes=1)
-HEADER_MOST, SECTION_MOST, BLOCKS_MOST = 150, 3000, 50  # docs.slack.dev, Block Kit, read 2026-11
-SHOWN = 12  # incidents in one message
-HOW_TO_ACK = "A reply or a reaction here acknowledges it."
+RETRY_DELAY = timedelta(minutes=1)
+MAX_HEADER_CHARS, MAX_SECTION_CHARS, MAX_BLOCKS = (
+    150,
+    3000,
+    50,
+)  # docs.slack.dev, Block Kit, read 2026-11
+MAX_INCIDENTS = 12  # incidents in one message
+ACKNOWLEDGE_HINT = "A reply or a reaction here acknowledges it."
 
-STATES = {
+STATE_LABELS = {
     "detect": "firing",
     "classify": "firing",
     "contain": "contained",
@@ -31,7 +35,7 @@ STATES = {
     "review": "in review",
     "closed": "closed",
 }
-EFFECTS = {
+EFFECT_LABELS = {
     "stored": "leads are stored",
     "queued": "leads are queued",
     "mailed": "leads go by mail alone",
@@ -45,11 +49,11 @@ class Message:
 
     text: str
     blocks: tuple[dict[str, Any], ...]
-    marks: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Posted:
+class MessageRef:
     """Where a message is; ts is empty where it cannot be edited."""
 
     channel: str
@@ -69,15 +73,15 @@ class Channel(Protocol):
     """post raises AlertDelayed; update, thread and delete raise AlertGone as well."""
 
     @property
-    def edits(self) -> bool: ...
+    def can_update(self) -> bool: ...
     def post(
         self, message: Message, *, thread: str | None = None, aloud: bool = False
-    ) -> Posted: ...
-    def update(self, posted: Posted, message: Message) -> None: ...
-    def find(self, mark: str, value: str) -> Posted | None: ...
-    def marked(self, mark: str) -> list[tuple[Posted, dict[str, str]]]: ...
-    def thread(self, posted: Posted) -> "Thread": ...
-    def delete(self, posted: Posted) -> None: ...
+    ) -> MessageRef: ...
+    def update(self, posted: MessageRef, message: Message) -> None: ...
+    def find(self, mark: str, value: str) -> MessageRef | None: ...
+    def list_with_metadata(self, mark: str) -> list[tuple[MessageRef, dict[str, str]]]: ...
+    def read_thread(self, posted: MessageRef) -> "Thread": ...
+    def delete(self, posted: MessageRef) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +89,21 @@ class Thread:
     """What was said to a message. person: who replied or reacted first, as Slack names them; None
     for nobody. marks: those of our own replies, oldest first."""
 
-    person: str | None
-    marks: tuple[dict[str, str], ...]
+    first_responder: str | None
+    reply_metadata: tuple[dict[str, str], ...]
 
 
-class Store(Protocol):
-    def claim(self, now: datetime) -> list[Incident]: ...
-    def together(self, channel: str, ts: str) -> list[Incident]: ...
-    def reminders(self, now: datetime) -> list[Incident]: ...
-    def told(self, incident: Incident, now: datetime) -> None: ...
-    def remind_again(self, incident: Incident, at: datetime) -> None: ...
+class NotificationStore(Protocol):
+    def claim_due(self, now: datetime) -> list[Incident]: ...
+    def incidents_in_message(self, channel: str, ts: str) -> list[Incident]: ...
+    def claim_reminders(self, now: datetime) -> list[Incident]: ...
+    def mark_notified(self, incident: Incident, now: datetime) -> None: ...
+    def postpone_reminder(self, incident: Incident, at: datetime) -> None: ...
     def postpone(self, incident: Incident, at: datetime) -> None: ...
 
 
 @dataclass(slots=True)
-class Tally:
+class NotifyStats:
     """What one telling did, in messages. reason: why Slack did not take one. unheard: the rules of
     Sev1 that it did not take."""
 
@@ -107,222 +111,244 @@ class Tally:
     updated: int = 0
     delayed: int = 0
     reason: str | None = None
-    unheard: tuple[str, ...] = ()
+    undelivered_rules: tuple[str, ...] = ()
 
-    def refused(self, reason: str, batch: Iterable[Incident]) -> None:
+    def add_refusal(self, reason: str, batch: Iterable[Incident]) -> None:
         self.delayed += 1
         self.reason = reason
         rules = (rule for one in batch if one.severity == "sev1" for rule in one.rules)
-        self.unheard = tuple(dict.fromkeys((*self.unheard, *rules)))
+        self.undelivered_rules = tuple(dict.fromkeys((*self.undelivered_rules, *rules)))
 
 
 # ---------------------------------------------------------------- telling
 
 
-def tell(store: Store, channel: Channel, links: Links, now: datetime) -> Tally:
+def notify_due(
+    store: NotificationStore, channel: Channel, links: Links, now: datetime
+) -> NotifyStats:
     """Bring Slack up to what is due. Raises what the store raises; Slack down only delays."""
-    tally = Tally()
-    due = store.claim(now)
-    fresh = [one for one in due if one.anew]
+    tally = NotifyStats()
+    due = store.claim_due(now)
+    fresh = [one for one in due if one.needs_new_message]
     # What collected until the morning is one message.
     digest = [one for one in fresh if one.severity == "sev2"]
     for batch in [digest, *([one] for one in fresh if one not in digest)]:
         if batch:
-            _tell(lambda b=batch: _first(channel, links, b, now), store, batch, now, tally)
+            _deliver(lambda b=batch: _post_new(channel, links, b, now), store, batch, now, tally)
     for one in due:
         if one not in fresh:
-            _tell(lambda o=one: _again(store, channel, links, o, now), store, [one], now, tally)
-    for one in store.reminders(now):
+            _deliver(
+                lambda o=one: _update_posted(store, channel, links, o, now),
+                store,
+                [one],
+                now,
+                tally,
+            )
+    for one in store.claim_reminders(now):
         try:
-            channel.post(reminder(one, links, now), thread=one.slack_ts or None, aloud=True)
+            channel.post(render_reminder(one, links, now), thread=one.slack_ts or None, aloud=True)
             tally.posted += 1
-        except AlertDelayed as delay:
-            store.remind_again(one, now + _wait(delay))
-            tally.refused(delay.reason, [one])
+        except SlackError as delay:
+            store.postpone_reminder(one, now + _retry_delay(delay))
+            tally.add_refusal(delay.reason, [one])
     return tally
 
 
-def _tell(say: Any, store: Store, batch: Sequence[Incident], now: datetime, tally: Tally) -> None:
+def _deliver(
+    say: Any, store: NotificationStore, batch: Sequence[Incident], now: datetime, tally: NotifyStats
+) -> None:
     try:
         posted, new = say()
-    except AlertDelayed as delay:
+    except SlackError as delay:
         for one in batch:
-            store.postpone(one, now + _wait(delay))
-        tally.refused(delay.reason, batch)
+            store.postpone(one, now + _retry_delay(delay))
+        tally.add_refusal(delay.reason, batch)
         return
     for one in batch:
-        store.told(replace(one, slack_channel=posted.channel, slack_ts=posted.ts), now)
+        store.mark_notified(replace(one, slack_channel=posted.channel, slack_ts=posted.ts), now)
     tally.posted += new
     tally.updated += not new
 
 
-def _wait(delay: AlertDelayed) -> timedelta:
-    return timedelta(seconds=delay.retry_after_s or RETRY_AFTER.total_seconds())
+def _retry_delay(delay: SlackError) -> timedelta:
+    return timedelta(seconds=delay.retry_after_s or RETRY_DELAY.total_seconds())
 
 
-def _first(
+def _post_new(
     channel: Channel, links: Links, batch: Sequence[Incident], now: datetime
-) -> tuple[Posted, bool]:
-    message = message_of(batch, links, now)
-    there = channel.find("key", batch[0].key)
+) -> tuple[MessageRef, bool]:
+    message = render_incidents(batch, links, now)
+    there = channel.find("key", batch[0].message_key)
     if there is not None:
-        with suppress(AlertGone):
+        with suppress(MessageNotFound):
             channel.update(there, message)
             return there, False
     return channel.post(message), True
 
 
-def _again(
-    store: Store, channel: Channel, links: Links, incident: Incident, now: datetime
-) -> tuple[Posted, bool]:
-    before = Posted(incident.slack_channel or "", incident.slack_ts or "")
-    if not (channel.edits and before.ts):
-        return channel.post(message_of([incident], links, now)), True
-    others = [one for one in store.together(before.channel, before.ts) if one.id != incident.id]
+def _update_posted(
+    store: NotificationStore, channel: Channel, links: Links, incident: Incident, now: datetime
+) -> tuple[MessageRef, bool]:
+    before = MessageRef(incident.slack_channel or "", incident.slack_ts or "")
+    if not (channel.can_update and before.ts):
+        return channel.post(render_incidents([incident], links, now)), True
+    others = [
+        one
+        for one in store.incidents_in_message(before.channel, before.ts)
+        if one.id != incident.id
+    ]
     try:
-        channel.update(before, message_of([incident, *others], links, now))
-    except AlertGone:
-        return channel.post(message_of([incident], links, now)), True
-    except AlertDelayed as delay:
-        if not delay.final:
+        channel.update(before, render_incidents([incident, *others], links, now))
+    except MessageNotFound:
+        return channel.post(render_incidents([incident], links, now)), True
+    except SlackError as delay:
+        if not delay.permanent:
             raise
         # The bot is refused: whatever way is left says it anew.
-        return channel.post(message_of([incident], links, now)), True
-    if incident.loud:
+        return channel.post(render_incidents([incident], links, now)), True
+    if incident.needs_notification:
         aloud = incident.severity == "sev1"
-        channel.post(reply(incident, now), thread=before.ts, aloud=aloud)
+        channel.post(render_update(incident, now), thread=before.ts, aloud=aloud)
     return before, False
 
 
 # ---------------------------------------------------------------- words
 
 
-def message_of(incidents: Sequence[Incident], links: Links, now: datetime) -> Message:
+def render_incidents(incidents: Sequence[Incident], links: Links, now: datetime) -> Message:
     """The whole message: of one incident, or of those that collected."""
-    headline = _headline(incidents[0], now) if len(incidents) == 1 else _of_several(incidents)
-    blocks: list[dict[str, Any]] = [_header(headline)]
-    for one in incidents[:SHOWN]:
-        blocks += _blocks(one, links, now, with_title=len(incidents) > 1)
-    if len(incidents) > SHOWN:
+    headline = _status_title(incidents[0], now) if len(incidents) == 1 else _summary(incidents)
+    blocks: list[dict[str, Any]] = [_header_block(headline)]
+    for one in incidents[:MAX_INCIDENTS]:
+        blocks += _incident_blocks(one, links, now, with_title=len(incidents) > 1)
+    if len(incidents) > MAX_INCIDENTS:
         blocks.append(
-            _section(f"and {len(incidents) - SHOWN} more: `python3 -m ops incident list`")
+            _section_block(
+                f"and {len(incidents) - MAX_INCIDENTS} more: `python3 -m ops incident list`"
+            )
         )
     first = incidents[0]
-    return Message(headline, tuple(blocks[:BLOCKS_MOST]), {"incident": first.id, "key": first.key})
+    return Message(
+        headline, tuple(blocks[:MAX_BLOCKS]), {"incident": first.id, "key": first.message_key}
+    )
 
 
-def _of_several(incidents: Sequence[Incident]) -> str:
+def _summary(incidents: Sequence[Incident]) -> str:
     """How many of which severity: 1 Sev1 and 2 Sev2 incidents, 2 still open."""
     counts = Counter(one.severity for one in incidents)
     kinds = [f"{n} {severity.capitalize()}" for severity, n in sorted(counts.items())]
-    still = sum(one.open for one in incidents)
+    still = sum(one.is_open for one in incidents)
     return f"{' and '.join(kinds)} incidents, {still} still open"
 
 
-def unrecorded(one: Incident, links: Links, now: datetime) -> Message:
+def render_unrecorded(one: Incident, links: Links, now: datetime) -> Message:
     """An incident that neither Postgres nor Redis can hold: the message itself is its record."""
-    made = message_of([one], links, now)
-    said = f"Neither Postgres nor Redis can be reached: this message is the record. {HOW_TO_ACK}"
+    made = render_incidents([one], links, now)
+    said = (
+        f"Neither Postgres nor Redis can be reached: this message is the record. {ACKNOWLEDGE_HINT}"
+    )
     kept = json.dumps(one.to_document(), separators=(",", ":"))
-    marks = {**made.marks, "unrecorded": one.area, "document": kept}
-    return Message(made.text, (*made.blocks[: BLOCKS_MOST - 1], _section(said)), marks)
+    marks = {**made.metadata, "unrecorded": one.area, "document": kept}
+    return Message(made.text, (*made.blocks[: MAX_BLOCKS - 1], _section_block(said)), marks)
 
 
-def moved(one: Incident, to: str) -> Message:
+def render_moved(one: Incident, to: str) -> Message:
     """What is left of a message whose incident is told of in another."""
     text = f"Told of in {to} from here on: {one.title}"
-    return Message(text, (_section(text),), {"incident": to})
+    return Message(text, (_section_block(text),), {"incident": to})
 
 
-def _blocks(
+def _incident_blocks(
     one: Incident, links: Links, now: datetime, *, with_title: bool
 ) -> Iterable[dict[str, Any]]:
-    lines = [f"• {what}" for what in one.what.values()]
-    title = f"*{_headline(one, now)}*\n" if with_title else ""
-    yield _section(title + "\n".join(lines))
+    lines = [f"• {what}" for what in one.descriptions.values()]
+    title = f"*{_status_title(one, now)}*\n" if with_title else ""
+    yield _section_block(title + "\n".join(lines))
     facts = [
-        f"*{one.severity.upper()}* {STATES[one.state]}",
-        f"since {_moment(one.started_at)}",
+        f"*{one.severity.upper()}* {STATE_LABELS[one.state]}",
+        f"since {_format_time(one.started_at)}",
         f"affects {', '.join(one.services) or 'nothing visitors see'}",
     ]
     if one.resolved_at is not None:
-        facts.append(f"over {_moment(one.resolved_at)}, after {_length(one.lasted(now))}")
+        facts.append(
+            f"over {_format_time(one.resolved_at)}, after {_format_duration(one.duration(now))}"
+        )
     if one.acknowledged_by is not None:
-        facts.append(f"acknowledged by {_person(one.acknowledged_by)}")
-    yield _section(" · ".join(facts))
-    yield _context(links, one.rules, one)
+        facts.append(f"acknowledged by {_mention(one.acknowledged_by)}")
+    yield _section_block(" · ".join(facts))
+    yield _links_block(links, one.rules, one)
 
 
-def _context(links: Links, rules: Sequence[str], one: Incident | None = None) -> dict[str, Any]:
-    parts = [f"`{one.id}`", f"deployment `{_plain(one.deployment)}`"] if one else []
+def _links_block(links: Links, rules: Sequence[str], one: Incident | None = None) -> dict[str, Any]:
+    parts = [f"`{one.id}`", f"deployment `{_escape(one.deployment)}`"] if one else []
     for rule in rules[:5]:
         page = f"{links.runbook}#{rule}" if links.runbook else ""
         parts.append(f"<{page}|runbook: {rule}>" if page else f"runbook: ops/README.md#{rule}")
     parts += [f"<{links.sentry}|Sentry>"] if links.sentry else []
     parts += [f"<{links.status}|status page>"] if links.status else []
     text = " · ".join(parts) or "-"
-    return {"type": "context", "elements": [{"type": "mrkdwn", "text": text[:SECTION_MOST]}]}
+    return {"type": "context", "elements": [{"type": "mrkdwn", "text": text[:MAX_SECTION_CHARS]}]}
 
 
-def reply(one: Incident, now: datetime) -> Message:
+def render_update(one: Incident, now: datetime) -> Message:
     """What is new, for the thread and, where it is Sev1, for the channel."""
-    text = f"{one.severity.upper()} {STATES[one.state]}: {title(one)}"
+    text = f"{one.severity.upper()} {STATE_LABELS[one.state]}: {title_with_effect(one)}"
     if one.resolved_at is not None:
-        text += f", after {_length(one.lasted(now))}"
+        text += f", after {_format_duration(one.duration(now))}"
     elif one.acknowledged_by is not None:
-        text += f", acknowledged by {_person(one.acknowledged_by)}"
-    lines = "\n".join(f"• {what}" for what in one.what.values())
-    return Message(text, (_section(f"*{text}*\n{lines}"),))
+        text += f", acknowledged by {_mention(one.acknowledged_by)}"
+    lines = "\n".join(f"• {what}" for what in one.descriptions.values())
+    return Message(text, (_section_block(f"*{text}*\n{lines}"),))
 
 
-def reminder(one: Incident, links: Links, now: datetime) -> Message:
+def render_reminder(one: Incident, links: Links, now: datetime) -> Message:
     """Nobody has acknowledged it for another hour."""
-    lasted = _length(one.lasted(now))
-    text = f"Still firing after {lasted}, acknowledged by nobody: {title(one)}"
-    command = f"`python3 -m ops incident ack {one.id}`. {HOW_TO_ACK}"
-    blocks = (_section(f"*{text}*\n{command}"), _context(links, one.rules, one))
+    lasted = _format_duration(one.duration(now))
+    text = f"Still firing after {lasted}, acknowledged by nobody: {title_with_effect(one)}"
+    command = f"`python3 -m ops incident ack {one.id}`. {ACKNOWLEDGE_HINT}"
+    blocks = (_section_block(f"*{text}*\n{command}"), _links_block(links, one.rules, one))
     return Message(text, blocks, {"reminder": one.id, "at": now.isoformat()})
 
 
-def _headline(one: Incident, now: datetime) -> str:
+def _status_title(one: Incident, now: datetime) -> str:
     mark = one.severity.upper()
     if one.resolved_at is not None:
-        return f"RECOVERED {mark} {one.title} (after {_length(one.lasted(now))})"
-    return f"{mark} {title(one)}"
+        return f"RECOVERED {mark} {one.title} (after {_format_duration(one.duration(now))})"
+    return f"{mark} {title_with_effect(one)}"
 
 
-def title(one: Incident) -> str:
+def title_with_effect(one: Incident) -> str:
     """What is wrong, and what it does to leads now."""
-    effect = EFFECTS.get(one.effect)
-    return f"{one.title}: {effect}" if effect and one.open else one.title
+    effect = EFFECT_LABELS.get(one.lead_effect)
+    return f"{one.title}: {effect}" if effect and one.is_open else one.title
 
 
-def _person(name: str) -> str:
+def _mention(name: str) -> str:
     """A name as it was given; a member of Slack as a mention, which an edit notifies nobody of."""
     kind, _, member = name.partition(":")
-    return f"<@{member}>" if kind == "slack" and member.isalnum() else _plain(name)
+    return f"<@{member}>" if kind == "slack" and member.isalnum() else _escape(name)
 
 
-def _header(text: str) -> dict[str, Any]:
-    short = text if len(text) <= HEADER_MOST else text[: HEADER_MOST - 1] + "…"
+def _header_block(text: str) -> dict[str, Any]:
+    short = text if len(text) <= MAX_HEADER_CHARS else text[: MAX_HEADER_CHARS - 1] + "…"
     return {"type": "header", "text": {"type": "plain_text", "text": short}}
 
 
-def _section(text: str) -> dict[str, Any]:
-    short = text if len(text) <= SECTION_MOST else text[: SECTION_MOST - 1] + "…"
+def _section_block(text: str) -> dict[str, Any]:
+    short = text if len(text) <= MAX_SECTION_CHARS else text[: MAX_SECTION_CHARS - 1] + "…"
     return {"type": "section", "text": {"type": "mrkdwn", "text": short or "-"}}
 
 
-def _plain(text: str) -> str:
+def _escape(text: str) -> str:
     """Text that Slack shows as it is (docs.slack.dev: escape &, <, >)."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _moment(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     return f"{moment.astimezone(WIB):%d %b %H:%M} WIB"
 
 
-def _length(length: timedelta) -> str:
+def _format_duration(length: timedelta) -> str:
     minutes = max(0, int(length.total_seconds() // 60))
     hours, rest = divmod(minutes, 60)
     return f"{hours} h {rest:02d} min" if hours else f"{minutes} min"

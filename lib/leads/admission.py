@@ -14,20 +14,20 @@ from uuid import UUID
 from lib.maintenance import KEY as SWITCH
 from lib.problems import CacheDown
 
-type Command = Callable[..., Any]
+type RunCommand = Callable[..., Any]
 """`Cache.run`."""
 
-REMEMBERED_S = 24 * 3600
-IN_WORK_S = 9  # longer than any request may take
+IDEMPOTENCY_TTL_S = 24 * 3600
+IN_FLIGHT_TTL_S = 9  # longer than any request may take
 
 
-class Limits(NamedTuple):
+class RateLimits(NamedTuple):
     per_minute: int
     per_hour: int
     ceiling_per_minute: int
 
 
-class Seen(NamedTuple):
+class IdempotencyRecord(NamedTuple):
     """A submission accepted before, and how it was answered. keyed: it had an Idempotency-Key."""
 
     id: UUID
@@ -37,7 +37,7 @@ class Seen(NamedTuple):
     keyed: bool = True
 
 
-class Entered(NamedTuple):
+class Admitted(NamedTuple):
     """A submission not seen before, or one that says something else in the same words.
 
     flooded: everybody's ceiling is passed. repeats: how often this text came within a day,
@@ -48,24 +48,24 @@ class Entered(NamedTuple):
 
     flooded: bool
     repeats: int
-    uncounted: str | None = None
+    not_counted_because: str | None = None
     maintenance: object = None
-    earlier: Seen | None = None
-    in_work: bool = False
+    earlier: IdempotencyRecord | None = None
+    in_flight: bool = False
 
 
-class Turned(NamedTuple):
+class TooMany(NamedTuple):
     """One too many from this client. wait_s: until the next would be let in."""
 
     limit: int
-    wait_s: int
+    retry_after_s: int
 
 
 # KEYS: idempotency record, client, everybody's minute, text, the maintenance switch, the record of
 # the same words. ARGV: now_ms, per_minute, per_hour, member, the body's hash, 1 with a key,
 # IN_WORK_S. A refused request is not counted: waiting as told always helps. Without a key another
 # body is no repeat: it corrects the lead, and counts.
-ENTER = """
+ADMIT = """
 local seen = redis.call('GET', KEYS[1])
 if seen == '' then seen = false end
 if seen and (ARGV[6] == '1' or string.find(seen, ARGV[5], 1, true)) then return {'seen', seen} end
@@ -97,8 +97,8 @@ return {'entered', flood, repeats, redis.call('GET', KEYS[5]) or '',
 """
 
 
-def enter(
-    command: Command,
+def admit(
+    command: RunCommand,
     *,
     identity: str,
     content_identity: str,
@@ -107,51 +107,59 @@ def enter(
     text_sha256: str,
     client: str,
     member: str,
-    limits: Limits,
+    limits: RateLimits,
     now: datetime,
-) -> Entered | Seen | Turned | None:
+) -> Admitted | IdempotencyRecord | TooMany | None:
     """Ask Redis; None when it does not answer. member: unique to this request."""
     minute = int(now.timestamp()) // 60
     keys = (
-        _seen(identity),
+        _record_key(identity),
         f"rate:{client}",
         f"flood:{minute}",
         f"text:{text_sha256}",
         SWITCH,
-        _seen(content_identity),
+        _record_key(content_identity),
     )
     now_ms = int(now.timestamp() * 1000)
-    args = (now_ms, limits.per_minute, limits.per_hour, member, body_sha256, int(keyed), IN_WORK_S)
+    args = (
+        now_ms,
+        limits.per_minute,
+        limits.per_hour,
+        member,
+        body_sha256,
+        int(keyed),
+        IN_FLIGHT_TTL_S,
+    )
     try:
-        answer = command("EVAL", ENTER, len(keys), *keys, *args)
-        return _understood(answer, limits)
+        answer = command("EVAL", ADMIT, len(keys), *keys, *args)
+        return _parse_reply(answer, limits)
     except (CacheDown, AttributeError, LookupError, TypeError, ValueError):
         # Down, or what it said is none of our answers.
         return None
 
 
-def _understood(answer: Any, limits: Limits) -> Entered | Seen | Turned:
+def _parse_reply(answer: Any, limits: RateLimits) -> Admitted | IdempotencyRecord | TooMany:
     word, first, *rest = answer
     if word == "entered":
         flooded = int(first) > limits.ceiling_per_minute
-        earlier = _record(rest[2]) if rest[2] else None
-        return Entered(
+        earlier = _parse_record(rest[2]) if rest[2] else None
+        return Admitted(
             flooded,
             int(rest[0]),
             maintenance=rest[1] or None,
             earlier=earlier,
-            in_work=bool(int(rest[3])),
+            in_flight=bool(int(rest[3])),
         )
     if word == "turned":
-        return Turned(int(first), max(1, -(-int(rest[0]) // 1000)))
+        return TooMany(int(first), max(1, -(-int(rest[0]) // 1000)))
     if word != "seen":
         raise ValueError("no such answer")
-    return _record(first)
+    return _parse_record(first)
 
 
-def _record(text: str) -> Seen:
+def _parse_record(text: str) -> IdempotencyRecord:
     record = json.loads(text)
-    return Seen(
+    return IdempotencyRecord(
         UUID(record["id"]),
         record["ref"],
         int(record["status"]),
@@ -160,36 +168,36 @@ def _record(text: str) -> Seen:
     )
 
 
-def find(command: Command, identity: str) -> Seen | None:
+def find_record(command: RunCommand, identity: str) -> IdempotencyRecord | None:
     """The submission as it was accepted; None when it is in work, or unknown, or nobody answers."""
     try:
-        return _record(command("GET", _seen(identity)))
+        return _parse_record(command("GET", _record_key(identity)))
     except (CacheDown, AttributeError, LookupError, TypeError, ValueError):
         return None
 
 
-def settled(identity: str, seen: Seen) -> tuple[str | int, ...]:
+def remember_command(identity: str, seen: IdempotencyRecord) -> tuple[str | int, ...]:
     """The command that remembers an accepted submission; safe to repeat."""
     record = {**seen._asdict(), "id": str(seen.id)}
-    return ("SET", _seen(identity), json.dumps(record), "EX", REMEMBERED_S)
+    return ("SET", _record_key(identity), json.dumps(record), "EX", IDEMPOTENCY_TTL_S)
 
 
 # Only the mark of work goes: whoever was accepted meanwhile stays remembered.
-FORGET_WORK = """
+FORGET_IN_FLIGHT = """
 if redis.call('GET', KEYS[1]) == '' then return redis.call('DEL', KEYS[1]) end
 return 0
 """
 
 
-def left(identity: str, client: str, member: str) -> tuple[tuple[str | int, ...], ...]:
+def release_commands(identity: str, client: str, member: str) -> tuple[tuple[str | int, ...], ...]:
     """The commands that forget one that was kept nowhere: it may come again, and was not one."""
     return (
-        ("EVAL", FORGET_WORK, 1, _seen(identity)),
+        ("EVAL", FORGET_IN_FLIGHT, 1, _record_key(identity)),
         ("ZREM", f"rate:{client}", member),
     )
 
 
-def client_of(address: str | None) -> str:
+def client_key(address: str | None) -> str:
     """Whose allowance a request uses: an IPv4 address, or an IPv6 network of 64 bits."""
     if address is None:
         return "unknown"
@@ -201,5 +209,5 @@ def client_of(address: str | None) -> str:
     return str(mapped or ipaddress.ip_network(f"{address}/64", strict=False))
 
 
-def _seen(identity: str) -> str:
+def _record_key(identity: str) -> str:
     return f"seen:{identity}"

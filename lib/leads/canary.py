@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 HEADER = "X-Alfa-Canary"
-VALID_FOR = timedelta(minutes=5)
+SIGNATURE_MAX_AGE = timedelta(minutes=5)
 
 
-def form(now: datetime) -> dict[str, object]:
+def payload(now: datetime) -> dict[str, object]:
     """A lead every rule accepts, never the same twice."""
     return {
         "business_name": "Canary",
@@ -45,45 +45,49 @@ def is_signed(secret: str, header: str, body: bytes, now: datetime) -> bool:
     """Whether the header was made with `secret` for this body, within VALID_FOR of now."""
     at, _, mac = header.partition(".")
     right = hmac.compare_digest(mac.encode(), _mac(secret, at, body).encode())
-    return right and at.isdigit() and abs(now.timestamp() - int(at)) <= VALID_FOR.total_seconds()
+    return (
+        right
+        and at.isdigit()
+        and abs(now.timestamp() - int(at)) <= SIGNATURE_MAX_AGE.total_seconds()
+    )
 
 
 def _mac(secret: str, at: str, body: bytes) -> str:
     return hmac.new(secret.encode(), at.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
-class Sighting(NamedTuple):
+class CanaryResult(NamedTuple):
     """How far it came."""
 
     stored: bool
-    mails: int
+    emails: int
     sent: int
 
     @property
-    def arrived(self) -> bool:
-        return self.stored and self.mails == self.sent == 2
+    def delivered(self) -> bool:
+        return self.stored and self.emails == self.sent == 2
 
 
-SEEN = """
+FIND_CANARY = """
 select (select count(*) from leads where id = %(id)s and canary), count(*), count(sent_at)
 from outbox where lead_id = %(id)s
 """
 
-REMOVE = "delete from leads where id = %(id)s and canary"
+DELETE_CANARY = "delete from leads where id = %(id)s and canary"
 
 # One that was drained after its sender had stopped looking.
-REMOVE_OLD = "delete from leads where canary and created_at < %(until)s"
-OLD = timedelta(minutes=10)
+DELETE_OLD_CANARIES = "delete from leads where canary and created_at < %(until)s"
+MAX_AGE = timedelta(minutes=10)
 
 
-def look(run: Callable[..., Any], lead_id: UUID) -> Sighting:
+def find(run: Callable[..., Any], lead_id: UUID) -> CanaryResult:
     """Where it is now."""
 
     def ask(connection: "Connection[Any]") -> Any:
-        return connection.execute(SEEN, {"id": str(lead_id)}).fetchone()
+        return connection.execute(FIND_CANARY, {"id": str(lead_id)}).fetchone()
 
     stored, mails, sent = run(ask)
-    return Sighting(bool(stored), mails, sent)
+    return CanaryResult(bool(stored), mails, sent)
 
 
 def remove(run: Callable[..., Any], commands: Callable[..., Any], lead_id: UUID) -> None:
@@ -98,9 +102,13 @@ def remove(run: Callable[..., Any], commands: Callable[..., Any], lead_id: UUID)
             ("ZREM", ACCEPTED, str(lead_id)),
         )
     finally:
-        run(lambda connection: connection.execute(REMOVE, {"id": str(lead_id)}))
+        run(lambda connection: connection.execute(DELETE_CANARY, {"id": str(lead_id)}))
 
 
 def remove_old(run: Callable[..., Any], now: datetime) -> None:
     """Take those away that nobody looks for any more. Raises DatabaseDown."""
-    run(lambda connection: connection.execute(REMOVE_OLD, {"until": now - OLD}) and None)
+    run(
+        lambda connection: (
+            connection.execute(DELETE_OLD_CANARIES, {"until": now - MAX_AGE}) and None
+        )
+    )

@@ -5,7 +5,7 @@ A lead records which sentence was shown as its version, language and SHA-256.
 
 import hashlib
 
-CURRENT = "2026-11"
+CURRENT_VERSION = "2026-11"
 
 SENTENCES: dict[str, dict[str, str]] = {
     "2026-11": {
@@ -22,7 +22,7 @@ SENTENCES: dict[str, dict[str, str]] = {
 }
 
 
-def sha256(version: str, locale: str) -> str | None:
+def sentence_sha256(version: str, locale: str) -> str | None:
     """SHA-256, in hex, of the sentence shown; None for a version we do not have.
 
     A page may be newer than this deployment: its lead is still worth keeping.

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from lib.leads.outbox import ADDRESS_REFUSED
 
-type Run = Callable[..., Any]
+type RunQuery = Callable[..., Any]
 
 # Resend's names, and ours: see lib/mail.py. What one of these says of a mail, it says of all.
-STOPPED = (
+BLOCKING_ERRORS = (
     "missing_api_key",
     "invalid_api_key",
     "restricted_api_key",
@@ -22,7 +22,7 @@ STOPPED = (
 )
 
 # An acknowledgement that its own visitor's address ended is nobody's fault.
-STATUS = """
+COUNT_UNSENT = """
 select
   count(*) filter (where dead_at is not null
     and not (kind = 'acknowledgement' and last_error = %(address_refused)s)),
@@ -38,7 +38,7 @@ from outbox where sent_at is null
 """
 
 
-class MailStatus(NamedTuple):
+class DeliveryStatus(NamedTuple):
     """Counts of mails that are not sent.
 
     dead: given up, for a person to look at. refused: acknowledgements to an address that Resend
@@ -49,12 +49,14 @@ class MailStatus(NamedTuple):
     dead: int = 0
     refused: int = 0
     waiting_since: datetime | None = None
-    stopped: int = 0
-    stopped_since: datetime | None = None
-    stopped_by: str | None = None
+    blocked: int = 0
+    blocked_since: datetime | None = None
+    blocked_by: str | None = None
 
 
-def read(run: Run, now: datetime) -> MailStatus:
+def load(run: RunQuery, now: datetime) -> DeliveryStatus:
     """Raises DatabaseDown."""
-    values = {"now": now, "address_refused": ADDRESS_REFUSED, "stopped": list(STOPPED)}
-    return MailStatus(*run(lambda connection: connection.execute(STATUS, values).fetchone()))
+    values = {"now": now, "address_refused": ADDRESS_REFUSED, "stopped": list(BLOCKING_ERRORS)}
+    return DeliveryStatus(
+        *run(lambda connection: connection.execute(COUNT_UNSENT, values).fetchone())
+    )

@@ -13,7 +13,7 @@ from lib.leads.submission import Submission
 from lib.leads.whatsapp import chat_link
 
 
-class Letter(NamedTuple):
+class Email(NamedTuple):
     """One mail. kind is unique within a lead: `sales`, `acknowledgement` or `correction-N`."""
 
     kind: str
@@ -24,12 +24,12 @@ class Letter(NamedTuple):
     body_text: str
     body_html: str
 
-    def row(self) -> dict[str, object]:
+    def to_columns(self) -> dict[str, object]:
         return {**self._asdict(), "recipients": list(self.recipients)}
 
 
 # What sales reads, in the order they need it.
-_PERSON = (
+_LEAD_FIELDS = (
     ("Business", "business_name"),
     ("Contact", "contact_name"),
     ("WhatsApp", "phone_whatsapp"),
@@ -42,7 +42,7 @@ _PERSON = (
     ("Monthly spend", "monthly_spend_range"),
     ("Message", "message"),
 )
-_SOURCE = (
+_SOURCE_FIELDS = (
     ("Language", "locale"),
     ("Page", "page_url_current"),
     ("First page", "page_url_initial"),
@@ -55,12 +55,12 @@ _SOURCE = (
     ("Consent version", "consent_version"),
 )
 
-_GREETING = {
+_CHAT_TEXT = {
     "id": "Halo {name}, terima kasih sudah menghubungi Alfa Beauty. Kode Anda {ref}.",
     "en": "Hello {name}, thank you for contacting Alfa Beauty. Your reference is {ref}.",
 }
 
-_ACKNOWLEDGEMENT = {
+_ACKNOWLEDGEMENT_TEXTS = {
     "id": {
         "subject": "Kami sudah menerima data Anda ({ref})",
         "hello": "Halo,",
@@ -86,13 +86,13 @@ _ACKNOWLEDGEMENT = {
 }
 
 
-def for_sales(lead: Submission, ref: str, locale: str, sender: str, to: tuple[str, ...]) -> Letter:
+def sales_email(lead: Submission, ref: str, locale: str, sender: str, to: tuple[str, ...]) -> Email:
     """Every field, the ref, and a WhatsApp chat one tap away. Reply-To is the visitor, if known."""
-    text, html = _rendered(lead, ref, locale, "New lead", [])
-    return Letter("sales", sender, to, lead.email, f"New Lead: {lead.business_name}", text, html)
+    text, html = _render_sales_email(lead, ref, locale, "New lead", [])
+    return Email("sales", sender, to, lead.email, f"New Lead: {lead.business_name}", text, html)
 
 
-def correction(
+def correction_email(
     lead: Submission,
     ref: str,
     locale: str,
@@ -101,27 +101,29 @@ def correction(
     *,
     number: int,
     before: Mapping[str, object],
-) -> Letter:
+) -> Email:
     """A lead that was sent again with other values: whole, and what the fields were before."""
     changed = [
         (label, f"{'-' if before[key] is None else before[key]} -> {getattr(lead, key)}")
-        for label, key in _PERSON
+        for label, key in _LEAD_FIELDS
         if key in before
     ]
-    text, html = _rendered(lead, ref, locale, "Corrected lead", changed)
+    text, html = _render_sales_email(lead, ref, locale, "Corrected lead", changed)
     subject = f"Corrected Lead: {lead.business_name} ({ref})"
-    return Letter(f"correction-{number}", sender, to, lead.email, subject, text, html)
+    return Email(f"correction-{number}", sender, to, lead.email, subject, text, html)
 
 
-def _rendered(
+def _render_sales_email(
     lead: Submission, ref: str, locale: str, title: str, changed: list[tuple[str, str]]
 ) -> tuple[str, str]:
     """Text and HTML of a mail to sales."""
-    version = lead.consent_version or consent.CURRENT
-    values = {**lead.model_dump(), "locale": locale, "consent_version": version}
-    chat = chat_link(lead.phone_whatsapp, _GREETING[locale].format(name=lead.contact_name, ref=ref))
-    rows = [("Ref", ref), *_filled(values, _PERSON)]
-    source = _filled(values, _SOURCE)
+    version = lead.consent_version or consent.CURRENT_VERSION
+    values = {**lead.to_dict(), "locale": locale, "consent_version": version}
+    chat = chat_link(
+        lead.phone_whatsapp, _CHAT_TEXT[locale].format(name=lead.contact_name, ref=ref)
+    )
+    rows = [("Ref", ref), *_labelled_values(values, _LEAD_FIELDS)]
+    source = _labelled_values(values, _SOURCE_FIELDS)
     text = "\n".join(
         [
             title,
@@ -136,24 +138,24 @@ def _rendered(
             "",
         ]
     )
-    html = _page(
+    html = _html_page(
         f"<h1>{escape(lead.business_name)}</h1>"
-        + (f"<h2>Changed</h2>{_table(changed)}" if changed else "")
+        + (f"<h2>Changed</h2>{_html_table(changed)}" if changed else "")
         + f'<p><a href="{escape(chat)}">Chat on WhatsApp: {escape(lead.phone_whatsapp)}</a></p>'
-        f"{_table(rows)}<h2>Source</h2>{_table(source)}"
+        f"{_html_table(rows)}<h2>Source</h2>{_html_table(source)}"
     )
     return text, html
 
 
-REFUSED_REPLY_TO = (
+REPLY_TO_REFUSED_NOTE = (
     "The mail service refused {address} as the address to answer to: replies do not reach the "
     "sender. Use WhatsApp."
 )
 
 
-def without_reply_to(letter: Letter) -> Letter:
+def without_reply_to(letter: Email) -> Email:
     """The mail to sales once more, saying why it cannot be answered by e-mail."""
-    note = REFUSED_REPLY_TO.format(address=letter.reply_to)
+    note = REPLY_TO_REFUSED_NOTE.format(address=letter.reply_to)
     return letter._replace(
         reply_to=None,
         body_text=f"{note}\n\n{letter.body_text}",
@@ -161,18 +163,18 @@ def without_reply_to(letter: Letter) -> Letter:
     )
 
 
-COPY_BEGIN = "-----BEGIN ALFA LEAD-----"
-COPY_END = "-----END ALFA LEAD-----"
+BEGIN_SEALED_LEAD = "-----BEGIN ALFA LEAD-----"
+END_SEALED_LEAD = "-----END ALFA LEAD-----"
 
 
-def with_copy(letter: Letter, sealed: str) -> Letter:
+def attach_sealed_lead(letter: Email, sealed: str) -> Email:
     """The mail to sales with a copy of the lead that `ops leads import` reads again."""
     lines = [sealed[i : i + 76] for i in range(0, len(sealed), 76)]
     note = (
         "The database could not be reached: this mail is the only record of the lead so far.\n"
         "Keep it. An engineer imports it with: python3 -m ops leads import FILE"
     )
-    block = "\n".join([COPY_BEGIN, *lines, COPY_END])
+    block = "\n".join([BEGIN_SEALED_LEAD, *lines, END_SEALED_LEAD])
     return letter._replace(
         body_text=f"{letter.body_text}\n{note}\n\n{block}\n",
         body_html=letter.body_html.replace(
@@ -181,27 +183,27 @@ def with_copy(letter: Letter, sealed: str) -> Letter:
     )
 
 
-def acknowledgement(email: str, ref: str, locale: str, sender: str) -> Letter:
+def acknowledgement_email(email: str, ref: str, locale: str, sender: str) -> Email:
     """To whoever gave this address, which may not be theirs: nothing they typed is repeated."""
-    words = _ACKNOWLEDGEMENT[locale]
+    words = _ACKNOWLEDGEMENT_TEXTS[locale]
     paragraphs = [str(words["hello"]), *(p.format(ref=ref) for p in words["body"])]
     close = str(words["close"])
     text = "\n\n".join([*paragraphs, close]) + "\n"
-    html = _page(
+    html = _html_page(
         "".join(f"<p>{escape(p)}</p>" for p in paragraphs)
         + f"<p>{escape(close).replace(chr(10), '<br>')}</p>"
     )
     subject = str(words["subject"]).format(ref=ref)
-    return Letter("acknowledgement", sender, (email,), None, subject, text, html)
+    return Email("acknowledgement", sender, (email,), None, subject, text, html)
 
 
-def _filled(
+def _labelled_values(
     values: dict[str, object], labels: tuple[tuple[str, str], ...]
 ) -> list[tuple[str, str]]:
     return [(label, "-" if values[key] is None else str(values[key])) for label, key in labels]
 
 
-def _table(rows: list[tuple[str, str]]) -> str:
+def _html_table(rows: list[tuple[str, str]]) -> str:
     cell = "padding:4px 12px 4px 0;vertical-align:top"
     body = "".join(
         f'<tr><th align="left" style="{cell}">{escape(label)}</th>'
@@ -211,6 +213,6 @@ def _table(rows: list[tuple[str, str]]) -> str:
     return f"<table>{body}</table>"
 
 
-def _page(body: str) -> str:
+def _html_page(body: str) -> str:
     style = "font-family:Helvetica,Arial,sans-serif;color:#222;line-height:1.5"
     return f'<!doctype html><html><body style="{style}">{body}</body></html>'

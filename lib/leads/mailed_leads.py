@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lib.leads import repository
 from lib.leads.repository import Lead
-from lib.problems import AlertDelayed, AlertGone, CacheDown, DatabaseDown, NotConfigured
+from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
-REGISTER = "mailed"  # hash in Redis: id -> entry, until Postgres has it
-MARK = "mailed"  # of a message in Slack that carries entries
-CARRIED = 40  # entries in one message
-SHOWN = 20  # references named; the rest are counted
+REDIS_KEY = "mailed"  # hash in Redis: id -> entry, until Postgres has it
+SLACK_METADATA_KEY = "mailed"  # of a message in Slack that carries entries
+MAX_LEADS_PER_MESSAGE = 40  # entries in one message
+MAX_REFERENCES = 20  # references named; the rest are counted
 
 if TYPE_CHECKING:
-    from lib.incidents.messages import Message, Posted
+    from lib.incidents.messages import Message, MessageRef
 
-type Run = Callable[..., Any]
+type RunQuery = Callable[..., Any]
 
 
-class Entry(NamedTuple):
+class MailedLead(NamedTuple):
     """marks: keyed hashes of the person; none where they were not carried along."""
 
     lead_id: str
@@ -37,7 +37,7 @@ class Entry(NamedTuple):
     marks: tuple[str, ...] = ()
 
 
-class Means(Protocol):
+class Services(Protocol):
     """Any of them may raise NotConfigured."""
 
     @property
@@ -53,72 +53,72 @@ class Means(Protocol):
 # ---------------------------------------------------------------- by the instance that accepted it
 
 
-class _Pending:
+class _PendingLeads:
     """An instance's entries that no store has taken yet, and the message that carries them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.entries: dict[str, Entry] = {}
-        self.carried: set[str] = set()
-        self.posted: dict[int, Posted] = {}  # by the first entry's place
+        self.leads: dict[str, MailedLead] = {}
+        self.posted_ids: set[str] = set()
+        self.messages: dict[int, MessageRef] = {}  # by the first entry's place
 
 
-_pending = _Pending()
+_pending = _PendingLeads()
 
 
-def settle(means: Means, lead: Lead, decision: str) -> None:
+def register_after_response(means: Services, lead: Lead, decision: str) -> None:
     """After an answer: register a lead that was `mailed`, and those that still wait to be."""
     if decision == "mailed" and not lead.canary:
-        marks = tuple(repository.marks_of(lead, means.erasure_keys))
-        entry = Entry(str(lead.id), lead.ref, lead.created_at, marks)
+        marks = tuple(repository.erasure_hashes(lead, means.erasure_keys))
+        entry = MailedLead(str(lead.id), lead.ref, lead.created_at, marks)
         with _pending.lock:
-            _pending.entries[entry.lead_id] = entry
-    if _pending.entries:
-        _flush(means)
+            _pending.leads[entry.lead_id] = entry
+    if _pending.leads:
+        _register_pending(means)
 
 
-def _flush(means: Means) -> None:
+def _register_pending(means: Services) -> None:
     with _pending.lock:
-        waiting = list(_pending.entries.values())
-        if not _kept(means, waiting):
-            _carry(means, waiting)
+        waiting = list(_pending.leads.values())
+        if not _register(means, waiting):
+            _post_to_slack(means, waiting)
             return
-        _pending.entries.clear()
-        _pending.carried.clear()
-        _pending.posted.clear()
+        _pending.leads.clear()
+        _pending.posted_ids.clear()
+        _pending.messages.clear()
 
 
-def _kept(means: Means, entries: list[Entry]) -> bool:
+def _register(means: Services, entries: list[MailedLead]) -> bool:
     with suppress(DatabaseDown, NotConfigured):
-        enter(means.database.run_or_down, entries, datetime.now(UTC))
+        register(means.database.run_or_down, entries, datetime.now(UTC))
         return True
     with suppress(CacheDown, NotConfigured):
-        means.cache.run_all(*(("HSETNX", REGISTER, e.lead_id, _to_json(e)) for e in entries))
+        means.cache.pipeline(*(("HSETNX", REDIS_KEY, e.lead_id, _to_json(e)) for e in entries))
         return True
     return False
 
 
-def _carry(means: Means, waiting: list[Entry]) -> None:
+def _post_to_slack(means: Services, waiting: list[MailedLead]) -> None:
     """Post them to Slack: one message for CARRIED of them, edited while more come."""
-    if all(one.lead_id in _pending.carried for one in waiting):
+    if all(one.lead_id in _pending.posted_ids for one in waiting):
         return
-    with suppress(AlertDelayed, AlertGone, NotConfigured):
+    with suppress(SlackError, MessageNotFound, NotConfigured):
         channel = means.slack
-        for start in range(0, len(waiting), CARRIED):
-            batch = waiting[start : start + CARRIED]
-            if all(one.lead_id in _pending.carried for one in batch):
+        for start in range(0, len(waiting), MAX_LEADS_PER_MESSAGE):
+            batch = waiting[start : start + MAX_LEADS_PER_MESSAGE]
+            if all(one.lead_id in _pending.posted_ids for one in batch):
                 continue
-            message, before = _message(batch), _pending.posted.get(start)
-            if before is not None and channel.edits:
-                _pending.posted.pop(start)  # it may be gone
+            message, before = _render_message(batch), _pending.messages.get(start)
+            if before is not None and channel.can_update:
+                _pending.messages.pop(start)  # it may be gone
                 channel.update(before, message)
-                _pending.posted[start] = before
+                _pending.messages[start] = before
             else:
-                _pending.posted[start] = channel.post(message)
-            _pending.carried |= {one.lead_id for one in batch}
+                _pending.messages[start] = channel.post(message)
+            _pending.posted_ids |= {one.lead_id for one in batch}
 
 
-def _message(entries: list[Entry]) -> "Message":
+def _render_message(entries: list[MailedLead]) -> "Message":
     from lib.incidents.messages import Message  # what a lead that is stored never needs
 
     refs = ", ".join(one.ref for one in entries)
@@ -126,12 +126,12 @@ def _message(entries: list[Entry]) -> "Message":
     said = f"*{text}*: {refs}\nThe watch registers them once Postgres answers. Keep the mails."
     block = {"type": "section", "text": {"type": "mrkdwn", "text": said}}
     carried = ";".join(f"{e.lead_id} {e.ref} {e.accepted_at.timestamp()}" for e in entries)
-    return Message(text, (block,), {MARK: carried})
+    return Message(text, (block,), {SLACK_METADATA_KEY: carried})
 
 
 # ---------------------------------------------------------------- in Postgres
 
-ENTER = """
+INSERT_MAILED_LEADS = """
 insert into mailed_leads (lead_id, ref, accepted_at, marks, registered_at)
 select e.lead_id, e.ref, e.accepted_at, coalesce(e.marks, '{}'), %(now)s
 from jsonb_to_recordset(%(entries)s::jsonb) as e (
@@ -143,7 +143,7 @@ where not exists (
 on conflict (lead_id) do nothing
 """
 
-OPEN = """
+LIST_OPEN = """
 select lead_id::text, ref, accepted_at from mailed_leads as m
 where dismissed_at is null and not exists (select from leads where leads.id = m.lead_id)
 order by accepted_at, lead_id
@@ -156,109 +156,113 @@ returning lead_id::text, ref
 """
 
 # Imported under the id of an earlier submission of the same words; or of a person erased since.
-IMPORTED = """
+CLOSE_IMPORTED = """
 update mailed_leads set dismissed_at = %(now)s, dismissed_by = 'import', reason = %(reason)s
 where lead_id = %(lead_id)s and dismissed_at is null
 """
-FORGET = "delete from mailed_leads where lead_id = %(lead_id)s"
-FORGET_PERSON = """
+DELETE_MAILED_LEAD = "delete from mailed_leads where lead_id = %(lead_id)s"
+DELETE_OF_PERSON = """
 delete from mailed_leads
 where marks && %(marks)s::text[] and accepted_at <= %(until)s::timestamptz
 """
 
 
-def enter(run: Run, entries: Iterable[Entry], now: datetime) -> None:
+def register(run: RunQuery, entries: Iterable[MailedLead], now: datetime) -> None:
     """Register them; safe to repeat. One whose person was erased since is not. DatabaseDown."""
-    values = {"entries": json.dumps([_document(one) for one in entries]), "now": now}
-    run(lambda connection: connection.execute(ENTER, values) and None)
+    values = {"entries": json.dumps([_to_dict(one) for one in entries]), "now": now}
+    run(lambda connection: connection.execute(INSERT_MAILED_LEADS, values) and None)
 
 
-def open_ones(run: Run) -> list[Entry]:
+def list_open(run: RunQuery) -> list[MailedLead]:
     """Those that wait to be imported or dismissed, oldest first. Raises DatabaseDown."""
-    rows = run(lambda connection: connection.execute(OPEN).fetchall())
-    return [Entry(*row) for row in rows]
+    rows = run(lambda connection: connection.execute(LIST_OPEN).fetchall())
+    return [MailedLead(*row) for row in rows]
 
 
-def dismiss(run: Run, which: str, by: str, reason: str, now: datetime) -> list[Entry]:
+def dismiss(run: RunQuery, which: str, by: str, reason: str, now: datetime) -> list[MailedLead]:
     """Close the entry of a reference or an id, for a person's reason; those closed."""
     values = {"which": which, "by": by, "reason": reason, "now": now}
     rows = run(lambda connection: connection.execute(DISMISS, values).fetchall())
-    return [Entry(lead_id, ref, now) for lead_id, ref in rows]
+    return [MailedLead(lead_id, ref, now) for lead_id, ref in rows]
 
 
-def imported(run: Run, lead: Lead, stored: Lead | None, now: datetime) -> None:
+def record_import(run: RunQuery, lead: Lead, stored: Lead | None, now: datetime) -> None:
     """After an import. stored: the lead as it is kept, perhaps under an earlier id; None: its
     person was erased."""
     values: dict[str, object] = {"lead_id": str(lead.id), "now": now}
     if stored is None:
-        run(lambda connection: connection.execute(FORGET, values) and None)
+        run(lambda connection: connection.execute(DELETE_MAILED_LEAD, values) and None)
     elif stored.id != lead.id:
         values["reason"] = f"is lead {stored.id}"
-        run(lambda connection: connection.execute(IMPORTED, values) and None)
+        run(lambda connection: connection.execute(CLOSE_IMPORTED, values) and None)
 
 
 # ---------------------------------------------------------------- by the watch
 
 
-def waiting(commands: Callable[..., list[Any]]) -> list[Entry]:
+def list_in_redis(commands: Callable[..., list[Any]]) -> list[MailedLead]:
     """Those that only Redis has. Raises CacheDown."""
-    return read(commands(("HVALS", REGISTER))[0])
+    return parse(commands(("HVALS", REDIS_KEY))[0])
 
 
-def take_over(means: Means, now: datetime) -> None:
+def import_from_redis(means: Services, now: datetime) -> None:
     """Enter in Postgres what Redis holds. Raises CacheDown, DatabaseDown, NotConfigured."""
-    held = waiting(means.cache.run_all)
+    held = list_in_redis(means.cache.pipeline)
     if held:
-        enter(means.database.run_or_down, held, now)
-        means.cache.run("HDEL", REGISTER, *(one.lead_id for one in held))
+        register(means.database.run_or_down, held, now)
+        means.cache.execute("HDEL", REDIS_KEY, *(one.lead_id for one in held))
 
 
-def take_over_carried(means: Means, now: datetime) -> None:
+def import_from_slack(means: Services, now: datetime) -> None:
     """Enter what only Slack's messages carry, and say so there. Raises AlertDelayed, DatabaseDown,
     NotConfigured."""
     from lib.incidents.messages import Message
 
     channel = means.slack
-    for posted, marks in channel.marked(MARK):
-        entries = [entry for part in marks[MARK].split(";") if (entry := _carried(part))]
-        enter(means.database.run_or_down, entries, now)
+    for posted, marks in channel.list_with_metadata(SLACK_METADATA_KEY):
+        entries = [
+            entry
+            for part in marks[SLACK_METADATA_KEY].split(";")
+            if (entry := _parse_metadata(part))
+        ]
+        register(means.database.run_or_down, entries, now)
         refs = ", ".join(one.ref for one in entries)
         said = f"Registered: {refs}\n`python3 -m ops leads mailed` says which are still open."
         block = {"type": "section", "text": {"type": "mrkdwn", "text": said}}
         text = f"{len(entries)} leads that exist only in a mail are registered"
-        with suppress(AlertGone):
+        with suppress(MessageNotFound):
             channel.update(posted, Message(text, (block,), {"registered": text}))
 
 
-def named(entries: list[Entry]) -> tuple[str, ...]:
+def format_references(entries: list[MailedLead]) -> tuple[str, ...]:
     """Their references, the first of many."""
-    first = [one.ref for one in entries[:SHOWN]]
+    first = [one.ref for one in entries[:MAX_REFERENCES]]
     more = len(entries) - len(first)
     return (*first, f"and {more} more") if more else tuple(first)
 
 
-def _carried(text: str) -> Entry | None:
+def _parse_metadata(text: str) -> MailedLead | None:
     try:
         lead_id, ref, at = text.split(" ")
-        return Entry(lead_id, ref, datetime.fromtimestamp(float(at), UTC))
+        return MailedLead(lead_id, ref, datetime.fromtimestamp(float(at), UTC))
     except ValueError:
         return None
 
 
-def _document(entry: Entry) -> dict[str, object]:
+def _to_dict(entry: MailedLead) -> dict[str, object]:
     return {**entry._asdict(), "accepted_at": entry.accepted_at.isoformat()}
 
 
-def _to_json(entry: Entry) -> str:
-    return json.dumps(_document(entry))
+def _to_json(entry: MailedLead) -> str:
+    return json.dumps(_to_dict(entry))
 
 
-def read(texts: Iterable[str]) -> list[Entry]:
+def parse(texts: Iterable[str]) -> list[MailedLead]:
     """The entries that Redis holds, oldest first; what is none is left out."""
     found = []
     for text in texts:
         with suppress(LookupError, TypeError, ValueError):
             held = json.loads(text)
             at = datetime.fromisoformat(held["accepted_at"])
-            found.append(Entry(held["lead_id"], held["ref"], at, tuple(held["marks"])))
+            found.append(MailedLead(held["lead_id"], held["ref"], at, tuple(held["marks"])))
     return sorted(found, key=lambda one: one.accepted_at)

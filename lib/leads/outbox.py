@@ -17,41 +17,49 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
 
 from lib.leads import send_rate
-from lib.leads.emails import Letter
-from lib.problems import MailDelayed, MailRefused, MailTaken, NotConfigured
+from lib.leads.emails import Email
+from lib.problems import IdempotencyConflict, NotConfigured, PermanentMailError, TransientMailError
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-type Run = Callable[[Callable[["Connection[Any]"], Any]], Any]
-type Send = Callable[..., str]
+type RunQuery = Callable[[Callable[["Connection[Any]"], Any]], Any]
+type SendEmail = Callable[..., str]
 """`Mailer.send`: a letter and its idempotency key -> the provider's id."""
 
-LEASE = timedelta(seconds=60)  # a try takes 20 at most
-RETRY_AFTER = tuple(
+LEASE_DURATION = timedelta(seconds=60)  # a try takes 20 at most
+BACKOFF = tuple(
     timedelta(minutes=minutes) for minutes in (1, 5, 15, 60, 6 * 60, 24 * 60)
 )  # contract: 1 m, 5 m, 15 m, 1 h, 6 h, 24 h
 # Resend keeps a key for 24 h. A last try is made early enough for a late cron; none after the end.
-KEY_LIFE = timedelta(hours=23)
-KEY_END = timedelta(hours=23, minutes=50)
-LONGEST_PAUSE_S = 5.0
+IDEMPOTENCY_KEY_TTL = timedelta(hours=23)
+LAST_SAFE_RETRY = timedelta(hours=23, minutes=50)
+MAX_PAUSE_S = 5.0
 ADDRESS_REFUSED = "address_refused"  # the end of an acknowledgement to no address
-BUGS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+UNEXPECTED_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 WORKER_LOST = "worker_lost"
-NO_KEY = "missing_api_key"  # as Resend says it
+MISSING_API_KEY = "missing_api_key"  # as Resend says it
 
 
-class Claimed(NamedTuple):
+class ClaimedEmail(NamedTuple):
     """A mail that is ours until its lease ends. attempt counts from 1 and fences late writers."""
 
     lead_id: UUID
     attempt: int
     first_attempt_at: datetime
     uncertain: bool
-    letter: Letter
+    email: Email
 
 
-class Tally:
+class DeliveryStats:
     """What one run did, in mails.
 
     refused: acknowledgements that Resend takes for no address of theirs. pause_s: for how long
@@ -63,11 +71,11 @@ class Tally:
     dead: int = 0
     refused: int = 0
     pause_s: float = 0.0
-    fault: Exception | None = None
+    error: Exception | None = None
 
 
 # A claimed mail is uncertain until its attempt is written down: its worker may be killed.
-CLAIM = """
+CLAIM_DUE = """
 update outbox as o set
   leased_until = %(until)s,
   attempts = o.attempts + 1,
@@ -91,7 +99,7 @@ returning o.lead_id, o.attempts, o.first_attempt_at, due.uncertain,
 """
 
 # Nothing was heard of the worker of the last attempt.
-GIVE_UP = """
+MARK_ABANDONED_DEAD = """
 update outbox set dead_at = %(now)s, leased_until = null, last_error = %(error)s
 where sent_at is null and dead_at is null and attempts >= %(most)s::integer
   and leased_until <= %(now)s
@@ -106,7 +114,7 @@ where o.lead_id = told.lead_id and o.kind = told.kind and o.sent_at is null
 """
 
 # A key's life begins with the first attempt that Resend may have taken.
-MARK_DELAYED = """
+RESCHEDULE = """
 update outbox set next_attempt_at = %(next)s, leased_until = null,
   last_error = coalesce(%(error)s, last_error),
   uncertain = %(uncertain)s, attempts = %(attempts)s,
@@ -123,29 +131,29 @@ where lead_id = %(lead_id)s and kind = %(kind)s and attempts = %(attempt)s
 """
 
 
-def at_birth(lead_id: UUID, letters: Iterable[Letter], now: datetime) -> list[Claimed]:
+def claimed_on_insert(lead_id: UUID, letters: Iterable[Email], now: datetime) -> list[ClaimedEmail]:
     """The mails of a lead just stored: written as already claimed by who stored it."""
-    return [Claimed(lead_id, 1, now, False, letter) for letter in letters]
+    return [ClaimedEmail(lead_id, 1, now, False, letter) for letter in letters]
 
 
-def claim(run: Run, now: datetime, limit: int = 1) -> list[Claimed]:
+def claim(run: RunQuery, now: datetime, limit: int = 1) -> list[ClaimedEmail]:
     """Up to `limit` mails that are due and nobody's.
 
     One at a time by default: the last of many would outlive its lease when Resend is slow.
     """
-    values = {"now": now, "until": now + LEASE, "limit": limit, "waits": list(RETRY_AFTER),
-              "most": len(RETRY_AFTER) + 1, "key_life": KEY_LIFE}  # fmt: skip
-    rows = run(lambda connection: connection.execute(CLAIM, values).fetchall())
+    values = {"now": now, "until": now + LEASE_DURATION, "limit": limit, "waits": list(BACKOFF),
+              "most": len(BACKOFF) + 1, "key_life": IDEMPOTENCY_KEY_TTL}  # fmt: skip
+    rows = run(lambda connection: connection.execute(CLAIM_DUE, values).fetchall())
     return [
-        Claimed(lead_id, attempt, first, uncertain, Letter(kind, sender, tuple(to), *content))
+        ClaimedEmail(lead_id, attempt, first, uncertain, Email(kind, sender, tuple(to), *content))
         for lead_id, attempt, first, uncertain, kind, sender, to, *content in rows
     ]
 
 
-def give_up(run: Run, now: datetime) -> int:
+def mark_abandoned_dead(run: RunQuery, now: datetime) -> int:
     """End mails whose every worker was lost; how many."""
-    values = {"now": now, "error": WORKER_LOST, "most": len(RETRY_AFTER) + 1}
-    count: int = run(lambda connection: connection.execute(GIVE_UP, values).rowcount)
+    values = {"now": now, "error": WORKER_LOST, "most": len(BACKOFF) + 1}
+    count: int = run(lambda connection: connection.execute(MARK_ABANDONED_DEAD, values).rowcount)
     return count
 
 
@@ -155,15 +163,15 @@ def give_up(run: Run, now: datetime) -> int:
 class Mailer(Protocol):
     @property
     def per_second(self) -> float: ...
-    def send(self, letter: Letter, idempotency_key: str, *, timeout_s: float = ...) -> str: ...
+    def send(self, letter: Email, idempotency_key: str, *, timeout_s: float = ...) -> str: ...
 
 
 class Database(Protocol):
     @property
-    def faults(self) -> send_rate.Faults: ...
+    def all_errors(self) -> send_rate.ErrorTypes: ...
 
 
-class Means(Protocol):
+class Services(Protocol):
     """The mailer raises NotConfigured without a key."""
 
     @property
@@ -172,52 +180,60 @@ class Means(Protocol):
     def mailer(self) -> Mailer: ...
 
 
-class Way(NamedTuple):
+class Transport(NamedTuple):
     """How mails leave: by whom, how fast, and what must not stop them (`Database.faults`)."""
 
-    send: Send
-    per_second: float = send_rate.PER_SECOND
-    faults: send_rate.Faults = ()
+    send: SendEmail
+    per_second: float = send_rate.REQUESTS_PER_S
+    faults: send_rate.ErrorTypes = ()
 
 
-def way_of(means: Means) -> Way:
+def get_transport(means: Services) -> Transport:
     """The mailer. Without a key every mail is told so, and waits."""
     try:
         mailer = means.mailer
     except NotConfigured:
-        return Way(_no_key, faults=means.database.faults)
-    return Way(mailer.send, mailer.per_second, means.database.faults)
+        return Transport(_without_api_key, faults=means.database.all_errors)
+    return Transport(mailer.send, mailer.per_second, means.database.all_errors)
 
 
-def _no_key(_letter: Letter, _key: str) -> str:
-    raise MailDelayed(NO_KEY, uncertain=False, retry_after_s=LEASE.total_seconds())
+def _without_api_key(_letter: Email, _key: str) -> str:
+    raise TransientMailError(
+        MISSING_API_KEY, uncertain=False, retry_after_s=LEASE_DURATION.total_seconds()
+    )
 
 
-def deliver(run: Run, way: Way, clock: Callable[[], datetime], budget_s: float) -> Tally:
+def send_due(
+    run: RunQuery, way: Transport, clock: Callable[[], datetime], budget_s: float
+) -> DeliveryStats:
     """Send what is due until nothing is, or for budget_s seconds. Any number may run at once."""
-    tally = Tally()
+    tally = DeliveryStats()
     end = time.monotonic() + budget_s
-    tally.dead += give_up(run, clock())
+    tally.dead += mark_abandoned_dead(run, clock())
     while (left_s := end - time.monotonic()) > 0:
-        wait_s = _turns(run, way, clock(), 1, own=False, within_s=left_s)
+        wait_s = _reserve_slots(run, way, clock(), 1, own=False, within_s=left_s)
         if wait_s is None:
             # A short pause is waited for; a long one is for the next drain.
-            held_s = send_rate.held_for_s(run, clock())
-            if held_s is None or held_s > min(LONGEST_PAUSE_S, left_s):
+            held_s = send_rate.pause_left_s(run, clock())
+            if held_s is None or held_s > min(MAX_PAUSE_S, left_s):
                 break
-            send_rate.wait(held_s)
+            send_rate.sleep(held_s)
             continue
-        send_rate.wait(wait_s)
+        send_rate.sleep(wait_s)
         mine = claim(run, clock())
         if not mine:
             break
-        _attempt_all(run, way, mine, clock, tally)
+        _send_all(run, way, mine, clock, tally)
         tally.pause_s = 0.0
     return tally
 
 
-def deliver_own(
-    run: Run, way: Way, mails: Sequence[Claimed], clock: Callable[[], datetime], tally: Tally
+def send_new(
+    run: RunQuery,
+    way: Transport,
+    mails: Sequence[ClaimedEmail],
+    clock: Callable[[], datetime],
+    tally: DeliveryStats,
 ) -> None:
     """Send the mails of a lead just stored, by whoever stored it, if their turn comes at once.
 
@@ -225,41 +241,47 @@ def deliver_own(
     """
     if not mails:
         return
-    within_s = send_rate.AHEAD.total_seconds()
-    wait_s = _turns(run, way, clock(), len(mails), own=True, within_s=within_s)
+    within_s = send_rate.MAX_WAIT.total_seconds()
+    wait_s = _reserve_slots(run, way, clock(), len(mails), own=True, within_s=within_s)
     if wait_s is None:
         for mail in mails:
             _release(run, mail, clock(), tally)
         return
-    send_rate.wait(wait_s)
-    _attempt_all(run, way, mails, clock, tally, gap_s=send_rate.gap_s(way.per_second))
+    send_rate.sleep(wait_s)
+    _send_all(run, way, mails, clock, tally, gap_s=send_rate.min_interval_s(way.per_second))
 
 
-def _turns(
-    run: Run, way: Way, now: datetime, n: int, *, own: bool, within_s: float
+def _reserve_slots(
+    run: RunQuery, way: Transport, now: datetime, n: int, *, own: bool, within_s: float
 ) -> float | None:
-    gap_s = send_rate.gap_s(way.per_second)
-    return send_rate.take_turns(run, now, n, gap_s, own=own, within_s=within_s, faults=way.faults)
+    gap_s = send_rate.min_interval_s(way.per_second)
+    return send_rate.reserve_slots(
+        run, now, n, gap_s, own=own, within_s=within_s, faults=way.faults
+    )
 
 
-def attempt(
-    run: Run, send: Send, mails: Sequence[Claimed], clock: Callable[[], datetime], tally: Tally
+def send_claimed(
+    run: RunQuery,
+    send: SendEmail,
+    mails: Sequence[ClaimedEmail],
+    clock: Callable[[], datetime],
+    tally: DeliveryStats,
 ) -> None:
     """Try each mail once, at no pace, and raise what was unexpected once all is written down."""
-    _attempt_all(run, Way(send), mails, clock, tally)
-    if tally.fault is not None:
-        raise tally.fault
+    _send_all(run, Transport(send), mails, clock, tally)
+    if tally.error is not None:
+        raise tally.error
 
 
 # ------------------------------------------------------------------ one attempt
 
 
-def _attempt_all(
-    run: Run,
-    way: Way,
-    mails: Sequence[Claimed],
+def _send_all(
+    run: RunQuery,
+    way: Transport,
+    mails: Sequence[ClaimedEmail],
     clock: Callable[[], datetime],
-    tally: Tally,
+    tally: DeliveryStats,
     *,
     gap_s: float = 0.0,
 ) -> None:
@@ -267,117 +289,131 @@ def _attempt_all(
 
     Killed between the sending and the writing, the lease ends and the same key is used again.
     """
-    sent: list[tuple[Claimed, str | None]] = []
+    sent: list[tuple[ClaimedEmail, str | None]] = []
     try:
         for number, mail in enumerate(mails):
             if tally.pause_s:
                 _release(run, mail, clock(), tally)
                 continue
-            send_rate.wait(gap_s if number else 0.0)
-            _try(run, way, mail, clock, tally, sent)
+            send_rate.sleep(gap_s if number else 0.0)
+            _send_one(run, way, mail, clock, tally, sent)
     finally:
         if sent:
             _mark_sent(run, sent, clock())
 
 
-def _try(
-    run: Run,
-    way: Way,
-    mail: Claimed,
+def _send_one(
+    run: RunQuery,
+    way: Transport,
+    mail: ClaimedEmail,
     clock: Callable[[], datetime],
-    tally: Tally,
-    sent: list[tuple[Claimed, str | None]],
+    tally: DeliveryStats,
+    sent: list[tuple[ClaimedEmail, str | None]],
 ) -> None:
-    if mail.uncertain and clock() >= mail.first_attempt_at + KEY_END:
-        _bury(run, mail, "uncertain", True, clock(), tally)
+    if mail.uncertain and clock() >= mail.first_attempt_at + LAST_SAFE_RETRY:
+        _mark_dead(run, mail, "uncertain", True, clock(), tally)
         return
     try:
-        provider_id = way.send(mail.letter, f"{mail.letter.kind}/{mail.lead_id}")
-    except MailTaken:
+        provider_id = way.send(mail.email, f"{mail.email.kind}/{mail.lead_id}")
+    except IdempotencyConflict:
         # Sales had this lead as the mail copy of an outage, under the same key.
         sent.append((mail, None))
         tally.sent += 1
-    except MailRefused as refusal:
-        _end_refused(run, mail, refusal, clock(), tally)
-    except MailDelayed as delay:
-        _postpone(run, way, mail, delay, clock(), tally)
-    except BUGS as fault:  # whatever one mail does, the others leave
-        unknown = MailDelayed(f"fault_{type(fault).__name__}", uncertain=True)
-        _postpone(run, way, mail, unknown, clock(), tally)
-        tally.fault = tally.fault or fault
+    except PermanentMailError as refusal:
+        _handle_refusal(run, mail, refusal, clock(), tally)
+    except TransientMailError as delay:
+        _reschedule(run, way, mail, delay, clock(), tally)
+    except UNEXPECTED_ERRORS as fault:  # whatever one mail does, the others leave
+        unknown = TransientMailError(f"fault_{type(fault).__name__}", uncertain=True)
+        _reschedule(run, way, mail, unknown, clock(), tally)
+        tally.error = tally.error or fault
     else:
         sent.append((mail, provider_id))
         tally.sent += 1
 
 
-def _mark_sent(run: Run, sent: list[tuple[Claimed, str | None]], now: datetime) -> None:
+def _mark_sent(run: RunQuery, sent: list[tuple[ClaimedEmail, str | None]], now: datetime) -> None:
     values = {
         "now": now,
         "leads": [mail.lead_id for mail, _ in sent],
-        "kinds": [mail.letter.kind for mail, _ in sent],
+        "kinds": [mail.email.kind for mail, _ in sent],
         "provider_ids": [provider_id for _, provider_id in sent],
     }
     run(lambda connection: connection.execute(MARK_SENT, values))
 
 
-def _postpone(
-    run: Run, way: Way, mail: Claimed, delay: MailDelayed, now: datetime, tally: Tally
+def _reschedule(
+    run: RunQuery,
+    way: Transport,
+    mail: ClaimedEmail,
+    delay: TransientMailError,
+    now: datetime,
+    tally: DeliveryStats,
 ) -> None:
-    uncertain = mail.uncertain or delay.uncertain
+    uncertain = mail.uncertain or delay.may_be_sent
     attempts = mail.attempt
     if delay.retry_after_s is not None:
         due: datetime | None = now + timedelta(seconds=delay.retry_after_s)
         attempts -= 1
-        if delay.for_all:
+        if delay.pauses_all:
             tally.pause_s = delay.retry_after_s
-            send_rate.hold(run, now, delay.retry_after_s, delay.reason, way.faults)
+            send_rate.pause(run, now, delay.retry_after_s, delay.reason, way.faults)
     else:
-        due = next_attempt(mail, uncertain, now)
+        due = next_attempt_at(mail, uncertain, now)
     if due is None:
-        _bury(run, mail, delay.reason, uncertain, now, tally)
+        _mark_dead(run, mail, delay.reason, uncertain, now, tally)
     else:
         facts = {"next": due, "error": delay.reason, "uncertain": uncertain, "attempts": attempts}
-        _note(run, MARK_DELAYED, mail, **facts)
+        _update(run, RESCHEDULE, mail, **facts)
         tally.delayed += 1
 
 
-def _release(run: Run, mail: Claimed, now: datetime, tally: Tally) -> None:
+def _release(run: RunQuery, mail: ClaimedEmail, now: datetime, tally: DeliveryStats) -> None:
     """Give back what was not tried."""
     facts = {"next": now, "error": None, "uncertain": mail.uncertain, "attempts": mail.attempt - 1}
-    _note(run, MARK_DELAYED, mail, **facts)
+    _update(run, RESCHEDULE, mail, **facts)
     tally.delayed += 1
 
 
-def _end_refused(
-    run: Run, mail: Claimed, refusal: MailRefused, now: datetime, tally: Tally
+def _handle_refusal(
+    run: RunQuery,
+    mail: ClaimedEmail,
+    refusal: PermanentMailError,
+    now: datetime,
+    tally: DeliveryStats,
 ) -> None:
     """An acknowledgement is refused for the address its visitor gave: that wakes nobody."""
-    if mail.letter.kind != "acknowledgement":
-        _bury(run, mail, refusal.reason, mail.uncertain, now, tally)
+    if mail.email.kind != "acknowledgement":
+        _mark_dead(run, mail, refusal.reason, mail.uncertain, now, tally)
         return
-    _note(run, MARK_DEAD, mail, now=now, error=ADDRESS_REFUSED, uncertain=mail.uncertain)
+    _update(run, MARK_DEAD, mail, now=now, error=ADDRESS_REFUSED, uncertain=mail.uncertain)
     tally.refused += 1
 
 
-def _bury(
-    run: Run, mail: Claimed, reason: str, uncertain: bool, now: datetime, tally: Tally
+def _mark_dead(
+    run: RunQuery,
+    mail: ClaimedEmail,
+    reason: str,
+    uncertain: bool,
+    now: datetime,
+    tally: DeliveryStats,
 ) -> None:
-    _note(run, MARK_DEAD, mail, now=now, error=reason, uncertain=uncertain)
+    _update(run, MARK_DEAD, mail, now=now, error=reason, uncertain=uncertain)
     tally.dead += 1
 
 
-def next_attempt(mail: Claimed, uncertain: bool, now: datetime) -> datetime | None:
+def next_attempt_at(mail: ClaimedEmail, uncertain: bool, now: datetime) -> datetime | None:
     """When to try again; None when it must not be tried again by itself."""
-    if mail.attempt > len(RETRY_AFTER):
+    if mail.attempt > len(BACKOFF):
         return None
     # Jitter, so that what failed together does not come back together.
-    due = now + RETRY_AFTER[mail.attempt - 1] * random.uniform(1.0, 1.2)  # noqa: S311
-    if uncertain and due > mail.first_attempt_at + KEY_LIFE:
-        last_call = mail.first_attempt_at + KEY_LIFE
+    due = now + BACKOFF[mail.attempt - 1] * random.uniform(1.0, 1.2)  # noqa: S311
+    if uncertain and due > mail.first_attempt_at + IDEMPOTENCY_KEY_TTL:
+        last_call = mail.first_attempt_at + IDEMPOTENCY_KEY_TTL
         return last_call if now < last_call - timedelta(minutes=30) else None
     return due
 
 
-def _note(run: Run, statement: str, mail: Claimed, **values: object) -> None:
-    values |= {"lead_id": mail.lead_id, "kind": mail.letter.kind, "attempt": mail.attempt}
+def _update(run: RunQuery, statement: str, mail: ClaimedEmail, **values: object) -> None:
+    values |= {"lead_id": mail.lead_id, "kind": mail.email.kind, "attempt": mail.attempt}
     run(lambda connection: connection.execute(statement, values))

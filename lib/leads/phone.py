@@ -12,156 +12,165 @@ from urllib.parse import unquote
 
 import phonenumbers
 
-from lib.leads.validators import Fault
+from lib.leads.validators import FieldError
 
-HOME = "62"
-LEAST, MOST = 10, 15  # digits, with the country's
-LONGEST_TEXT = 4096  # characters: a link with a long text in it
-LONGEST_NUMBER = 256  # characters, most of them invisible
+COUNTRY_CODE = "62"
+MIN_DIGITS, MAX_DIGITS = 10, 15  # digits, with the country's
+MAX_TEXT_CHARACTERS = 4096  # characters: a link with a long text in it
+MAX_NUMBER_CHARACTERS = 256  # characters, most of them invisible
 
 # Ways to dial abroad: of Indonesia's networks, of the world, of North America and Australia.
-ABROAD = ("01017", "001", "007", "008", "009", "00", "0011", "011")
+INTERNATIONAL_PREFIXES = ("01017", "001", "007", "008", "009", "00", "0011", "011")
 # Without spaces these may be 00 and another country; Indonesia and its neighbours are meant.
-NEARBY = ("00862", "00160", "00165")
+NEIGHBOUR_PREFIXES = ("00862", "00160", "00165")
 
 # An area code of 62x (North Sumatra) never has numbers this long, with or without their trunk
 # zero, though libphonenumber calls them valid: there 62 is the country's code once more.
-DOUBLED = 11
+MIN_DIGITS_AFTER_DOUBLED_CODE = 11
 
-MOBILE = (phonenumbers.PhoneNumberType.MOBILE, phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE)
+MOBILE_TYPES = (
+    phonenumbers.PhoneNumberType.MOBILE,
+    phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE,
+)
 
 # Letters that Unicode does not call invisible, though they show nothing.
-FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
-LINK = re.compile(
+INVISIBLE_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+WHATSAPP_LINK = re.compile(
     r"(?:\bwa\.me/|(?:\bwhatsapp\.com|\bwhatsapp:/)/send/?\?(?:[^#\s]*&)?phone=)([^?&/#]*)", re.I
 )
 # RFC 3966, and what is written like it.
-SCHEME = re.compile(
+PHONE_URI = re.compile(
     r"\W*(?:tel|callto|sms|whatsapp):(?P<number>[^;?]*)(?P<more>(?:;[a-z-]+(?:=[^;?]*)?)*)\W*", re.I
 )
-CONTEXT = re.compile(r";phone-context=(\+[0-9.()-]+)", re.I)
+PHONE_CONTEXT = re.compile(r";phone-context=(\+[0-9.()-]+)", re.I)
 EXTENSION = re.compile(r";ext=", re.I)
 # What people write before or after their number.
-BEFORE = re.compile(
+LABEL_BEFORE = re.compile(
     r"[^\w+]*(?:(?:no|nomor|nomer|number|wa|whatsapp|hp|handphone|ponsel|tel|telp|tlp|telepon|phone"
     r"|mobile)[^\w+]*)+(?=[+\d])",
     re.I,
 )
-AFTER = re.compile(r"\b(?:wa|whatsapp|hp)\W{0,3}\Z", re.I)
-ANOTHER = re.compile(r"[,;/|\\&~#*]")  # may separate a second number or an extension
+LABEL_AFTER = re.compile(r"\b(?:wa|whatsapp|hp)\W{0,3}\Z", re.I)
+NUMBER_SEPARATOR = re.compile(r"[,;/|\\&~#*]")  # may separate a second number or an extension
 
 
 def normalize(text: str, *, lost_plus: bool = False) -> str:
     """The number in E.164. lost_plus: a + may have stood before it. Raises Fault."""
-    return readings(text, lost_plus=lost_plus)[0]
+    return candidates(text, lost_plus=lost_plus)[0]
 
 
-def readings(text: str, *, lost_plus: bool = False) -> list[str]:
+def candidates(text: str, *, lost_plus: bool = False) -> list[str]:
     """Every number that may be meant, in E.164, the likeliest first. Raises Fault."""
-    if len(text) > LONGEST_TEXT:
-        raise Fault("phone")
-    number, is_link = _number_in(text)
-    if len(number) > LONGEST_NUMBER:
-        raise Fault("phone")
-    written = _plain(number)
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise FieldError("phone")
+    number, is_link = _extract_number(text)
+    if len(number) > MAX_NUMBER_CHARACTERS:
+        raise FieldError("phone")
+    written = _to_ascii(number)
     if any(c.isalpha() for c in written):
-        raise Fault("phone_digits")
-    first, *others = ANOTHER.split(written, maxsplit=1)
-    if others and re.search(r"\d", others[0]) and _read(first, lost_plus=False)[0]:
-        raise Fault("phone_digits")
+        raise FieldError("phone_digits")
+    first, *others = NUMBER_SEPARATOR.split(written, maxsplit=1)
+    if others and re.search(r"\d", others[0]) and _valid_and_possible(first, lost_plus=False)[0]:
+        raise FieldError("phone_digits")
     if is_link and re.match(r"\D*[1-9]", written):
         written = f"+{written}"  # as WhatsApp reads it
-    valid, possible = _read(written, lost_plus=lost_plus)
+    valid, possible = _valid_and_possible(written, lost_plus=lost_plus)
     found = valid or possible[:1]
     if not found:
-        raise Fault("phone")
+        raise FieldError("phone")
     return found
 
 
-def same(number: str) -> str:
+def renormalize(number: str) -> str:
     """A stored number as it would be stored today.
 
     Older ones may hold a trunk zero, or have lost but the 00 of 001, 007, 008 or 009.
     """
     digits = number.removeprefix("+")
-    ways = [digits, *_without_prefix(f"00{digits}", "")]
-    return next(iter(_distinct(map(_best, ways))), None) or _possible(digits) or number
+    ways = [digits, *_strip_international_prefix(f"00{digits}", "")]
+    return next(iter(_distinct(map(_best_valid, ways))), None) or _possible_e164(digits) or number
 
 
-def national(number: str) -> str:
+def national_number(number: str) -> str:
     """A stored number without its country's code: as it may stand in a sentence, zero or not."""
-    parsed = _parsed(number.removeprefix("+"))
+    parsed = _parse(number.removeprefix("+"))
     return number if parsed is None else phonenumbers.national_significant_number(parsed)
 
 
-def _number_in(text: str) -> tuple[str, bool]:
+def _extract_number(text: str) -> tuple[str, bool]:
     """The number's part of a link, a `tel:` address or a labelled number; whether of a link."""
-    link = LINK.search(text)
+    link = WHATSAPP_LINK.search(text)
     if link:
         return unquote(link[1]), True
-    scheme = SCHEME.fullmatch(text)
+    scheme = PHONE_URI.fullmatch(text)
     if scheme is None:
         return text if "%" not in text else unquote(text), False
     if EXTENSION.search(scheme["more"]):
-        raise Fault("phone_digits")
-    number, context = unquote(scheme["number"]), CONTEXT.search(scheme["more"])
+        raise FieldError("phone_digits")
+    number, context = unquote(scheme["number"]), PHONE_CONTEXT.search(scheme["more"])
     return (number if context is None or "+" in number else context[1] + number), False
 
 
-def _plain(text: str) -> str:
+def _to_ascii(text: str) -> str:
     """Only ASCII digits, + where one is meant, and what stands between; nothing invisible."""
-    plain = "".join(map(_plain_character, text))
-    label = BEFORE.match(plain)
-    return AFTER.sub("", plain[label.end() :] if label else plain)
+    plain = "".join(map(_to_ascii_character, text))
+    label = LABEL_BEFORE.match(plain)
+    return LABEL_AFTER.sub("", plain[label.end() :] if label else plain)
 
 
-def _plain_character(character: str) -> str:
+def _to_ascii_character(character: str) -> str:
     decimal = unicodedata.decimal(character, None)
     if decimal is not None:
         return str(decimal)
     kind = unicodedata.category(character)
-    if character in FILLERS or kind in ("Cc", "Cf", "Mn", "Me"):
+    if character in INVISIBLE_LETTERS or kind in ("Cc", "Cf", "Mn", "Me"):
         return ""
     if kind in ("No", "Nl"):
-        raise Fault("phone_digits")  # ², ½: which digits are they?
+        raise FieldError("phone_digits")  # ², ½: which digits are they?
     if kind == "Pd" or character == "\u30fc":
         return "-"
     return "+" if character == "\u2795" else unicodedata.normalize("NFKC", character)
 
 
-def _read(written: str, *, lost_plus: bool) -> tuple[list[str], list[str]]:
+def _valid_and_possible(written: str, *, lost_plus: bool) -> tuple[list[str], list[str]]:
     """Every valid reading, every possible one, the likeliest first."""
     before, plus, digits = "".join(re.findall(r"[0-9+]", written)).rpartition("+")
     before = before.replace("+", "")
     if before:
         # A second + after a country's code that a form had filled in, or after 00.
-        if before not in (HOME, "0", *ABROAD):
-            raise Fault("phone_digits")
-        if before == HOME and _valid(before + digits) and _valid(digits):
-            raise Fault("phone_digits")
-    if not digits or len(digits) > 2 * MOST:
+        if before not in (COUNTRY_CODE, "0", *INTERNATIONAL_PREFIXES):
+            raise FieldError("phone_digits")
+        if before == COUNTRY_CODE and _valid_e164(before + digits) and _valid_e164(digits):
+            raise FieldError("phone_digits")
+    if not digits or len(digits) > 2 * MAX_DIGITS:
         return [], []
-    ways = [digits] if plus and digits[0] != "0" else _ways(digits, re.findall(r"\d+", written)[0])
-    valid = _distinct(_best(way) for way in ways)
+    ways = (
+        [digits]
+        if plus and digits[0] != "0"
+        else _with_country_code(digits, re.findall(r"\d+", written)[0])
+    )
+    valid = _distinct(_best_valid(way) for way in ways)
     if digits.startswith("00"):
-        valid = [n for n in valid if n != _best(ways[-1])] or valid  # no trunk zero has another
-    if lost_plus and not plus and (meant := _best(digits)):
+        valid = [
+            n for n in valid if n != _best_valid(ways[-1])
+        ] or valid  # no trunk zero has another
+    if lost_plus and not plus and (meant := _best_valid(digits)):
         parsed = phonenumbers.parse(meant)
-        is_first = phonenumbers.number_type(parsed) in MOBILE or not valid
+        is_first = phonenumbers.number_type(parsed) in MOBILE_TYPES or not valid
         valid = _distinct([meant, *valid] if is_first else [*valid, meant])
-    return valid, _distinct(_possible(way) for way in _as_typed(ways, digits))
+    return valid, _distinct(_possible_e164(way) for way in _as_typed(ways, digits))
 
 
 def _distinct(numbers: Iterable[str | None]) -> list[str]:
     return list(dict.fromkeys(number for number in numbers if number))
 
 
-def _ways(digits: str, first_group: str) -> list[str]:
+def _with_country_code(digits: str, first_group: str) -> list[str]:
     """Digits without a + as numbers with a country's code, the likeliest first."""
-    national = HOME + digits.lstrip("0")
+    national = COUNTRY_CODE + digits.lstrip("0")
     if digits[0] == "0":
-        return [*_without_prefix(digits, first_group), national]
-    if digits.startswith(HOME):
+        return [*_strip_international_prefix(digits, first_group), national]
+    if digits.startswith(COUNTRY_CODE):
         # 0622 and the like without their zero. 0628 is left out: a mobile number lacks a digit.
         return [digits] if digits.startswith("628") else [digits, national]
     if digits[0] == "8" and len(digits) <= 12:
@@ -169,17 +178,17 @@ def _ways(digits: str, first_group: str) -> list[str]:
     return [digits, national]
 
 
-def _without_prefix(digits: str, first_group: str) -> list[str]:
+def _strip_international_prefix(digits: str, first_group: str) -> list[str]:
     """What follows each way to dial abroad: the one written apart first, then as is likeliest."""
 
     def unlikely(prefix: str) -> int:
         if prefix == first_group:
             return 0
-        if prefix in ("001", "008") and digits.startswith(NEARBY):
+        if prefix in ("001", "008") and digits.startswith(NEIGHBOUR_PREFIXES):
             return 1
         return 2 if prefix == "00" else 3
 
-    prefixes = sorted((p for p in ABROAD if digits.startswith(p)), key=unlikely)
+    prefixes = sorted((p for p in INTERNATIONAL_PREFIXES if digits.startswith(p)), key=unlikely)
     return [digits[len(prefix) :] for prefix in prefixes]
 
 
@@ -190,37 +199,37 @@ def _as_typed(ways: list[str], digits: str) -> list[str]:
     return ways[-1:] if digits[0] == "0" else ways
 
 
-def _best(digits: str) -> str | None:
+def _best_valid(digits: str) -> str | None:
     """The valid number that is meant by a country's code and what follows it, if any is."""
-    rest = digits.removeprefix(HOME).lstrip("0")
-    if digits.startswith(HOME) and rest.startswith(HOME):
-        plain, doubled = _valid(digits), _valid(rest)
-        return doubled or plain if len(rest) >= DOUBLED else plain or doubled
-    return _valid(digits)
+    rest = digits.removeprefix(COUNTRY_CODE).lstrip("0")
+    if digits.startswith(COUNTRY_CODE) and rest.startswith(COUNTRY_CODE):
+        plain, doubled = _valid_e164(digits), _valid_e164(rest)
+        return doubled or plain if len(rest) >= MIN_DIGITS_AFTER_DOUBLED_CODE else plain or doubled
+    return _valid_e164(digits)
 
 
-def _valid(digits: str) -> str | None:
-    number = _parsed(digits)
+def _valid_e164(digits: str) -> str | None:
+    number = _parse(digits)
     if number is None:
         return None
     if not phonenumbers.is_valid_number(number):
         # A trunk zero where the country has none.
         number = phonenumbers.PhoneNumber(number.country_code, number.national_number)
-    return _e164(number) if phonenumbers.is_valid_number(number) else None
+    return _format_e164(number) if phonenumbers.is_valid_number(number) else None
 
 
-def _possible(digits: str) -> str | None:
-    number = _parsed(digits)
-    return _e164(number) if number and phonenumbers.is_possible_number(number) else None
+def _possible_e164(digits: str) -> str | None:
+    number = _parse(digits)
+    return _format_e164(number) if number and phonenumbers.is_possible_number(number) else None
 
 
-def _parsed(digits: str) -> phonenumbers.PhoneNumber | None:
+def _parse(digits: str) -> phonenumbers.PhoneNumber | None:
     try:
         return phonenumbers.parse("+" + digits)
     except phonenumbers.NumberParseException:
         return None
 
 
-def _e164(number: phonenumbers.PhoneNumber) -> str | None:
+def _format_e164(number: phonenumbers.PhoneNumber) -> str | None:
     text: str = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-    return text if LEAST <= len(text) - 1 <= MOST else None
+    return text if MIN_DIGITS <= len(text) - 1 <= MAX_DIGITS else None

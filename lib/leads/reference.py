@@ -17,7 +17,7 @@ ALPHABET = "23456789ACHJKMQRWXYZ"
 LENGTHS = (5, 6, 8, 13)
 
 
-def of(identity: UUID, length: int = LENGTHS[0]) -> str:
+def for_lead(identity: UUID, length: int = LENGTHS[0]) -> str:
     """The code of an id. Longer ones begin with the shorter ones, so either finds the lead."""
     number = int.from_bytes(hashlib.sha256(identity.bytes).digest())
     drawn = []
@@ -27,14 +27,14 @@ def of(identity: UUID, length: int = LENGTHS[0]) -> str:
     return PREFIX + "".join(drawn)
 
 
-def grown(code: str, identity: UUID) -> Iterator[str]:
+def candidates(code: str, identity: UUID) -> Iterator[str]:
     """A code and the longer ones to try when it is taken."""
     yield code
     drawn = len(code) - len(PREFIX)
-    yield from (of(identity, length) for length in LENGTHS if length > drawn)
+    yield from (for_lead(identity, length) for length in LENGTHS if length > drawn)
 
 
-def is_one(text: str) -> bool:
+def is_valid(text: str) -> bool:
     """Whether a text has the shape of a code."""
     drawn = text.removeprefix(PREFIX)
     return text != drawn and len(drawn) in LENGTHS and not set(drawn) - set(ALPHABET)

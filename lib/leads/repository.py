@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from lib.leads import consent, emails, reference
-from lib.leads.emails import Letter
+from lib.leads.emails import Email
 from lib.leads.submission import Submission
 from lib.privacy import tombstones
-from lib.problems import Erased, KeyReused
+from lib.problems import ErasedSubject, IdempotencyKeyReused
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 type Run = Callable[[Callable[["Connection[Any]"], Any]], Any]
 """`Database.run`: runs repeat-safe work on a connection."""
 
-SAME_FOR = timedelta(hours=24)  # contract: how long the same submission is the same lead
+DEDUPLICATION_WINDOW = timedelta(
+    hours=24
+)  # contract: how long the same submission is the same lead
 CANARY_MAILBOX = "delivered@resend.dev"  # resend.com/docs: test addresses, read 2026-11
-FIRST_LEASE = timedelta(seconds=60)  # the accepting instance delivers; after that, anyone may
+FIRST_LEASE_DURATION = timedelta(
+    seconds=60
+)  # the accepting instance delivers; after that, anyone may
 
 
 class Lead(NamedTuple):
@@ -76,11 +80,11 @@ class Lead(NamedTuple):
         """How it was answered, and is answered again."""
         return 200 if self.arrival == "direct" else 202
 
-    def row(self) -> dict[str, object]:
+    def to_columns(self) -> dict[str, object]:
         """Its columns."""
-        version = self.submission.consent_version or consent.CURRENT
+        version = self.submission.consent_version or consent.CURRENT_VERSION
         return {
-            **self.submission.model_dump(exclude={"company", "consent"}),
+            **self.submission.to_dict(exclude={"company", "consent"}),
             "id": str(self.id),
             "ref": self.ref,
             "created_at": self.created_at,
@@ -88,11 +92,11 @@ class Lead(NamedTuple):
             "consent_at": self.created_at,
             "consent_version": version,
             "consent_locale": self.locale,
-            "consent_sha256": consent.sha256(version, self.locale),
+            "consent_sha256": consent.sentence_sha256(version, self.locale),
             "ip_address": self.ip_address,
             "user_agent": self.user_agent,
             "identity": bytes.fromhex(self.identity),
-            "same_until": self.created_at + SAME_FOR,
+            "same_until": self.created_at + DEDUPLICATION_WINDOW,
             "body_sha256": bytes.fromhex(self.body_sha256),
             "arrival": self.arrival,
             "canary": self.canary,
@@ -102,18 +106,18 @@ class Lead(NamedTuple):
         }
 
 
-class Desk(NamedTuple):
+class Recipients(NamedTuple):
     """Who writes and who reads the mails about leads."""
 
     sender: str
     sales: tuple[str, ...]
 
-    def for_lead(self, lead: Lead) -> "Desk":
+    def for_lead(self, lead: Lead) -> "Recipients":
         """The desk for this lead: nobody at sales is bothered with a canary."""
         return self._replace(sales=(CANARY_MAILBOX,)) if lead.canary else self
 
 
-def make(
+def from_submission(
     submission: Submission,
     *,
     key: str | None,
@@ -128,16 +132,16 @@ def make(
     key: the caller's Idempotency-Key; without one, the same phone, business and message are the
     same lead.
     """
-    told = submission.model_dump_json(exclude_none=True)
+    told = submission.to_json(exclude_none=True)
     said = (submission.phone_whatsapp, submission.business_name, submission.message or "")
     identity = _sha256("key", key) if key is not None else _sha256("content", *said)
     # One id a day and identity: the same for every attempt, another once the 24 hours are over.
     # Where an attempt falls on the next day, `store` finds the first one's by its identity.
-    day = int(now.timestamp()) // int(SAME_FOR.total_seconds())
+    day = int(now.timestamp()) // int(DEDUPLICATION_WINDOW.total_seconds())
     lead_id = uuid5(NAMESPACE_URL, f"lead:{identity}:{day}")
     return Lead(
         id=lead_id,
-        ref=reference.of(lead_id),
+        ref=reference.for_lead(lead_id),
         created_at=now,
         locale=submission.locale or locale,
         submission=submission,
@@ -156,12 +160,12 @@ def _sha256(*parts: str) -> str:
     return hashlib.sha256("".join(f"{len(p)}:{p}" for p in parts).encode()).hexdigest()
 
 
-def mails(lead: Lead, desk: Desk) -> list[Letter]:
+def render_emails(lead: Lead, desk: Recipients) -> list[Email]:
     """One to sales, and one to the sender if they left an address."""
-    written = [emails.for_sales(lead.submission, lead.ref, lead.locale, desk.sender, desk.sales)]
+    written = [emails.sales_email(lead.submission, lead.ref, lead.locale, desk.sender, desk.sales)]
     if lead.submission.email is not None:
         written.append(
-            emails.acknowledgement(lead.submission.email, lead.ref, lead.locale, desk.sender)
+            emails.acknowledgement_email(lead.submission.email, lead.ref, lead.locale, desk.sender)
         )
     return written
 
@@ -169,7 +173,7 @@ def mails(lead: Lead, desk: Desk) -> list[Letter]:
 # One statement, so one transaction and one round trip. `leased_until` is set where the mails are
 # born leased to the instance that took the lead, which sends them right after its answer.
 # `sales_sent_at` is set where sales have the lead already, from the mail it arrived by.
-STORE = """
+INSERT_LEAD = """
 with lead as (
   insert into leads (
     id, ref, created_at, business_name, contact_name, phone_whatsapp, city, salon_type, email,
@@ -217,13 +221,13 @@ select id from lead
 """
 
 # What stood in the way: an erasure, the same submission, or no more than its reference.
-BURIED = """
+IS_ERASED = """
 select from erasure_tombstones
 where mark = any(%(marks)s::text[]) and erased_at >= %(created_at)s::timestamptz
 limit 1
 """
 
-SAME = """
+FIND_DUPLICATE = """
 select id, ref, created_at, body_sha256, arrival, identity, review, corrections,
   coalesce(corrected_at, created_at) as said_at,
   contact_name, city, salon_type, email, chair_count, specialization, current_brands_used,
@@ -249,7 +253,7 @@ where id = %(stored_id)s and identity = content_identity
 
 # Compare and set, by the number of corrections that was read. An acknowledgement is written only
 # where none was: the first submission gave no address.
-CORRECT = """
+APPLY_CORRECTION = """
 with lead as (
   update leads set contact_name = %(contact_name)s, city = %(city)s, salon_type = %(salon_type)s,
     email = %(email)s, chair_count = %(chair_count)s, specialization = %(specialization)s,
@@ -279,7 +283,7 @@ with lead as (
 select coalesce(array_agg(mail.kind), '{}') from lead left join mail on true group by lead.id
 """
 
-CORRECTABLE = (
+CORRECTABLE_FIELDS = (
     "contact_name",
     "city",
     "salon_type",
@@ -289,26 +293,26 @@ CORRECTABLE = (
     "current_brands_used",
     "monthly_spend_range",
 )
-CORRECTION_TRIES = 3
+MAX_CORRECTION_ATTEMPTS = 3
 
 
-class Outcome(NamedTuple):
+class InsertResult(NamedTuple):
     """What `store` did: `stored`, `stored_before` or `corrected`; and the mails to send now."""
 
     lead: Lead
     decision: str
-    letters: tuple[Letter, ...] = ()
+    emails: tuple[Email, ...] = ()
 
 
-def store(
+def insert(
     run: Run,
     lead: Lead,
-    desk: Desk,
+    desk: Recipients,
     *,
     now: datetime,
     deliver_now: bool,
     erasure_keys: tuple[bytes, ...],
-) -> Outcome:
+) -> InsertResult:
     """Keep a lead and its mails.
 
     deliver_now: the mails are leased to the caller; else they wait for a drain.
@@ -318,98 +322,102 @@ def store(
     Raises Erased; KeyReused (same Idempotency-Key, other body); DatabaseDown when nothing could
     be found out.
     """
-    lease = {"now": now, "leased_until": now + FIRST_LEASE if deliver_now else None}
-    for ref in reference.grown(lead.ref, lead.id):
+    lease = {"now": now, "leased_until": now + FIRST_LEASE_DURATION if deliver_now else None}
+    for ref in reference.candidates(lead.ref, lead.id):
         candidate = lead._replace(ref=ref)
-        written = [] if lead.review else mails(candidate, desk)
+        written = [] if lead.review else render_emails(candidate, desk)
         values = {
-            **candidate.row(),
+            **candidate.to_columns(),
             **lease,
             "sales_sent_at": now if lead.arrival == "mail" else None,
-            "letters": json.dumps([letter.row() for letter in written]),
-            "marks": marks_of(lead, erasure_keys),
+            "letters": json.dumps([letter.to_columns() for letter in written]),
+            "marks": erasure_hashes(lead, erasure_keys),
         }
-        before = run(partial(_insert, values=values))
+        before = run(partial(_insert_or_find, values=values))
         if before is None:
-            return Outcome(candidate, "stored", tuple(written) if deliver_now else ())
+            return InsertResult(candidate, "stored", tuple(written) if deliver_now else ())
         if before:
-            return _resubmit(run, values, lead, before, desk, lease)
+            return _merge_duplicate(run, values, lead, before, desk, lease)
     raise RuntimeError("every length of the reference is taken")
 
 
-def _insert(connection: "Connection[Any]", *, values: dict[str, object]) -> dict[str, Any] | None:
+def _insert_or_find(
+    connection: "Connection[Any]", *, values: dict[str, object]
+) -> dict[str, Any] | None:
     """None if stored; the row of the same submission; empty if the reference is another's."""
-    if connection.execute(STORE, values).fetchone():
+    if connection.execute(INSERT_LEAD, values).fetchone():
         return None
-    if values["marks"] and connection.execute(BURIED, values).fetchone() is not None:
-        raise Erased
-    return _find_same(connection, values=values)
+    if values["marks"] and connection.execute(IS_ERASED, values).fetchone() is not None:
+        raise ErasedSubject
+    return _find_duplicate(connection, values=values)
 
 
-def _find_same(connection: "Connection[Any]", *, values: dict[str, object]) -> dict[str, Any]:
-    cursor = connection.execute(SAME, values)
+def _find_duplicate(connection: "Connection[Any]", *, values: dict[str, object]) -> dict[str, Any]:
+    cursor = connection.execute(FIND_DUPLICATE, values)
     row = cursor.fetchone()
     names = [column.name for column in cursor.description or ()]
     return {} if row is None else dict(zip(names, row, strict=True))
 
 
-def _resubmit(
+def _merge_duplicate(
     run: Run,
     values: dict[str, Any],
     lead: Lead,
     row: dict[str, Any],
-    desk: Desk,
+    desk: Recipients,
     lease: dict[str, Any],
-) -> Outcome:
+) -> InsertResult:
     """The lead as it is stored, after what this submission of the same words corrects."""
     if lead.keyed and row["identity"] == values["identity"]:
         if row["body_sha256"] != values["body_sha256"]:
-            raise KeyReused
-        return Outcome(_as_stored(lead, row), "stored_before")
+            raise IdempotencyKeyReused
+        return InsertResult(_as_existing(lead, row), "stored_before")
     if lead.keyed:
         adopt = {**values, "stored_id": row["id"]}
         run(lambda connection: connection.execute(ADOPT_KEY, adopt) and None)
-    for _ in range(CORRECTION_TRIES):
-        stored = _as_stored(lead, row)
-        corrected = _corrected(lead, row)
+    for _ in range(MAX_CORRECTION_ATTEMPTS):
+        stored = _as_existing(lead, row)
+        corrected = _corrected_fields(lead, row)
         if corrected is None or lead.created_at <= row["said_at"]:
-            return Outcome(stored, "stored_before")
+            return InsertResult(stored, "stored_before")
         told = run(
-            partial(_correct, lead=stored, row=row, fields=corrected, desk=desk, lease=lease)
+            partial(
+                _apply_correction, lead=stored, row=row, fields=corrected, desk=desk, lease=lease
+            )
         )
         if told is not None:
-            return Outcome(stored, "corrected", tuple(told) if lease["leased_until"] else ())
-        row = run(partial(_find_same, values=values)) or row
+            return InsertResult(stored, "corrected", tuple(told) if lease["leased_until"] else ())
+        row = run(partial(_find_duplicate, values=values)) or row
     raise RuntimeError("others correct the same lead at this very moment")
 
 
-def _as_stored(lead: Lead, row: dict[str, Any]) -> Lead:
+def _as_existing(lead: Lead, row: dict[str, Any]) -> Lead:
     return lead._replace(
         id=row["id"], ref=row["ref"], created_at=row["created_at"], arrival=row["arrival"]
     )
 
 
-def _corrected(lead: Lead, row: dict[str, Any]) -> dict[str, Any] | None:
+def _corrected_fields(lead: Lead, row: dict[str, Any]) -> dict[str, Any] | None:
     """The fields as they are to be; None when nothing changes. What is left out now stays."""
-    given = lead.submission.model_dump()
-    after = {name: row[name] if given[name] is None else given[name] for name in CORRECTABLE}
-    return None if after == {name: row[name] for name in CORRECTABLE} else after
+    given = lead.submission.to_dict()
+    after = {name: row[name] if given[name] is None else given[name] for name in CORRECTABLE_FIELDS}
+    return None if after == {name: row[name] for name in CORRECTABLE_FIELDS} else after
 
 
-def _correct(
+def _apply_correction(
     connection: "Connection[Any]",
     *,
     lead: Lead,
     row: dict[str, Any],
     fields: dict[str, Any],
-    desk: Desk,
+    desk: Recipients,
     lease: dict[str, Any],
-) -> list[Letter] | None:
+) -> list[Email] | None:
     """Write the corrected fields and their mails. None when another correction came between."""
     whole = lead.submission._replace(**fields)
-    before = {name: row[name] for name in CORRECTABLE if row[name] != fields[name]}
+    before = {name: row[name] for name in CORRECTABLE_FIELDS if row[name] != fields[name]}
     written = [
-        emails.correction(
+        emails.correction_email(
             whole,
             lead.ref,
             lead.locale,
@@ -418,7 +426,7 @@ def _correct(
             number=row["corrections"] + 1,
             before=before,
         ),
-        *mails(lead._replace(submission=whole), desk)[1:],
+        *render_emails(lead._replace(submission=whole), desk)[1:],
     ]
     values = {
         **fields,
@@ -426,28 +434,28 @@ def _correct(
         "stored_id": row["id"],
         "corrections": row["corrections"],
         "corrected_at": lead.created_at,
-        "letters": json.dumps([] if row["review"] else [letter.row() for letter in written]),
+        "letters": json.dumps([] if row["review"] else [letter.to_columns() for letter in written]),
     }
-    answer = connection.execute(CORRECT, values).fetchone()
+    answer = connection.execute(APPLY_CORRECTION, values).fetchone()
     if answer is None:
         return None
     return [letter for letter in written if letter.kind in answer[0]]
 
 
-def seen_before(lead: Lead, lead_id: UUID, ref: str) -> Lead:
+def as_duplicate(lead: Lead, lead_id: UUID, ref: str) -> Lead:
     """The lead as it was accepted before."""
     return lead._replace(id=lead_id, ref=ref)
 
 
-def marks_of(lead: Lead, erasure_keys: tuple[bytes, ...]) -> list[str]:
+def erasure_hashes(lead: Lead, erasure_keys: tuple[bytes, ...]) -> list[str]:
     """Every mark under which its person, or this lead alone, may have been erased."""
     told = lead.submission
-    return tombstones.marks(
+    return tombstones.hashes(
         erasure_keys, email=told.email, phone=told.phone_whatsapp, lead_id=lead.id
     )
 
 
-KEEP_AS_SPAM = """
+INSERT_SPAM = """
 insert into spam (id, ref, received_at, reason, submission, locale, ip_address, user_agent)
 select %(id)s, %(ref)s, %(received_at)s, %(reason)s, %(submission)s::jsonb, %(locale)s,
   %(ip_address)s, %(user_agent)s
@@ -459,7 +467,7 @@ on conflict (id) do nothing
 """
 
 
-def keep_as_spam(run: Run, lead: Lead, reason: str, erasure_keys: tuple[bytes, ...]) -> None:
+def insert_spam(run: Run, lead: Lead, reason: str, erasure_keys: tuple[bytes, ...]) -> None:
     """Put it where nobody is mailed and a person can still find it. reason: short codes.
 
     A copy whose person was erased since is put nowhere.
@@ -469,10 +477,10 @@ def keep_as_spam(run: Run, lead: Lead, reason: str, erasure_keys: tuple[bytes, .
         "ref": lead.ref,
         "received_at": lead.created_at,
         "reason": reason,
-        "submission": lead.submission.model_dump_json(exclude_none=True),
+        "submission": lead.submission.to_json(exclude_none=True),
         "locale": lead.locale,
         "ip_address": lead.ip_address,
         "user_agent": lead.user_agent,
-        "marks": marks_of(lead, erasure_keys),
+        "marks": erasure_hashes(lead, erasure_keys),
     }
-    run(lambda connection: connection.execute(KEEP_AS_SPAM, values))
+    run(lambda connection: connection.execute(INSERT_SPAM, values))

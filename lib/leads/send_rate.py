@@ -15,17 +15,17 @@ from lib.problems import DatabaseDown
 if TYPE_CHECKING:
     from psycopg import Connection
 
-type Run = Callable[[Callable[["Connection[Any]"], Any]], Any]
+type RunQuery = Callable[[Callable[["Connection[Any]"], Any]], Any]
 
 # Requests a second of a whole team at Resend: 2 until 2026, 5 since
 # (resend.com/docs/api-reference/rate-limit, read 2026-11-28). The lower one suits every account.
-PER_SECOND = 2.0
-MARGIN = 1.2  # turns are late by what a network delays them, and may come closer together
-AHEAD = timedelta(seconds=4)  # who would wait longer leaves the mail to the next drain
+REQUESTS_PER_S = 2.0
+INTERVAL_MARGIN = 1.2  # turns are late by what a network delays them, and may come closer together
+MAX_WAIT = timedelta(seconds=4)  # who would wait longer leaves the mail to the next drain
 
 # A row's worth of turns, `n` of them. A `next_at` far ahead was written by a wrong clock.
 # own: the mails are the caller's; else a turn is taken only while a mail is due.
-TAKE_TURNS = """
+RESERVE_SLOTS = """
 insert into mail_pace as pace (next_at)
 select %(now)s::timestamptz + %(taken)s::interval
 where %(own)s::boolean or exists (
@@ -42,7 +42,7 @@ returning next_at - %(taken)s::interval
 """
 
 # How long mails are held that would be due then.
-HELD = """
+PAUSED_UNTIL = """
 select held_until from mail_pace
 where held_until > %(now)s::timestamptz and exists (
   select from outbox
@@ -50,7 +50,7 @@ where held_until > %(now)s::timestamptz and exists (
     and (leased_until is null or leased_until <= held_until))
 """
 
-HOLD = """
+PAUSE = """
 insert into mail_pace as pace (next_at, held_until, held_for)
 values (%(now)s, %(until)s, %(reason)s)
 on conflict (one) do update set held_for = excluded.held_for,
@@ -58,63 +58,65 @@ on conflict (one) do update set held_for = excluded.held_for,
 """
 
 
-type Faults = tuple[type[Exception], ...]
+type ErrorTypes = tuple[type[Exception], ...]
 """What a statement may fail with (`Database.faults`)."""
 
 
-def take_turns(
-    run: Run,
+def reserve_slots(
+    run: RunQuery,
     now: datetime,
     n: int,
     gap_s: float,
     *,
     own: bool,
     within_s: float,
-    faults: Faults = (),
+    faults: ErrorTypes = (),
 ) -> float | None:
     """Wait seconds until the first of `n` turns in a row, gap_s apart; None: leave it now.
 
     None when mails are held, when others have taken the next turns already, and, unless the mails
     are the caller's own, when none is due.
     """
-    ahead = min(AHEAD, timedelta(seconds=max(0.0, within_s)))
+    ahead = min(MAX_WAIT, timedelta(seconds=max(0.0, within_s)))
     values = {"now": now, "taken": timedelta(seconds=gap_s) * n, "own": own, "ahead": ahead}
     try:
-        row = run(lambda connection: connection.execute(TAKE_TURNS, values).fetchone())
+        row = run(lambda connection: connection.execute(RESERVE_SLOTS, values).fetchone())
     except DatabaseDown:
         if own:
             return 0.0  # the mail is in hand; it is written down when Postgres is back
         raise
     except faults as fault:
-        log.write("mail_pace_unknown", "error", **log.where(fault))
+        log.write("mail_pace_unknown", "error", **log.exception_fields(fault))
         return gap_s
     return None if row is None else max(0.0, (row[0] - now).total_seconds())
 
 
-def hold(run: Run, now: datetime, pause_s: float, reason: str, faults: Faults = ()) -> None:
+def pause(
+    run: RunQuery, now: datetime, pause_s: float, reason: str, faults: ErrorTypes = ()
+) -> None:
     """Let nobody send for pause_s seconds. Not written down: others find out by themselves."""
     values = {"now": now, "until": now + timedelta(seconds=pause_s), "reason": reason}
     try:
-        run(lambda connection: connection.execute(HOLD, values))
+        run(lambda connection: connection.execute(PAUSE, values))
     except DatabaseDown:
         return
     except faults as fault:
-        log.write("mail_pace_unknown", "error", **log.where(fault))
+        log.write("mail_pace_unknown", "error", **log.exception_fields(fault))
 
 
-def held_for_s(run: Run, now: datetime) -> float | None:
+def pause_left_s(run: RunQuery, now: datetime) -> float | None:
     """Seconds until mails that wait may be sent again; None when none is held.
 
     After `take_turns`, which could be asked.
     """
-    row = run(lambda connection: connection.execute(HELD, {"now": now}).fetchone())
+    row = run(lambda connection: connection.execute(PAUSED_UNTIL, {"now": now}).fetchone())
     return None if row is None else float((row[0] - now).total_seconds())
 
 
-def gap_s(per_second: float) -> float:
-    return MARGIN / per_second
+def min_interval_s(per_second: float) -> float:
+    return INTERVAL_MARGIN / per_second
 
 
-def wait(seconds: float) -> None:
+def sleep(seconds: float) -> None:
     if seconds > 0:
         time.sleep(seconds)

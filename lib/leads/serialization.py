@@ -11,22 +11,22 @@ from uuid import UUID
 
 from lib.leads.repository import Lead
 from lib.leads.submission import Submission
-from lib.problems import Unreadable
+from lib.problems import DecryptionError
 
 
 def to_json(lead: Lead) -> str:
     """The lead, whole."""
-    return json.dumps(values_of(lead), ensure_ascii=False)
+    return json.dumps(to_dict(lead), ensure_ascii=False)
 
 
-def values_of(lead: Lead) -> dict[str, object]:
+def to_dict(lead: Lead) -> dict[str, object]:
     """The lead as JSON values."""
     return {
         "id": str(lead.id),
         "ref": lead.ref,
         "created_at": lead.created_at.isoformat(),
         "locale": lead.locale,
-        "submission": lead.submission.model_dump(exclude_none=True),
+        "submission": lead.submission.to_dict(exclude_none=True),
         "ip_address": lead.ip_address,
         "user_agent": lead.user_agent,
         "identity": lead.identity,
@@ -47,7 +47,7 @@ def from_row(row: dict[str, Any]) -> Lead:
     facts = {name: row.pop(name) for name in ours}
     return Lead(
         **facts,
-        submission=Submission.model_construct(**row, locale=facts["locale"], consent=True),
+        submission=Submission.from_stored(**row, locale=facts["locale"], consent=True),
         text_sha256="",
         keyed=False,
     )
@@ -59,7 +59,7 @@ def from_json(text: str) -> Lead:
         values = json.loads(text)
         values["id"] = UUID(values["id"])
         values["created_at"] = datetime.fromisoformat(values["created_at"])
-        values["submission"] = Submission.model_construct(**values["submission"])
+        values["submission"] = Submission.from_stored(**values["submission"])
         return Lead(**values)
     except (AttributeError, LookupError, TypeError, ValueError) as fault:
-        raise Unreadable from fault
+        raise DecryptionError from fault

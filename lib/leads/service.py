@@ -18,49 +18,49 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from lib.leads import admission, emails, queue, repository, serialization
-from lib.leads.admission import Entered, Limits, Seen, Turned
-from lib.leads.emails import Letter
-from lib.leads.repository import Desk, Lead
+from lib.leads.admission import Admitted, IdempotencyRecord, RateLimits, TooMany
+from lib.leads.emails import Email
+from lib.leads.repository import Lead, Recipients
 from lib.problems import (
     CacheDown,
-    ChallengeDown,
     DatabaseDown,
-    KeyReused,
-    MailDelayed,
-    MailRefused,
-    MailTaken,
+    IdempotencyConflict,
+    IdempotencyKeyReused,
     NotConfigured,
     NotPersisted,
+    PermanentMailError,
     Problem,
     RateLimited,
+    TransientMailError,
+    TurnstileDown,
 )
 
 MAIL_TIMEOUT_S = 1.0
-TWIN_WAIT_S, TWIN_LOOK_S = 1.5, 0.05
+DUPLICATE_WAIT_S, DUPLICATE_POLL_S = 1.5, 0.05
 
 
 class Breaker(Protocol):
     @property
-    def open(self) -> bool: ...
+    def is_open(self) -> bool: ...
 
 
 class Database(Protocol):
     @property
     def breaker(self) -> Breaker: ...
     @property
-    def faults(self) -> tuple[type[Exception], ...]: ...
+    def all_errors(self) -> tuple[type[Exception], ...]: ...
     def run(
         self, work: Callable[[Any], Any], *, budget_s: float = ..., even_if_open: bool = ...
     ) -> Any: ...
-    def ahead(self) -> None: ...
+    def preconnect(self) -> None: ...
     def ping(self, *, budget_s: float = ...) -> None: ...
 
 
 class Cache(Protocol):
     @property
     def breaker(self) -> Breaker: ...
-    def run(self, *command: str | int | float) -> Any: ...
-    def run_all(
+    def execute(self, *command: str | int | float) -> Any: ...
+    def pipeline(
         self, *commands: tuple[str | int | float, ...], even_if_open: bool = ...
     ) -> list[Any]: ...
     def ping(self) -> None: ...
@@ -69,11 +69,11 @@ class Cache(Protocol):
 class Mailer(Protocol):
     @property
     def per_second(self) -> float: ...
-    def send(self, letter: Letter, idempotency_key: str, *, timeout_s: float = ...) -> str: ...
+    def send(self, letter: Email, idempotency_key: str, *, timeout_s: float = ...) -> str: ...
 
 
 class Challenge(Protocol):
-    def passed(self, token: str, address: str | None, attempt: str) -> bool: ...
+    def verify(self, token: str, address: str | None, attempt: str) -> bool: ...
 
 
 class Means(Protocol):
@@ -86,25 +86,25 @@ class Means(Protocol):
     @property
     def mailer(self) -> Mailer: ...
     @property
-    def vault(self) -> queue.Vault: ...
+    def cipher(self) -> queue.Cipher: ...
     @property
     def erasure_keys(self) -> tuple[bytes, ...]: ...
     @property
     def turnstile(self) -> Challenge | None: ...
 
 
-class Lost(NamedTuple):
+class StoreFailure(NamedTuple):
     """A store that did not take the lead, and what it failed with."""
 
     store: str
-    fault: Exception
+    error: Exception
 
     def __str__(self) -> str:
-        name = type(self.fault).__name__
-        return f"{self.store}: {self.fault if isinstance(self.fault, NotConfigured) else name}"
+        name = type(self.error).__name__
+        return f"{self.store}: {self.error if isinstance(self.error, NotConfigured) else name}"
 
 
-class Kept(NamedTuple):
+class PersistedLead(NamedTuple):
     """A lead as kept, in which store, and the mails to send now.
 
     decision: stored, stored_before, corrected, queued, mailed, spam. lost: the stores that were
@@ -113,93 +113,101 @@ class Kept(NamedTuple):
 
     lead: Lead
     decision: str
-    letters: tuple[Letter, ...] = ()
-    lost: tuple[Lost, ...] = ()
+    emails: tuple[Email, ...] = ()
+    failures: tuple[StoreFailure, ...] = ()
 
     @property
-    def alarming(self) -> bool:
+    def needs_alert(self) -> bool:
         """Neither stored nor queued: a person must know at once."""
         return self.decision == "mailed"
 
 
-DOWN = (CacheDown, DatabaseDown, MailDelayed, MailRefused, NotConfigured)
+OUTAGE_ERRORS = (CacheDown, DatabaseDown, TransientMailError, PermanentMailError, NotConfigured)
 """What a store fails with in an outage; anything else is reported."""
 
 
-def expect(means: Means) -> None:
+def preconnect(means: Means) -> None:
     """Have a connection to Postgres coming while Redis is asked."""
     with suppress(NotConfigured):  # which `keep` will say
-        means.database.ahead()
+        means.database.preconnect()
 
 
-def enter(means: Means, lead: Lead, limits: Limits, member: str, now: datetime) -> Entered | Seen:
+def admit(
+    means: Means, lead: Lead, limits: RateLimits, member: str, now: datetime
+) -> Admitted | IdempotencyRecord:
     """Let a submission in, or recognise it.
 
     Raises KeyReused, RateLimited. Redis down lets everybody in.
     """
     try:
-        command = means.cache.run
+        command = means.cache.execute
     except NotConfigured as fault:
-        return Entered(flooded=False, repeats=0, uncounted=str(fault))
-    answer = admission.enter(
+        return Admitted(flooded=False, repeats=0, not_counted_because=str(fault))
+    answer = admission.admit(
         command,
         identity=lead.identity,
         content_identity=lead.content_identity,
         body_sha256=lead.body_sha256,
         keyed=lead.keyed,
         text_sha256=lead.text_sha256,
-        client=admission.client_of(lead.ip_address),
+        client=admission.client_key(lead.ip_address),
         member=member,
         limits=limits,
         now=now,
     )
-    if isinstance(answer, Entered) and answer.in_work:
-        answer = _await_twin(command, lead) or answer
-    if isinstance(answer, Seen) and lead.keyed and answer.body_sha256 != lead.body_sha256:
-        raise KeyReused
-    if isinstance(answer, Turned):
-        reset_at_s = int(now.timestamp()) + answer.wait_s
+    if isinstance(answer, Admitted) and answer.in_flight:
+        answer = _await_in_flight(command, lead) or answer
+    if (
+        isinstance(answer, IdempotencyRecord)
+        and lead.keyed
+        and answer.body_sha256 != lead.body_sha256
+    ):
+        raise IdempotencyKeyReused
+    if isinstance(answer, TooMany):
+        reset_at_s = int(now.timestamp()) + answer.retry_after_s
         raise RateLimited(
-            limit=answer.limit, remaining=0, wait_s=answer.wait_s, reset_at_s=reset_at_s
+            limit=answer.limit, remaining=0, wait_s=answer.retry_after_s, reset_at_s=reset_at_s
         )
     if answer is None:
-        return Entered(flooded=False, repeats=0, uncounted="redis is down")
+        return Admitted(flooded=False, repeats=0, not_counted_because="redis is down")
     return answer
 
 
-def _await_twin(command: admission.Command, lead: Lead) -> Seen | None:
+def _await_in_flight(command: admission.RunCommand, lead: Lead) -> IdempotencyRecord | None:
     """How the request that is at the same submission is answered; None if that takes too long."""
-    end = time.monotonic() + TWIN_WAIT_S
+    end = time.monotonic() + DUPLICATE_WAIT_S
     while time.monotonic() < end:
-        time.sleep(TWIN_LOOK_S)
-        seen = admission.find(command, lead.identity)
+        time.sleep(DUPLICATE_POLL_S)
+        seen = admission.find_record(command, lead.identity)
         if seen is not None:
             # Without a key another body is no repeat: it corrects what was just accepted.
             return seen if lead.keyed or seen.body_sha256 == lead.body_sha256 else None
     return None
 
 
-def challenge(means: Means, lead: Lead, token: str) -> str | None:
+def verify_challenge(means: Means, lead: Lead, token: str) -> str | None:
     """Why a lead is kept for review by the page's challenge; None if it passed or there is none."""
     if means.turnstile is None:
         return None
     if not token:
         return "unchallenged"
     try:
-        passed = means.turnstile.passed(token, lead.ip_address, str(lead.id))
-    except ChallengeDown:
+        passed = means.turnstile.verify(token, lead.ip_address, str(lead.id))
+    except TurnstileDown:
         return "challenge_down"
     return None if passed else "challenge_failed"
 
 
-def same_words(lead: Lead, earlier: Seen | None) -> Lead:
+def with_earlier_identity(lead: Lead, earlier: IdempotencyRecord | None) -> Lead:
     """The lead under the id and reference that its words had before, unless both had a key."""
     if earlier is None or (lead.keyed and earlier.keyed):
         return lead
-    return repository.seen_before(lead, earlier.id, earlier.ref)
+    return repository.as_duplicate(lead, earlier.id, earlier.ref)
 
 
-def keep(means: Means, lead: Lead, desk: Desk, *, spam: str | None, closed: bool = False) -> Kept:
+def persist(
+    means: Means, lead: Lead, desk: Recipients, *, spam: str | None, closed: bool = False
+) -> PersistedLead:
     """Keep a lead in the first store that takes it. spam: why it goes to the spam box instead.
 
     closed: Postgres is under maintenance and is not tried, not even last: what it is given now
@@ -207,90 +215,99 @@ def keep(means: Means, lead: Lead, desk: Desk, *, spam: str | None, closed: bool
 
     Raises NotPersisted when none did; it may then be sent again as it is. KeyReused.
     """
-    lost: list[Lost] = []
-    stores = {} if closed else {"database": _store}
-    for name, take in {**_up_first(means, {**stores, "queue": _queue}), "mail": _mail}.items():
+    lost: list[StoreFailure] = []
+    stores = {} if closed else {"database": _insert_in_postgres}
+    for name, take in {
+        **_closed_breakers_first(means, {**stores, "queue": _enqueue}),
+        "mail": _mail_to_sales,
+    }.items():
         try:
-            return take(means, lead, desk, spam)._replace(lost=tuple(lost))
+            return take(means, lead, desk, spam)._replace(failures=tuple(lost))
         except Problem:
             raise
         except Exception as fault:  # noqa: BLE001 - whatever it is, the next store may take the lead
-            lost.append(Lost(name, fault))
+            lost.append(StoreFailure(name, fault))
     raise NotPersisted(lost=tuple(lost))
 
 
-type _Take = Callable[[Means, Lead, Desk, str | None], Kept]
+type _Persist = Callable[[Means, Lead, Recipients, str | None], PersistedLead]
 
 
-def _up_first(means: Means, stores: dict[str, _Take]) -> dict[str, _Take]:
+def _closed_breakers_first(means: Means, stores: dict[str, _Persist]) -> dict[str, _Persist]:
     """The stores as given, but those whose circuit breaker is open last."""
 
     def is_open(name: str) -> bool:
         try:
-            return (means.database if name == "database" else means.cache).breaker.open
+            return (means.database if name == "database" else means.cache).breaker.is_open
         except NotConfigured:
             return True
 
     return dict(sorted(stores.items(), key=lambda store: is_open(store[0])))
 
 
-def _store(means: Means, lead: Lead, desk: Desk, spam: str | None) -> Kept:
+def _insert_in_postgres(
+    means: Means, lead: Lead, desk: Recipients, spam: str | None
+) -> PersistedLead:
     run = partial(means.database.run, even_if_open=True)
     if spam is not None:
-        repository.keep_as_spam(run, lead, spam, ())
-        return Kept(lead, "spam")
-    stored = repository.store(
+        repository.insert_spam(run, lead, spam, ())
+        return PersistedLead(lead, "spam")
+    stored = repository.insert(
         run, lead, desk, now=lead.created_at, deliver_now=True, erasure_keys=()
     )
-    return Kept(stored.lead, stored.decision, stored.letters)
+    return PersistedLead(stored.lead, stored.decision, stored.emails)
 
 
-def _queue(means: Means, lead: Lead, _desk: Desk, spam: str | None) -> Kept:
+def _enqueue(means: Means, lead: Lead, _desk: Recipients, spam: str | None) -> PersistedLead:
     queued = lead._replace(arrival="queue", spam=spam)
     # Remembered with it, for nothing else tells a repeat that comes before this answer is read.
     status = 200 if spam is not None else queued.status
-    seen = Seen(queued.id, queued.ref, status, lead.body_sha256, lead.keyed)
-    remember = admission.settled(lead.identity, seen)
-    queue.put(partial(means.cache.run_all, even_if_open=True), means.vault, queued, remember)
-    return Kept(queued, "queued")
+    seen = IdempotencyRecord(queued.id, queued.ref, status, lead.body_sha256, lead.keyed)
+    remember = admission.remember_command(lead.identity, seen)
+    queue.enqueue(partial(means.cache.pipeline, even_if_open=True), means.cipher, queued, remember)
+    return PersistedLead(queued, "queued")
 
 
-def _mail(means: Means, lead: Lead, desk: Desk, spam: str | None) -> Kept:
+def _mail_to_sales(means: Means, lead: Lead, desk: Recipients, spam: str | None) -> PersistedLead:
     if spam is not None:
         # Nobody is mailed for spam. It is sent again, or it is not missed.
-        raise MailRefused("spam")
+        raise PermanentMailError("spam")
     mailed = lead._replace(arrival="mail")
-    letter = repository.mails(mailed, desk)[0]
+    letter = repository.render_emails(mailed, desk)[0]
     with suppress(NotConfigured):  # without a key sales still read the lead; no command does
-        letter = emails.with_copy(letter, means.vault.seal(serialization.to_json(mailed)))
-    with suppress(MailTaken):  # then an earlier attempt's copy is out
+        letter = emails.attach_sealed_lead(
+            letter, means.cipher.encrypt(serialization.to_json(mailed))
+        )
+    with suppress(IdempotencyConflict):  # then an earlier attempt's copy is out
         means.mailer.send(letter, f"sales/{lead.id}", timeout_s=MAIL_TIMEOUT_S)
-    return Kept(mailed, "mailed")
+    return PersistedLead(mailed, "mailed")
 
 
-def settle(means: Means, kept: Kept, original: Lead) -> None:
+def record_accepted(means: Means, kept: PersistedLead, original: Lead) -> None:
     """After the answer: remember the submission, in the idempotency records, journal and ledger.
 
     Raises CacheDown or NotConfigured; a drain enters later what is missing here.
     """
     lead = kept.lead
     status = 200 if kept.decision == "spam" else lead.status
-    seen = Seen(lead.id, lead.ref, status, original.body_sha256, original.keyed)
-    commands: list[tuple[str | int | float, ...]] = [admission.settled(original.identity, seen)]
+    seen = IdempotencyRecord(lead.id, lead.ref, status, original.body_sha256, original.keyed)
+    commands: list[tuple[str | int | float, ...]] = [
+        admission.remember_command(original.identity, seen)
+    ]
     if original.keyed:
         # The same words without a key are the same lead.
-        commands.append(admission.settled(original.content_identity, seen))
+        commands.append(admission.remember_command(original.content_identity, seen))
     if kept.decision == "corrected":
-        commands += queue.journal(
-            means.vault, repository.seen_before(original, lead.id, lead.ref), correction=True
+        commands += queue.journal_commands(
+            means.cipher, repository.as_duplicate(original, lead.id, lead.ref), correction=True
         )
     elif kept.decision in ("stored", "queued", "mailed") and not lead.canary:
-        commands += queue.journal(means.vault, lead)
-    means.cache.run_all(*commands)
+        commands += queue.journal_commands(means.cipher, lead)
+    means.cache.pipeline(*commands)
 
 
-def leave(means: Means, lead: Lead, member: str) -> None:
+def release(means: Means, lead: Lead, member: str) -> None:
     """After a refusal: what was kept nowhere may come again at once, and does not count."""
-    means.cache.run_all(
-        *admission.left(lead.identity, admission.client_of(lead.ip_address), member)
+    means.cache.pipeline(
+        *admission.release_commands(lead.identity, admission.client_key(lead.ip_address), member)
     )

@@ -12,24 +12,24 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, Self
 
 from lib.leads.validators import (
-    ANY,
-    MAX_LINK,
-    Fault,
-    Reader,
-    address,
-    agreed,
-    campaign_only,
-    chairs,
-    one_of,
-    phone,
-    phones,
+    MAX_URL_CHARACTERS,
+    NO_LIMIT,
+    FieldError,
+    Validator,
+    choice_field,
+    normalize_email,
+    normalize_phone,
+    parse_chair_count,
+    possible_phones,
+    require_consent,
     required,
-    text,
+    strip_query,
+    text_field,
 )
 from lib.problems import Details
 
 # What a fault is called, in the caller's language. Keys are pydantic's error types and ours.
-FAULTS: dict[str, dict[str, str]] = {
+ERROR_MESSAGES: dict[str, dict[str, str]] = {
     "missing": {"id": "Wajib diisi.", "en": "This is required."},
     "string_type": {"id": "Harus berupa teks.", "en": "This must be text."},
     "string_too_short": {
@@ -89,30 +89,30 @@ FAULTS: dict[str, dict[str, str]] = {
 
 
 # Field by field the contract's table.
-_RULES: dict[str, Reader] = {
-    "business_name": required(text(255, 2)),
-    "contact_name": required(text(255, 2)),
-    "phone_whatsapp": required(phone),
-    "city": required(text(80, 2)),
-    "salon_type": required(one_of("SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER")),
-    "consent": agreed,
-    "email": text(ANY, then=address),
-    "chair_count": chairs,
-    "specialization": text(200),
-    "current_brands_used": text(200),
-    "monthly_spend_range": text(80),
-    "message": text(2000, lines=True),
-    "page_url_initial": text(MAX_LINK, then=campaign_only),
-    "page_url_current": text(MAX_LINK, then=campaign_only),
-    "referrer": text(MAX_LINK, then=campaign_only),
-    "utm_source": text(200),
-    "utm_medium": text(200),
-    "utm_campaign": text(200),
-    "utm_term": text(200),
-    "utm_content": text(200),
-    "locale": one_of("id", "en"),
-    "consent_version": text(80),
-    "company": text(2000),
+_VALIDATORS: dict[str, Validator] = {
+    "business_name": required(text_field(255, 2)),
+    "contact_name": required(text_field(255, 2)),
+    "phone_whatsapp": required(normalize_phone),
+    "city": required(text_field(80, 2)),
+    "salon_type": required(choice_field("SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER")),
+    "consent": require_consent,
+    "email": text_field(NO_LIMIT, then=normalize_email),
+    "chair_count": parse_chair_count,
+    "specialization": text_field(200),
+    "current_brands_used": text_field(200),
+    "monthly_spend_range": text_field(80),
+    "message": text_field(2000, lines=True),
+    "page_url_initial": text_field(MAX_URL_CHARACTERS, then=strip_query),
+    "page_url_current": text_field(MAX_URL_CHARACTERS, then=strip_query),
+    "referrer": text_field(MAX_URL_CHARACTERS, then=strip_query),
+    "utm_source": text_field(200),
+    "utm_medium": text_field(200),
+    "utm_campaign": text_field(200),
+    "utm_term": text_field(200),
+    "utm_content": text_field(200),
+    "locale": choice_field("id", "en"),
+    "consent_version": text_field(80),
+    "company": text_field(2000),
 }
 _REQUIRED = ("business_name", "contact_name", "phone_whatsapp", "city", "salon_type", "consent")
 
@@ -145,25 +145,28 @@ class Submission(NamedTuple):
     company: str | None = None
 
     @classmethod
-    def model_construct(cls, **values: Any) -> Self:
+    def from_stored(cls, **values: Any) -> Self:
         """One that was checked when it was taken; what this version does not know is left out."""
-        return cls(**{name: value for name, value in values.items() if name in _RULES})
+        return cls(**{name: value for name, value in values.items() if name in _VALIDATORS})
 
-    def model_dump(
+    def to_dict(
         self, *, exclude: Collection[str] = (), exclude_none: bool = False
     ) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in _RULES if name not in exclude}
+        values = {name: getattr(self, name) for name in _VALIDATORS if name not in exclude}
         if exclude_none:
             return {name: value for name, value in values.items() if value is not None}
         return values
 
-    def model_dump_json(self, *, exclude_none: bool = False) -> str:
+    def to_json(self, *, exclude_none: bool = False) -> str:
         """Byte for byte what it was before: a submission's hash is made of it."""
-        values = self.model_dump(exclude_none=exclude_none)
+        values = self.to_dict(exclude_none=exclude_none)
         return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 
-_PERSON: dict[str, Reader] = {"email": text(ANY, then=address), "phone": phones}
+_PERSON_VALIDATORS: dict[str, Validator] = {
+    "email": text_field(NO_LIMIT, then=normalize_email),
+    "phone": possible_phones,
+}
 
 
 class Person(NamedTuple):
@@ -177,96 +180,96 @@ class Person(NamedTuple):
     other_phones: tuple[str, ...] = ()
 
 
-TICKED = {"on": True, "true": True, "1": True}  # what browsers send for a ticked box
+CHECKBOX_VALUES = {"on": True, "true": True, "1": True}  # what browsers send for a ticked box
 
 
 def from_form(fields: Mapping[str, str]) -> dict[str, object]:
     """A form's texts as the values JSON would have carried."""
     values: dict[str, object] = dict(fields)
     if "consent" in values:
-        values["consent"] = TICKED.get(fields["consent"].strip().lower(), False)
+        values["consent"] = CHECKBOX_VALUES.get(fields["consent"].strip().lower(), False)
     return values
 
 
-type Kinds = dict[str, list[tuple[str, dict[str, Any]]]]
+type ErrorTypes = dict[str, list[tuple[str, dict[str, Any]]]]
 """Faults by field: each one's kind, a key of FAULTS, and the facts its words need."""
 
 
-class Faulty(Exception):
+class ValidationError(Exception):
     """A submission with faults: `kinds` names them by field, free of language."""
 
-    def __init__(self, kinds: Kinds) -> None:
+    def __init__(self, kinds: ErrorTypes) -> None:
         super().__init__("faulty submission")
-        self.kinds = kinds
+        self.error_types = kinds
 
     def details(self, locale: str) -> Details:
         """Every fault in words: `{field: [message, ...]}`."""
         return {
-            field: [FAULTS[kind][locale].format(**facts) for kind, facts in kinds]
-            for field, kinds in self.kinds.items()
+            field: [ERROR_MESSAGES[kind][locale].format(**facts) for kind, facts in kinds]
+            for field, kinds in self.error_types.items()
         }
 
 
-def read(values: object, ambiguous: Mapping[str, str] = {}) -> Submission:
+def parse(values: object, ambiguous: Mapping[str, str] = {}) -> Submission:
     """A submission from decoded JSON or `from_form`. Raises Faulty with every fault.
 
     ambiguous: fields whose value is not certain -> why, a key of FAULTS. They are faults, too.
     """
     if not isinstance(values, dict):
-        raise Faulty({"_": [("not_an_object", {})]})
+        raise ValidationError({"_": [("not_an_object", {})]})
     if not ambiguous:
-        return Submission(**_kept(values, _RULES, _REQUIRED))
-    kinds: Kinds = {_shown(name): [(kind, {})] for name, kind in ambiguous.items()}
+        return Submission(**_validate(values, _VALIDATORS, _REQUIRED))
+    kinds: ErrorTypes = {_printable_name(name): [(kind, {})] for name, kind in ambiguous.items()}
     try:
-        _kept(values, _RULES, _REQUIRED)
-    except Faulty as faulty:
-        kinds = faulty.kinds | kinds
-    raise Faulty(kinds)
+        _validate(values, _VALIDATORS, _REQUIRED)
+    except ValidationError as faulty:
+        kinds = faulty.error_types | kinds
+    raise ValidationError(kinds)
 
 
-def read_person(values: Mapping[str, str], *, certain: bool = False) -> Person:
+def parse_person(values: Mapping[str, str], *, certain: bool = False) -> Person:
     """Who is meant. Raises Faulty with every fault, also when nobody is named.
 
     certain: whoever may be somebody else is a fault too.
     """
-    kept = _kept(values, _PERSON, ())
+    kept = _validate(values, _PERSON_VALIDATORS, ())
     numbers: tuple[str, ...] = kept.get("phone", ())
-    unclear: Kinds = {}
+    unclear: ErrorTypes = {}
     if certain and values.get("email", "").startswith(" "):
         unclear["email"] = [("email_space", {})]  # +andi@… is another address than andi@…
     if certain and len(numbers) > 1:
         unclear["phone"] = [("phone_unclear", {"readings": ", ".join(numbers)})]
     if unclear:
-        raise Faulty(unclear)
+        raise ValidationError(unclear)
     person = Person(kept.get("email"), numbers[0] if numbers else None, numbers[1:])
     if person.email is None and person.phone is None:
-        raise Faulty({"_": [("nobody", {})]})
+        raise ValidationError({"_": [("nobody", {})]})
     return person
 
 
-def _kept(
-    values: Mapping[str, object], rules: Mapping[str, Reader], wanted: Collection[str]
+def _validate(
+    values: Mapping[str, object], rules: Mapping[str, Validator], wanted: Collection[str]
 ) -> dict[str, Any]:
     """Every field as it is kept. Raises Faulty with every fault."""
     kept: dict[str, Any] = {}
-    kinds: Kinds = {}
+    kinds: ErrorTypes = {}
     for name, rule in rules.items():
         try:
             if name in values:
                 kept[name] = rule(values[name])
             elif name in wanted:
                 # An unticked box is not sent at all.
-                raise Fault("consent" if name == "consent" else "missing")
-        except Fault as fault:
-            kinds[name] = [(fault.kind, fault.facts)]
+                raise FieldError("consent" if name == "consent" else "missing")
+        except FieldError as fault:
+            kinds[name] = [(fault.error_type, fault.params)]
     for name in values:
         if name not in rules:
-            kinds.setdefault(_shown(str(name)), []).append(("extra_forbidden", {}))
+            kinds.setdefault(_printable_name(str(name)), []).append(("extra_forbidden", {}))
     if kinds:
-        raise Faulty(kinds)
+        raise ValidationError(kinds)
     return kept
 
 
-def _shown(name: str) -> str:
+def _printable_name(name: str) -> str:
     """A field's name fit to be repeated to the caller, who may have sent anything as one."""
     return name.encode("utf-8", "replace").decode()[:100]

@@ -12,44 +12,44 @@ from typing import NamedTuple
 
 from lib.leads import outbox
 from lib.leads import queue as lead_queue
-from lib.leads.repository import Desk
+from lib.leads.repository import Recipients
 from lib.leads.service import Means
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
-NUDGE_EVERY_S = 20.0
-NUDGE_BUDGET_S = 4.0
+MIN_INTERVAL_S = 20.0
+AFTER_RESPONSE_BUDGET_S = 4.0
 
 
-class Found(NamedTuple):
+class WorkerReport(NamedTuple):
     """What a round did. queue is None where Redis was down; cache_fault says how.
 
     faults: what failed for another reason than an outage, by step; the other steps were done.
     """
 
-    queue: lead_queue.Tally | None
+    queue: lead_queue.DrainStats | None
     journaled: int
-    mails: outbox.Tally
-    cache_fault: str | None = None
-    faults: dict[str, Exception] = {}
+    mails: outbox.DeliveryStats
+    cache_error: str | None = None
+    errors: dict[str, Exception] = {}
 
-    def facts(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, object]:
         queue = self.queue and {
             "stored": self.queue.stored,
             "dead": self.queue.dead,
             "left": self.queue.left,
-            **({"fault": self.queue.fault} if self.queue.fault else {}),
+            **({"fault": self.queue.database_error} if self.queue.database_error else {}),
         }
         mails = {"sent": self.mails.sent, "delayed": self.mails.delayed, "dead": self.mails.dead,
                  "refused": self.mails.refused}  # fmt: skip
         facts: dict[str, object] = {"queue": queue, "journaled": self.journaled, **mails}
-        if self.faults:
-            facts["failed"] = sorted(self.faults)
+        if self.errors:
+            facts["failed"] = sorted(self.errors)
         return facts
 
 
-def make(
-    means: Means, desk: Desk, clock: Callable[[], datetime], *, queue_s: float, mails_s: float
-) -> Found:
+def process_pending(
+    means: Means, desk: Recipients, clock: Callable[[], datetime], *, queue_s: float, mails_s: float
+) -> WorkerReport:
     """One round of at most queue_s and mails_s seconds. Raises DatabaseDown, NotConfigured."""
     faults: dict[str, Exception] = {}
 
@@ -66,25 +66,27 @@ def make(
     queue, journaled, cache_fault = None, 0, None
     run = means.database.run
     try:
-        queue = attempt("queue", lambda: _drain(means, desk, clock, queue_s), None)
+        queue = attempt("queue", lambda: _drain_queue(means, desk, clock, queue_s), None)
         journaled = attempt(
-            "journal", lambda: lead_queue.catch_up(means.cache.run_all, run, means.vault), 0
+            "journal",
+            lambda: lead_queue.backfill_journal(means.cache.pipeline, run, means.cipher),
+            0,
         )
     except (CacheDown, NotConfigured) as down:
         cache_fault = str(down) or "redis is down"
     mails = attempt(
         "mails",
-        lambda: outbox.deliver(run, outbox.way_of(means), clock, mails_s),
-        outbox.Tally(),
+        lambda: outbox.send_due(run, outbox.get_transport(means), clock, mails_s),
+        outbox.DeliveryStats(),
     )
-    if mails.fault is not None:
-        faults["mails"] = mails.fault
-    return Found(queue, journaled, mails, cache_fault, faults)
+    if mails.error is not None:
+        faults["mails"] = mails.error
+    return WorkerReport(queue, journaled, mails, cache_fault, faults)
 
 
-def _drain(
-    means: Means, desk: Desk, clock: Callable[[], datetime], budget_s: float
-) -> lead_queue.Tally:
+def _drain_queue(
+    means: Means, desk: Recipients, clock: Callable[[], datetime], budget_s: float
+) -> lead_queue.DrainStats:
     run = means.database.run
 
     def store_fault() -> str | None:
@@ -95,9 +97,9 @@ def _drain(
         return statement_check.store_fault(partial(run, even_if_open=True), clock())
 
     return lead_queue.drain(
-        means.cache.run,
+        means.cache.execute,
         run,
-        means.vault,
+        means.cipher,
         desk,
         clock,
         budget_s=budget_s,
@@ -106,15 +108,15 @@ def _drain(
     )
 
 
-class Nudge:
+class Throttle:
     """An instance's own pace: at most one short round every NUDGE_EVERY_S seconds."""
 
     def __init__(self) -> None:
-        self._next = 0.0
+        self._allowed_at = 0.0
 
-    def due(self) -> bool:
+    def allow(self) -> bool:
         now = time.monotonic()
-        if now < self._next:
+        if now < self._allowed_at:
             return False
-        self._next = now + NUDGE_EVERY_S
+        self._allowed_at = now + MIN_INTERVAL_S
         return True

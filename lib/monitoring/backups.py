@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from lib.incidents.rules import BACKUP_OLD, DRILL_OLD
+from lib.incidents.rules import MAX_BACKUP_AGE, MAX_DRILL_AGE
 from lib.leads.repository import Run
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-NEWEST = """
+SELECT_NEWEST = """
 select
   (select max(taken_at) from backups where status = 'COMPLETED'),
   (select max(at) from drills where kind = 'restore' and verdict = 'PASS'),
@@ -24,51 +24,51 @@ select
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BackupStatus:
     """Ages at one moment; None: there has been none. watched: how long anybody has looked."""
 
-    backup: timedelta | None
-    drill: timedelta | None
-    watched: timedelta | None
+    since_backup: timedelta | None
+    since_drill: timedelta | None
+    monitored_for: timedelta | None
 
     @property
-    def words(self) -> dict[str, str]:
+    def labels(self) -> dict[str, str]:
         """A word each, `fresh` when all is well."""
         return {
-            "backup": self._word(self.backup, BACKUP_OLD),
-            "restore_drill": self._word(self.drill, DRILL_OLD),
+            "backup": self._label(self.since_backup, MAX_BACKUP_AGE),
+            "restore_drill": self._label(self.since_drill, MAX_DRILL_AGE),
         }
 
     @property
     def backup_age(self) -> timedelta | None:
         """What the watch judges; None until it has run once."""
-        return self.watched if self.backup is None else self.backup
+        return self.monitored_for if self.since_backup is None else self.since_backup
 
     @property
     def drill_age(self) -> timedelta | None:
-        return self.watched if self.drill is None else self.drill
+        return self.monitored_for if self.since_drill is None else self.since_drill
 
     @property
-    def fresh(self) -> bool:
-        return set(self.words.values()) <= {"fresh", "not yet"}
+    def is_fresh(self) -> bool:
+        return set(self.labels.values()) <= {"fresh", "not yet"}
 
-    def _word(self, age: timedelta | None, bound: timedelta) -> str:
+    def _label(self, age: timedelta | None, bound: timedelta) -> str:
         if age is not None:
             return "fresh" if age <= bound else f"stale: {_hours(age)}"
-        if self.watched is None or self.watched <= bound:
+        if self.monitored_for is None or self.monitored_for <= bound:
             return "not yet"
-        return f"none in {_hours(self.watched)}"
+        return f"none in {_hours(self.monitored_for)}"
 
 
 def _hours(age: timedelta) -> str:
     return f"{age.total_seconds() / 3600:.0f} hours"
 
 
-def standing(run: Run, now: datetime) -> Standing:
+def load_status(run: Run, now: datetime) -> BackupStatus:
     """One question to Postgres. Raises DatabaseDown."""
 
     def ask(connection: "Connection[Any]") -> Any:
-        return connection.execute(NEWEST).fetchone()
+        return connection.execute(SELECT_NEWEST).fetchone()
 
     backup, drill, watched = (at and now - at for at in run(ask))
-    return Standing(backup, drill, watched)
+    return BackupStatus(backup, drill, watched)

@@ -17,9 +17,9 @@ from lib.problems import CacheDown, DatabaseDown, NotConfigured
 if TYPE_CHECKING:
     from psycopg import Connection
 
-ASK_AGAIN_S = 30.0  # where Postgres was down
-ASKED = "deployment:asked:"  # and the deployment: there once an instance asks
-ASKED_FOR_S = 30 * 86400
+RETRY_AFTER_S = 30.0  # where Postgres was down
+CHECKED_KEY_PREFIX = "deployment:asked:"  # and the deployment: there once an instance asks
+CHECKED_TTL_S = 30 * 86400
 
 SCHEMA_MIN = "20261128400000"
 SCHEMA_MAX = "20261128500000"
@@ -34,7 +34,7 @@ class Build:
     maintenance_mode: str = ""
 
 
-STAMP = """
+RECORD_BUILD = """
 insert into deployments (deployment, commit, schema_min, schema_max, maintenance_mode,
   first_seen_at, last_seen_at)
 values (%(deployment)s, %(commit)s, %(schema_min)s, %(schema_max)s, %(maintenance_mode)s,
@@ -45,7 +45,7 @@ on conflict (deployment) do update set
 """
 
 # Compare and set: of all instances of a deployment, the one that gets a row back asks.
-ASK_FIRST = """
+CLAIM_FIRST_CHECK = """
 insert into deployments (deployment, commit, schema_min, schema_max, maintenance_mode,
   first_seen_at, last_seen_at, asked_at)
 values (%(deployment)s, %(commit)s, %(schema_min)s, %(schema_max)s, %(maintenance_mode)s,
@@ -55,40 +55,40 @@ where deployments.asked_at is null
 returning deployment
 """
 
-ANSWERED = "update deployments set fault = %(fault)s where deployment = %(deployment)s"
+RECORD_FAULT = "update deployments set fault = %(fault)s where deployment = %(deployment)s"
 
-CANARY_ENDED = """
+RECORD_CANARY = """
 update deployments set canary_passed = %(passed)s, canary_at = %(now)s
 where deployment = %(deployment)s and (canary_at is null or canary_at <= %(now)s)
 """
 
 
-def stamp(run: Callable[..., Any], build: Build, now: datetime) -> None:
+def record_build(run: Callable[..., Any], build: Build, now: datetime) -> None:
     """Say that this build serves production; one statement, safe to repeat. Raises DatabaseDown."""
     values = {"schema_min": SCHEMA_MIN, "schema_max": SCHEMA_MAX, "now": now, **asdict(build)}
-    run(lambda connection: _do(connection, STAMP, values))
+    run(lambda connection: _execute(connection, RECORD_BUILD, values))
 
 
-def canary_ended(run: Callable[..., Any], deployment: str, passed: bool, now: datetime) -> None:
+def record_canary(run: Callable[..., Any], deployment: str, passed: bool, now: datetime) -> None:
     """Keep how a canary that this deployment answered came out. Raises DatabaseDown."""
     values = {"deployment": deployment, "passed": passed, "now": now}
-    run(lambda connection: _do(connection, CANARY_ENDED, values))
+    run(lambda connection: _execute(connection, RECORD_CANARY, values))
 
 
-class Call(Protocol):
+class Context(Protocol):
     """What lib/app.py gives a function for one request."""
 
     @property
     def services(self) -> Any: ...
     @property
-    def known_maintenance(self) -> object | None: ...
+    def cached_maintenance(self) -> object | None: ...
     @property
     def outages(self) -> dict[str, BaseException]: ...
-    def note(self, **facts: object) -> None: ...
-    def later(self, work: Callable[[], None]) -> None: ...
+    def add_log_fields(self, **facts: object) -> None: ...
+    def after_response(self, work: Callable[[], None]) -> None: ...
 
 
-class FirstRun:
+class FirstCheck:
     """An instance's memory of whether its deployment has been asked if its statements would work.
 
     Before a visitor finds out: a build may name a column that no migration has brought.
@@ -97,49 +97,49 @@ class FirstRun:
     def __init__(self) -> None:
         self._next: float | None = 0.0
 
-    def ask(self, call: Call) -> None:
+    def check_after_response(self, call: Context) -> None:
         """After this answer, if nobody did; a request later where Postgres is down."""
-        if self._next is None or time.monotonic() < self._next or call.known_maintenance:
+        if self._next is None or time.monotonic() < self._next or call.cached_maintenance:
             return
-        self._next = time.monotonic() + ASK_AGAIN_S
-        call.later(lambda: self._ask(call))
+        self._next = time.monotonic() + RETRY_AFTER_S
+        call.after_response(lambda: self._check(call))
 
-    def _ask(self, call: Call) -> None:
+    def _check(self, call: Context) -> None:
         if call.outages:
             return  # the request itself alerts, and knows what becomes of leads; a later one asks
-        build = build_of(call.services.settings)
+        build = build_from(call.services.settings)
         if not build.deployment or call.services.settings.vercel_env == "preview":
             self._next = None
             return
-        fault = _ask_once(call.services, build, datetime.now(UTC))
+        fault = _check_once_by_redis(call.services, build, datetime.now(UTC))
         self._next = None
         if fault is not None:
-            call.note(deployment_fault=fault)
+            call.add_log_fields(deployment_fault=fault)
 
 
-def _ask_once(means: Any, build: Build, now: datetime) -> str | None:
+def _check_once_by_redis(means: Any, build: Build, now: datetime) -> str | None:
     """Redis spares all instances but one their connection to Postgres, which decides."""
-    key, known = ASKED + build.deployment, False
+    key, known = CHECKED_KEY_PREFIX + build.deployment, False
     with suppress(CacheDown, NotConfigured):
-        known = not means.cache.run("SET", key, "1", "NX", "EX", ASKED_FOR_S)
+        known = not means.cache.execute("SET", key, "1", "NX", "EX", CHECKED_TTL_S)
     if known:
         return None
     try:
-        return ask_first(means, build, now)
+        return check_once(means, build, now)
     except DatabaseDown:
         with suppress(CacheDown, NotConfigured):
-            means.cache.run("DEL", key)
+            means.cache.execute("DEL", key)
         raise
 
 
-def build_of(settings: Any) -> Build:
+def build_from(settings: Any) -> Build:
     """What this build says of itself."""
     mode = settings.maintenance_mode
     commit = settings.vercel_git_commit_sha
     return Build(settings.vercel_deployment_id, commit, "" if mode == "off" else mode)
 
 
-def ask_first(means: Any, build: Build, now: datetime) -> str | None:
+def check_once(means: Any, build: Build, now: datetime) -> str | None:
     """Rehearse what the deployment's functions need, once for all its instances, and alert.
 
     What would fail; None where nothing would, or somebody has asked. Raises DatabaseDown.
@@ -150,21 +150,23 @@ def ask_first(means: Any, build: Build, now: datetime) -> str | None:
     run = means.database.run
     values = {"schema_min": SCHEMA_MIN, "schema_max": SCHEMA_MAX, "now": now, **asdict(build)}
     try:
-        if not run(lambda connection: connection.execute(ASK_FIRST, values).fetchone()):
+        if not run(lambda connection: connection.execute(CLAIM_FIRST_CHECK, values).fetchone()):
             return None
-        found = statement_check.every_fault(run, now)
+        found = statement_check.find_faults(run, now)
         fault = "; ".join(found.values()) or None
-        run(lambda connection: connection.execute(ANSWERED, {**values, "fault": fault}) and None)
-    except statement_check.refusals() as refusal:
+        run(
+            lambda connection: connection.execute(RECORD_FAULT, {**values, "fault": fault}) and None
+        )
+    except statement_check.server_errors() as refusal:
         # Not even that could be written down: whoever meets this asks.
-        found = statement_check.every_fault(run, now) or {
-            "watch_blind": statement_check.sentence(refusal)
+        found = statement_check.find_faults(run, now) or {
+            "watch_blind": statement_check.describe_error(refusal)
         }
         fault = "; ".join(found.values())
     for rule, what in found.items():
-        alerting.ring(means, rule, f"a new deployment found: {what}", now)
+        alerting.raise_alert(means, rule, f"a new deployment found: {what}", now)
     return fault
 
 
-def _do(connection: "Connection[Any]", statement: str, values: dict[str, Any]) -> None:
+def _execute(connection: "Connection[Any]", statement: str, values: dict[str, Any]) -> None:
     connection.execute(statement, values)

@@ -16,63 +16,81 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 # How two of a kind are good at once while one takes over from the other.
-ROLES = "two login roles"  # of Postgres, alternating
-VENDOR = "several at the vendor"
-USERS = "two users"  # of Upstash, alternating
-PREVIOUS = "NAME_PREVIOUS"  # accepted beside NAME while it is set
-LIST = "comma list"  # the first seals, all open
-BY_HAND = "by hand"  # its owner makes and revokes it; the rest is done
+TWO_LOGIN_ROLES = "two login roles"  # of Postgres, alternating
+SEVERAL_AT_VENDOR = "several at the vendor"
+TWO_UPSTASH_USERS = "two users"  # of Upstash, alternating
+PREVIOUS_VARIABLE = "NAME_PREVIOUS"  # accepted beside NAME while it is set
+COMMA_LIST = "comma list"  # the first seals, all open
+MANUAL = "by hand"  # its owner makes and revokes it; the rest is done
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class Secret:
     """probe: how it is shown that a revoked one works no more; "" where nobody can ask."""
 
     name: str
     purpose: str
-    days: int
+    max_age_days: int
     overlap: str
-    probe: str
+    revocation_check: str
     owner: str = "engineering"
     operators_only: bool = False
 
     @property
-    def previous(self) -> str:
-        return f"{self.name}_PREVIOUS" if self.overlap == PREVIOUS else ""
+    def previous_variable(self) -> str:
+        return f"{self.name}_PREVIOUS" if self.overlap == PREVIOUS_VARIABLE else ""
 
 
-KEYS = (
-    Key("DATABASE_URL", "Postgres, as the functions' role", 90, ROLES, "it logs in"),
-    Key("UPSTASH_REDIS_REST_TOKEN", "Redis", 90, USERS, "PING"),
-    Key("RESEND_API_KEY", "sends mail", 90, VENDOR, "an empty mail"),
-    Key("SUPABASE_SECRET_KEY", "Supabase's REST, for tools", 90, VENDOR, "GET /rest/v1/"),
-    Key("SLACK_BOT_TOKEN", "alerts", 180, BY_HAND, "auth.test", "on call"),
-    Key("SLACK_WEBHOOK_URL", "alerts, without a bot", 180, BY_HAND, "an empty message", "on call"),
-    Key("CRON_SECRET", "opens the crons", 90, PREVIOUS, "GET /api/cron/watch"),
-    Key("WATCH_TOKEN", "opens the watch", 180, BY_HAND, "GET /api/cron/watch", "on call"),
-    Key(
-        "LEADS_ADMIN_TOKEN", "export, persons' requests", 30, PREVIOUS, "HEAD export", "sales desk"
+SECRETS = (
+    Secret("DATABASE_URL", "Postgres, as the functions' role", 90, TWO_LOGIN_ROLES, "it logs in"),
+    Secret("UPSTASH_REDIS_REST_TOKEN", "Redis", 90, TWO_UPSTASH_USERS, "PING"),
+    Secret("RESEND_API_KEY", "sends mail", 90, SEVERAL_AT_VENDOR, "an empty mail"),
+    Secret(
+        "SUPABASE_SECRET_KEY", "Supabase's REST, for tools", 90, SEVERAL_AT_VENDOR, "GET /rest/v1/"
     ),
-    Key("HEALTH_CHECK_TOKEN", "deep health", 180, PREVIOUS, "GET /api/health", "on call"),
-    Key("MAINTENANCE_BYPASS_TOKEN", "passes by maintenance", 180, BY_HAND, "", "on call"),
-    Key("CANARY_SECRET", "signs synthetic leads", 180, PREVIOUS, "a synthetic lead", "on call"),
-    Key("RUM_DRAIN_SECRET", "signs Vercel's drains", 180, PREVIOUS, "an empty drain"),
-    Key("LEADS_ENCRYPTION_KEY", "seals queue, journal, mails", 180, LIST, "opens nothing"),
-    Key("ERASURE_KEY", "marks of who was erased", 3650, BY_HAND, "", "privacy"),
-    Key("TURNSTILE_SECRET_KEY", "the form's challenge", 365, BY_HAND, ""),
-    Key("SENTRY_DSN", "error reports", 365, BY_HAND, ""),
-    Key("KEY_FINGERPRINT_PEPPER", "this table's fingerprints", 3650, BY_HAND, ""),
-    Key("VERCEL_API_TOKEN", "CDN, rollback, rotation", 90, BY_HAND, "GET /v2/user"),
+    Secret("SLACK_BOT_TOKEN", "alerts", 180, MANUAL, "auth.test", "on call"),
+    Secret(
+        "SLACK_WEBHOOK_URL", "alerts, without a bot", 180, MANUAL, "an empty message", "on call"
+    ),
+    Secret("CRON_SECRET", "opens the crons", 90, PREVIOUS_VARIABLE, "GET /api/cron/watch"),
+    Secret("WATCH_TOKEN", "opens the watch", 180, MANUAL, "GET /api/cron/watch", "on call"),
+    Secret(
+        "LEADS_ADMIN_TOKEN",
+        "export, persons' requests",
+        30,
+        PREVIOUS_VARIABLE,
+        "HEAD export",
+        "sales desk",
+    ),
+    Secret(
+        "HEALTH_CHECK_TOKEN", "deep health", 180, PREVIOUS_VARIABLE, "GET /api/health", "on call"
+    ),
+    Secret("MAINTENANCE_BYPASS_TOKEN", "passes by maintenance", 180, MANUAL, "", "on call"),
+    Secret(
+        "CANARY_SECRET",
+        "signs synthetic leads",
+        180,
+        PREVIOUS_VARIABLE,
+        "a synthetic lead",
+        "on call",
+    ),
+    Secret("RUM_DRAIN_SECRET", "signs Vercel's drains", 180, PREVIOUS_VARIABLE, "an empty drain"),
+    Secret("LEADS_ENCRYPTION_KEY", "seals queue, journal, mails", 180, COMMA_LIST, "opens nothing"),
+    Secret("ERASURE_KEY", "marks of who was erased", 3650, MANUAL, "", "privacy"),
+    Secret("TURNSTILE_SECRET_KEY", "the form's challenge", 365, MANUAL, ""),
+    Secret("SENTRY_DSN", "error reports", 365, MANUAL, ""),
+    Secret("KEY_FINGERPRINT_PEPPER", "this table's fingerprints", 3650, MANUAL, ""),
+    Secret("VERCEL_API_TOKEN", "CDN, rollback, rotation", 90, MANUAL, "GET /v2/user"),
     # On operators' machines alone: no deployment shows them, so their age is not known here.
-    Key("DATABASE_DIRECT_URL", "Postgres, as the owner", 90, BY_HAND, "", operators_only=True),
-    Key("SUPABASE_ACCESS_TOKEN", "Supabase's management", 90, BY_HAND, "", operators_only=True),
-    Key("RESEND_ADMIN_KEY", "makes RESEND_API_KEY", 90, BY_HAND, "", operators_only=True),
-    Key("UPSTASH_API_KEY", "Upstash's management", 90, BY_HAND, "", operators_only=True),
-    Key("BACKUP_ENCRYPTION_KEY", "seals backups", 365, BY_HAND, "", operators_only=True),
-    Key("UPTIMEROBOT_API_KEY", "monitors", 180, BY_HAND, "", "on call", operators_only=True),
+    Secret("DATABASE_DIRECT_URL", "Postgres, as the owner", 90, MANUAL, "", operators_only=True),
+    Secret("SUPABASE_ACCESS_TOKEN", "Supabase's management", 90, MANUAL, "", operators_only=True),
+    Secret("RESEND_ADMIN_KEY", "makes RESEND_API_KEY", 90, MANUAL, "", operators_only=True),
+    Secret("UPSTASH_API_KEY", "Upstash's management", 90, MANUAL, "", operators_only=True),
+    Secret("BACKUP_ENCRYPTION_KEY", "seals backups", 365, MANUAL, "", operators_only=True),
+    Secret("UPTIMEROBOT_API_KEY", "monitors", 180, MANUAL, "", "on call", operators_only=True),
 )
 
-BY_NAME = {key.name: key for key in KEYS}
+BY_NAME = {key.name: key for key in SECRETS}
 
 
 def fingerprint(pepper: str, value: str) -> str:
@@ -82,18 +100,18 @@ def fingerprint(pepper: str, value: str) -> str:
 def fingerprints(pepper: str, secrets: Mapping[str, str]) -> set[tuple[str, str]]:
     """(name, fingerprint) of every key in use; a list's parts, and a previous one, each count."""
     found = set()
-    for key in KEYS:
+    for key in SECRETS:
         if key.operators_only:
             continue
-        texts = [secrets.get(key.name, ""), secrets.get(key.previous, "")]
-        parts = ",".join(texts).split(",") if key.overlap == LIST else texts
+        texts = [secrets.get(key.name, ""), secrets.get(key.previous_variable, "")]
+        parts = ",".join(texts).split(",") if key.overlap == COMMA_LIST else texts
         found |= {(key.name, fingerprint(pepper, one.strip())) for one in parts if one.strip()}
     return found
 
 
 # ---------------------------------------------------------------- seen
 
-SIGHT = """
+RECORD_USAGE = """
 insert into key_sightings as known (name, fingerprint, deployment, first_seen_at, last_seen_at)
 select name, fingerprint, %(deployment)s, %(now)s, %(now)s
 from unnest(%(names)s::text[], %(fingerprints)s::text[]) as seen (name, fingerprint)
@@ -102,7 +120,7 @@ set last_seen_at = greatest(known.last_seen_at, excluded.last_seen_at)
 """
 
 # In use: seen in the last hour in which anything was.
-IN_USE = """
+SELECT_IN_USE = """
 select name, fingerprint, min(first_seen_at) as first_seen_at, max(last_seen_at) as last_seen_at,
   array_agg(deployment order by last_seen_at desc) as deployments
 from key_sightings
@@ -113,7 +131,7 @@ order by name, min(first_seen_at) desc
 
 
 @dataclass(frozen=True, slots=True)
-class InUse:
+class SecretUsage:
     """One key that deployments use now; the newest of a name comes first."""
 
     name: str
@@ -125,12 +143,12 @@ class InUse:
     def age(self, now: datetime) -> timedelta:
         return now - self.first_seen_at
 
-    def overdue(self, now: datetime) -> bool:
+    def is_overdue(self, now: datetime) -> bool:
         key = BY_NAME.get(self.name)
-        return key is not None and self.age(now) > timedelta(days=key.days)
+        return key is not None and self.age(now) > timedelta(days=key.max_age_days)
 
 
-def sight(
+def record_usage(
     run: Callable[..., Any],
     secrets: Mapping[str, str],
     pepper: str,
@@ -149,23 +167,23 @@ def sight(
     }
 
     def keep(connection: "Connection[Any]") -> None:
-        connection.execute(SIGHT, values)
+        connection.execute(RECORD_USAGE, values)
 
     run(keep)
 
 
-def in_use(run: Callable[..., Any]) -> list[InUse]:
+def list_in_use(run: Callable[..., Any]) -> list[SecretUsage]:
     """Raises DatabaseDown."""
 
     def ask(connection: "Connection[Any]") -> list[Any]:
-        return connection.execute(IN_USE).fetchall()
+        return connection.execute(SELECT_IN_USE).fetchall()
 
     return [
-        InUse(name, mark, first, last, tuple(deployments))
+        SecretUsage(name, mark, first, last, tuple(deployments))
         for name, mark, first, last, deployments in run(ask)
     ]
 
 
-def overdue(run: Callable[..., Any], now: datetime) -> tuple[str, ...]:
+def list_overdue(run: Callable[..., Any], now: datetime) -> tuple[str, ...]:
     """Names of keys in use that are older than they may become. Raises DatabaseDown."""
-    return tuple(sorted({one.name for one in in_use(run) if one.overdue(now)}))
+    return tuple(sorted({one.name for one in list_in_use(run) if one.is_overdue(now)}))

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from uuid import uuid4
 
 from lib.leads import canary, outbox, queue, repository
-from lib.leads.repository import Desk, Lead
+from lib.leads.repository import Lead, Recipients
 from lib.leads.submission import Submission
-from lib.problems import Erased, MailDelayed, MailRefused, Problem
+from lib.problems import ErasedSubject, PermanentMailError, Problem, TransientMailError
 from lib.products import catalogue as product_catalogue
 from lib.products.query import FILTERS, Query
 
@@ -25,22 +25,24 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg import Connection
 
-type Run = Callable[..., Any]
+type RunQuery = Callable[..., Any]
 """`Database.run`, whose own errors of statements pass through."""
 
-PATIENCE_S = 0.8  # a statement may wait for locks, or take, so long: below deep health's second
+STATEMENT_TIMEOUT_S = (
+    0.8  # a statement may wait for locks, or take, so long: below deep health's second
+)
 # No real mail was ever due before: only the synthetic ones are claimed.
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
-READ_ONLY = "25006"
-MANY_SESSIONS = 8  # that an instance may keep open
+READ_ONLY_SQLSTATE = "25006"
+MAX_SESSIONS = 8  # that an instance may keep open
 
-LIMITS = """
+SET_TIMEOUTS = """
 select set_config('lock_timeout', %(lock)s, true),
   set_config('statement_timeout', %(statement)s, true)
 """
 # A new session begins with these; ours, or a pooler's, may have begun before they were set.
-AS_A_NEW_SESSION = """
+APPLY_SESSION_DEFAULTS = """
 select set_config(
   case name when 'default_transaction_read_only' then 'transaction_read_only' else name end,
   value, true)
@@ -58,10 +60,10 @@ from (
 where name = 'search_path' or name = 'default_transaction_read_only' and value::boolean
 """
 # Deferred constraints and triggers speak at the commit, which never comes.
-CHECK_NOW = "set constraints all immediate"
+CHECK_CONSTRAINTS = "set constraints all immediate"
 
 # Row level security without a policy refuses no SELECT, UPDATE or DELETE: they find no row.
-HIDDEN = """
+SELECT_HIDDEN_TABLES = """
 select needed.name, needed.command
 from unnest(%(tables)s::text[], %(commands)s::text[]) as needed (name, command)
 where row_security_active(to_regclass(needed.name)) and not exists (
@@ -72,17 +74,17 @@ where row_security_active(to_regclass(needed.name)) and not exists (
       or exists (select from unnest(p.polroles) as role where pg_has_role(role, 'usage')))
 )
 """
-COMMANDS = {"r": "select", "w": "update", "d": "delete"}
+COMMAND_NAMES = {"r": "select", "w": "update", "d": "delete"}
 
-TOUCH_MAILS = "update outbox set attempts = attempts where lead_id = %(id)s"
+TOUCH_OUTBOX = "update outbox set attempts = attempts where lead_id = %(id)s"
 
 # Groups are counted by triggers, so they tell that there is something to see.
-SHOWN = """
+SELECT_VISIBLE_PRODUCTS = """
 select exists (select from products where published), exists (select from product_groups)
 """
 
 
-class _Noting:
+class _RecordingConnection:
     """A connection that remembers its last statement: a server tells of a parameter by number."""
 
     def __init__(self, connection: "Connection[Any]") -> None:
@@ -96,38 +98,44 @@ class _Noting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
 
-    def parameter(self, number: int) -> str | None:
+    def parameter_name(self, number: int) -> str | None:
         """psycopg numbers names in the order in which they first appear."""
         names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", self.statement)))
         return names[number - 1] if 0 < number <= len(names) else None
 
 
-class Refusal(Exception):
+class SilentFailure(Exception):
     """The database raised nothing, and yet did not do what it was asked; the text says what."""
 
 
-def store_fault(run: Run, now: datetime, *, patience_s: float = PATIENCE_S) -> str | None:
+def store_fault(
+    run: RunQuery, now: datetime, *, patience_s: float = STATEMENT_TIMEOUT_S
+) -> str | None:
     """Why a lead would not be stored with its mails; None when it would.
 
     Names SQLSTATE, table, column and constraint, never a value. Raises DatabaseDown.
     """
-    return _rehearse(run, lambda connection: _store(connection, now), patience_s)
+    return _run_rolled_back(run, lambda connection: _store_leads(connection, now), patience_s)
 
 
-def outbox_fault(run: Run, now: datetime, *, patience_s: float = PATIENCE_S) -> str | None:
+def outbox_fault(
+    run: RunQuery, now: datetime, *, patience_s: float = STATEMENT_TIMEOUT_S
+) -> str | None:
     """Why the mails of a stored lead would not be sent; None when they would.
 
     Where no lead can be stored either, that is the fault, and told here too. Raises DatabaseDown.
     """
-    return _rehearse(run, lambda connection: _deliver(connection, now), patience_s)
+    return _run_rolled_back(run, lambda connection: _send_emails(connection, now), patience_s)
 
 
-def products_fault(run: Run, *, patience_s: float = PATIENCE_S) -> str | None:
+def products_fault(run: RunQuery, *, patience_s: float = STATEMENT_TIMEOUT_S) -> str | None:
     """Why the catalogue cannot be read; None when it can. Raises DatabaseDown."""
-    return _rehearse(run, _find, patience_s)
+    return _run_rolled_back(run, _search_products, patience_s)
 
 
-def every_fault(run: Run, now: datetime, *, patience_s: float = PATIENCE_S) -> dict[str, str]:
+def find_faults(
+    run: RunQuery, now: datetime, *, patience_s: float = STATEMENT_TIMEOUT_S
+) -> dict[str, str]:
     """All three, by the rule of lib/incidents/rules.py that a fault breaks. Raises DatabaseDown.
 
     Where no lead can be stored, its mails are no fault of their own.
@@ -142,74 +150,82 @@ def every_fault(run: Run, now: datetime, *, patience_s: float = PATIENCE_S) -> d
 # ---------------------------------------------------------------- the statements
 
 
-def _store(connection: "Connection[Any]", now: datetime) -> None:
+def _store_leads(connection: "Connection[Any]", now: datetime) -> None:
     """Leads of every kind, one twice and corrected, and one kept as spam."""
-    _open(connection, leads="rw", outbox="r", erasure_tombstones="r")
-    made = _leads(now)
+    _require_visible(connection, leads="rw", outbox="r", erasure_tombstones="r")
+    made = _sample_leads(now)
     for lead in made:
-        _keep(connection, lead, now)
-        seen = canary.look(_direct(connection), lead.id)
-        if not seen.stored or not seen.mails:
+        _store_lead(connection, lead, now)
+        seen = canary.find(_runner_on(connection), lead.id)
+        if not seen.stored or not seen.emails:
             what = "outbox" if seen.stored else "leads"
-            raise Refusal(f'a row written to table "{what}" is not there (a trigger or a policy?)')
-    _keep(connection, made[0], now)
+            raise SilentFailure(
+                f'a row written to table "{what}" is not there (a trigger or a policy?)'
+            )
+    _store_lead(connection, made[0], now)
     changed = made[0].submission._replace(city="Medan", chair_count=2)
     later = now + timedelta(seconds=1)
-    _keep(connection, _lead(changed, later, "id"), later)
-    _keep(connection, _lead(changed, later, "id", key=str(uuid4())), later)
-    repository.keep_as_spam(_direct(connection), _lead(_fullest(now), now, "en"), "rehearsal", ())
-    connection.execute(CHECK_NOW)
+    _store_lead(connection, _sample_lead(changed, later, "id"), later)
+    _store_lead(connection, _sample_lead(changed, later, "id", key=str(uuid4())), later)
+    repository.insert_spam(
+        _runner_on(connection), _sample_lead(_longest_submission(now), now, "en"), "rehearsal", ()
+    )
+    connection.execute(CHECK_CONSTRAINTS)
 
 
-def _deliver(connection: "Connection[Any]", now: datetime) -> None:
+def _send_emails(connection: "Connection[Any]", now: datetime) -> None:
     """Claim the mails of a lead; have one sent, one delayed and given up; enter the journal."""
-    _open(connection, leads="rw", outbox="rw")
-    run, lead = _direct(connection), _leads(now)[0]
-    _keep(connection, lead, LONG_AGO)
-    if not connection.execute(TOUCH_MAILS, {"id": str(lead.id)}).rowcount:
-        raise Refusal('a row of table "outbox" cannot be changed (a trigger or a policy?)')
+    _require_visible(connection, leads="rw", outbox="rw")
+    run, lead = _runner_on(connection), _sample_leads(now)[0]
+    _store_lead(connection, lead, LONG_AGO)
+    if not connection.execute(TOUCH_OUTBOX, {"id": str(lead.id)}).rowcount:
+        raise SilentFailure('a row of table "outbox" cannot be changed (a trigger or a policy?)')
     mine = outbox.claim(run, LONG_AGO, 2)
-    for mail, answer in zip(mine, (None, MailDelayed("rehearsal", uncertain=False)), strict=False):
-        outbox.attempt(run, _sender(answer), [mail], lambda: LONG_AGO, outbox.Tally())
+    for mail, answer in zip(
+        mine, (None, TransientMailError("rehearsal", uncertain=False)), strict=False
+    ):
+        outbox.send_claimed(
+            run, _fake_sender(answer), [mail], lambda: LONG_AGO, outbox.DeliveryStats()
+        )
     for mail in mine[1:]:
-        refused = _sender(MailRefused("rehearsal"))
-        outbox.attempt(run, refused, [mail], lambda: LONG_AGO, outbox.Tally())
-    connection.execute(queue.TO_JOURNAL)
-    connection.execute(queue.JOURNALED, {"ids": [str(lead.id)]})
-    connection.execute(CHECK_NOW)
+        refused = _fake_sender(PermanentMailError("rehearsal"))
+        outbox.send_claimed(run, refused, [mail], lambda: LONG_AGO, outbox.DeliveryStats())
+    connection.execute(queue.SELECT_UNJOURNALED)
+    connection.execute(queue.MARK_JOURNALED, {"ids": [str(lead.id)]})
+    connection.execute(CHECK_CONSTRAINTS)
 
 
-def _find(connection: "Connection[Any]") -> None:
+def _search_products(connection: "Connection[Any]") -> None:
     """A search with facets, the bare list's beginning, and one product."""
     tables = ("products", "product_groups", "brands", "categories", "functions", "catalogue_state",
               "synonyms", "search_words")  # fmt: skip
-    _open(connection, **dict.fromkeys(tables, "r"))
-    run = _direct(connection)
+    _require_visible(connection, **dict.fromkeys(tables, "r"))
+    run = _runner_on(connection)
     product_catalogue.find(
         run, Query(q="shampoo", sort="relevance", limit=1, facets=FILTERS, total=True)
     )
     for sort in ("name", "-name", "newest"):
         product_catalogue.find(run, Query(sort=sort, limit=1, facets=FILTERS, total=True))
     product_catalogue.find(run, Query(slug="shampoo"))
-    seen, counted = connection.execute(SHOWN).fetchone() or (False, False)
+    seen, counted = connection.execute(SELECT_VISIBLE_PRODUCTS).fetchone() or (False, False)
     if counted and not seen:
-        raise Refusal('no row of table "products" can be read (a policy?)')
+        raise SilentFailure('no row of table "products" can be read (a policy?)')
 
 
-def _keep(connection: "Connection[Any]", lead: Lead, mailed_at: datetime) -> None:
-    desk = Desk("rehearsal@alfabeauty.co.id", (repository.CANARY_MAILBOX,))
+def _store_lead(connection: "Connection[Any]", lead: Lead, mailed_at: datetime) -> None:
+    desk = Recipients("rehearsal@alfabeauty.co.id", (repository.CANARY_MAILBOX,))
     keys = (bytes(32),)
-    repository.store(
-        _direct(connection), lead, desk, now=mailed_at, deliver_now=False, erasure_keys=keys
+    repository.insert(
+        _runner_on(connection), lead, desk, now=mailed_at, deliver_now=False, erasure_keys=keys
     )
 
 
-def _direct(connection: "Connection[Any]") -> Run:
+def _runner_on(connection: "Connection[Any]") -> RunQuery:
     """`run` inside this transaction."""
     return lambda work, **_bounds: work(connection)
 
 
-def _sender(answer: Exception | None) -> Callable[..., str]:
+def _fake_sender(answer: Exception | None) -> Callable[..., str]:
     """Sends nothing, and answers so."""
 
     def send(*_: object, **__: object) -> str:
@@ -223,9 +239,9 @@ def _sender(answer: Exception | None) -> Callable[..., str]:
 # ---------------------------------------------------------------- synthetic leads
 
 
-def _leads(now: datetime) -> list[Lead]:
+def _sample_leads(now: datetime) -> list[Lead]:
     """One of every salon type: the fullest that is taken, the shortest, and between."""
-    fullest = _fullest(now)
+    fullest = _longest_submission(now)
     short = Submission("AB", "CD", "+6281200000000", "EF", "SALON", consent=True)
     said = f"Rehearsal {uuid4()}"
     shorts = [
@@ -233,14 +249,14 @@ def _leads(now: datetime) -> list[Lead]:
         for number, one in enumerate(("SALON", "BARBER", "BRIDAL", "UNISEX", "UNISEX"))
     ]
     shorts[0] = shorts[0]._replace(message=None, business_name=said)
-    made = [_lead(fullest, now, "id"), *(_lead(one, now, "en") for one in shorts)]
+    made = [_sample_lead(fullest, now, "id"), *(_sample_lead(one, now, "en") for one in shorts)]
     made[1] = made[1]._replace(ip_address=None, user_agent=None)
     made[2] = made[2]._replace(arrival="queue")
     made[3] = made[3]._replace(arrival="mail", ip_address="2001:db8::1")
     return made
 
 
-def _fullest(now: datetime) -> Submission:
+def _longest_submission(now: datetime) -> Submission:
     """Every field, as long as the contract takes it."""
     said = f"Rehearsal {uuid4()} of {now:%Y-%m-%d} "
     link = "https://alfabeauty.co.id/?utm_source="
@@ -270,9 +286,11 @@ def _fullest(now: datetime) -> Submission:
     )
 
 
-def _lead(submission: Submission, now: datetime, locale: str, key: str | None = None) -> Lead:
+def _sample_lead(
+    submission: Submission, now: datetime, locale: str, key: str | None = None
+) -> Lead:
     """A canary: were it ever kept, it would be counted nowhere and mailed to a test mailbox."""
-    return repository.make(
+    return repository.from_submission(
         submission,
         key=key,
         locale=locale,
@@ -286,86 +304,88 @@ def _lead(submission: Submission, now: datetime, locale: str, key: str | None = 
 # ---------------------------------------------------------------- always rolled back
 
 
-def _rehearse(run: Run, work: Callable[["Connection[Any]"], None], patience_s: float) -> str | None:
+def _run_rolled_back(
+    run: RunQuery, work: Callable[["Connection[Any]"], None], patience_s: float
+) -> str | None:
     def ask(connection: "Connection[Any]") -> str | None:
         import psycopg  # which whoever has a connection has loaded
 
-        noting: Any = _Noting(connection)
+        noting: Any = _RecordingConnection(connection)
         try:
-            with _undone(connection, patience_s):
+            with _rolled_back(connection, patience_s):
                 work(noting)
         except psycopg.Error as fault:
             if fault.sqlstate is None or connection.closed:
                 raise  # said by no server, or by one on its way out
             connection.close()  # a session may stay so when the server no longer is
-            return sentence(fault, noting.parameter)
-        except Refusal as refusal:
+            return describe_error(fault, noting.parameter_name)
+        except SilentFailure as refusal:
             return str(refusal)
-        except (Erased, Problem, RuntimeError):
+        except (ErasedSubject, Problem, RuntimeError):
             return 'a row written to table "leads" is not there (a trigger, rule or constraint?)'
         return None
 
     budget_s = max(3.5, 3 * patience_s)
     said: str | None = run(ask, budget_s=budget_s)
-    for _ in range(MANY_SESSIONS):
-        if said is None or not said.endswith(f"({READ_ONLY})"):
+    for _ in range(MAX_SESSIONS):
+        if said is None or not said.endswith(f"({READ_ONLY_SQLSTATE})"):
             break
         said = run(ask, budget_s=budget_s)
     return said
 
 
 @contextmanager
-def _undone(connection: "Connection[Any]", patience_s: float) -> Iterator[None]:
+def _rolled_back(connection: "Connection[Any]", patience_s: float) -> Iterator[None]:
     patience_ms = int(patience_s * 1000)
     with connection.transaction(force_rollback=True):
         values = {"lock": f"{patience_ms}ms", "statement": f"{patience_ms + 100}ms"}
-        connection.execute(LIMITS, values)
-        connection.execute(AS_A_NEW_SESSION)
+        connection.execute(SET_TIMEOUTS, values)
+        connection.execute(APPLY_SESSION_DEFAULTS)
         yield
 
 
-def _open(connection: "Connection[Any]", **needed: str) -> None:
+def _require_visible(connection: "Connection[Any]", **needed: str) -> None:
     """See that row level security hides none of these tables. needed: table -> commands."""
     pairs = [(table, command) for table, commands in needed.items() for command in commands]
     values = {"tables": [one for one, _ in pairs], "commands": [one for _, one in pairs]}
-    hidden = connection.execute(HIDDEN, values).fetchall()
+    hidden = connection.execute(SELECT_HIDDEN_TABLES, values).fetchall()
     if hidden:
-        raise Refusal("; ".join(_hidden(hidden)))
+        raise SilentFailure("; ".join(_describe_hidden(hidden)))
 
 
-def _hidden(rows: Sequence[Any]) -> Iterator[str]:
+def _describe_hidden(rows: Sequence[Any]) -> Iterator[str]:
     for table, command in rows:
-        yield f'row level security hides every row of table "{table}" from {COMMANDS[command]}'
+        yield f'row level security hides every row of table "{table}" from {COMMAND_NAMES[command]}'
 
 
 # ---------------------------------------------------------------- in words
 
 # What a server says under these names things and quotes no value, unless a function raised it.
-QUOTABLE = ("0A", "23", "25", "40", "42", "53", "54", "55", "57", "2F", "3D", "3F")
-MEANING = {
-    READ_ONLY: "the database is read-only",
+QUOTABLE_SQLSTATE_CLASSES = ("0A", "23", "25", "40", "42", "53", "54", "55", "57", "2F", "3D", "3F")
+SQLSTATE_MEANINGS = {
+    READ_ONLY_SQLSTATE: "the database is read-only",
     "42501": "a right or a policy is missing",
     "53100": "the disk is full",
     "55P03": "a table is locked",
     "57014": "it takes too long",
     "P0001": "a trigger or function refuses it",
 }
-NAMED = ("schema_name", "table_name", "column_name", "datatype_name", "constraint_name")
+DIAGNOSTIC_FIELDS = ("schema_name", "table_name", "column_name", "datatype_name", "constraint_name")
 
 
-def is_refusal(fault: BaseException | None) -> "TypeGuard[psycopg.Error]":
+def is_server_error(fault: BaseException | None) -> "TypeGuard[psycopg.Error]":
     """Whether a server said it, and so says why."""
-    return getattr(fault, "sqlstate", None) is not None and isinstance(fault, refusals())
+    return getattr(fault, "sqlstate", None) is not None and isinstance(fault, server_errors())
 
 
-def refusals() -> "tuple[type[psycopg.Error], ...]":
+def server_errors() -> "tuple[type[psycopg.Error], ...]":
     """What a statement of ours fails with when a server refuses it."""
     import psycopg
 
     return (psycopg.Error,)
 
 
-def sentence(
+def describe_error(
     fault: "psycopg.Error", parameter: Callable[[int], str | None] = lambda _: None
 ) -> str:
     """A statement's failure for a person: what it means, the names a server gives, the SQLSTATE.
@@ -374,14 +394,20 @@ def sentence(
     """
     diag, code = fault.diag, fault.sqlstate or "?"
     raised = diag.source_function == "exec_stmt_raise"
-    said = (diag.message_primary or "") if code[:2] in QUOTABLE and not raised else ""
-    parts = [part for part in (MEANING.get(code, "" if said else _words(fault)), said) if part]
+    said = (
+        (diag.message_primary or "") if code[:2] in QUOTABLE_SQLSTATE_CLASSES and not raised else ""
+    )
+    parts = [
+        part
+        for part in (SQLSTATE_MEANINGS.get(code, "" if said else _error_name(fault)), said)
+        if part
+    ]
     if code == "0A000" and not raised and diag.message_hint:
         parts.append(diag.message_hint)  # of a rule, which the message does not name
     text = ": ".join(parts)
     names = [
         f"{name.removesuffix('_name')} {value}"
-        for name in NAMED
+        for name in DIAGNOSTIC_FIELDS
         if (value := getattr(diag, name)) and value not in text and value != "public"
     ]
     if (place := re.search(r"parameter \$(\d+)", diag.context or "")) is not None:
@@ -391,6 +417,6 @@ def sentence(
     return ", ".join([text, *names]) + f" ({code})"
 
 
-def _words(fault: Exception) -> str:
+def _error_name(fault: Exception) -> str:
     """psycopg names its errors as the standard does: `InvalidTextRepresentation`."""
     return re.sub(r"(?<!^)(?=[A-Z])", " ", type(fault).__name__).lower()

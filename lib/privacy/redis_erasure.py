@@ -13,55 +13,57 @@ from uuid import UUID
 
 from lib.leads import admission, queue
 from lib.leads.queue import ACCEPTED
-from lib.leads.repository import Lead, marks_of
+from lib.leads.repository import Lead, erasure_hashes
 from lib.leads.service import Means
 from lib.privacy import data_subject
-from lib.privacy.requests import FINISHED
+from lib.privacy.requests import FINISH_ERASURE_REQUESTS
 from lib.problems import CacheDown, NotConfigured
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-ERASED = "erased"  # sorted set: mark by unix seconds; the tombstones' second copy
-SETTLED = timedelta(minutes=2)  # a function's whole life and its work after the answer, twice
-IN_REDIS = ("queue", "set_aside", "journal", "ledger", "door")
-AT_A_TIME = 20  # requests; the rest wait for the next round
+TOMBSTONES_KEY = "erased"  # sorted set: mark by unix seconds; the tombstones' second copy
+SECOND_PASS_AFTER = timedelta(
+    minutes=2
+)  # a function's whole life and its work after the answer, twice
+REDIS_STORES = ("queue", "set_aside", "journal", "ledger", "door")
+MAX_REQUESTS = 20  # requests; the rest wait for the next round
 
-PENDING = """
+SELECT_PENDING = """
 select id, sweep_at from erasure_requests
 where sweep_at is not null and (id = %(id)s::uuid or %(id)s::uuid is null and sweep_at <= %(now)s)
 order by sweep_at limit %(limit)s
 """
 
-TOMBSTONES = """
+SELECT_TOMBSTONES = """
 select t.mark, extract(epoch from t.erased_at)::float8, r.id
 from erasure_requests as r, unnest(r.marks) as mark (mark)
   join erasure_tombstones as t using (mark)
 where r.id = any(%(ids)s::uuid[])
 """
 
-REMAINS = """
+SELECT_REMAINS = """
 select request_id, lead_id::text, identity, text_sha256, host(client),
   coalesce(content_identity, identity)
 from erasure_remains
 where request_id = any(%(ids)s::uuid[])
 """
 
-SWEPT = """
+COMPLETE_STEPS = """
 update erasure_steps as s set count = s.count + found.n, state = 'done', done_at = %(now)s
 from jsonb_to_recordset(%(found)s::jsonb) as found (id uuid, place text, n integer)
 where s.request_id = found.id and s.place = found.place
 """
 
 # Once settled, nothing of a lead is left but its marks.
-AGAIN = """
+SCHEDULE_LATER_SWEEP = """
 update erasure_requests
 set sweep_at = case when answered_at + %(settled)s <= %(now)s then null
   else answered_at + %(settled)s end
 where id = any(%(ids)s::uuid[])
 """
 
-FORGET_REMAINS = """
+DELETE_REMAINS = """
 delete from erasure_remains as r using erasure_requests as q
 where q.id = r.request_id and q.sweep_at is null and q.id = any(%(ids)s::uuid[])
 """
@@ -69,52 +71,58 @@ where q.id = r.request_id and q.sweep_at is null and q.id = any(%(ids)s::uuid[])
 type Tombstones = dict[str, tuple[float, UUID]]
 
 
-def sweep(means: Means, now: datetime, only: UUID | None = None) -> int:
+def purge_redis(means: Means, now: datetime, only: UUID | None = None) -> int:
     """Sweep for the requests that are due, or for one; how many. Redis down: they go on waiting.
 
     Raises DatabaseDown.
     """
     run = means.database.run
-    asked = {"id": only, "now": now, "limit": AT_A_TIME}
-    due = run(lambda connection: connection.execute(PENDING, asked).fetchall())
+    asked = {"id": only, "now": now, "limit": MAX_REQUESTS}
+    due = run(lambda connection: connection.execute(SELECT_PENDING, asked).fetchall())
     ids = [row[0] for row in due]
     if not ids:
         return 0
-    rows = run(lambda c: (c.execute(TOMBSTONES, {"ids": ids}).fetchall(),
-                          c.execute(REMAINS, {"ids": ids}).fetchall()))  # fmt: skip
+    rows = run(lambda c: (c.execute(SELECT_TOMBSTONES, {"ids": ids}).fetchall(),
+                          c.execute(SELECT_REMAINS, {"ids": ids}).fetchall()))  # fmt: skip
     tombstones: Tombstones = {mark: (at, request) for mark, at, request in rows[0]}
     try:
-        publish(means, {mark: at for mark, (at, _) in tombstones.items()})
-        found = _take_away(means, tombstones, rows[1])
+        publish_tombstones(means, {mark: at for mark, (at, _) in tombstones.items()})
+        found = _delete_matching(means, tombstones, rows[1])
     except (CacheDown, NotConfigured):
         return 0
-    run(lambda connection: _write_down(connection, ids, found, now))
+    run(lambda connection: _record(connection, ids, found, now))
     return len(ids)
 
 
-def publish(means: Means, tombstones: dict[str, float]) -> None:
+def publish_tombstones(means: Means, tombstones: dict[str, float]) -> None:
     """Keep tombstones in Redis too: the table is as old as the backup it is restored from."""
     marks = list(tombstones.items())
     for start in range(0, len(marks), 500):
         pairs = [word for mark, at in marks[start : start + 500] for word in (at, mark)]
-        means.cache.run("ZADD", ERASED, "GT", *pairs)
+        means.cache.execute("ZADD", TOMBSTONES_KEY, "GT", *pairs)
 
 
-def _take_away(means: Means, tombstones: Tombstones, remains: list[Any]) -> Counter[Any]:
+def _delete_matching(means: Means, tombstones: Tombstones, remains: list[Any]) -> Counter[Any]:
     """How much was found, by request and place."""
     found: Counter[Any] = Counter()
     for request, lead_id, identity, text_sha256, client, content_identity in remains:
-        _forget_traces(means, found, request, lead_id, tombstones)
-        _forget_door(means, found, request, identity, content_identity, text_sha256, client)
+        _delete_ledger_entry(means, found, request, lead_id, tombstones)
+        _delete_admission_keys(
+            means, found, request, identity, content_identity, text_sha256, client
+        )
 
-    def look(copy: queue.Copy) -> None:
+    def look(copy: queue.SealedLead) -> None:
         lead = copy.lead
-        request = None if lead is None else covering(means, lead, tombstones)
-        if lead is None or request is None or not queue.forget(means.cache.run, copy):
+        request = None if lead is None else matching_request(means, lead, tombstones)
+        if (
+            lead is None
+            or request is None
+            or not queue.delete_if_unchanged(means.cache.execute, copy)
+        ):
             return
-        found[request, copy.place] += 1
-        _forget_traces(means, found, request, str(lead.id), tombstones)
-        _forget_door(
+        found[request, copy.location] += 1
+        _delete_ledger_entry(means, found, request, str(lead.id), tombstones)
+        _delete_admission_keys(
             means,
             found,
             request,
@@ -124,50 +132,54 @@ def _take_away(means: Means, tombstones: Tombstones, remains: list[Any]) -> Coun
             lead.ip_address,
         )
 
-    data_subject.each_copy(means, look)
-    _forget_seen(means, found, {lead_id: request for request, lead_id, *_ in remains})
+    data_subject.for_each_sealed_lead(means, look)
+    _delete_idempotency_records(
+        means, found, {lead_id: request for request, lead_id, *_ in remains}
+    )
     return found
 
 
-def _forget_seen(means: Means, found: Counter[Any], requests: dict[str, UUID]) -> None:
+def _delete_idempotency_records(
+    means: Means, found: Counter[Any], requests: dict[str, UUID]
+) -> None:
     """Idempotency records by the id they hold: a spam row does not say under which key it came."""
     if not requests:
         return
-    run = means.cache.run
-    for keys in batched(queue.keys_like(run, "seen:*"), queue.SCANNED):
+    run = means.cache.execute
+    for keys in batched(queue.scan_keys(run, "seen:*"), queue.SCAN_COUNT):
         for key, record in zip(keys, run("MGET", *keys), strict=True):
-            request = requests.get(_id_in(record))
+            request = requests.get(_lead_id_in(record))
             if request is not None:
                 found[request, "door"] += int(run("DEL", key))
 
 
-def _id_in(record: object) -> str:
+def _lead_id_in(record: object) -> str:
     try:
         return str(json.loads(str(record))["id"])
     except (ValueError, LookupError, TypeError):
         return ""  # still in work
 
 
-def covering(means: Means, lead: Lead, tombstones: Tombstones) -> UUID | None:
+def matching_request(means: Means, lead: Lead, tombstones: Tombstones) -> UUID | None:
     """The request that erased this lead; None for one that nobody's erasure covers."""
-    for mark in marks_of(lead, means.erasure_keys):
+    for mark in erasure_hashes(lead, means.erasure_keys):
         at, request = tombstones.get(mark, (0.0, None))
         if lead.created_at.timestamp() <= at:
             return request
     return None
 
 
-def _forget_traces(
+def _delete_ledger_entry(
     means: Means, found: Counter[Any], request: UUID, lead_id: str, tombstones: Tombstones
 ) -> None:
     """Its id in the ledger, unless the same lead was sent again since."""
-    at = means.cache.run("ZSCORE", ACCEPTED, lead_id)
+    at = means.cache.execute("ZSCORE", ACCEPTED, lead_id)
     last = max((moment for moment, by in tombstones.values() if by == request), default=0.0)
     if at is not None and float(at) <= last:
-        found[request, "ledger"] += int(means.cache.run("ZREM", ACCEPTED, lead_id))
+        found[request, "ledger"] += int(means.cache.execute("ZREM", ACCEPTED, lead_id))
 
 
-def _forget_door(
+def _delete_admission_keys(
     means: Means,
     found: Counter[Any],
     request: UUID,
@@ -181,19 +193,24 @@ def _forget_door(
     if text_sha256:
         keys.append(f"text:{text_sha256}")
     if address is not None:
-        keys.append(f"rate:{admission.client_of(address)}")
-    found[request, "door"] += int(means.cache.run("DEL", *keys))
+        keys.append(f"rate:{admission.client_key(address)}")
+    found[request, "door"] += int(means.cache.execute("DEL", *keys))
 
 
-def _write_down(
+def _record(
     connection: "Connection[Any]", ids: list[UUID], found: Counter[Any], now: datetime
 ) -> None:
     rows = [
         {"id": str(request), "place": place, "n": found[request, place]}
         for request in ids
-        for place in IN_REDIS
+        for place in REDIS_STORES
     ]
-    values = {"ids": ids, "now": now, "settled": SETTLED, "found": json.dumps(rows)}
+    values = {"ids": ids, "now": now, "settled": SECOND_PASS_AFTER, "found": json.dumps(rows)}
     with connection.transaction():
-        for statement in (SWEPT, AGAIN, FORGET_REMAINS, FINISHED):
+        for statement in (
+            COMPLETE_STEPS,
+            SCHEDULE_LATER_SWEEP,
+            DELETE_REMAINS,
+            FINISH_ERASURE_REQUESTS,
+        ):
             connection.execute(statement, values)

@@ -12,10 +12,10 @@ from uuid import UUID, uuid4
 
 type Run = Callable[..., Any]
 
-DUE = timedelta(hours=72)
+DEADLINE = timedelta(hours=72)
 
 # Every place, and its word for an operator. Those in Redis are found by a sweep.
-PLACES = {
+DATA_STORES = {
     "leads": "rows of leads",
     "mails": "rendered mails in the outbox; one being sent at this moment may still arrive",
     "spam": "submissions kept for review",
@@ -34,13 +34,13 @@ PLACES = {
 }
 
 
-OPEN = """
+INSERT_REQUEST = """
 insert into erasure_requests (id, receipt, kind, asked_by, marks, received_at, due_at)
 values (%(id)s, %(receipt)s, %(kind)s, 'command', %(marks)s, %(received_at)s, %(due_at)s)
 """
 
 
-def receipt_of(kind: str, request_id: UUID, received_at: datetime) -> str:
+def receipt_number(kind: str, request_id: UUID, received_at: datetime) -> str:
     """The number that a person is told: it says the day, and nothing of them."""
     word = {"erasure": "ERASE", "access": "ACCESS"}[kind]
     return f"{word}-{received_at:%Y%m%d}-{request_id.hex[:8]}"
@@ -49,46 +49,46 @@ def receipt_of(kind: str, request_id: UUID, received_at: datetime) -> str:
 def register(run: Run, kind: str, marks: list[str], received_at: datetime) -> str:
     """Start the clock of a request that is not answered yet; its receipt number."""
     request_id = uuid4()
-    receipt = receipt_of(kind, request_id, received_at)
+    receipt = receipt_number(kind, request_id, received_at)
     values = {"id": request_id, "receipt": receipt, "kind": kind, "marks": marks,
-              "received_at": received_at, "due_at": received_at + DUE}  # fmt: skip
-    run(lambda connection: connection.execute(OPEN, values))
+              "received_at": received_at, "due_at": received_at + DEADLINE}  # fmt: skip
+    run(lambda connection: connection.execute(INSERT_REQUEST, values))
     return receipt
 
 
-ANSWERED = """
+FINISH_ACCESS_REQUEST = """
 update erasure_requests set answered_at = %(now)s, finished_at = %(now)s
 where kind = 'access' and finished_at is null and receipt = %(receipt)s
 returning receipt
 """
 
 
-def answer_access(run: Run, receipt: str, now: datetime) -> bool:
+def finish_access_request(run: Run, receipt: str, now: datetime) -> bool:
     """Close a request to see what is held, once it was handed over; whether it was open."""
     values = {"receipt": receipt, "now": now}
-    return run(lambda c: c.execute(ANSWERED, values).fetchone()) is not None
+    return run(lambda c: c.execute(FINISH_ACCESS_REQUEST, values).fetchone()) is not None
 
 
-REQUEST = """
+SELECT_REQUEST = """
 select id, receipt, kind, asked_by, received_at, due_at, answered_at, sweep_at, finished_at
 from erasure_requests
 where id = %(id)s::uuid or receipt = %(receipt)s::text
 """
 
-STEPS_OF = """
+SELECT_STEPS = """
 select place, state, count, due_at, done_at, coalesce(facts -> 'ids', '[]')
 from erasure_steps where request_id = %(id)s
 """
 
 
-def receipt(run: Run, request: UUID | str) -> dict[str, Any] | None:
+def load_receipt(run: Run, request: UUID | str) -> dict[str, Any] | None:
     """A request and a line per place, as JSON values; None when there is none of that number."""
     asked: dict[str, object] = {"id": None, "receipt": None}
     asked["id" if isinstance(request, UUID) else "receipt"] = request
 
     def look(connection: Any) -> tuple[Any, list[Any]]:
-        row = connection.execute(REQUEST, asked).fetchone()
-        found = connection.execute(STEPS_OF, {"id": row[0]}).fetchall() if row else []
+        row = connection.execute(SELECT_REQUEST, asked).fetchone()
+        found = connection.execute(SELECT_STEPS, {"id": row[0]}).fetchall() if row else []
         return row, found
 
     row, steps = run(look)
@@ -96,43 +96,46 @@ def receipt(run: Run, request: UUID | str) -> dict[str, Any] | None:
         return None
     number, kind, asked_by, *times = row[1:]
     names = ("received_at", "due_at", "answered_at", "sweep_at", "finished_at")
-    order = list(PLACES)
-    lines = sorted((_line(*step) for step in steps), key=lambda line: order.index(line["place"]))
+    order = list(DATA_STORES)
+    lines = sorted(
+        (_receipt_line(*step) for step in steps), key=lambda line: order.index(line["place"])
+    )
     return {
         "receipt": number,
         "kind": kind,
         "asked_by": asked_by,
-        **{name: _shown(time) for name, time in zip(names, times, strict=True)},
+        **{name: _isoformat(time) for name, time in zip(names, times, strict=True)},
         "places": lines,
     }
 
 
-def _line(
+def _receipt_line(
     place: str, state: str, count: int, due_at: Any, done_at: Any, ids: list[str]
 ) -> dict[str, Any]:
     return {
         "place": place,
         "state": state,
         "count": count,
-        "due_at": _shown(due_at),
-        "done_at": _shown(done_at),
+        "due_at": _isoformat(due_at),
+        "done_at": _isoformat(done_at),
         "ids": ids,
-        "note": PLACES[place],
+        "note": DATA_STORES[place],
     }
 
 
-def lines_of(counts: dict[str, int | None]) -> list[dict[str, Any]]:
+def dry_run_lines(counts: dict[str, int | None]) -> list[dict[str, Any]]:
     """What a dry run answers: a line per place that was counted."""
     return [
-        {"place": place, "count": count, "note": PLACES[place]} for place, count in counts.items()
+        {"place": place, "count": count, "note": DATA_STORES[place]}
+        for place, count in counts.items()
     ]
 
 
-def _shown(moment: datetime | None) -> str | None:
+def _isoformat(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
 
 
-FOLLOWED = """
+COMPLETE_STEP = """
 update erasure_steps as s set state = 'done', done_at = %(now)s, facts = '{}'
 from erasure_requests as r
 where r.id = s.request_id and r.receipt = %(receipt)s and s.place = %(place)s
@@ -140,7 +143,7 @@ where r.id = s.request_id and r.receipt = %(receipt)s and s.place = %(place)s
 returning s.place
 """
 
-FINISHED = """
+FINISH_ERASURE_REQUESTS = """
 update erasure_requests as r set finished_at = %(now)s
 where finished_at is null and answered_at is not null and sweep_at is null and not exists (
   select from erasure_steps as s where s.request_id = r.id and s.state in ('waiting', 'instruction')
@@ -148,14 +151,14 @@ where finished_at is null and answered_at is not null and sweep_at is null and n
 """
 
 
-def follow(run: Run, receipt: str, place: str, now: datetime) -> bool:
+def complete_step(run: Run, receipt: str, place: str, now: datetime) -> bool:
     """Note that an instruction was followed; whether it was still to be."""
     values = {"receipt": receipt, "place": place, "now": now}
 
     def note(connection: Any) -> bool:
         with connection.transaction():
-            done = connection.execute(FOLLOWED, values).fetchone() is not None
-            connection.execute(FINISHED, values)
+            done = connection.execute(COMPLETE_STEP, values).fetchone() is not None
+            connection.execute(FINISH_ERASURE_REQUESTS, values)
         return done
 
     followed: bool = run(note)
@@ -163,7 +166,7 @@ def follow(run: Run, receipt: str, place: str, now: datetime) -> bool:
 
 
 # What a DELETE by hand left is a request too, before any round has made one of it.
-UNFINISHED = """
+SELECT_OPEN_REQUESTS = """
 select receipt, kind, due_at, array(
     select place from erasure_steps as s
     where s.request_id = r.id and s.state in ('waiting', 'instruction') order by place)
@@ -177,7 +180,7 @@ order by 3
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class OpenRequest:
     """A request that is not finished. places: where something is still to be done."""
 
     receipt: str
@@ -186,9 +189,13 @@ class Due:
     places: tuple[str, ...]
 
 
-def overdue(run: Run, now: datetime, within: timedelta = timedelta(0)) -> list[Due]:
+def list_due(run: Run, now: datetime, within: timedelta = timedelta(0)) -> list[OpenRequest]:
     """Unfinished requests whose 72 hours end by now, or `within` from now; the oldest first."""
     rows = run(
-        lambda connection: connection.execute(UNFINISHED, {"until": now + within}).fetchall()
+        lambda connection: connection.execute(
+            SELECT_OPEN_REQUESTS, {"until": now + within}
+        ).fetchall()
     )
-    return [Due(receipt, kind, due_at, tuple(places)) for receipt, kind, due_at, places in rows]
+    return [
+        OpenRequest(receipt, kind, due_at, tuple(places)) for receipt, kind, due_at, places in rows
+    ]

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lib.leads.queue import ACCEPTED, JOURNAL_S, journal_key, keys_like
-from lib.privacy.redis_erasure import ERASED
+from lib.leads.queue import ACCEPTED, JOURNAL_TTL_S, journal_key, scan_keys
+from lib.privacy.redis_erasure import TOMBSTONES_KEY
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 type Run = Callable[..., Any]
 
 BATCH = 1000  # rows
-NAMED = 20  # leads that were not ended
+MAX_UNNOTIFIED = 20  # leads that were not ended
 STATEMENT_BUDGET_S = 8.0
 TOMBSTONE_DAYS = 400  # past the longest backup, which is kept 90 days
-LATE = timedelta(days=1)  # a daily run leaves what became due since
+GRACE_PERIOD = timedelta(days=1)  # a daily run leaves what became due since
 
 # A lead that ends by age is no erasure: its trigger looks at this.
-BY_AGE = "select set_config('alfa.deleting', 'retention', true)"
+SET_DELETE_REASON = "select set_config('alfa.deleting', 'retention', true)"
 
 # One that sales never heard of stays until a person has seen to it, and is named (UNHEARD).
 LEADS = """
@@ -39,7 +39,7 @@ delete from leads where id in (
 OLDEST_LEAD = """
 select created_at from leads as l where not sales_never_heard(l) order by created_at limit 1
 """
-UNHEARD = """
+SELECT_UNNOTIFIED = """
 select id::text from leads as l where created_at < %(until)s and sales_never_heard(l)
 order by created_at limit %(batch)s
 """
@@ -157,12 +157,12 @@ class Rule:
     """A retention class. prune: ends one batch; oldest: the time of the oldest row it has left."""
 
     name: str
-    what: str
+    description: str
     days: int
-    prune: str
-    oldest: str
+    delete_batch: str
+    select_oldest: str
 
-    def until(self, now: datetime) -> datetime:
+    def cutoff(self, now: datetime) -> datetime:
         return now - timedelta(days=self.days)
 
 
@@ -194,25 +194,27 @@ def prune(run: Run, every: tuple[Rule, ...], now: datetime, *, budget_s: float) 
         for rule in list(left):
             if time.monotonic() >= end:
                 break
-            n = run(partial(_batch, rule=rule, now=now), budget_s=STATEMENT_BUDGET_S)
+            n = run(partial(_prune_batch, rule=rule, now=now), budget_s=STATEMENT_BUDGET_S)
             ended[rule.name] += n
             if n < BATCH:
                 left.remove(rule)
     return ended
 
 
-def _batch(connection: "Connection[Any]", *, rule: Rule, now: datetime) -> int:
+def _prune_batch(connection: "Connection[Any]", *, rule: Rule, now: datetime) -> int:
     with connection.transaction():
-        connection.execute(BY_AGE)
-        values = {"until": rule.until(now), "batch": BATCH}
-        return connection.execute(rule.prune, values).rowcount
+        connection.execute(SET_DELETE_REASON)
+        values = {"until": rule.cutoff(now), "batch": BATCH}
+        return connection.execute(rule.delete_batch, values).rowcount
 
 
-def unheard(run: Run, every: tuple[Rule, ...], now: datetime) -> list[str]:
+def unnotified_leads(run: Run, every: tuple[Rule, ...], now: datetime) -> list[str]:
     """Ids of leads past their time that sales never heard of, the oldest first. DatabaseDown."""
-    until = next(rule for rule in every if rule.name == "leads").until(now)
-    values = {"until": until, "batch": NAMED}
-    rows = run(lambda c: c.execute(UNHEARD, values).fetchall(), budget_s=STATEMENT_BUDGET_S)
+    until = next(rule for rule in every if rule.name == "leads").cutoff(now)
+    values = {"until": until, "batch": MAX_UNNOTIFIED}
+    rows = run(
+        lambda c: c.execute(SELECT_UNNOTIFIED, values).fetchall(), budget_s=STATEMENT_BUDGET_S
+    )
     return [row[0] for row in rows]
 
 
@@ -243,21 +245,21 @@ def prune_redis(command: Callable[..., Any], now: datetime) -> int:
     The journal's copies expire one by one; one that would not is made to.
     """
     at = now.timestamp()
-    ended = int(command("ZREMRANGEBYSCORE", ACCEPTED, "-inf", at - JOURNAL_S))
+    ended = int(command("ZREMRANGEBYSCORE", ACCEPTED, "-inf", at - JOURNAL_TTL_S))
     kept = timedelta(days=TOMBSTONE_DAYS).total_seconds()
-    ended += int(command("ZREMRANGEBYSCORE", ERASED, "-inf", at - kept))
-    for key in keys_like(command, journal_key("*")):
-        ended += int(command("EXPIRE", key, JOURNAL_S, "NX"))
+    ended += int(command("ZREMRANGEBYSCORE", TOMBSTONES_KEY, "-inf", at - kept))
+    for key in scan_keys(command, journal_key("*")):
+        ended += int(command("EXPIRE", key, JOURNAL_TTL_S, "NX"))
     return ended
 
 
 def _age(connection: "Connection[Any]", rule: Rule, now: datetime) -> Age:
-    row = connection.execute(rule.oldest).fetchone()
+    row = connection.execute(rule.select_oldest).fetchone()
     oldest_at = row[0] if row else None
-    late = oldest_at is not None and oldest_at < rule.until(now) - LATE
-    return Age(rule.name, rule.what, rule.days, oldest_at, late)
+    late = oldest_at is not None and oldest_at < rule.cutoff(now) - GRACE_PERIOD
+    return Age(rule.name, rule.description, rule.days, oldest_at, late)
 
 
-def waiting(run: Run, every: tuple[Rule, ...], now: datetime) -> list[Age]:
+def overdue(run: Run, every: tuple[Rule, ...], now: datetime) -> list[Age]:
     """The classes that hold more than they should."""
     return [age for age in ages(run, every, now) if age.late]

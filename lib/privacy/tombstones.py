@@ -8,10 +8,10 @@ import hmac
 from collections.abc import Iterable
 from uuid import UUID
 
-from lib.leads.validators import same_number
+from lib.leads.validators import renormalize_phone
 
 
-def marks(
+def hashes(
     keys: Iterable[bytes],
     *,
     email: str | None = None,
@@ -24,7 +24,7 @@ def marks(
     """
     keys = list(keys)
     given = [("email", email), ("phone", phone), ("lead", lead_id and str(lead_id))]
-    if keys and phone and (today := same_number(phone)) != phone:
+    if keys and phone and (today := renormalize_phone(phone)) != phone:
         given.append(("phone", today))
     named = [f"{kind}:{value}".encode() for kind, value in given if value]
     return [hmac.digest(key, text, "sha256").hex() for key in keys for text in named]

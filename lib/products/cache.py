@@ -22,24 +22,24 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from lib.problems import CacheDown, DatabaseDown, NotFound
-from lib.products.catalogue import Answer, Found, Published, without_withdrawn
+from lib.products.catalogue import PublishedSlugs, QueryResult, RenderedAnswer, remove_withdrawn
 from lib.products.query import Query
 
-type RunAll = Callable[..., list[Any]]
+type RunPipeline = Callable[..., list[Any]]
 
-BUDGET_S = 1.6
-KNOWN_BUDGET_S = 0.45  # where an older copy is at hand: inside the SLA of half a second
-DOWN_BUDGET_S = 0.9  # where Redis is down, and the database may well be
+ANSWER_BUDGET_S = 1.6
+STALE_BUDGET_S = 0.45  # where an older copy is at hand: inside the SLA of half a second
+REDIS_DOWN_BUDGET_S = 0.9  # where Redis is down, and the database may well be
 MEMORY_FRESH_S = 5.0
 REDIS_FRESH_S = 60.0
-EAGERNESS = 1.0  # XFetch's beta (Vattani et al., VLDB 2015): above 1 refreshes earlier
-KEPT_S = 7 * 86400  # how long Redis holds the last good copy of a list
-KEPT_SEARCH_S = 3600  # and of a search or a page of it, of which there are many
-LOCK_MS = 3000
-POLL_S, PATIENCE_S = 0.05, 1.0  # while another instance fills
+XFETCH_BETA = 1.0  # XFetch's beta (Vattani et al., VLDB 2015): above 1 refreshes earlier
+LIST_TTL_S = 7 * 86400  # how long Redis holds the last good copy of a list
+SEARCH_TTL_S = 3600  # and of a search or a page of it, of which there are many
+LOCK_TTL_MS = 3000
+LOCK_POLL_S, LOCK_WAIT_S = 0.05, 1.0  # while another instance fills
 MAX_ENTRIES, MAX_MEMORY_BYTES = 300, 24_000_000
 
-FORMAT = "p2"  # of an entry; another one is not read
+ENTRY_FORMAT = "p2"  # of an entry; another one is not read
 VERSION_KEY = "products:version"
 PUBLISHED_KEY = "products:published"
 
@@ -57,7 +57,7 @@ class Entry(NamedTuple):
     slugs: tuple[str, ...]
 
 
-class Served(NamedTuple):
+class CachedAnswer(NamedTuple):
     """source: memory, redis, postgres, stale or snapshot. timings_ms: by rung asked.
 
     early: it is fresh, and somebody had better refresh it after the answer.
@@ -66,267 +66,283 @@ class Served(NamedTuple):
     entry: Entry
     source: str
     timings_ms: dict[str, float]
-    early: bool = False
+    should_refresh: bool = False
 
 
-class Reach(NamedTuple):
+class Sources(NamedTuple):
     """How to ask each source. redis raises CacheDown; postgres, which is told what is known to be
     published, DatabaseDown or NotFound, hands over what it heard of that, and answers None when it
     cannot tell; snapshot raises NotFound alone."""
 
-    redis: RunAll
-    postgres: Callable[[Query, Published | None, Callable[[Found], None]], Answer | None]
-    snapshot: Callable[[Query, frozenset[str] | None], Answer]
+    redis: RunPipeline
+    postgres: Callable[
+        [Query, PublishedSlugs | None, Callable[[QueryResult], None]], RenderedAnswer | None
+    ]
+    snapshot: Callable[[Query, frozenset[str] | None], RenderedAnswer]
 
 
-class Shelf:
+class ProductCache:
     """An instance's memory of answers, and its searches under way; shared by its threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: OrderedDict[str, tuple[float, Served]] = OrderedDict()
-        self._bytes = 0
-        self._flights: dict[str, _Flight] = {}
-        self.published: Published | None = None
+        self._entries: OrderedDict[str, tuple[float, CachedAnswer]] = OrderedDict()
+        self._size_bytes = 0
+        self._fetches: dict[str, _Fetch] = {}
+        self.published: PublishedSlugs | None = None
 
-    def hear(self, published: Published | None) -> None:
+    def update_published(self, published: PublishedSlugs | None) -> None:
         """What is published, by whoever heard of it last."""
         with self._lock:
             known = self.published
-            if published is not None and (known is None or known.heard_at < published.heard_at):
+            if published is not None and (known is None or known.read_at < published.read_at):
                 self.published = published
 
-    def serve(self, query: Query, reach: Reach) -> Served:
+    def get(self, query: Query, reach: Sources) -> CachedAnswer:
         """The nearest right answer, or an honestly older one. Raises NotFound alone."""
-        key = query.key
+        key = query.cache_key
         started = time.perf_counter()
         with self._lock:
-            fresh_until, held = self._held.get(key, (0.0, None))
-            if held is not None and time.monotonic() < fresh_until and self.holds(held.entry):
-                self._held.move_to_end(key)
+            fresh_until, held = self._entries.get(key, (0.0, None))
+            if held is not None and time.monotonic() < fresh_until and self.is_current(held.entry):
+                self._entries.move_to_end(key)
                 source = held.source if held.source == "stale" else "memory"
-                return Served(held.entry, source, {"memory": _ms_since(started)})
-            flight = self._flights.get(key)
+                return CachedAnswer(held.entry, source, {"memory": _ms_since(started)})
+            flight = self._fetches.get(key)
             if flight is None:
-                flight = self._flights[key] = _Flight(query, reach, self)
-                threading.Thread(target=self._fly, args=(key, flight), daemon=True).start()
+                flight = self._fetches[key] = _Fetch(query, reach, self)
+                threading.Thread(target=self._run_fetch, args=(key, flight), daemon=True).start()
         flight.wait(held is not None)
         if flight.not_found:
             raise NotFound
-        if flight.served is not None:
-            return flight.served
-        older = flight.older or (held.entry if held else None)
+        if flight.answer is not None:
+            return flight.answer
+        older = flight.stale_entry or (held.entry if held else None)
         if older is not None:
-            return Served(self.current(older), "stale", dict(flight.timings_ms))
+            return CachedAnswer(self.remove_withdrawn(older), "stale", dict(flight.timings_ms))
         return self._from_snapshot(query, reach, flight)
 
-    def refresh(self, query: Query, reach: Reach) -> None:
+    def refresh(self, query: Query, reach: Sources) -> None:
         """Make a copy anew before it expires, unless another instance does."""
-        flight = _Flight(query, reach, self)
+        flight = _Fetch(query, reach, self)
         try:
-            if flight.claim():
-                flight.fill()
+            if flight.acquire_lock():
+                flight.fetch_from_postgres()
         except (CacheDown, DatabaseDown, NotFound):
             return
-        if flight.served is not None:
-            self._keep(query.key, flight.served, recall=query.is_whole_list)
+        if flight.answer is not None:
+            self._store(query.cache_key, flight.answer, recall=query.is_unfiltered)
 
-    def _fly(self, key: str, flight: "_Flight") -> None:
+    def _run_fetch(self, key: str, flight: "_Fetch") -> None:
         try:
-            flight.search()
-            if flight.served is None and not flight.not_found:
-                flight.hear_of_published()
-                if flight.older is not None:
+            flight.run()
+            if flight.answer is None and not flight.not_found:
+                flight.load_published()
+                if flight.stale_entry is not None:
                     # Kept for a moment too: an outage must not be felt by every request.
-                    flight.served = Served(self.current(flight.older), "stale", flight.timings_ms)
-            if flight.served is not None:
-                self._keep(key, flight.served, recall=flight.query.is_whole_list)
+                    flight.answer = CachedAnswer(
+                        self.remove_withdrawn(flight.stale_entry), "stale", flight.timings_ms
+                    )
+            if flight.answer is not None:
+                self._store(key, flight.answer, recall=flight.query.is_unfiltered)
         except NotFound:
             flight.not_found = True
         finally:
             with self._lock:
-                self._flights.pop(key, None)
-            flight.landed.set()
+                self._fetches.pop(key, None)
+            flight.done.set()
 
-    def holds(self, entry: Entry) -> bool:
+    def is_current(self, entry: Entry) -> bool:
         """Whether the catalogue has not been heard to have changed since."""
         known = self.published
         return known is None or (
-            known.heard_at < entry.made_at or known.changed_at == entry.changed_at
+            known.read_at < entry.made_at or known.changed_at == entry.changed_at
         )
 
-    def current(self, entry: Entry) -> Entry:
+    def remove_withdrawn(self, entry: Entry) -> Entry:
         """An older entry without what was withdrawn since. Raises NotFound."""
         known = self.published
-        if known is None or self.holds(entry):
+        if known is None or self.is_current(entry):
             return entry
-        body = without_withdrawn(entry.body, entry.slugs, known)
+        body = remove_withdrawn(entry.body, entry.slugs, known)
         if body is entry.body:
             return entry
         slugs = tuple(slug for slug in entry.slugs if slug in known.slugs)
         cursor = entry.next_cursor if slugs else None
         return entry._replace(body=body, etag=etag_of(body), slugs=slugs, next_cursor=cursor)
 
-    def _keep(self, key: str, served: Served, *, recall: bool = False) -> None:
+    def _store(self, key: str, served: CachedAnswer, *, recall: bool = False) -> None:
         if not served.entry.slugs and not recall:
             return
         with self._lock:
-            before = self._held.pop(key, None)
-            self._bytes += len(served.entry.body) - (len(before[1].entry.body) if before else 0)
-            self._held[key] = (time.monotonic() + MEMORY_FRESH_S, served)
-            while len(self._held) > MAX_ENTRIES or self._bytes > MAX_MEMORY_BYTES:
-                _, (_, dropped) = self._held.popitem(last=False)
-                self._bytes -= len(dropped.entry.body)
+            before = self._entries.pop(key, None)
+            self._size_bytes += len(served.entry.body) - (
+                len(before[1].entry.body) if before else 0
+            )
+            self._entries[key] = (time.monotonic() + MEMORY_FRESH_S, served)
+            while len(self._entries) > MAX_ENTRIES or self._size_bytes > MAX_MEMORY_BYTES:
+                _, (_, dropped) = self._entries.popitem(last=False)
+                self._size_bytes -= len(dropped.entry.body)
 
-    def _from_snapshot(self, query: Query, reach: Reach, flight: "_Flight") -> Served:
+    def _from_snapshot(self, query: Query, reach: Sources, flight: "_Fetch") -> CachedAnswer:
         started = time.perf_counter()
         found = reach.snapshot(query, self.published and self.published.slugs)
-        entry = entry_of(found, made_at=found.changed_at.timestamp(), cost_s=0, version="")
-        return Served(entry, "snapshot", flight.timings_ms | {"snapshot": _ms_since(started)})
+        entry = make_entry(found, made_at=found.changed_at.timestamp(), cost_s=0, version="")
+        return CachedAnswer(entry, "snapshot", flight.timings_ms | {"snapshot": _ms_since(started)})
 
 
-class _Flight:
+class _Fetch:
     """One search for one answer, whoever waits for it."""
 
-    def __init__(self, query: Query, reach: Reach, shelf: Shelf) -> None:
+    def __init__(self, query: Query, reach: Sources, shelf: ProductCache) -> None:
         self.query = query
-        self.reach = reach
-        self._shelf = shelf
-        self._heard: Published | None = None
-        self.landed = threading.Event()
-        self.served: Served | None = None
-        self.older: Entry | None = None
+        self.sources = reach
+        self._cache = shelf
+        self._new_published: PublishedSlugs | None = None
+        self.done = threading.Event()
+        self.answer: CachedAnswer | None = None
+        self.stale_entry: Entry | None = None
         self.not_found = False
         self.redis_is_down = False
         self.timings_ms: dict[str, float] = {}
-        self._key = f"products:entry:{query.key}"
+        self._key = f"products:entry:{query.cache_key}"
         self._version = "0"
-        self._claimed = False
+        self._has_lock = False
 
     def wait(self, knows_an_answer: bool) -> None:
         """Until it has landed, or it is better to answer from what there is."""
         waited_s = 0.0
-        for until_s in (KNOWN_BUDGET_S, DOWN_BUDGET_S, BUDGET_S):
-            if self.landed.wait(until_s - waited_s) or knows_an_answer or self.older is not None:
+        for until_s in (STALE_BUDGET_S, REDIS_DOWN_BUDGET_S, ANSWER_BUDGET_S):
+            if (
+                self.done.wait(until_s - waited_s)
+                or knows_an_answer
+                or self.stale_entry is not None
+            ):
                 return
-            if self.redis_is_down and until_s >= DOWN_BUDGET_S:
+            if self.redis_is_down and until_s >= REDIS_DOWN_BUDGET_S:
                 return
             waited_s = until_s
 
-    def search(self) -> None:
+    def run(self) -> None:
         """Redis, then Postgres. Leaves `served`, or `not_found`, or the `older` copy it met."""
         try:
-            if self._in_redis() or self._another_fills():
+            if self._read_redis() or self._wait_for_other_instance():
                 return
         except CacheDown:
             self.redis_is_down = True  # or garbage: what is found is offered to it all the same
         try:
-            self.fill()
+            self.fetch_from_postgres()
         except DatabaseDown:
-            self._release()
+            self._write_and_unlock()
         except NotFound:
             self.not_found = True
-            self._release()
+            self._write_and_unlock()
 
-    def fill(self) -> None:
+    def fetch_from_postgres(self) -> None:
         """Ask Postgres, and leave the answer in Redis for everybody."""
         started = time.perf_counter()
         try:
-            answer = self.reach.postgres(self.query, self._shelf.published, self._hear)
+            answer = self.sources.postgres(
+                self.query, self._cache.published, self._record_published
+            )
         finally:
             self.timings_ms["postgres"] = _ms_since(started)
         if answer is None:
-            self._release()
+            self._write_and_unlock()
             return
         cost_s = time.perf_counter() - started
-        entry = entry_of(answer, made_at=time.time(), cost_s=cost_s, version=self._version)
-        self.served = Served(entry, "postgres", self.timings_ms)
-        self.landed.set()  # whoever waits need not wait for the keeping
+        entry = make_entry(answer, made_at=time.time(), cost_s=cost_s, version=self._version)
+        self.answer = CachedAnswer(entry, "postgres", self.timings_ms)
+        self.done.set()  # whoever waits need not wait for the keeping
         search = self.query.q is not None or self.query.after is not None
-        keep_s = KEPT_SEARCH_S if search else KEPT_S
-        kept = answer.slugs or self.query.is_whole_list
-        sealing = ("SET", self._key, sealed(entry, self.query.key), "EX", keep_s)
-        self._release(*([sealing] if kept else []))
+        keep_s = SEARCH_TTL_S if search else LIST_TTL_S
+        kept = answer.slugs or self.query.is_unfiltered
+        sealing = ("SET", self._key, encode(entry, self.query.cache_key), "EX", keep_s)
+        self._write_and_unlock(*([sealing] if kept else []))
 
-    def hear_of_published(self) -> None:
+    def load_published(self) -> None:
         """What another instance heard of it, where the database cannot be asked."""
         try:
-            [text] = self.reach.redis(("GET", PUBLISHED_KEY))
+            [text] = self.sources.redis(("GET", PUBLISHED_KEY))
         except (CacheDown, ValueError):
             return
-        self._shelf.hear(published_of(text))
+        self._cache.update_published(decode_published(text))
 
-    def _hear(self, found: Found) -> None:
-        self._heard = found.published
-        self._shelf.hear(found.published)
+    def _record_published(self, found: QueryResult) -> None:
+        self._new_published = found.published
+        self._cache.update_published(found.published)
 
-    def claim(self) -> bool:
+    def acquire_lock(self) -> bool:
         """Whether this is the one filler of all instances, for LOCK_MS at most."""
         token = uuid4().hex
-        command = ("SET", self._key_of_lock, token, "NX", "PX", LOCK_MS)
-        self._claimed = self.reach.redis(command)[0] not in (None, False)
-        if self._claimed:
-            version, _ = _pair(self.reach.redis(("MGET", VERSION_KEY, self._key)))
+        command = ("SET", self._lock_key, token, "NX", "PX", LOCK_TTL_MS)
+        self._has_lock = self.sources.redis(command)[0] not in (None, False)
+        if self._has_lock:
+            version, _ = _version_and_text(self.sources.redis(("MGET", VERSION_KEY, self._key)))
             self._version = version
-        return self._claimed
+        return self._has_lock
 
     @property
-    def _key_of_lock(self) -> str:
-        return f"products:lock:{self.query.key}"
+    def _lock_key(self) -> str:
+        return f"products:lock:{self.query.cache_key}"
 
-    def _in_redis(self) -> bool:
+    def _read_redis(self) -> bool:
         """One command: the version that counts and the copy, which may be of an older one."""
         started = time.perf_counter()
         try:
-            self._version, text = _pair(self.reach.redis(("MGET", VERSION_KEY, self._key)))
+            self._version, text = _version_and_text(
+                self.sources.redis(("MGET", VERSION_KEY, self._key))
+            )
         finally:
             self.timings_ms["redis"] = self.timings_ms.get("redis", 0) + _ms_since(started)
-        entry = opened(text, self.query.key)
+        entry = decode(text, self.query.cache_key)
         if entry is None:
             return False
-        self.older = entry
+        self.stale_entry = entry
         age_s = time.time() - entry.made_at
-        fresh = self._shelf.holds(entry) and -5 <= age_s < REDIS_FRESH_S
+        fresh = self._cache.is_current(entry) and -5 <= age_s < REDIS_FRESH_S
         if entry.version != self._version or not fresh:
             return False
         # The dearer an answer and the older its copy, the likelier that one of many goes early.
-        early = age_s - entry.cost_s * EAGERNESS * math.log(1 - random.random()) >= REDIS_FRESH_S  # noqa: S311
-        self.served = Served(entry, "redis", self.timings_ms, early)
+        early = age_s - entry.cost_s * XFETCH_BETA * math.log(1 - random.random()) >= REDIS_FRESH_S  # noqa: S311
+        self.answer = CachedAnswer(entry, "redis", self.timings_ms, early)
         return True
 
-    def _another_fills(self) -> bool:
+    def _wait_for_other_instance(self) -> bool:
         """Wait for the instance that holds the lock; False when this one is to fill."""
         token = uuid4().hex
-        command = ("SET", self._key_of_lock, token, "NX", "PX", LOCK_MS)
-        self._claimed = self.reach.redis(command)[0] not in (None, False)
-        if self._claimed:
+        command = ("SET", self._lock_key, token, "NX", "PX", LOCK_TTL_MS)
+        self._has_lock = self.sources.redis(command)[0] not in (None, False)
+        if self._has_lock:
             return False
-        older = self.older
-        if older is not None and older.version == self._version and self._shelf.holds(older):
-            self.served = Served(older, "redis", self.timings_ms)
+        older = self.stale_entry
+        if older is not None and older.version == self._version and self._cache.is_current(older):
+            self.answer = CachedAnswer(older, "redis", self.timings_ms)
             return True
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + LOCK_WAIT_S
         while time.monotonic() < end:
-            time.sleep(POLL_S)
-            if self._in_redis():
+            time.sleep(LOCK_POLL_S)
+            if self._read_redis():
                 return True
         return False
 
-    def _release(self, *commands: tuple[str | int, ...]) -> None:
+    def _write_and_unlock(self, *commands: tuple[str | int, ...]) -> None:
         """Leave what was found in Redis, and let the next one try at once."""
         told = list(commands)
-        if self._heard is not None:
-            told.append(("SET", PUBLISHED_KEY, published_text(self._heard), "EX", KEPT_S))
-        if self._claimed:
-            told.append(("DEL", self._key_of_lock))
+        if self._new_published is not None:
+            told.append(
+                ("SET", PUBLISHED_KEY, encode_published(self._new_published), "EX", LIST_TTL_S)
+            )
+        if self._has_lock:
+            told.append(("DEL", self._lock_key))
         try:
             if told:
-                self.reach.redis(*told)
+                self.sources.redis(*told)
         except CacheDown:
             return  # the answer is known all the same
 
 
-def _pair(results: list[Any]) -> tuple[str, object]:
+def _version_and_text(results: list[Any]) -> tuple[str, object]:
     """MGET's answer: the version ("0" before the first change) and the copy. CacheDown if none."""
     match results:
         case [[version, text]]:
@@ -334,7 +350,7 @@ def _pair(results: list[Any]) -> tuple[str, object]:
     raise CacheDown
 
 
-def entry_of(answer: Answer, *, made_at: float, cost_s: float, version: str) -> Entry:
+def make_entry(answer: RenderedAnswer, *, made_at: float, cost_s: float, version: str) -> Entry:
     return Entry(answer.body, etag_of(answer.body), answer.changed_at, answer.next_cursor,
                  made_at, cost_s, version, answer.slugs)  # fmt: skip
 
@@ -344,40 +360,40 @@ def etag_of(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()[:32]
 
 
-def published_text(published: Published) -> str:
+def encode_published(published: PublishedSlugs) -> str:
     """As Redis holds it."""
-    facts = [published.heard_at, published.changed_at.timestamp(), sorted(published.slugs)]
+    facts = [published.read_at, published.changed_at.timestamp(), sorted(published.slugs)]
     return json.dumps(facts, separators=(",", ":"))
 
 
-def published_of(text: object) -> Published | None:
+def decode_published(text: object) -> PublishedSlugs | None:
     """From Redis again; None when there is none, or it is none of ours."""
     if not isinstance(text, str):
         return None
     try:
         heard_at, changed_at, slugs = json.loads(text)
-        return Published(frozenset(slugs), datetime.fromtimestamp(changed_at, UTC), heard_at)
+        return PublishedSlugs(frozenset(slugs), datetime.fromtimestamp(changed_at, UTC), heard_at)
     except (ValueError, TypeError, OverflowError, OSError):
         return None
 
 
-def sealed(entry: Entry, key: str) -> str:
+def encode(entry: Entry, key: str) -> str:
     """An entry as Redis holds it: compressed, about a fifth of the bytes for the whole list."""
     facts = [key, entry.version, entry.made_at, entry.changed_at.timestamp(), entry.cost_s,
              entry.next_cursor, entry.slugs]  # fmt: skip
     head = json.dumps(facts, separators=(",", ":")).encode()
     packed = zlib.compress(head + b"\n" + entry.body, 6)
     check = hashlib.sha256(packed).hexdigest()[:16]
-    return f"{FORMAT}.{check}.{base64.b64encode(packed).decode()}"
+    return f"{ENTRY_FORMAT}.{check}.{base64.b64encode(packed).decode()}"
 
 
-def opened(text: object, key: str) -> Entry | None:
+def decode(text: object, key: str) -> Entry | None:
     """The entry again; None when it is damaged, another format's or another question's."""
     if not isinstance(text, str):
         return None
     mark, _, rest = text.partition(".")
     check, _, coded = rest.partition(".")
-    if mark != FORMAT:
+    if mark != ENTRY_FORMAT:
         return None
     try:
         packed = base64.b64decode(coded, validate=True)
@@ -394,7 +410,7 @@ def opened(text: object, key: str) -> Entry | None:
     return Entry(body, etag_of(body), moment, next_cursor, made_at, cost_s, version, names)
 
 
-def outdate(run: RunAll) -> None:
+def invalidate(run: RunPipeline) -> None:
     """Make every copy in Redis an older one. Raises CacheDown."""
     run(("INCR", VERSION_KEY))
 

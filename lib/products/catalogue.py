@@ -11,20 +11,20 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lib.problems import NotFound
-from lib.products.query import LOCALES, Place, Query
+from lib.products.query import LOCALES, CursorPosition, Query
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-type Run = Callable[[Callable[["Connection[Any]"], Any]], Any]
+type RunQuery = Callable[[Callable[["Connection[Any]"], Any]], Any]
 type Row = dict[str, Any]
 
 # A function's answer may have 4.5 MB; a product takes about 1 KB. Beyond it, `Link` leads on.
-MAX_BARE = 3000
+MAX_UNPAGED = 3000
 
-AUDIENCES = {"SALON": "Salon", "BARBER": "Barbershop"}
+AUDIENCE_LABELS = {"SALON": "Salon", "BARBER": "Barbershop"}
 
-FIND = """
+FIND_PRODUCTS = """
 with matched as materialized (
   select p.slug, p.name_key, p.newness, p.brand, p.categories, p.functions, p.audience,
     -(case when p.name_key = %(q)s::text then 3000000
@@ -154,7 +154,7 @@ select
    where changed_at is distinct from %(known)s::timestamptz)
 """
 
-ONE = """
+FIND_BY_SLUG = """
 select
   (select jsonb_build_array(to_jsonb(p) - 'search' || jsonb_build_object('rank', 0))
    from products as p where p.slug = %(slug)s::text and p.published),
@@ -166,7 +166,7 @@ select
 """
 
 
-class Published(NamedTuple):
+class PublishedSlugs(NamedTuple):
     """The slugs that were published when the database was last heard, at heard_at (time.time()).
 
     changed_at: when the catalogue had last changed.
@@ -174,10 +174,10 @@ class Published(NamedTuple):
 
     slugs: frozenset[str]
     changed_at: datetime
-    heard_at: float
+    read_at: float
 
 
-class Found(NamedTuple):
+class QueryResult(NamedTuple):
     """What a source knows in answer to a question.
 
     rows: in order, with columns as in the table and `rank`; more: there is a further page.
@@ -187,14 +187,14 @@ class Found(NamedTuple):
     """
 
     rows: list[Row]
-    more: bool
+    has_more: bool
     total: int
     facets: list[Row]
     changed_at: datetime | None
-    published: Published | None = None
+    published: PublishedSlugs | None = None
 
 
-class Answer(NamedTuple):
+class RenderedAnswer(NamedTuple):
     """An answer's meaning: the same bytes wherever it was found. slugs: its products, in order."""
 
     body: bytes
@@ -203,34 +203,34 @@ class Answer(NamedTuple):
     next_cursor: str | None
 
 
-def find(run: Run, query: Query, known: Published | None = None) -> Found:
+def find(run: RunQuery, query: Query, known: PublishedSlugs | None = None) -> QueryResult:
     """Ask Postgres, in one statement. Raises DatabaseDown.
 
     known: what is known to be published; it is read again where the catalogue changed since.
     """
-    values, statement = _values(query), FIND if query.slug is None else ONE
+    values, statement = _parameters(query), FIND_PRODUCTS if query.slug is None else FIND_BY_SLUG
     values["known"] = known and known.changed_at
     row = run(lambda connection: connection.execute(statement, values).fetchone())
     found, total, facets, changed_at, sees_all, slugs = row
-    rows = sorted(found or [], key=place_of, reverse=query.sort == "-name")
-    kept, more = rows[: take(query)], len(rows) > take(query)
+    rows = sorted(found or [], key=sort_key, reverse=query.sort == "-name")
+    kept, more = rows[: page_size(query)], len(rows) > page_size(query)
     if not sees_all:
         changed_at = None
     published = None
     if changed_at is not None and slugs is not None:
-        published = Published(frozenset(slugs), changed_at, time.time())
-    return Found(kept, more, total, facets or [], changed_at, published)
+        published = PublishedSlugs(frozenset(slugs), changed_at, time.time())
+    return QueryResult(kept, more, total, facets or [], changed_at, published)
 
 
-def take(query: Query) -> int:
-    return query.limit or MAX_BARE
+def page_size(query: Query) -> int:
+    return query.limit or MAX_UNPAGED
 
 
-def place_of(row: Row) -> tuple[int, str, str]:
+def sort_key(row: Row) -> tuple[int, str, str]:
     return row["rank"], row["name_key"], row["slug"]
 
 
-def _values(query: Query) -> dict[str, object]:
+def _parameters(query: Query) -> dict[str, object]:
     if query.slug is not None:
         return {"slug": query.slug}
     after = query.after
@@ -245,16 +245,18 @@ def _values(query: Query) -> dict[str, object]:
         "rank": after and after.rank,
         "name_key": after and after.name_key,
         "slug": after and after.slug,
-        "take": take(query) + 1,
+        "take": page_size(query) + 1,
         "facets": list(query.facets),
         "counted": query.total or bool(query.facets),
     }
 
 
-def answer(query: Query, found: Found, changed_at: datetime) -> Answer:
+def render(query: Query, found: QueryResult, changed_at: datetime) -> RenderedAnswer:
     """The contract's JSON. Raises NotFound when the one product asked for is not there."""
-    items = [shape(row, query) for row in found.rows]
-    next_cursor = query.cursor(Place(*place_of(found.rows[-1]))) if found.more else None
+    items = [to_json(row, query) for row in found.rows]
+    next_cursor = (
+        query.encode_cursor(CursorPosition(*sort_key(found.rows[-1]))) if found.has_more else None
+    )
     value: object = items
     if query.slug is not None:
         if not items:
@@ -265,13 +267,13 @@ def answer(query: Query, found: Found, changed_at: datetime) -> Answer:
             "items": items,
             "next_cursor": next_cursor,
             "total": found.total if query.total else None,
-            "facets": _facets(query, found.facets) if query.facets else None,
+            "facets": _render_facets(query, found.facets) if query.facets else None,
         }
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    return Answer(body, tuple(row["slug"] for row in found.rows), changed_at, next_cursor)
+    return RenderedAnswer(body, tuple(row["slug"] for row in found.rows), changed_at, next_cursor)
 
 
-def without_withdrawn(body: bytes, slugs: tuple[str, ...], published: Published) -> bytes:
+def remove_withdrawn(body: bytes, slugs: tuple[str, ...], published: PublishedSlugs) -> bytes:
     """An older answer without what is not published any more. slugs: its products, in order.
 
     Raises NotFound when it was one product.
@@ -298,7 +300,7 @@ def without_withdrawn(body: bytes, slugs: tuple[str, ...], published: Published)
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def shape(row: Row, query: Query) -> dict[str, object]:
+def to_json(row: Row, query: Query) -> dict[str, object]:
     """A product as callers read it: the fields asked for, in the language asked for."""
     first, second = (query.locale, next(each for each in LOCALES if each != query.locale))
 
@@ -324,10 +326,10 @@ def shape(row: Row, query: Query) -> dict[str, object]:
     return {name: whole[name] for name in query.fields}
 
 
-def _facets(query: Query, counted: list[Row]) -> dict[str, list[dict[str, object]]]:
+def _render_facets(query: Query, counted: list[Row]) -> dict[str, list[dict[str, object]]]:
     """Each facet's values with their labels and counts; a facet ignores its own filter."""
     shown: dict[str, list[dict[str, object]]] = {name: [] for name in query.facets}
     for row in counted:
-        label = row.get(f"label_{query.locale}") or AUDIENCES.get(row["value"], row["value"])
+        label = row.get(f"label_{query.locale}") or AUDIENCE_LABELS.get(row["value"], row["value"])
         shown[row["facet"]].append({"value": row["value"], "label": label, "count": int(row["n"])})
     return shown

@@ -22,16 +22,16 @@ FILTERS = ("brand", "category", "function", "audience")
 SORTS = ("name", "-name", "newest")
 FIELDS = ("slug", "name", "brand", "audience", "functions", "categories", "summary", "benefits",
           "howToUse", "image")  # fmt: skip
-SINGLE = ("q", "limit", "cursor", "facets", "total", "sort", "fields", "locale", "slug")
-BESIDE_SLUG = {"slug", "fields", "locale"}
+SINGLE_VALUED = ("q", "limit", "cursor", "facets", "total", "sort", "fields", "locale", "slug")
+ALLOWED_WITH_SLUG = {"slug", "fields", "locale"}
 
 MAX_LIMIT = 100
 DEFAULT_LIMIT = 24
 MAX_VALUES = 30
-MAX_SPACES = 4  # of a brand, each of which may have been a plus
+MAX_BRAND_SPACES = 4  # of a brand, each of which may have been a plus
 MAX_CHARACTERS = 100
 
-FAULTS = {
+ERROR_MESSAGES = {
     "unknown": {"id": "Parameter ini tidak dikenal.", "en": "This parameter is not known."},
     "repeated": {
         "id": "Diberikan lebih dari sekali dengan isi berbeda.",
@@ -67,7 +67,7 @@ FAULTS = {
 }
 
 # What normalising leaves whole although people type it as plain letters.
-_LETTERS = str.maketrans(
+_LETTER_REPLACEMENTS = str.maketrans(
     {"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
 )
 
@@ -78,12 +78,12 @@ def fold(text: str) -> str:
     >>> fold("Dénuée, Oil+Colour")
     'denuee oil colour'
     """
-    plain = unicodedata.normalize("NFKD", text.casefold()).translate(_LETTERS)
+    plain = unicodedata.normalize("NFKD", text.casefold()).translate(_LETTER_REPLACEMENTS)
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
     return re.sub(r"[^a-z0-9]+", " ", plain).strip()
 
 
-class Place(NamedTuple):
+class CursorPosition(NamedTuple):
     """Where a page ended: the last product's place in its order. It survives inserts."""
 
     rank: int
@@ -106,39 +106,39 @@ class Query(NamedTuple):
     slug: str | None = None
     sort: str = "name"
     limit: int | None = None
-    after: Place | None = None
+    after: CursorPosition | None = None
     facets: tuple[str, ...] = ()
     total: bool = False
     fields: tuple[str, ...] = FIELDS
     locale: str = LOCALES[0]
 
     @property
-    def key(self) -> str:
+    def cache_key(self) -> str:
         """The same for everything that asks the same, and for nothing else."""
         after = self.after and (self.after.rank, self.after.name_key, self.after.slug)
-        asked = [*self._search(), self.slug, self.limit, after, self.facets, self.total,
+        asked = [*self._search_parameters(), self.slug, self.limit, after, self.facets, self.total,
                  self.fields, self.locale]  # fmt: skip
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
 
     @property
-    def is_whole_list(self) -> bool:
+    def is_unfiltered(self) -> bool:
         """Whether it is of every product that there is."""
         filters = (self.brands, self.categories, self.functions, self.audiences)
         return not any(filters) and (self.q, self.slug, self.after) == (None, None, None)
 
-    def cursor(self, place: Place) -> str:
+    def encode_cursor(self, place: CursorPosition) -> str:
         """What leads on from `place`, in this search alone."""
-        parts = [self._mark(), place.rank, place.name_key, place.slug]
+        parts = [self._search_hash(), place.rank, place.name_key, place.slug]
         text = json.dumps(parts, separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
-    def _search(self) -> list[object]:
+    def _search_parameters(self) -> list[object]:
         return [self.brands, self.categories, self.functions, self.audiences, self.q, self.sort]
 
-    def _mark(self) -> str:
-        return hashlib.sha256(json.dumps(self._search()).encode()).hexdigest()[:10]
+    def _search_hash(self) -> str:
+        return hashlib.sha256(json.dumps(self._search_parameters()).encode()).hexdigest()[:10]
 
-    def place(self, cursor: str) -> Place | None:
+    def decode_cursor(self, cursor: str) -> CursorPosition | None:
         """Where `cursor` leads; None when it is none of this search's."""
         try:
             padded = cursor + "=" * (-len(cursor) % 4)
@@ -146,101 +146,103 @@ class Query(NamedTuple):
         except (ValueError, RecursionError):
             return None
         match parts:
-            case [str(mark), int(rank), str(name_key), str(slug)] if mark == self._mark():
-                place = Place(rank, name_key, slug)
+            case [str(mark), int(rank), str(name_key), str(slug)] if mark == self._search_hash():
+                place = CursorPosition(rank, name_key, slug)
                 plain = fold(name_key) == name_key and fold(slug) == slug.replace("-", " ")
                 sound = type(rank) is int and abs(rank) < 2**62 and plain
                 # What we wrote, to the letter: another spelling would be another cache entry.
-                return place if sound and self.cursor(place) == cursor else None
+                return place if sound and self.encode_cursor(place) == cursor else None
         return None
 
 
 @dataclass(slots=True)
-class _Reading:
+class _Parser:
     """Parameters on their way to a Query, with the faults found so far."""
 
-    given: dict[str, list[str]]
+    parameters: dict[str, list[str]]
     locale: str
-    faults: Details = field(default_factory=dict)
+    errors: Details = field(default_factory=dict)
 
-    def fault(self, name: str, code: str) -> None:
-        said = self.faults.setdefault(name, [])
-        if (text := FAULTS[code][self.locale]) not in said:
+    def add_error(self, name: str, code: str) -> None:
+        said = self.errors.setdefault(name, [])
+        if (text := ERROR_MESSAGES[code][self.locale]) not in said:
             said.append(text)
 
-    def one(self, name: str) -> str | None:
-        values = set(self.given.get(name, ()))
+    def single(self, name: str) -> str | None:
+        values = set(self.parameters.get(name, ()))
         if len(values) > 1:
-            self.fault(name, "repeated")
+            self.add_error(name, "repeated")
         return next(iter(sorted(values)), None)
 
-    def many(self, name: str) -> tuple[str, ...]:
-        values = {value.strip() for value in self.given.get(name, ())} - {""}
+    def multiple(self, name: str) -> tuple[str, ...]:
+        values = {value.strip() for value in self.parameters.get(name, ())} - {""}
         if len(values) > MAX_VALUES:
-            self.fault(name, "many")
+            self.add_error(name, "many")
         if name == "audience":
             values = {value.upper() for value in values}
             if values - {"SALON", "BARBER"}:
-                self.fault(name, "audience")
+                self.add_error(name, "audience")
             return tuple(sorted(values))
         if name == "brand":
-            values = {each for value in self.given.get(name, ()) for each in _with_plus(value)}
+            values = {
+                each for value in self.parameters.get(name, ()) for each in _plus_spellings(value)
+            }
             values -= {""}
         return tuple(sorted({value.lower() for value in values}))
 
     def flag(self, name: str) -> bool:
-        text = self.one(name)
-        given = None if text is None else query_parameters.flag(text)
+        text = self.single(name)
+        given = None if text is None else query_parameters.parse_flag(text)
         if text is not None and given is None:
-            self.fault(name, "flag")
+            self.add_error(name, "flag")
         return bool(given)
 
     def choice(self, name: str, known: tuple[str, ...], default: str) -> str:
-        text = self.one(name)
+        text = self.single(name)
         if text is not None and text not in known:
-            self.fault(name, name)
+            self.add_error(name, name)
         return text if text in known else default
 
     def limit(self) -> int | None:
-        text = self.one("limit")
+        text = self.single("limit")
         if text is None:
             return None
         number = int(text) if re.fullmatch(r"[0-9]{1,3}", text, re.ASCII) else 0
         if not 1 <= number <= MAX_LIMIT:
-            self.fault("limit", "limit")
+            self.add_error("limit", "limit")
         return number
 
     def facets(self) -> tuple[str, ...]:
-        text = (self.one("facets") or "0").lower()
-        everything = query_parameters.flag(text)
+        text = (self.single("facets") or "0").lower()
+        everything = query_parameters.parse_flag(text)
         if everything is not None:
             return FILTERS if everything else ()
         asked = {part.strip() for part in text.split(",")}
         if asked - set(FILTERS):
-            self.fault("facets", "facets")
+            self.add_error("facets", "facets")
         return tuple(name for name in FILTERS if name in asked)
 
     def fields(self) -> tuple[str, ...]:
-        text = self.one("fields")
+        text = self.single("fields")
         if text is None:
             return FIELDS
         asked = {part.strip() for part in text.split(",")}
         if asked - set(FIELDS):
-            self.fault("fields", "fields")
+            self.add_error("fields", "fields")
         return tuple(name for name in FIELDS if name in asked)
 
     def q(self) -> str | None:
-        text = self.one("q")
+        text = self.single("q")
         if text is None or not text.strip():
             return None
         return fold(text) or "?"  # signs alone are in no product
 
 
-def _with_plus(value: str) -> Iterable[str]:
+def _plus_spellings(value: str) -> Iterable[str]:
     """A brand as it was given, and each way of reading its spaces as pluses: an address typed by
     hand says `brand=Gamma+`, which arrives as a space."""
     words = value.split(" ")
-    if len(words) > MAX_SPACES + 1:
+    if len(words) > MAX_BRAND_SPACES + 1:
         return (value.strip(), value.replace(" ", "+"))
     joints = itertools.product(" +", repeat=len(words) - 1)
     return {
@@ -249,7 +251,7 @@ def _with_plus(value: str) -> Iterable[str]:
     }
 
 
-def read(pairs: Iterable[tuple[str, str]], spoken: str) -> Query:
+def parse(pairs: Iterable[tuple[str, str]], spoken: str) -> Query:
     """The question in a query string's pairs; faults in the language `spoken`, or in `locale`.
 
     Raises Invalid, naming every fault.
@@ -257,49 +259,49 @@ def read(pairs: Iterable[tuple[str, str]], spoken: str) -> Query:
     given: dict[str, list[str]] = {}
     for name, value in pairs:
         given.setdefault(name, []).append(value)
-    given = query_parameters.without_empty(given)
+    given = query_parameters.drop_empty(given)
     spoken = next((each for each in given.get("locale", ()) if each in LOCALES), spoken)
-    reading = _Reading(given, spoken)
+    reading = _Parser(given, spoken)
     for name, values in given.items():
-        _check(reading, name, values)
-    query = _query(reading)
-    cursor = reading.one("cursor")
-    after = query.place(cursor) if cursor is not None else None
+        _check_parameter(reading, name, values)
+    query = _build_query(reading)
+    cursor = reading.single("cursor")
+    after = query.decode_cursor(cursor) if cursor is not None else None
     if cursor is not None and after is None:
-        reading.fault("cursor", "cursor")
-    if reading.faults:
-        raise Invalid(reading.faults)
+        reading.add_error("cursor", "cursor")
+    if reading.errors:
+        raise Invalid(reading.errors)
     return query._replace(after=after)
 
 
-def _check(reading: _Reading, name: str, values: list[str]) -> None:
-    if name not in (*FILTERS, *SINGLE):
-        reading.fault(name[:MAX_CHARACTERS], "unknown")
+def _check_parameter(reading: _Parser, name: str, values: list[str]) -> None:
+    if name not in (*FILTERS, *SINGLE_VALUED):
+        reading.add_error(name[:MAX_CHARACTERS], "unknown")
         return
     most = 600 if name == "cursor" else 3 * MAX_CHARACTERS if name == "fields" else MAX_CHARACTERS
     for value in values:
         if len(value) > most:
-            reading.fault(name, "long")
+            reading.add_error(name, "long")
         if any(
             letter == "\ufffd" or unicodedata.category(letter) in ("Cc", "Cs") for letter in value
         ):
-            reading.fault(name, "unreadable")
-    if "slug" in reading.given and name not in BESIDE_SLUG:
-        reading.fault(name, "beside_slug")
+            reading.add_error(name, "unreadable")
+    if "slug" in reading.parameters and name not in ALLOWED_WITH_SLUG:
+        reading.add_error(name, "beside_slug")
 
 
-def _query(reading: _Reading) -> Query:
+def _build_query(reading: _Parser) -> Query:
     q = reading.q()
     limit = reading.limit()
     facets, total = reading.facets(), reading.flag("total")
-    if limit is None and {"cursor", "facets", "total"} & set(reading.given):
+    if limit is None and {"cursor", "facets", "total"} & set(reading.parameters):
         limit = DEFAULT_LIMIT
-    slug = reading.one("slug")
+    slug = reading.single("slug")
     return Query(
-        brands=reading.many("brand"),
-        categories=reading.many("category"),
-        functions=reading.many("function"),
-        audiences=reading.many("audience"),
+        brands=reading.multiple("brand"),
+        categories=reading.multiple("category"),
+        functions=reading.multiple("function"),
+        audiences=reading.multiple("audience"),
         q=q,
         slug=None if slug is None else slug.strip().lower(),
         sort=reading.choice("sort", SORTS, "name" if q is None else "relevance"),

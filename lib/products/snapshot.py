@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lib.products.catalogue import Found, Row, place_of, take
+from lib.products.catalogue import QueryResult, Row, page_size, sort_key
 from lib.products.query import FILTERS, Query, fold
 
 FILE = Path(__file__).with_name("catalogue.snapshot.json")
@@ -32,7 +32,7 @@ class Snapshot:
     synonyms: list[tuple[str, str]]
     words: dict[str, dict[str, int]]
 
-    def find(self, query: Query, published: frozenset[str] | None = None) -> Found:
+    def find(self, query: Query, published: frozenset[str] | None = None) -> QueryResult:
         """What the database would find; relevance is weighed more simply.
 
         published: slugs; what is not among them was withdrawn since. None: nobody knows.
@@ -43,17 +43,19 @@ class Snapshot:
             )
         if query.slug is not None:
             one = [row for row in self.rows if row["slug"] == query.slug]
-            return Found(one, more=False, total=len(one), facets=[], changed_at=self.made_at)
-        pool = self._matched(query)
-        kept = [row for row in pool if _passes(row, query)]
-        kept.sort(key=place_of, reverse=query.sort == "-name")
+            return QueryResult(
+                one, has_more=False, total=len(one), facets=[], changed_at=self.made_at
+            )
+        pool = self._search(query)
+        kept = [row for row in pool if _matches_filters(row, query)]
+        kept.sort(key=sort_key, reverse=query.sort == "-name")
         rest = [row for row in kept if _is_after(row, query)]
-        size = take(query)
-        facets = [self._counted(label, pool, query) for label in self.labels]
+        size = page_size(query)
+        facets = [self._count_facet(label, pool, query) for label in self.labels]
         wanted = [row for row in facets if row["facet"] in query.facets]
-        return Found(rest[:size], len(rest) > size, len(kept), wanted, self.made_at)
+        return QueryResult(rest[:size], len(rest) > size, len(kept), wanted, self.made_at)
 
-    def _matched(self, query: Query) -> list[Row]:
+    def _search(self, query: Query) -> list[Row]:
         if query.q is None:
             return [row | {"rank": _rank(row, query.sort)} for row in self.rows]
         scored = ((row, self._score(row, query.q)) for row in self.rows)
@@ -99,9 +101,12 @@ class Snapshot:
             if phrase or beginning or (slip and distance(term, typed) <= 1):
                 yield same_as
 
-    def _counted(self, label: Row, pool: list[Row], query: Query) -> Row:
+    def _count_facet(self, label: Row, pool: list[Row], query: Query) -> Row:
         facet, value = label["facet"], label["value"]
-        n = sum(value in _values_of(row, facet) and _passes(row, query, but=facet) for row in pool)
+        n = sum(
+            value in _facet_values(row, facet) and _matches_filters(row, query, but=facet)
+            for row in pool
+        )
         return label | {"n": n}
 
 
@@ -112,8 +117,8 @@ def load(file: Path = FILE) -> Snapshot:
 
 
 def parse(document: Mapping[str, Any]) -> Snapshot:
-    rows = [row_of(product) for product in document["products"] if product.get("published", True)]
-    labels = list(_labels(document))
+    rows = [to_row(product) for product in document["products"] if product.get("published", True)]
+    labels = list(_facet_labels(document))
     named = {(label["facet"], label["value"]): label for label in labels}
     return Snapshot(
         made_at=datetime.fromisoformat(document["madeAt"]),
@@ -124,7 +129,7 @@ def parse(document: Mapping[str, Any]) -> Snapshot:
     )
 
 
-def row_of(product: Mapping[str, Any]) -> Row:
+def to_row(product: Mapping[str, Any]) -> Row:
     """A product of a catalogue file as a row of the table."""
     image = product.get("image") or {}
     row: Row = {name: product.get(name) for name in ("slug", "name", "brand")}
@@ -151,7 +156,7 @@ def row_of(product: Mapping[str, Any]) -> Row:
     return row
 
 
-def _labels(document: Mapping[str, Any]) -> Iterable[Row]:
+def _facet_labels(document: Mapping[str, Any]) -> Iterable[Row]:
     for brand in document["brands"]:
         name = brand["name"]
         yield {"facet": "brand", "value": name, "label_id": name, "label_en": name}
@@ -192,19 +197,19 @@ def _is_after(row: Row, query: Query) -> bool:
     if query.after is None:
         return True
     after = (query.after.rank, query.after.name_key, query.after.slug)
-    return place_of(row) < after if query.sort == "-name" else place_of(row) > after
+    return sort_key(row) < after if query.sort == "-name" else sort_key(row) > after
 
 
-def _values_of(row: Row, facet: str) -> list[str]:
+def _facet_values(row: Row, facet: str) -> list[str]:
     places = {"category": "categories", "function": "functions", "audience": "audience"}
     return [row["brand"]] if facet == "brand" else row[places[facet]]
 
 
-def _passes(row: Row, query: Query, but: str = "") -> bool:
+def _matches_filters(row: Row, query: Query, but: str = "") -> bool:
     """Whether every filter lets the product through; `but` names one that is left out."""
     asked = (query.brands, query.categories, query.functions, query.audiences)
     for facet, wanted in zip(FILTERS, asked, strict=True):
-        held = _values_of(row, facet)
+        held = _facet_values(row, facet)
         if facet == "brand":
             held = [name.lower() for name in held]
         if wanted and facet != but and not set(wanted) & set(held):

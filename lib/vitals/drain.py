@@ -13,56 +13,56 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lib.vitals import samples as vitals_samples
-from lib.vitals.samples import DEVICES, Read, Sample
+from lib.vitals.samples import DEVICES, ParsedReports, Sample
 
 SIGNATURE_HEADER = "x-vercel-signature"
-VITALS = "vercel.speed_insights."
-ANALYTICS = "vercel.analytics."  # v1 and v2 differ in nothing that is read here
-OLDEST = timedelta(days=30)
+VITALS_SCHEMA = "vercel.speed_insights."
+ANALYTICS_SCHEMA = "vercel.analytics."  # v1 and v2 differ in nothing that is read here
+MAX_EVENT_AGE = timedelta(days=30)
 
 
-def is_signed(secret: str, signature: str, body: bytes) -> bool:
+def verify_signature(secret: str, signature: str, body: bytes) -> bool:
     """Whether `signature` is the body's: HMAC-SHA1 in hex, as Vercel's drains sign."""
     expected = hmac.new(secret.encode(), body, hashlib.sha1).hexdigest()
     return hmac.compare_digest(expected.encode(), signature.encode("utf-8", "surrogateescape"))
 
 
-def read(body: bytes, release: str, now: datetime) -> Read:
+def parse(body: bytes, release: str, now: datetime) -> ParsedReports:
     """The samples of a delivery: a JSON array, one object, or an object a line."""
     samples: list[Sample] = []
     dropped = 0
     for event in _events(body):
-        sample = _sample(event, release, now) if isinstance(event, dict) else None
+        sample = _to_sample(event, release, now) if isinstance(event, dict) else None
         if sample is None:
             dropped += 1
         else:
             samples.append(sample)
-    return Read(vitals_samples.newest(samples), dropped)
+    return ParsedReports(vitals_samples.deduplicate(samples), dropped)
 
 
 def _events(body: bytes) -> Iterator[object]:
     """What was delivered, whole or line by line; None for what cannot be read."""
-    whole = _json(body)
+    whole = _parse_json(body)
     if whole is not None:
         yield from whole if isinstance(whole, list) else [whole]
         return
     for line in body.splitlines():
         if line.strip():
-            yield _json(line)
+            yield _parse_json(line)
 
 
-def _json(text: bytes) -> object:
+def _parse_json(text: bytes) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
 
-def _sample(event: dict[str, Any], release: str, now: datetime) -> Sample | None:
+def _to_sample(event: dict[str, Any], release: str, now: datetime) -> Sample | None:
     schema, path = event.get("schema"), event.get("path")
     if not isinstance(schema, str) or not isinstance(path, str):
         return None
-    moment = _moment(event.get("timestamp"), now)
+    moment = _event_time(event.get("timestamp"), now)
     device = str(event.get("deviceType") or "").lower()
     deployment = event.get("deploymentId") or event.get("deployment")
     placed: dict[str, Any] = {
@@ -71,21 +71,21 @@ def _sample(event: dict[str, Any], release: str, now: datetime) -> Sample | None
         "hour": moment.replace(minute=0, second=0, microsecond=0),
         "page": path,
         "device": device if device in DEVICES else "unknown",
-        "release": vitals_samples.release_of(deployment, "")
+        "release": vitals_samples.release_name(deployment, "")
         if isinstance(deployment, str)
         else release,
     }
-    if schema.startswith(VITALS):
-        return vitals_samples.place(str(event.get("metricType")), event.get("value"), **placed)
-    if schema.startswith(ANALYTICS) and event.get("eventType") == "pageview":
-        return vitals_samples.view(**placed)
+    if schema.startswith(VITALS_SCHEMA):
+        return vitals_samples.to_sample(str(event.get("metricType")), event.get("value"), **placed)
+    if schema.startswith(ANALYTICS_SCHEMA) and event.get("eventType") == "pageview":
+        return vitals_samples.page_view(**placed)
     return None
 
 
-def _moment(stated: object, now: datetime) -> datetime:
+def _event_time(stated: object, now: datetime) -> datetime:
     """When it happened: ISO text in one drain, milliseconds in the other; now if not likely."""
-    at_ms = vitals_samples.moment_ms(stated)
+    at_ms = vitals_samples.parse_timestamp_ms(stated)
     if at_ms is None:
         return now
     moment = datetime.fromtimestamp(at_ms / 1000, UTC)
-    return moment if now - OLDEST < moment <= now else now
+    return moment if now - MAX_EVENT_AGE < moment <= now else now

@@ -19,17 +19,17 @@ from lib.vitals.samples import KNOWN_PATHS, OTHER_PATHS, Sample
 if TYPE_CHECKING:
     from psycopg import Connection
 
-OPEN = "rum:open"
-BATCHES = "rum:batches"
-FOLDED = "rum:folded"
-REMEMBERED_S = 6 * 3600  # a page open for longer and reporting again is a second visit
-SAMPLES_A_CALL = 200
-MAX_PATHS_A_DAY = 200  # invented ones beyond the site's own pages; the rest is "(other)"
+OPEN_COUNTS_KEY = "rum:open"
+BATCHES_KEY = "rum:batches"
+ROLLUP_THROTTLE_KEY = "rum:folded"
+SAMPLE_ID_TTL_S = 6 * 3600  # a page open for longer and reporting again is a second visit
+SAMPLES_PER_CALL = 200
+MAX_PATHS_PER_DAY = 200  # invented ones beyond the site's own pages; the rest is "(other)"
 
 # KEYS: open counts, the day's paths, when a fold was, then one an id. Answers whether a fold is
 # due. ARGV: most paths, an id's seconds, then for
 # each id its moment, hour, path, whether that is known, the rest of its place, its bucket.
-COUNT = """
+COUNT_SAMPLES = """
 local function add(place, bucket, n)
   local field = place .. '|' .. bucket
   if redis.call('HINCRBY', KEYS[1], field, n) == 0 then redis.call('HDEL', KEYS[1], field) end
@@ -61,7 +61,7 @@ return 1 - redis.call('EXISTS', KEYS[3])
 """
 
 # KEYS: open counts, batches. What is not in Postgres yet, at one moment: name, fields, name, …
-LOOK = """
+READ_PENDING = """
 local found = {'', redis.call('HGETALL', KEYS[1])}
 for _, name in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   found[#found + 1] = name
@@ -108,7 +108,7 @@ on conflict (hour, path, device, metric, release) do update set (buckets, counts
   select * from rum_sum(ours.buckets, ours.counts, excluded.buckets, excluded.counts))
 """
 
-HEAR_OF = """
+UPSERT_RELEASES = """
 insert into rum_releases as ours (release, first_at)
 select release, min(hour) from unnest(%(release)s::text[], %(hour)s::timestamptz[])
   as given (release, hour)
@@ -118,7 +118,7 @@ where excluded.first_at < ours.first_at
 """
 
 
-class Means(Protocol):
+class Services(Protocol):
     """Redis and Postgres. Each may raise NotConfigured, which counts as down."""
 
     @property
@@ -127,21 +127,21 @@ class Means(Protocol):
     def database(self) -> Any: ...
 
 
-class Kept(NamedTuple):
+class IngestResult(NamedTuple):
     """where: redis, postgres, or nowhere (then `lost` samples are gone). due: fold now."""
 
     where: str
     lost: int = 0
-    due: bool = False
+    rollup_due: bool = False
 
 
-def keep(means: Means, samples: Sequence[Sample], now: datetime) -> Kept:
+def record(means: Services, samples: Sequence[Sample], now: datetime) -> IngestResult:
     """Count the samples, in Redis, else in Postgres, else not at all."""
     lost, where, due = 0, "redis", False
-    for start in range(0, len(samples), SAMPLES_A_CALL):
-        some = samples[start : start + SAMPLES_A_CALL]
+    for start in range(0, len(samples), SAMPLES_PER_CALL):
+        some = samples[start : start + SAMPLES_PER_CALL]
         try:
-            due = bool(means.cache.run(*_counting(some, now)))
+            due = bool(means.cache.execute(*_count_command(some, now)))
             continue
         except (CacheDown, NotConfigured):
             where = "postgres"
@@ -149,14 +149,14 @@ def keep(means: Means, samples: Sequence[Sample], now: datetime) -> Kept:
             means.database.run(lambda connection, some=some: _count_here(connection, some, now))
         except (DatabaseDown, NotConfigured):
             lost += len(some)
-    return Kept("nowhere" if lost else where, lost, due)
+    return IngestResult("nowhere" if lost else where, lost, due)
 
 
-type Row = tuple[datetime, str, str, str, str, int, int]
+type CountRow = tuple[datetime, str, str, str, str, int, int]
 """hour, path, device, metric, release, bucket, n"""
 
 
-def rows_of(counts: Iterable[tuple[str, Any]]) -> list[Row]:
+def parse_counts(counts: Iterable[tuple[str, Any]]) -> list[CountRow]:
     """Rows from the fields and counts of a hash in Redis."""
     rows = []
     for place, n in counts:
@@ -166,10 +166,10 @@ def rows_of(counts: Iterable[tuple[str, Any]]) -> list[Row]:
     return rows
 
 
-def look(redis: Callable[..., Any]) -> dict[str, list[Row]]:
+def read_pending(redis: Callable[..., Any]) -> dict[str, list[CountRow]]:
     """What is not in Postgres yet, by batch; the open counts under "". Raises CacheDown."""
-    found = redis("EVAL", LOOK, 2, OPEN, BATCHES)
-    return {name: rows_of(_pairs(flat)) for name, flat in _pairs(found)}
+    found = redis("EVAL", READ_PENDING, 2, OPEN_COUNTS_KEY, BATCHES_KEY)
+    return {name: parse_counts(_pairs(flat)) for name, flat in _pairs(found)}
 
 
 def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
@@ -177,15 +177,15 @@ def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _counting(samples: Sequence[Sample], now: datetime) -> tuple[str | int, ...]:
-    keys = [OPEN, f"rum:paths:{now:%Y%m%d}", FOLDED]
-    args: list[str | int] = [MAX_PATHS_A_DAY, REMEMBERED_S]
+def _count_command(samples: Sequence[Sample], now: datetime) -> tuple[str | int, ...]:
+    keys = [OPEN_COUNTS_KEY, f"rum:paths:{now:%Y%m%d}", ROLLUP_THROTTLE_KEY]
+    args: list[str | int] = [MAX_PATHS_PER_DAY, SAMPLE_ID_TTL_S]
     for one in samples:
-        keys.append(last_key(one.id))
+        keys.append(sample_key(one.id))
         known = int(one.path in KNOWN_PATHS)
         rest = f"{one.device}|{one.metric}|{one.release}"
         args += [one.at_ms, int(one.hour.timestamp()), one.path, known, rest, one.bucket]
-    return ("EVAL", COUNT, len(keys), *keys, *args)
+    return ("EVAL", COUNT_SAMPLES, len(keys), *keys, *args)
 
 
 def _count_here(connection: "Connection[Any]", samples: Sequence[Sample], now: datetime) -> None:
@@ -199,14 +199,14 @@ def _count_here(connection: "Connection[Any]", samples: Sequence[Sample], now: d
         "today": now - timedelta(days=1),
         "known": [*KNOWN_PATHS, OTHER_PATHS],
         "other": OTHER_PATHS,
-        "max_paths": MAX_PATHS_A_DAY,
+        "max_paths": MAX_PATHS_PER_DAY,
     }
     with connection.transaction():
         connection.execute(COUNT_HERE, values)
-        connection.execute(HEAR_OF, values)
+        connection.execute(UPSERT_RELEASES, values)
 
 
-def last_key(sample_id: str) -> str:
+def sample_key(sample_id: str) -> str:
     return f"rum:last:{sample_id}"
 
 

@@ -36,7 +36,7 @@ class Scale(NamedTuple):
     floor: float
     good: float
     poor: float
-    most: float
+    maximum: float
 
     def rating(self, value: float) -> int:
         """An index of RATINGS."""
@@ -61,7 +61,7 @@ class Difference(NamedTuple):
         return "no clear difference"
 
 
-def bucket(scale: Scale, value: float) -> int:
+def bucket_of(scale: Scale, value: float) -> int:
     """The number of the bucket `value` belongs to; 0 <= value <= scale.most."""
     if value < scale.floor:
         return 0
@@ -69,26 +69,26 @@ def bucket(scale: Scale, value: float) -> int:
     return 3 * (step + 1) + scale.rating(value)
 
 
-def edges(scale: Scale, number: int) -> tuple[float, float]:
+def bucket_edges(scale: Scale, number: int) -> tuple[float, float]:
     """The least and the greatest value of a bucket."""
     if number == 0:
         return 0.0, scale.floor
     step, rating = number // 3 - 1, number % 3
     low, high = scale.floor * GAMMA ** (step - 1), scale.floor * GAMMA**step
     above = (0.0, scale.good, scale.poor)[rating]
-    below = (scale.good, scale.poor, scale.most)[rating]
+    below = (scale.good, scale.poor, scale.maximum)[rating]
     return max(low, above), min(high, below)
 
 
-def middle(scale: Scale, number: int) -> float:
+def bucket_middle(scale: Scale, number: int) -> float:
     """The value nearest, relatively, to all of a bucket: its edges' harmonic mean."""
     if number == 0:
         return 0.0
-    low, high = edges(scale, number)
+    low, high = bucket_edges(scale, number)
     return 2 * low * high / (low + high)
 
 
-def merged(sketches: Iterable[Counts]) -> Counter[int]:
+def merge(sketches: Iterable[Counts]) -> Counter[int]:
     """All of them as one: what averaging quantiles only pretends to be."""
     total: Counter[int] = Counter()
     for sketch in sketches:
@@ -96,26 +96,28 @@ def merged(sketches: Iterable[Counts]) -> Counter[int]:
     return total
 
 
-def size(counts: Counts) -> int:
+def total_count(counts: Counts) -> int:
     return sum(counts.values())
 
 
 def quantile(scale: Scale, counts: Counts, share: float) -> float | None:
     """The value that `share` of all do not exceed (nearest rank); None of nothing."""
-    n = size(counts)
-    return middle(scale, _at_rank(counts, max(1, math.ceil(share * n)))) if n else None
+    n = total_count(counts)
+    return (
+        bucket_middle(scale, _bucket_at_rank(counts, max(1, math.ceil(share * n)))) if n else None
+    )
 
 
-def shares(counts: Counts) -> dict[str, float]:
+def rating_shares(counts: Counts) -> dict[str, float]:
     """What part is good, needs improvement, is poor: exact. `counts` is not empty."""
     by_rating = Counter[int]()
     for number, n in counts.items():
         by_rating[number % 3] += n
-    n = size(counts)
+    n = total_count(counts)
     return {name: by_rating[index] / n for index, name in enumerate(RATINGS)}
 
 
-def interval(
+def confidence_interval(
     scale: Scale, counts: Counts, share: float, z: float = Z_95
 ) -> tuple[float, float] | None:
     """Where the quantile of all visits lies, these being a sample of them.
@@ -125,15 +127,17 @@ def interval(
     the outer edges of their buckets, so the sketch's own error is inside. None when the sample is
     so small that the ranks fall off its ends.
     """
-    n = size(counts)
+    n = total_count(counts)
     spread = z * math.sqrt(n * share * (1 - share))
     first, last = math.floor(n * share - spread), math.ceil(n * share + spread) + 1
     if first < 1 or last > n:
         return None
-    return edges(scale, _at_rank(counts, first))[0], edges(scale, _at_rank(counts, last))[1]
+    return bucket_edges(scale, _bucket_at_rank(counts, first))[0], bucket_edges(
+        scale, _bucket_at_rank(counts, last)
+    )[1]
 
 
-def difference(scale: Scale, new: Counts, old: Counts, share: float) -> Difference | None:
+def quantile_difference(scale: Scale, new: Counts, old: Counts, share: float) -> Difference | None:
     """The newer quantile minus the older, with its 99 % interval; None when one is empty.
 
     The two intervals are combined by MOVER (Zou and Donner, Statistics in Medicine 2008), which
@@ -142,7 +146,10 @@ def difference(scale: Scale, new: Counts, old: Counts, share: float) -> Differen
     ours, theirs = quantile(scale, new, share), quantile(scale, old, share)
     if ours is None or theirs is None:
         return None
-    here, there = interval(scale, new, share, Z_99), interval(scale, old, share, Z_99)
+    here, there = (
+        confidence_interval(scale, new, share, Z_99),
+        confidence_interval(scale, old, share, Z_99),
+    )
     if here is None or there is None:
         return Difference(ours - theirs, None, None)
     down = math.hypot(ours - here[0], there[1] - theirs)
@@ -150,7 +157,7 @@ def difference(scale: Scale, new: Counts, old: Counts, share: float) -> Differen
     return Difference(ours - theirs, ours - theirs - down, ours - theirs + up)
 
 
-def _at_rank(counts: Counts, rank: int) -> int:
+def _bucket_at_rank(counts: Counts, rank: int) -> int:
     """The bucket that holds the value at a rank, counted from 1."""
     numbers = sorted(counts)
     for number, reached in zip(numbers, accumulate(counts[each] for each in numbers), strict=True):

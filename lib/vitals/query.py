@@ -12,12 +12,14 @@ DIMENSIONS = ("day", "path", "device", "metric", "release")
 PARAMETERS = (
     "days", "from", "to", "path", "device", "metric", "release", "by", "compare", "histogram",
 )  # fmt: skip
-MOST_DAYS, USUAL_DAYS = 400, 28
+MAX_DAYS, DEFAULT_DAYS = 400, 28
 LATEST = "latest"
-FINE = timedelta(days=90)  # longer, and finer than a metric a day, an answer would take seconds
-WIB = timedelta(hours=7)
+MAX_DETAILED_RANGE = timedelta(
+    days=90
+)  # longer, and finer than a metric a day, an answer would take seconds
+WIB_OFFSET = timedelta(hours=7)
 
-FAULTS = {
+ERROR_MESSAGES = {
     "unknown": {"id": "Parameter tidak dikenal.", "en": "Unknown parameter."},
     "repeated": {"id": "Hanya boleh satu.", "en": "Give it once."},
     "days": {"id": "Bilangan 1 sampai 400.", "en": "A number from 1 to 400."},
@@ -34,17 +36,17 @@ FAULTS = {
     "text": {"id": "Teks 1 sampai 200 karakter.", "en": "A text of 1 to 200 characters."},
 }
 
-type Faults = dict[str, str]
+type FieldErrors = dict[str, str]
 """Parameter -> a key of FAULTS."""
 
 
-class Faulty(Exception):
-    def __init__(self, faults: Faults) -> None:
+class ValidationError(Exception):
+    def __init__(self, faults: FieldErrors) -> None:
         super().__init__(faults)
-        self.faults = faults
+        self.errors = faults
 
     def details(self, locale: str) -> dict[str, list[str]]:
-        return {name: [FAULTS[kind][locale]] for name, kind in self.faults.items()}
+        return {name: [ERROR_MESSAGES[kind][locale]] for name, kind in self.errors.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +67,17 @@ class Query:
         return {name: getattr(self, name) for name in DIMENSIONS[1:]}
 
 
-def read(given: Mapping[str, Sequence[str]], now: datetime) -> Query:
+def parse(given: Mapping[str, Sequence[str]], now: datetime) -> Query:
     """The parameters' meaning. Raises Faulty, naming every fault."""
-    given = query_parameters.without_empty(given)
-    faults: Faults = {name: "unknown" for name in given if name not in PARAMETERS}
+    given = query_parameters.drop_empty(given)
+    faults: FieldErrors = {name: "unknown" for name in given if name not in PARAMETERS}
     faults |= {name: "repeated" for name, texts in given.items() if len(texts) > 1}
     one = {name: texts[0] for name, texts in given.items()}
-    since, until = _days(one, now, faults)
+    since, until = _parse_days(one, now, faults)
     for name, known in (("device", DEVICES), ("metric", (*METRICS, VIEWS))):
         if name in one and one[name] not in known:
             faults[name] = "value"
-    histogram = query_parameters.flag(one.get("histogram", "0"))
+    histogram = query_parameters.parse_flag(one.get("histogram", "0"))
     if histogram is None:
         faults["histogram"] = "value"
     for name in ("path", "release", "compare"):
@@ -84,10 +86,10 @@ def read(given: Mapping[str, Sequence[str]], now: datetime) -> Query:
     by = one.get("by", "metric").split(",")
     if len(set(by)) < len(by) or set(by) - set(DIMENSIONS):
         faults["by"] = "value"
-    elif "day" in by and {"path", "release"} & set(by) and until - since >= FINE:
+    elif "day" in by and {"path", "release"} & set(by) and until - since >= MAX_DETAILED_RANGE:
         faults["by"] = "fine"
     if faults:
-        raise Faulty(faults)
+        raise ValidationError(faults)
     return Query(
         since,
         until,
@@ -97,18 +99,18 @@ def read(given: Mapping[str, Sequence[str]], now: datetime) -> Query:
     )
 
 
-def _days(one: Mapping[str, str], now: datetime, faults: Faults) -> tuple[date, date]:
-    today = (now + WIB).date()
+def _parse_days(one: Mapping[str, str], now: datetime, faults: FieldErrors) -> tuple[date, date]:
+    today = (now + WIB_OFFSET).date()
     if "from" in one or "to" in one:
-        return _range(one, faults) or (today, today)
-    text = one.get("days", str(USUAL_DAYS))
-    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MOST_DAYS:
+        return _parse_range(one, faults) or (today, today)
+    text = one.get("days", str(DEFAULT_DAYS))
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MAX_DAYS:
         faults.setdefault("days", "days")
         return today, today
     return today - timedelta(days=int(text) - 1), today
 
 
-def _range(one: Mapping[str, str], faults: Faults) -> tuple[date, date] | None:
+def _parse_range(one: Mapping[str, str], faults: FieldErrors) -> tuple[date, date] | None:
     found = []
     for name in ("from", "to"):
         try:
@@ -121,7 +123,7 @@ def _range(one: Mapping[str, str], faults: Faults) -> tuple[date, date] | None:
     if len(found) < 2:
         return None
     since, until = found
-    if "days" in one or not timedelta(0) <= until - since < timedelta(days=MOST_DAYS):
+    if "days" in one or not timedelta(0) <= until - since < timedelta(days=MAX_DAYS):
         faults.setdefault("from", "range")
         return None
     return since, until

@@ -13,27 +13,27 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from lib.vitals.ingest import (
-    BATCHES,
-    FOLDED,
-    HEAR_OF,
-    OPEN,
-    REMEMBERED_S,
-    Means,
-    Row,
+    BATCHES_KEY,
+    OPEN_COUNTS_KEY,
+    ROLLUP_THROTTLE_KEY,
+    SAMPLE_ID_TTL_S,
+    UPSERT_RELEASES,
+    CountRow,
+    Services,
     batch_key,
-    last_key,
-    rows_of,
+    parse_counts,
+    sample_key,
 )
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-FOLD_EVERY_S = 600
-BUDGET_S = 20.0  # a day's batch, where the cron comes once a day
-HOURS_KEPT = timedelta(days=3)
-MARKERS_KEPT = timedelta(days=30)
+ROLLUP_INTERVAL_S = 600
+DATABASE_BUDGET_S = 20.0  # a day's batch, where the cron comes once a day
+HOURLY_RETENTION = timedelta(days=3)
+MARKER_RETENTION = timedelta(days=30)
 LASTS_A_ROUND = 500
-LASTS_KEPT = timedelta(days=1)
+SAMPLE_ID_RETENTION = timedelta(days=1)
 
 # KEYS: open counts, then one an id. ARGV: an id's seconds, then for each id the moment, place and
 # bucket under which Postgres counted it. An id counted on both sides (the reply was lost, or it
@@ -63,7 +63,7 @@ return 1
 """
 
 # KEYS: open counts, batches, a new batch. ARGV: its name. All batches not yet taken over.
-TAKE = """
+CLOSE_BATCH = """
 if redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('RENAME', KEYS[1], KEYS[3])
   redis.call('SADD', KEYS[2], ARGV[1])
@@ -71,12 +71,12 @@ end
 return redis.call('SMEMBERS', KEYS[2])
 """
 
-MARK = """
+MARK_BATCH = """
 insert into rum_folds (batch, at) values (%(batch)s, %(now)s)
 on conflict do nothing returning batch
 """
 
-ADD = """
+ADD_COUNTS = """
 insert into rum_hours as ours (hour, path, device, metric, release, buckets, counts)
 select hour, path, device, metric, release, array_agg(bucket order by bucket),
   array_agg(n order by bucket)
@@ -90,7 +90,7 @@ on conflict (hour, path, device, metric, release) do update set (buckets, counts
 """
 
 # One statement, hence all or nothing: an hour is in rum_hours or in rum_days, never in both.
-FOLD_DAYS = """
+ROLL_UP_DAYS = """
 with gone as (
   delete from rum_hours where hour < %(until)s returning *
 ), flat as (
@@ -108,10 +108,10 @@ on conflict (day, path, device, metric, release) do update set (buckets, counts)
   select * from rum_sum(ours.buckets, ours.counts, excluded.buckets, excluded.counts))
 """
 
-FORGET_MARKERS = "delete from rum_folds where at < %(until)s"
+DELETE_OLD_MARKERS = "delete from rum_folds where at < %(until)s"
 
 # Where there never is a Redis to hand them to.
-FORGET_OLD_LASTS = "delete from rum_lasts where seen_at < %(until)s"
+DELETE_OLD_SAMPLE_IDS = "delete from rum_lasts where seen_at < %(until)s"
 
 LASTS = """
 select id, at, hour, path, device, metric, release, bucket from rum_lasts
@@ -125,7 +125,7 @@ where rum_lasts.id = given.id and rum_lasts.at = given.at
 
 
 @dataclass(frozen=True, slots=True)
-class Folded:
+class RollupResult:
     """Counts taken over, in how many batches, and ids handed back to Redis."""
 
     batches: int
@@ -133,65 +133,67 @@ class Folded:
     handed_back: int
 
 
-def fold(means: Means, now: datetime) -> Folded | None:
+def roll_up(means: Services, now: datetime) -> RollupResult | None:
     """Take over what Redis counted, if that is due; None when it is not. Tidy in any case.
 
     Raises CacheDown, DatabaseDown. Safe twice at once, and cut off anywhere.
     """
     try:
-        return _take_over(means, now)
+        return _store_batches(means, now)
     finally:
-        means.database.run(partial(_tidy, now=now), budget_s=BUDGET_S)
+        means.database.run(partial(_prune, now=now), budget_s=DATABASE_BUDGET_S)
 
 
-def _take_over(means: Means, now: datetime) -> Folded | None:
+def _store_batches(means: Services, now: datetime) -> RollupResult | None:
     """A batch is renamed before it is read, and added in the transaction that marks it as added."""
-    redis, run = means.cache.run, means.database.run
-    if not redis("SET", FOLDED, "1", "NX", "EX", FOLD_EVERY_S):
+    redis, run = means.cache.execute, means.database.run
+    if not redis("SET", ROLLUP_THROTTLE_KEY, "1", "NX", "EX", ROLLUP_INTERVAL_S):
         return None
     fresh = uuid4().hex
-    names = redis("EVAL", TAKE, 3, OPEN, BATCHES, batch_key(fresh), fresh)
+    names = redis("EVAL", CLOSE_BATCH, 3, OPEN_COUNTS_KEY, BATCHES_KEY, batch_key(fresh), fresh)
     counts = 0
     for name in names:
-        rows = rows_of(redis("HGETALL", batch_key(name)).items())
-        run(partial(add, batch=name, rows=rows, now=now), budget_s=BUDGET_S)
-        means.cache.run_all(("DEL", batch_key(name)), ("SREM", BATCHES, name))
+        rows = parse_counts(redis("HGETALL", batch_key(name)).items())
+        run(partial(add_batch, batch=name, rows=rows, now=now), budget_s=DATABASE_BUDGET_S)
+        means.cache.pipeline(("DEL", batch_key(name)), ("SREM", BATCHES_KEY, name))
         counts += len(rows)
-    return Folded(len(names), counts, _hand_back(means))
+    return RollupResult(len(names), counts, _hand_back(means))
 
 
-def add(connection: "Connection[Any]", batch: str, rows: Sequence[Row], now: datetime) -> None:
+def add_batch(
+    connection: "Connection[Any]", batch: str, rows: Sequence[CountRow], now: datetime
+) -> None:
     """Add a batch's counts, once however often it is offered."""
     names = ("hour", "path", "device", "metric", "release", "bucket", "n")
     values: dict[str, object] = {
         name: [row[index] for row in rows] for index, name in enumerate(names)
     }
     with connection.transaction():
-        if connection.execute(MARK, {"batch": batch, "now": now}).fetchone():
-            connection.execute(ADD, values)
-            connection.execute(HEAR_OF, values)
+        if connection.execute(MARK_BATCH, {"batch": batch, "now": now}).fetchone():
+            connection.execute(ADD_COUNTS, values)
+            connection.execute(UPSERT_RELEASES, values)
 
 
-def _hand_back(means: Means) -> int:
+def _hand_back(means: Services) -> int:
     """Let Redis remember again what Postgres counted while it was down."""
     run = means.database.run
     lasts = run(lambda connection: connection.execute(LASTS, {"most": LASTS_A_ROUND}).fetchall())
     if not lasts:
         return 0
-    args: list[str | int] = [REMEMBERED_S]
+    args: list[str | int] = [SAMPLE_ID_TTL_S]
     for _, at, hour, *rest, bucket in lasts:
         args += [at, "|".join((str(int(hour.timestamp())), *rest)), bucket]
-    keys = [OPEN, *(last_key(row[0]) for row in lasts)]
-    means.cache.run("EVAL", HAND_BACK, len(keys), *keys, *args)
+    keys = [OPEN_COUNTS_KEY, *(sample_key(row[0]) for row in lasts)]
+    means.cache.execute("EVAL", HAND_BACK, len(keys), *keys, *args)
     given = {"id": [row[0] for row in lasts], "at": [row[1] for row in lasts]}
     run(lambda connection: connection.execute(FORGET_LASTS, given))
     return len(lasts)
 
 
-def _tidy(connection: "Connection[Any]", now: datetime) -> None:
-    connection.execute(FOLD_DAYS, {"until": _wib_midnight(now - HOURS_KEPT)})
-    connection.execute(FORGET_MARKERS, {"until": now - MARKERS_KEPT})
-    connection.execute(FORGET_OLD_LASTS, {"until": now - LASTS_KEPT})
+def _prune(connection: "Connection[Any]", now: datetime) -> None:
+    connection.execute(ROLL_UP_DAYS, {"until": _wib_midnight(now - HOURLY_RETENTION)})
+    connection.execute(DELETE_OLD_MARKERS, {"until": now - MARKER_RETENTION})
+    connection.execute(DELETE_OLD_SAMPLE_IDS, {"until": now - SAMPLE_ID_RETENTION})
 
 
 def _wib_midnight(moment: datetime) -> datetime:

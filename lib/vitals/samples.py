@@ -48,17 +48,17 @@ _BOTS = re.compile(
 )
 # What a phone is called says nothing of who holds it: an Android's model stands after its version
 # and language, and in apps' own lists again. CUBOT makes phones.
-_MODEL = re.compile(
+_PHONE_MODEL = re.compile(
     r"(?<=android) [\d.]+;(?: *[a-z]{2,3}[-_][a-z]{2};)?[^;()]*(?=[;)])"
     r"|(?<![a-z])cubot(?![a-z])",
     re.IGNORECASE,
 )
-_NAMED = re.compile(r"[A-Za-z0-9._~-]{1,64}")
+_PLAIN_SEGMENT = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _TOKEN = re.compile(
     r"(?=.*\d)(?:[A-Za-z0-9_~]{16,}|[A-Fa-f0-9-]{8,}|(?=.*[A-Z])(?=.*[a-z])[\w~-]{20,})"
     r"|ALFA-[0-9A-Z]{5,13}"
 )
-_RELEASE = re.compile(r"[^A-Za-z0-9._-]")
+_UNSAFE_IN_RELEASE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class Sample(NamedTuple):
@@ -74,7 +74,7 @@ class Sample(NamedTuple):
     bucket: int
 
 
-class Where(TypedDict):
+class SampleContext(TypedDict):
     """Whose value it is, when and where; `page` is an address, not yet a template."""
 
     id: str
@@ -85,7 +85,7 @@ class Where(TypedDict):
     release: str
 
 
-class Visit(NamedTuple):
+class RequestInfo(NamedTuple):
     """What the request itself says. release: of the deployment that answers."""
 
     user_agent: str
@@ -95,37 +95,37 @@ class Visit(NamedTuple):
     now: datetime
 
 
-class Read(NamedTuple):
+class ParsedReports(NamedTuple):
     """dropped: items that were no report of a vital. why: the reason when all were."""
 
     samples: list[Sample]
     dropped: int = 0
-    why: str | None = None
+    drop_reason: str | None = None
 
 
-def read(body: bytes, visit: Visit) -> Read:
+def parse(body: bytes, visit: RequestInfo) -> ParsedReports:
     """The samples in a beacon's body, the last of each id."""
     if len(body) > MAX_BODY_BYTES:
-        return Read([], 1, "too_large")
+        return ParsedReports([], 1, "too_large")
     if is_bot(visit.user_agent):
-        return Read([], 1, "bot")
+        return ParsedReports([], 1, "bot")
     try:
-        values = json.loads(body, object_pairs_hook=_unambiguous)
+        values = json.loads(body, object_pairs_hook=_without_duplicate_keys)
     except (ValueError, RecursionError):
-        return Read([], 1, "no_json")
+        return ParsedReports([], 1, "no_json")
     items = values if isinstance(values, list) else [values]
-    found = [_sample(item, visit) for item in items[:MAX_ITEMS]]
+    found = [_parse_item(item, visit) for item in items[:MAX_ITEMS]]
     kept = [sample for sample in found if sample is not None]
-    return Read(newest(kept), len(items) - len(kept))
+    return ParsedReports(deduplicate(kept), len(items) - len(kept))
 
 
-def _unambiguous(pairs: list[tuple[str, object]]) -> dict[str, object] | None:
+def _without_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object] | None:
     """A JSON object; None, which is no report, where it holds a key twice."""
     values = dict(pairs)
     return values if len(values) == len(pairs) else None
 
 
-def newest(samples: list[Sample]) -> list[Sample]:
+def deduplicate(samples: list[Sample]) -> list[Sample]:
     """The last report of each id; of two at the same moment the later in the list."""
     last: dict[str, Sample] = {}
     for sample in samples:
@@ -134,28 +134,28 @@ def newest(samples: list[Sample]) -> list[Sample]:
     return list(last.values())
 
 
-def place(metric: str, value: object, **where: Unpack[Where]) -> Sample | None:
+def to_sample(metric: str, value: object, **where: Unpack[SampleContext]) -> Sample | None:
     """A value where it belongs; None when it is no metric's, or out of its range."""
     scale = METRICS.get(metric)
-    number = _number(value)
-    if scale is None or number is None or not 0 <= number <= scale.most:
+    number = _finite_number(value)
+    if scale is None or number is None or not 0 <= number <= scale.maximum:
         return None
     if metric == "TTFB" and number == 0:
         return None  # the page came out of the browser's own memory: no server was asked
-    return _placed(metric, quantile_sketch.bucket(scale, number), where)
+    return _make_sample(metric, quantile_sketch.bucket_of(scale, number), where)
 
 
-def view(**where: Unpack[Where]) -> Sample:
+def page_view(**where: Unpack[SampleContext]) -> Sample:
     """A page shown."""
-    return _placed(VIEWS, 0, where)
+    return _make_sample(VIEWS, 0, where)
 
 
-def _placed(metric: str, bucket: int, where: Where) -> Sample:
+def _make_sample(metric: str, bucket: int, where: SampleContext) -> Sample:
     return Sample(
-        id=hashed(metric, where["id"]),
+        id=hash_id(metric, where["id"]),
         at_ms=where["at_ms"],
         hour=where["hour"],
-        path=template(where["page"]),
+        path=normalize_path(where["page"]),
         device=where["device"],
         metric=metric,
         release=where["release"],
@@ -163,35 +163,37 @@ def _placed(metric: str, bucket: int, where: Where) -> Sample:
     )
 
 
-def _sample(item: object, visit: Visit) -> Sample | None:
+def _parse_item(item: object, visit: RequestInfo) -> Sample | None:
     if not isinstance(item, dict) or item.get("webdriver") is True:
         return None
-    metric_id = _first(item, "id", "metric_id")
-    metric = _first(item, "name", "metric_name")
+    metric_id = _first_present(item, "id", "metric_id")
+    metric = _first_present(item, "name", "metric_name")
     if not isinstance(metric_id, str) or not 0 < len(metric_id) <= MAX_ID_CHARACTERS:
         return None
     if not isinstance(metric, str):
         return None
-    page = _first(item, "page", "page_url_current", "url", "navigationURL") or visit.referrer
-    now_ms = _ms(visit.now)
-    return place(
+    page = (
+        _first_present(item, "page", "page_url_current", "url", "navigationURL") or visit.referrer
+    )
+    now_ms = _epoch_ms(visit.now)
+    return to_sample(
         metric.upper(),
         item.get("value"),
         id=metric_id,
         # The page's clock orders its own reports; the hour is by ours.
-        at_ms=moment_ms(item.get("timestamp")) or now_ms,
-        hour=hour_of(now_ms),
+        at_ms=parse_timestamp_ms(item.get("timestamp")) or now_ms,
+        hour=hour_start(now_ms),
         page=page if isinstance(page, str) else visit.referrer,
-        device=device_of(visit.user_agent, visit.mobile_hint, item.get("device_type")),
+        device=device_class(visit.user_agent, visit.mobile_hint, item.get("device_type")),
         release=visit.release,
     )
 
 
-def _first(item: Mapping[str, object], *names: str) -> object:
+def _first_present(item: Mapping[str, object], *names: str) -> object:
     return next((item[name] for name in names if item.get(name) is not None), None)
 
 
-def _number(value: object) -> float | None:
+def _finite_number(value: object) -> float | None:
     """A finite number; text is none, neither are true and false."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -202,32 +204,32 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def moment_ms(value: object) -> int | None:
+def parse_timestamp_ms(value: object) -> int | None:
     """Milliseconds since 1970 from a number of them or an ISO time; None when it is neither."""
     if isinstance(value, str):
         try:
-            return _ms(datetime.fromisoformat(value).astimezone(UTC))
+            return _epoch_ms(datetime.fromisoformat(value).astimezone(UTC))
         except (ValueError, OverflowError):
             return None
-    number = _number(value)
+    number = _finite_number(value)
     return int(number) if number is not None and 0 < number < 1e13 else None
 
 
-def hour_of(at_ms: int) -> datetime:
+def hour_start(at_ms: int) -> datetime:
     return datetime.fromtimestamp(at_ms // 3_600_000 * 3600, UTC)
 
 
-def _ms(moment: datetime) -> int:
+def _epoch_ms(moment: datetime) -> int:
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
 
 
-def hashed(*parts: str) -> str:
+def hash_id(*parts: str) -> str:
     """22 characters for any texts: an id is only ever compared."""
     text = "\x1f".join(parts).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=11).hexdigest()
 
 
-def template(address: str) -> str:
+def normalize_path(address: str) -> str:
     """A page's path with what names a thing or a person folded to `:id`.
 
     Query, fragment and host are gone; so is every part that is not plain ASCII (an address, a
@@ -238,25 +240,25 @@ def template(address: str) -> str:
     except ValueError:
         return OTHER_PATHS
     parts = [part for part in path.split("/") if part]
-    return "/" + "/".join(_folded(unquote(part)) for part in parts[:8])
+    return "/" + "/".join(_normalize_segment(unquote(part)) for part in parts[:8])
 
 
-def _folded(part: str) -> str:
-    plain = _NAMED.fullmatch(part) and not part.isdigit() and not _TOKEN.fullmatch(part)
+def _normalize_segment(part: str) -> str:
+    plain = _PLAIN_SEGMENT.fullmatch(part) and not part.isdigit() and not _TOKEN.fullmatch(part)
     return part if plain else ":id"
 
 
-def release_of(deployment: str, commit: str) -> str:
+def release_name(deployment: str, commit: str) -> str:
     """What a deployment is called in the sketches."""
-    return _RELEASE.sub("", deployment or commit[:12])[:64] or "unknown"
+    return _UNSAFE_IN_RELEASE.sub("", deployment or commit[:12])[:64] or "unknown"
 
 
 def is_bot(user_agent: str) -> bool:
     """Crawlers, monitors and browsers that nobody looks at."""
-    return bool(_BOTS.search(_MODEL.sub(" ", user_agent)))
+    return bool(_BOTS.search(_PHONE_MODEL.sub(" ", user_agent)))
 
 
-def device_of(user_agent: str, mobile_hint: str | None, stated: object = None) -> str:
+def device_class(user_agent: str, mobile_hint: str | None, stated: object = None) -> str:
     """A class of DEVICES: by the client hint, else the user agent, else what the page says.
 
     The hint says `?0` for tablets too, so those are told by their user agent first.

@@ -9,52 +9,54 @@ from typing import Any
 
 from lib import maintenance
 from lib.incidents import alerting, store
-from lib.maintenance import MODES, Switch
+from lib.maintenance import MODES, MaintenanceWindow
 from lib.problems import DatabaseDown, NotConfigured
 from lib.services import Services
-from lib.settings import maintenance_word
+from lib.settings import parse_maintenance_mode
 from ops import command
 from ops.incidents import site_mode
 from ops.vendors import redeployment
-from ops.vendors.http import Refused
+from ops.vendors.http import ApiError
 from ops.vendors.vercel import Vercel
 
 
 def switch_on(services: Services, args: argparse.Namespace) -> int:
     """Open a window now: leads are queued and answered 202, health says so and stays 200."""
     now = datetime.now(UTC)
-    switch = Switch(args.mode, now, now + args.length, args.reason, args.by)
+    switch = MaintenanceWindow(args.mode, now, now + args.length, args.reason, args.by)
     if not args.dry_run:
-        maintenance.switch_on(services.cache.run, switch, now)
-        _enter(services, "on", switch)
-    _print(args, switch, "would be" if args.dry_run else "is")
+        maintenance.open_window(services.cache.execute, switch, now)
+        _note_on_incidents(services, "on", switch)
+    _print_window(args, switch, "would be" if args.dry_run else "is")
     return 0
 
 
 def switch_off(services: Services, args: argparse.Namespace) -> int:
     """Close the window; queued leads are stored with the next round."""
-    was = maintenance.read(services.cache.run("GET", maintenance.KEY), datetime.now(UTC))
-    if not args.dry_run and maintenance.switch_off(services.cache.run) and was is not None:
-        _enter(services, "off", was)
+    was = maintenance.parse_window(
+        services.cache.execute("GET", maintenance.KEY), datetime.now(UTC)
+    )
+    if not args.dry_run and maintenance.close_window(services.cache.execute) and was is not None:
+        _note_on_incidents(services, "off", was)
     if args.json:
         command.print_json({"was": was and was.mode})
     else:
         print("no window was open" if was is None else f"{was.mode} is over")
-    found = site_mode.ask(services, datetime.now(UTC))
-    if found.site in MODES and not args.dry_run:
+    found = site_mode.load(services, datetime.now(UTC))
+    if found.deployed_mode in MODES and not args.dry_run:
         print(
             f"production is in maintenance all the same: {found.deployment} was built with "
-            f"MAINTENANCE_MODE={found.site}; `ops maintenance deploy off`",
+            f"MAINTENANCE_MODE={found.deployed_mode}; `ops maintenance deploy off`",
             file=sys.stderr,
         )
         return 1
     return 0
 
 
-def show(services: Services, args: argparse.Namespace) -> int:
+def show_status(services: Services, args: argparse.Namespace) -> int:
     """What production does, asked of the site itself, of Redis and of Vercel. Exit 1 unless off."""
-    found = site_mode.ask(services, datetime.now(UTC))
-    switch = found.switch
+    found = site_mode.load(services, datetime.now(UTC))
+    switch = found.window
     if args.json:
         command.print_json({
             "mode": found.mode,
@@ -62,34 +64,34 @@ def show(services: Services, args: argparse.Namespace) -> int:
             "reason": switch and switch.reason,
             "by": switch and switch.by,
             "deployment": found.deployment,
-            "site": found.site,
-            "switch": found.switch_word,
+            "site": found.deployed_mode,
+            "switch": found.window_mode,
             "next_deployment": found.next_mode,
         })  # fmt: skip
-        return int(not found.well)
+        return int(not found.is_off)
     print(found.mode if found.mode in ("off", "unknown") else f"{found.mode} is on")
-    built = found.site
-    if found.site in MODES:
+    built = found.deployed_mode
+    if found.deployed_mode in MODES:
         built += ", until it is deployed anew: `ops maintenance deploy off`"
     print(f"  {found.deployment or 'the deployment that serves'} was built with: {built}")
-    held = found.switch_word
+    held = found.window_mode
     if switch is not None:
         held += f", until {switch.until:%Y-%m-%d %H:%M} UTC: {switch.reason} ({switch.by})"
     print(f"  the switch in Redis: {held}")
     print(f"  the next deployment gets, by Vercel's variable: {found.next_mode}")
-    return int(not found.well)
+    return int(not found.is_off)
 
 
 def deploy(services: Services, args: argparse.Namespace) -> int:
     """Set MAINTENANCE_MODE at Vercel, and deploy what serves once more with it."""
-    mode = maintenance_word(args.mode)
+    mode = parse_maintenance_mode(args.mode)
     vercel = Vercel(services.settings)
     try:
-        serving, _ = vercel.serving()
+        serving, _ = vercel.production()
         print(f"MAINTENANCE_MODE={mode} at Vercel, then {serving} is built again with it")
         if args.dry_run:
             return 0
-        if not args.yes and not _agreed(mode):
+        if not args.yes and not _confirm(mode):
             print("nothing was changed", file=sys.stderr)
             return 1
         vercel.set_variable(site_mode.VARIABLE, mode, kind="plain")
@@ -101,32 +103,38 @@ def deploy(services: Services, args: argparse.Namespace) -> int:
             lambda words: print(words, flush=True),
             args.timeout,
         )
-    except Refused as refused:
+    except ApiError as refused:
         print(refused, file=sys.stderr)
         return 1
     finally:
         vercel.close()
-    _enter(services, "off" if mode == "off" else "on",
-           Switch(mode, reason=f"{site_mode.VARIABLE} of {target}", by=args.by))  # fmt: skip
-    found = site_mode.ask(services, datetime.now(UTC))
-    if found.site != mode:
-        print(f"{target} serves, and says {found.site}: look at its variables", file=sys.stderr)
+    _note_on_incidents(
+        services,
+        "off" if mode == "off" else "on",
+        MaintenanceWindow(mode, reason=f"{site_mode.VARIABLE} of {target}", by=args.by),
+    )
+    found = site_mode.load(services, datetime.now(UTC))
+    if found.deployed_mode != mode:
+        print(
+            f"{target} serves, and says {found.deployed_mode}: look at its variables",
+            file=sys.stderr,
+        )
         return 1
     print(f"production is built with maintenance {mode}")
-    if mode == "off" and found.switch is not None:
+    if mode == "off" and found.window is not None:
         print("the switch in Redis is still on: `ops maintenance off`", file=sys.stderr)
         return 1
     return 0
 
 
-def _agreed(mode: str) -> bool:
+def _confirm(mode: str) -> bool:
     try:
         return input(f"Deploy production with maintenance {mode}? (yes/no) ") == "yes"
     except EOFError:
         return False
 
 
-def _print(args: argparse.Namespace, switch: Switch, verb: str) -> None:
+def _print_window(args: argparse.Namespace, switch: MaintenanceWindow, verb: str) -> None:
     if args.json:
         command.print_json(
             {"mode": switch.mode, "until": switch.until, "reason": switch.reason, "by": switch.by}
@@ -136,31 +144,33 @@ def _print(args: argparse.Namespace, switch: Switch, verb: str) -> None:
     print(f"{switch.mode} {verb} on until {until}: {switch.reason} ({switch.by})")
 
 
-def _enter(services: Services, what: str, switch: Switch) -> None:
+def _note_on_incidents(services: Services, what: str, switch: MaintenanceWindow) -> None:
     """On the open incident, if there is one; a database that is down is why it is switched."""
     facts: dict[str, object] = {"switched": what, "mode": switch.mode, "reason": switch.reason}
     try:
-        run = alerting.run_of(services)
-        for incident in store.record(run, "maintenance", switch.by, datetime.now(UTC), facts):
+        run = alerting.with_unavailable_errors(services)
+        for incident in store.add_event_to_open(
+            run, "maintenance", switch.by, datetime.now(UTC), facts
+        ):
             print(f"noted on {incident}")
     except (DatabaseDown, NotConfigured):
         print("not noted: the database is down", file=sys.stderr)
 
 
-def length(text: str) -> timedelta:
+def parse_duration(text: str) -> timedelta:
     """30m, 2h: at most 24h."""
     found = re.fullmatch(r"(\d+)([mh])", text)
     if not found:
         raise argparse.ArgumentTypeError("a length is 30m or 2h")
     made = timedelta(minutes=int(found[1]) * (60 if found[2] == "h" else 1))
-    if not timedelta() < made <= maintenance.LONGEST:
+    if not timedelta() < made <= maintenance.MAX_DURATION:
         raise argparse.ArgumentTypeError("more than nothing, at most 24h")
     return made
 
 
-def declare(areas: Any) -> None:
-    verbs = command.area(areas, "maintenance", "the instant switch, and the variable")
-    verb = command.verb(
+def add_commands(areas: Any) -> None:
+    verbs = command.group(areas, "maintenance", "the instant switch, and the variable")
+    verb = command.command(
         verbs,
         "on",
         switch_on,
@@ -169,15 +179,15 @@ def declare(areas: Any) -> None:
         dry_run=True,
         as_json=True,
     )
-    verb.add_argument("--for", dest="length", type=length, required=True, metavar="30m")
+    verb.add_argument("--for", dest="length", type=parse_duration, required=True, metavar="30m")
     verb.add_argument("--reason", required=True, help="for operators; no personal data")
     verb.add_argument("--mode", choices=MODES, default=MODES[0], help="default: intake")
     verb.add_argument("--by", default=getpass.getuser(), help="who (default: you)")
-    command.verb(
+    command.command(
         verbs, "off", switch_off, "python3 -m ops maintenance off", dry_run=True, as_json=True
     )
-    command.verb(verbs, "status", show, "python3 -m ops maintenance status", as_json=True)
-    verb = command.verb(
+    command.command(verbs, "status", show_status, "python3 -m ops maintenance status", as_json=True)
+    verb = command.command(
         verbs,
         "deploy",
         deploy,

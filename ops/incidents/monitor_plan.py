@@ -37,7 +37,7 @@ class Step:
     differences: tuple[Difference, ...] = ()
     fields: Fields = field(default_factory=dict)  # what is sent; it may hold a secret
 
-    def told(self) -> Fields:
+    def to_json(self) -> Fields:
         """The step without what is sent."""
         return {key: value for key, value in asdict(self).items() if key != "fields"}
 
@@ -45,27 +45,27 @@ class Step:
 # ------------------------------------------------------------------ what should be
 
 
-def mark(site_url: str) -> str:
+def name_prefix(site_url: str) -> str:
     """What the names of our monitors of this site begin with."""
     return f"[ops {urlsplit(site_url).netloc}] "
 
 
-def declared(settings: Settings, text: str) -> tuple[list[Fields], list[str]]:
+def load_declared(settings: Settings, text: str) -> tuple[list[Fields], list[str]]:
     """The monitors of the file in the API's fields; and the settings for want of which some are
     left out."""
     file = tomllib.loads(text)
     monitors, missing = [], []
     for told in file["monitor"]:
         try:
-            monitors.append(_fields(settings, file["defaults"] | told))
+            monitors.append(_to_api_fields(settings, file["defaults"] | told))
         except NotConfigured:
             missing.append(told["bearer"])
     return monitors, missing
 
 
-def _fields(settings: Settings, told: Fields) -> Fields:
+def _to_api_fields(settings: Settings, told: Fields) -> Fields:
     fields: Fields = {
-        "friendlyName": mark(settings.site_url) + told["name"],
+        "friendlyName": name_prefix(settings.site_url) + told["name"],
         "type": "KEYWORD" if "keyword" in told else "HTTP",
         "url": settings.site_url + told["path"],
         "interval": told["interval_s"],
@@ -94,7 +94,7 @@ def differences(held: Fields, wanted: Fields) -> tuple[Difference, ...]:
     found = []
     for name, value in wanted.items():
         there = held.get(name)
-        if _plain(name, there, value) == _plain(name, value, value):
+        if _normalize(name, there, value) == _normalize(name, value, value):
             continue
         secret = name == "customHttpHeaders"
         found.append(
@@ -109,7 +109,7 @@ def differences(held: Fields, wanted: Fields) -> tuple[Difference, ...]:
     return tuple(found)
 
 
-def _plain(name: str, value: Any, wanted: Any) -> Any:
+def _normalize(name: str, value: Any, wanted: Any) -> Any:
     """A value as it is compared: texts come back with HTML's escapes, lists in any order, headers
     with names in small letters and more of them than were sent."""
     if name == "customHttpHeaders":
@@ -132,7 +132,9 @@ def plan(held: list[Fields], wanted: list[Fields], kept: set[str], prefix: str) 
         if name.startswith(prefix):
             ours.setdefault(name, []).append(monitor)
     steps = [
-        step for fields in wanted for step in _steps(fields, ours.pop(fields["friendlyName"], []))
+        step
+        for fields in wanted
+        for step in _steps_for_monitor(fields, ours.pop(fields["friendlyName"], []))
     ]
     for name, rest in ours.items():
         if name not in kept:
@@ -140,7 +142,7 @@ def plan(held: list[Fields], wanted: list[Fields], kept: set[str], prefix: str) 
     return steps
 
 
-def _steps(wanted: Fields, held: list[Fields]) -> list[Step]:
+def _steps_for_monitor(wanted: Fields, held: list[Fields]) -> list[Step]:
     name = wanted["friendlyName"]
     if not held:
         return [Step("create", name, fields=wanted)]

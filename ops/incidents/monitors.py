@@ -11,14 +11,20 @@ from lib.settings import Settings
 from ops import command
 from ops.incidents import monitor_plan
 from ops.incidents.monitor_plan import Action, Step
-from ops.vendors.uptimerobot import Api, Failed, Fields
+from ops.vendors.uptimerobot import ApiError, Client, Fields
 
 FILE = Path(__file__).with_name("monitors.toml")
-PATIENCE_S = 130  # two windows of the free plan's rate limit
-EVERYBODY = {"threshold": 0, "recurrence": 0}  # at once and once: all that the free plan has
+MAX_WAIT_S = 130  # two windows of the free plan's rate limit
+NOTIFY_AT_ONCE = {"threshold": 0, "recurrence": 0}  # at once and once: all that the free plan has
 
-SIGNS: dict[Action, str] = {"create": "+", "change": "~", "start": ">", "remove": "-", "leave": "?"}
-MEANINGS: dict[Action, str] = {
+ACTION_SIGNS: dict[Action, str] = {
+    "create": "+",
+    "change": "~",
+    "start": ">",
+    "remove": "-",
+    "leave": "?",
+}
+ACTION_MEANINGS: dict[Action, str] = {
     "create": "is not there",
     "change": "differs",
     "start": "is paused",
@@ -27,40 +33,42 @@ MEANINGS: dict[Action, str] = {
 }
 
 
-class Desk:
+class Reconciler:
     """The file and the account, side by side."""
 
     def __init__(self, settings: Settings, patience_s: float) -> None:
-        self._api = Api(settings.uptimerobot_api_url, settings.uptimerobot_api_key, patience_s)
-        self._prefix = monitor_plan.mark(settings.site_url)
+        self._api = Client(settings.uptimerobot_api_url, settings.uptimerobot_api_key, patience_s)
+        self._prefix = monitor_plan.name_prefix(settings.site_url)
         text = FILE.read_text(encoding="utf-8")
-        self._wanted, self.missing = monitor_plan.declared(settings, text)
+        self._declared, self.missing = monitor_plan.load_declared(settings, text)
         names = {self._prefix + told["name"] for told in tomllib.loads(text)["monitor"]}
-        self._kept = names - {fields["friendlyName"] for fields in self._wanted}
-        self._contacts: list[int] | None = None
+        self._unconfigured_names = names - {fields["friendlyName"] for fields in self._declared}
+        self._contact_ids: list[int] | None = None
 
-    def look(self) -> list[Step]:
-        return monitor_plan.plan(self._api.monitors(), self._wanted, self._kept, self._prefix)
+    def plan(self) -> list[Step]:
+        return monitor_plan.plan(
+            self._api.list_monitors(), self._declared, self._unconfigured_names, self._prefix
+        )
 
-    def take(self, step: Step) -> None:
+    def apply(self, step: Step) -> None:
         """Failed when it is not known to be done."""
         if step.action == "create":
             case = {"keywordCaseType": "CaseSensitive"} if "keywordCaseType" in step.fields else {}
-            self._api.create(step.fields | case | self._telling_everybody())
+            self._api.create(step.fields | case | self._all_contacts())
         elif step.id is None:
             raise ValueError(step.name)
         elif step.action == "change":
             silent = any(one.field == "assignedAlertContacts" for one in step.differences)
-            self._api.change(step.id, step.fields | (self._telling_everybody() if silent else {}))
+            self._api.update(step.id, step.fields | (self._all_contacts() if silent else {}))
         elif step.action == "start":
             self._api.start(step.id)
         else:
-            self._api.remove(step.id)
+            self._api.delete(step.id)
 
-    def _telling_everybody(self) -> Fields:
-        if self._contacts is None:
-            self._contacts = self._api.contacts()
-        told = [{"alertContactId": contact, **EVERYBODY} for contact in self._contacts]
+    def _all_contacts(self) -> Fields:
+        if self._contact_ids is None:
+            self._contact_ids = self._api.list_contact_ids()
+        told = [{"alertContactId": contact, **NOTIFY_AT_ONCE} for contact in self._contact_ids]
         return {"assignedAlertContacts": told} if told else {}
 
 
@@ -69,12 +77,12 @@ class Desk:
 
 def monitors_plan(services: Services, args: argparse.Namespace) -> int:
     """Show where UptimeRobot's monitors are not as monitors.toml has them. Exit 1 if so."""
-    desk = Desk(services.settings, args.wait)
+    desk = Reconciler(services.settings, args.wait)
     try:
-        steps = desk.look()
-    except Failed as fault:
-        return _failed(fault)
-    _show(desk, steps, as_json=args.json)
+        steps = desk.plan()
+    except ApiError as fault:
+        return _print_failure(fault)
+    _print_steps(desk, steps, as_json=args.json)
     return 1 if steps else 0
 
 
@@ -82,34 +90,34 @@ def monitors_apply(services: Services, args: argparse.Namespace) -> int:
     """Bring UptimeRobot's monitors to monitors.toml, then look again. Exit 1 if they differ."""
     if args.dry_run:
         return monitors_plan(services, args)
-    desk = Desk(services.settings, args.wait)
+    desk = Reconciler(services.settings, args.wait)
     outcomes: list[str] = []
     try:
-        steps = desk.look()
+        steps = desk.plan()
         due = [step for step in steps if args.prune or step.action != "leave"]
         for step in due:
             try:
-                desk.take(step)
+                desk.apply(step)
                 outcomes.append("done")
-            except Failed as fault:
+            except ApiError as fault:
                 outcomes.append(str(fault))
         # What was answered is one thing, what is kept another: a plan may not have a feature.
         left = [
-            step for step in (desk.look() if due else steps) if args.prune or step.action != "leave"
+            step for step in (desk.plan() if due else steps) if args.prune or step.action != "leave"
         ]
-    except Failed as fault:
-        return _failed(fault)
-    _show(desk, due, outcomes, left, as_json=args.json)
+    except ApiError as fault:
+        return _print_failure(fault)
+    _print_steps(desk, due, outcomes, left, as_json=args.json)
     return 1 if left else 0
 
 
-def _failed(fault: Failed) -> int:
+def _print_failure(fault: ApiError) -> int:
     print(f"UptimeRobot: {fault}", file=sys.stderr)
     return 1
 
 
-def _show(
-    desk: Desk,
+def _print_steps(
+    desk: Reconciler,
     steps: list[Step],
     outcomes: list[str] | None = None,
     left: list[Step] | None = None,
@@ -117,35 +125,37 @@ def _show(
     as_json: bool,
 ) -> None:
     if as_json:
-        told: Fields = {"steps": [step.told() for step in steps], "left_out": desk.missing}
+        told: Fields = {"steps": [step.to_json() for step in steps], "left_out": desk.missing}
         if outcomes is not None:
             for step, outcome in zip(told["steps"], outcomes, strict=True):
                 step["outcome"] = outcome
-            told["left"] = [step.told() for step in left or []]
+            told["left"] = [step.to_json() for step in left or []]
         command.print_json(told)
         return
     for setting in desk.missing:
         print(f"left out: a monitor that needs {setting}, which is not set")
     for number, step in enumerate(steps):
-        _show_step(step, f": {outcomes[number]}" if outcomes else "")
+        _print_step(step, f": {outcomes[number]}" if outcomes else "")
     if left:
         print("still:")
         for step in left:
-            _show_step(step, "")
+            _print_step(step, "")
     elif outcomes is not None or not steps:
         print("as declared")
 
 
-def _show_step(step: Step, outcome: str) -> None:
-    print(f"{SIGNS[step.action]} {step.name}: {MEANINGS[step.action]}{outcome}")
+def _print_step(step: Step, outcome: str) -> None:
+    print(f"{ACTION_SIGNS[step.action]} {step.name}: {ACTION_MEANINGS[step.action]}{outcome}")
     for one in step.differences:
         print(f"    {one.field}: {one.held!r} -> {one.wanted!r}")
 
 
-def declare(areas: Any) -> None:
-    verbs = command.area(areas, "monitors", "UptimeRobot's monitors, as a file has them")
-    shown = command.verb(verbs, "plan", monitors_plan, "python3 -m ops monitors plan", as_json=True)
-    applied = command.verb(
+def add_commands(areas: Any) -> None:
+    verbs = command.group(areas, "monitors", "UptimeRobot's monitors, as a file has them")
+    shown = command.command(
+        verbs, "plan", monitors_plan, "python3 -m ops monitors plan", as_json=True
+    )
+    applied = command.command(
         verbs,
         "apply",
         monitors_apply,
@@ -161,7 +171,7 @@ def declare(areas: Any) -> None:
         verb.add_argument(
             "--wait",
             type=float,
-            default=PATIENCE_S,
+            default=MAX_WAIT_S,
             metavar="SECONDS",
-            help=f"the most to wait for the rate limit, in all (default: {PATIENCE_S})",
+            help=f"the most to wait for the rate limit, in all (default: {MAX_WAIT_S})",
         )

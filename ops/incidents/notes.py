@@ -13,17 +13,17 @@ from lib.services import Services
 ACTOR = "ops"
 
 
-def note_on_incident(
+def add_note_to_open(
     services: Services, kind: str, facts: dict[str, Any], words: str, now: datetime
 ) -> list[str]:
     """The ids of the open incidents that hold the note. words: a person's own."""
     try:
-        run = alerting.run_of(services)
-        return store.record(run, kind, ACTOR, now, facts, words)
+        run = alerting.with_unavailable_errors(services)
+        return store.add_event_to_open(run, kind, ACTOR, now, facts, words)
     except (DatabaseDown, NotConfigured):
         return []
 
 
-def leaked(services: Services, what: str, now: datetime) -> None:
+def raise_key_leaked(services: Services, what: str, now: datetime) -> None:
     """Open a Sev1, in Postgres, Redis or Slack alone, and tell Slack at once."""
-    alerting.ring(services, "key_leaked", what, now)
+    alerting.raise_alert(services, "key_leaked", what, now)

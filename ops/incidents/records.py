@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from lib.incidents import alerting, redis_store, slack_store, store
 from lib.incidents.model import Incident
-from lib.problems import AlertDelayed, CacheDown, DatabaseDown, NotConfigured
+from lib.problems import CacheDown, DatabaseDown, NotConfigured, SlackError
 from lib.services import Services
 from ops.command import Failed
 
@@ -38,7 +38,7 @@ def of(services: Services) -> Record:
             return kind(services)
         except (DatabaseDown, CacheDown) as fault:
             faults.append(f"{kind.name} does not answer ({type(fault).__name__})")
-        except (AlertDelayed, NotConfigured) as fault:
+        except (SlackError, NotConfigured) as fault:
             faults.append(f"{kind.name}: {fault}")
     raise Failed("; ".join(faults))
 
@@ -47,35 +47,35 @@ class InPostgres:
     name = "Postgres"
 
     def __init__(self, services: Services) -> None:
-        self._run = alerting.run_of(services)
-        store.open_ones(self._run)
-        self.recent = partial(store.recent, self._run)
+        self._run = alerting.with_unavailable_errors(services)
+        store.list_open(self._run)
+        self.recent = partial(store.list_recent, self._run)
         self.find = partial(store.find, self._run)
         self.acknowledge = partial(store.acknowledge, self._run)
-        self.note = partial(store.note, self._run)
+        self.note = partial(store.add_note, self._run)
 
     def timeline(self, incident: Incident) -> list[Line]:
-        return store.timeline(self._run, incident.id)
+        return store.list_events(self._run, incident.id)
 
 
 class InRedis:
     name = "Redis"
 
     def __init__(self, services: Services) -> None:
-        self._command = services.cache.run
-        redis_store.read(self._command)
+        self._command = services.cache.execute
+        redis_store.list_open(self._command)
         self.acknowledge = partial(redis_store.acknowledge, self._command)
-        self.note = partial(redis_store.note, self._command)
+        self.note = partial(redis_store.add_note, self._command)
 
     def recent(self, _since: datetime) -> list[Incident]:
-        return [one.incident for one in redis_store.read(self._command)]
+        return [one.incident for one in redis_store.list_open(self._command)]
 
     def find(self, text: str) -> Incident:
         return redis_store.find(self._command, text).incident
 
     def timeline(self, incident: Incident) -> list[Line]:
         """What Postgres has not been told yet."""
-        return _numbered(redis_store.find(self._command, incident.id).events)
+        return _numbered(redis_store.find(self._command, incident.id).pending_events)
 
 
 class InSlack:
@@ -83,12 +83,12 @@ class InSlack:
 
     def __init__(self, services: Services) -> None:
         self._channel, self._links = services.slack, services.links
-        if not self._channel.edits:
+        if not self._channel.can_update:
             raise NotConfigured("SLACK_BOT_TOKEN", "is not set: a webhook cannot be read")
-        slack_store.read(self._channel)
+        slack_store.list_open(self._channel)
 
     def recent(self, _since: datetime) -> list[Incident]:
-        return [one.incident for one in slack_store.read(self._channel)]
+        return [one.incident for one in slack_store.list_open(self._channel)]
 
     def find(self, text: str) -> Incident:
         return slack_store.find(self._channel, text).incident
@@ -101,7 +101,7 @@ class InSlack:
         return slack_store.acknowledge(self._channel, text, who, now, self._links)
 
     def note(self, text: str, who: str, now: datetime, words: str) -> Incident:
-        return slack_store.note(self._channel, text, who, now, words)
+        return slack_store.add_note(self._channel, text, who, now, words)
 
 
 def _numbered(events: Any) -> list[Line]:

@@ -11,57 +11,57 @@ from typing import Any
 import httpx
 
 from lib import maintenance
-from lib.maintenance import Switch
+from lib.maintenance import MaintenanceWindow
 from lib.problems import CacheDown, NotConfigured
 from lib.services import Services
-from lib.settings import maintenance_word
-from ops.vendors.http import Refused
+from lib.settings import parse_maintenance_mode
+from ops.vendors.http import ApiError
 from ops.vendors.vercel import Vercel
 
 VARIABLE = "MAINTENANCE_MODE"
-NOT_IN = "not in maintenance: "
+MISSPELT_PREFIX = "not in maintenance: "
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class MaintenanceStatus:
     """site: what the deployment that serves was built with. switch: the one in Redis. next_mode:
     what the next deployment gets. Each is a mode, `off`, or why it is not known."""
 
-    site: str
+    deployed_mode: str
     deployment: str
-    switch: Switch | None
-    switch_word: str
+    window: MaintenanceWindow | None
+    window_mode: str
     next_mode: str
 
     @property
     def mode(self) -> str:
         """What holds: the variable wins; `unknown` where neither says that it is off."""
-        if self.site in maintenance.MODES:
-            return self.site
-        if self.switch is not None:
-            return self.switch.mode
-        known = self.well or self.site.startswith(NOT_IN)
-        return "off" if known and self.switch_word == "off" else "unknown"
+        if self.deployed_mode in maintenance.MODES:
+            return self.deployed_mode
+        if self.window is not None:
+            return self.window.mode
+        known = self.is_off or self.deployed_mode.startswith(MISSPELT_PREFIX)
+        return "off" if known and self.window_mode == "off" else "unknown"
 
     @property
-    def well(self) -> bool:
+    def is_off(self) -> bool:
         """No window is open, and nobody meant one to be."""
-        return (self.site, self.switch_word) == ("off", "off")
+        return (self.deployed_mode, self.window_mode) == ("off", "off")
 
     @property
     def until(self) -> datetime | None:
         """When it ends by itself; None where only a redeployment ends it, or nothing is on."""
-        held_by_switch = self.site not in maintenance.MODES and self.switch is not None
-        return self.switch.until if held_by_switch and self.switch else None
+        held_by_switch = self.deployed_mode not in maintenance.MODES and self.window is not None
+        return self.window.until if held_by_switch and self.window else None
 
 
-def ask(services: Services, now: datetime) -> Found:
-    site, deployment = _site(services.settings.site_url)
-    switch, word = _switch(services, now)
-    return Found(site, deployment, switch, word, _next(services))
+def load(services: Services, now: datetime) -> MaintenanceStatus:
+    site, deployment = _load_deployed(services.settings.site_url)
+    switch, word = _load_window(services, now)
+    return MaintenanceStatus(site, deployment, switch, word, _load_variable(services))
 
 
-def _site(url: str) -> tuple[str, str]:
+def _load_deployed(url: str) -> tuple[str, str]:
     headers = {"Accept": "application/health+json", "Cache-Control": "no-cache"}
     try:
         answer = httpx.get(f"{url}/api/health", headers=headers, timeout=5, trust_env=False)
@@ -69,7 +69,7 @@ def _site(url: str) -> tuple[str, str]:
         held = said.get("maintenance")
         deployment = str(said["serviceId"])
         if said.get("notes") and held is None:
-            return f"{NOT_IN}{'; '.join(said['notes'])}", deployment
+            return f"{MISSPELT_PREFIX}{'; '.join(said['notes'])}", deployment
         if held and held["set_by"] == "variable":
             return str(held["mode"]), deployment
         return "off", deployment
@@ -77,22 +77,22 @@ def _site(url: str) -> tuple[str, str]:
         return f"the site does not say ({type(fault).__name__})", ""
 
 
-def _switch(services: Services, now: datetime) -> tuple[Switch | None, str]:
+def _load_window(services: Services, now: datetime) -> tuple[MaintenanceWindow | None, str]:
     try:
-        found = maintenance.read(services.cache.run("GET", maintenance.KEY), now)
+        found = maintenance.parse_window(services.cache.execute("GET", maintenance.KEY), now)
     except (CacheDown, NotConfigured) as fault:
         return None, f"Redis cannot be asked ({fault or type(fault).__name__})"
     return found, "off" if found is None else found.mode
 
 
-def _next(services: Services) -> str:
+def _load_variable(services: Services) -> str:
     try:
         vercel = Vercel(services.settings)
     except NotConfigured as fault:
         return f"not asked: {fault}"
     try:
-        text = vercel.variable(VARIABLE)
-    except Refused as refused:
+        text = vercel.get_variable(VARIABLE)
+    except ApiError as refused:
         return f"Vercel does not say: {refused}"
     finally:
         vercel.close()
@@ -101,6 +101,6 @@ def _next(services: Services) -> str:
     if text == "?":
         return "set; its value cannot be read"
     try:
-        return maintenance_word(text)
+        return parse_maintenance_mode(text)
     except ValueError:
         return "MISSPELT: the next build is refused"

@@ -17,7 +17,7 @@ from ops.command import Failed
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # A line that a shell and python-dotenv read alike as it stands.
-_PORTABLE = re.compile(
+_PORTABLE_LINE = re.compile(
     r"""\s*(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_]*=
     (?: [A-Za-z0-9_@%+=:,./^-]*                   # nothing that a shell treats specially
       | '(?:(?!\$\{)[^'\\\r])*'
@@ -33,7 +33,7 @@ class Line:
 
     name: str | None
     value: str
-    text: str
+    raw: str
 
 
 def quote(name: str, value: str) -> str:
@@ -50,25 +50,25 @@ def quote(name: str, value: str) -> str:
     )
 
 
-def lines(text: str, file: str) -> list[Line]:
+def parse(text: str, file: str) -> list[Line]:
     """Every line, a value of several lines as one. Failed, naming the line that is none."""
-    return list(_lines(text, file))
+    return list(_parse_lines(text, file))
 
 
-def values(text: str, file: str) -> dict[str, str]:
+def read_values(text: str, file: str) -> dict[str, str]:
     """Name -> value; of a name that is there twice, the last. Failed as lines() does."""
-    return {line.name: line.value for line in lines(text, file) if line.name is not None}
+    return {line.name: line.value for line in parse(text, file) if line.name is not None}
 
 
-def changed(text: str, file: str, changes: dict[str, str | None]) -> str:
+def with_changes(text: str, file: str, changes: dict[str, str | None]) -> str:
     """The text with these set, or taken out (None).
 
     Comments stay; a line that a shell would read differently is quoted.
     """
     kept = []
-    for line in lines(text, file):
-        if line.name is None or (line.name not in changes and _PORTABLE.fullmatch(line.text)):
-            kept.append(line.text.rstrip("\r\n") + "\n" if line.text else "")
+    for line in parse(text, file):
+        if line.name is None or (line.name not in changes and _PORTABLE_LINE.fullmatch(line.raw)):
+            kept.append(line.raw.rstrip("\r\n") + "\n" if line.raw else "")
         elif line.name not in changes:
             kept.append(f"{line.name}={quote(line.name, line.value)}\n")
     kept += [
@@ -77,7 +77,7 @@ def changed(text: str, file: str, changes: dict[str, str | None]) -> str:
     return "".join(kept)
 
 
-def _lines(text: str, file: str) -> Iterator[Line]:
+def _parse_lines(text: str, file: str) -> Iterator[Line]:
     for binding in parse_stream(io.StringIO(text)):
         raw = binding.original.string
         # The parser takes the empty lines before a variable along with it.

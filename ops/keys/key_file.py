@@ -10,8 +10,8 @@ from pathlib import Path
 from dev.platform.local_secrets import write_private
 from ops.keys import env_file
 
-RETIRING = "__RETIRING"
-NEW = "__NEW"
+RETIRING_SUFFIX = "__RETIRING"
+NEW_SUFFIX = "__NEW"
 
 
 class KeyFile:
@@ -21,11 +21,11 @@ class KeyFile:
         self._path = path
 
     def read(self) -> dict[str, str]:
-        return env_file.values(self._text(), str(self._path))
+        return env_file.read_values(self._text(), str(self._path))
 
-    def keep(self, changes: dict[str, str | None]) -> None:
+    def update(self, changes: dict[str, str | None]) -> None:
         """Set these, or take them out (None), at once; comments and other values stay."""
-        write_private(self._path, env_file.changed(self._text(), str(self._path), changes))
+        write_private(self._path, env_file.with_changes(self._text(), str(self._path), changes))
 
     def _text(self) -> str:
         return self._path.read_text(encoding="utf-8") if self._path.exists() else ""

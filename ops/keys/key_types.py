@@ -5,36 +5,36 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from lib.monitoring.secrets import Key
+from lib.monitoring.secrets import Secret
 from lib.services import Services
-from ops.keys.key_file import NEW, KeyFile
+from ops.keys.key_file import NEW_SUFFIX, KeyFile
 
 REFUSED, ACCEPTED, UNKNOWN = "refused", "accepted", "unknown"
-PROBE_S = 10.0
+PROBE_TIMEOUT_S = 10.0
 
 
-class Probe(NamedTuple):
+class ProbeResult(NamedTuple):
     """What became of a key that was tried: refused, accepted or unknown, and what was seen."""
 
     outcome: str
-    words: str
+    message: str
 
 
 @dataclass(slots=True)
-class Kind:
+class KeyType:
     """One key on its way. old: the value that is in use; facts: kept between runs, never a value.
 
     two_deployments: revoking means deploying once more, without the old one.
     """
 
-    key: Key
+    key: Secret
     services: Services
     old: str
     file: KeyFile
     facts: dict[str, Any] = field(default_factory=dict)
     old_id: str | None = None
-    two_deployments = False
-    reseals = False
+    needs_two_deployments = False
+    reencrypts = False
 
     def prepare(self, last: dict[str, Any]) -> None:
         """Before anything is changed: find at the vendor what will be revoked. Raises Refused."""
@@ -43,44 +43,46 @@ class Kind:
         """A new value. What an earlier try left behind under `mark` is taken away first."""
         raise NotImplementedError
 
-    def overlap(self, new: str) -> dict[str, str]:
+    def overlap_variables(self, new: str) -> dict[str, str]:
         """Production's variables while both are good."""
         return {self.key.name: new}
 
-    def alone(self, new: str) -> dict[str, str | None]:
+    def final_variables(self, new: str) -> dict[str, str | None]:
         """Production's variables once the old one is gone; None: none at all."""
-        return dict(self.overlap(new))
+        return dict(self.overlap_variables(new))
 
     def revoke(self) -> None:
         """At the vendor; safe to repeat."""
 
-    def probe(self, value: str) -> Probe:
+    def probe(self, value: str) -> ProbeResult:
         """Whether a value works. It changes nothing."""
-        return Probe(UNKNOWN, "nobody can be asked")
+        return ProbeResult(UNKNOWN, "nobody can be asked")
 
-    def kept(self, new: str) -> str:
+    def file_value(self, new: str) -> str:
         """What the operator's own file holds afterwards."""
         return new
 
-    def offered(self) -> str:
+    def operator_value(self) -> str:
         """A value that a person put into the file as NAME__NEW."""
-        return self.file.read().get(self.key.name + NEW, "")
+        return self.file.read().get(self.key.name + NEW_SUFFIX, "")
 
 
-def asked(method: str, url: str, **options: Any) -> httpx.Response | None:
+def request(method: str, url: str, **options: Any) -> httpx.Response | None:
     """One question; None when nothing answers."""
     try:
-        return httpx.request(method, url, timeout=PROBE_S, trust_env=False, **options)
+        return httpx.request(method, url, timeout=PROBE_TIMEOUT_S, trust_env=False, **options)
     except httpx.TransportError:
         return None
 
 
-def by_status(answer: httpx.Response | None, *, refused: tuple[int, ...] = (401, 403)) -> Probe:
+def probe_by_status(
+    answer: httpx.Response | None, *, refused: tuple[int, ...] = (401, 403)
+) -> ProbeResult:
     """A probe where the status alone tells."""
     if answer is None:
-        return Probe(UNKNOWN, "no answer")
+        return ProbeResult(UNKNOWN, "no answer")
     if answer.status_code in refused:
-        return Probe(REFUSED, f"answered {answer.status_code}")
+        return ProbeResult(REFUSED, f"answered {answer.status_code}")
     if answer.status_code == 429 or answer.status_code >= 500:
-        return Probe(UNKNOWN, f"answered {answer.status_code}")
-    return Probe(ACCEPTED, f"answered {answer.status_code}")
+        return ProbeResult(UNKNOWN, f"answered {answer.status_code}")
+    return ProbeResult(ACCEPTED, f"answered {answer.status_code}")

@@ -13,42 +13,42 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
-from ops.vendors.http import Refused
+from ops.vendors.http import ApiError
 
 CONNECT_S = 5
 
-OPEN = """
+SELECT_OPEN = """
 select id, name, reason, step, old_fingerprint, new_fingerprint, facts, deployed_at, revoked_at
 from key_rotations where name = %(name)s and finished_at is null
 """
-BEGIN = """
+INSERT_ROTATION = """
 insert into key_rotations (name, reason, step, started_at, old_fingerprint, facts)
 values (%(name)s, %(reason)s, '', %(now)s, %(old_fingerprint)s, %(facts)s)
 returning id
 """
-KEEP = """
+UPDATE_ROTATION = """
 update key_rotations set step = %(step)s, reason = %(reason)s, facts = %(facts)s,
   new_fingerprint = %(new_fingerprint)s, deployed_at = %(deployed_at)s,
   revoked_at = %(revoked_at)s, finished_at = %(finished_at)s
 where id = %(id)s
 """
-LAST = """
+SELECT_LAST_FACTS = """
 select facts from key_rotations where name = %(name)s and finished_at is not null
 order by id desc limit 1
 """
-SEEN = """
+SELECT_KEY_USAGE = """
 select deployment, fingerprint, last_seen_at from key_sightings
 where name = %(name)s and last_seen_at >= %(since)s
 """
-UNSAFE = """
+COUNT_UNSAFE_DEPLOYMENTS = """
 select count(distinct deployment) as n from key_sightings
 where name = %(name)s and fingerprint = %(fingerprint)s
 """
-LOCK = "select pg_try_advisory_lock(hashtext('rotate ' || %(name)s)) as got"
+TRY_LOCK = "select pg_try_advisory_lock(hashtext('rotate ' || %(name)s)) as got"
 
 
 @dataclass(slots=True)
-class Page:
+class RotationRecord:
     """One rotation. step: the last one that was finished. facts: its plan, vendors' ids."""
 
     id: int
@@ -63,7 +63,7 @@ class Page:
     finished_at: datetime | None = None
 
 
-class Book:
+class RotationStore:
     """Open while one key is rotated. Raises Refused when the database, or the lock, is not had."""
 
     def __init__(self, url: str, name: str) -> None:
@@ -74,10 +74,10 @@ class Book:
             )  # fmt: skip
         except psycopg.OperationalError as fault:
             words = "Postgres (DATABASE_DIRECT_URL) cannot be reached; nothing was changed"
-            raise Refused(0, "no_answer", words) from fault
-        if not self._one(LOCK, name=name)["got"]:
+            raise ApiError(0, "no_answer", words) from fault
+        if not self._fetch_row(TRY_LOCK, name=name)["got"]:
             self.connection.close()
-            raise Refused(409, "locked", f"{name} is being rotated by somebody else right now")
+            raise ApiError(409, "locked", f"{name} is being rotated by somebody else right now")
 
     def __enter__(self) -> Self:
         return self
@@ -85,35 +85,47 @@ class Book:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
-    def open_page(self, name: str) -> Page | None:
-        row = self.connection.execute(OPEN, {"name": name}).fetchone()
-        return None if row is None else Page(**row)
+    def find_open(self, name: str) -> RotationRecord | None:
+        row = self.connection.execute(SELECT_OPEN, {"name": name}).fetchone()
+        return None if row is None else RotationRecord(**row)
 
-    def begin(self, name: str, reason: str, old: str, facts: dict[str, Any], now: datetime) -> Page:
-        row = self._one(BEGIN, name=name, reason=reason, now=now, old_fingerprint=old,
-                        facts=Jsonb(facts))  # fmt: skip
-        return Page(row["id"], name, reason, old, facts=facts)
+    def begin(
+        self, name: str, reason: str, old: str, facts: dict[str, Any], now: datetime
+    ) -> RotationRecord:
+        row = self._fetch_row(
+            INSERT_ROTATION,
+            name=name,
+            reason=reason,
+            now=now,
+            old_fingerprint=old,
+            facts=Jsonb(facts),
+        )
+        return RotationRecord(row["id"], name, reason, old, facts=facts)
 
-    def keep(self, page: Page) -> None:
-        values = {name: getattr(page, name) for name in Page.__slots__}
-        self.connection.execute(KEEP, values | {"facts": Jsonb(page.facts)})
+    def update(self, page: RotationRecord) -> None:
+        values = {name: getattr(page, name) for name in RotationRecord.__slots__}
+        self.connection.execute(UPDATE_ROTATION, values | {"facts": Jsonb(page.facts)})
 
     def last_facts(self, name: str) -> dict[str, Any]:
         """Of the rotation before: the vendor's id of the key that is now the old one."""
-        row = self.connection.execute(LAST, {"name": name}).fetchone()
+        row = self.connection.execute(SELECT_LAST_FACTS, {"name": name}).fetchone()
         return {} if row is None else dict(row["facts"])
 
-    def seen(self, name: str, since: datetime) -> dict[str, set[str]]:
+    def fingerprints_by_deployment(self, name: str, since: datetime) -> dict[str, set[str]]:
         """Deployment -> fingerprints, of those that said so since then."""
         found: dict[str, set[str]] = {}
-        for row in self.connection.execute(SEEN, {"name": name, "since": since}):
+        for row in self.connection.execute(SELECT_KEY_USAGE, {"name": name, "since": since}):
             found.setdefault(row["deployment"], set()).add(row["fingerprint"])
         return found
 
-    def unsafe(self, page: Page) -> int:
+    def count_unsafe_deployments(self, page: RotationRecord) -> int:
         """How many deployments were seen with the old key."""
-        return int(self._one(UNSAFE, name=page.name, fingerprint=page.old_fingerprint)["n"])
+        return int(
+            self._fetch_row(
+                COUNT_UNSAFE_DEPLOYMENTS, name=page.name, fingerprint=page.old_fingerprint
+            )["n"]
+        )
 
-    def _one(self, statement: str, **values: Any) -> DictRow:
+    def _fetch_row(self, statement: str, **values: Any) -> DictRow:
         (row,) = self.connection.execute(statement.encode(), values).fetchall()
         return row

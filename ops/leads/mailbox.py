@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lib.leads.repository import Lead
 
-type Open = Callable[[str], Lead | None]
+type Decrypt = Callable[[str], Lead | None]
 """A sealed copy -> the lead; None when it cannot be opened."""
 
 # The marks as they come back: dashes may have become others, and lines been folded and quoted.
@@ -28,36 +28,48 @@ _GAP = r"(?:[\s\xa0>|]|&nbsp;)*"
 _BEGIN = re.compile(rf"[{_DASH}]{{3,}}{_GAP}BEGIN{_GAP}ALFA{_GAP}LEAD{_GAP}[{_DASH}]{{3,}}", re.I)
 _END = re.compile(rf"[{_DASH}]{{3,}}{_GAP}END{_GAP}ALFA{_GAP}LEAD", re.I)
 _REF = re.compile(r"\bALFA-[0-9A-Z]{5,13}\b")
-_QUOTED = re.compile(r"^[ \t\xa0]*(?:[A-Za-z]{0,6}[>|][ \t\xa0]*)+", re.M)
-_FROM = re.compile(rb"^From [^\r\n]*(?:\r\n|\n|\r)(?=[!-9;-~]+:)", re.M)
+_QUOTE_PREFIX = re.compile(r"^[ \t\xa0]*(?:[A-Za-z]{0,6}[>|][ \t\xa0]*)+", re.M)
+_MBOX_SEPARATOR = re.compile(rb"^From [^\r\n]*(?:\r\n|\n|\r)(?=[!-9;-~]+:)", re.M)
 _BASE64_LINES = re.compile(rb"(?:[A-Za-z0-9+/]{40,}\r?\n)+[A-Za-z0-9+/]*={0,2}")
-_MARKUP = re.compile(
+_HTML_TAG = re.compile(
     r"<(?:br|p|div|pre|html|body|span|td|blockquote|font)\b|&(?:gt|nbsp|#\d+);", re.I
 )
-_LINES = {"br", "p", "div", "pre", "tr", "li", "blockquote", "td", "table", "body", "html"}
-_MISREAD = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
-MAX_COPY = 40_000  # characters; a lead's fields have limits
+_LINE_BREAKING_TAGS = {
+    "br",
+    "p",
+    "div",
+    "pre",
+    "tr",
+    "li",
+    "blockquote",
+    "td",
+    "table",
+    "body",
+    "html",
+}
+_PARSE_ERRORS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
+MAX_COPY_CHARACTERS = 40_000  # characters; a lead's fields have limits
 
 
 @dataclass(frozen=True, slots=True)
-class Damaged:
+class DamagedCopy:
     """A copy that does not open. ref: of the lead that the text before it speaks of, if any does.
 
     cut: its end is missing, and no other part of the mail has it whole.
     """
 
     ref: str | None
-    cut: bool
+    truncated: bool
 
 
 @dataclass(slots=True)
-class Found:
+class MailboxContents:
     """What was read: every submission once, and the copies that open in no way."""
 
     leads: dict[str, Lead] = field(default_factory=dict)
-    damaged: list[Damaged] = field(default_factory=list)
+    damaged: list[DamagedCopy] = field(default_factory=list)
 
-    def add(self, other: "Found") -> None:
+    def add(self, other: "MailboxContents") -> None:
         self.leads |= other.leads
         self.damaged += other.damaged
 
@@ -66,40 +78,40 @@ class Found:
         return {lead.ref for lead in self.leads.values()}
 
 
-def files_in(path: Path) -> list[Path]:
+def list_files(path: Path) -> list[Path]:
     """The file itself, or every file below a folder (a Maildir too), in order."""
     if not path.is_dir():
         return [path]
     return sorted(each for each in path.rglob("*") if each.is_file())
 
 
-def read(data: bytes, open_copy: Open) -> Found:
+def parse_file(data: bytes, open_copy: Decrypt) -> MailboxContents:
     """Every lead that a file carries."""
-    data = _narrowed(data)
-    found = Found()
-    for mail in _FROM.split(data):
+    data = _utf16_to_utf8(data)
+    found = MailboxContents()
+    for mail in _MBOX_SEPARATOR.split(data):
         if mail.strip():
-            found.add(_read_mail(mail, open_copy))
+            found.add(_parse_mail(mail, open_copy))
     # A file that is no mail, or one so broken that its parts are not found.
-    whole = _best([_from_text(text, open_copy) for text in _as_texts(data)])
+    whole = _best_reading([_parse_text(text, open_copy) for text in _iter_texts(data)])
     if not found.leads and not found.damaged:
-        runs = [_best_of(part, open_copy) for part in _packed_parts(data)]
-        return _best([whole, *runs])
+        runs = [_parse_content(part, open_copy) for part in _iter_base64(data)]
+        return _best_reading([whole, *runs])
     found.leads |= {key: lead for key, lead in whole.leads.items() if key not in found.leads}
     return found
 
 
-def _read_mail(mail: bytes, open_copy: Open) -> Found:
+def _parse_mail(mail: bytes, open_copy: Decrypt) -> MailboxContents:
     """One mail. A copy damaged in one part and whole in another is no loss."""
-    found, message = Found(), Message()
+    found, message = MailboxContents(), Message()
     try:
         message = email.message_from_bytes(mail, policy=email.policy.compat32)
-        for content, charset in _contents(message):
-            found.add(_best_of(content, open_copy, charset))
+        for content, charset in _iter_parts(message):
+            found.add(_parse_content(content, open_copy, charset))
     except RecursionError:  # nested to hurt
-        found.add(_best_of(mail, open_copy))
+        found.add(_parse_content(mail, open_copy))
     if message.keys():
-        spared = [replace(one, cut=False) for one in found.damaged if one.ref in found.refs]
+        spared = [replace(one, truncated=False) for one in found.damaged if one.ref in found.refs]
         found.damaged = spared + [one for one in found.damaged if one.ref not in found.refs]
     return found
 
@@ -107,28 +119,28 @@ def _read_mail(mail: bytes, open_copy: Open) -> Found:
 # ------------------------------------------------------------------ blocks
 
 
-def _from_text(text: str, open_copy: Open) -> Found:
+def _parse_text(text: str, open_copy: Decrypt) -> MailboxContents:
     """What stands between each begin and its end, or the next begin."""
-    found = Found()
+    found = MailboxContents()
     starts = list(_BEGIN.finditer(text))
     before = 0
     for number, start in enumerate(starts):
         until = starts[number + 1].start() if number + 1 < len(starts) else len(text)
-        block = text[start.end() : until][:MAX_COPY]
+        block = text[start.end() : until][:MAX_COPY_CHARACTERS]
         end = _END.search(block)
-        lead = _opened(block[: end.start()] if end else block, open_copy)
+        lead = _decrypt_block(block[: end.start()] if end else block, open_copy)
         if lead is not None:
             found.leads[f"{lead.id} {lead.body_sha256}"] = lead  # a correction has the same id
         else:
             refs = _REF.findall(text[before : start.start()])
-            found.damaged.append(Damaged(refs[-1] if refs else None, end is None))
+            found.damaged.append(DamagedCopy(refs[-1] if refs else None, end is None))
         before = start.end() + (end.end() if end else 0)
     return found
 
 
-def _opened(block: str, open_copy: Open) -> Lead | None:
+def _decrypt_block(block: str, open_copy: Decrypt) -> Lead | None:
     plain = re.sub(rf"[{_DASH[1:-1]}]", "-", block)
-    unquoted = _QUOTED.sub("", plain)
+    unquoted = _QUOTE_PREFIX.sub("", plain)
     for text in (unquoted, plain, quopri.decodestring(unquoted.encode()).decode("latin-1")):
         sealed = re.sub(r"[^A-Za-z0-9_-]", "", text)
         if sealed and (lead := open_copy(sealed + "=" * (-len(sealed) % 4))) is not None:
@@ -136,46 +148,50 @@ def _opened(block: str, open_copy: Open) -> Lead | None:
     return None
 
 
-def _best(readings: list[Found]) -> Found:
+def _best_reading(readings: list[MailboxContents]) -> MailboxContents:
     """Of several readings of one thing the one that opens most; of those, the least damaged."""
-    return max(readings, key=lambda one: (len(one.leads), -len(one.damaged) or -9), default=Found())
+    return max(
+        readings,
+        key=lambda one: (len(one.leads), -len(one.damaged) or -9),
+        default=MailboxContents(),
+    )
 
 
 # ------------------------------------------------------------------ texts
 
 
-def _best_of(content: bytes, open_copy: Open, charset: str = "") -> Found:
+def _parse_content(content: bytes, open_copy: Decrypt, charset: str = "") -> MailboxContents:
     """One text, read in every way that shows a mark."""
     readings = [
-        _from_text(text, open_copy)
-        for data in (content, *_unpacked(content))
-        for text in _as_texts(_narrowed(data), charset)
+        _parse_text(text, open_copy)
+        for data in (content, *_iter_undecoded(content))
+        for text in _iter_texts(_utf16_to_utf8(data), charset)
     ]
-    return _best([reading for reading in readings if reading.leads or reading.damaged])
+    return _best_reading([reading for reading in readings if reading.leads or reading.damaged])
 
 
-def _contents(message: Message) -> Iterator[tuple[bytes, str]]:
+def _iter_parts(message: Message) -> Iterator[tuple[bytes, str]]:
     """Every part's bytes and the charset it claims; of a mail attached as a file, its parts."""
     for part in message.walk():
         if part.is_multipart():
             continue
-        content, charset = _content(part), _charset(part)
+        content, charset = _decoded_payload(part), _charset(part)
         yield content, charset
         if part.get_content_maintype() != "text" and b":" in content[:200]:
             inner = email.message_from_bytes(content, policy=email.policy.compat32)
             if inner.is_multipart() or "Content-Type" in inner:
-                yield from _contents(inner)
+                yield from _iter_parts(inner)
 
 
-def _content(part: Message) -> bytes:
+def _decoded_payload(part: Message) -> bytes:
     """Decoded as it says; as it is where that shows nothing."""
     try:
         raw = str(part.get_payload()).encode("utf-8", "surrogateescape")
-    except _MISREAD:
+    except _PARSE_ERRORS:
         return b""
     try:
         decoded = part.get_payload(decode=True)
-    except _MISREAD:
+    except _PARSE_ERRORS:
         return raw
     return decoded if isinstance(decoded, bytes) and b"ALFA" not in raw else raw
 
@@ -183,18 +199,18 @@ def _content(part: Message) -> bytes:
 def _charset(part: Message) -> str:
     try:
         return part.get_content_charset() or ""
-    except _MISREAD:
+    except _PARSE_ERRORS:
         return ""
 
 
-def _unpacked(data: bytes) -> Iterator[bytes]:
+def _iter_undecoded(data: bytes) -> Iterator[bytes]:
     """What a wrong, or no, Content-Transfer-Encoding left as it was."""
     if b"=" in data:
         yield quopri.decodestring(data)
-    yield from _packed_parts(data)
+    yield from _iter_base64(data)
 
 
-def _packed_parts(data: bytes) -> Iterator[bytes]:
+def _iter_base64(data: bytes) -> Iterator[bytes]:
     for run in _BASE64_LINES.findall(data + b"\n"):
         packed = re.sub(rb"[^A-Za-z0-9+/]", b"", run)
         try:
@@ -203,7 +219,7 @@ def _packed_parts(data: bytes) -> Iterator[bytes]:
             continue
 
 
-def _narrowed(data: bytes) -> bytes:
+def _utf16_to_utf8(data: bytes) -> bytes:
     """UTF-16 as UTF-8, whole or among other things (as Outlook keeps a mail)."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace").encode()
@@ -215,35 +231,35 @@ def _narrowed(data: bytes) -> bytes:
     return data
 
 
-def _as_texts(data: bytes, charset: str = "") -> Iterator[str]:
+def _iter_texts(data: bytes, charset: str = "") -> Iterator[str]:
     """The bytes in the charsets they may be in, and as a page shows them, where a mark is seen."""
     texts = []
     for guess in (charset, "utf-8", "latin-1"):
         try:
             texts.append(data.decode(guess or "utf-8", "replace"))
-        except _MISREAD:
+        except _PARSE_ERRORS:
             continue  # nobody knows it: the copy is ASCII in all that matter
     for text in dict.fromkeys(texts):
         shown = text
         for _ in range(3):  # escaped once, or once more by who quoted it
             if "ALFA" in shown:
                 yield shown
-            if not _MARKUP.search(shown):
+            if not _HTML_TAG.search(shown):
                 break
-            shown = _shown(shown)
+            shown = _html_to_text(shown)
 
 
-def _shown(page: str) -> str:
-    reader = _Page()
+def _html_to_text(page: str) -> str:
+    reader = _HtmlText()
     try:
         reader.feed(page)
         reader.close()
-    except _MISREAD:
+    except _PARSE_ERRORS:
         return ""
     return "".join(reader.parts)
 
 
-class _Page(HTMLParser):
+class _HtmlText(HTMLParser):
     """A page's text; what begins a line there begins one here."""
 
     def __init__(self) -> None:
@@ -251,11 +267,11 @@ class _Page(HTMLParser):
         self.parts: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _LINES:
+        if tag in _LINE_BREAKING_TAGS:
             self.parts.append("\n")
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in _LINES:
+        if tag in _LINE_BREAKING_TAGS:
             self.parts.append("\n")
 
     def handle_data(self, data: str) -> None:

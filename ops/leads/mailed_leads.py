@@ -21,13 +21,13 @@ def list_open(services: Services, args: argparse.Namespace) -> int:
     """
     now = datetime.now(UTC)
     with suppress(CacheDown, NotConfigured):  # what the watch has not taken over yet
-        mailed_leads.take_over(services, now)
-    held = mailed_leads.open_ones(services.database.run)
+        mailed_leads.import_from_redis(services, now)
+    held = mailed_leads.list_open(services.database.run)
     if args.json:
         command.print_json([{**one._asdict(), "marks": None} for one in held])
     else:
         rows = [(one.ref, one.lead_id, f"{one.accepted_at:%Y-%m-%d %H:%M:%S}") for one in held]
-        command.table(("ref", "id", "accepted"), rows)
+        command.print_table(("ref", "id", "accepted"), rows)
         print(f"{len(held)} leads exist only in a mail")
     return 1 if held else 0
 
@@ -36,7 +36,7 @@ def dismiss(services: Services, args: argparse.Namespace) -> int:
     """Close the entry of a lead that cannot or need not be imported; say why."""
     now = datetime.now(UTC)
     with suppress(CacheDown, NotConfigured):
-        mailed_leads.take_over(services, now)
+        mailed_leads.import_from_redis(services, now)
     which, reason = args.lead.strip(), args.reason.strip()
     if not reason:
         print("say why, in words: --reason", file=sys.stderr)
@@ -49,10 +49,10 @@ def dismiss(services: Services, args: argparse.Namespace) -> int:
     return 0 if closed else 1
 
 
-def declare(verbs: Any) -> None:
+def add_commands(verbs: Any) -> None:
     """Beside `leads import`."""
-    command.verb(verbs, "mailed", list_open, "python3 -m ops leads mailed", as_json=True)
-    verb = command.verb(
+    command.command(verbs, "mailed", list_open, "python3 -m ops leads mailed", as_json=True)
+    verb = command.command(
         verbs,
         "dismiss",
         dismiss,

@@ -8,16 +8,16 @@ from uuid import UUID
 
 from lib.leads import reference, submission
 from lib.leads.outbox import ADDRESS_REFUSED
-from lib.privacy.data_subject import Subject, with_older_forms
+from lib.privacy.data_subject import Subject, with_legacy_numbers
 from lib.services import Services
 from ops import command
 
 WIB = timezone(timedelta(hours=7), "WIB")  # what the desk's clock shows
 BUDGET_S = 20.0
-NAMES = ("ref", "received (WIB)", "business", "contact", "phone", "city", "kind", "mails")
+LIST_COLUMNS = ("ref", "received (WIB)", "business", "contact", "phone", "city", "kind", "mails")
 
 # `mails`: sent of all; a ! where one was given up.
-LIST = """
+LIST_LEADS = """
 select l.ref, l.created_at, l.business_name, l.contact_name, l.phone_whatsapp, l.city, l.salon_type,
   (select count(sent_at) || '/' || count(*) || case when count(dead_at) > 0 then ' !' else '' end
    from outbox as o where o.lead_id = l.id) as mails, l.id
@@ -32,7 +32,7 @@ limit %(limit)s
 """
 
 # A number is looked for by its digits, however either is written; a whole one as it is stored too.
-SEARCH = """
+SEARCH_LEADS = """
 select l.ref, l.created_at, l.business_name, l.contact_name, l.phone_whatsapp, l.city, l.salon_type,
   (select count(sent_at) || '/' || count(*) || case when count(dead_at) > 0 then ' !' else '' end
    from outbox as o where o.lead_id = l.id) as mails, l.id
@@ -46,25 +46,25 @@ order by l.created_at desc, l.id desc
 limit %(limit)s
 """
 
-ONE = """
+GET_LEAD = """
 select to_jsonb(l) - '{identity,body_sha256,same_until,content_identity,key_span}'::text[]
 from leads as l
 where l.id = %(id)s::uuid or l.ref = %(ref)s::text
 """
 
-MAILS_OF = """
+LIST_EMAILS = """
 select kind, attempts, sent_at, dead_at, next_attempt_at, last_error from outbox
 where lead_id = %(id)s order by kind
 """
 
 
-def leads_list(services: Services, args: argparse.Namespace) -> int:
+def list_leads(services: Services, args: argparse.Namespace) -> int:
     """Leads, newest first."""
     values = {"city": args.city, "kind": args.type, "days": args.days, "limit": args.limit + 1}
-    return _print_list(services, LIST, values, args)
+    return _print_list(services, LIST_LEADS, values, args)
 
 
-def leads_search(services: Services, args: argparse.Namespace) -> int:
+def search_leads(services: Services, args: argparse.Namespace) -> int:
     """Leads that hold a text: a name, a ref, an address, a number, words of the message."""
     text = args.text
     if text == "-":
@@ -76,18 +76,18 @@ def leads_search(services: Services, args: argparse.Namespace) -> int:
     typed = "".join(str(int(c)) for c in text if c.isdecimal()) if plain else ""
     digits = typed.removeprefix("62").lstrip("0")
     values = {"text": text, "digits": digits if len(digits) >= 4 else "", "limit": args.limit + 1,
-              "numbers": _numbers(services, text)}  # fmt: skip
-    return _print_list(services, SEARCH, values, args)
+              "numbers": _phone_forms(services, text)}  # fmt: skip
+    return _print_list(services, SEARCH_LEADS, values, args)
 
 
-def _numbers(services: Services, text: str) -> list[str]:
+def _phone_forms(services: Services, text: str) -> list[str]:
     """A whole number in every form in which it may be stored."""
     try:
-        person = submission.read_person({"phone": text})
-    except submission.Faulty:
+        person = submission.parse_person({"phone": text})
+    except submission.ValidationError:
         return []
     meant = Subject(phones=tuple(filter(None, (person.phone, *person.other_phones))))
-    return list(with_older_forms(services, meant).phones)
+    return list(with_legacy_numbers(services, meant).phones)
 
 
 def _print_list(
@@ -102,7 +102,7 @@ def _print_list(
                  "salon_type", "mails", "id")  # fmt: skip
         command.print_json([dict(zip(names, row, strict=True)) for row in shown])
     else:
-        command.table(NAMES, [_line(row) for row in shown])
+        command.print_table(LIST_COLUMNS, [_line(row) for row in shown])
     if len(rows) > len(shown):
         print(f"there are more than {args.limit}: --limit N shows them", file=sys.stderr)
     return 0 if shown else 1
@@ -114,10 +114,10 @@ def _line(row: Any) -> tuple[str, ...]:
     return ref, f"{at.astimezone(WIB):%Y-%m-%d %H:%M}", *clipped, mails
 
 
-def leads_show(services: Services, args: argparse.Namespace) -> int:
+def show_lead(services: Services, args: argparse.Namespace) -> int:
     """One lead, whole, and what became of its mails."""
     asked: dict[str, object] = {"id": None, "ref": None}
-    if reference.is_one(args.lead.upper()):
+    if reference.is_valid(args.lead.upper()):
         asked["ref"] = args.lead.upper()
     else:
         try:
@@ -127,8 +127,8 @@ def leads_show(services: Services, args: argparse.Namespace) -> int:
             return 2
 
     def look(connection: Any) -> tuple[Any, list[Any]]:
-        row = connection.execute(ONE, asked).fetchone()
-        mails = connection.execute(MAILS_OF, {"id": row[0]["id"]}).fetchall() if row else []
+        row = connection.execute(GET_LEAD, asked).fetchone()
+        mails = connection.execute(LIST_EMAILS, {"id": row[0]["id"]}).fetchall() if row else []
         return row and row[0], mails
 
     found, mails = services.database.run(look, budget_s=BUDGET_S)
@@ -145,11 +145,11 @@ def leads_show(services: Services, args: argparse.Namespace) -> int:
             print(f"{name:>20}  {str(value).replace(chr(10), chr(10) + ' ' * 22)}")
     print(f"{'chat':>20}  https://wa.me/{found['phone_whatsapp'].removeprefix('+')}")
     for mail in mails:
-        print(f"{'mail':>20}  {_became(dict(zip(names, mail, strict=True)))}")
+        print(f"{'mail':>20}  {_describe_email(dict(zip(names, mail, strict=True)))}")
     return 0
 
 
-def _became(mail: dict[str, Any]) -> str:
+def _describe_email(mail: dict[str, Any]) -> str:
     if mail["sent_at"]:
         return f"{mail['kind']}: sent {mail['sent_at']:%Y-%m-%d %H:%M %Z}"
     if mail["dead_at"] and mail["last_error"] == ADDRESS_REFUSED:
@@ -160,30 +160,30 @@ def _became(mail: dict[str, Any]) -> str:
     return f"{mail['kind']}: waits until {mail['next_attempt_at']:%Y-%m-%d %H:%M %Z}{why}"
 
 
-def declare(verbs: Any) -> None:
+def add_commands(verbs: Any) -> None:
     """Beside `leads import`."""
-    verb = command.verb(
+    verb = command.command(
         verbs,
         "list",
-        leads_list,
+        list_leads,
         "python3 -m ops leads list --days 7 --city Medan",
         as_json=True,
     )
-    command.limited(verb)
+    command.add_limit(verb)
     verb.add_argument("--days", type=int, help="of the last so many days")
     verb.add_argument("--city")
     verb.add_argument("--type", choices=("SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER"))
-    verb = command.verb(
+    verb = command.command(
         verbs,
         "search",
-        leads_search,
+        search_leads,
         "python3 -m ops leads search mawar",
         "python3 -m ops leads search -    (typed in, so that it stays out of the shell's history)",
         as_json=True,
     )
-    command.limited(verb)
+    command.add_limit(verb)
     verb.add_argument("text", help="two characters or more; - to read it from standard input")
-    verb = command.verb(
-        verbs, "show", leads_show, "python3 -m ops leads show ALFA-7KQ2M", as_json=True
+    verb = command.command(
+        verbs, "show", show_lead, "python3 -m ops leads show ALFA-7KQ2M", as_json=True
     )
     verb.add_argument("lead", help="its ref or its id")

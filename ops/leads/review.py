@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lib.leads import repository, serialization
-from lib.leads.repository import Desk, Lead
+from lib.leads.repository import Lead, Recipients
 from lib.leads.submission import Submission
 from lib.services import Services
 from ops import command
@@ -17,7 +17,7 @@ from ops import command
 BUDGET_S = 20.0
 
 # All of them, or those of the given references.
-WAITING = """
+LIST_WAITING = """
 select to_jsonb(l) || jsonb_build_object('ip_address', host(l.ip_address),
   'identity', encode(l.identity, 'hex'), 'body_sha256', encode(l.body_sha256, 'hex'))
 from leads as l
@@ -27,7 +27,7 @@ limit %(limit)s
 """
 
 # Compare and set: whoever comes second releases nothing.
-RELEASE = """
+RELEASE_LEAD = """
 with lead as (
   update leads set review = null where id = %(id)s and review <> 'dismissed' returning id
 ), mail as (
@@ -43,16 +43,16 @@ with lead as (
 select id from lead
 """
 
-DISMISS = """
+DISMISS_LEADS = """
 update leads set review = 'dismissed'
 where review <> 'dismissed' and ref = any(%(refs)s::text[])
 returning ref
 """
 
 
-def review_list(services: Services, args: argparse.Namespace) -> int:
+def list_waiting(services: Services, args: argparse.Namespace) -> int:
     """Leads that no mail was written for yet, oldest first. Exit 1 when there are any."""
-    rows = _waiting(services, None, args.limit)
+    rows = _select_waiting(services, None, args.limit)
     names = ("ref", "received (UTC)", "why", "business", "phone", "city")
     shown = [
         (row["ref"], row["created_at"][:16].replace("T", " "), row["review"],
@@ -62,23 +62,23 @@ def review_list(services: Services, args: argparse.Namespace) -> int:
     if args.json:
         command.print_json([dict(zip(names, row, strict=True)) for row in shown])
     elif shown:
-        command.table(names, shown)
+        command.print_table(names, shown)
     else:
         print("no lead waits for review")
     return 1 if rows else 0
 
 
-def review_release(services: Services, args: argparse.Namespace) -> int:
+def release(services: Services, args: argparse.Namespace) -> int:
     """Have sales and the visitors mailed, as for any lead."""
     if not args.all and not args.refs:
         print("name the leads to be released, or say --all", file=sys.stderr)
         return 2
-    rows = _waiting(services, None if args.all else args.refs, None)
-    desk = Desk(services.settings.mail_from, services.settings.mail_sales_to)
+    rows = _select_waiting(services, None if args.all else args.refs, None)
+    desk = Recipients(services.settings.mail_from, services.settings.mail_sales_to)
     for row in rows:
         if args.dry_run:
             print(f"would release {row['ref']}")
-        elif _release(services, _lead(row), desk):
+        elif _release(services, _to_lead(row), desk):
             print(f"released {row['ref']}; its mails leave with the next round")
     missing = set(args.refs) - {row["ref"] for row in rows}
     for ref in sorted(missing):
@@ -87,10 +87,12 @@ def review_release(services: Services, args: argparse.Namespace) -> int:
     return 1 if missing else 0
 
 
-def review_dismiss(services: Services, args: argparse.Namespace) -> int:
+def dismiss(services: Services, args: argparse.Namespace) -> int:
     """Keep them as leads that nobody is mailed about: they were none."""
     values = {"refs": args.refs}
-    rows = services.database.run(lambda c: c.execute(DISMISS, values).fetchall(), budget_s=BUDGET_S)
+    rows = services.database.run(
+        lambda c: c.execute(DISMISS_LEADS, values).fetchall(), budget_s=BUDGET_S
+    )
     for (ref,) in rows:
         print(f"dismissed {ref}")
     for ref in sorted(set(args.refs) - {row[0] for row in rows}):
@@ -98,41 +100,47 @@ def review_dismiss(services: Services, args: argparse.Namespace) -> int:
     return 0 if len(rows) == len(set(args.refs)) else 1
 
 
-def _waiting(services: Services, refs: list[str] | None, limit: int | None) -> list[dict[str, Any]]:
+def _select_waiting(
+    services: Services, refs: list[str] | None, limit: int | None
+) -> list[dict[str, Any]]:
     values = {"refs": refs, "limit": limit}
-    rows = services.database.run(lambda c: c.execute(WAITING, values).fetchall(), budget_s=BUDGET_S)
+    rows = services.database.run(
+        lambda c: c.execute(LIST_WAITING, values).fetchall(), budget_s=BUDGET_S
+    )
     return [row[0] for row in rows]
 
 
-def _lead(row: dict[str, Any]) -> Lead:
+def _to_lead(row: dict[str, Any]) -> Lead:
     ours = ("id", "ref", "created_at", "locale", "ip_address", "user_agent", "identity",
             "body_sha256", "arrival", "canary")  # fmt: skip
     theirs = set(Submission._fields) - {"company", "consent", "locale"}
     return serialization.from_row({name: row[name] for name in (*ours, *theirs)})
 
 
-def _release(services: Services, lead: Lead, desk: Desk) -> bool:
+def _release(services: Services, lead: Lead, desk: Recipients) -> bool:
     """Whether it was ours to release."""
     values = {
         "id": str(lead.id),
         "now": datetime.now(UTC),
-        "letters": json.dumps([letter.row() for letter in repository.mails(lead, desk)]),
+        "letters": json.dumps(
+            [letter.to_columns() for letter in repository.render_emails(lead, desk)]
+        ),
     }
     return bool(
-        services.database.run(lambda c: c.execute(RELEASE, values).fetchone(), budget_s=BUDGET_S)
+        services.database.run(
+            lambda c: c.execute(RELEASE_LEAD, values).fetchone(), budget_s=BUDGET_S
+        )
     )
 
 
-def declare(areas: Any) -> None:
-    verbs = command.area(areas, "review", "leads that wait for a person's look")
-    verb = command.verb(verbs, "list", review_list, "python3 -m ops review list", as_json=True)
-    command.limited(verb)
-    verb = command.verb(
-        verbs, "release", review_release, "python3 -m ops review release --all", dry_run=True
+def add_commands(areas: Any) -> None:
+    verbs = command.group(areas, "review", "leads that wait for a person's look")
+    verb = command.command(verbs, "list", list_waiting, "python3 -m ops review list", as_json=True)
+    command.add_limit(verb)
+    verb = command.command(
+        verbs, "release", release, "python3 -m ops review release --all", dry_run=True
     )
     verb.add_argument("refs", nargs="*", metavar="REF", help="references of `review list`")
     verb.add_argument("--all", action="store_true", help="everything that waits")
-    verb = command.verb(
-        verbs, "dismiss", review_dismiss, "python3 -m ops review dismiss ALFA-7KQ2M"
-    )
+    verb = command.command(verbs, "dismiss", dismiss, "python3 -m ops review dismiss ALFA-7KQ2M")
     verb.add_argument("refs", nargs="+", metavar="REF", help="references of `review list`")

@@ -17,7 +17,7 @@ def _rules(services: Services) -> tuple[retention.Rule, ...]:
     return retention.rules(services.settings.leads_retention_days)
 
 
-def ages(services: Services, args: argparse.Namespace) -> int:
+def show_ages(services: Services, args: argparse.Namespace) -> int:
     """The oldest row of every class. Exit 1 when one should have ended more than a day ago."""
     found = retention.ages(services.database.run, _rules(services), datetime.now(UTC))
     if args.json:
@@ -25,17 +25,17 @@ def ages(services: Services, args: argparse.Namespace) -> int:
     else:
         rows = [(age.name, age.days, age.oldest_at or "-", "LATE" if age.late else "ok", age.what)
                 for age in found]  # fmt: skip
-        command.table(("class", "days", "oldest", "", "what"), rows)
+        command.print_table(("class", "days", "oldest", "", "what"), rows)
     return 1 if any(age.late for age in found) else 0
 
 
-def prune(services: Services, args: argparse.Namespace) -> int:
+def prune_expired(services: Services, args: argparse.Namespace) -> int:
     """End what was kept long enough, as the cron does; for ten minutes at most.
 
     A lead that sales never heard of is kept and named.
     """
     rules, now, run = _rules(services), datetime.now(UTC), services.database.run
-    unheard = retention.unheard(run, rules, now)
+    unheard = retention.unnotified_leads(run, rules, now)
     if args.dry_run:
         found = {
             age.name: str(age.oldest_at)
@@ -45,50 +45,54 @@ def prune(services: Services, args: argparse.Namespace) -> int:
         if args.json:
             command.print_json({"would_end": found, "unheard": unheard})
         else:
-            command.table(("class", "oldest row to end"), found.items())
-            _name(unheard)
+            command.print_table(("class", "oldest row to end"), found.items())
+            _print_unnotified(unheard)
         return 0
     ended = retention.prune(run, rules, now, budget_s=BUDGET_S)
     if args.json:
         command.print_json({"ended": ended, "unheard": unheard})
     else:
-        command.table(("class", "rows ended"), [(name, n) for name, n in ended.items() if n])
+        command.print_table(("class", "rows ended"), [(name, n) for name, n in ended.items() if n])
         print(f"{sum(ended.values())} rows ended")
-        _name(unheard)
+        _print_unnotified(unheard)
     return 0
 
 
-def _name(unheard: list[str]) -> None:
+def _print_unnotified(unheard: list[str]) -> None:
     for lead_id in unheard:
         print(f"kept: lead {lead_id}, past its time, of which sales never heard (`ops dead list`)")
 
 
-def columns(services: Services, args: argparse.Namespace) -> int:
+def list_columns(services: Services, args: argparse.Namespace) -> int:
     """Every column that holds something of a person, and the class that ends it."""
     days = {rule.name: f"{rule.days} days" for rule in _rules(services)}
-    days |= data_inventory.ENDED_ELSEWHERE
+    days |= data_inventory.OTHER_RETENTION
     rows = [
         {"table": table, "column": column, "class": name, "ends": days[name]}
-        for table, holding in data_inventory.HOLDINGS.items()
-        for name, names in holding.personal.items()
+        for table, holding in data_inventory.TABLES.items()
+        for name, names in holding.personal_columns.items()
         for column in names.split()
     ]
     if args.json:
         command.print_json(rows)
     else:
-        command.table(("table", "column", "class", "ends"), [tuple(row.values()) for row in rows])
+        command.print_table(
+            ("table", "column", "class", "ends"), [tuple(row.values()) for row in rows]
+        )
     return 0
 
 
-def declare(areas: Any) -> None:
-    verbs = command.area(areas, "retention", "how long what is kept")
-    command.verb(verbs, "ages", ages, "python3 -m ops retention ages", as_json=True)
-    command.verb(
+def add_commands(areas: Any) -> None:
+    verbs = command.group(areas, "retention", "how long what is kept")
+    command.command(verbs, "ages", show_ages, "python3 -m ops retention ages", as_json=True)
+    command.command(
         verbs,
         "prune",
-        prune,
+        prune_expired,
         "python3 -m ops retention prune --dry-run",
         dry_run=True,
         as_json=True,
     )
-    command.verb(verbs, "columns", columns, "python3 -m ops retention columns", as_json=True)
+    command.command(
+        verbs, "columns", list_columns, "python3 -m ops retention columns", as_json=True
+    )

@@ -14,39 +14,41 @@ from lib.problems import CacheDown, NotConfigured
 from lib.products import cache
 from lib.services import Services
 
-TAG = "products"
+CACHE_TAG = "products"
 TIMEOUT_S = 10
 
 
-class Outcome(NamedTuple):
-    well: bool
-    words: str
+class InvalidationResult(NamedTuple):
+    ok: bool
+    message: str
 
 
-def everywhere(services: Services) -> dict[str, Outcome]:
+def invalidate_all(services: Services) -> dict[str, InvalidationResult]:
     """What each cache said."""
-    return {"Redis": _redis(services), "CDN": _cdn(services)}
+    return {"Redis": _invalidate_redis(services), "CDN": _invalidate_cdn(services)}
 
 
-def _redis(services: Services) -> Outcome:
+def _invalidate_redis(services: Services) -> InvalidationResult:
     try:
-        cache.outdate(services.cache.run_all)
+        cache.invalidate(services.cache.pipeline)
     except NotConfigured as fault:
-        return Outcome(False, f"not told, {fault}")
+        return InvalidationResult(False, f"not told, {fault}")
     except CacheDown:
-        return Outcome(False, "not told, it cannot be reached; copies expire within a minute")
-    return Outcome(True, "outdated")
+        return InvalidationResult(
+            False, "not told, it cannot be reached; copies expire within a minute"
+        )
+    return InvalidationResult(True, "outdated")
 
 
-def _cdn(services: Services) -> Outcome:
+def _invalidate_cdn(services: Services) -> InvalidationResult:
     settings = services.settings
     if not settings.vercel_api_token:
-        return Outcome(True, "no VERCEL_API_TOKEN; copies expire within a minute")
+        return InvalidationResult(True, "no VERCEL_API_TOKEN; copies expire within a minute")
     asked = {"projectIdOrName": settings.vercel_project_id, "teamId": settings.vercel_team_id}
     query = urllib.parse.urlencode({name: value for name, value in asked.items() if value})
     request = urllib.request.Request(  # noqa: S310 - a setting's http(s) address
         f"{settings.vercel_api_url}/v1/edge-cache/invalidate-by-tags?{query}",
-        data=json.dumps({"tags": [TAG]}).encode(),
+        data=json.dumps({"tags": [CACHE_TAG]}).encode(),
         headers={
             "Authorization": f"Bearer {settings.vercel_api_token}",
             "Content-Type": "application/json",
@@ -55,9 +57,9 @@ def _cdn(services: Services) -> Outcome:
     )
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):  # noqa: S310
-            return Outcome(True, "purged")
+            return InvalidationResult(True, "purged")
     except urllib.error.HTTPError as fault:
         fault.close()
-        return Outcome(False, f"refused with status {fault.code}")
+        return InvalidationResult(False, f"refused with status {fault.code}")
     except (urllib.error.URLError, OSError):
-        return Outcome(False, "cannot be reached; copies expire within a minute")
+        return InvalidationResult(False, "cannot be reached; copies expire within a minute")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from lib.products.snapshot import row_of
+from lib.products.snapshot import to_row
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -27,31 +27,43 @@ COLUMNS = (
     "benefits_id", "benefits_en", "how_to_use_id", "how_to_use_en", "image_url", "image_alt_id",
     "image_alt_en", "image_caption_id", "image_caption_en", "published", "created_at",
 )  # fmt: skip
-PRODUCT = {"slug", "name", "brand", "audience", "categories", "functions", "summary", "benefits",
-           "howToUse", "image", "published", "createdAt"}  # fmt: skip
-REQUIRED = ("slug", "name", "brand", "audience", "categories")
-AUDIENCE = {"SALON", "BARBER"}
-UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-TOP = ("brands", "categories", "functions", "synonyms", "products")
+PRODUCT_KEYS = {
+    "slug",
+    "name",
+    "brand",
+    "audience",
+    "categories",
+    "functions",
+    "summary",
+    "benefits",
+    "howToUse",
+    "image",
+    "published",
+    "createdAt",
+}
+REQUIRED_COLUMNS = ("slug", "name", "brand", "audience", "categories")
+AUDIENCES = {"SALON", "BARBER"}
+UNSTORABLE_CHARACTERS = re.compile("[\x00\ud800-\udfff]")
+TOP_LEVEL_KEYS = ("brands", "categories", "functions", "synonyms", "products")
 
-BRANDS = "select name from brands order by position, name"
-CATEGORIES = "select code, label_id, label_en from categories order by position, code"
-FUNCTIONS = "select code, label_id, label_en from functions order by position, code"
-SYNONYMS = "select term, same_as from synonyms order by term, same_as"
-PRODUCTS = """
+SELECT_BRANDS = "select name from brands order by position, name"
+SELECT_CATEGORIES = "select code, label_id, label_en from categories order by position, code"
+SELECT_FUNCTIONS = "select code, label_id, label_en from functions order by position, code"
+SELECT_SYNONYMS = "select term, same_as from synonyms order by term, same_as"
+SELECT_PRODUCTS = """
 select slug, name, brand, audience, categories, functions, summary_id, summary_en, benefits_id,
   benefits_en, how_to_use_id, how_to_use_en, image_url, image_alt_id, image_alt_en,
   image_caption_id, image_caption_en, published, created_at
 from products order by slug
 """
 
-KEEP_BRANDS = """
+UPSERT_BRANDS = """
 insert into brands (name, position)
 select name, position from jsonb_to_recordset(%(rows)s) as given (name text, position integer)
 on conflict (name) do update set position = excluded.position
 where brands.position <> excluded.position
 """
-KEEP_CATEGORIES = """
+UPSERT_CATEGORIES = """
 insert into categories as held (code, label_id, label_en, position)
 select * from jsonb_to_recordset(%(rows)s)
   as given (code text, label_id text, label_en text, position integer)
@@ -60,7 +72,7 @@ set label_id = excluded.label_id, label_en = excluded.label_en, position = exclu
 where (held.label_id, held.label_en, held.position)
   <> (excluded.label_id, excluded.label_en, excluded.position)
 """
-KEEP_FUNCTIONS = """
+UPSERT_FUNCTIONS = """
 insert into functions as held (code, label_id, label_en, position)
 select * from jsonb_to_recordset(%(rows)s)
   as given (code text, label_id text, label_en text, position integer)
@@ -69,13 +81,13 @@ set label_id = excluded.label_id, label_en = excluded.label_en, position = exclu
 where (held.label_id, held.label_en, held.position)
   <> (excluded.label_id, excluded.label_en, excluded.position)
 """
-KEEP_SYNONYMS = """
+INSERT_SYNONYMS = """
 insert into synonyms (term, same_as)
 select distinct term, same_as
 from jsonb_to_recordset(%(rows)s) as given (term text, same_as text)
 on conflict do nothing
 """
-KEEP_PRODUCTS = """
+UPSERT_PRODUCTS = """
 insert into products as held (
   slug, name, brand, audience, categories, functions, summary_id, summary_en, benefits_id,
   benefits_en, how_to_use_id, how_to_use_en, image_url, image_alt_id, image_alt_en,
@@ -99,9 +111,9 @@ on conflict (slug) do update set
   image_caption_en = excluded.image_caption_en, published = excluded.published,
   created_at = excluded.created_at, updated_at = excluded.updated_at
 """
-REMOVE_PRODUCTS = "delete from products where slug = any(%(slugs)s)"
-REMOVE_SYNONYMS = "delete from synonyms"
-SWEEP_WORDS = """
+DELETE_PRODUCTS = "delete from products where slug = any(%(slugs)s)"
+DELETE_SYNONYMS = "delete from synonyms"
+DELETE_UNUSED_WORDS = """
 delete from search_words as w
 where not exists (
   select from products as p where p.published and p.search @@ quote_literal(w.word)::tsquery
@@ -109,12 +121,12 @@ where not exists (
 """
 
 
-class Unusable(Exception):
+class InvalidCatalogue(Exception):
     """A file that cannot be imported; `faults` has one line each, with its place in the file."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__(f"{len(faults)} faults")
-        self.faults = faults
+        self.errors = faults
 
 
 @dataclass(slots=True)
@@ -126,58 +138,58 @@ class Catalogue:
     functions: Rows = field(default_factory=list)
     synonyms: Rows = field(default_factory=list)
     products: Rows = field(default_factory=list)
-    lines: dict[str, int] = field(default_factory=dict)
+    line_numbers: dict[str, int] = field(default_factory=dict)
     whole: bool = False
 
 
 # ---------------------------------------------------------------- reading
 
 
-def read(text: str, *, known: "Catalogue") -> Catalogue:
+def parse(text: str, *, known: "Catalogue") -> Catalogue:
     """A file's catalogue, JSON or CSV. Raises Unusable, naming every fault with its line.
 
     known: what the database holds; products may name its brands and labels too.
     """
-    found = _read_json(text) if text.lstrip()[:1] in ("{", "[") else _read_csv(text)
-    faults = list(_faults(found, known))
+    found = _parse_json(text) if text.lstrip()[:1] in ("{", "[") else _parse_csv(text)
+    faults = list(_validate(found, known))
     if faults:
-        raise Unusable(faults)
+        raise InvalidCatalogue(faults)
     return found
 
 
-def _read_json(text: str) -> Catalogue:
+def _parse_json(text: str) -> Catalogue:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as fault:
         line = getattr(fault, "lineno", 1)
-        raise Unusable([f"line {line}: this is no JSON"]) from None
+        raise InvalidCatalogue([f"line {line}: this is no JSON"]) from None
     if isinstance(document, list):
         document = {"products": document}
-    faults = [f"line 1: {name!r} is not known" for name in document if name not in TOP]
+    faults = [f"line 1: {name!r} is not known" for name in document if name not in TOP_LEVEL_KEYS]
     made = Catalogue(whole="brands" in document)
-    places = _lines(text)
+    places = _product_lines(text)
     for position, product in enumerate(document.get("products", [])):
         line = places[position] if position < len(places) else 1
         try:
-            row = _product(product, line)
-        except Unusable as unusable:
-            faults += unusable.faults
+            row = _parse_product(product, line)
+        except InvalidCatalogue as unusable:
+            faults += unusable.errors
             continue
-        if row["slug"] in made.lines:
+        if row["slug"] in made.line_numbers:
             faults.append(f"line {line}: {row['slug']} is there twice")
-        made.lines[row["slug"]] = line
+        made.line_numbers[row["slug"]] = line
         made.products.append(row)
     try:
-        _read_labels(document, made)
+        _parse_labels(document, made)
     except (KeyError, TypeError, AttributeError):
         faults.append("line 1: brands have a name, labels a code and label.id, label.en, "
                       "synonyms term and sameAs")  # fmt: skip
     if faults:
-        raise Unusable(faults)
+        raise InvalidCatalogue(faults)
     return made
 
 
-def _read_labels(document: Mapping[str, Any], made: Catalogue) -> None:
+def _parse_labels(document: Mapping[str, Any], made: Catalogue) -> None:
     made.brands = [
         {"name": each["name"], "position": at} for at, each in enumerate(document.get("brands", []))
     ]
@@ -197,62 +209,62 @@ def _read_labels(document: Mapping[str, Any], made: Catalogue) -> None:
     ]
 
 
-def _lines(text: str) -> list[int]:
+def _product_lines(text: str) -> list[int]:
     """The line each product of the file begins on."""
     start = re.search(r'"products"\s*:\s*\[', text) or re.match(r"\s*\[", text)
     decoder, lines = json.JSONDecoder(), []
     at = start.end() if start else len(text)
-    while (at := _past(text, at)) < len(text) and text[at] != "]":
+    while (at := _skip_separators(text, at)) < len(text) and text[at] != "]":
         lines.append(text.count("\n", 0, at) + 1)
         _, at = decoder.raw_decode(text, at)
     return lines
 
 
-def _past(text: str, at: int) -> int:
+def _skip_separators(text: str, at: int) -> int:
     while at < len(text) and text[at] in " \t\r\n,":
         at += 1
     return at
 
 
-def _product(product: Any, line: int) -> dict[str, Any]:
+def _parse_product(product: Any, line: int) -> dict[str, Any]:
     if not isinstance(product, dict):
-        raise Unusable([f"line {line}: a product is an object"])
-    strange = sorted(set(product) - PRODUCT)
+        raise InvalidCatalogue([f"line {line}: a product is an object"])
+    strange = sorted(set(product) - PRODUCT_KEYS)
     if strange:
-        raise Unusable([f"line {line}: {name!r} is not known" for name in strange])
+        raise InvalidCatalogue([f"line {line}: {name!r} is not known" for name in strange])
     try:
-        row = row_of(product)
+        row = to_row(product)
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise Unusable([f"line {line}: a text is missing or of the wrong kind"]) from None
+        raise InvalidCatalogue([f"line {line}: a text is missing or of the wrong kind"]) from None
     return {name: row[name] for name in COLUMNS}
 
 
-def _read_csv(text: str) -> Catalogue:
+def _parse_csv(text: str) -> Catalogue:
     reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
     strange = sorted(set(reader.fieldnames or []) - set(COLUMNS))
-    missing = [name for name in REQUIRED if name not in (reader.fieldnames or [])]
+    missing = [name for name in REQUIRED_COLUMNS if name not in (reader.fieldnames or [])]
     faults = [f"line 1: column {name!r} is not known" for name in strange]
     faults += [f"line 1: column {name!r} is missing" for name in missing]
     if faults:
-        raise Unusable(faults)
+        raise InvalidCatalogue(faults)
     made = Catalogue()
     for cells in reader:
         line = reader.line_num
         try:
-            row = _row_of_cells(cells)
+            row = _parse_cells(cells)
         except (ValueError, AttributeError, TypeError):
             faults.append(f"line {line}: more or fewer cells than columns, or a bad date")
             continue
-        if row["slug"] in made.lines:
+        if row["slug"] in made.line_numbers:
             faults.append(f"line {line}: {row['slug']} is there twice")
-        made.lines[row["slug"] or ""] = line
+        made.line_numbers[row["slug"] or ""] = line
         made.products.append(row)
     if faults:
-        raise Unusable(faults)
+        raise InvalidCatalogue(faults)
     return made
 
 
-def _row_of_cells(cells: Mapping[str, str]) -> dict[str, Any]:
+def _parse_cells(cells: Mapping[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     for name, cell in cells.items():
         # `export` puts ' before what a spreadsheet would take for a formula.
@@ -264,7 +276,7 @@ def _row_of_cells(cells: Mapping[str, str]) -> dict[str, Any]:
                 text.lower(), text
             )
         elif name == "created_at":
-            row[name] = _moment(text)
+            row[name] = _parse_time(text)
         else:
             row[name] = text or None
     row["published"] = True if row["published"] is None else row["published"]
@@ -272,25 +284,25 @@ def _row_of_cells(cells: Mapping[str, str]) -> dict[str, Any]:
     return row
 
 
-def _moment(text: str) -> datetime | None:
+def _parse_time(text: str) -> datetime | None:
     if not text:
         return None
     found = datetime.fromisoformat(text)
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def _faults(found: Catalogue, known: Catalogue) -> Iterator[str]:
+def _validate(found: Catalogue, known: Catalogue) -> Iterator[str]:
     brands = {row["name"] for row in (*found.brands, *known.brands)}
     codes = {
         name: {row["code"] for row in (*getattr(found, name), *getattr(known, name))}
         for name in ("categories", "functions")
     }
     for row in found.products:
-        for fault in _product_faults(row, brands, codes):
-            yield f"line {found.lines.get(row['slug'], 1)}: {row['slug']}: {fault}"
+        for fault in _validate_product(row, brands, codes):
+            yield f"line {found.line_numbers.get(row['slug'], 1)}: {row['slug']}: {fault}"
 
 
-def _product_faults(
+def _validate_product(
     row: Mapping[str, Any], brands: set[str], codes: Mapping[str, set[str]]
 ) -> Iterator[str]:
     slug = row["slug"] if isinstance(row["slug"], str) else ""
@@ -300,7 +312,7 @@ def _product_faults(
         ),
         "name: 1 to 160 characters": isinstance(row["name"], str) and 1 <= len(row["name"]) <= 160,
         f"brand: {row['brand']!r} is not known": row["brand"] in brands,
-        "audience: SALON, BARBER or both": row["audience"] and {*row["audience"]} <= AUDIENCE,
+        "audience: SALON, BARBER or both": row["audience"] and {*row["audience"]} <= AUDIENCES,
         "categories: at least one": row["categories"],
         "summary: in one language at least": row["summary_id"] or row["summary_en"],
         "published: true or false": isinstance(row["published"], bool),
@@ -313,14 +325,14 @@ def _product_faults(
         yield from (f"{kind}: {code!r} is not known" for code in row[kind] if code not in known)
     for column, value in row.items():
         texts = value if isinstance(value, list) else [value]
-        if any(isinstance(text, str) and UNSTORABLE.search(text) for text in texts):
+        if any(isinstance(text, str) and UNSTORABLE_CHARACTERS.search(text) for text in texts):
             yield f"{column}: characters that cannot be stored"
 
 
 # ---------------------------------------------------------------- the database
 
 
-def held(connection: "Connection[Any]") -> Catalogue:
+def load(connection: "Connection[Any]") -> Catalogue:
     """What the database holds, published or not."""
 
     def rows(statement: str) -> Rows:
@@ -329,61 +341,66 @@ def held(connection: "Connection[Any]") -> Catalogue:
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     return Catalogue(
-        rows(BRANDS), rows(CATEGORIES), rows(FUNCTIONS), rows(SYNONYMS), rows(PRODUCTS), whole=True
+        rows(SELECT_BRANDS),
+        rows(SELECT_CATEGORIES),
+        rows(SELECT_FUNCTIONS),
+        rows(SELECT_SYNONYMS),
+        rows(SELECT_PRODUCTS),
+        whole=True,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class CatalogueDiff:
     """What an import would do. lines: for a person to read. Empty: nothing to do."""
 
     lines: list[str]
-    products: Rows
-    gone: list[str]
+    changed_products: Rows
+    removed_slugs: list[str]
 
     @property
-    def nothing(self) -> bool:
+    def is_empty(self) -> bool:
         return not self.lines
 
 
-def compare(before: Catalogue, after: Catalogue, *, prune: bool) -> Change:
+def diff(before: Catalogue, after: Catalogue, *, prune: bool) -> CatalogueDiff:
     """prune: products that the file leaves out go."""
-    lines = list(_label_lines(before, after))
+    lines = list(_diff_labels(before, after))
     old = {row["slug"]: row for row in before.products}
     changed: Rows = []
     for row in after.products:
         was = old.pop(row["slug"], None)
         if was is not None and row["created_at"] is None:
             row["created_at"] = was["created_at"]
-        told = _differences(was, row)
+        told = _diff_product(was, row)
         if told:
             changed.append(row)
             lines += told
     gone = sorted(old) if prune else []
     lines += [f"- {slug}  {old[slug]['name']}" for slug in gone]
-    return Change(lines, changed, gone)
+    return CatalogueDiff(lines, changed, gone)
 
 
-def _label_lines(before: Catalogue, after: Catalogue) -> Iterator[str]:
+def _diff_labels(before: Catalogue, after: Catalogue) -> Iterator[str]:
     for name in ("brands", "categories", "functions", "synonyms"):
-        was = [_bare(row) for row in getattr(before, name)]
-        now = [_bare(row) for row in getattr(after, name)]
+        was = [_without_position(row) for row in getattr(before, name)]
+        now = [_without_position(row) for row in getattr(after, name)]
         if name == "synonyms":
             was, now = sorted(was, key=str), sorted(now, key=str)
-        yield from (f"+ {name}: {_shown(row)}" for row in now if row not in was)
+        yield from (f"+ {name}: {_format_row(row)}" for row in now if row not in was)
         if name == "synonyms" and now:
-            yield from (f"- {name}: {_shown(row)}" for row in was if row not in now)
+            yield from (f"- {name}: {_format_row(row)}" for row in was if row not in now)
 
 
-def _bare(row: Mapping[str, Any]) -> dict[str, Any]:
+def _without_position(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "position"}
 
 
-def _shown(row: Mapping[str, Any]) -> str:
+def _format_row(row: Mapping[str, Any]) -> str:
     return " = ".join(str(value) for value in row.values())
 
 
-def _differences(was: Mapping[str, Any] | None, row: Mapping[str, Any]) -> list[str]:
+def _diff_product(was: Mapping[str, Any] | None, row: Mapping[str, Any]) -> list[str]:
     if was is None:
         return [f"+ {row['slug']}  {row['name']}"]
     told = [
@@ -396,34 +413,34 @@ def _differences(was: Mapping[str, Any] | None, row: Mapping[str, Any]) -> list[
     return [f"~ {row['slug']}  {row['name']}", *told] if told else []
 
 
-def store(connection: "Connection[Any]", found: Catalogue, change: Change) -> None:
+def store(connection: "Connection[Any]", found: Catalogue, change: CatalogueDiff) -> None:
     """All of it or nothing."""
     with connection.transaction():
         for statement, rows in (
-            (KEEP_BRANDS, found.brands),
-            (KEEP_CATEGORIES, found.categories),
-            (KEEP_FUNCTIONS, found.functions),
+            (UPSERT_BRANDS, found.brands),
+            (UPSERT_CATEGORIES, found.categories),
+            (UPSERT_FUNCTIONS, found.functions),
         ):
             if rows:
-                connection.execute(statement, {"rows": _json(rows)})
+                connection.execute(statement, {"rows": _encode_rows(rows)})
         if found.synonyms:
-            connection.execute(REMOVE_SYNONYMS)
-            connection.execute(KEEP_SYNONYMS, {"rows": _json(found.synonyms)})
-        if change.products:
-            connection.execute(KEEP_PRODUCTS, {"rows": _json(change.products)})
-        if change.gone:
-            connection.execute(REMOVE_PRODUCTS, {"slugs": change.gone})
-        connection.execute(SWEEP_WORDS)
+            connection.execute(DELETE_SYNONYMS)
+            connection.execute(INSERT_SYNONYMS, {"rows": _encode_rows(found.synonyms)})
+        if change.changed_products:
+            connection.execute(UPSERT_PRODUCTS, {"rows": _encode_rows(change.changed_products)})
+        if change.removed_slugs:
+            connection.execute(DELETE_PRODUCTS, {"slugs": change.removed_slugs})
+        connection.execute(DELETE_UNUSED_WORDS)
 
 
-def _json(rows: Rows) -> str:
+def _encode_rows(rows: Rows) -> str:
     return json.dumps(rows, default=lambda moment: moment.isoformat())
 
 
 # ---------------------------------------------------------------- writing
 
 
-def document(found: Catalogue, *, published_only: bool = False) -> dict[str, Any]:
+def to_document(found: Catalogue, *, published_only: bool = False) -> dict[str, Any]:
     """The catalogue as its JSON file."""
     labels = {
         name: [
@@ -437,12 +454,12 @@ def document(found: Catalogue, *, published_only: bool = False) -> dict[str, Any
         **labels,
         "synonyms": [{"term": row["term"], "sameAs": row["same_as"]} for row in found.synonyms],
         "products": [
-            _as_product(row) for row in found.products if row["published"] or not published_only
+            _to_product(row) for row in found.products if row["published"] or not published_only
         ],
     }
 
 
-def _as_product(row: Mapping[str, Any]) -> dict[str, Any]:
+def _to_product(row: Mapping[str, Any]) -> dict[str, Any]:
     def both(name: str) -> dict[str, Any]:
         texts = ((locale, row[f"{name}_{locale}"]) for locale in LOCALES)
         return {locale: text for locale, text in texts if text}
@@ -460,7 +477,7 @@ def _as_product(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_json(found: Catalogue) -> str:
-    return json.dumps(document(found), ensure_ascii=False, indent=1) + "\n"
+    return json.dumps(to_document(found), ensure_ascii=False, indent=1) + "\n"
 
 
 def to_csv(found: Catalogue) -> str:
@@ -469,11 +486,11 @@ def to_csv(found: Catalogue) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in found.products:
-        writer.writerow([_cell(row[name]) for name in COLUMNS])
+        writer.writerow([_to_cell(row[name]) for name in COLUMNS])
     return out.getvalue()
 
 
-def _cell(value: Any) -> str:
+def _to_cell(value: Any) -> str:
     if isinstance(value, list):
         value = "|".join(value)
     if isinstance(value, bool):

@@ -16,28 +16,28 @@ def catalogue_import(services: Services, args: argparse.Namespace) -> int:
     """Bring the catalogue to what a file says, all of it or nothing; then purge every cache."""
     text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
     run = services.database.run
-    before = run(catalogue.held, budget_s=STORE_BUDGET_S)
+    before = run(catalogue.load, budget_s=STORE_BUDGET_S)
     try:
-        found = catalogue.read(text, known=before)
-    except catalogue.Unusable as unusable:
-        print("\n".join(unusable.faults), file=sys.stderr)
-        print(f"{len(unusable.faults)} faults; nothing was changed", file=sys.stderr)
+        found = catalogue.parse(text, known=before)
+    except catalogue.InvalidCatalogue as unusable:
+        print("\n".join(unusable.errors), file=sys.stderr)
+        print(f"{len(unusable.errors)} faults; nothing was changed", file=sys.stderr)
         return 1
-    change = catalogue.compare(before, found, prune=args.prune)
+    change = catalogue.diff(before, found, prune=args.prune)
     print("\n".join(change.lines) or "nothing to change")
     if args.dry_run:
         print("dry run: nothing was changed")
         return 0
-    if change.nothing:
+    if change.is_empty:
         return 0
     run(lambda c: catalogue.store(c, found, change), budget_s=STORE_BUDGET_S)
-    print(f"{len(change.products)} products kept, {len(change.gone)} removed")
+    print(f"{len(change.changed_products)} products kept, {len(change.removed_slugs)} removed")
     return catalogue_purge(services, args)
 
 
 def catalogue_export(services: Services, args: argparse.Namespace) -> int:
     """Write the catalogue to standard output: JSON, which is all of it, or CSV, the products."""
-    found = services.database.run(catalogue.held, budget_s=STORE_BUDGET_S)
+    found = services.database.run(catalogue.load, budget_s=STORE_BUDGET_S)
     written = catalogue.to_csv(found) if args.csv else catalogue.to_json(found)
     sys.stdout.write(written)
     return 0
@@ -45,14 +45,14 @@ def catalogue_export(services: Services, args: argparse.Namespace) -> int:
 
 def catalogue_purge(services: Services, _args: argparse.Namespace) -> int:
     """Let no cache answer with an older catalogue. Exit 1 when one could not be told."""
-    told = cache_invalidation.everywhere(services)
-    print("\n".join(f"{place}: {outcome.words}" for place, outcome in told.items()))
-    return 0 if all(outcome.well for outcome in told.values()) else 1
+    told = cache_invalidation.invalidate_all(services)
+    print("\n".join(f"{place}: {outcome.message}" for place, outcome in told.items()))
+    return 0 if all(outcome.ok for outcome in told.values()) else 1
 
 
-def declare(areas: Any) -> None:
-    verbs = command.area(areas, "catalogue", "the products: import, export, purge caches")
-    verb = command.verb(
+def add_commands(areas: Any) -> None:
+    verbs = command.group(areas, "catalogue", "the products: import, export, purge caches")
+    verb = command.command(
         verbs,
         "import",
         catalogue_import,
@@ -61,8 +61,8 @@ def declare(areas: Any) -> None:
     )
     verb.add_argument("file", help="JSON or CSV, as `export` writes it; - for standard input")
     verb.add_argument("--prune", action="store_true", help="remove products the file leaves out")
-    verb = command.verb(
+    verb = command.command(
         verbs, "export", catalogue_export, "python3 -m ops catalogue export > catalogue.json"
     )
     verb.add_argument("--csv", action="store_true", help="products alone, for a spreadsheet")
-    command.verb(verbs, "purge", catalogue_purge, "python3 -m ops catalogue purge")
+    command.command(verbs, "purge", catalogue_purge, "python3 -m ops catalogue purge")

@@ -12,41 +12,43 @@ from ops.command import Failed
 from ops.recovery import backup, manifest, postgres
 from ops.vendors import supabase as vendor
 
-SINCE = "select count(*) from leads where created_at > %(taken_at)s and not canary"
-SINCE_IDS = """
+COUNT_NEWER_LEADS = "select count(*) from leads where created_at > %(taken_at)s and not canary"
+SELECT_NEWER_LEAD_IDS = """
 select id::text from leads where created_at > %(taken_at)s and not canary limit 10000
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class BackupSource:
     """What is restored: our own dump by name, Supabase's by number, or a moment of PITR."""
 
     kind: str
     name: str
     taken_at: datetime
 
-    def words(self, now: datetime) -> str:
+    def describe(self, now: datetime) -> str:
         age = (now - self.taken_at).total_seconds() / 3600
         return f"{self.kind} {self.name}, {age:.1f} h old ({self.taken_at:%Y-%m-%d %H:%M:%S} UTC)"
 
 
-def choose(services: Services, args: argparse.Namespace, now: datetime) -> Source:
+def choose_source(services: Services, args: argparse.Namespace, now: datetime) -> BackupSource:
     """The backup that is asked for, or the newest good one (before --before). Raises Failed."""
     if args.point is not None:
-        return Source("point", args.point.isoformat(), args.point)
+        return BackupSource("point", args.point.isoformat(), args.point)
     settings = services.settings
-    found: list[Source] = []
+    found: list[BackupSource] = []
     if args.source in (None, "own"):
-        held, _ = manifest.held(Path(settings.backup_directory), settings.backup_encryption_key)
-        found += [Source("own", one.name, one.taken_at) for one in held]
+        held, _ = manifest.list_backups(
+            Path(settings.backup_directory), settings.backup_encryption_key
+        )
+        found += [BackupSource("own", one.name, one.taken_at) for one in held]
     if args.source == "supabase" or (args.source is None and not found):
         with vendor.Project(settings) as project:
-            there = project.backups()
+            there = project.list_backups()
         found += [
-            Source("supabase", str(one.number), one.taken_at)
+            BackupSource("supabase", str(one.id), one.taken_at)
             for one in there.backups
-            if one.status == vendor.GOOD and one.number is not None
+            if one.status == vendor.COMPLETED and one.id is not None
         ]
     bound = args.before or now
     fitting = [one for one in found if one.taken_at <= bound and args.backup in (None, one.name)]
@@ -55,34 +57,34 @@ def choose(services: Services, args: argparse.Namespace, now: datetime) -> Sourc
     return max(fitting, key=lambda one: one.taken_at)
 
 
-def at_risk(services: Services, source: Source) -> dict[str, object]:
+def newer_data(services: Services, source: BackupSource) -> dict[str, object]:
     """What is newer than the backup: leads, how many the journal has, and rows of each table."""
     found: dict[str, object] = {}
     values = {"taken_at": source.taken_at}
     try:
         with postgres.connect(services.settings.database_direct_url) as connection:
-            row = connection.execute(SINCE, values).fetchone()
+            row = connection.execute(COUNT_NEWER_LEADS, values).fetchone()
             found["leads_since"] = row[0] if row else 0
-            ids = [one[0] for one in connection.execute(SINCE_IDS, values)]
+            ids = [one[0] for one in connection.execute(SELECT_NEWER_LEAD_IDS, values)]
             if source.kind == "own":
-                found["rows"] = _rows_at_risk(services, connection, source)
+                found["rows"] = _changed_tables(services, connection, source)
     except (Failed, psycopg.Error) as fault:
         return {"unknown": f"the database cannot be read ({type(fault).__name__})"}
     found["leads_in_journal"] = sum(
-        int(services.cache.run("EXISTS", f"journal:{one}")) for one in ids
+        int(services.cache.execute("EXISTS", f"journal:{one}")) for one in ids
     )
     return found
 
 
-def _rows_at_risk(
-    services: Services, connection: postgres.Connection, source: Source
+def _changed_tables(
+    services: Services, connection: postgres.Connection, source: BackupSource
 ) -> dict[str, str]:
     settings = services.settings
     file = manifest.manifest_file(Path(settings.backup_directory), source.name)
     then = manifest.read(file, settings.backup_encryption_key).tables
     with connection.transaction():
-        connection.execute(backup.FIX_TEXTS)
-        there = backup.contents(connection)
+        connection.execute(backup.SET_TEXT_FORMATS)
+        there = backup.table_checksums(connection)
     return {
         table: f"{there[table][0]} now, {then.get(table, [0])[0]} in the backup"
         for table in there

@@ -12,7 +12,7 @@ from ops.recovery.manifest import Manifest
 
 LOCK_TIMEOUT = "20s"
 
-BEGIN = """
+BEGIN_TRANSACTION = """
 begin;
 set local application_name = {name};
 set local statement_timeout = 0;
@@ -25,7 +25,7 @@ set local search_path = '';
 
 # Everything of ours in the schemas that does not go with something else: not an index, not a
 # serial's sequence, not an extension's. pg_shdepend knows no objects of the first superuser.
-OURS = """
+FIND_OWN_OBJECTS = """
 create temporary table alfa_ours on commit drop as
 select d.classid, d.objid, what.type, what.identity, coalesce(o.refobjid, 10) as owner
 from pg_catalog.pg_depend as d
@@ -43,7 +43,7 @@ where d.refclassid = 'pg_catalog.pg_namespace'::regclass
     and e.refclassid <> 'pg_catalog.pg_namespace'::regclass);
 """
 
-BYSTANDERS = """
+FIND_DEPENDENT_OBJECTS = """
 create temporary table alfa_bystanders on commit drop as
 select 'pg_catalog.pg_class'::regclass::oid as classid, c.oid as objid,
   pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, c.oid, 0) || ' of '
@@ -69,7 +69,7 @@ where o.classid = b.classid and o.objid = b.objid;
 """
 
 # All locks first, in one order: what waits, waits while nothing has been done yet.
-DROP = """
+DROP_OWN_OBJECTS = """
 do $room$
 declare
   names text;
@@ -123,7 +123,7 @@ end
 $room$;
 """
 
-STAND_ON = """
+CREATE_PREREQUISITES = """
 do $ground$
 declare
   one text;
@@ -156,7 +156,7 @@ $ground$;
 """
 
 # As of the manifest, or nothing is kept. A checksum made by another major is not held against it.
-CHECK = """
+CHECK_CONTENTS = """
 do $check$
 declare
   one record;
@@ -186,41 +186,43 @@ $check$;
 """
 
 
-def before(
+def sql_before_data(
     connection: postgres.Connection, backed_up: Manifest, schemas: tuple[str, ...], name: str
 ) -> bytes:
     """What psql is given ahead of the data: it opens the transaction, under that name."""
     known = {
         "name": sql.Literal(name),
-        "schemas": _texts(list(schemas)),
+        "schemas": _text_array(list(schemas)),
         "lock_timeout": sql.Literal(LOCK_TIMEOUT),
     }
     roles = [*backed_up.grantees, "alfa_app"]
-    room = sql.SQL(BEGIN + OURS + BYSTANDERS + DROP).format(**known)
-    ground = sql.SQL(STAND_ON).format(
-        roles=_texts(sorted(set(roles))),
+    room = sql.SQL(
+        BEGIN_TRANSACTION + FIND_OWN_OBJECTS + FIND_DEPENDENT_OBJECTS + DROP_OWN_OBJECTS
+    ).format(**known)
+    ground = sql.SQL(CREATE_PREREQUISITES).format(
+        roles=_text_array(sorted(set(roles))),
         schemas=known["schemas"],
-        extensions=_texts(list(backed_up.extensions)),
-        places=_texts(list(backed_up.extensions.values())),
+        extensions=_text_array(list(backed_up.extensions)),
+        places=_text_array(list(backed_up.extensions.values())),
     )
     return (room + ground).as_bytes(connection)
 
 
-def after(
+def sql_after_data(
     connection: postgres.Connection, backed_up: Manifest, tables: list[str], fix_texts: str
 ) -> bytes:
     """What psql is given behind the data: `tables` hold what the manifest says, or it fails."""
     held = [backed_up.tables[name] for name in tables]
     same = connection.info.server_version // 10_000 == backed_up.server_version // 10_000
     quoted = [sql.Identifier(*name.split(".", 1)).as_string(connection) for name in tables]
-    check = sql.SQL(CHECK).format(
-        names=_texts(quoted),
+    check = sql.SQL(CHECK_CONTENTS).format(
+        names=_text_array(quoted),
         rows=sql.Literal([rows for rows, _ in held]) + sql.SQL("::bigint[]"),
-        contents=_texts([contents for _, contents in held]),
+        contents=_text_array([contents for _, contents in held]),
         same_major=sql.Literal(same),
     )
     return fix_texts.encode() + b";\n" + check.as_bytes(connection)
 
 
-def _texts(values: list[str]) -> sql.Composed:
+def _text_array(values: list[str]) -> sql.Composed:
     return sql.Literal(values) + sql.SQL("::text[]")

@@ -9,7 +9,7 @@ from ops.steps import CouldNotVerify
 
 def replay(services: Services, now: datetime) -> str:
     """Erase again in the database of `services`; what was. Raises CouldNotVerify."""
-    found = privacy_replay.replay(services, now)
+    found = privacy_replay.reapply(services, now)
     if not found.in_redis:
         raise CouldNotVerify("Redis has the newest tombstones, and cannot be read")
     return (

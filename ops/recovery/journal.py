@@ -15,29 +15,37 @@ from itertools import batched
 from typing import Any
 
 from lib.leads import repository, serialization
-from lib.leads.queue import ACCEPTED, DEAD, JOURNAL_S, QUEUE, Vault, journal_key, keys_like
-from lib.leads.repository import Desk, Lead, Run
+from lib.leads.queue import (
+    ACCEPTED,
+    DEAD_LETTERS,
+    JOURNAL_TTL_S,
+    QUEUE,
+    Cipher,
+    journal_key,
+    scan_keys,
+)
+from lib.leads.repository import Lead, Recipients, Run
 from lib.leads.service import Cache
-from lib.problems import CacheDown, Erased, KeyReused, Unreadable
+from lib.problems import CacheDown, DecryptionError, ErasedSubject, IdempotencyKeyReused
 
-AT_ONCE = 100
-TRIES, PAUSE_S = 4, 0.5
+BATCH_SIZE = 100
+MAX_ATTEMPTS, RETRY_DELAY_S = 4, 0.5
 
-DOUBT = """
+MARK_UNCERTAIN = """
 update outbox set uncertain = true, first_attempt_at = %(created_at)s
 where lead_id = %(id)s and sent_at is null and attempts = 0
 """
 
-MISSING = """
+LIST_MISSING = """
 select expected.id::text from unnest(%(ids)s::uuid[]) as expected (id)
 where not exists (select from leads where leads.id = expected.id)
 """
 
-type Command = Callable[..., Any]
+type RedisCommand = Callable[..., Any]
 
 
 @dataclass(slots=True)
-class Tally:
+class ReplayStats:
     """What became of the journal, in leads."""
 
     found: int = 0
@@ -47,35 +55,35 @@ class Tally:
     unreadable: int = 0
     refused: int = 0
 
-    def facts(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
 def replay(
-    command: Command,
+    command: RedisCommand,
     run: Run,
-    vault: Vault,
-    desk: Desk,
+    vault: Cipher,
+    desk: Recipients,
     now: datetime,
     *,
     poison: tuple[type[Exception], ...],
     erasure_keys: tuple[bytes, ...],
     dry_run: bool = False,
-) -> Tally:
+) -> ReplayStats:
     """Store what the journal holds and Postgres does not. Raises CacheDown, DatabaseDown."""
-    tally = Tally()
-    set_aside: tuple[type[Exception], ...] = (KeyReused, *poison)
-    for sealed in _entries(command):
+    tally = ReplayStats()
+    set_aside: tuple[type[Exception], ...] = (IdempotencyKeyReused, *poison)
+    for sealed in _iter_sealed_leads(command):
         tally.found += 1
         try:
-            lead = serialization.from_json(vault.open(sealed))
+            lead = serialization.from_json(vault.decrypt(sealed))
             if dry_run:
-                new = bool(run(partial(_missing, ids=[str(lead.id)])))
+                new = bool(run(partial(_list_missing, ids=[str(lead.id)])))
             else:
-                new = _put_back(run, lead, desk, now, erasure_keys)
-        except Erased:
+                new = _insert_missing(run, lead, desk, now, erasure_keys)
+        except ErasedSubject:
             tally.erased += 1
-        except Unreadable:
+        except DecryptionError:
             tally.unreadable += 1
         except set_aside:
             tally.refused += 1
@@ -85,8 +93,8 @@ def replay(
     return tally
 
 
-def _put_back(
-    run: Run, lead: Lead, desk: Desk, now: datetime, erasure_keys: tuple[bytes, ...]
+def _insert_missing(
+    run: Run, lead: Lead, desk: Recipients, now: datetime, erasure_keys: tuple[bytes, ...]
 ) -> bool:
     """Whether it was missing."""
     new = False
@@ -100,61 +108,61 @@ def _put_back(
                 before = work(connection)
                 if new := before is None:
                     values = {"id": str(lead.id), "created_at": lead.created_at}
-                    connection.execute(DOUBT, values)
+                    connection.execute(MARK_UNCERTAIN, values)
             return before
 
         return run(once)
 
-    repository.store(in_doubt, lead, desk, now=now, deliver_now=False, erasure_keys=erasure_keys)
+    repository.insert(in_doubt, lead, desk, now=now, deliver_now=False, erasure_keys=erasure_keys)
     return new
 
 
-def _entries(command: Command) -> Iterator[str]:
+def _iter_sealed_leads(command: RedisCommand) -> Iterator[str]:
     """Every sealed lead in the journal; one may be given twice."""
-    for keys in batched(keys_like(command, journal_key("*")), AT_ONCE):
+    for keys in batched(scan_keys(command, journal_key("*")), BATCH_SIZE):
         yield from (sealed for sealed in command("MGET", *keys) if sealed is not None)
 
 
-def patient(cache: Cache) -> Command:
+def with_retries(cache: Cache) -> RedisCommand:
     """Redis for an operator, who would rather wait than hear that it was slow for a second.
 
     For what may be repeated: after a failure it is asked whether it is there, and then again.
     """
 
     def run(*command: str | int | float) -> Any:
-        for _ in range(TRIES - 1):
+        for _ in range(MAX_ATTEMPTS - 1):
             try:
-                return cache.run(*command)
+                return cache.execute(*command)
             except CacheDown:
-                time.sleep(PAUSE_S)
+                time.sleep(RETRY_DELAY_S)
                 with suppress(CacheDown):
                     cache.ping()
-        return cache.run(*command)
+        return cache.execute(*command)
 
     return run
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class LostLeads:
     """Accepted leads that are nowhere, and since when."""
 
     ids: tuple[str, ...]
     oldest: datetime | None
 
 
-def lost(command: Command, run: Run, now: datetime) -> Lost:
+def find_lost(command: RedisCommand, run: Run, now: datetime) -> LostLeads:
     """Every lead accepted in the last 48 hours that is neither in Postgres nor queued."""
-    since = now.timestamp() - JOURNAL_S
+    since = now.timestamp() - JOURNAL_TTL_S
     accepted = command("ZRANGE", ACCEPTED, since, "+inf", "BYSCORE")
-    waiting = {*command("HKEYS", QUEUE), *command("HKEYS", DEAD)}
+    waiting = {*command("HKEYS", QUEUE), *command("HKEYS", DEAD_LETTERS)}
     ids = [one for one in accepted if one not in waiting]
-    missing = list(run(lambda c: _missing(c, ids)))
+    missing = list(run(lambda c: _list_missing(c, ids)))
     if not missing:
-        return Lost((), None)
+        return LostLeads((), None)
     scores = [float(score) for score in command("ZMSCORE", ACCEPTED, *missing) if score]
     oldest = datetime.fromtimestamp(min(scores), now.tzinfo) if scores else None
-    return Lost(tuple(missing), oldest)
+    return LostLeads(tuple(missing), oldest)
 
 
-def _missing(connection: Any, ids: list[str]) -> list[str]:
-    return [row[0] for row in connection.execute(MISSING, {"ids": ids})]
+def _list_missing(connection: Any, ids: list[str]) -> list[str]:
+    return [row[0] for row in connection.execute(LIST_MISSING, {"ids": ids})]

@@ -20,16 +20,16 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from lib.problems import Unreadable
+from lib.problems import DecryptionError
 from ops.command import Failed
-from ops.progress import Bar
+from ops.progress import ProgressBar
 from ops.recovery import archive, backup, clearing, manifest, postgres, stream_encryption
 from ops.recovery.manifest import Manifest
 
-GROUP = "alfa_app"
+APP_GROUP = "alfa_app"
 STATEMENT_TIMEOUT = "8s"
 
-TRIES, DEADLOCK = 3, "(40P01)"  # a function that was running may have won
+ATTEMPTS, DEADLOCK = 3, "(40P01)"  # a function that was running may have won
 
 PSQL = (
     *("--no-psqlrc", "--quiet", "--no-password", "--output=/dev/null"),
@@ -38,12 +38,12 @@ PSQL = (
     "--dbname=tcp_user_timeout=60000 keepalives_idle=30 keepalives_interval=10 keepalives_count=3",
 )
 
-END_SESSIONS = """
+TERMINATE_SESSIONS = """
 select pg_terminate_backend(pid, 10000) from pg_stat_activity where application_name = %(name)s
 """
 
 # Only the restore's own transaction waits for all of our tables; others hold a few for a moment.
-BLOCKERS = """
+SELECT_BLOCKERS = """
 select distinct l.pid, a.usename, extract(epoch from now() - a.xact_start)::float8
 from pg_locks as l
 join pg_stat_activity as a on a.pid = l.pid
@@ -55,45 +55,47 @@ where l.granted and l.locktype = 'relation' and c.relnamespace = any(%(schemas)s
 
 # A mail the backup knows as unsent may have left after it was taken. Marked so, it is tried again
 # only while Resend still knows its idempotency key; then a person looks at it.
-DOUBT_MAILS = """
+MARK_MAILS_UNCERTAIN = """
 update outbox set uncertain = true, first_attempt_at = coalesce(first_attempt_at, created_at),
   leased_until = null
 where sent_at is null and dead_at is null
 """
 
 
-def check(folder: Path, backed_up: Manifest, keys: tuple[bytes, ...], *, quiet: bool) -> None:
+def verify_backup(
+    folder: Path, backed_up: Manifest, keys: tuple[bytes, ...], *, quiet: bool
+) -> None:
     """Read all of it: bytes, seals, checksums. Raises Failed, saying what is wrong."""
     seen, opened = hashlib.sha256(), hashlib.sha256()
     with (
         manifest.sealed_file(folder, backed_up.name).open("rb") as file,
-        Bar("check", backed_up.sealed_bytes, quiet=quiet) as bar,
+        ProgressBar("check", backed_up.sealed_bytes, quiet=quiet) as bar,
     ):
         try:
-            for piece in stream_encryption.unseal(_Watched(file, seen, bar), keys):  # type: ignore[arg-type]
+            for piece in stream_encryption.decrypt(_MeteredFile(file, seen, bar), keys):  # type: ignore[arg-type]
                 opened.update(piece)
-        except Unreadable:
+        except DecryptionError:
             raise Failed(f"{backed_up.name} is damaged, or sealed with another key") from None
     sums = (seen.hexdigest(), opened.hexdigest())
     if sums != (backed_up.sealed_sha256, backed_up.dump_sha256):
         raise Failed(f"{backed_up.name} is not what its manifest says")
 
 
-class _Watched:
+class _MeteredFile:
     """A file whose bytes are summed and shown as they are read."""
 
-    def __init__(self, file: IO[bytes], seen: Any, bar: Bar) -> None:
-        self._file, self._seen, self._bar = file, seen, bar
+    def __init__(self, file: IO[bytes], seen: Any, bar: ProgressBar) -> None:
+        self._file, self._checksum, self._bar = file, seen, bar
 
     def read(self, size: int) -> bytes:
         piece = self._file.read(size)
-        self._seen.update(piece)
+        self._checksum.update(piece)
         self._bar.add(len(piece))
         return piece
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoadPlan:
     """How a backup can be put into a database, found out before anything is touched."""
 
     pg_restore: Path
@@ -106,20 +108,20 @@ class Plan:
         return [f"left out: {words}" for words in self.selection.left_out]
 
 
-def plan(dsn: str, folder: Path, backed_up: Manifest, keys: tuple[bytes, ...]) -> Plan:
+def plan_load(dsn: str, folder: Path, backed_up: Manifest, keys: tuple[bytes, ...]) -> LoadPlan:
     """Compare versions and owners; nothing is changed. Raises Failed."""
     with postgres.connect(dsn) as connection:
         server = connection.info.server_version // 10_000
-        roles = [role for (role,) in connection.execute(backup.OWNERS)]
+        roles = [role for (role,) in connection.execute(backup.SELECT_OWNER_ROLES)]
     with manifest.sealed_file(folder, backed_up.name).open("rb") as file:
-        found = archive.read(_unsealed(file, keys))
-    program = archive.check_versions(found, server)
-    selection = archive.select(found, backup.SCHEMAS, roles, backed_up.owners)
-    tables = tuple(name for name in backed_up.tables if _is_in(name, selection.lines))
-    return Plan(program, server, selection, tables)
+        found = archive.read_contents(_decrypt(file, keys))
+    program = archive.choose_pg_restore(found, server)
+    selection = archive.select_entries(found, backup.SCHEMAS, roles, backed_up.owners)
+    tables = tuple(name for name in backed_up.tables if _is_selected(name, selection.entries))
+    return LoadPlan(program, server, selection, tables)
 
 
-def _is_in(table: str, lines: Iterable[str]) -> bool:
+def _is_selected(table: str, lines: Iterable[str]) -> bool:
     schema, _, name = table.partition(".")
     return any(f" TABLE DATA {schema} {name} " in line for line in lines)
 
@@ -132,16 +134,16 @@ def load(
     All or nothing, in one transaction: what is dropped and what is loaded. Whatever fails, and
     wherever it is cut off, the database holds what it held. Returns what a person should know.
     """
-    planned = plan(dsn, folder, backed_up, keys)
+    planned = plan_load(dsn, folder, backed_up, keys)
     heard: list[str] = []
-    for tries_left in reversed(range(TRIES)):
+    for tries_left in reversed(range(ATTEMPTS)):
         with (
             manifest.sealed_file(folder, backed_up.name).open("rb") as file,
-            Bar("restore", backed_up.sealed_bytes, quiet=quiet) as bar,
+            ProgressBar("restore", backed_up.sealed_bytes, quiet=quiet) as bar,
         ):
-            source = _unsealed(_Watched(file, hashlib.sha256(), bar), keys)
+            source = _decrypt(_MeteredFile(file, hashlib.sha256(), bar), keys)
             try:
-                _transact(dsn, planned, backed_up, source, heard)
+                _load_in_transaction(dsn, planned, backed_up, source, heard)
                 break
             except Failed as fault:
                 if not (tries_left and DEADLOCK in str(fault)):
@@ -151,9 +153,9 @@ def load(
     return [*planned.left_out, *heard]
 
 
-def _transact(
+def _load_in_transaction(
     dsn: str,
-    planned: Plan,
+    planned: LoadPlan,
     backed_up: Manifest,
     source: Iterator[bytes],
     heard: list[str],
@@ -161,22 +163,24 @@ def _transact(
     """One transaction in psql, which is given its COMMIT only when pg_restore ended well."""
     name = f"alfa-restore-{secrets.token_hex(6)}"
     with postgres.connect(dsn) as connection:
-        before = clearing.before(connection, backed_up, backup.SCHEMAS, name)
-        after = clearing.after(connection, backed_up, list(planned.tables), backup.FIX_TEXTS)
-    psql = [str(_psql_for(planned.pg_restore)), *PSQL]
+        before = clearing.sql_before_data(connection, backed_up, backup.SCHEMAS, name)
+        after = clearing.sql_after_data(
+            connection, backed_up, list(planned.tables), backup.SET_TEXT_FORMATS
+        )
+    psql = [str(_find_psql(planned.pg_restore)), *PSQL]
     committed = False
     try:
         with (
-            postgres.running(psql, postgres.environment(dsn), heard=heard) as sink,
-            contextlib.suppress(_SinkGone),  # its own words say why
-            contextlib.closing(_script(planned, source)) as script,
+            postgres.run_program(psql, postgres.libpq_environment(dsn), heard=heard) as sink,
+            contextlib.suppress(_PsqlExited),  # its own words say why
+            contextlib.closing(_restore_script(planned, source)) as script,
         ):
             for piece in itertools.chain([before], script, [after]):
-                _write(sink, piece)
-            _write(sink, b"commit;\n")
+                _write_to_psql(sink, piece)
+            _write_to_psql(sink, b"commit;\n")
             committed = True
     except BaseException as fault:
-        blockers = _end(dsn, name)
+        blockers = _end_transaction(dsn, name)
         if isinstance(fault, Failed) and blockers:
             raise Failed(f"{fault}; in the way: {blockers}") from None
         raise
@@ -184,72 +188,72 @@ def _transact(
         raise Failed("psql ended before all was loaded: nothing was changed")
 
 
-def _script(planned: Plan, source: Iterator[bytes]) -> Generator[bytes]:
+def _restore_script(planned: LoadPlan, source: Iterator[bytes]) -> Generator[bytes]:
     """The chosen part of the archive as SQL. Raises Failed where there is not all of it."""
     command = [str(planned.pg_restore), "--file=-", "--no-owner", "--use-list"]
     with (
-        _listed(planned.selection) as chosen,
-        postgres.running([*command, chosen], postgres.surroundings()) as child,
+        _entry_list_file(planned.selection) as chosen,
+        postgres.run_program([*command, chosen], postgres.base_environment()) as child,
     ):
-        faults = postgres.feed(child, b"", source)
+        faults = postgres.write_in_thread(child, b"", source)
         try:
-            said = postgres.pieces(child)
+            said = postgres.read_output(child)
             yield from archive.without_unknown_settings(said, planned.server)
         finally:
             if faults:
                 raise faults[0]
 
 
-def _psql_for(pg_restore: Path) -> Path:
+def _find_psql(pg_restore: Path) -> Path:
     """The one beside it: an older psql does not know every command of the script."""
     beside = pg_restore.with_name("psql")
-    major = postgres.major_of(pg_restore)
-    return beside if beside.exists() else postgres.tool("psql", major, or_newer=True)
+    major = postgres.major_version(pg_restore)
+    return beside if beside.exists() else postgres.find_program("psql", major, or_newer=True)
 
 
 @contextlib.contextmanager
-def _listed(selection: archive.Selection) -> Iterator[str]:
+def _entry_list_file(selection: archive.Selection) -> Iterator[str]:
     """A file for `pg_restore --use-list`, for as long as it is read."""
     with tempfile.NamedTemporaryFile("w", suffix=".list") as file:
-        file.write("\n".join(selection.lines) + "\n")
+        file.write("\n".join(selection.entries) + "\n")
         file.flush()
         yield file.name
 
 
-class _SinkGone(Exception):
+class _PsqlExited(Exception):
     """psql reads no more."""
 
 
-def _write(sink: subprocess.Popen[bytes], piece: bytes) -> None:
+def _write_to_psql(sink: subprocess.Popen[bytes], piece: bytes) -> None:
     try:
         if sink.stdin is not None:
             sink.stdin.write(piece)
             sink.stdin.flush()
     except BrokenPipeError:
-        raise _SinkGone from None
+        raise _PsqlExited from None
 
 
-def _end(dsn: str, name: str) -> str:
+def _end_transaction(dsn: str, name: str) -> str:
     """Have the server forget a transaction that failed; who else holds locks on our tables."""
     with contextlib.suppress(Failed, psycopg.Error), postgres.connect(dsn) as connection:
-        blockers = connection.execute(BLOCKERS, {"schemas": list(backup.SCHEMAS)}).fetchall()
-        connection.execute(END_SESSIONS, {"name": name})
+        blockers = connection.execute(SELECT_BLOCKERS, {"schemas": list(backup.SCHEMAS)}).fetchall()
+        connection.execute(TERMINATE_SESSIONS, {"name": name})
         return ", ".join(f"process {pid} ({user}, for {age:.0f} s)" for pid, user, age in blockers)
     return ""
 
 
-def _unsealed(file: Any, keys: tuple[bytes, ...]) -> Iterator[bytes]:
+def _decrypt(file: Any, keys: tuple[bytes, ...]) -> Iterator[bytes]:
     try:
-        yield from stream_encryption.unseal(file, keys)
-    except Unreadable:
+        yield from stream_encryption.decrypt(file, keys)
+    except DecryptionError:
         raise Failed("the backup was changed while it was read") from None
 
 
 def differences(dsn: str, backed_up: Manifest) -> list[str]:
     """Where the database differs from the manifest: rows, and contents to the last bit."""
     with postgres.connect(dsn) as connection, connection.transaction():
-        connection.execute(backup.FIX_TEXTS)
-        there = backup.contents(connection)
+        connection.execute(backup.SET_TEXT_FORMATS)
+        there = backup.table_checksums(connection)
     said = []
     for table in sorted({*there, *backed_up.tables}):
         rows, contents = there.get(table, [None, None])
@@ -261,13 +265,13 @@ def differences(dsn: str, backed_up: Manifest) -> list[str]:
     return said
 
 
-def doubt_mails(dsn: str) -> int:
+def mark_mails_uncertain(dsn: str) -> int:
     """Before any mail leaves the restored database; how many are in doubt."""
     with postgres.connect(dsn) as connection:
-        return connection.execute(DOUBT_MAILS).rowcount
+        return connection.execute(MARK_MAILS_UNCERTAIN).rowcount
 
 
-def let_in(dsn: str, database_url: str) -> str:
+def set_app_password(dsn: str, database_url: str) -> str:
     """Make the functions' role log in with the password they have; its name. Raises Failed.
 
     Supabase's daily backups do not hold the passwords of roles. The server is given a SCRAM
@@ -283,7 +287,7 @@ def let_in(dsn: str, database_url: str) -> str:
             raise Failed("DATABASE_URL is the owner's: the functions want a role of their own")
         verifier = connection.pgconn.encrypt_password(password.encode(), role.encode()).decode()
         known = connection.execute("select from pg_roles where rolname = %s", [role]).fetchone()
-        name, group = sql.Identifier(role), sql.Identifier(GROUP)
+        name, group = sql.Identifier(role), sql.Identifier(APP_GROUP)
         verb = sql.SQL("create" if known is None else "alter")
         login = sql.SQL("{} role {} login password {}")
         connection.execute(login.format(verb, name, sql.Literal(verifier)))

@@ -53,7 +53,7 @@ class Manifest:
     def rows(self) -> int:
         return sum(rows for rows, _ in self.tables.values())
 
-    def facts(self) -> dict[str, object]:
+    def as_dict(self) -> dict[str, object]:
         """What a line about it says, in the table `backups` and on a screen."""
         return {
             "name": self.name,
@@ -78,11 +78,11 @@ def fingerprint(key: bytes) -> str:
 
 
 def _mac(manifest: Manifest, key: bytes) -> str:
-    said = _text(replace(manifest, mac=""))
+    said = _to_json(replace(manifest, mac=""))
     return hmac.new(key, b"manifest:" + said.encode(), hashlib.sha256).hexdigest()
 
 
-def _text(manifest: Manifest) -> str:
+def _to_json(manifest: Manifest) -> str:
     values = asdict(manifest)
     for name in ("owners", "grantees", "left_out"):
         if not values[name]:  # as it was before there were these fields, and so signed
@@ -106,7 +106,7 @@ def write(folder: Path, manifest: Manifest) -> None:
     file = manifest_file(folder, manifest.name)
     part = folder / f".{manifest.name}.{secrets.token_hex(4)}.part"
     with part.open("w", encoding="utf-8") as stream:
-        stream.write(_text(manifest) + "\n")
+        stream.write(_to_json(manifest) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(file)
@@ -141,7 +141,7 @@ def read(file: Path, keys: tuple[bytes, ...]) -> Manifest:
     return manifest
 
 
-def held(folder: Path, keys: tuple[bytes, ...]) -> tuple[list[Manifest], list[str]]:
+def list_backups(folder: Path, keys: tuple[bytes, ...]) -> tuple[list[Manifest], list[str]]:
     """Every backup in the folder, newest first; and a sentence on each that cannot be used."""
     found, faults = [], []
     for file in sorted(folder.glob("*.json")):

@@ -22,30 +22,39 @@ from dev.platform import migrations
 from lib import maintenance
 from lib.incidents import store
 from lib.leads import queue
-from lib.maintenance import Switch
+from lib.maintenance import MaintenanceWindow
 from lib.problems import DatabaseDown
 from lib.services import Services
 from ops import steps
 from ops.command import Failed
 from ops.products import cache_invalidation
 from ops.recovery import backup, drill, erasures, load, manifest, postgres
-from ops.recovery.backup_sources import Source
+from ops.recovery.backup_sources import BackupSource
 from ops.steps import Outcome, Step
 from ops.vendors import supabase as vendor
 
-WINDOW = timedelta(hours=4)
-BEFORE = "before-restore"
-SKIPPABLE = ("maintenance", "keep", "passwords", "erasures", "journal", "caches", "canary", "proof")
-BEGINS_WITHIN = 12  # looks at Supabase: by then a restore that was ordered shows
-END_S = 2 * 3600.0
-MARK = """
+MAINTENANCE_WINDOW = timedelta(hours=4)
+LAST_COPY_FOLDER = "before-restore"
+SKIPPABLE_STEPS = (
+    "maintenance",
+    "keep",
+    "passwords",
+    "erasures",
+    "journal",
+    "caches",
+    "canary",
+    "proof",
+)
+START_POLLS = 12  # looks at Supabase: by then a restore that was ordered shows
+SUPABASE_TIMEOUT_S = 2 * 3600.0
+INSERT_MARKER = """
 insert into leases (job, holder, until) values (%(mark)s, 'ops restore', now())
 on conflict (job) do nothing
 """
-MARKED = "select exists (select from leases where job = %(mark)s)"
+HAS_MARKER = "select exists (select from leases where job = %(mark)s)"
 
 
-class NeedsYes(Exception):
+class ConfirmationRequired(Exception):
     """Somebody must say so first; the text says how."""
 
 
@@ -62,25 +71,25 @@ class Restore:
         self._keys = settings.backup_encryption_key
         held = state["source"]
         taken_at = datetime.fromisoformat(held["taken_at"])
-        self.source = Source(held["kind"], held["name"], taken_at)
+        self.source = BackupSource(held["kind"], held["name"], taken_at)
 
     # ---------------------------------------------------------------- the order
 
     def steps(self) -> list[Step]:
         own = self.source.kind == "own"
         return [
-            Step("check", self._check, vital=True),
-            Step("maintenance", self._close, vital=True),
-            Step("keep", self._keep),
-            Step("restore", self._restore if own else self._restore_there, vital=True),
-            Step("passwords", self._let_in, vital=True),
-            Step("migrations", self._migrate, vital=True),
-            Step("erasures", self._erase, vital=True),
-            Step("journal", self._replay, vital=True),
-            Step("caches", self._outdate, vital=True),
-            Step("canary", lambda: self._walk(past_maintenance=True), vital=True),
-            Step("open", self._open, vital=True),
-            Step("proof", lambda: self._walk(past_maintenance=False), vital=True),
+            Step("check", self._check_source, required=True),
+            Step("maintenance", self._enter_maintenance, required=True),
+            Step("keep", self._save_current_data),
+            Step("restore", self._restore_own if own else self._restore_at_supabase, required=True),
+            Step("passwords", self._set_password, required=True),
+            Step("migrations", self._migrate, required=True),
+            Step("erasures", self._reapply_erasures, required=True),
+            Step("journal", self._replay_journal, required=True),
+            Step("caches", self._invalidate_caches, required=True),
+            Step("canary", lambda: self._send_canary(past_maintenance=True), required=True),
+            Step("open", self._reopen, required=True),
+            Step("proof", lambda: self._send_canary(past_maintenance=False), required=True),
         ]
 
     def run(self, tell: Callable[[Outcome], None]) -> list[Outcome]:
@@ -90,12 +99,12 @@ class Restore:
         outcomes = []
         for step in left:
             if step.name in self._args.skip:
-                found = Outcome(step.name, steps.UNKNOWN, "skipped, as asked", 0.0)
+                found = Outcome(step.name, steps.COULD_NOT_VERIFY, "skipped, as asked", 0.0)
             else:
-                found = steps.one(step)
+                found = steps.run_step(step)
             outcomes.append(found)
             tell(found)
-            if found.verdict != steps.PASS and step.vital and step.name not in self._args.skip:
+            if found.verdict != steps.PASS and step.required and step.name not in self._args.skip:
                 break
             done[step.name] = {"at": datetime.now(UTC).isoformat(), "verdict": found.verdict}
             self.save()
@@ -106,20 +115,23 @@ class Restore:
 
     # ---------------------------------------------------------------- the steps
 
-    def _check(self) -> str:
+    def _check_source(self) -> str:
         if self.source.kind == "own":
             backed_up = self._manifest()
-            load.check(self._folder, backed_up, self._keys, quiet=self._args.json)
-            planned = load.plan(self._dsn, self._folder, backed_up, self._keys)
+            load.verify_backup(self._folder, backed_up, self._keys, quiet=self._args.json)
+            planned = load.plan_load(self._dsn, self._folder, backed_up, self._keys)
             whole = f"{backed_up.name} is whole: {backed_up.rows:,} rows"
             return "; ".join([f"{whole}, for PostgreSQL {planned.server}", *planned.left_out])
         with vendor.Project(self._services.settings) as project:
-            there = project.backups()
+            there = project.list_backups()
         if self.source.kind == "point":
-            if not there.points or not there.points[0] <= self.source.taken_at <= there.points[1]:
+            if (
+                not there.pitr_range
+                or not there.pitr_range[0] <= self.source.taken_at <= there.pitr_range[1]
+            ):
                 raise Failed("PITR does not reach that moment")
             return "PITR reaches that moment"
-        numbers = [str(one.number) for one in there.backups if one.status == vendor.GOOD]
+        numbers = [str(one.id) for one in there.backups if one.status == vendor.COMPLETED]
         if self.source.name not in numbers:
             raise Failed(f"Supabase has no good backup {self.source.name}")
         return f"Supabase has backup {self.source.name}"
@@ -127,27 +139,29 @@ class Restore:
     def _manifest(self) -> manifest.Manifest:
         return manifest.read(manifest.manifest_file(self._folder, self.source.name), self._keys)
 
-    def _close(self) -> str:
+    def _enter_maintenance(self) -> str:
         now = datetime.now(UTC)
-        switch = Switch("intake", now, now + WINDOW, "restore", getpass.getuser())
-        maintenance.switch_on(self._services.cache.run, switch, now)
+        switch = MaintenanceWindow(
+            "intake", now, now + MAINTENANCE_WINDOW, "restore", getpass.getuser()
+        )
+        maintenance.open_window(self._services.cache.execute, switch, now)
         return f"leads are queued until {switch.until:%H:%M} UTC at the latest"
 
-    def _keep(self) -> str:
+    def _save_current_data(self) -> str:
         """What can still be saved of the database that is about to go."""
         entered, cache, run = 0, self._services.cache, self._services.database.run
         with suppress(psycopg.Error, DatabaseDown):
-            while more := queue.catch_up(cache.run_all, run, self._services.vault):
+            while more := queue.backfill_journal(cache.pipeline, run, self._services.cipher):
                 entered += more
-        folder = self._folder / BEFORE
+        folder = self._folder / LAST_COPY_FOLDER
         try:
             kept = backup.take(self._dsn, folder, self._keys, quiet=self._args.json, recorded=False)
         except Failed as fault:
             raise steps.CouldNotVerify(f"nothing could be saved: {fault}") from None
         return f"{entered} leads entered in the journal; a last copy is {folder / kept.name}"
 
-    def _restore(self) -> str:
-        target = postgres.where(self._dsn)
+    def _restore_own(self) -> str:
+        target = postgres.display_address(self._dsn)
         self._confirm("replace", target, f"everything in {target} is replaced")
         backed_up = self._manifest()
         told = load.load(self._dsn, self._folder, backed_up, self._keys, quiet=self._args.json)
@@ -155,86 +169,86 @@ class Restore:
             raise Failed("; ".join(said))
         return "; ".join([f"{backed_up.rows:,} rows, each as it was", *told])
 
-    def _restore_there(self) -> str:
+    def _restore_at_supabase(self) -> str:
         target = self._services.settings.supabase_project_ref
         self._confirm("replace", target, f"Supabase replaces the database of {target}")
-        marked = self._mark()
+        marked = self._insert_marker()
         with vendor.Project(self._services.settings) as project:
             if self.source.kind == "point":
-                project.restore_point(self.source.taken_at)
+                project.restore_to_time(self.source.taken_at)
             else:
                 project.restore(int(self.source.name))
-            self._await(project)
-        self._reach()
-        if marked and self._is_marked():
+            self._wait_for_supabase(project)
+        self._wait_for_connection()
+        if marked and self._has_marker():
             raise Failed("Supabase says it is done, but the database is still the old one")
         return "Supabase restored it" + ("" if marked else "; whether it did, nothing showed")
 
-    def _mark(self) -> bool:
+    def _insert_marker(self) -> bool:
         """Leave a row that no backup has; False where the database takes none."""
         try:
             with postgres.connect(self._dsn) as connection:
-                connection.execute(MARK, {"mark": self._state["id"]})
+                connection.execute(INSERT_MARKER, {"mark": self._state["id"]})
         except (Failed, psycopg.Error):
             return False
         return True
 
-    def _is_marked(self) -> bool:
+    def _has_marker(self) -> bool:
         with postgres.connect(self._dsn) as connection:
-            row = connection.execute(MARKED, {"mark": self._state["id"]}).fetchone()
+            row = connection.execute(HAS_MARKER, {"mark": self._state["id"]}).fetchone()
         return bool(row and row[0])
 
-    def _await(self, project: vendor.Project) -> None:
+    def _wait_for_supabase(self, project: vendor.Project) -> None:
         begun, started = False, time.monotonic()
-        while (passed := time.monotonic() - started) < END_S:
+        while (passed := time.monotonic() - started) < SUPABASE_TIMEOUT_S:
             status = project.status()
             if "FAILED" in status:
                 raise Failed(f"Supabase: {status}")
             begun = begun or status != "ACTIVE_HEALTHY"
-            if status == "ACTIVE_HEALTHY" and (begun or passed > BEGINS_WITHIN * self._args.every):
+            if status == "ACTIVE_HEALTHY" and (begun or passed > START_POLLS * self._args.every):
                 return
             time.sleep(self._args.every)
         raise Failed("Supabase has not come to an end of it")
 
-    def _reach(self) -> None:
+    def _wait_for_connection(self) -> None:
         """Wait until the database takes connections again."""
-        for _ in range(BEGINS_WITHIN):
+        for _ in range(START_POLLS):
             with suppress(Failed):
                 postgres.connect(self._dsn).close()
                 return
             time.sleep(self._args.every)
         raise Failed("restored, but the database takes no connection")
 
-    def _let_in(self) -> str:
-        role = load.let_in(self._dsn, self._services.settings.database_url)
+    def _set_password(self) -> str:
+        role = load.set_app_password(self._dsn, self._services.settings.database_url)
         self._services.database.ping(budget_s=postgres.CONNECT_S)  # it may be remembered as down
         return f"{role} logs in"
 
     def _migrate(self) -> str:
         applied = migrations.apply(self._dsn, ROOT / "supabase" / "migrations")
-        return f"{len(applied)} applied; {load.doubt_mails(self._dsn)} mails in doubt"
+        return f"{len(applied)} applied; {load.mark_mails_uncertain(self._dsn)} mails in doubt"
 
-    def _erase(self) -> str:
+    def _reapply_erasures(self) -> str:
         self._confirm("erase", "", "whoever was erased since the backup is erased again")
         return erasures.replay(self._services, datetime.now(UTC))
 
-    def _replay(self) -> str:
+    def _replay_journal(self) -> str:
         tally = drill.replay_journal(self._services, datetime.now(UTC))
-        return drill.told(tally)
+        return drill.describe_replay(tally)
 
-    def _outdate(self) -> str:
-        told = cache_invalidation.everywhere(self._services)
-        if not all(outcome.well for outcome in told.values()):
-            raise Failed("; ".join(f"{place}: {one.words}" for place, one in told.items()))
+    def _invalidate_caches(self) -> str:
+        told = cache_invalidation.invalidate_all(self._services)
+        if not all(outcome.ok for outcome in told.values()):
+            raise Failed("; ".join(f"{place}: {one.message}" for place, one in told.items()))
         return "no cache answers with what was"
 
-    def _walk(self, *, past_maintenance: bool) -> str:
-        drill.walk_canary(self._services, past_maintenance=past_maintenance)
+    def _send_canary(self, *, past_maintenance: bool) -> str:
+        drill.send_canary(self._services, past_maintenance=past_maintenance)
         return "a lead went in, was stored, and its mails left"
 
-    def _open(self) -> str:
+    def _reopen(self) -> str:
         self._confirm("open", "", "the site opens, and what waits is stored and mailed")
-        maintenance.switch_off(self._services.cache.run)
+        maintenance.close_window(self._services.cache.execute)
         if self._services.settings.maintenance_mode != "off":
             raise Failed("MAINTENANCE_MODE still holds it closed: change it and redeploy")
         now = datetime.now(UTC)
@@ -242,7 +256,7 @@ class Restore:
         self._state["rto_s"] = round(took_s, 1)
         facts: dict[str, object] = {"source": self.source.kind, "rto_s": self._state["rto_s"]}
         run = self._services.database.run
-        noted = store.record(run, "restore", getpass.getuser(), now, facts)
+        noted = store.add_event_to_open(run, "restore", getpass.getuser(), now, facts)
         return f"open after {took_s:,.0f} s" + "".join(f"; noted on {one}" for one in noted)
 
     # ---------------------------------------------------------------- asking
@@ -254,10 +268,10 @@ class Restore:
             return
         option = f"--yes-{what} {value}".strip()
         if given:
-            raise NeedsYes(f"that is not the target: say {option}")
+            raise ConfirmationRequired(f"that is not the target: say {option}")
         if not sys.stdin.isatty():
-            raise NeedsYes(f"{words}: say {option}")
+            raise ConfirmationRequired(f"{words}: say {option}")
         phrase = f"{what} {value}".strip()
         print(f"{words}. Type `{phrase}` to go on: ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip() != phrase:
-            raise NeedsYes("not confirmed: nothing was done")
+            raise ConfirmationRequired("not confirmed: nothing was done")

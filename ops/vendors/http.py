@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 
 TIMEOUT_S = 10.0
-TRIES = 3
-PASSING = (0, 429, 500, 502, 503, 504)
+ATTEMPTS = 3
+TRANSIENT_STATUSES = (0, 429, 500, 502, 503, 504)
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """The vendor said no, or nothing: its text is for a person. status 0: no answer."""
 
     def __init__(self, status: int, code: str, words: str) -> None:
@@ -23,7 +23,7 @@ class Refused(Exception):
         self.status, self.code = status, code
 
 
-class Api:
+class JsonApi:
     """One vendor at one address. meanings: what a status says there, for a person."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Api:
     def close(self) -> None:
         self._http.close()
 
-    def send(
+    def request(
         self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
     ) -> Any:
         """What it answers, as JSON. Raises Refused."""
@@ -58,30 +58,30 @@ class Api:
             answer = self._http.request(method, path, params=dict(query or {}), json=body)
         except httpx.TransportError as fault:
             words = f"{self._vendor} does not answer ({type(fault).__name__})"
-            raise Refused(0, "no_answer", words) from fault
+            raise ApiError(0, "no_answer", words) from fault
         if answer.is_success:
             return answer.json() if answer.content else {}
-        code, message = _told(answer)
+        code, message = _parse_error(answer)
         words = f"{self._vendor} refused with {answer.status_code} {code}: {message}"
         if meaning := self._meanings.get(answer.status_code):
             words += f" ({meaning})"
-        raise Refused(answer.status_code, code, words)
+        raise ApiError(answer.status_code, code, words)
 
-    def repeat(
+    def request_with_retries(
         self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
     ) -> Any:
         """The same for what may be done twice: short outages and rate limits are waited out."""
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(ATTEMPTS)):
             try:
-                return self.send(method, path, query, body)
-            except Refused as refused:
-                if not left or refused.status not in PASSING:
+                return self.request(method, path, query, body)
+            except ApiError as refused:
+                if not left or refused.status not in TRANSIENT_STATUSES:
                     raise
-                time.sleep(0.2 * (TRIES - left))
+                time.sleep(0.2 * (ATTEMPTS - left))
         raise AssertionError("unreachable")
 
 
-def _told(answer: httpx.Response) -> tuple[str, str]:
+def _parse_error(answer: httpx.Response) -> tuple[str, str]:
     """(code, message), in any of the shapes our vendors use."""
     try:
         body = answer.json()

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 
 from ops.incidents import rollback
-from ops.vendors.http import Refused
+from ops.vendors.http import ApiError
 from ops.vendors.vercel import Vercel
 
 POLL_S = 0.5
-DEAD_STATES = ("ERROR", "CANCELED", "DELETED", "BLOCKED")
+FAILED_STATES = ("ERROR", "CANCELED", "DELETED", "BLOCKED")
 
 
 def redeploy(
@@ -20,30 +20,30 @@ def redeploy(
     """
     started = time.monotonic()
     end = started + timeout_s
-    serving, _ = vercel.serving()
+    serving, _ = vercel.production()
     made = vercel.redeploy(vercel.deployment(serving), mark)
     seen = ""
     while (state := vercel.deployment(made.id)).state != "READY":
-        if state.state in DEAD_STATES:
-            raise Refused(0, "build", f"{made.id} is {state.state}: see its log at Vercel")
+        if state.state in FAILED_STATES:
+            raise ApiError(0, "build", f"{made.id} is {state.state}: see its log at Vercel")
         if state.state != seen:
             seen = state.state
             say(f"{made.id} is {seen}")
-        _tick(end, f"{made.id} is still {state.state}")
+        _sleep_until(end, f"{made.id} is still {state.state}")
     say(f"{made.id} is built ({time.monotonic() - started:.1f} s)")
-    if state.staged:  # after a rollback Vercel builds, and does not serve
+    if state.is_staged:  # after a rollback Vercel builds, and does not serve
         vercel.promote(made.id)
     in_a_row = 0
-    while in_a_row < rollback.SURE_AFTER:
-        answers = rollback.answering(site)
+    while in_a_row < rollback.CONSECUTIVE_ANSWERS:
+        answers = rollback.serving_deployment(site)
         in_a_row = in_a_row + 1 if answers == made.id else 0
         if answers != made.id:
-            _tick(end, f"{made.id} is built, but {answers} answers")
+            _sleep_until(end, f"{made.id} is built, but {answers} answers")
     say(f"{made.id} serves ({time.monotonic() - started:.1f} s)")
     return made.id
 
 
-def _tick(end: float, words: str) -> None:
+def _sleep_until(end: float, words: str) -> None:
     if time.monotonic() > end:
-        raise Refused(0, "timeout", f"{words}; what was done stays, run this again")
+        raise ApiError(0, "timeout", f"{words}; what was done stays, run this again")
     time.sleep(POLL_S)

@@ -17,15 +17,15 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 TIMEOUT_S = 10
-PAGE = 200  # the most that is given at once
-PAGES = 50
-WINDOW_S = 60.0  # of the rate limit
-MESSAGE_CHARS = 300
+PAGE_SIZE = 200  # the most that is given at once
+MAX_PAGES = 50
+RATE_WINDOW_S = 60.0  # of the rate limit
+MAX_MESSAGE_CHARS = 300
 
 type Fields = dict[str, Any]
 
 
-class Failed(Exception):
+class ApiError(Exception):
     """The text says what was asked and what came of it. It may have been done all the same."""
 
 
@@ -36,7 +36,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-class Api:
+class Client:
     """url: with its version, as https://api.uptimerobot.com/v3.
 
     patience_s: the most that all waiting for the rate limit (free plan: 10 requests a minute)
@@ -49,41 +49,41 @@ class Api:
         self._patience_s = patience_s
         self._opener = urllib.request.build_opener(_NoRedirect)
 
-    def monitors(self) -> list[Fields]:
+    def list_monitors(self) -> list[Fields]:
         """Every monitor of the account, whoever made it."""
         found: list[Fields] = []
         cursor: str | None = None
-        for _ in range(PAGES):
-            asked = {"limit": PAGE} | ({"cursor": cursor} if cursor else {})
-            page = self._ask("GET", f"/monitors?{urlencode(asked)}")
+        for _ in range(MAX_PAGES):
+            asked = {"limit": PAGE_SIZE} | ({"cursor": cursor} if cursor else {})
+            page = self._request("GET", f"/monitors?{urlencode(asked)}")
             try:
                 found += page["data"]
                 links = parse_qs(urlsplit(page["nextLink"] or "").query).get("cursor", [None])
             except (KeyError, TypeError, AttributeError) as fault:
-                raise Failed("GET /monitors: answered something else than monitors") from fault
+                raise ApiError("GET /monitors: answered something else than monitors") from fault
             if links[0] is None or links[0] == cursor:
                 return found
             cursor = links[0]
-        raise Failed(f"GET /monitors: more than {PAGES} pages")
+        raise ApiError(f"GET /monitors: more than {MAX_PAGES} pages")
 
-    def contacts(self) -> list[int]:
+    def list_contact_ids(self) -> list[int]:
         """Ids of those whom this account can tell."""
-        found = self._ask("GET", "/user/alert-contacts")
+        found = self._request("GET", "/user/alert-contacts")
         return [contact["id"] for contact in found]
 
     def create(self, fields: Fields) -> None:
-        self._ask("POST", "/monitors", fields)
+        self._request("POST", "/monitors", fields)
 
-    def change(self, monitor_id: int, fields: Fields) -> None:
-        self._ask("PATCH", f"/monitors/{monitor_id}", fields)
+    def update(self, monitor_id: int, fields: Fields) -> None:
+        self._request("PATCH", f"/monitors/{monitor_id}", fields)
 
     def start(self, monitor_id: int) -> None:
-        self._ask("POST", f"/monitors/{monitor_id}/start", {})
+        self._request("POST", f"/monitors/{monitor_id}/start", {})
 
-    def remove(self, monitor_id: int) -> None:
-        self._ask("DELETE", f"/monitors/{monitor_id}")
+    def delete(self, monitor_id: int) -> None:
+        self._request("DELETE", f"/monitors/{monitor_id}")
 
-    def _ask(self, method: str, path: str, body: Fields | None = None) -> Any:
+    def _request(self, method: str, path: str, body: Fields | None = None) -> Any:
         request = urllib.request.Request(  # noqa: S310 - a setting's http(s) address
             self._url + path,
             data=None if body is None else json.dumps(body).encode(),
@@ -103,29 +103,29 @@ class Api:
             except urllib.error.HTTPError as fault:
                 with fault:
                     if fault.code == 429:
-                        self._wait(what, fault.headers.get("Retry-After"))
+                        self._wait_for_rate_limit(what, fault.headers.get("Retry-After"))
                         continue
-                    raise Failed(f"{what}: {fault.code}, {_message(fault, body)}") from None
+                    raise ApiError(f"{what}: {fault.code}, {_error_message(fault, body)}") from None
             except TimeoutError:
-                raise Failed(f"{what}: no answer within {TIMEOUT_S} s") from None
+                raise ApiError(f"{what}: no answer within {TIMEOUT_S} s") from None
             except (urllib.error.URLError, http.client.HTTPException, OSError) as fault:
                 slow = isinstance(getattr(fault, "reason", None), TimeoutError)
                 told = f"no answer within {TIMEOUT_S} s" if slow else "cannot be reached"
-                raise Failed(f"{what}: {told}") from None
+                raise ApiError(f"{what}: {told}") from None
             except ValueError:
-                raise Failed(f"{what}: its answer is no JSON") from None
+                raise ApiError(f"{what}: its answer is no JSON") from None
 
-    def _wait(self, what: str, retry_after: str | None) -> None:
-        wait_s = WINDOW_S  # where it says nothing that can be used
+    def _wait_for_rate_limit(self, what: str, retry_after: str | None) -> None:
+        wait_s = RATE_WINDOW_S  # where it says nothing that can be used
         if retry_after and retry_after.isdecimal():
             wait_s = max(float(retry_after), 0.1)
         if wait_s > self._patience_s:
-            raise Failed(f"{what}: 429, too many requests; try again in {wait_s:.0f} s")
+            raise ApiError(f"{what}: 429, too many requests; try again in {wait_s:.0f} s")
         self._patience_s -= wait_s
         time.sleep(wait_s)
 
 
-def _message(fault: urllib.error.HTTPError, body: Fields | None) -> str:
+def _error_message(fault: urllib.error.HTTPError, body: Fields | None) -> str:
     """What the API says was wrong, without the headers' values that it was sent."""
     try:
         told = json.load(fault)
@@ -133,12 +133,12 @@ def _message(fault: urllib.error.HTTPError, body: Fields | None) -> str:
     except (ValueError, AttributeError, OSError):
         words = fault.reason
     text = "; ".join(map(str, words)) if isinstance(words, list) else str(words)
-    for secret in _secrets(body):
+    for secret in _header_values(body):
         text = text.replace(secret, "…")
-    return text[:MESSAGE_CHARS]
+    return text[:MAX_MESSAGE_CHARS]
 
 
-def _secrets(body: Fields | None) -> Iterator[str]:
+def _header_values(body: Fields | None) -> Iterator[str]:
     for value in ((body or {}).get("customHttpHeaders") or {}).values():
         yield str(value)
         yield str(value).rpartition(" ")[2]

@@ -11,13 +11,13 @@ from typing import Any, Self
 
 from lib.problems import NotConfigured
 from lib.settings import Settings
-from ops.vendors.http import PASSING, Api, Refused
+from ops.vendors.http import TRANSIENT_STATUSES, ApiError, JsonApi
 
-LISTED = 50
+PAGE_SIZE = 50
 PRODUCTION = "production"
 
 
-MEANINGS = {
+STATUS_MEANINGS = {
     401: "the token is not authorized: VERCEL_API_TOKEN",
     402: "the plan does not allow it: Hobby rolls back to the previous deployment alone",
     403: "the token may not: VERCEL_API_TOKEN, VERCEL_TEAM_ID",
@@ -36,12 +36,12 @@ class Deployment:
     commit: str
     created_at: datetime
     state: str
-    staged: bool
-    candidate: bool
+    is_staged: bool
+    is_rollback_candidate: bool
     meta: dict[str, str]
 
     @classmethod
-    def read(cls, given: dict[str, Any]) -> Self:
+    def parse(cls, given: dict[str, Any]) -> Self:
         meta = given.get("meta") or {}
         return cls(
             given.get("id") or given["uid"],
@@ -56,12 +56,12 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class AliasChange:
     """The last rollback or promotion; status: pending, in-progress, succeeded, failed, skipped."""
 
-    to: str
+    deployment_id: str
     status: str
-    asked_at: datetime
+    requested_at: datetime
 
 
 class Vercel:
@@ -74,35 +74,37 @@ class Vercel:
             raise NotConfigured("VERCEL_PROJECT_ID", "is not set")
         self.project = settings.vercel_project_id
         team = settings.vercel_team_id
-        self._api = Api(
+        self._api = JsonApi(
             "Vercel",
             settings.vercel_api_url,
             token=settings.vercel_api_token,
             query={"teamId": team} if team else {},
-            meanings=MEANINGS,
+            meanings=STATUS_MEANINGS,
         )
         self.close = self._api.close
 
     # -------------------------------------------------------------- reading
 
-    def deployments(self, limit: int = LISTED) -> list[Deployment]:
+    def deployments(self, limit: int = PAGE_SIZE) -> list[Deployment]:
         """Production's, newest first."""
         asked = {"projectId": self.project, "target": PRODUCTION, "limit": limit}
-        listed = self._api.repeat("GET", "/v6/deployments", asked)["deployments"]
-        return [Deployment.read(one) for one in listed]
+        listed = self._api.request_with_retries("GET", "/v6/deployments", asked)["deployments"]
+        return [Deployment.parse(one) for one in listed]
 
     def deployment(self, deployment_id: str) -> Deployment:
-        return Deployment.read(self._api.repeat("GET", f"/v13/deployments/{deployment_id}"))
+        return Deployment.parse(
+            self._api.request_with_retries("GET", f"/v13/deployments/{deployment_id}")
+        )
 
-    def serving(self) -> tuple[str, Move | None]:
+    def production(self) -> tuple[str, AliasChange | None]:
         """The deployment the domains lead to, and the last move."""
-        found = self._api.repeat("GET", f"/v9/projects/{self.project}")
+        found = self._api.request_with_retries("GET", f"/v9/projects/{self.project}")
         current = (found.get("targets") or {}).get(PRODUCTION) or {}
         asked = found.get("lastAliasRequest")
         if not asked:
             return current.get("id", ""), None
         at = datetime.fromtimestamp(asked["requestedAt"] / 1000, UTC)
-        move = Move(asked["toDeploymentId"], asked["jobStatus"], at)
+        move = AliasChange(asked["toDeploymentId"], asked["jobStatus"], at)
         return current.get("id", ""), move
 
     # -------------------------------------------------------------- moving the domains
@@ -110,24 +112,27 @@ class Vercel:
     def rollback(self, deployment_id: str, reason: str) -> None:
         """Ask that the domains lead there; it happens later. Raises Refused."""
         path = f"/v1/projects/{self.project}/rollback/{deployment_id}"
-        self._move(path, deployment_id, {"description": reason[:200]})
+        self._request_alias_change(path, deployment_id, {"description": reason[:200]})
 
     def promote(self, deployment_id: str) -> None:
         """Ask that the domains lead there, and to every later deployment. Raises Refused."""
-        self._move(f"/v10/projects/{self.project}/promote/{deployment_id}", deployment_id, {})
+        self._request_alias_change(
+            f"/v10/projects/{self.project}/promote/{deployment_id}", deployment_id, {}
+        )
 
-    def _move(self, path: str, deployment_id: str, query: dict[str, str]) -> None:
+    def _request_alias_change(self, path: str, deployment_id: str, query: dict[str, str]) -> None:
         asked_at = datetime.now(UTC)
         try:
-            self._api.send("POST", path, query, {})
-        except Refused as refused:
-            if refused.status not in PASSING:
+            self._api.request("POST", path, query, {})
+        except ApiError as refused:
+            if refused.status not in TRANSIENT_STATUSES:
                 raise
-            _, move = self.serving()  # the answer was lost: was the request?
+            _, move = self.production()  # the answer was lost: was the request?
             if (
                 move is None
-                or move.to != deployment_id
-                or move.asked_at < asked_at.replace(microsecond=asked_at.microsecond // 1000 * 1000)
+                or move.deployment_id != deployment_id
+                or move.requested_at
+                < asked_at.replace(microsecond=asked_at.microsecond // 1000 * 1000)
             ):
                 raise
 
@@ -139,19 +144,19 @@ class Vercel:
             "target": PRODUCTION,
             "meta": {"action": "redeploy", "alfaMark": mark},
         }
-        if (made := self.marked(mark)) is None:
+        if (made := self.find_redeployment(mark)) is None:
             try:
-                return Deployment.read(
-                    self._api.send("POST", "/v13/deployments", {"forceNew": "1"}, body)
+                return Deployment.parse(
+                    self._api.request("POST", "/v13/deployments", {"forceNew": "1"}, body)
                 )
-            except Refused as refused:
+            except ApiError as refused:
                 if refused.status:
                     raise
-                if (made := self.marked(mark)) is None:
+                if (made := self.find_redeployment(mark)) is None:
                     raise
         return made
 
-    def marked(self, mark: str) -> Deployment | None:
+    def find_redeployment(self, mark: str) -> Deployment | None:
         for one in self.deployments():
             if one.meta.get("alfaMark") == mark and one.state not in ("ERROR", "CANCELED"):
                 return one
@@ -159,10 +164,10 @@ class Vercel:
 
     # -------------------------------------------------------------- variables
 
-    def variable(self, key: str) -> str | None:
+    def get_variable(self, key: str) -> str | None:
         """What production's next deployment gets; None when it is not set, "?" where Vercel tells
         no value (only those of type plain are told)."""
-        listed = self._api.repeat("GET", f"/v10/projects/{self.project}/env")["envs"]
+        listed = self._api.request_with_retries("GET", f"/v10/projects/{self.project}/env")["envs"]
         for one in listed:
             if one["key"] == key and PRODUCTION in one["target"]:
                 return str(one.get("value", "")) if one.get("type") == "plain" else "?"
@@ -173,20 +178,20 @@ class Vercel:
 
         kind: of a new variable; `plain` for one that is no secret and may be read again.
         """
-        listed = self._api.repeat("GET", f"/v10/projects/{self.project}/env")["envs"]
+        listed = self._api.request_with_retries("GET", f"/v10/projects/{self.project}/env")["envs"]
         known = [one for one in listed if one["key"] == key and PRODUCTION in one["target"]]
         if not known:
             body = {"key": key, "value": value, "type": kind, "target": [PRODUCTION]}
             path = f"/v10/projects/{self.project}/env"
-            self._api.repeat("POST", path, {"upsert": "true"}, body)
+            self._api.request_with_retries("POST", path, {"upsert": "true"}, body)
             return
         for one in known:
             path = f"/v9/projects/{self.project}/env/{one['id']}"
-            self._api.repeat("PATCH", path, {}, {"value": value})
+            self._api.request_with_retries("PATCH", path, {}, {"value": value})
 
-    def changed_since(self, moment: datetime) -> dict[str, datetime]:
+    def variables_changed_since(self, moment: datetime) -> dict[str, datetime]:
         """Production's variables that were set after it. Vercel does not list removed ones."""
-        listed = self._api.repeat("GET", f"/v10/projects/{self.project}/env")["envs"]
+        listed = self._api.request_with_retries("GET", f"/v10/projects/{self.project}/env")["envs"]
         changed = {
             one["key"]: datetime.fromtimestamp(one["updatedAt"] / 1000, UTC)
             for one in listed
@@ -194,9 +199,11 @@ class Vercel:
         }
         return {key: at for key, at in sorted(changed.items()) if at > moment}
 
-    def drop_variable(self, key: str) -> None:
+    def delete_variable(self, key: str) -> None:
         """Take it from production's functions, from their next deployment on; safe to repeat."""
-        listed = self._api.repeat("GET", f"/v10/projects/{self.project}/env")["envs"]
+        listed = self._api.request_with_retries("GET", f"/v10/projects/{self.project}/env")["envs"]
         for one in listed:
             if one["key"] == key and PRODUCTION in one["target"]:
-                self._api.repeat("DELETE", f"/v9/projects/{self.project}/env/{one['id']}")
+                self._api.request_with_retries(
+                    "DELETE", f"/v9/projects/{self.project}/env/{one['id']}"
+                )

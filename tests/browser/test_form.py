@@ -212,7 +212,7 @@ def test_the_optional_part_is_stored_too(page: Page, database: Database) -> None
 def test_the_sentence_agreed_to_is_the_one_on_record(page: Page, locale: str) -> None:
     page.goto(FORM_PATHS[locale])
     version = page.locator("#consent_version").input_value()
-    assert version == consent.CURRENT
+    assert version == consent.CURRENT_VERSION
     shown = page.locator("label[for=consent]").inner_text().strip()
     assert shown == consent.SENTENCES[version][locale]
 

@@ -3,27 +3,27 @@
 from itertools import islice
 
 from dev.faults import chaos, known_faults, plan
-from dev.faults.test_site import Rig
+from dev.faults.test_site import SiteUnderTest
 from tests.fix_site import kept, rig, shared_rig
 
 __all__ = ["rig", "shared_rig"]
 
 
 def test_a_seed_fixes_every_choice() -> None:
-    assert list(islice(plan.rounds(5), 30)) == list(islice(plan.rounds(5), 30))
-    assert list(islice(plan.rounds(5), 30)) != list(islice(plan.rounds(6), 30))
+    assert list(islice(plan.phases(5), 30)) == list(islice(plan.phases(5), 30))
+    assert list(islice(plan.phases(5), 30)) != list(islice(plan.phases(6), 30))
 
 
 def test_sooner_or_later_everything_is_broken_and_never_two_faults_share_a_switch() -> None:
-    planned = list(islice(plan.rounds(1), 800))
-    assert {broken for one in planned for broken in one.broken} == set(known_faults.EVERY)
+    planned = list(islice(plan.phases(1), 800))
+    assert {broken for one in planned for broken in one.faults} == set(known_faults.ALL)
     groups = (known_faults.DATABASE, known_faults.REDIS, known_faults.MAIL, known_faults.ALERTS)
     for one in planned:
         for group in groups:
-            assert sum(broken in group for broken in one.broken) <= 1
+            assert sum(broken in group for broken in one.faults) <= 1
 
 
-def test_a_round_of_chaos_loses_and_doubles_nothing_and_ends_by_itself(rig: Rig) -> None:
+def test_a_round_of_chaos_loses_and_doubles_nothing_and_ends_by_itself(rig: SiteUnderTest) -> None:
     told: list[str] = []
     verdict = chaos.run(rig, seed=22, seconds=1, tell=told.append)
     assert kept(verdict)

@@ -13,7 +13,7 @@ from psycopg.rows import DictRow
 
 from dev.faults.fault_proxy import FaultProxy
 from dev.platform.local_platform import Platform
-from dev.vendors.fault_switch import BadSwitch
+from dev.vendors.fault_switch import InvalidFault
 
 PATIENCE_S = 0.8
 
@@ -214,7 +214,7 @@ def test_it_is_switched_over_http_like_the_stand_ins(
     bad: list[object] = [{"mode": "melt"}, {"mode": "drop_reply"}, {"mode": "ok", "x": 1}, [], {}]
     for wrong in bad:
         assert httpx.post(switch, json=wrong).status_code == 400
-    with pytest.raises(BadSwitch):
+    with pytest.raises(InvalidFault):
         proxy.switch("slow", delay_s=-1)
 
 

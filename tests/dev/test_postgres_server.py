@@ -190,7 +190,7 @@ def test_a_major_that_is_not_pinned_is_refused_by_name() -> None:
     with pytest.raises(tools.Missing, match="PostgreSQL 14 is not among those pinned here"):
         postgres_binaries.ensure(14)
     for major in postgres_binaries.MAJORS:
-        text = (ROOT / "dev" / "postgresql" / f"{major}.txt").read_text()
+        text = (ROOT / "dev" / "platform" / "postgresql" / f"{major}.txt").read_text()
         assert f"=={major}." in text
         assert text.count("--hash=sha256:") == 4
 
@@ -199,7 +199,7 @@ def test_root_serves_from_copies_where_its_folders_are_closed_to_others(tmp_path
     closed = tmp_path / "closed"
     shutil.copytree(postgres_binaries.ensure(17), closed / "17.11.0", symlinks=True)
     closed.chmod(0o700)
-    place = unprivileged.place(closed / "17.11.0", tmp_path / "data")
+    place = unprivileged.prepare(closed / "17.11.0", tmp_path / "data")
     if place.uid is not None:
         assert (place.package / "bin" / "postgres").exists()
         assert closed not in place.package.parents

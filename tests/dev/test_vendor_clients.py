@@ -82,9 +82,9 @@ def test_slacks_own_models_accept_every_alert(services: Services, platform: Plat
     over(services, NOW + timedelta(hours=2))
     tell(services, NOW + timedelta(hours=3))
     sent = [one["fields"]["blocks"] for one in messages(platform) if one["fields"].get("blocks")]
-    lost = rules.finding(rules.BY_NAME["lead_not_kept"], "lead 1", NOW)
-    held = model.opened([lost], NOW, "dpl_1")
-    sent.append(list(incident_messages.unrecorded(held, LINKS, NOW).blocks))
+    lost = rules.make_finding(rules.BY_NAME["lead_not_kept"], "lead 1", NOW)
+    held = model.open_incident([lost], NOW, "dpl_1")
+    sent.append(list(incident_messages.render_unrecorded(held, LINKS, NOW).blocks))
     assert len(sent) > 1
     for blocks in sent:
         assert as_written(slack_says(blocks)) == as_written(blocks)
@@ -103,7 +103,7 @@ def test_slacks_own_models_accept_every_alert(services: Services, platform: Plat
 def test_what_slacks_models_refuse_our_own_check_refuses_too(block: dict[str, Any]) -> None:
     with pytest.raises(SlackObjectFormationError):
         slack_says([block])
-    assert block_kit.faults({"text": "x", "blocks": [block]})
+    assert block_kit.validate({"text": "x", "blocks": [block]})
 
 
 # ------------------------------------------------------------------ Redis

@@ -38,15 +38,15 @@ def services(platform: Platform, database: Rows) -> Iterator[Services]:
 
 
 def found(services: Services, *names: str, now: datetime = NOW) -> None:
-    seen = [rules.finding(rules.BY_NAME[name], f"what {name} saw", now) for name in names]
-    incident_store.found(services.database.run, seen, now, "dpl", "watch")
+    seen = [rules.make_finding(rules.BY_NAME[name], f"what {name} saw", now) for name in names]
+    incident_store.record_findings(services.database.run, seen, now, "dpl", "watch")
 
 
 def tell(
     services: Services, now: datetime = NOW, channel: Slack | None = None
-) -> incident_messages.Tally:
-    store = incident_store.Store(services.database.run)
-    return incident_messages.tell(store, channel or services.slack, LINKS, now)
+) -> incident_messages.NotifyStats:
+    store = incident_store.NotificationStore(services.database.run)
+    return incident_messages.notify_due(store, channel or services.slack, LINKS, now)
 
 
 def messages(platform: Platform) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ def roots(platform: Platform) -> list[dict[str, Any]]:
 
 def over(services: Services, now: datetime) -> None:
     for step in range(2):
-        incident_store.quiet(services.database.run, set(), now + step * MINUTE)
+        incident_store.record_clean_check(services.database.run, set(), now + step * MINUTE)
 
 
 def test_it_says_what_since_when_whom_it_hits_and_where_to_read_on(
@@ -122,15 +122,15 @@ def test_what_collected_until_the_morning_is_one_message(
     found(services, "redis_down", "backup_old", "key_old")
     tell(services, NOW + 60 * MINUTE)
     assert messages(platform) == []
-    morning = model.when_to_tell("sev2", NOW)
+    morning = model.notify_time("sev2", NOW)
     tell(services, morning)
     [digest] = messages(platform)
     assert digest["fields"]["text"] == "3 Sev2 incidents, 3 still open"
-    assert block_kit.faults(digest["fields"]) == []
+    assert block_kit.validate(digest["fields"]) == []
     # One of them is over: the same message says so.
     run = services.database.run
     for _ in range(2):
-        incident_store.quiet(run, {"backup", "keys"}, morning + MINUTE)
+        incident_store.record_clean_check(run, {"backup", "keys"}, morning + MINUTE)
     tell(services, morning + 2 * MINUTE)
     [edited] = roots(platform)
     assert edited["fields"]["text"] == "3 Sev2 incidents, 2 still open"
@@ -143,7 +143,7 @@ def test_a_sev2_that_is_over_before_the_morning_is_still_told(
     over(services, NOW + MINUTE)
     tell(services, NOW + 5 * MINUTE)
     assert messages(platform) == []
-    tell(services, model.when_to_tell("sev2", NOW))
+    tell(services, model.notify_time("sev2", NOW))
     [message] = messages(platform)
     assert message["fields"]["text"].startswith("RECOVERED SEV2")
 
@@ -183,10 +183,10 @@ def test_killed_between_saying_and_writing_it_down_it_is_said_once(
     services: Services, platform: Platform
 ) -> None:
     found(services, "database_down")
-    store = incident_store.Store(services.database.run)
-    [mine] = store.claim(NOW)
+    store = incident_store.NotificationStore(services.database.run)
+    [mine] = store.claim_due(NOW)
     services.slack.post(
-        incident_messages.message_of([mine], LINKS, NOW)
+        incident_messages.render_incidents([mine], LINKS, NOW)
     )  # and then the process is gone
     assert tell(services, NOW + 30 * timedelta(seconds=1)).posted == 0, "the lease"
     assert tell(services, NOW + MINUTE).updated == 1
@@ -204,14 +204,14 @@ def test_a_message_somebody_deleted_is_posted_anew(services: Services, platform:
 
 def test_two_who_tell_at_once_say_it_once(services: Services, platform: Platform) -> None:
     found(services, "database_down")
-    store = incident_store.Store(services.database.run)
-    assert len(store.claim(NOW)) == 1
-    assert store.claim(NOW) == []
-    spool = redis_store.Store(services.cache.run)
-    seen = [rules.finding(rules.BY_NAME["database_down"], "x", NOW)]
-    redis_store.found(services.cache.run, seen, NOW, "dpl", "watch")
-    assert len(spool.claim(NOW)) == 1
-    assert spool.claim(NOW) == []
+    store = incident_store.NotificationStore(services.database.run)
+    assert len(store.claim_due(NOW)) == 1
+    assert store.claim_due(NOW) == []
+    spool = redis_store.NotificationStore(services.cache.execute)
+    seen = [rules.make_finding(rules.BY_NAME["database_down"], "x", NOW)]
+    redis_store.record_findings(services.cache.execute, seen, NOW, "dpl", "watch")
+    assert len(spool.claim_due(NOW)) == 1
+    assert spool.claim_due(NOW) == []
 
 
 # --- An edit notifies nobody.
@@ -236,7 +236,7 @@ def test_a_sev2_that_becomes_sev1_gets_a_message_of_its_own(
     services: Services, platform: Platform
 ) -> None:
     found(services, "mail_delayed", "backup_old")
-    morning = model.when_to_tell("sev2", NOW)
+    morning = model.notify_time("sev2", NOW)
     tell(services, morning)
     found(services, "dead_letters", now=morning + MINUTE)
     assert tell(services, morning + MINUTE).posted == 1
@@ -248,9 +248,10 @@ def test_a_sev2_that_becomes_sev1_gets_a_message_of_its_own(
 def test_several_in_one_message_are_named_by_what_they_are() -> None:
     names = ("database_down", "leads_set_aside", "backup_old")
     several = [
-        model.opened([rules.finding(rules.BY_NAME[name], "x", NOW)], NOW, "dpl") for name in names
+        model.open_incident([rules.make_finding(rules.BY_NAME[name], "x", NOW)], NOW, "dpl")
+        for name in names
     ]
-    said = [incident_messages.message_of(several[:n], LINKS, NOW).text for n in (2, 3)]
+    said = [incident_messages.render_incidents(several[:n], LINKS, NOW).text for n in (2, 3)]
     assert said == ["2 Sev1 incidents, 2 still open", "2 Sev1 and 1 Sev2 incidents, 3 still open"]
 
 
@@ -261,8 +262,8 @@ def test_what_happens_to_leads_now_is_in_the_title_and_worse_is_said_aloud(
     said = []
     for minute, effect in enumerate(("queued", "queued", "refused", "queued", "refused")):
         now = NOW + minute * MINUTE
-        seen = [rules.finding(rule, "Postgres does not answer", now, effect=effect)]
-        incident_store.found(services.database.run, seen, now, "dpl", "watch")
+        seen = [rules.make_finding(rule, "Postgres does not answer", now, effect=effect)]
+        incident_store.record_findings(services.database.run, seen, now, "dpl", "watch")
         tell(services, now)
         [root] = roots(platform)
         aloud = [m for m in messages(platform) if m["fields"].get("reply_broadcast")]
@@ -311,11 +312,11 @@ def test_a_person_who_replies_or_reacts_has_acknowledged_it(
     found(services, "database_down")
     tell(services)
     [root] = roots(platform)
-    alerting.hear(services, NOW + MINUTE)
+    alerting.import_slack_acknowledgements(services, NOW + MINUTE)
     assert incident_store.find(services.database.run, "last").acknowledged_by is None
     vendor = platform.slack.vendor
     getattr(vendor, how)(root["ts"], "looking")
-    alerting.hear(services, NOW + 2 * MINUTE)
+    alerting.import_slack_acknowledgements(services, NOW + 2 * MINUTE)
     tell(services, NOW + 2 * MINUTE)
     held = incident_store.find(services.database.run, "last")
     assert (held.acknowledged_by, held.acknowledged_at) == ("slack:U0PERSON", NOW + 2 * MINUTE)
@@ -330,7 +331,7 @@ def test_our_own_replies_acknowledge_nothing(services: Services, platform: Platf
     tell(services)
     tell(services, NOW + 60 * MINUTE)
     assert len(messages(platform)) == 2
-    alerting.hear(services, NOW + 61 * MINUTE)
+    alerting.import_slack_acknowledgements(services, NOW + 61 * MINUTE)
     assert incident_store.find(services.database.run, "last").acknowledged_at is None
 
 
@@ -397,9 +398,9 @@ def test_a_bot_that_was_revoked_leaves_the_word_to_the_webhook(
 
 
 def test_however_much_is_wrong_a_message_keeps_to_block_kits_limits() -> None:
-    one = model.opened(
+    one = model.open_incident(
         [
-            rules.finding(rule, "x" * 2000 + " <&> " + rule.name, NOW)
+            rules.make_finding(rule, "x" * 2000 + " <&> " + rule.name, NOW)
             for rule in rules.RULES
             if rule.area == "service"
         ],
@@ -408,6 +409,6 @@ def test_however_much_is_wrong_a_message_keeps_to_block_kits_limits() -> None:
     )
     many = [replace(one, id=f"INC-20261124-03{n:02d}-service") for n in range(60)]
     for batch in ([one], many):
-        message = incident_messages.message_of(batch, LINKS, NOW)
+        message = incident_messages.render_incidents(batch, LINKS, NOW)
         fields = {"text": message.text, "blocks": list(message.blocks)}
-        assert block_kit.faults(fields) == []
+        assert block_kit.validate(fields) == []

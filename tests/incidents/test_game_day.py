@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dev.faults.test_site import Rig
+from dev.faults.test_site import SiteUnderTest
 from dev.vendors import block_kit
 from lib.services import Services
 from lib.settings import Settings
@@ -26,16 +26,16 @@ __all__ = ["rig", "shared_rig"]
 
 
 @pytest.fixture
-def day(rig: Rig) -> Iterator[Rig]:
+def day(rig: SiteUnderTest) -> Iterator[SiteUnderTest]:
     """An ordinary day: everything is whole, and one watch has been made."""
     rig.environment["SITE_URL"] = rig.url
     kill(rig, "api/leads", "api/cron/watch", "api/status", "api/health")
     assert watch(rig)["findings"] == []
     yield rig
-    rig.mend()
+    rig.clear_faults_and_wait()
 
 
-def kill(rig: Rig, *functions: str) -> None:
+def kill(rig: SiteUnderTest, *functions: str) -> None:
     """Their processes end: what a breaker remembers goes with them."""
     pids = {pid for function in functions for pid in rig.signal(function, signal.SIGKILL)}
     eventually(lambda: not any(map(alive, pids)))
@@ -49,7 +49,7 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-def watch(rig: Rig) -> dict[str, Any]:
+def watch(rig: SiteUnderTest) -> dict[str, Any]:
     token = {"Authorization": f"Bearer {rig.environment['CRON_SECRET']}"}
     answer = httpx.get(f"{rig.url}/api/cron/watch", headers=token, timeout=60)
     assert answer.status_code == 200, answer.text
@@ -58,47 +58,49 @@ def watch(rig: Rig) -> dict[str, Any]:
     return found
 
 
-def post(rig: Rig, number: int = 0) -> httpx.Response:
+def post(rig: SiteUnderTest, number: int = 0) -> httpx.Response:
     lead = {**LEAD, "message": f"Nomor {number}", "email": ""}
     return httpx.post(f"{rig.url}/api/leads", json=lead, timeout=30)
 
 
-def messages(rig: Rig) -> list[dict[str, Any]]:
+def messages(rig: SiteUnderTest) -> list[dict[str, Any]]:
     """What stands in the channel, replies in threads left out."""
     found: list[dict[str, Any]] = rig.slack.vendor.messages()  # type: ignore[attr-defined]
     return [one for one in found if not one["fields"].get("thread_ts")]
 
 
-def replies(rig: Rig) -> list[dict[str, Any]]:
+def replies(rig: SiteUnderTest) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = rig.slack.vendor.messages()  # type: ignore[attr-defined]
     return [one for one in found if one["fields"].get("thread_ts")]
 
 
-def status(rig: Rig) -> dict[str, Any]:
+def status(rig: SiteUnderTest) -> dict[str, Any]:
     answer = httpx.get(f"{rig.url}/api/status", timeout=30)
     assert answer.status_code == 200
     found: dict[str, Any] = answer.json()
     return found
 
 
-def incidents(rig: Rig) -> list[dict[str, Any]]:
+def incidents(rig: SiteUnderTest) -> list[dict[str, Any]]:
     return rig.admin.execute("select * from incidents order by number").fetchall()
 
 
-def recovered(rig: Rig) -> None:
+def recovered(rig: SiteUnderTest) -> None:
     """Two quiet watches: it is over."""
     kill(rig, "api/leads", "api/cron/watch", "api/status")
     for _ in range(3):
         watch(rig)
 
 
-def quiet(rig: Rig) -> None:
+def quiet(rig: SiteUnderTest) -> None:
     """Ten minutes pass: what happened and is over calls nobody any more."""
     passed = "update incidents set facts = facts || jsonb_build_object('quiet_from', now())"
     rig.admin.execute(passed)
 
 
-def test_postgres_down_is_one_sev1_within_one_watch_and_its_recovery_edits_it(day: Rig) -> None:
+def test_postgres_down_is_one_sev1_within_one_watch_and_its_recovery_edits_it(
+    day: SiteUnderTest,
+) -> None:
     day.database.switch("refuse")
     assert post(day).status_code == 202
     told = watch(day)
@@ -116,7 +118,7 @@ def test_postgres_down_is_one_sev1_within_one_watch_and_its_recovery_edits_it(da
         ("investigating", "critical")
     ]
 
-    day.mend()
+    day.clear_faults_and_wait()
     recovered(day)
     [edited] = messages(day)
     assert edited["ts"] == alert["ts"]
@@ -129,22 +131,24 @@ def test_postgres_down_is_one_sev1_within_one_watch_and_its_recovery_edits_it(da
     assert [(i["status"], i["impact"]) for i in shown["incidents"]] == [("resolved", "critical")]
 
 
-def test_its_post_mortem_counts_the_leads_and_it_closes_with_an_rca_alone(day: Rig) -> None:
+def test_its_post_mortem_counts_the_leads_and_it_closes_with_an_rca_alone(
+    day: SiteUnderTest,
+) -> None:
     assert post(day, 1).status_code == 200
     day.database.switch("refuse")
     assert post(day, 2).status_code == 202
     watch(day)
-    day.mend()
+    day.clear_faults_and_wait()
     recovered(day)
-    eventually(lambda: day.drain()[1].get("queue") is not None and day.queued() == 0)
+    eventually(lambda: day.drain()[1].get("queue") is not None and day.queue_length() == 0)
 
     services = Services(Settings(day.environment))
-    facts = postmortem.facts(postmortem.gather(services, "last"))
+    facts = postmortem.as_dict(postmortem.load(services, "last"))
     assert (facts["leads_accepted"], facts["leads_stored"]) == (2, 2)
     assert (facts["leads_recovered"], facts["leads_lost"]) == (1, 0)
     assert facts["time_to_detect_s"] is not None
     assert facts["time_to_recover_s"] >= facts["time_to_detect_s"]
-    text = postmortem.render(postmortem.gather(services, "last"))
+    text = postmortem.render(postmortem.load(services, "last"))
     assert "Postgres is down" in text
     assert "TODO" in text
     services.close()
@@ -163,7 +167,7 @@ def test_its_post_mortem_counts_the_leads_and_it_closes_with_an_rca_alone(day: R
     assert ops("incident", "show", "last") == 0, "the timeline is whole"
 
 
-def test_redis_down_is_one_sev2_that_waits_for_the_morning(day: Rig) -> None:
+def test_redis_down_is_one_sev2_that_waits_for_the_morning(day: SiteUnderTest) -> None:
     day.redis.switch("refuse")
     told = watch(day)
     assert told["findings"] == ["redis_down"]
@@ -174,14 +178,14 @@ def test_redis_down_is_one_sev2_that_waits_for_the_morning(day: Rig) -> None:
     assert incident["tell_at"] > incident["detected_at"]
     assert status(day)["data"]["source"] == "database"
     # The morning comes.
-    day.mend()
+    day.clear_faults_and_wait()
     day.admin.execute("update incidents set tell_at = now()")
     recovered(day)
     [digest] = messages(day)
     assert "SEV2 Redis is down" in json.dumps(digest["fields"])
 
 
-def test_a_lead_kept_nowhere_is_told_by_the_request_that_met_it(day: Rig) -> None:
+def test_a_lead_kept_nowhere_is_told_by_the_request_that_met_it(day: SiteUnderTest) -> None:
     day.database.switch("refuse")
     day.redis.switch("refuse")
     day.resend.switch("fail", status=500)
@@ -195,7 +199,7 @@ def test_a_lead_kept_nowhere_is_told_by_the_request_that_met_it(day: Rig) -> Non
     assert told["written"] == "slack"
     assert len(messages(day)) == 1, "nothing can be written down, and still it is said once"
     # What nobody could write down is taken over when they can, and over after ten quiet minutes.
-    day.mend()
+    day.clear_faults_and_wait()
     recovered(day)
     quiet(day)
     recovered(day)
@@ -204,7 +208,7 @@ def test_a_lead_kept_nowhere_is_told_by_the_request_that_met_it(day: Rig) -> Non
     assert messages(day)[0]["fields"]["text"].startswith("RECOVERED SEV1")
 
 
-def test_a_lead_in_a_mail_alone_is_told_at_once(day: Rig) -> None:
+def test_a_lead_in_a_mail_alone_is_told_at_once(day: SiteUnderTest) -> None:
     day.database.switch("refuse")
     day.upstash.switch("fail", status=500, match="HSETNX")
     assert post(day).status_code == 202
@@ -212,7 +216,7 @@ def test_a_lead_in_a_mail_alone_is_told_at_once(day: Rig) -> None:
     assert alert["fields"]["text"].startswith("SEV1 A lead is in a mail alone")
 
 
-def test_resend_down_delays_mails_and_waits_for_the_morning(day: Rig) -> None:
+def test_resend_down_delays_mails_and_waits_for_the_morning(day: SiteUnderTest) -> None:
     day.resend.switch("fail", status=500)
     assert post(day).status_code == 200
     day.wait_idle(10)
@@ -222,7 +226,7 @@ def test_resend_down_delays_mails_and_waits_for_the_morning(day: Rig) -> None:
     assert [one["severity"] for one in incidents(day)] == ["sev2"]
 
 
-def test_a_mail_given_up_is_sev1(day: Rig) -> None:
+def test_a_mail_given_up_is_sev1(day: SiteUnderTest) -> None:
     day.resend.switch("fail", status=422)
     post(day)
     day.wait_idle(10)
@@ -236,7 +240,7 @@ def test_a_mail_given_up_is_sev1(day: Rig) -> None:
     [("fail", {"status": 500}), ("rate_limit", {"retry_after_s": 30}), ("reset", {})],
 )
 def test_slack_down_delays_an_alert_and_loses_none(
-    day: Rig, mode: str, options: dict[str, int]
+    day: SiteUnderTest, mode: str, options: dict[str, int]
 ) -> None:
     day.slack.switch(mode, **options)
     day.database.switch("refuse")
@@ -254,39 +258,39 @@ def test_slack_down_delays_an_alert_and_loses_none(
     assert "Postgres is down" in alert["fields"]["text"]
 
 
-def test_an_alert_whose_answer_was_lost_is_not_said_twice(day: Rig) -> None:
+def test_an_alert_whose_answer_was_lost_is_not_said_twice(day: SiteUnderTest) -> None:
     day.slack.switch("lose_reply", match="chat.postMessage", times=1)
     day.database.switch("refuse")
     watch(day)
     assert len(messages(day)) == 1
-    held = json.loads(str(day.redis_run("HGET", "incidents", "service").decode()))  # type: ignore[union-attr]
+    held = json.loads(str(day.redis_command("HGET", "incidents", "service").decode()))  # type: ignore[union-attr]
     held["incident"]["tell_at"] = held["incident"]["detected_at"]
-    day.redis_run("HSET", "incidents", "service", json.dumps(held))
+    day.redis_command("HSET", "incidents", "service", json.dumps(held))
     watch(day)
     assert len(messages(day)) == 1
 
 
-def test_sentry_silent_costs_nothing_and_tells_nobody(day: Rig) -> None:
+def test_sentry_silent_costs_nothing_and_tells_nobody(day: SiteUnderTest) -> None:
     day.sentry.switch("stall")
     assert watch(day)["findings"] == []
     assert messages(day) == []
 
 
-def test_every_message_keeps_to_block_kits_limits_and_names_no_person(day: Rig) -> None:
+def test_every_message_keeps_to_block_kits_limits_and_names_no_person(day: SiteUnderTest) -> None:
     day.database.switch("refuse")
     post(day)
     watch(day)
-    day.mend()
+    day.clear_faults_and_wait()
     recovered(day)
     sent = [record["body"] for record in day.slack.received() if "chat." in record["path"]]
     assert len(sent) >= 2
     for body in sent:
-        assert block_kit.faults(body) == []
+        assert block_kit.validate(body) == []
         for private in (LEAD["business_name"], LEAD["contact_name"], "6281234567890", "Nomor"):
             assert private not in json.dumps(body)
 
 
-def test_the_watch_checks_in_with_sentry(day: Rig) -> None:
+def test_the_watch_checks_in_with_sentry(day: SiteUnderTest) -> None:
     day.sentry.forget()
     watch(day)
 

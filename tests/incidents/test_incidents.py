@@ -12,7 +12,7 @@ from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
 from lib.incidents import model, redis_store, rules, store
-from lib.incidents.model import Finding, Refused
+from lib.incidents.model import Finding, IncidentError
 from lib.incidents.store import Event
 from lib.services import Services
 from lib.settings import Settings
@@ -25,7 +25,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def finding(name: str, what: str = "1 of 1", since: datetime = NOW) -> Finding:
-    return rules.finding(rules.BY_NAME[name], what, since)
+    return rules.make_finding(rules.BY_NAME[name], what, since)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def services(platform: Platform, database: Rows) -> Iterator[Services]:
 
 def found(services: Services, *names: str, now: datetime = NOW) -> list[model.Incident]:
     run = services.database.run
-    return store.found(run, [finding(name) for name in names], now, "dpl", "watch")
+    return store.record_findings(run, [finding(name) for name in names], now, "dpl", "watch")
 
 
 def events(database: Rows, incident_id: str) -> list[str]:
@@ -106,8 +106,8 @@ def test_many_who_find_it_at_once_open_one(services: Services, database: Rows) -
 def test_two_quiet_watches_end_it(services: Services, database: Rows) -> None:
     [made] = found(services, "database_down")
     run = services.database.run
-    assert store.quiet(run, set(), NOW + MINUTE) == []
-    [over] = store.quiet(run, set(), NOW + 2 * MINUTE)
+    assert store.record_clean_check(run, set(), NOW + MINUTE) == []
+    [over] = store.record_clean_check(run, set(), NOW + 2 * MINUTE)
     assert (over.id, over.state, over.resolved_at) == (made.id, "resolve", NOW + 2 * MINUTE)
 
 
@@ -116,9 +116,9 @@ def test_a_watch_that_finds_it_again_in_between_starts_the_count_anew(
 ) -> None:
     found(services, "database_down")
     run = services.database.run
-    store.quiet(run, set(), NOW + MINUTE)
+    store.record_clean_check(run, set(), NOW + MINUTE)
     found(services, "database_down", now=NOW + 2 * MINUTE)
-    assert store.quiet(run, set(), NOW + 3 * MINUTE) == []
+    assert store.record_clean_check(run, set(), NOW + 3 * MINUTE) == []
 
 
 def test_what_happened_rather_than_lasts_stays_open_for_ten_quiet_minutes(
@@ -127,8 +127,8 @@ def test_what_happened_rather_than_lasts_stays_open_for_ten_quiet_minutes(
     found(services, "lead_not_kept")
     run = services.database.run
     for minute in range(1, 10):
-        assert store.quiet(run, set(), NOW + minute * MINUTE) == []
-    assert store.quiet(run, set(), NOW + 11 * MINUTE)
+        assert store.record_clean_check(run, set(), NOW + minute * MINUTE) == []
+    assert store.record_clean_check(run, set(), NOW + 11 * MINUTE)
 
 
 @pytest.mark.parametrize("minutes", [3, 20])
@@ -137,10 +137,10 @@ def test_once_over_it_stays_over_and_what_comes_after_is_another(
 ) -> None:
     [made] = found(services, "database_down")
     for minute in (1, 2):
-        store.quiet(services.database.run, set(), NOW + minute * MINUTE)
+        store.record_clean_check(services.database.run, set(), NOW + minute * MINUTE)
     later = NOW + minutes * MINUTE
     seen = [finding("database_down", since=later)]
-    [again] = store.found(services.database.run, seen, later, "dpl", "watch")
+    [again] = store.record_findings(services.database.run, seen, later, "dpl", "watch")
     assert again.id != made.id
     assert (again.started_at, again.told) == (NOW + minutes * MINUTE, 0)
     assert store.find(services.database.run, made.id).state == "resolve"
@@ -153,7 +153,7 @@ def test_two_outages_of_one_minute_are_two_incidents(services: Services, databas
         [made] = found(services, "database_down", now=now)
         ids.add(made.id)
         for _ in range(2):
-            store.quiet(services.database.run, set(), now)
+            store.record_clean_check(services.database.run, set(), now)
     assert len(ids) == 3
 
 
@@ -163,22 +163,22 @@ def test_a_milder_finding_that_began_before_does_not_move_its_start(
     [made] = found(services, "database_down")
     early = finding("errors_over_5_percent", since=NOW - 16 * MINUTE)
     run = services.database.run
-    [after] = store.found(run, [early], NOW + MINUTE, "dpl", "watch")
+    [after] = store.record_findings(run, [early], NOW + MINUTE, "dpl", "watch")
     assert (after.id, after.started_at) == (made.id, NOW)
 
 
 def test_worse_it_begins_when_it_got_worse(services: Services, database: Rows) -> None:
     run = services.database.run
     early = finding("errors_over_5_percent", since=NOW - 16 * MINUTE)
-    store.found(run, [early], NOW - MINUTE, "dpl", "watch")
-    [after] = store.found(run, [finding("database_down")], NOW, "dpl", "watch")
+    store.record_findings(run, [early], NOW - MINUTE, "dpl", "watch")
+    [after] = store.record_findings(run, [finding("database_down")], NOW, "dpl", "watch")
     assert (after.severity, after.started_at) == ("sev1", NOW)
 
 
 def test_back_later_it_is_another(services: Services, database: Rows) -> None:
     [made] = found(services, "database_down")
     for minute in (1, 2):
-        store.quiet(services.database.run, set(), NOW + minute * MINUTE)
+        store.record_clean_check(services.database.run, set(), NOW + minute * MINUTE)
     [other] = found(services, "database_down", now=NOW + 40 * MINUTE)
     assert other.id != made.id
 
@@ -189,7 +189,7 @@ def test_back_later_it_is_another(services: Services, database: Rows) -> None:
 def resolved(services: Services, name: str = "database_down") -> str:
     [made] = found(services, name)
     for minute in (1, 2):
-        store.quiet(services.database.run, set(), NOW + minute * MINUTE)
+        store.record_clean_check(services.database.run, set(), NOW + minute * MINUTE)
     return made.id
 
 
@@ -199,12 +199,12 @@ def test_a_step_that_does_not_follow_is_refused(
 ) -> None:
     found(services, "database_down")
     run = services.database.run
-    store.step(run, "last", "contain", "ops", NOW, None)
+    store.transition(run, "last", "contain", "ops", NOW, None)
     if state == "resolve":
-        assert store.step(run, "last", state, "ops", NOW, None).state == state
+        assert store.transition(run, "last", state, "ops", NOW, None).state == state
     else:
-        with pytest.raises(Refused, match="what follows is resolve"):
-            store.step(run, "last", state, "ops", NOW, None)
+        with pytest.raises(IncidentError, match="what follows is resolve"):
+            store.transition(run, "last", state, "ops", NOW, None)
 
 
 @pytest.mark.parametrize(
@@ -222,22 +222,22 @@ def test_a_sev1_without_a_whole_rca_is_not_closed(
     services: Services, database: Rows, lacking: dict[str, Any]
 ) -> None:
     run, incident_id = services.database.run, resolved(services)
-    store.step(run, incident_id, "review", "ops", NOW, None)
+    store.transition(run, incident_id, "review", "ops", NOW, None)
     assert store.set_rca(run, incident_id, lacking, "ops", NOW) is False
-    with pytest.raises(Refused, match="RCA"):
-        store.step(run, incident_id, "closed", "ops", NOW, None)
+    with pytest.raises(IncidentError, match="RCA"):
+        store.transition(run, incident_id, "closed", "ops", NOW, None)
     with pytest.raises(psycopg.errors.CheckViolation):  # nor by hand
         database.execute("update incidents set state = 'closed', closed_at = now()")
     assert store.set_rca(run, incident_id, RCA, "ops", NOW) is True
-    assert store.step(run, incident_id, "closed", "ops", NOW, None).state == "closed"
+    assert store.transition(run, incident_id, "closed", "ops", NOW, None).state == "closed"
 
 
 def test_a_sev2_closes_itself_a_day_after_it_is_over(services: Services, database: Rows) -> None:
     incident_id, run = resolved(services, "redis_down"), services.database.run
     day = timedelta(hours=24)
-    store.close_old(run, NOW + day - MINUTE, day)
+    store.close_old_sev2(run, NOW + day - MINUTE, day)
     assert store.find(run, incident_id).state == "resolve"
-    store.close_old(run, NOW + day + 5 * MINUTE, day)
+    store.close_old_sev2(run, NOW + day + 5 * MINUTE, day)
     assert store.find(run, incident_id).state == "closed"
 
 
@@ -246,7 +246,7 @@ def test_what_was_done_is_entered_on_every_open_incident(
 ) -> None:
     [first, second] = found(services, "database_down", "backup_old")
     run = services.database.run
-    ids = store.record(run, "maintenance", "ops", NOW, {"switched": "on"})
+    ids = store.add_event_to_open(run, "maintenance", "ops", NOW, {"switched": "on"})
     assert {*ids} == {first.id, second.id}
     assert events(database, first.id)[-1] == "maintenance"
 
@@ -280,7 +280,7 @@ def test_a_change_behind_its_back_breaks_the_seal_where_it_was_made(
     services: Services, database: Rows
 ) -> None:
     [made] = found(services, "database_down")
-    store.note(services.database.run, "last", "ops", NOW, "looked at the pooler")
+    store.add_note(services.database.run, "last", "ops", NOW, "looked at the pooler")
     assert broken(database) == []
     database.execute("alter table incident_events disable trigger chain")
     try:
@@ -296,7 +296,7 @@ def test_a_notes_text_may_be_erased_and_the_chain_still_holds(
     services: Services, database: Rows
 ) -> None:
     found(services, "database_down")
-    store.note(services.database.run, "last", "ops", NOW, "called Ibu Andi")
+    store.add_note(services.database.run, "last", "ops", NOW, "called Ibu Andi")
     database.execute("update incident_events set note = null where note is not null")
     assert broken(database) == []
 
@@ -316,25 +316,25 @@ def test_a_notes_text_may_be_erased_and_the_chain_still_holds(
 def test_sev2_waits_for_the_next_working_morning_in_jakarta(now: str, morning: str) -> None:
     moment = datetime.fromisoformat(f"{now}+00:00")
     expected = datetime.fromisoformat(f"{morning}+00:00")
-    assert model.when_to_tell("sev2", moment) == expected
-    assert model.when_to_tell("sev1", moment) == moment
+    assert model.notify_time("sev2", moment) == expected
+    assert model.notify_time("sev1", moment) == moment
 
 
 # --- While Postgres is away.
 
 
-def spooled(services: Services) -> list[redis_store.Spooled]:
-    return redis_store.read(services.cache.run)
+def spooled(services: Services) -> list[redis_store.StoredIncident]:
+    return redis_store.list_open(services.cache.execute)
 
 
 def test_redis_opens_joins_and_remembers_as_postgres_does(services: Services) -> None:
-    run = services.cache.run
-    [first] = redis_store.found(run, [finding("database_down")], NOW, "dpl", "watch")
+    run = services.cache.execute
+    [first] = redis_store.record_findings(run, [finding("database_down")], NOW, "dpl", "watch")
     later = NOW + MINUTE
-    [second] = redis_store.found(run, [finding("lead_not_kept")], later, "dpl", "request")
+    [second] = redis_store.record_findings(run, [finding("lead_not_kept")], later, "dpl", "request")
     assert (second.id, second.version) == (first.id, 2)
     [held] = spooled(services)
-    assert (held.stored, len(held.events)) == (False, 1)
+    assert (held.in_postgres, len(held.pending_events)) == (False, 1)
     assert model.from_document(held.incident.to_document()) == held.incident
 
 
@@ -342,7 +342,7 @@ def test_many_at_once_lose_no_event(services: Services) -> None:
     names = ["database_down", "canary_failing", "lead_not_kept", "health_failing"]
 
     def work(name: str) -> None:
-        redis_store.found(services.cache.run, [finding(name)], NOW, "dpl", "request")
+        redis_store.record_findings(services.cache.execute, [finding(name)], NOW, "dpl", "request")
 
     threads = [threading.Thread(target=work, args=(name,)) for name in names]
     for thread in threads:
@@ -354,10 +354,10 @@ def test_many_at_once_lose_no_event(services: Services) -> None:
 
 
 def test_taken_over_twice_it_is_there_once(services: Services, database: Rows) -> None:
-    made = model.opened([finding("database_down")], NOW, "dpl")
+    made = model.open_incident([finding("database_down")], NOW, "dpl")
     event: Event = (NOW.isoformat(), "detected", "request", {"what": {}}, None)
     for _ in range(2):
-        services.database.run(lambda c: store.take_over(c, made, [event], NOW, stored=False))
+        services.database.run(lambda c: store.import_fallback(c, made, [event], NOW, stored=False))
     assert events(database, made.id).count("detected") == 1
     assert broken(database) == []
 
@@ -366,15 +366,17 @@ def test_one_opened_in_redis_joins_the_one_postgres_had_open(
     services: Services, database: Rows
 ) -> None:
     [before] = found(services, "errors_over_5_percent")
-    made = model.opened([finding("database_down")], NOW + 5 * MINUTE, "dpl")
+    made = model.open_incident([finding("database_down")], NOW + 5 * MINUTE, "dpl")
     made = replace(made, slack_channel="C", slack_ts="1.1", told=1)
-    services.database.run(lambda c: store.take_over(c, made, [], NOW, stored=False))
+    services.database.run(lambda c: store.import_fallback(c, made, [], NOW, stored=False))
     held = store.find(services.database.run, "last")
     assert (held.id, held.severity, held.slack_ts) == (before.id, "sev1", "1.1")
 
 
 def test_nonsense_in_redis_is_passed_over(services: Services) -> None:
-    services.cache.run("HSET", redis_store.KEY, "service", "{", "keys", '{"incident": 1}')
+    services.cache.execute("HSET", redis_store.KEY, "service", "{", "keys", '{"incident": 1}')
     assert spooled(services) == []
-    [made] = redis_store.found(services.cache.run, [finding("database_down")], NOW, "dpl", "watch")
+    [made] = redis_store.record_findings(
+        services.cache.execute, [finding("database_down")], NOW, "dpl", "watch"
+    )
     assert made.version == 1

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.rows import DictRow
 
-from dev.faults.test_site import Rig
+from dev.faults.test_site import SiteUnderTest
 from dev.platform.environment import SLACK_WEBHOOK_PATH
 from dev.platform.local_platform import Platform
 from lib.incidents import alerting, redis_store, rules, slack_store, store
@@ -45,23 +45,25 @@ DEAD = {
 
 
 @pytest.fixture
-def day(rig: Rig) -> Iterator[Rig]:
+def day(rig: SiteUnderTest) -> Iterator[SiteUnderTest]:
     """Everything is whole, and every function is a new process."""
     rig.environment["SITE_URL"] = rig.url
     kill(rig, "api/leads", "api/products", "api/cron/watch", "api/status", "api/health")
     yield rig
-    rig.mend()
+    rig.clear_faults_and_wait()
     kill(rig, "api/leads", "api/products", "api/cron/watch", "api/status", "api/health")
 
 
-def texts(rig: Rig) -> list[str]:
+def texts(rig: SiteUnderTest) -> list[str]:
     return [one["fields"]["text"] for one in roots(rig)]
 
 
 # --- Rung at once, by the request.
 
 
-def test_a_lead_that_met_a_dead_postgres_rings_after_its_answer_and_once(day: Rig) -> None:
+def test_a_lead_that_met_a_dead_postgres_rings_after_its_answer_and_once(
+    day: SiteUnderTest,
+) -> None:
     day.database.switch("refuse")
     assert [post(day, number).status_code for number in range(5)] == [202] * 5
     assert eventually(lambda: texts(day)) == ["SEV1 Postgres is down: leads are queued"]
@@ -76,7 +78,7 @@ def test_a_lead_that_met_a_dead_postgres_rings_after_its_answer_and_once(day: Ri
     assert not replies(day), "nothing new was found"
 
 
-def test_any_endpoint_rings(day: Rig) -> None:
+def test_any_endpoint_rings(day: SiteUnderTest) -> None:
     day.database.switch("refuse")
     answer = httpx.get(f"{day.url}/api/products?q=wax", timeout=20)
     assert answer.status_code == 200
@@ -110,7 +112,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_postgres_that_answers_and_refuses_is_called_so(day: Rig, name: str) -> None:
+def test_a_postgres_that_answers_and_refuses_is_called_so(day: SiteUnderTest, name: str) -> None:
     with altered(day.admin, *REFUSALS[name]):
         answer = post(day)
         [text] = eventually(lambda: texts(day))
@@ -119,7 +121,7 @@ def test_a_postgres_that_answers_and_refuses_is_called_so(day: Rig, name: str) -
     assert text == f"SEV1 Postgres would refuse a lead: leads are {effect}"
 
 
-def test_nothing_kept_a_lead_and_the_title_says_refused(day: Rig) -> None:
+def test_nothing_kept_a_lead_and_the_title_says_refused(day: SiteUnderTest) -> None:
     day.database.switch("refuse")
     day.redis.switch("refuse")
     day.resend.switch("fail", status=500)
@@ -130,7 +132,7 @@ def test_nothing_kept_a_lead_and_the_title_says_refused(day: Rig) -> None:
     assert "queued" not in json.dumps(roots(day)[0]["fields"])
 
 
-def test_it_gets_worse_and_the_channel_is_told_in_the_words_of_now(day: Rig) -> None:
+def test_it_gets_worse_and_the_channel_is_told_in_the_words_of_now(day: SiteUnderTest) -> None:
     day.database.switch("refuse")
     assert post(day, 1).status_code == 202
     assert eventually(lambda: texts(day)) == ["SEV1 Postgres is down: leads are queued"]
@@ -150,7 +152,7 @@ def test_it_gets_worse_and_the_channel_is_told_in_the_words_of_now(day: Rig) -> 
     assert shown["status"]["description"] == "Much does not work: forms cannot be taken just now"
 
 
-def test_the_status_page_follows_an_alarm_between_two_watches(day: Rig) -> None:
+def test_the_status_page_follows_an_alarm_between_two_watches(day: SiteUnderTest) -> None:
     call_watch(day)
     day.database.switch("refuse")
     assert post(day).status_code == 202
@@ -172,7 +174,7 @@ class Asked:
     request_id: str = "r" * 8
     maintenance: object | None = None
 
-    def later(self, work: Any) -> None:
+    def after_response(self, work: Any) -> None:
         work()
 
 
@@ -182,7 +184,7 @@ def test_what_a_second_look_does_not_confirm_rings_nobody(
     services = Services(Settings(platform.environment))
     for _ in range(2):
         asked = Asked(services, {"database": DatabaseDown(), "mail": TimeoutError()})
-        assert alerting.met(asked, "leads", 202) == "not confirmed"
+        assert alerting.confirm_outage(asked, "leads", 202) == "not confirmed"
     assert messages(platform) == []
     services.close()
 
@@ -198,7 +200,7 @@ def messages(platform: Platform) -> list[dict[str, Any]]:
 @pytest.fixture
 def dead(platform: Platform, database: Rows) -> Iterator[Services]:
     """An instance that reaches nothing but Slack."""
-    alerting._entered.clear()
+    alerting._last_raised_at.clear()
     made = Services(Settings({**platform.environment, **DEAD}))
     yield made
     made.close()
@@ -208,8 +210,8 @@ def found(
     services: Services, name: str, now: datetime | None = None, effect: str = "refused"
 ) -> None:
     now = now or NOW
-    seen = [rules.finding(rules.BY_NAME[name], "Postgres does not answer", now, effect=effect)]
-    alerting.enter(services, seen, now, "request")
+    seen = [rules.make_finding(rules.BY_NAME[name], "Postgres does not answer", now, effect=effect)]
+    alerting.record_findings(services, seen, now, "request")
 
 
 def test_many_instances_with_no_store_between_them_say_it_once(
@@ -284,14 +286,14 @@ def test_the_first_store_that_is_back_takes_it_over_with_what_people_did(
     redis_alone = {**platform.environment, "DATABASE_URL": DEAD["DATABASE_URL"]}
     half = Services(Settings(redis_alone))
     monitor.run(half, None, NOW + MINUTE)
-    [held] = [o for o in redis_store.read(half.cache.run) if o.incident.area == "service"]
+    [held] = [o for o in redis_store.list_open(half.cache.execute) if o.incident.area == "service"]
     assert (held.incident.acknowledged_by, held.incident.slack_ts) == ("Sri", root["ts"])
     whole = Services(Settings(platform.environment))
     for minute in range(2, 5):
         monitor.run(whole, None, NOW + minute * MINUTE)
     incident = store.find(whole.database.run, held.incident.id)
     assert (incident.state, incident.acknowledged_by) == ("resolve", "Sri")
-    lines = store.timeline(whole.database.run, incident.id)
+    lines = store.list_events(whole.database.run, incident.id)
     assert "rebooted" in [line[5] for line in lines]
     [still] = [one for one in messages(platform) if not one["fields"].get("thread_ts")]
     assert still["fields"]["text"].startswith("RECOVERED SEV1")
@@ -309,14 +311,14 @@ def test_the_first_store_that_is_back_takes_it_over_with_what_people_did(
     whole.close()
 
 
-def test_a_second_outage_with_stores_is_a_new_message_too(day: Rig) -> None:
+def test_a_second_outage_with_stores_is_a_new_message_too(day: SiteUnderTest) -> None:
     day.database.switch("refuse")
     day.redis.switch("refuse")
     day.resend.switch("fail", status=500)
     assert post(day).status_code == 503
     day.wait_idle(30)
     [first] = eventually(lambda: roots(day))
-    day.mend()
+    day.clear_faults_and_wait()
     passed = "update incidents set facts = facts || jsonb_build_object('quiet_from', now())"
     recovered(day)
     day.admin.execute(passed)
@@ -336,13 +338,13 @@ def test_two_incidents_of_one_outage_become_one(platform: Platform, dead: Servic
     """One instance reached no store; another reached Postgres."""
     found(dead, "database_down")
     whole = Services(Settings(platform.environment))
-    seen = [rules.finding(rules.BY_NAME["database_down"], "a blip", NOW)]
-    store.found(whole.database.run, seen, NOW + MINUTE, "dpl", "request")
+    seen = [rules.make_finding(rules.BY_NAME["database_down"], "a blip", NOW)]
+    store.record_findings(whole.database.run, seen, NOW + MINUTE, "dpl", "request")
     monitor.run(whole, None, NOW + 2 * MINUTE)
-    [held] = store.open_ones(whole.database.run)
+    [held] = store.list_open(whole.database.run)
     said = [m["fields"]["text"] for m in messages(platform) if not m["fields"].get("thread_ts")]
     assert said == [f"Told of in {held.id} from here on: Postgres is down", "SEV1 Postgres is down"]
-    assert slack_store.read(whole.slack) == []
+    assert slack_store.list_open(whole.slack) == []
     whole.close()
 
 
@@ -351,7 +353,7 @@ def test_two_incidents_of_one_outage_become_one(platform: Platform, dead: Servic
 def test_with_a_webhook_alone_an_instance_says_it_once_an_hour(
     platform: Platform, dead: Services, token: str
 ) -> None:
-    slack_store._said.clear()
+    slack_store._last_posted_at.clear()
     url = platform.slack.url + SLACK_WEBHOOK_PATH
     given = {**platform.environment, **DEAD, "SLACK_BOT_TOKEN": token, "SLACK_WEBHOOK_URL": url}
     mute = Services(Settings(given))
@@ -373,8 +375,8 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
     environment = {**platform.environment, "DATABASE_URL": DEAD["DATABASE_URL"]}
     half = Services(Settings(environment))
     request.addfinalizer(half.close)
-    seen = [rules.finding(rules.BY_NAME["database_down"], "Postgres does not answer", NOW)]
-    [made] = redis_store.found(half.cache.run, seen, NOW, "dpl", "watch")
+    seen = [rules.make_finding(rules.BY_NAME["database_down"], "Postgres does not answer", NOW)]
+    [made] = redis_store.record_findings(half.cache.execute, seen, NOW, "dpl", "watch")
 
     def ops(*arguments: str) -> int:
         return cli.main(["incident", *arguments], environment)
@@ -394,7 +396,7 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
     half.close()
     whole = Services(Settings(platform.environment))
     monitor.run(whole, None, NOW + MINUTE)
-    kinds = [line[2] for line in store.timeline(whole.database.run, made.id)]
+    kinds = [line[2] for line in store.list_events(whole.database.run, made.id)]
     assert {"acknowledged", "note"} <= {*kinds}
     assert store.find(whole.database.run, made.id).acknowledged_by == "Sri"
     whole.close()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lib.incidents import rules
-from lib.incidents.rules import Facts, Minute
+from lib.incidents.rules import Facts, MinuteCounts
 
 NOW = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -20,7 +20,7 @@ def broken(**facts: Any) -> list[tuple[str, str]]:
 
 
 def traffic(service: str, n: int, errors: int = 0, slow: int = 0, age: int = 1) -> Any:
-    return {service: {NOW - timedelta(minutes=age): Minute(n, errors, slow)}}
+    return {service: {NOW - timedelta(minutes=age): MinuteCounts(n, errors, slow)}}
 
 
 @pytest.mark.parametrize(
@@ -89,68 +89,68 @@ def test_what_was_answered_before_the_window_is_forgotten() -> None:
 
 
 def test_the_first_bad_minute_is_when_it_began_and_nothing_begins_before_its_first_fact() -> None:
-    bad = {NOW - timedelta(minutes=age): Minute(20, 15, 0) for age in (1, 2, 4)}
-    good = {NOW - timedelta(minutes=age): Minute(20, 0, 0) for age in (3, 5, 6)}
+    bad = {NOW - timedelta(minutes=age): MinuteCounts(20, 15, 0) for age in (1, 2, 4)}
+    good = {NOW - timedelta(minutes=age): MinuteCounts(20, 0, 0) for age in (3, 5, 6)}
     [found, *_] = rules.evaluate(Facts(now=NOW, traffic={"products": {**bad, **good}}))
-    assert found.since == NOW - timedelta(minutes=4) + timedelta(seconds=59)
+    assert found.started_at == NOW - timedelta(minutes=4) + timedelta(seconds=59)
 
 
 @pytest.mark.parametrize(
     "before",
     [
-        {"leads": {NOW - timedelta(minutes=9): Minute(1, 1, 0)}},  # an error, long over
-        {"products": {NOW - timedelta(minutes=2): Minute(9, 1, 0)}},  # another service's
-        {"rum": {NOW - timedelta(minutes=3): Minute(9, 0, 1)}},  # slow, and no error
+        {"leads": {NOW - timedelta(minutes=9): MinuteCounts(1, 1, 0)}},  # an error, long over
+        {"products": {NOW - timedelta(minutes=2): MinuteCounts(9, 1, 0)}},  # another service's
+        {"rum": {NOW - timedelta(minutes=3): MinuteCounts(9, 0, 1)}},  # slow, and no error
     ],
 )
 def test_what_went_wrong_before_and_apart_did_not_begin_it(before: Any) -> None:
-    began = {NOW - timedelta(minutes=1): Minute(3, 3, 0)}
+    began = {NOW - timedelta(minutes=1): MinuteCounts(3, 3, 0)}
     given = {**before, "leads": {**before.get("leads", {}), **began}}
     [found] = rules.evaluate(Facts(now=NOW, traffic=given))
-    assert (found.rule, found.since) == ("leads_failing", NOW - timedelta(seconds=1))
+    assert (found.rule, found.started_at) == ("leads_failing", NOW - timedelta(seconds=1))
 
 
 @pytest.mark.parametrize(
     ("minute", "facts", "effect"),
     [
-        (Minute(4, 0, 0), {}, ""),  # before it went down
-        (Minute(4, 0, 0, 3), {}, "queued"),
-        (Minute(4, 0, 0, 4), {"redis_fault": "down"}, "mailed"),
-        (Minute(4, 3, 0, 1), {}, "refused"),
-        (Minute(4, 1, 0, 3), {}, "queued"),
+        (MinuteCounts(4, 0, 0), {}, ""),  # before it went down
+        (MinuteCounts(4, 0, 0, 3), {}, "queued"),
+        (MinuteCounts(4, 0, 0, 4), {"redis_fault": "down"}, "mailed"),
+        (MinuteCounts(4, 3, 0, 1), {}, "refused"),
+        (MinuteCounts(4, 1, 0, 3), {}, "queued"),
         (None, {}, ""),
         (None, {"canary_effect": "refused"}, "refused"),
     ],
 )
 def test_what_happens_to_leads_is_what_the_last_answers_say(
-    minute: Minute | None, facts: dict[str, Any], effect: str
+    minute: MinuteCounts | None, facts: dict[str, Any], effect: str
 ) -> None:
     lately = {} if minute is None else {NOW - timedelta(minutes=1): minute}
-    long_ago = {NOW - timedelta(minutes=4): Minute(9, 1, 0)}
+    long_ago = {NOW - timedelta(minutes=4): MinuteCounts(9, 1, 0)}
     given = Facts(now=NOW, database_fault="down", traffic={"leads": lately | long_ago}, **facts)
     [found] = [one for one in rules.evaluate(given) if one.rule == "database_down"]
-    assert found.effect == effect
+    assert found.lead_effect == effect
 
 
 def test_a_postgres_that_refuses_some_leads_still_stores_the_others() -> None:
-    lately = {"leads": {NOW - timedelta(minutes=1): Minute(4, 0, 0)}}
+    lately = {"leads": {NOW - timedelta(minutes=1): MinuteCounts(4, 0, 0)}}
     [found] = rules.evaluate(Facts(now=NOW, store_fault="no column", traffic=lately))
-    assert (found.rule, found.effect) == ("store_refused", "stored")
+    assert (found.rule, found.lead_effect) == ("store_refused", "stored")
 
 
 def test_leads_that_wait_for_a_person_are_counted_in_the_alert() -> None:
-    flood, others = rules.evaluate(Facts(now=NOW, in_flood=40, in_review=2))
+    flood, others = rules.evaluate(Facts(now=NOW, leads_in_flood=40, leads_in_review=2))
     assert (flood.rule, flood.severity) == ("leads_in_flood", "sev1")
-    assert flood.what.startswith("40 leads came above the ceiling")
+    assert flood.description.startswith("40 leads came above the ceiling")
     assert (others.rule, others.severity) == ("leads_in_review", "sev2")
-    assert others.what.startswith("2 leads wait")
+    assert others.description.startswith("2 leads wait")
 
 
 def test_maintenance_mutes_what_it_causes_and_never_a_lost_lead_or_an_old_backup() -> None:
     assert broken(maintenance=True, database_fault="down", health_fault="down") == []
     assert broken(maintenance=True, dead_letters=1) == [("sev1", "dead_letters")]
     assert broken(maintenance=True, backup_age=27 * HOUR) == [("sev2", "backup_old")]
-    muted = {rule.name for rule in rules.RULES if not rule.always}
+    muted = {rule.name for rule in rules.RULES if not rule.during_maintenance}
     assert not muted & {"lead_not_kept", "lead_not_stored_nor_queued"}
 
 
@@ -174,7 +174,7 @@ SHAPE = [0.1] * 6 + [0.4, 0.8, 1.2, 1.6, 1.6, 1.4, 1.3, 1.4, 1.4, 1.3, 1.2, 1.1,
 USUAL = {"products": 6.0, "rum": 4.0, "leads": 0.12, "health": 0.2}
 
 
-def quiet_minute(draw: random.Random, hour: int, error_rate: float) -> dict[str, Minute]:
+def quiet_minute(draw: random.Random, hour: int, error_rate: float) -> dict[str, MinuteCounts]:
     """One minute's answers: Poisson traffic, a few errors, rare answers over 5 s, retries."""
     seen = {}
     for service, mean in USUAL.items():
@@ -184,7 +184,7 @@ def quiet_minute(draw: random.Random, hour: int, error_rate: float) -> dict[str,
         again = sum(draw.random() < 0.5 for _ in range(errors))
         slow = sum(draw.random() < 0.002 for _ in range(n))
         if n:
-            seen[service] = Minute(n + errors, errors + again, slow)
+            seen[service] = MinuteCounts(n + errors, errors + again, slow)
     return seen
 
 
@@ -199,13 +199,13 @@ def _poisson(draw: random.Random, mean: float) -> int:
 def false_alerts(days: int, seed: int, error_rate: float) -> list[str]:
     """The rules broken in so many days of nothing wrong, a look every minute."""
     draw = random.Random(seed)
-    window: deque[tuple[datetime, dict[str, Minute]]] = deque(maxlen=31)
+    window: deque[tuple[datetime, dict[str, MinuteCounts]]] = deque(maxlen=31)
     alerts, open_now = [], set[str]()
     start = datetime(2026, 11, 1, tzinfo=UTC)
     for minute in range(days * 1440):
         now = start + timedelta(minutes=minute)
         window.append((now, quiet_minute(draw, (now.hour + 7) % 24, error_rate)))
-        seen: dict[str, dict[datetime, Minute]] = {}
+        seen: dict[str, dict[datetime, MinuteCounts]] = {}
         for at, services in window:
             for service, counts in services.items():
                 seen.setdefault(service, {})[at] = counts
@@ -229,7 +229,7 @@ def test_even_with_one_request_in_a_hundred_failing_the_mornings_are_quiet() -> 
 def test_an_outage_at_any_hour_of_the_day_is_found_by_the_traffic_or_the_probes() -> None:
     for hour in range(24):
         draw = random.Random(hour)
-        seen: dict[str, dict[datetime, Minute]] = {}
+        seen: dict[str, dict[datetime, MinuteCounts]] = {}
         for age in range(6):
             for service, counts in quiet_minute(draw, hour, 1.0).items():
                 seen.setdefault(service, {})[NOW - timedelta(minutes=age)] = counts

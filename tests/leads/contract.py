@@ -21,8 +21,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from lib.leads import phone
-from lib.leads.submission import FAULTS, Kinds
-from lib.leads.validators import Fault
+from lib.leads.submission import ERROR_MESSAGES, ErrorTypes
+from lib.leads.validators import FieldError
 
 _ADDRESS = TypeAdapter(EmailStr)
 MAX_LINK = 2048  # characters
@@ -77,8 +77,8 @@ def _phone(value: object) -> object:
         return typed  # pydantic's own fault
     try:
         return phone.normalize(typed, lost_plus=isinstance(value, str) and value.startswith(" "))
-    except Fault as fault:
-        raise PydanticCustomError(fault.kind, fault.kind) from None
+    except FieldError as fault:
+        raise PydanticCustomError(fault.error_type, fault.error_type) from None
 
 
 def _address(text: str) -> str:
@@ -175,12 +175,12 @@ class Submission(BaseModel):
     company: Annotated[str | None, StringConstraints(max_length=2000), *_OPTIONAL] = None
 
 
-def kinds(fault: ValidationError) -> Kinds:
-    """The faults as lib.leads.submission.Faulty names them."""
-    found: Kinds = {}
+def kinds(fault: ValidationError) -> ErrorTypes:
+    """The faults as lib.leads.submission.ValidationError names them."""
+    found: ErrorTypes = {}
     for error in fault.errors(include_url=False, include_input=False):
         field = str(error["loc"][0]).encode("utf-8", "replace").decode()[:100]
-        kind = error["type"] if error["type"] in FAULTS else "unreadable"
+        kind = error["type"] if error["type"] in ERROR_MESSAGES else "unreadable"
         if (field, kind) == ("consent", "missing"):
             kind = "consent"  # an unticked box is not sent at all
         facts = dict(error.get("ctx", {}))

@@ -21,13 +21,13 @@ from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
 from lib.cache import Cache
 from lib.leads import admission
-from lib.leads.admission import Entered, Limits, Seen, Turned
+from lib.leads.admission import Admitted, IdempotencyRecord, RateLimits, TooMany
 from tests.conftest import LEAD, eventually
 
 type Rows = psycopg.Connection[DictRow]
 
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
-LIMITS = Limits(per_minute=5, per_hour=30, ceiling_per_minute=120)
+LIMITS = RateLimits(per_minute=5, per_hour=30, ceiling_per_minute=120)
 UNLIMITED = {"LEADS_PER_MINUTE": "1000", "LEADS_PER_HOUR": "1000"}
 
 
@@ -47,12 +47,12 @@ def knock(
     body: str = "ab",
     content: str | None = None,
     keyed: bool = True,
-    limits: Limits = LIMITS,
-) -> Entered | Seen | Turned | None:
+    limits: RateLimits = LIMITS,
+) -> Admitted | IdempotencyRecord | TooMany | None:
     """A new submission, or a given one."""
     identity = identity or uuid4().hex
-    return admission.enter(
-        cache.run,
+    return admission.admit(
+        cache.execute,
         identity=identity,
         content_identity=content or identity,
         body_sha256=body,
@@ -82,34 +82,34 @@ def test_the_sixth_in_a_minute_is_turned_away_until_the_first_is_a_minute_old(
     cache: Cache,
 ) -> None:
     for second in range(5):
-        assert isinstance(knock(cache, NOW + timedelta(seconds=second)), Entered)
+        assert isinstance(knock(cache, NOW + timedelta(seconds=second)), Admitted)
     turned = knock(cache, NOW + timedelta(seconds=10))
-    assert turned == Turned(limit=5, wait_s=50)
-    assert isinstance(knock(cache, NOW + timedelta(seconds=59)), Turned)
-    assert isinstance(knock(cache, NOW + timedelta(seconds=60)), Entered)
-    assert isinstance(knock(cache, NOW + timedelta(seconds=60)), Turned), "one place came free"
+    assert turned == TooMany(limit=5, retry_after_s=50)
+    assert isinstance(knock(cache, NOW + timedelta(seconds=59)), TooMany)
+    assert isinstance(knock(cache, NOW + timedelta(seconds=60)), Admitted)
+    assert isinstance(knock(cache, NOW + timedelta(seconds=60)), TooMany), "one place came free"
 
 
 def test_the_thirty_first_in_an_hour_is_turned_away_until_the_first_is_an_hour_old(
     cache: Cache,
 ) -> None:
     for number in range(30):
-        assert isinstance(knock(cache, NOW + timedelta(seconds=100 * number)), Entered)
-    assert knock(cache, NOW + timedelta(seconds=3000)) == Turned(limit=30, wait_s=600)
-    assert isinstance(knock(cache, NOW + timedelta(seconds=3599)), Turned)
-    assert isinstance(knock(cache, NOW + timedelta(seconds=3600)), Entered)
+        assert isinstance(knock(cache, NOW + timedelta(seconds=100 * number)), Admitted)
+    assert knock(cache, NOW + timedelta(seconds=3000)) == TooMany(limit=30, retry_after_s=600)
+    assert isinstance(knock(cache, NOW + timedelta(seconds=3599)), TooMany)
+    assert isinstance(knock(cache, NOW + timedelta(seconds=3600)), Admitted)
 
 
 def test_waiting_as_told_always_helps(cache: Cache) -> None:
     chance = random.Random(3)
-    limits = Limits(per_minute=2, per_hour=9, ceiling_per_minute=120)
+    limits = RateLimits(per_minute=2, per_hour=9, ceiling_per_minute=120)
     now, turned_away = NOW, 0
     for _ in range(150):
         answer = knock(cache, now, limits=limits)
-        if isinstance(answer, Turned):
+        if isinstance(answer, TooMany):
             turned_away += 1
-            now += timedelta(seconds=answer.wait_s)
-            assert isinstance(knock(cache, now, limits=limits), Entered)
+            now += timedelta(seconds=answer.retry_after_s)
+            assert isinstance(knock(cache, now, limits=limits), Admitted)
         now += timedelta(seconds=chance.choice((0.01, 1, 20, 61, 400)))
     assert turned_away > 20
 
@@ -119,42 +119,42 @@ def test_those_turned_away_do_not_push_their_own_turn_further(cache: Cache) -> N
         knock(cache, NOW)
     for second in range(1, 60):
         answer = knock(cache, NOW + timedelta(seconds=second))
-        assert answer == Turned(limit=5, wait_s=60 - second)
+        assert answer == TooMany(limit=5, retry_after_s=60 - second)
 
 
 def test_each_client_has_an_allowance_of_its_own(cache: Cache) -> None:
     for _ in range(6):
         turned = knock(cache, NOW, client="192.0.2.1")
-    assert isinstance(turned, Turned)
-    assert isinstance(knock(cache, NOW, client="192.0.2.2"), Entered)
+    assert isinstance(turned, TooMany)
+    assert isinstance(knock(cache, NOW, client="192.0.2.2"), Admitted)
 
 
 def test_an_accepted_submission_is_recognised_however_often_it_comes(cache: Cache) -> None:
-    lead = Seen(uuid4(), "ALFA-7KQ2M", 200, "ab")
-    assert isinstance(knock(cache, NOW, identity="i-1"), Entered)
-    cache.run_all(admission.settled("i-1", lead))
+    lead = IdempotencyRecord(uuid4(), "ALFA-7KQ2M", 200, "ab")
+    assert isinstance(knock(cache, NOW, identity="i-1"), Admitted)
+    cache.pipeline(admission.remember_command("i-1", lead))
     for _ in range(10):
         assert knock(cache, NOW, identity="i-1") == lead
     for _ in range(4):
-        assert isinstance(knock(cache, NOW), Entered), "repeats are not counted"
-    assert isinstance(knock(cache, NOW), Turned)
+        assert isinstance(knock(cache, NOW), Admitted), "repeats are not counted"
+    assert isinstance(knock(cache, NOW), TooMany)
     assert knock(cache, NOW, identity="i-1") == lead, "nor are they turned away"
 
 
 def test_the_same_words_with_other_fields_are_let_in_and_counted_and_known(cache: Cache) -> None:
-    lead = Seen(uuid4(), "ALFA-7KQ2M", 200, "ab", keyed=False)
-    cache.run_all(admission.settled("i-1", lead))
+    lead = IdempotencyRecord(uuid4(), "ALFA-7KQ2M", 200, "ab", keyed=False)
+    cache.pipeline(admission.remember_command("i-1", lead))
     assert knock(cache, NOW, identity="i-1", keyed=False) == lead
     for _ in range(5):
         entered = knock(cache, NOW, identity="i-1", body="cd", keyed=False)
-        assert entered == Entered(False, 1, earlier=lead)
-    assert isinstance(knock(cache, NOW, identity="i-1", body="cd", keyed=False), Turned)
+        assert entered == Admitted(False, 1, earlier=lead)
+    assert isinstance(knock(cache, NOW, identity="i-1", body="cd", keyed=False), TooMany)
 
 
 def test_the_same_words_under_a_key_are_let_in_with_what_they_were_before(cache: Cache) -> None:
-    lead = Seen(uuid4(), "ALFA-7KQ2M", 200, "ab", keyed=False)
-    cache.run_all(admission.settled("words", lead))
-    assert knock(cache, NOW, identity="key", content="words") == Entered(False, 1, earlier=lead)
+    lead = IdempotencyRecord(uuid4(), "ALFA-7KQ2M", 200, "ab", keyed=False)
+    cache.pipeline(admission.remember_command("words", lead))
+    assert knock(cache, NOW, identity="key", content="words") == Admitted(False, 1, earlier=lead)
 
 
 def test_thirty_at_once_are_counted_one_by_one(cache: Cache) -> None:
@@ -166,18 +166,18 @@ def test_thirty_at_once_are_counted_one_by_one(cache: Cache) -> None:
 
     with ThreadPoolExecutor(30) as pool:
         answers = list(pool.map(rush, range(30)))
-    assert sum(isinstance(answer, Entered) for answer in answers) == 5
-    assert sum(isinstance(answer, Turned) for answer in answers) == 25
+    assert sum(isinstance(answer, Admitted) for answer in answers) == 5
+    assert sum(isinstance(answer, TooMany) for answer in answers) == 25
 
 
 def test_everybody_together_has_a_ceiling(cache: Cache) -> None:
-    limits = Limits(per_minute=5, per_hour=30, ceiling_per_minute=3)
+    limits = RateLimits(per_minute=5, per_hour=30, ceiling_per_minute=3)
     for number in range(3):
         client = f"192.0.2.{number}"
-        assert knock(cache, NOW, client=client, limits=limits) == Entered(False, 1)
-    assert knock(cache, NOW, client="192.0.2.9", limits=limits) == Entered(True, 1)
+        assert knock(cache, NOW, client=client, limits=limits) == Admitted(False, 1)
+    assert knock(cache, NOW, client="192.0.2.9", limits=limits) == Admitted(True, 1)
     later = NOW + timedelta(minutes=1)
-    assert knock(cache, later, client="192.0.2.9", limits=limits) == Entered(False, 1)
+    assert knock(cache, later, client="192.0.2.9", limits=limits) == Admitted(False, 1)
 
 
 @pytest.mark.parametrize(
@@ -191,11 +191,11 @@ def test_everybody_together_has_a_ceiling(cache: Cache) -> None:
     ],
 )
 def test_a_client_is_an_ipv4_address_or_an_ipv6_network(address: str | None, client: str) -> None:
-    assert admission.client_of(address) == client
+    assert admission.client_key(address) == client
 
 
 def test_an_ipv4_address_written_as_ipv6_is_that_address() -> None:
-    assert admission.client_of("::ffff:192.0.2.7") != admission.client_of("::ffff:198.51.100.7")
+    assert admission.client_key("::ffff:192.0.2.7") != admission.client_key("::ffff:198.51.100.7")
 
 
 # ------------------------------------------------------------------ as callers see it

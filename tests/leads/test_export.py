@@ -22,7 +22,7 @@ from dev.faults.fault_proxy import FaultProxy
 from dev.platform.local_platform import Platform
 from lib import services, settings
 from lib.leads import export
-from lib.leads.export import Asked, Extent, Progress
+from lib.leads.export import ExportQuery, Progress, ResultSize
 from tests.conftest import LEAD, eventually
 
 type Rows = psycopg.Connection[DictRow]
@@ -102,7 +102,7 @@ def test_the_header_is_the_same_when_there_is_nothing(
 def test_every_lead_is_there_newest_first_across_batches(
     site: httpx.Client, database: Rows, token: dict[str, str]
 ) -> None:
-    n = 2 * export.BATCH + 7
+    n = 2 * export.BATCH_ROWS + 7
     database.execute(MANY, {"n": n})
     answer = site.get(PATH, headers=token)
     rows = rows_of(answer)
@@ -266,7 +266,7 @@ def test_no_cell_begins_as_a_formula(site: httpx.Client, token: dict[str, str]) 
     ],
 )
 def test_a_formula_does_not_hide_behind_spaces(cell: str, safe: str) -> None:
-    assert export.defused(cell) == safe
+    assert export.escape_formula(cell) == safe
 
 
 def opened(file: Path, folder: Path) -> list[list[str]]:
@@ -335,7 +335,7 @@ def behind(platform: Platform, proxy: FaultProxy, database: Rows) -> Iterator[Fu
 def test_the_first_rows_are_sent_before_the_last_are_read(
     behind: Function, proxy: FaultProxy, database: Rows, token: dict[str, str]
 ) -> None:
-    database.execute(MANY, {"n": 8 * export.BATCH})
+    database.execute(MANY, {"n": 8 * export.BATCH_ROWS})
     proxy.switch("slow", delay_s=0.02)
     started = time.monotonic()
     with httpx.stream("GET", f"{behind.url}{PATH}", headers=token, timeout=60) as answer:
@@ -343,7 +343,7 @@ def test_the_first_rows_are_sent_before_the_last_are_read(
         first = next(parts)
         first_s = time.monotonic() - started
         rest = b"".join(parts)
-    assert (first + rest).count(b"\n") == 8 * export.BATCH + 1
+    assert (first + rest).count(b"\n") == 8 * export.BATCH_ROWS + 1
     assert first_s < (time.monotonic() - started) / 2
 
 
@@ -354,7 +354,7 @@ def test_a_database_that_goes_away_half_way_is_told_in_the_last_row(
     database: Rows,
     token: dict[str, str],
 ) -> None:
-    n = 20 * export.BATCH
+    n = 20 * export.BATCH_ROWS
     database.execute(MANY, {"n": n})
     with httpx.stream("GET", f"{behind.url}{PATH}", headers=token, timeout=60) as answer:
         assert answer.headers["X-Row-Count"] == str(n)
@@ -382,7 +382,7 @@ def test_without_a_database_nothing_is_begun(platform: Platform, token: dict[str
 def test_no_more_than_a_batch_is_held_however_slowly_it_is_read(
     platform: Platform, database: Rows
 ) -> None:
-    database.execute(MANY, {"n": 5 * export.BATCH})
+    database.execute(MANY, {"n": 5 * export.BATCH_ROWS})
     means = services.Services(settings.Settings(platform.environment))
     asked = 0
 
@@ -391,7 +391,7 @@ def test_no_more_than_a_batch_is_held_however_slowly_it_is_read(
         asked += 1
         return means.database.run(work, budget_s=budget_s)
 
-    parts: Any = export.stream(run, Asked(), Extent(0, None), Progress())
+    parts: Any = export.stream(run, ExportQuery(), ResultSize(0, None), Progress())
     next(parts)
     assert asked == 0, "the header waits for nothing"
     for part in range(1, 4):

@@ -10,13 +10,13 @@ from functools import partial
 import pytest
 
 from dev.build import source_tree
-from dev.faults.known_faults import Break
+from dev.faults.known_faults import Fault
 from dev.faults.lead_attempt import Answer
-from dev.faults.oracle import Client, Oracle, at_once, idle
-from dev.faults.test_site import DELIVER, LEADS, Rig
+from dev.faults.oracle import ClientBehavior, Oracle, is_idle, run_concurrently
+from dev.faults.test_site import DELIVER, LEADS, SiteUnderTest
 from dev.platform.local_platform import APP_ROLE, Platform
 from lib.leads import repository, service, submission
-from lib.leads.repository import Desk
+from lib.leads.repository import Recipients
 from lib.services import Services
 from lib.settings import Settings
 from tests.conftest import ROOT
@@ -24,7 +24,7 @@ from tests.fix_site import all_accepted, rig, shared_rig
 
 __all__ = ["rig", "shared_rig"]
 
-NO_DATABASE = [Break("database", "refuse")]
+NO_DATABASE = [Fault("database", "refuse")]
 
 
 # ------------------------------------------------------------------ many at once
@@ -34,62 +34,64 @@ def test_200_posts_of_one_lead_at_once_are_one_lead(
     platform: Platform, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     copied = source_tree.copy(ROOT, tmp_path_factory.mktemp("crowd") / "copy")
-    with Rig(platform, copied, instances=2) as rig:
-        rig.empty()
+    with SiteUnderTest(platform, copied, instances=2) as rig:
+        rig.reset()
         # Most of the crowd waits at the rig's door: this is about who they are, not how long.
-        oracle = Oracle(rig, Client(timeout_s=60), budget_s=60)
+        oracle = Oracle(rig, ClientBehavior(timeout_s=60), budget_s=60)
         for keyed in (True, False):
-            offer = oracle.new(keyed=keyed, with_email=True)
+            offer = oracle.new_attempt(keyed=keyed, with_email=True)
             oracle.send_all([offer] * 200)
             assert len(offer.answers) == 200
             assert {answer.status for answer in offer.answers} <= {200}
             assert len({answer.id for answer in offer.answers if answer.accepted}) == 1
-        assert all_accepted(oracle.settle())
+        assert all_accepted(oracle.recover_and_check())
         stored = rig.admin.execute("select business_name from leads").fetchall()
-        assert len(stored) == len(oracle.offers)
+        assert len(stored) == len(oracle.attempts)
 
 
 def test_a_lead_sent_to_a_cut_off_instance_and_to_a_healthy_one_is_one_lead(
-    rig: Rig, platform: Platform
+    rig: SiteUnderTest, platform: Platform
 ) -> None:
-    with Rig(platform, rig.root) as healthy:
-        cut_off = Oracle(rig, Client(tries=6))
-        whole = Oracle(healthy, Client(tries=6))
-        whole.post(whole.new())
+    with SiteUnderTest(platform, rig.root) as healthy:
+        cut_off = Oracle(rig, ClientBehavior(attempts=6))
+        whole = Oracle(healthy, ClientBehavior(attempts=6))
+        whole.post(whole.new_attempt())
         rig.apply(NO_DATABASE)
         for first, second, status in ((cut_off, whole, 202), (whole, cut_off, 200)):
-            offer = cut_off.new()
+            offer = cut_off.new_attempt()
             assert (first.send(offer).status, second.send(offer).status) == (status, status)
         for _ in range(12):
-            offer = cut_off.new()
-            at_once(partial(cut_off.send, offer), partial(whole.send, offer))
-        assert all_accepted(cut_off.settle())
+            offer = cut_off.new_attempt()
+            run_concurrently(partial(cut_off.send, offer), partial(whole.send, offer))
+        assert all_accepted(cut_off.recover_and_check())
 
 
 # ------------------------------------------------------------------ killed
 
 
-def test_a_request_killed_at_any_point_and_sent_again_is_one_lead(rig: Rig) -> None:
+def test_a_request_killed_at_any_point_and_sent_again_is_one_lead(rig: SiteUnderTest) -> None:
     """Eight leads on their way, 20 ms apart, each time: 48 points from first byte to mails."""
     oracle = Oracle(rig)
     for number, killed_after_s in enumerate((0.02, 0.06, 0.13, 0.22, 0.32, 0.5)):
         how = signal.SIGTERM if number % 2 else signal.SIGKILL
-        rig.apply([Break("database", "slow", {"delay_s": 0.015})])
+        rig.apply([Fault("database", "slow", {"delay_s": 0.015})])
         _kill_among_eight(oracle, killed_after_s, how)
-    assert all_accepted(oracle.settle(insist=True))
+    assert all_accepted(oracle.recover_and_check(insist=True))
 
 
-def test_a_request_killed_while_the_database_is_down_and_sent_again_is_one_lead(rig: Rig) -> None:
+def test_a_request_killed_while_the_database_is_down_and_sent_again_is_one_lead(
+    rig: SiteUnderTest,
+) -> None:
     oracle = Oracle(rig)
-    oracle.offer(1)
-    rig.apply([*NO_DATABASE, Break("redis", "slow", {"delay_s": 0.02})])
+    oracle.submit(1)
+    rig.apply([*NO_DATABASE, Fault("redis", "slow", {"delay_s": 0.02})])
     for killed_after_s in (0.03, 0.08, 0.15, 0.25):
         _kill_among_eight(oracle, killed_after_s, signal.SIGKILL)
-    assert all_accepted(oracle.settle(insist=True))
+    assert all_accepted(oracle.recover_and_check(insist=True))
 
 
 def _kill_among_eight(oracle: Oracle, killed_after_s: float, how: signal.Signals) -> None:
-    oracle.post(oracle.new())  # the process is there
+    oracle.post(oracle.new_attempt())  # the process is there
     sending = [threading.Thread(target=_post_later, args=(oracle, n * 0.02)) for n in range(8)]
     for thread in sending:
         thread.start()
@@ -100,31 +102,31 @@ def _kill_among_eight(oracle: Oracle, killed_after_s: float, how: signal.Signals
 
 
 def _post_later(oracle: Oracle, delay_s: float) -> None:
-    offer = oracle.new()
+    offer = oracle.new_attempt()
     time.sleep(delay_s)
     oracle.post(offer)
 
 
-def test_a_drain_killed_at_any_point_loses_and_doubles_nothing(rig: Rig) -> None:
+def test_a_drain_killed_at_any_point_loses_and_doubles_nothing(rig: SiteUnderTest) -> None:
     oracle = Oracle(rig)
     rig.apply(NO_DATABASE)
-    oracle.offer(40)
-    rig.mend()
+    oracle.submit(40)
+    rig.clear_faults_and_wait()
     for killed_after_s in (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8):
         rig.apply(
             [
-                Break("database", "slow", {"delay_s": 0.004}),
-                Break("resend", "slow", {"delay_s": 0.02}),
+                Fault("database", "slow", {"delay_s": 0.004}),
+                Fault("resend", "slow", {"delay_s": 0.02}),
             ]
         )
-        rig.make_due()
+        rig.make_mails_due()
         draining = threading.Thread(target=rig.drain)
         draining.start()
         _wait_until(lambda: any(p["in_flight"] for p in rig.running() if p["name"] == DELIVER))
         time.sleep(killed_after_s)
         rig.signal(DELIVER, signal.SIGKILL)
         draining.join()
-    assert all_accepted(oracle.settle())
+    assert all_accepted(oracle.recover_and_check())
 
 
 def _wait_until(look: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -136,76 +138,78 @@ def _wait_until(look: Callable[[], object], timeout_s: float = 10.0) -> None:
 # ------------------------------------------------------------------ frozen
 
 
-def _terminated(rig: Rig) -> None:
+def _terminated(rig: SiteUnderTest) -> None:
     rig.inside.end_sessions()
 
 
-def _timed_out(rig: Rig) -> None:
+def _timed_out(rig: SiteUnderTest) -> None:
     time.sleep(0.8)  # the role's sessions end after 0.4 s of idleness
 
 
-def _forgotten(rig: Rig) -> None:
+def _forgotten(rig: SiteUnderTest) -> None:
     rig.database.switch("orphan")
     rig.redis.switch("orphan")
 
 
-def _all_cut(rig: Rig) -> None:
+def _all_cut(rig: SiteUnderTest) -> None:
     rig.database.switch("kill")
     rig.redis.switch("kill")
 
 
 @pytest.mark.parametrize("meanwhile", [_terminated, _timed_out, _forgotten, _all_cut])
 def test_an_instance_thawed_after_its_connections_died_answers_at_once(
-    rig: Rig, meanwhile: Callable[[Rig], None]
+    rig: SiteUnderTest, meanwhile: Callable[[SiteUnderTest], None]
 ) -> None:
     oracle = Oracle(rig)
     rig.inside.end_sessions()
     rig.admin.execute(f"alter role {APP_ROLE} set idle_session_timeout = '400ms'".encode())
     try:
-        oracle.offer(4)  # several connections are kept
+        oracle.submit(4)  # several connections are kept
         rig.wait_idle(5)
         frozen = rig.signal(LEADS, signal.SIGSTOP)
         assert len(frozen) == 1
         meanwhile(rig)
         rig.signal(LEADS, signal.SIGCONT)
-        first = oracle.post(oracle.new())
-        oracle.offer(4)
+        first = oracle.post(oracle.new_attempt())
+        oracle.submit(4)
     finally:
         rig.admin.execute(f"alter role {APP_ROLE} reset idle_session_timeout".encode())
     assert (first.status, first.error) == (200, None)
     assert first.seconds < 3
     assert rig.pids(LEADS) == frozen
-    assert {answer.status for offer in oracle.offers for answer in offer.answers} == {200}
-    assert all_accepted(oracle.settle())
+    assert {answer.status for offer in oracle.attempts for answer in offer.answers} == {200}
+    assert all_accepted(oracle.recover_and_check())
 
 
 # ------------------------------------------------------------------ a thousand waiting
 
 
-def test_two_drains_at_once_bring_in_a_thousand_waiting_leads_in_bounded_calls(rig: Rig) -> None:
+def test_two_drains_at_once_bring_in_a_thousand_waiting_leads_in_bounded_calls(
+    rig: SiteUnderTest,
+) -> None:
     oracle = Oracle(rig)
     rig.apply(NO_DATABASE)
-    oracle.offer(20)
+    oracle.submit(20)
     _queue(oracle, 980)
-    assert rig.queued() == 1000
-    rig.mend()
+    assert rig.queue_length() == 1000
+    rig.clear_faults_and_wait()
     calls: list[tuple[float, int]] = []
 
     def drain() -> None:
         started = time.monotonic()
         status, body = rig.drain()
         calls.append((time.monotonic() - started, status))
-        done.append(status == 200 and idle(body))
+        done.append(status == 200 and is_idle(body))
 
     for _ in range(20):
         done: list[bool] = []
-        at_once(drain, drain)
+        run_concurrently(drain, drain)
         if all(done):
             break
-    assert rig.queued() == 0
+    assert rig.queue_length() == 0
     assert max(seconds for seconds, _ in calls) < 60
     assert {status for _, status in calls} == {200}
-    verdict = oracle.settle()
+    verdict = oracle.recover_and_check()
     assert all_accepted(verdict)
     assert verdict.accepted_202 >= 1000
 
@@ -213,18 +217,18 @@ def test_two_drains_at_once_bring_in_a_thousand_waiting_leads_in_bounded_calls(r
 def _queue(oracle: Oracle, count: int) -> None:
     """Leads that step down to the queue without the cost of HTTP: as instances do, by intake."""
     services = Services(Settings(oracle.rig.environment))
-    desk = Desk("a@b.co", ("sales@b.co",))
+    desk = Recipients("a@b.co", ("sales@b.co",))
     for _ in range(count):
-        offer = oracle.new(with_email=False)
-        lead = repository.make(
-            submission.read(offer.body()),
+        offer = oracle.new_attempt(with_email=False)
+        lead = repository.from_submission(
+            submission.parse(offer.body()),
             key=offer.key,
             locale="id",
             now=datetime.now(UTC),
             ip_address=None,
             user_agent=None,
         )
-        kept = service.keep(services, lead, desk, spam=None)
+        kept = service.persist(services, lead, desk, spam=None)
         assert kept.decision == "queued"
         offer.answers.append(Answer(202, str(kept.lead.id), kept.lead.ref, 0.0, queued=True))
     services.close()

@@ -82,7 +82,7 @@ def test_the_consent_is_recorded_with_its_version_time_language_and_hash(
     row = one(database, "select * from leads")
     assert row["consent_version"] == "2026-11"
     assert row["consent_locale"] == "en"
-    assert row["consent_sha256"] == consent.sha256("2026-11", "en")
+    assert row["consent_sha256"] == consent.sentence_sha256("2026-11", "en")
     assert row["consent_at"] == row["created_at"]
 
 
@@ -166,7 +166,7 @@ def test_a_form_body_is_a_lead_too(
 ) -> None:
     answer = send(site, FORM)
     assert answer.status_code == 200, answer.text
-    assert one(database, "select * from leads")["consent_version"] == consent.CURRENT
+    assert one(database, "select * from leads")["consent_version"] == consent.CURRENT_VERSION
 
 
 def test_a_form_navigation_is_sent_to_the_thank_you_page_with_its_reference(
@@ -557,11 +557,11 @@ def test_a_lead_and_its_mails_are_one_statement_and_one_round_trip(
     platform: Platform, database: Rows, tmp_path: Path
 ) -> None:
     """Counted in libpq's own trace: one Sync is one round trip, outside any BEGIN."""
-    lead = repository.make(
-        submission.read(LEAD), key=None, locale="id", now=datetime.now(UTC),
+    lead = repository.from_submission(
+        submission.parse(LEAD), key=None, locale="id", now=datetime.now(UTC),
         ip_address=None, user_agent=None,
     )  # fmt: skip
-    desk = repository.Desk("a@b.co", ("s@b.co",))
+    desk = repository.Recipients("a@b.co", ("s@b.co",))
     with (
         (tmp_path / "trace").open("w+") as trace,
         psycopg.connect(
@@ -569,7 +569,7 @@ def test_a_lead_and_its_mails_are_one_statement_and_one_round_trip(
         ) as connection,
     ):
         connection.pgconn.trace(trace.fileno())
-        repository.store(
+        repository.insert(
             lambda work: work(connection),
             lead,
             desk,

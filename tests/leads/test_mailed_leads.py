@@ -19,7 +19,7 @@ from dev.faults.fault_proxy import FaultProxy
 from dev.platform.local_platform import Platform
 from dev.vendors.slack import Slack
 from lib.leads import canary, mailed_leads, reconciliation
-from lib.leads.mailed_leads import Entry
+from lib.leads.mailed_leads import MailedLead
 from lib.monitoring import monitor
 from lib.privacy import erasure
 from lib.privacy.data_subject import Subject
@@ -28,7 +28,7 @@ from lib.settings import Settings
 from ops import cli
 from tests.conftest import LEAD, delivered, eventually
 from tests.monitoring.test_health import deep
-from tests.privacy.person_data import lead
+from tests.privacy.person_data import make_lead
 
 type Rows = psycopg.Connection[DictRow]
 type Printed = pytest.CaptureFixture[str]
@@ -102,7 +102,7 @@ def registered(database: Rows) -> set[str]:
 
 
 def found(services: Services, at: datetime) -> dict[str, str]:
-    return {one.rule: one.what for one in monitor.run(services, None, at).findings}
+    return {one.rule: one.description for one in monitor.run(services, None, at).findings}
 
 
 def test_several_leads_of_one_outage_are_named_by_watch_health_ledger_and_slack(
@@ -121,7 +121,7 @@ def test_several_leads_of_one_outage_are_named_by_watch_health_ledger_and_slack(
     assert refs <= set(what["leads_only_in_mail"].replace(",", "").split())
     assert carried(platform) == set(), "the message says that they are registered"
 
-    book = reconciliation.read(services.cache.run_all, services.database.run, NOW)
+    book = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
     assert set(book.mailed) == refs
     assert not book.balanced
     answer = deep(platform, platform)
@@ -166,7 +166,7 @@ def test_an_import_closes_an_entry_and_a_person_may_dismiss_one(
     assert any(
         "RECOVERED SEV1 Leads exist only in a mail" in one["text"] for one in slack(platform)
     )
-    book = reconciliation.read(services.cache.run_all, services.database.run, NOW)
+    book = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
     assert book.mailed == ()
 
 
@@ -224,7 +224,7 @@ def test_with_redis_back_first_the_watch_takes_the_entry_over_from_there(
     eventually(held)
     entry = json.loads(cast("dict[str, str]", valkey.hgetall("mailed"))[lost["id"]])
     assert set(entry) == {"lead_id", "ref", "accepted_at", "marks"}
-    book = reconciliation.read(services.cache.run_all, services.database.run, NOW)
+    book = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
     assert lost["ref"] in book.mailed, "already, from Redis"
     assert lost["ref"] in found(services, NOW)["leads_only_in_mail"]
     assert lost["id"] in registered(database)
@@ -238,12 +238,12 @@ def test_a_mailed_lead_is_no_gap_in_the_ledger_but_a_count_of_its_own(
     at = (NOW - 10 * MINUTE).timestamp()
     valkey.zadd("accepted", {taken["id"]: at})
     found(services, NOW)
-    book = reconciliation.read(services.cache.run_all, services.database.run, NOW)
+    book = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
     assert (book.missing, book.mailed) == ((), (taken["ref"],))
 
 
 def test_a_canary_that_was_mailed_is_registered_nowhere(platform: Platform, database: Rows) -> None:
-    body = json.dumps(canary.form(NOW)).encode()
+    body = json.dumps(canary.payload(NOW)).encode()
     secret = platform.environment["CANARY_SECRET"]
     headers = {
         "Content-Type": "application/json",
@@ -261,12 +261,12 @@ def test_a_canary_that_was_mailed_is_registered_nowhere(platform: Platform, data
 # ------------------------------------------------------------------ whoever is erased
 
 
-def entry_of(services: Services, **fields: Any) -> Entry:
+def entry_of(services: Services, **fields: Any) -> MailedLead:
     from lib.leads import repository
 
-    made = lead(NOW - MINUTE, **fields)
-    marks = tuple(repository.marks_of(made, services.erasure_keys))
-    return Entry(str(made.id), made.ref, made.created_at, marks)
+    made = make_lead(NOW - MINUTE, **fields)
+    marks = tuple(repository.erasure_hashes(made, services.erasure_keys))
+    return MailedLead(str(made.id), made.ref, made.created_at, marks)
 
 
 def test_an_erased_persons_entry_goes_with_them_and_does_not_come_back(
@@ -274,12 +274,12 @@ def test_an_erased_persons_entry_goes_with_them_and_does_not_come_back(
 ) -> None:
     mine, other = entry_of(services), entry_of(services, email="lain@example.com",
                                                phone_whatsapp="+6281399990000")  # fmt: skip
-    mailed_leads.enter(services.database.run, [mine, other], NOW)
+    mailed_leads.register(services.database.run, [mine, other], NOW)
     erasure.erase(services, Subject(emails=("andi@example.com",)), NOW, asked_by="api")
     assert registered(database) == {other.lead_id}
     held = json.dumps({**mine._asdict(), "accepted_at": mine.accepted_at.isoformat()})
     valkey.hset("mailed", mine.lead_id, held)
-    mailed_leads.take_over(services, NOW)
+    mailed_leads.import_from_redis(services, NOW)
     assert registered(database) == {other.lead_id}
     assert valkey.exists("mailed") == 0
 
@@ -287,13 +287,13 @@ def test_an_erased_persons_entry_goes_with_them_and_does_not_come_back(
 def test_a_lead_deleted_by_hand_after_its_import_leaves_no_open_entry(
     services: Services, database: Rows
 ) -> None:
-    from tests.privacy.person_data import store
+    from tests.privacy.person_data import store_lead
 
-    kept = lead(NOW - MINUTE)
-    store(services, kept)
-    entry = Entry(str(kept.id), kept.ref, kept.created_at)
-    mailed_leads.enter(services.database.run, [entry], NOW)
-    assert mailed_leads.open_ones(services.database.run) == []
+    kept = make_lead(NOW - MINUTE)
+    store_lead(services, kept)
+    entry = MailedLead(str(kept.id), kept.ref, kept.created_at)
+    mailed_leads.register(services.database.run, [entry], NOW)
+    assert mailed_leads.list_open(services.database.run) == []
     services.database.run(lambda c: c.execute("delete from leads"))
     assert registered(database) == set()
 

@@ -5,26 +5,26 @@ import signal
 import pytest
 
 from dev.faults import known_faults
-from dev.faults.known_faults import Break
+from dev.faults.known_faults import Fault
 from dev.faults.oracle import Oracle
-from dev.faults.test_site import LEADS, Rig
+from dev.faults.test_site import LEADS, SiteUnderTest
 from tests.fix_site import all_accepted, kept, rig, shared_rig
 
 __all__ = ["rig", "shared_rig"]
 
 
-@pytest.mark.parametrize("broken", known_faults.EVERY, ids=str)
+@pytest.mark.parametrize("broken", known_faults.ALL, ids=str)
 def test_with_one_thing_broken_every_lead_is_accepted_and_kept_once(
-    rig: Rig, broken: Break
+    rig: SiteUnderTest, broken: Fault
 ) -> None:
     oracle = Oracle(rig)
-    oracle.under([broken], 4)
-    assert all_accepted(oracle.settle())
+    oracle.submit_under_faults([broken], 4)
+    assert all_accepted(oracle.recover_and_check())
 
 
-def of(*names: str) -> list[Break]:
+def of(*names: str) -> list[Fault]:
     """The breaks of these names."""
-    known = {str(broken): broken for broken in known_faults.EVERY}
+    known = {str(broken): broken for broken in known_faults.ALL}
     return [
         next(broken for name, broken in known.items() if name.startswith(wanted))
         for wanted in names
@@ -56,11 +56,11 @@ PAIRS = [
 
 @pytest.mark.parametrize("broken", PAIRS, ids=lambda pair: " + ".join(map(str, pair)))
 def test_with_two_things_broken_every_lead_is_accepted_and_kept_once(
-    rig: Rig, broken: list[Break]
+    rig: SiteUnderTest, broken: list[Fault]
 ) -> None:
     oracle = Oracle(rig)
-    oracle.under(broken, 3)
-    assert all_accepted(oracle.settle())
+    oracle.submit_under_faults(broken, 3)
+    assert all_accepted(oracle.recover_and_check())
 
 
 REFUSED = (503, "persistence_failed")
@@ -74,12 +74,12 @@ EVERYTHING = [
 
 @pytest.mark.parametrize("broken", EVERYTHING, ids=lambda broken: " + ".join(map(str, broken)))
 def test_with_everything_broken_a_refusal_is_honest_and_a_later_try_is_kept_once(
-    rig: Rig, broken: list[Break]
+    rig: SiteUnderTest, broken: list[Fault]
 ) -> None:
     oracle = Oracle(rig)
-    oracle.under([*broken, *of("sentry stall", "slack stall")], 3)
-    assert kept(oracle.settle(insist=True))
-    for offer in oracle.offers:
+    oracle.submit_under_faults([*broken, *of("sentry stall", "slack stall")], 3)
+    assert kept(oracle.recover_and_check(insist=True))
+    for offer in oracle.attempts:
         first, *later = [(answer.status, answer.error) for answer in offer.answers]
         assert first in (REFUSED, (200, None), (202, None))
         assert set(later) <= {REFUSED, (200, None), (202, None)}
@@ -87,20 +87,20 @@ def test_with_everything_broken_a_refusal_is_honest_and_a_later_try_is_kept_once
 
 @pytest.mark.parametrize("part", ["database", "redis"])
 def test_what_is_known_to_be_down_costs_the_next_callers_less_than_two_seconds(
-    rig: Rig, part: str
+    rig: SiteUnderTest, part: str
 ) -> None:
     oracle = Oracle(rig)
-    oracle.under(of(f"{part} stall"), 2)
-    seconds = [oracle.post(oracle.new()).seconds for _ in range(4)]
-    oracle.offer(6)
-    seconds += [offer.answers[0].seconds for offer in oracle.offers[-6:]]
+    oracle.submit_under_faults(of(f"{part} stall"), 2)
+    seconds = [oracle.post(oracle.new_attempt()).seconds for _ in range(4)]
+    oracle.submit(6)
+    seconds += [offer.answers[0].seconds for offer in oracle.attempts[-6:]]
     assert max(seconds) < 2
-    assert all_accepted(oracle.settle())
+    assert all_accepted(oracle.recover_and_check())
 
 
-def test_a_cold_instance_that_meets_a_silent_world_answers_in_time(rig: Rig) -> None:
+def test_a_cold_instance_that_meets_a_silent_world_answers_in_time(rig: SiteUnderTest) -> None:
     rig.signal(LEADS, signal.SIGKILL)
     rig.apply(of("database stall", "redis stall", "sentry stall", "slack stall"))
     oracle = Oracle(rig)
-    oracle.offer(3)
-    assert all_accepted(oracle.settle())
+    oracle.submit(3)
+    assert all_accepted(oracle.recover_and_check())

@@ -17,16 +17,16 @@ from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
 from lib.db import Database
 from lib.leads import outbox
-from lib.leads.emails import Letter
-from lib.leads.outbox import Claimed, Tally
+from lib.leads.emails import Email
+from lib.leads.outbox import ClaimedEmail, DeliveryStats
 from lib.mail import Mailer
-from lib.problems import MailDelayed, MailRefused, MailTaken
+from lib.problems import IdempotencyConflict, PermanentMailError, TransientMailError
 from tests.conftest import LEAD, delivered, eventually
 
 type Rows = psycopg.Connection[DictRow]
 
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
-LETTER = Letter("sales", "a@b.co", ("s@b.co",), None, "New Lead: X", "text", "<p>text</p>")
+LETTER = Email("sales", "a@b.co", ("s@b.co",), None, "New Lead: X", "text", "<p>text</p>")
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def _put_waiting(database: Rows, count: int) -> None:
 
 
 @pytest.fixture
-def run(platform: Platform, database: Rows) -> Iterator[outbox.Run]:
+def run(platform: Platform, database: Rows) -> Iterator[outbox.RunQuery]:
     shared = Database(platform.database_url)
     yield shared.run
     shared.close()
@@ -233,20 +233,20 @@ def _same(at: datetime) -> datetime:
 
 
 def test_retries_follow_the_schedule_and_end_as_a_dead_letter(
-    run: outbox.Run, database: Rows
+    run: outbox.RunQuery, database: Rows
 ) -> None:
     """1 m, 5 m, 15 m, 1 h, 6 h, 24 h, each with a little jitter on top."""
     _waiting(database)
     clock = NOW
     waits = []
 
-    def refuse(letter: Letter, key: str) -> str:
-        raise MailDelayed("invalid_api_key", uncertain=False)
+    def refuse(letter: Email, key: str) -> str:
+        raise TransientMailError("invalid_api_key", uncertain=False)
 
     while mail(database)["dead_at"] is None:
-        tally = Tally()
+        tally = DeliveryStats()
         for claimed in outbox.claim(run, clock):
-            outbox.attempt(run, refuse, [claimed], partial(_same, clock), tally)
+            outbox.send_claimed(run, refuse, [claimed], partial(_same, clock), tally)
         row = mail(database)
         if row["dead_at"] is None:
             waits.append((row["next_attempt_at"] - clock) / timedelta(minutes=1))
@@ -257,41 +257,41 @@ def test_retries_follow_the_schedule_and_end_as_a_dead_letter(
 
 
 def test_an_uncertain_mail_is_parked_before_its_key_runs_out(
-    run: outbox.Run, database: Rows
+    run: outbox.RunQuery, database: Rows
 ) -> None:
     """Past 24 h a retry would be a new mail to Resend."""
     _waiting(database)
     tried: list[datetime] = []
     clock = NOW
 
-    def lose(letter: Letter, key: str) -> str:
+    def lose(letter: Email, key: str) -> str:
         tried.append(clock)
-        raise MailDelayed("HttpClientError", uncertain=True)
+        raise TransientMailError("HttpClientError", uncertain=True)
 
     while mail(database)["dead_at"] is None:
         for claimed in outbox.claim(run, clock):
-            outbox.attempt(run, lose, [claimed], partial(_same, clock), Tally())
+            outbox.send_claimed(run, lose, [claimed], partial(_same, clock), DeliveryStats())
         clock = max(mail(database)["next_attempt_at"], clock + timedelta(minutes=1))
     assert tried[-1] - tried[0] < timedelta(hours=24)
     assert tried[-1] - tried[0] > timedelta(hours=22)
 
 
 def test_a_worker_killed_while_sending_is_not_followed_after_the_key_ran_out(
-    run: outbox.Run, database: Rows
+    run: outbox.RunQuery, database: Rows
 ) -> None:
     _waiting(database)
     assert len(outbox.claim(run, NOW)) == 1  # and then nothing more was heard of it
     two_days_later = NOW + timedelta(days=2)
     [claimed] = outbox.claim(run, two_days_later)
 
-    def never(letter: Letter, key: str) -> str:
+    def never(letter: Email, key: str) -> str:
         raise AssertionError("sent again without a key")
 
-    outbox.attempt(run, never, [claimed], lambda: two_days_later, Tally())
+    outbox.send_claimed(run, never, [claimed], lambda: two_days_later, DeliveryStats())
     assert mail(database)["dead_at"] is not None
 
 
-def test_a_lease_keeps_others_away_until_it_ends(run: outbox.Run, database: Rows) -> None:
+def test_a_lease_keeps_others_away_until_it_ends(run: outbox.RunQuery, database: Rows) -> None:
     _waiting(database)
     assert len(outbox.claim(run, NOW)) == 1
     assert outbox.claim(run, NOW + timedelta(seconds=59)) == []
@@ -299,43 +299,43 @@ def test_a_lease_keeps_others_away_until_it_ends(run: outbox.Run, database: Rows
 
 
 def test_a_late_word_from_a_worker_that_lost_its_lease_changes_nothing(
-    run: outbox.Run, database: Rows
+    run: outbox.RunQuery, database: Rows
 ) -> None:
     _waiting(database)
     [late] = outbox.claim(run, NOW)
     [newer] = outbox.claim(run, NOW + timedelta(minutes=2))
 
-    def refuse(letter: Letter, key: str) -> str:
-        raise MailRefused("validation_error")
+    def refuse(letter: Email, key: str) -> str:
+        raise PermanentMailError("validation_error")
 
-    outbox.attempt(run, refuse, [late], lambda: NOW, Tally())
+    outbox.send_claimed(run, refuse, [late], lambda: NOW, DeliveryStats())
     assert mail(database)["dead_at"] is None
     assert newer.attempt == late.attempt + 1
 
 
 def test_what_was_sent_is_written_down_whatever_the_next_one_meets(
-    run: outbox.Run, database: Rows
+    run: outbox.RunQuery, database: Rows
 ) -> None:
     _waiting(database)
     [first] = outbox.claim(run, NOW)
-    second = first._replace(letter=LETTER._replace(kind="acknowledgement"))
+    second = first._replace(email=LETTER._replace(kind="acknowledgement"))
 
-    def once(letter: Letter, key: str) -> str:
+    def once(letter: Email, key: str) -> str:
         if letter.kind == "sales":
             return "provider-1"
         raise RuntimeError("a fault of ours")
 
-    tally = Tally()
+    tally = DeliveryStats()
     with pytest.raises(RuntimeError):
-        outbox.attempt(run, once, [first, second], lambda: NOW, tally)
+        outbox.send_claimed(run, once, [first, second], lambda: NOW, tally)
     row = mail(database)
     assert (row["sent_at"], row["provider_id"], row["leased_until"]) == (NOW, "provider-1", None)
     assert tally.sent == 1
 
 
 def test_an_attempt_is_due_again_only_while_the_schedule_lasts() -> None:
-    spent = Claimed(uuid4(), 7, NOW, False, LETTER)
-    assert outbox.next_attempt(spent, False, NOW) is None
+    spent = ClaimedEmail(uuid4(), 7, NOW, False, LETTER)
+    assert outbox.next_attempt_at(spent, False, NOW) is None
 
 
 # ------------------------------------------------------------------ Resend, as it answers
@@ -343,10 +343,10 @@ def test_an_attempt_is_due_again_only_while_the_schedule_lasts() -> None:
 
 def test_a_wrong_key_delays_and_never_buries_a_mail(platform: Platform, database: Rows) -> None:
     mailer = Mailer("re_wrong", platform.resend.url)
-    with pytest.raises(MailDelayed) as delay:
+    with pytest.raises(TransientMailError) as delay:
         mailer.send(LETTER, "sales/1")
     mailer.close()
-    assert (delay.value.reason, delay.value.uncertain) == ("invalid_api_key", False)
+    assert (delay.value.reason, delay.value.may_be_sent) == ("invalid_api_key", False)
 
 
 def test_the_same_key_with_other_bytes_means_the_mail_was_taken_before(
@@ -354,7 +354,7 @@ def test_the_same_key_with_other_bytes_means_the_mail_was_taken_before(
 ) -> None:
     mailer = Mailer(platform.environment["RESEND_API_KEY"], platform.resend.url)
     mailer.send(LETTER, "sales/1")
-    other = Letter("sales", "a@b.co", ("s@b.co",), None, "Other", "text", "html")
-    with pytest.raises(MailTaken):
+    other = Email("sales", "a@b.co", ("s@b.co",), None, "Other", "text", "html")
+    with pytest.raises(IdempotencyConflict):
         mailer.send(other, "sales/1")
     mailer.close()

@@ -17,9 +17,9 @@ from psycopg.rows import DictRow
 from dev.platform.local_platform import Platform
 from lib.db import Database
 from lib.leads import delivery_status, outbox
-from lib.leads.emails import Letter
-from lib.leads.outbox import Claimed, Tally, Way
-from lib.problems import MailDelayed
+from lib.leads.emails import Email
+from lib.leads.outbox import ClaimedEmail, DeliveryStats, Transport
+from lib.problems import TransientMailError
 from tests.conftest import LEAD, delivered, eventually
 from tests.leads.test_outbox import _put_waiting as put_waiting
 from tests.leads.test_outbox import drain, mail, make_due
@@ -31,7 +31,7 @@ NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 
 
 @pytest.fixture
-def run(platform: Platform, database: Rows) -> Iterator[outbox.Run]:
+def run(platform: Platform, database: Rows) -> Iterator[outbox.RunQuery]:
     shared = Database(platform.database_url)
     yield shared.run
     shared.close()
@@ -41,8 +41,8 @@ def clock() -> datetime:
     return datetime.now(UTC)
 
 
-def status(run: outbox.Run) -> delivery_status.MailStatus:
-    return delivery_status.read(run, clock())
+def status(run: outbox.RunQuery) -> delivery_status.DeliveryStatus:
+    return delivery_status.load(run, clock())
 
 
 def mails(database: Rows) -> list[DictRow]:
@@ -53,13 +53,13 @@ def mails(database: Rows) -> list[DictRow]:
 
 
 def test_a_mail_whose_every_worker_is_killed_ends_as_a_dead_letter(
-    run: outbox.Run, database: Rows
+    run: outbox.RunQuery, database: Rows
 ) -> None:
     put_waiting(database, 1)
     database.execute("update outbox set next_attempt_at = %s, created_at = %s", [NOW, NOW])
     now, claimed = NOW, 0
     while mail(database)["dead_at"] is None:
-        outbox.give_up(run, now)
+        outbox.mark_abandoned_dead(run, now)
         claimed += len(outbox.claim(run, now))
         now += timedelta(minutes=1)
         assert now < NOW + timedelta(hours=48)
@@ -70,7 +70,7 @@ def test_a_mail_whose_every_worker_is_killed_ends_as_a_dead_letter(
 
 
 def test_a_mail_that_killed_its_worker_is_taken_after_the_others(
-    run: outbox.Run, database: Rows
+    run: outbox.RunQuery, database: Rows
 ) -> None:
     put_waiting(database, 1)
     [poisonous] = outbox.claim(run, clock())
@@ -108,7 +108,7 @@ def put_waiting_more(database: Rows, count: int) -> None:
         )
 
 
-def test_sales_hear_before_anybody_is_thanked(run: outbox.Run, database: Rows) -> None:
+def test_sales_hear_before_anybody_is_thanked(run: outbox.RunQuery, database: Rows) -> None:
     put_waiting(database, 3)
     database.execute(
         """
@@ -118,27 +118,27 @@ def test_sales_hear_before_anybody_is_thanked(run: outbox.Run, database: Rows) -
           next_attempt_at from outbox
         """
     )
-    kinds = [claimed.letter.kind for _ in range(6) for claimed in outbox.claim(run, clock())]
+    kinds = [claimed.email.kind for _ in range(6) for claimed in outbox.claim(run, clock())]
     assert kinds == ["sales"] * 3 + ["acknowledgement"] * 3
 
 
 def test_one_mail_that_meets_a_fault_of_ours_stops_no_other(
-    run: outbox.Run, database: Rows
+    run: outbox.RunQuery, database: Rows
 ) -> None:
     put_waiting(database, 3)
     first = database.execute("select lead_id from outbox order by next_attempt_at").fetchone()
     assert first is not None
     sent: list[str] = []
 
-    def send(letter: Letter, key: str) -> str:
+    def send(letter: Email, key: str) -> str:
         if str(first["lead_id"]) in key:
             raise UnicodeEncodeError("ascii", "é", 0, 1, "x")
         sent.append(key)
         return key
 
-    tally = outbox.deliver(run, Way(send, 1000), clock, 5)
+    tally = outbox.send_due(run, Transport(send, 1000), clock, 5)
     assert (tally.sent, tally.delayed, len(sent)) == (2, 1, 2)
-    assert isinstance(tally.fault, UnicodeEncodeError), "and it is reported"
+    assert isinstance(tally.error, UnicodeEncodeError), "and it is reported"
     left = database.execute("select last_error from outbox where sent_at is null").fetchall()
     assert left == [{"last_error": "fault_UnicodeEncodeError"}]
 
@@ -146,15 +146,15 @@ def test_one_mail_that_meets_a_fault_of_ours_stops_no_other(
 # ------------------------------------------------------------------ pace
 
 
-def test_one_drain_sends_no_faster_than_it_may(run: outbox.Run, database: Rows) -> None:
+def test_one_drain_sends_no_faster_than_it_may(run: outbox.RunQuery, database: Rows) -> None:
     put_waiting(database, 30)
     at: list[float] = []
 
-    def send(letter: Letter, key: str) -> str:
+    def send(letter: Email, key: str) -> str:
         at.append(time.monotonic())
         return key
 
-    tally = outbox.deliver(run, Way(send, 4), clock, 3)
+    tally = outbox.send_due(run, Transport(send, 4), clock, 3)
     assert 5 <= tally.sent <= 13
     assert min(b - a for a, b in itertools.pairwise(at)) > 0.2
 
@@ -189,7 +189,7 @@ def test_drains_and_new_leads_together_keep_within_an_enforced_limit(
 
 
 def test_a_lead_whose_turn_is_far_off_leaves_its_mails_to_the_drain(
-    run: outbox.Run, database: Rows
+    run: outbox.RunQuery, database: Rows
 ) -> None:
     put_waiting(database, 1)
     database.execute(
@@ -197,14 +197,18 @@ def test_a_lead_whose_turn_is_far_off_leaves_its_mails_to_the_drain(
     )
     database.execute("insert into mail_pace (next_at) values (now() + interval '10 s')")
     [row] = mails(database)
-    letter = Letter("sales", "a@b.co", ("s@b.co",), None, "New", "t", "h")
-    tally = Tally()
+    letter = Email("sales", "a@b.co", ("s@b.co",), None, "New", "t", "h")
+    tally = DeliveryStats()
 
-    def never(letter: Letter, key: str) -> str:
+    def never(letter: Email, key: str) -> str:
         raise AssertionError("out of turn")
 
-    outbox.deliver_own(
-        run, Way(never), [Claimed(row["lead_id"], 1, clock(), False, letter)], clock, tally
+    outbox.send_new(
+        run,
+        Transport(never),
+        [ClaimedEmail(row["lead_id"], 1, clock(), False, letter)],
+        clock,
+        tally,
     )
     [row] = mails(database)
     assert (row["attempts"], row["uncertain"], row["leased_until"]) == (0, False, None)
@@ -266,7 +270,7 @@ QUOTAS = ["daily_quota_exceeded", "monthly_quota_exceeded"]
 
 @pytest.mark.parametrize("name", QUOTAS)
 def test_a_quota_that_is_used_up_delays_mails_and_kills_none(
-    platform: Platform, database: Rows, run: outbox.Run, name: str
+    platform: Platform, database: Rows, run: outbox.RunQuery, name: str
 ) -> None:
     put_waiting(database, 3)
     platform.resend.switch("fail", status=429, name=name, message="You have reached your quota.")
@@ -277,8 +281,8 @@ def test_a_quota_that_is_used_up_delays_mails_and_kills_none(
     assert len(platform.resend.received()) == 10, "one mail asks for all"
     assert {(row["attempts"], row["dead_at"]) for row in mails(database)} == {(0, None)}
     found = status(run)
-    assert (found.stopped_by, found.dead) == (name, 0)
-    assert found.stopped >= 1
+    assert (found.blocked_by, found.dead) == (name, 0)
+    assert found.blocked >= 1
     answer = platform.cron("watch")
     assert isinstance(answer.body, bytes)
     assert b"mail_stopped" in answer.body
@@ -287,7 +291,7 @@ def test_a_quota_that_is_used_up_delays_mails_and_kills_none(
     database.execute("update mail_pace set held_until = now()")
     platform.cron("deliver")
     assert len([m for m in delivered(platform) if m["to"] == ["s@b.co"]]) == 3
-    assert status(run).stopped_by is None
+    assert status(run).blocked_by is None
 
 
 # As documented, in the older edition and the newest.
@@ -305,7 +309,7 @@ KEY_REFUSALS = [
 
 @pytest.mark.parametrize(("code", "name", "message", "reason"), KEY_REFUSALS)
 def test_a_refused_key_delays_mails_and_is_known_to_the_watch(
-    platform: Platform, database: Rows, run: outbox.Run,
+    platform: Platform, database: Rows, run: outbox.RunQuery,
     code: int, name: str, message: str, reason: str,
 ) -> None:  # fmt: skip
     put_waiting(database, 2)
@@ -315,7 +319,7 @@ def test_a_refused_key_delays_mails_and_is_known_to_the_watch(
         make_due(database)
         database.execute("update mail_pace set held_until = now()")
     assert {(row["attempts"], row["dead_at"]) for row in mails(database)} == {(0, None)}
-    assert status(run).stopped_by == reason
+    assert status(run).blocked_by == reason
     platform.resend.ok()
     platform.cron("deliver")
     assert len(delivered(platform)) == 2
@@ -323,7 +327,7 @@ def test_a_refused_key_delays_mails_and_is_known_to_the_watch(
 
 @pytest.mark.parametrize("key", ["", "re_“pasted”"])
 def test_a_missing_key_delays_mails_and_is_known_to_the_watch(
-    platform: Platform, database: Rows, run: outbox.Run, key: str
+    platform: Platform, database: Rows, run: outbox.RunQuery, key: str
 ) -> None:
     with (
         platform.function("api/leads.py", RESEND_API_KEY=key) as leads,
@@ -332,7 +336,7 @@ def test_a_missing_key_delays_mails_and_is_known_to_the_watch(
         assert httpx.post(f"{leads.url}/api/leads", json=LEAD).status_code == 200
         eventually(lambda: not leads.in_flight)
         drain(platform, cron)
-    assert status(run).stopped_by == "missing_api_key"
+    assert status(run).blocked_by == "missing_api_key"
     assert {(row["attempts"], row["dead_at"]) for row in mails(database)} == {(0, None)}
     make_due(database)
     database.execute("update mail_pace set held_until = now()")
@@ -351,7 +355,7 @@ def test_a_missing_key_delays_mails_and_is_known_to_the_watch(
     ],
 )
 def test_a_refused_sender_delays_its_mails_alone(
-    platform: Platform, database: Rows, run: outbox.Run, code: int, name: str, message: str
+    platform: Platform, database: Rows, run: outbox.RunQuery, code: int, name: str, message: str
 ) -> None:
     put_waiting(database, 2)
     database.execute(
@@ -364,14 +368,14 @@ def test_a_refused_sender_delays_its_mails_alone(
     assert len(delivered(platform)) == 1
     [left] = [row for row in mails(database) if row["sent_at"] is None]
     assert (left["attempts"], left["dead_at"], left["last_error"]) == (0, None, "sender_refused")
-    assert status(run).stopped_by == "sender_refused"
+    assert status(run).blocked_by == "sender_refused"
 
 
 # ------------------------------------------------------------------ addresses
 
 
 def test_an_acknowledgement_to_no_address_ends_quietly(
-    platform: Platform, database: Rows, run: outbox.Run
+    platform: Platform, database: Rows, run: outbox.RunQuery
 ) -> None:
     message = "Invalid `to` field. The email address needs to follow the `email@example.com` format"
     platform.resend.switch(
@@ -447,17 +451,17 @@ def test_domains_go_to_resend_in_punycode(platform: Platform, database: Rows) ->
     assert any(mail["to"][0].startswith("sari@xn--bcher-kva.") for mail in delivered(platform))
 
 
-def test_a_delay_counts_only_what_was_tried(run: outbox.Run, database: Rows) -> None:
+def test_a_delay_counts_only_what_was_tried(run: outbox.RunQuery, database: Rows) -> None:
     put_waiting(database, 1)
     for delay in (
-        MailDelayed("rate_limit_exceeded", uncertain=False, retry_after_s=1),
-        MailDelayed("application_error", uncertain=True),
+        TransientMailError("rate_limit_exceeded", uncertain=False, retry_after_s=1),
+        TransientMailError("application_error", uncertain=True),
     ):
         make_due(database)
         for claimed in outbox.claim(run, clock()):
-            outbox.attempt(run, partial(_raise, delay), [claimed], clock, Tally())
+            outbox.send_claimed(run, partial(_raise, delay), [claimed], clock, DeliveryStats())
     assert (mail(database)["attempts"], mail(database)["uncertain"]) == (1, True)
 
 
-def _raise(fault: Exception, letter: Letter, key: str) -> Any:
+def _raise(fault: Exception, letter: Email, key: str) -> Any:
     raise fault

@@ -22,11 +22,11 @@ from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
 from lib.cache import Cache
 from lib.db import Database
-from lib.encryption import Vault
+from lib.encryption import SecretBoxCipher
 from lib.leads import queue, reference, repository, submission
-from lib.leads.repository import Desk, Lead
+from lib.leads.repository import Lead, Recipients
 from lib.problems import CacheDown
-from lib.settings import keys
+from lib.settings import encryption_keys
 from ops import cli
 from tests.conftest import LEAD, delivered, eventually
 
@@ -37,7 +37,7 @@ NO_REDIS = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
 NO_MAIL = {"RESEND_API_URL": "http://127.0.0.1:1"}
 
 SALES = ["sales@alfabeauty.test"]
-DESK = Desk("Alfa Beauty <noreply@alfabeauty.test>", ("sales@alfabeauty.test",))
+DESK = Recipients("Alfa Beauty <noreply@alfabeauty.test>", ("sales@alfabeauty.test",))
 PERSONAL = ("Maju Jaya", "Andi", "81234567890", "example.com", "Medan", "Tertarik")
 FORM = {**{name: str(value) for name, value in LEAD.items()}, "consent": "on"}
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -223,8 +223,8 @@ MIDNIGHT = datetime.fromtimestamp(86_400 * 20_780, UTC)
 
 
 def make(now: datetime, key: str | None = "k-1", **fields: object) -> Lead:
-    return repository.make(
-        submission.read({**LEAD, **fields}),
+    return repository.from_submission(
+        submission.parse({**LEAD, **fields}),
         key=key,
         locale="id",
         now=now,
@@ -234,7 +234,7 @@ def make(now: datetime, key: str | None = "k-1", **fields: object) -> Lead:
 
 
 def put(run: repository.Run, lead: Lead) -> Lead:
-    return repository.store(
+    return repository.insert(
         run, lead, DESK, now=lead.created_at, deliver_now=False, erasure_keys=()
     )[0]
 
@@ -303,7 +303,7 @@ def test_a_reference_is_short_and_safe_to_speak(run: repository.Run, database: R
     for number in range(20):
         lead = put(run, make(MIDNIGHT, f"k-{number}"))
         assert re.fullmatch(r"ALFA-[2-9ACHJKMQRWXYZ]{5}", lead.ref)
-        assert reference.is_one(lead.ref)
+        assert reference.is_valid(lead.ref)
     assert len({row["ref"] for row in rows(database)}) == 20
 
 
@@ -315,7 +315,7 @@ def test_a_reference_that_is_taken_grows(
     database.execute("update leads set ref = %s where id = %s", [coming.ref, other.id])
     answer = post(platform, key="k-1").json()
     assert answer["id"] == str(coming.id)
-    assert answer["ref"] == reference.of(coming.id, 6)
+    assert answer["ref"] == reference.for_lead(coming.id, 6)
     assert answer["ref"].startswith(coming.ref)
     eventually(lambda: any(answer["ref"] in mail["text"] for mail in mails_to(platform, SALES)))
 
@@ -330,7 +330,7 @@ def test_a_lead_that_postgres_cannot_take_waits_sealed_in_redis(
     assert answer.status_code == 202
     body = answer.json()
     assert (body["success"], body["queued"]) == (True, True)
-    assert reference.is_one(body["ref"])
+    assert reference.is_valid(body["ref"])
     eventually(lambda: remembered(valkey))
     assert valkey.hkeys("queue") == [body["id"]]
     everything = everything_in(valkey)
@@ -421,9 +421,13 @@ def test_what_nobody_can_open_is_set_aside_and_the_rest_drains(
     good = post(without_database).json()
     strange = {
         "not sealed": "hello",
-        "another key": Vault((b"x" * 32,)).seal("{}"),
-        "no lead": Vault(keys(platform.environment["LEADS_ENCRYPTION_KEY"])).seal('{"id": 5}'),
-        "no object": Vault(keys(platform.environment["LEADS_ENCRYPTION_KEY"])).seal("[5]"),
+        "another key": SecretBoxCipher((b"x" * 32,)).encrypt("{}"),
+        "no lead": SecretBoxCipher(
+            encryption_keys(platform.environment["LEADS_ENCRYPTION_KEY"])
+        ).encrypt('{"id": 5}'),
+        "no object": SecretBoxCipher(
+            encryption_keys(platform.environment["LEADS_ENCRYPTION_KEY"])
+        ).encrypt("[5]"),
     }
     sealed = {str(uuid4()): text for text in strange.values()}
     for lead_id, text in sealed.items():
@@ -475,7 +479,7 @@ def test_whatever_but_a_queued_leads_length_means_that_it_is_not_queued(said: st
     cache = Cache(liar.url, "token")
     try:
         with pytest.raises(CacheDown):
-            queue.put(cache.run_all, Vault((b"x" * 32,)), make(MIDNIGHT))
+            queue.enqueue(cache.pipeline, SecretBoxCipher((b"x" * 32,)), make(MIDNIGHT))
     finally:
         cache.close()
         liar.close()
@@ -595,8 +599,8 @@ def test_a_lead_refused_for_want_of_everything_may_come_again_at_once(
 
 
 def opened(platform: Platform, sealed: object) -> dict[str, Any]:
-    vault = Vault(keys(platform.environment["LEADS_ENCRYPTION_KEY"]))
-    found: dict[str, Any] = json.loads(vault.open(str(sealed)))
+    vault = SecretBoxCipher(encryption_keys(platform.environment["LEADS_ENCRYPTION_KEY"]))
+    found: dict[str, Any] = json.loads(vault.decrypt(str(sealed)))
     return found
 
 

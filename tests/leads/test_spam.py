@@ -21,8 +21,8 @@ UNLIMITED = {"LEADS_PER_MINUTE": "1000", "LEADS_PER_HOUR": "1000"}
 
 
 def reason(seconds: int | None = 60, repeats: int = 1, **fields: object) -> str | None:
-    read = submission.read({**LEAD, **fields})
-    return spam.reason(read, seconds_to_fill=seconds, repeats=repeats)
+    read = submission.parse({**LEAD, **fields})
+    return spam.classify(read, seconds_to_fill=seconds, repeats=repeats)
 
 
 def post(url: str, lead: dict[str, Any], **headers: str) -> httpx.Response:

@@ -16,7 +16,7 @@ from psycopg.rows import DictRow
 from dev.build import source_tree
 from dev.edge.runtime import Function
 from dev.faults.fault_proxy import FaultProxy
-from dev.faults.test_site import Rig
+from dev.faults.test_site import SiteUnderTest
 from dev.platform.local_platform import APP_ROLE, Platform
 from ops import cli
 from tests.conftest import LEAD, ROOT, delivered, eventually
@@ -334,9 +334,9 @@ def test_an_unexpected_error_gives_a_form_back_with_what_was_typed(
     platform: Platform, database: Rows, tmp_path: Path
 ) -> None:
     copied = source_tree.copy(ROOT, tmp_path / "copy")
-    module = copied / "lib" / "submission.py"
+    module = copied / "lib" / "leads" / "submission.py"
     module.write_text(module.read_text() + "\n\ndef read(_values):\n    raise ZeroDivisionError\n")
-    with Rig(platform, copied) as rig:
+    with SiteUnderTest(platform, copied) as rig:
         page = httpx.post(f"{rig.url}/api/leads", data=FORM, headers=BROWSER, timeout=20)
         plain = post(rig.url)
     assert (page.status_code, plain.status_code) == (500, 500)

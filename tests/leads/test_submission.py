@@ -7,14 +7,14 @@ import unicodedata
 from typing import Any
 
 import phonenumbers
+import pydantic
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from lib.leads import phone, submission, validators
-from lib.leads.submission import Faulty, Submission
-from lib.leads.validators import Fault
+from lib.leads.submission import Submission, ValidationError
+from lib.leads.validators import FieldError
 from tests.conftest import LEAD
 from tests.leads import contract
 
@@ -66,8 +66,8 @@ plain = (
 def reading(values: object) -> Submission | None:
     """None when refused; fails when it is refused without a word, or in any other way."""
     try:
-        return submission.read(values)
-    except Faulty as faulty:
+        return submission.parse(values)
+    except ValidationError as faulty:
         for locale in ("id", "en"):
             details = faulty.details(locale)
             assert details
@@ -101,8 +101,8 @@ def test_any_json_value_as_the_whole_body_is_refused(value: object) -> None:
 @few
 def test_a_field_we_do_not_know_is_named_and_nothing_else_is(name: str, value: object) -> None:
     if name not in FIELDS:
-        with pytest.raises(Faulty) as refused:
-            submission.read({**LEAD, name: value})
+        with pytest.raises(ValidationError) as refused:
+            submission.parse({**LEAD, name: value})
         assert len(refused.value.details("en")) == 1
 
 
@@ -110,17 +110,17 @@ def contracted(values: dict[str, Any]) -> tuple[object, object]:
     """What the contract makes of a body: what is kept, or the faults."""
     try:
         kept = contract.Submission.model_validate(values)
-    except ValidationError as fault:
+    except pydantic.ValidationError as fault:
         return None, contract.kinds(fault)
     return kept.model_dump(), kept.model_dump_json(exclude_none=True)
 
 
 def ours(values: dict[str, Any]) -> tuple[object, object]:
     try:
-        kept = submission.read(values)
-    except Faulty as faulty:
-        return None, faulty.kinds
-    return kept.model_dump(), kept.model_dump_json(exclude_none=True)
+        kept = submission.parse(values)
+    except ValidationError as faulty:
+        return None, faulty.error_types
+    return kept.to_dict(), kept.to_json(exclude_none=True)
 
 
 def agrees(values: dict[str, Any]) -> bool:
@@ -177,7 +177,7 @@ def test_accepted_text_is_tidy_and_reading_it_again_changes_nothing(field: str, 
     if read is not None:
         kept = getattr(read, field)
         assert kept is None or is_tidy(kept, lines=field in LINES), ascii(kept)
-        assert submission.read(read.model_dump()) == read
+        assert submission.parse(read.to_dict()) == read
 
 
 @given(link=links)
@@ -188,7 +188,7 @@ def test_accepted_text_is_tidy_and_reading_it_again_changes_nothing(field: str, 
 def test_a_link_is_tidied_once_and_keeps_no_word_that_may_name_a_person(link: str) -> None:
     read = reading({**LEAD, "page_url_current": link})
     if read is not None:
-        assert submission.read(read.model_dump()) == read
+        assert submission.parse(read.to_dict()) == read
         query = (read.page_url_current or "").partition("?")[2]
         assert all(
             part.startswith(("utm_", "gclid", "fbclid")) for part in query.split("&") if part
@@ -208,7 +208,7 @@ def test_an_accepted_number_is_e164_and_stays_itself(number: str) -> None:
         assert digits.isdigit()
         assert 10 <= len(digits) <= 15
         assert not digits.startswith("0")
-        assert submission.read(read.model_dump()) == read
+        assert submission.parse(read.to_dict()) == read
 
 
 @given(address=addresses)
@@ -217,7 +217,7 @@ def test_an_accepted_address_is_lower_case_and_stays_itself(address: str) -> Non
     read = reading({**LEAD, "email": address})
     if read is not None and read.email is not None:
         assert read.email == read.email.lower()
-        assert submission.read(read.model_dump()) == read
+        assert submission.parse(read.to_dict()) == read
 
 
 def test_ordinary_mobile_numbers_are_read_as_the_library_reads_them() -> None:
@@ -231,22 +231,22 @@ def test_ordinary_mobile_numbers_are_read_as_the_library_reads_them() -> None:
                     typed = form.format(number)
                     try:
                         whole: object = phone.normalize(typed, lost_plus=typed[0] == " ")
-                    except Fault as fault:
-                        whole = fault.kind
+                    except FieldError as fault:
+                        whole = fault.error_type
                     try:
-                        quick: object = validators.phone(typed)
-                    except Fault as fault:
-                        quick = fault.kind
+                        quick: object = validators.normalize_phone(typed)
+                    except FieldError as fault:
+                        quick = fault.error_type
                     assert quick == whole, typed
 
 
 def test_an_ordinary_mobile_number_does_not_load_the_library() -> None:
     code = """
 import sys
-from lib import fields
+from lib.leads import validators
 for typed in ("0812-3456-7890", "+62 812 3456 7890", "6281234567890", "81234567890",
               " 0812.3456.7890 ", "+62 (0)811 123 456", "0859 1234 5678 9"):
-    assert fields.phone(typed).startswith("+628")
+    assert validators.normalize_phone(typed).startswith("+628")
 assert "phonenumbers" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -277,31 +277,31 @@ def test_a_number_of_any_country_is_stored_as_the_library_has_it(region: str) ->
         if prefix == "0":
             forms += [f"+{code} (0){national}", f"+{code} 0{national}", f"00 {code} 0{national}"]
         for typed in forms:
-            assert validators.phone(typed) == stored, typed
+            assert validators.normalize_phone(typed) == stored, typed
 
 
 @given(text=st.text(st.characters(), max_size=30) | numbers)
 @many
 def test_whatever_is_typed_the_number_kept_can_be_read_again(text: str) -> None:
     try:
-        read = validators.phones(text)
-    except Fault:
+        read = validators.possible_phones(text)
+    except FieldError:
         return
     for number in read:
-        assert validators.phone(number) == number == validators.same_number(number)
+        assert validators.normalize_phone(number) == number == validators.renormalize_phone(number)
 
 
 def test_an_erasure_takes_only_a_number_that_can_be_read_in_one_way() -> None:
     for typed in ("81234567890", "622 7552123", "001 65 9234 5678", " 819012345699"):
-        assert submission.read_person({"phone": typed}).phone
-        with pytest.raises(Faulty) as refused:
-            submission.read_person({"phone": typed}, certain=True)
+        assert submission.parse_person({"phone": typed}).phone
+        with pytest.raises(ValidationError) as refused:
+            submission.parse_person({"phone": typed}, certain=True)
         for locale in ("id", "en"):
             (words,) = refused.value.details(locale)["phone"]
             assert words.count("+") >= 3, words
     for typed in ("0812 3456 7890", "62 21 5551234", "0062 812 3456 7890", "+819012345699",
                   "062 812 3456 7890", "008 62 812 3456 7890", " 6281234567890"):  # fmt: skip
-        assert submission.read_person({"phone": typed}, certain=True).phone
+        assert submission.parse_person({"phone": typed}, certain=True).phone
 
 
 @pytest.mark.parametrize(
@@ -314,8 +314,8 @@ def test_an_erasure_takes_only_a_number_that_can_be_read_in_one_way() -> None:
     ],
 )
 def test_a_refused_number_is_told_what_to_type(typed: str, words: str) -> None:
-    with pytest.raises(Faulty) as refused:
-        submission.read({**LEAD, "phone_whatsapp": typed})
+    with pytest.raises(ValidationError) as refused:
+        submission.parse({**LEAD, "phone_whatsapp": typed})
     (english,) = refused.value.details("en")["phone_whatsapp"]
     (indonesian,) = refused.value.details("id")["phone_whatsapp"]
     assert words in english
@@ -337,7 +337,7 @@ def test_a_refused_number_is_told_what_to_type(typed: str, words: str) -> None:
     ],
 )
 def test_chairs_are_a_number_or_its_digits(typed: object, stored: int | None) -> None:
-    assert submission.read({**LEAD, "chair_count": typed}).chair_count == stored
+    assert submission.parse({**LEAD, "chair_count": typed}).chair_count == stored
 
 
 def test_a_length_is_counted_in_characters_after_tidying() -> None:
@@ -345,17 +345,17 @@ def test_a_length_is_counted_in_characters_after_tidying() -> None:
         "business_name": " " + "e\u0301" * 255 + " ",
         "city": "\U0001f487" * 80,
     }
-    read = submission.read({**LEAD, **longest})
+    read = submission.parse({**LEAD, **longest})
     assert (len(read.business_name), len(read.city)) == (255, 80)
-    with pytest.raises(Faulty):
-        submission.read({**LEAD, "business_name": "\u202a\u202aA\u202c"})
+    with pytest.raises(ValidationError):
+        submission.parse({**LEAD, "business_name": "\u202a\u202aA\u202c"})
 
 
 def test_a_ticked_box_of_a_form_is_consent_and_any_other_value_is_not() -> None:
     form = {**{name: str(value) for name, value in LEAD.items()}}
     for ticked in ("on", "true", "1", "ON", " True "):
-        assert submission.read(submission.from_form({**form, "consent": ticked})).consent is True
+        assert submission.parse(submission.from_form({**form, "consent": ticked})).consent is True
     for other in ("", "off", "0", "false", "yes"):
-        with pytest.raises(Faulty) as refused:
-            submission.read(submission.from_form({**form, "consent": other}))
+        with pytest.raises(ValidationError) as refused:
+            submission.parse(submission.from_form({**form, "consent": other}))
         assert list(refused.value.details("en")) == ["consent"]

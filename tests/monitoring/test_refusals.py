@@ -44,7 +44,7 @@ def with_(platform: Platform, **variables: str) -> Services:
 
 
 def findings(report: monitor.Report) -> dict[str, str]:
-    return {one.rule: one.what for one in report.findings}
+    return {one.rule: one.description for one in report.findings}
 
 
 def watched(platform: Platform, **variables: str) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def test_mails_that_would_not_be_sent_are_a_sev1_and_degrade(
     fault = OUTBOX[name]
     database.execute(fault.broken.encode())
     try:
-        facts, _ = monitor.look(services, None, datetime.now(UTC))
+        facts, _ = monitor.collect_facts(services, None, datetime.now(UTC))
         answer = deep(platform, platform)
     finally:
         database.execute(fault.mended.encode())
@@ -201,7 +201,7 @@ def test_of_all_instances_of_a_deployment_one_asks(database: Rows, services: Ser
     claims = []
     now = datetime.now(UTC)
     for _ in range(3):
-        deployments.ask_first(services, build, now)
+        deployments.check_once(services, build, now)
         asked = "select asked_at from deployments where deployment = 'dpl_many'"
         claims.append(database.execute(asked).fetchone())
         now += MINUTE

@@ -40,8 +40,8 @@ def services(platform: Platform, database: Rows) -> Iterator[Services]:
 
 
 def test_every_secret_variable_has_a_row() -> None:
-    previous = {key.previous for key in secrets.KEYS if key.previous}
-    secret = {one.name for one in settings.every() if one.secret}
+    previous = {key.previous_variable for key in secrets.SECRETS if key.previous_variable}
+    secret = {one.name for one in settings.all_settings() if one.secret}
     without = secret - set(secrets.BY_NAME) - previous
     assert not without, (
         f"monitoring/secrets.py: what is {', '.join(sorted(without))} for, and how old may it get?"
@@ -49,16 +49,17 @@ def test_every_secret_variable_has_a_row() -> None:
 
 
 def test_where_two_are_accepted_there_is_a_variable_for_the_one_being_retired() -> None:
-    known = {one.name for one in settings.every()}
-    for key in secrets.KEYS:
-        assert not key.previous or key.name not in known or key.previous in known
+    known = {one.name for one in settings.all_settings()}
+    for key in secrets.SECRETS:
+        assert not key.previous_variable or key.name not in known or key.previous_variable in known
 
 
 def test_every_key_can_be_rotated_by_some_way() -> None:
     assert all(
-        key.name in commands.KINDS or key.overlap in commands.BY_OVERLAP for key in secrets.KEYS
+        key.name in commands.TYPES_BY_NAME or key.overlap in commands.TYPES_BY_OVERLAP
+        for key in secrets.SECRETS
     )
-    assert all(key.days > 0 and key.purpose and key.owner for key in secrets.KEYS)
+    assert all(key.max_age_days > 0 and key.purpose and key.owner for key in secrets.SECRETS)
 
 
 # ------------------------------------------------------------------ fingerprints
@@ -89,7 +90,7 @@ def test_each_key_of_a_list_and_the_one_being_retired_count() -> None:
 
 def test_settings_give_secrets_that_are_set_and_nothing_else() -> None:
     given = {"CRON_SECRET": "abc", "SITE_URL": "https://x", "HEALTH_CHECK_TOKEN": " "}
-    assert Settings(given).secrets() == {"CRON_SECRET": "abc"}
+    assert Settings(given).secrets_by_name() == {"CRON_SECRET": "abc"}
 
 
 # ------------------------------------------------------------------ seen, and their ages
@@ -108,7 +109,7 @@ def test_a_deployment_says_which_keys_it_uses_when_the_watch_runs(
     expected = secrets.fingerprint(pepper, platform.environment["DATABASE_URL"])
     assert {"name": "DATABASE_URL", "fingerprint": expected, "deployment": "dpl_local"} in rows
     text = json.dumps([rows, platform.logs()], default=str)
-    for name, value in Settings(platform.environment).secrets().items():
+    for name, value in Settings(platform.environment).secrets_by_name().items():
         assert value not in text, name
 
 
@@ -129,7 +130,7 @@ def test_seeing_again_keeps_the_first_time_and_moves_the_last(
     run = services.database.run
     for minutes in (5, 0, 10):
         at = NOW + timedelta(minutes=minutes)
-        secrets.sight(run, {"CRON_SECRET": "x"}, PEPPER, "dpl_a", at)
+        secrets.record_usage(run, {"CRON_SECRET": "x"}, PEPPER, "dpl_a", at)
     (row,) = database.execute("select first_seen_at, last_seen_at from key_sightings").fetchall()
     assert row["last_seen_at"] == NOW + timedelta(minutes=10)
 
@@ -138,18 +139,18 @@ def test_a_key_is_overdue_when_it_is_older_than_its_row_says_and_still_used(
     services: Services,
 ) -> None:
     run, cron = services.database.run, secrets.BY_NAME["CRON_SECRET"]
-    born = NOW - timedelta(days=cron.days)
-    secrets.sight(run, {"CRON_SECRET": "old"}, PEPPER, "dpl_a", born)
-    secrets.sight(run, {"CRON_SECRET": "old"}, PEPPER, "dpl_b", NOW)
-    assert secrets.overdue(run, NOW) == ()
-    assert secrets.overdue(run, NOW + timedelta(seconds=1)) == ("CRON_SECRET",)
+    born = NOW - timedelta(days=cron.max_age_days)
+    secrets.record_usage(run, {"CRON_SECRET": "old"}, PEPPER, "dpl_a", born)
+    secrets.record_usage(run, {"CRON_SECRET": "old"}, PEPPER, "dpl_b", NOW)
+    assert secrets.list_overdue(run, NOW) == ()
+    assert secrets.list_overdue(run, NOW + timedelta(seconds=1)) == ("CRON_SECRET",)
     # A new deployment has a new one, and nobody is heard of with the old: that is over.
-    secrets.sight(run, {"CRON_SECRET": "new"}, PEPPER, "dpl_c", NOW + timedelta(hours=2))
-    assert secrets.overdue(run, NOW + timedelta(hours=2)) == ()
+    secrets.record_usage(run, {"CRON_SECRET": "new"}, PEPPER, "dpl_c", NOW + timedelta(hours=2))
+    assert secrets.list_overdue(run, NOW + timedelta(hours=2)) == ()
 
 
 def test_without_a_pepper_nothing_is_kept(services: Services, database: Rows) -> None:
-    secrets.sight(services.database.run, {"CRON_SECRET": "x"}, "", "dpl_a", NOW)
+    secrets.record_usage(services.database.run, {"CRON_SECRET": "x"}, "", "dpl_a", NOW)
     assert database.execute("select 1 from key_sightings").fetchone() is None
 
 
@@ -158,14 +159,14 @@ def test_the_table_of_ages_exits_one_when_a_key_is_overdue(
 ) -> None:
     pepper = platform.environment["KEY_FINGERPRINT_PEPPER"]
     now = datetime.now(UTC)
-    secrets.sight(services.database.run, {"CRON_SECRET": "x" * 32}, pepper, "dpl_a", now)
+    secrets.record_usage(services.database.run, {"CRON_SECRET": "x" * 32}, pepper, "dpl_a", now)
     assert cli.main(["keys"], platform.environment) == 0
     told = capsys.readouterr().out
-    assert all(key.name in told for key in secrets.KEYS)
+    assert all(key.name in told for key in secrets.SECRETS)
     assert secrets.fingerprint(pepper, "x" * 32) in told
     old = now - timedelta(days=400)
-    secrets.sight(services.database.run, {"RESEND_API_KEY": "y"}, pepper, "dpl_a", old)
-    secrets.sight(services.database.run, {"RESEND_API_KEY": "y"}, pepper, "dpl_a", now)
+    secrets.record_usage(services.database.run, {"RESEND_API_KEY": "y"}, pepper, "dpl_a", old)
+    secrets.record_usage(services.database.run, {"RESEND_API_KEY": "y"}, pepper, "dpl_a", now)
     assert cli.main(["keys", "--json"], platform.environment) == 1
     rows = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
     assert rows["RESEND_API_KEY"]["verdict"] == "OVERDUE"
@@ -179,11 +180,11 @@ def test_the_operators_file_is_theirs_alone_and_other_lines_stay(tmp_path: Path)
     file = tmp_path / "mine.env"
     file.write_text("# ours\nSITE_URL=https://x\nCRON_SECRET=old\n")
     held = KeyFile(file)
-    held.keep({"CRON_SECRET": "new", "CRON_SECRET__RETIRING": "old"})
+    held.update({"CRON_SECRET": "new", "CRON_SECRET__RETIRING": "old"})
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.read_text().splitlines()[:2] == ["# ours", "SITE_URL=https://x"]
     assert held.read()["CRON_SECRET"] == "new"
-    held.keep({"CRON_SECRET__RETIRING": None})
+    held.update({"CRON_SECRET__RETIRING": None})
     assert set(held.read()) == {"SITE_URL", "CRON_SECRET"}
 
 

@@ -48,22 +48,22 @@ def put(services: Services, service: str, counts: dict[float, int], kind: str = 
     """counts: milliseconds -> how many took so long, a minute ago."""
     key = metrics.minute_key(metrics.minute_of(NOW - timedelta(minutes=1)))
     for took_ms, n in counts.items():
-        field = f"{service}|dpl|{kind}|{metrics.bucket(took_ms)}"
-        services.cache.run("HINCRBY", key, field, n)
+        field = f"{service}|dpl|{kind}|{metrics.bucket_of(took_ms)}"
+        services.cache.execute("HINCRBY", key, field, n)
 
 
 def shown(services: Services) -> dict[str, Any]:
     run = services.database.run
     since = NOW - timedelta(hours=1)
-    rollup.fold(run, services.cache.run_all, since, NOW, status_page.PROMISED)
-    made = status_page.document(status_page.gather(run, NOW), "https://site", None, NOW, "database")
+    rollup.roll_up(run, services.cache.pipeline, since, NOW, status_page.SLA_BUCKETS)
+    made = status_page.render(status_page.load(run, NOW), "https://site", None, NOW, "database")
     return {one["id"]: one for one in made["components"]}
 
 
 def test_the_catalogue_is_the_handbooks() -> None:
     handbook = {"leads": 1000, "products": 500, "health": 200, "rum": None}
-    assert {one.id: one.sla_ms for one in status_page.CATALOGUE} == handbook
-    assert all((ROOT / f"{one.address[1:]}.py").exists() for one in status_page.CATALOGUE)
+    assert {one.id: one.sla_ms for one in status_page.SERVICES} == handbook
+    assert all((ROOT / f"{one.path[1:]}.py").exists() for one in status_page.SERVICES)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_with_everything_down_it_says_that_it_cannot_say(
     with platform.function("api/status.py", **down) as alone:
         found = ask(alone.url)
         assert found["data"] == {"source": "none", "as_of": None}
-        assert found["status"]["description"] == status_page.UNKNOWN
+        assert found["status"]["description"] == status_page.UNKNOWN_DESCRIPTION
         assert [one["sla_ms"] for one in found["components"]] == [1000, 500, 200, None]
 
 
@@ -222,7 +222,7 @@ def test_status_says_maintenance_with_one_question_to_redis(
         assert ask(alone.url)["data"]["source"] == "watch"
         asked = [request["body"] for request in platform.upstash.received()]
     # Beside the count of the answered request, which is made after its answer.
-    asked = [each for each in asked if metrics.RECORD not in str(each) and "EVAL" not in each]
+    asked = [each for each in asked if metrics.INCREMENT not in str(each) and "EVAL" not in each]
     all_at_once = [["GET", "status"], ["HGETALL", "incidents"], ["GET", "maintenance"]]
     assert [each for each in asked if "maintenance" in str(each)] == [all_at_once]
 
@@ -231,15 +231,15 @@ def test_status_says_maintenance_with_one_question_to_redis(
 
 
 def open_incident(services: Services, name: str) -> None:
-    seen = [rules.finding(rules.BY_NAME[name], "10.0.0.1 said no", NOW)]
-    store.found(services.database.run, seen, NOW, "dpl", "watch")
+    seen = [rules.make_finding(rules.BY_NAME[name], "10.0.0.1 said no", NOW)]
+    store.record_findings(services.database.run, seen, NOW, "dpl", "watch")
 
 
 def test_an_incident_shows_on_the_components_it_hits(services: Services) -> None:
     open_incident(services, "database_down")
-    store.note(services.database.run, "last", "ops", NOW, "a word among us")
-    watch_made = status_page.document(
-        status_page.gather(services.database.run, NOW), "https://site", None, NOW, "database"
+    store.add_note(services.database.run, "last", "ops", NOW, "a word among us")
+    watch_made = status_page.render(
+        status_page.load(services.database.run, NOW), "https://site", None, NOW, "database"
     )
     states = {one["id"]: one["status"] for one in watch_made["components"]}
     assert states == {
@@ -257,6 +257,6 @@ def test_an_incident_shows_on_the_components_it_hits(services: Services) -> None
 
 def test_what_visitors_do_not_notice_is_not_published(services: Services) -> None:
     open_incident(services, "backup_old")
-    known = status_page.gather(services.database.run, NOW)
-    made = status_page.document(known, "https://site", None, NOW, "database")
+    known = status_page.load(services.database.run, NOW)
+    made = status_page.render(known, "https://site", None, NOW, "database")
     assert (made["incidents"], made["status"]["indicator"]) == ([], "none")

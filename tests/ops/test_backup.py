@@ -23,8 +23,8 @@ from psycopg.rows import DictRow
 from dev.platform import migrations
 from dev.platform.local_platform import Platform
 from dev.platform.pgbouncer import PgBouncer
-from lib.problems import Unreadable
-from lib.settings import keys as read_keys
+from lib.problems import DecryptionError
+from lib.settings import encryption_keys as read_keys
 from ops import cli
 from ops.command import Failed
 from ops.recovery import backup, load, manifest, postgres, stream_encryption
@@ -54,7 +54,7 @@ def key(platform: Platform) -> tuple[bytes, ...]:
 
 
 def the_backup(platform: Platform, folder: Path) -> Manifest:
-    [found], faults = manifest.held(folder, key(platform))
+    [found], faults = manifest.list_backups(folder, key(platform))
     assert faults == []
     return found
 
@@ -71,31 +71,31 @@ def post(platform: Platform, number: int) -> str:
 
 
 def sealed(text: bytes, by: bytes = KEY) -> bytes:
-    return b"".join(stream_encryption.seal([text], by))
+    return b"".join(stream_encryption.encrypt([text], by))
 
 
 def opened(text: bytes, *by: bytes) -> bytes:
-    return b"".join(stream_encryption.unseal(io.BytesIO(text), by or (KEY,)))
+    return b"".join(stream_encryption.decrypt(io.BytesIO(text), by or (KEY,)))
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(0, 3 * stream_encryption.CHUNK // 2), max_size=4))
+@given(st.lists(st.integers(0, 3 * stream_encryption.CHUNK_BYTES // 2), max_size=4))
 def test_what_is_sealed_comes_back_whatever_its_pieces(sizes: list[int]) -> None:
     pieces = [os.urandom(size) for size in sizes]
-    whole = b"".join(stream_encryption.seal(pieces, KEY))
+    whole = b"".join(stream_encryption.encrypt(pieces, KEY))
     assert opened(whole) == b"".join(pieces)
 
 
 def test_a_key_being_retired_still_opens() -> None:
     assert opened(sealed(b"leads", OTHER), KEY, OTHER) == b"leads"
-    with pytest.raises(Unreadable):
+    with pytest.raises(DecryptionError):
         opened(sealed(b"leads", OTHER))
 
 
 def test_a_seal_notices_every_kind_of_change() -> None:
-    three = sealed(os.urandom(3 * stream_encryption.CHUNK))
+    three = sealed(os.urandom(3 * stream_encryption.CHUNK_BYTES))
     head = len(stream_encryption.MAGIC) + 24
-    size = stream_encryption.CHUNK + 17
+    size = stream_encryption.CHUNK_BYTES + 17
     first, second, third = (three[head + n * size : head + (n + 1) * size] for n in range(3))
     changed = bytearray(three)
     changed[len(three) // 2] ^= 1
@@ -109,7 +109,7 @@ def test_a_seal_notices_every_kind_of_change() -> None:
         three + b"x",
         b"ALFA-BACKUP-2\n" + three[len(stream_encryption.MAGIC) :],
     ):
-        with pytest.raises(Unreadable):
+        with pytest.raises(DecryptionError):
             opened(broken)
 
 
@@ -129,7 +129,7 @@ def scratch(platform: Platform) -> Iterator[str]:
 
 def restored(platform: Platform, folder: Path, dsn: str) -> Manifest:
     found = the_backup(platform, folder)
-    load.check(folder, found, key(platform), quiet=True)
+    load.verify_backup(folder, found, key(platform), quiet=True)
     load.load(dsn, folder, found, key(platform), quiet=True)
     return found
 
@@ -227,7 +227,7 @@ def pretend(
     platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> Path:
     """A pg_dump of ours before every other; the real one is $REAL."""
-    postgres.major_of.cache_clear()
+    postgres.major_version.cache_clear()
     real = platform.postgres.tool("pg_dump")
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -271,7 +271,7 @@ def test_a_dump_that_dies_leaves_no_backup_and_is_recorded_as_failed(
     said = capsys.readouterr().err
     assert "connection lost" in said
     assert "andi@example.com" not in said
-    assert manifest.held(folder, key(platform)) == ([], [])
+    assert manifest.list_backups(folder, key(platform)) == ([], [])
     assert list(folder.glob("*.sealed")) == list(folder.glob("*.json")) == []
     row = database.execute("select source, status from backups").fetchone()
     assert row == {"source": "own", "status": "FAILED"}
@@ -292,8 +292,8 @@ def test_a_backup_killed_in_the_middle_is_none_and_the_next_one_works(
         finally:
             running.kill()
     assert list(folder.glob(".*.part"))
-    assert manifest.held(folder, key(platform)) == ([], [])
-    long_ago = (datetime.now(UTC) - backup.LEFT_BEHIND - timedelta(hours=1)).timestamp()
+    assert manifest.list_backups(folder, key(platform)) == ([], [])
+    long_ago = (datetime.now(UTC) - backup.STALE_PARTIAL_AGE - timedelta(hours=1)).timestamp()
     for part in folder.glob(".*.part"):
         os.utime(part, (long_ago, long_ago))
     monkeypatch.undo()
@@ -343,14 +343,14 @@ def test_of_two_programs_alike_the_one_on_the_path_runs(
     found = {Path("/on/the/path/pg_dump"): 18, Path(elsewhere): 18, Path("/newer/pg_dump"): 19}
     monkeypatch.setattr(postgres, "_candidates", lambda _name: iter(found))
     monkeypatch.setattr(postgres, "major_of", found.__getitem__)
-    assert postgres.tool("pg_dump", 18) == Path("/on/the/path/pg_dump")
+    assert postgres.find_program("pg_dump", 18) == Path("/on/the/path/pg_dump")
 
 
 def test_a_dump_is_taken_with_the_servers_own_major_and_no_other() -> None:
     for major in (15, 17):
-        assert postgres.major_of(postgres.tool("pg_dump", major)) == major
+        assert postgres.major_version(postgres.find_program("pg_dump", major)) == major
     with pytest.raises(Failed, match=r"pg_dump 99 is wanted; found: .*postgresql-client-99"):
-        postgres.tool("pg_dump", 99)
+        postgres.find_program("pg_dump", 99)
 
 
 # ------------------------------------------------------------------ a folder of them
@@ -367,16 +367,18 @@ def test_a_backup_that_was_changed_is_found_before_anything_is_dropped(
     broken[-20] ^= 1
     file.write_bytes(bytes(broken))
     with pytest.raises(Failed, match="damaged"):
-        load.check(folder, found, key(platform), quiet=True)
+        load.verify_backup(folder, found, key(platform), quiet=True)
     with pytest.raises(Failed, match="another key"):
-        load.check(folder, found, (OTHER,), quiet=True)
-    exchanged = b"".join(stream_encryption.seal([os.urandom(found.dump_bytes)], key(platform)[0]))
+        load.verify_backup(folder, found, (OTHER,), quiet=True)
+    exchanged = b"".join(
+        stream_encryption.encrypt([os.urandom(found.dump_bytes)], key(platform)[0])
+    )
     assert len(exchanged) == len(whole)
     file.write_bytes(exchanged)  # sealed by us, and of the same size
     with pytest.raises(Failed, match="not what its manifest says"):
-        load.check(folder, found, key(platform), quiet=True)
+        load.verify_backup(folder, found, key(platform), quiet=True)
     file.write_bytes(whole[:-1])
-    assert manifest.held(folder, key(platform))[0] == []
+    assert manifest.list_backups(folder, key(platform))[0] == []
 
 
 def test_a_manifest_that_was_changed_or_exchanged_is_not_believed(
@@ -388,9 +390,9 @@ def test_a_manifest_that_was_changed_or_exchanged_is_not_believed(
     said = json.loads(file.read_text())
     said["tables"]["public.leads"][0] = 7
     file.write_text(json.dumps(said))
-    assert "somebody changed it" in manifest.held(folder, key(platform))[1][0]
+    assert "somebody changed it" in manifest.list_backups(folder, key(platform))[1][0]
     file.write_text("{}")
-    assert "no manifest" in manifest.held(folder, key(platform))[1][0]
+    assert "no manifest" in manifest.list_backups(folder, key(platform))[1][0]
 
 
 def test_old_backups_go_and_the_newest_stays_whatever_its_age() -> None:
@@ -401,5 +403,7 @@ def test_old_backups_go_and_the_newest_stays_whatever_its_age() -> None:
             f"alfa-{days}", now - timedelta(days=days), 1, "", 0, {}, {}, 0, "", 0, "", ""
         )
 
-    assert [one.name for one in backup.old([aged(1), aged(29), aged(31)], now, 30)] == ["alfa-31"]
-    assert backup.old([aged(99)], now, 30) == []
+    assert [one.name for one in backup.expired([aged(1), aged(29), aged(31)], now, 30)] == [
+        "alfa-31"
+    ]
+    assert backup.expired([aged(99)], now, 30) == []

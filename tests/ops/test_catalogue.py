@@ -19,12 +19,12 @@ from tests.products.catalogue_data import (
     PRODUCTS,
     SEED,
     Database,
-    ask,
-    made_up,
+    get_products,
+    make_product,
     seeded,
     shop,
     slugs,
-    written,
+    write_file,
 )
 
 __all__ = ["seeded", "shop"]
@@ -65,9 +65,9 @@ def test_a_dry_run_shows_the_difference_and_changes_nothing(
 ) -> None:
     first, *rest = PRODUCTS
     changed = first | {"summary": {"id": "Kalimat baru.", "en": first["summary"]["en"]}}
-    document = DOCUMENT | {"products": [changed, *rest[1:], made_up("brand-new")]}
+    document = DOCUMENT | {"products": [changed, *rest[1:], make_product("brand-new")]}
     before = names(seeded)
-    assert ops(platform, "import", "--dry-run", "--prune", written(tmp_path, document)) == 0
+    assert ops(platform, "import", "--dry-run", "--prune", write_file(tmp_path, document)) == 0
     told = capsys.readouterr().out
     assert f"~ {first['slug']}" in told
     assert "    summary_id: " in told
@@ -82,7 +82,7 @@ def test_a_dry_run_shows_the_difference_and_changes_nothing(
 def test_what_a_file_leaves_out_stays_unless_it_is_told_to_go(
     platform: Platform, seeded: Database, tmp_path: Path
 ) -> None:
-    file = written(tmp_path, {"products": [made_up("brand-new")]})
+    file = write_file(tmp_path, {"products": [make_product("brand-new")]})
     assert ops(platform, "import", file) == 0
     assert len(names(seeded)) == len(PRODUCTS) + 1
     assert ops(platform, "import", "--prune", file) == 0
@@ -93,16 +93,16 @@ def test_every_fault_is_named_with_its_line_and_nothing_is_changed(
     platform: Platform, seeded: Database, tmp_path: Path, capsys: Printed
 ) -> None:
     bad = [
-        made_up("fine"),
-        made_up("Not A Slug"),
-        made_up("no-brand", brand="Nobody"),
-        made_up("no-such-code", categories=["perfume"], audience=["VET"]),
-        made_up("priced") | {"price": 10},
-        made_up("fine"),
+        make_product("fine"),
+        make_product("Not A Slug"),
+        make_product("no-brand", brand="Nobody"),
+        make_product("no-such-code", categories=["perfume"], audience=["VET"]),
+        make_product("priced") | {"price": 10},
+        make_product("fine"),
     ]
     text = json.dumps({"products": bad}, indent=1)
     before = names(seeded)
-    assert ops(platform, "import", written(tmp_path, text)) == 1
+    assert ops(platform, "import", write_file(tmp_path, text)) == 1
     said = capsys.readouterr().err
     lines = text.splitlines()
 
@@ -112,7 +112,7 @@ def test_every_fault_is_named_with_its_line_and_nothing_is_changed(
 
     assert f"line {begins('priced')}: 'price' is not known" in said
     assert f"line {begins('fine', 1)}: fine is there twice" in said
-    file = written(tmp_path, json.dumps({"products": bad[:4]}, indent=1))
+    file = write_file(tmp_path, json.dumps({"products": bad[:4]}, indent=1))
     assert ops(platform, "import", file) == 1
     said = capsys.readouterr().err
     assert f"line {begins('Not A Slug')}: Not A Slug: slug" in said
@@ -120,7 +120,7 @@ def test_every_fault_is_named_with_its_line_and_nothing_is_changed(
     assert "categories: 'perfume' is not known" in said
     assert "audience: SALON, BARBER or both" in said
     assert "4 faults; nothing was changed" in said
-    assert ops(platform, "import", written(tmp_path, '{"products": [\n{]')) == 1
+    assert ops(platform, "import", write_file(tmp_path, '{"products": [\n{]')) == 1
     assert "line 2: this is no JSON" in capsys.readouterr().err
     assert names(seeded) == before
 
@@ -133,16 +133,16 @@ def test_csv_goes_out_and_in_again_whole(
     assert ops(platform, "export", "--csv") == 0
     table = capsys.readouterr().out
     assert "'=1+1" in table, "a spreadsheet must not reckon it"
-    assert ops(platform, "import", written(tmp_path, table, "p.csv")) == 0
+    assert ops(platform, "import", write_file(tmp_path, table, "p.csv")) == 0
     assert capsys.readouterr().out == "nothing to change\n"
     edited = re.sub(r"^(barber-beard-oil),[^,]*,", r"\1,Beard Oil Deluxe,", table, flags=re.M)
-    assert ops(platform, "import", written(tmp_path, edited, "p.csv")) == 0
+    assert ops(platform, "import", write_file(tmp_path, edited, "p.csv")) == 0
     assert names(seeded)["barber-beard-oil"] == "Beard Oil Deluxe"
     broken = table.replace(",Gamma+,", ",Gamma,")
-    assert ops(platform, "import", written(tmp_path, broken, "p.csv")) == 1
+    assert ops(platform, "import", write_file(tmp_path, broken, "p.csv")) == 1
     line = next(n for n, row in enumerate(table.splitlines(), 1) if ",Gamma+," in row)
     assert f"line {line}: " in capsys.readouterr().err
-    assert ops(platform, "import", written(tmp_path, "slug,cost\nx,1\n", "p.csv")) == 1
+    assert ops(platform, "import", write_file(tmp_path, "slug,cost\nx,1\n", "p.csv")) == 1
     said = capsys.readouterr().err
     assert "line 1: column 'cost' is not known" in said
     assert "line 1: column 'name' is missing" in said
@@ -153,7 +153,7 @@ def test_an_export_is_an_import_that_changes_nothing(
 ) -> None:
     assert ops(platform, "export") == 0
     text = capsys.readouterr().out
-    assert ops(platform, "import", "--prune", written(tmp_path, text)) == 0
+    assert ops(platform, "import", "--prune", write_file(tmp_path, text)) == 0
     assert capsys.readouterr().out == "nothing to change\n"
 
 
@@ -175,10 +175,13 @@ def test_a_cache_that_cannot_be_told_is_named(
 def test_an_import_is_seen_by_an_instance_that_holds_the_old_list(
     platform: Platform, shop: Function, tmp_path: Path
 ) -> None:
-    ask(shop)
-    assert ops(platform, "import", written(tmp_path, {"products": [made_up("brand-new")]})) == 0
+    get_products(shop)
+    assert (
+        ops(platform, "import", write_file(tmp_path, {"products": [make_product("brand-new")]}))
+        == 0
+    )
     with platform.function("api/products.py") as other:  # Redis still has the older copy
-        answer = ask(other)
+        answer = get_products(other)
     assert "brand-new" in slugs(answer)
     assert answer.headers["X-Data-Source"] == "postgres"
 
@@ -186,7 +189,9 @@ def test_an_import_is_seen_by_an_instance_that_holds_the_old_list(
 def test_the_snapshot_and_the_pages_are_in_step_with_the_seed() -> None:
     held = snapshot.FILE.read_text("utf-8")
     made_at = datetime.fromisoformat(json.loads(held)["madeAt"])
-    assert held == writing.of(DOCUMENT, made_at), "python3 -m dev snapshot"
+    assert held == writing.render(DOCUMENT, made_at), "python3 -m dev snapshot"
     for name, (form, parameter) in writing.PAGES.items():
         page = (ROOT / name).read_text("utf-8")
-        assert page == writing.plain(page, DOCUMENT, form, parameter), "python3 -m dev snapshot"
+        assert page == writing.render_product_list(page, DOCUMENT, form, parameter), (
+            "python3 -m dev snapshot"
+        )

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 type Rows = psycopg.Connection[DictRow]
 type Printed = pytest.CaptureFixture[str]
 
-PLACES = sorted({place for line in compliance.LINES for place in (*line.code, *line.tests)})
+PLACES = sorted({place for line in compliance.REQUIREMENTS for place in (*line.code, *line.tests)})
 
 
 def names_in(file: str) -> set[str]:
@@ -38,7 +38,7 @@ def test_every_place_that_is_named_is_there(place: str) -> None:
 
 
 def test_tests_are_tests_and_code_is_none() -> None:
-    for line in compliance.LINES:
+    for line in compliance.REQUIREMENTS:
         assert all(
             re.match(r"tests/(\w+/)*test_\w+\.py(::test_\w+)?$", place) for place in line.tests
         )
@@ -47,7 +47,7 @@ def test_tests_are_tests_and_code_is_none() -> None:
 
 
 def test_every_section_of_the_handbook_is_there_in_its_order() -> None:
-    sections = list(dict.fromkeys(line.section for line in compliance.LINES))
+    sections = list(dict.fromkeys(line.section for line in compliance.REQUIREMENTS))
     assert [section[0] for section in sections] == ["1", "2", "3", "4"]
 
 
@@ -67,7 +67,7 @@ def test_the_command_shows_the_last_drill_of_each_kind(
     said = capsys.readouterr().out
     assert "restore: FAIL" in said
     assert "alert: NEVER" in said
-    for line in compliance.LINES:
+    for line in compliance.REQUIREMENTS:
         assert line.text in said
     assert ops(platform, "evidence", "--json") == 1
     [last] = {
@@ -81,11 +81,11 @@ def test_the_command_shows_the_last_drill_of_each_kind(
 def test_it_ends_well_only_when_every_line_is_shown_and_every_drill_passed(
     platform: Platform, database: Rows
 ) -> None:
-    for kind in {line.drill for line in compliance.LINES} - {None}:
+    for kind in {line.drill for line in compliance.REQUIREMENTS} - {None}:
         database.execute(
             "insert into drills (kind, at, verdict) values (%s, now(), 'PASS')", [kind]
         )
-    open_lines = [line for line in compliance.LINES if not line.shown]
+    open_lines = [line for line in compliance.REQUIREMENTS if not line.has_evidence]
     assert ops(platform, "evidence") == (1 if open_lines else 0)
 
 
@@ -97,4 +97,4 @@ def test_with_the_database_down_the_places_are_shown_and_it_is_no_success(
     said = capsys.readouterr()
     assert "unknown" in said.err
     assert "restore: unknown" in said.out
-    assert "lib/leads/service.py::keep" in said.out
+    assert "lib/leads/service.py::persist" in said.out

@@ -72,8 +72,8 @@ def parses(parser: object, words: list[str]) -> bool:
 def test_a_command_of_ops_is_one(command: str, whole: bool) -> None:
     """In running text a command may be named without what it needs: then its help must exist."""
     words = words_of(command)
-    assert parses(cli.parser(), words) or (
-        not whole and parses(cli.parser(), [*without_options(words), "--help"])
+    assert parses(cli.build_parser(), words) or (
+        not whole and parses(cli.build_parser(), [*without_options(words), "--help"])
     ), f"python3 -m ops {command}: see --help"
 
 
@@ -169,7 +169,7 @@ def test_the_deploy_guide_is_followed_to_the_letter(
     wrap(clone, "python3", f'[ "$2" = dev ] || exec {python} -m ops.cli "${{@:3}}"')
     filled = {**platform.environment, "DATABASE_DIRECT_URL": project, "MAIL_FROM": "A <a@b.co>",
               "RUM_DRAIN_SECRET": "a&b #c's"}  # fmt: skip
-    text = env_file.changed((clone / ".env.example").read_text("utf-8"), "", dict(filled))
+    text = env_file.with_changes((clone / ".env.example").read_text("utf-8"), "", dict(filled))
     (clone / "production.env").write_text(text)
     script = "set -euo pipefail\n" + "".join(blocks("docs/deploy.md"))
     answer = subprocess.run(

@@ -62,7 +62,7 @@ def test_a_kept_value_is_the_same_to_a_shell_to_dotenv_and_to_us(
     tmp_path: Path, value: str
 ) -> None:
     file = tmp_path / "my file.env"
-    KeyFile(file).keep({"BEFORE": "1", "THE_VALUE": value, "AFTER": "2"})
+    KeyFile(file).update({"BEFORE": "1", "THE_VALUE": value, "AFTER": "2"})
     wanted = {"BEFORE": "1", "THE_VALUE": value, "AFTER": "2"}
     assert KeyFile(file).read() == by_dotenv(file) == wanted
     assert sourced(file).items() >= wanted.items()
@@ -76,7 +76,7 @@ def test_any_value_is_read_alike_or_refused(tmp_path_factory: object, value: str
     except Failed:
         assert "\r" in value or any(sign in value for sign in "$`")
         return
-    assert env_file.values(text, "f") == {"V": value, "W": "w"}
+    assert env_file.read_values(text, "f") == {"V": value, "W": "w"}
     assert dotenv.dotenv_values(stream=io.StringIO(text)) == {"V": value, "W": "w"}
     answer = subprocess.run(
         ["bash", "-c", f'{text}printf "%s" "$V"'], capture_output=True, check=True
@@ -91,7 +91,7 @@ def test_what_the_two_would_read_differently_is_refused_and_nothing_is_written(
     file = tmp_path / "mine.env"
     file.write_text("A=1\n")
     with pytest.raises(Failed, match="THE_VALUE: a file of variables cannot hold"):
-        KeyFile(file).keep({"THE_VALUE": value})
+        KeyFile(file).update({"THE_VALUE": value})
     assert file.read_text() == "A=1\n"
 
 
@@ -101,7 +101,7 @@ def test_other_lines_stay_and_those_a_shell_would_read_differently_are_quoted(
     file = tmp_path / "mine.env"
     portable = "# ours, 'as written\n\nexport A=1 # one\nB='x & y'\nC=\"z \\\" \\\\\"\n\n  # end\n"
     file.write_text(portable + 'URL=postgres://h/d?a=1&b=2\nFROM = A <a@b.co>\nJ={"a": 1}\n')
-    KeyFile(file).keep({"NEW": "n"})
+    KeyFile(file).update({"NEW": "n"})
     assert file.read_text() == (
         portable + "URL='postgres://h/d?a=1&b=2'\nFROM='A <a@b.co>'\nJ='{\"a\": 1}'\nNEW='n'\n"
     )
@@ -128,7 +128,7 @@ def test_a_line_that_is_none_is_an_error_that_names_it(
 ) -> None:
     file = tmp_path / "mine.env"
     file.write_text(text)
-    for act in (KeyFile(file).read, lambda: KeyFile(file).keep({"C": "3"})):
+    for act in (KeyFile(file).read, lambda: KeyFile(file).update({"C": "3"})):
         with pytest.raises(Failed) as refused:
             act()
         assert f"mine.env, {words}" in str(refused.value)
@@ -150,7 +150,7 @@ def test_what_vercel_env_pull_writes_is_read(tmp_path: Path) -> None:
 
 def test_the_example_is_read_alike_by_a_shell_by_dotenv_and_by_us() -> None:
     file = ROOT / ".env.example"
-    wanted = env_file.values(file.read_text("utf-8"), file.name)
+    wanted = env_file.read_values(file.read_text("utf-8"), file.name)
     assert wanted["MAIL_FROM"] == "Alfa Beauty <noreply@alfabeauty.co.id>"
     assert wanted["DATABASE_URL"].endswith("?sslmode=require")
     assert by_dotenv(file) == wanted

@@ -19,9 +19,9 @@ from psycopg.rows import DictRow
 
 from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
-from lib.encryption import Vault
+from lib.encryption import SecretBoxCipher
 from lib.leads import canary, emails, repository, serialization, submission
-from lib.settings import keys
+from lib.settings import encryption_keys
 from ops import cli
 from tests.conftest import LEAD, ROOT, delivered, eventually
 
@@ -321,7 +321,7 @@ def test_a_lead_set_aside_is_listed_and_stored_once_its_key_is_back(
 
 
 def signed(platform: Platform, now: datetime) -> tuple[bytes, dict[str, str]]:
-    body = json.dumps(canary.form(now)).encode()
+    body = json.dumps(canary.payload(now)).encode()
     signature = canary.sign(platform.environment["CANARY_SECRET"], body, now)
     return body, {"Content-Type": "application/json", canary.HEADER: signature}
 
@@ -360,7 +360,7 @@ def test_only_a_signed_canary_is_one(platform: Platform, database: Rows) -> None
 def test_words_of_a_canary_in_a_visitors_form_are_a_lead_like_any_other(
     platform: Platform, database: Rows
 ) -> None:
-    form = canary.form(datetime.now(UTC))
+    form = canary.payload(datetime.now(UTC))
     assert httpx.post(f"{platform.url}/api/leads", json=form).status_code == 200
     assert [row["canary"] for row in rows(database)] == [False]
     assert eventually(lambda: mails_to(platform, SALES))
@@ -418,20 +418,22 @@ def test_a_saved_mail_is_imported_however_it_was_encoded(
     platform: Platform, database: Rows, tmp_path: Path, encoding: str, capsys: Printed
 ) -> None:
     """Of three lengths in a row, so that each way a sealed copy can end is among them."""
-    vault = Vault(keys(platform.environment["LEADS_ENCRYPTION_KEY"]))
+    vault = SecretBoxCipher(encryption_keys(platform.environment["LEADS_ENCRYPTION_KEY"]))
     written = []
     for more in range(3):
-        lead = repository.make(
-            submission.read({**LEAD, "message": "Halo" + "!" * more}),
+        lead = repository.from_submission(
+            submission.parse({**LEAD, "message": "Halo" + "!" * more}),
             key=None,
             locale="id",
             now=datetime.now(UTC),
             ip_address=None,
             user_agent=None,
         )
-        letter = repository.mails(lead, repository.Desk("noreply@alfabeauty.test", tuple(SALES)))[0]
-        mail = emails.with_copy(
-            letter, vault.seal(serialization.to_json(lead._replace(arrival="mail")))
+        letter = repository.render_emails(
+            lead, repository.Recipients("noreply@alfabeauty.test", tuple(SALES))
+        )[0]
+        mail = emails.attach_sealed_lead(
+            letter, vault.encrypt(serialization.to_json(lead._replace(arrival="mail")))
         )
         written.append(lead.id)
         saved = tmp_path / f"{more}.eml"

@@ -16,12 +16,12 @@ import pytest
 from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
-from lib.encryption import Vault
+from lib.encryption import SecretBoxCipher
 from lib.leads import emails, repository, serialization, submission
-from lib.leads.emails import Letter
+from lib.leads.emails import Email
 from lib.leads.repository import Lead
-from lib.problems import Unreadable
-from lib.settings import keys
+from lib.problems import DecryptionError
+from lib.settings import encryption_keys
 from ops import cli
 from ops.leads import mailbox
 from tests.conftest import LEAD
@@ -29,13 +29,13 @@ from tests.conftest import LEAD
 type Rows = psycopg.Connection[DictRow]
 type Printed = pytest.CaptureFixture[str]
 
-VAULT = Vault((b"k" * 32,))
+VAULT = SecretBoxCipher((b"k" * 32,))
 SALES = ("sales@alfabeauty.test",)
 
 
 def lead_of(number: int = 0) -> Lead:
-    made = repository.make(
-        submission.read({**LEAD, "message": "Halo — „ja“ " + "!" * number}),
+    made = repository.from_submission(
+        submission.parse({**LEAD, "message": "Halo — „ja“ " + "!" * number}),
         key=None,
         locale="id",
         now=datetime(2026, 11, 28, 3, 0, tzinfo=UTC),
@@ -45,9 +45,11 @@ def lead_of(number: int = 0) -> Lead:
     return made._replace(arrival="mail")
 
 
-def letter_of(lead: Lead, vault: Vault = VAULT) -> Letter:
-    plain = repository.mails(lead, repository.Desk("noreply@alfabeauty.test", SALES))[0]
-    return emails.with_copy(plain, vault.seal(serialization.to_json(lead)))
+def letter_of(lead: Lead, vault: SecretBoxCipher = VAULT) -> Email:
+    plain = repository.render_emails(lead, repository.Recipients("noreply@alfabeauty.test", SALES))[
+        0
+    ]
+    return emails.attach_sealed_lead(plain, vault.encrypt(serialization.to_json(lead)))
 
 
 LEADS = [lead_of(number) for number in range(3)]
@@ -57,8 +59,8 @@ TEXT, HTML = LETTERS[0].body_text, LETTERS[0].body_html
 
 def opened(sealed: str) -> Lead | None:
     try:
-        return serialization.from_json(VAULT.open(sealed))
-    except Unreadable:
+        return serialization.from_json(VAULT.decrypt(sealed))
+    except DecryptionError:
         return None
 
 
@@ -185,7 +187,7 @@ CASES: dict[str, bytes | Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_copy_is_read_however_it_was_saved(name: str) -> None:
     data = CASES[name]
-    found = mailbox.read(data() if callable(data) else data, opened)
+    found = mailbox.parse_file(data() if callable(data) else data, opened)
     assert list(found.leads.values()) == [LEADS[0]], found.damaged
     assert found.damaged == []
 
@@ -196,25 +198,25 @@ def test_a_whole_mailbox_gives_every_lead_once() -> None:
     data = b"".join(
         b"From a@b.co Mon Nov 23 03:00:00 2026\n" + part + b"\n" + other for part in parts * 2
     )
-    assert list(mailbox.read(data, opened).leads.values()) == LEADS
+    assert list(mailbox.parse_file(data, opened).leads.values()) == LEADS
 
 
 def damaged(text: str) -> str:
-    return text.replace(f"{emails.COPY_BEGIN}\n", f"{emails.COPY_BEGIN}\nAAAA")
+    return text.replace(f"{emails.BEGIN_SEALED_LEAD}\n", f"{emails.BEGIN_SEALED_LEAD}\nAAAA")
 
 
 def test_a_part_that_is_damaged_does_not_hide_the_one_that_is_whole() -> None:
-    cut = TEXT.partition(emails.COPY_END)[0]
+    cut = TEXT.partition(emails.END_SEALED_LEAD)[0]
     for text, html in ((damaged(TEXT), HTML), (cut, HTML), (TEXT, damaged(HTML))):
-        found = mailbox.read(mail(text, html).as_bytes(), opened)
+        found = mailbox.parse_file(mail(text, html).as_bytes(), opened)
         assert list(found.leads.values()) == [LEADS[0]]
 
 
 def test_what_is_damaged_everywhere_is_said_with_its_reference() -> None:
-    found = mailbox.read(mail(damaged(TEXT), None).as_bytes(), opened)
-    assert (found.leads, found.damaged) == ({}, [mailbox.Damaged(LEADS[0].ref, False)])
-    other_key = letter_of(LEADS[1], Vault((b"x" * 32,)))
-    found = mailbox.read(mail(other_key.body_text, None).as_bytes() + TEXT.encode(), opened)
+    found = mailbox.parse_file(mail(damaged(TEXT), None).as_bytes(), opened)
+    assert (found.leads, found.damaged) == ({}, [mailbox.DamagedCopy(LEADS[0].ref, False)])
+    other_key = letter_of(LEADS[1], SecretBoxCipher((b"x" * 32,)))
+    found = mailbox.parse_file(mail(other_key.body_text, None).as_bytes() + TEXT.encode(), opened)
     assert {one.ref for one in found.damaged} <= {LEADS[1].ref}
 
 
@@ -230,23 +232,23 @@ def test_what_is_damaged_everywhere_is_said_with_its_reference() -> None:
             b"Content-Type: multipart/mixed; boundary=a%d\n\n--a%d\n" % (n, n) for n in range(1500)
         ),
         b"Content-Type: message/rfc822\n\n" * 1500,
-        emails.COPY_BEGIN.encode() * 2000,
+        emails.BEGIN_SEALED_LEAD.encode() * 2000,
         b"<" * 20_000,
         b"From a\nX: y\n\n" * 2000,
     ],
     ids=str,
 )
 def test_no_file_ends_the_reading(data: bytes) -> None:
-    assert mailbox.read(data, opened).leads == {}
-    assert mailbox.read(data + b"\n\n" + TEXT.encode(), opened) is not None
+    assert mailbox.parse_file(data, opened).leads == {}
+    assert mailbox.parse_file(data + b"\n\n" + TEXT.encode(), opened) is not None
 
 
 # ------------------------------------------------------------------ the command
 
 
 @pytest.fixture
-def saved(platform: Platform, database: Rows) -> list[Letter]:
-    vault = Vault(keys(platform.environment["LEADS_ENCRYPTION_KEY"]))
+def saved(platform: Platform, database: Rows) -> list[Email]:
+    vault = SecretBoxCipher(encryption_keys(platform.environment["LEADS_ENCRYPTION_KEY"]))
     return [letter_of(lead, vault) for lead in LEADS]
 
 
@@ -259,7 +261,7 @@ def ids(database: Rows) -> set[Any]:
 
 
 def test_files_folders_and_mailboxes_are_imported_in_one_run_and_told_one_by_one(
-    platform: Platform, database: Rows, saved: list[Letter], tmp_path: Path, capsys: Printed
+    platform: Platform, database: Rows, saved: list[Email], tmp_path: Path, capsys: Printed
 ) -> None:
     mbox = standard.mbox(str(tmp_path / "sales.mbox"))
     mbox.add(mail(saved[0].body_text, saved[0].body_html))
@@ -284,7 +286,7 @@ def test_files_folders_and_mailboxes_are_imported_in_one_run_and_told_one_by_one
 
 
 def test_a_damaged_copy_of_a_lead_that_another_file_has_whole_is_said_and_no_failure(
-    platform: Platform, database: Rows, saved: list[Letter], tmp_path: Path, capsys: Printed
+    platform: Platform, database: Rows, saved: list[Email], tmp_path: Path, capsys: Printed
 ) -> None:
     (tmp_path / "a.txt").write_text(damaged(saved[0].body_text), encoding="utf-8")
     (tmp_path / "b.txt").write_text(saved[0].body_text, encoding="utf-8")
@@ -297,7 +299,7 @@ def test_a_damaged_copy_of_a_lead_that_another_file_has_whole_is_said_and_no_fai
 
 
 def test_a_file_that_is_missing_does_not_stop_the_others(
-    platform: Platform, database: Rows, saved: list[Letter], tmp_path: Path, capsys: Printed
+    platform: Platform, database: Rows, saved: list[Email], tmp_path: Path, capsys: Printed
 ) -> None:
     (tmp_path / "b.txt").write_text(saved[0].body_text, encoding="utf-8")
     assert imported(platform, str(tmp_path / "gone"), str(tmp_path / "b.txt")) == 2
@@ -308,7 +310,7 @@ def test_a_file_that_is_missing_does_not_stop_the_others(
 
 
 def test_a_lead_that_postgres_refuses_is_said_and_does_not_stop_the_others(
-    platform: Platform, database: Rows, saved: list[Letter], tmp_path: Path, capsys: Printed
+    platform: Platform, database: Rows, saved: list[Email], tmp_path: Path, capsys: Printed
 ) -> None:
     database.execute(f"alter table leads add constraint odd check (id <> '{LEADS[0].id}')".encode())
     try:

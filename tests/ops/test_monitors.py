@@ -41,7 +41,7 @@ def run(platform: Platform, *words: str, **environ: str | None) -> int:
 
 
 def named(platform: Platform, name: str) -> str:
-    return monitor_plan.mark(platform.url) + name
+    return monitor_plan.name_prefix(platform.url) + name
 
 
 def writes(platform: Platform) -> list[str]:

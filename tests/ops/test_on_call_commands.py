@@ -35,8 +35,8 @@ def services(platform: Platform, database: Rows) -> Iterator[Services]:
 @pytest.fixture
 def incident(services: Services) -> str:
     """An open Sev1."""
-    seen = [rules.finding(rules.BY_NAME["database_down"], "Postgres does not answer", NOW)]
-    [made] = store.found(services.database.run, seen, NOW, "dpl", "watch")
+    seen = [rules.make_finding(rules.BY_NAME["database_down"], "Postgres does not answer", NOW)]
+    [made] = store.record_findings(services.database.run, seen, NOW, "dpl", "watch")
     return made.id
 
 
@@ -67,7 +67,7 @@ def test_acknowledging_is_seen_in_slack_and_done_once(
         assert ops(platform, "incident", "ack", "last", "--by", "Sri") == 0
     [message] = platform.slack.vendor.messages()  # type: ignore[attr-defined]
     assert "acknowledged by Sri" in json.dumps(message["fields"])
-    kinds = [line[2] for line in store.timeline(services.database.run, incident)]
+    kinds = [line[2] for line in store.list_events(services.database.run, incident)]
     assert kinds.count("acknowledged") == 1
     assert "alerted" in kinds
 

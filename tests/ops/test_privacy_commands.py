@@ -19,7 +19,14 @@ from lib.settings import Settings
 from ops import cli
 from tests.conftest import LEAD
 from tests.privacy import person_data
-from tests.privacy.person_data import OTHER, WHO, count, lead, put_everywhere, store
+from tests.privacy.person_data import (
+    OTHER_PERSON,
+    PERSON,
+    count_rows,
+    make_lead,
+    store_everywhere,
+    store_lead,
+)
 
 type Rows = psycopg.Connection[DictRow]
 type Printed = pytest.CaptureFixture[str]
@@ -52,8 +59,10 @@ def typed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 def test_the_list_shows_leads_newest_first_as_the_desks_clock_has_it(
     platform: Platform, services: Services, capsys: Printed
 ) -> None:
-    store(services, lead(datetime(2026, 11, 23, 20, 0, tzinfo=UTC)))
-    store(services, lead(datetime(2026, 11, 24, 1, 0, tzinfo=UTC), **OTHER, city="Binjai"))
+    store_lead(services, make_lead(datetime(2026, 11, 23, 20, 0, tzinfo=UTC)))
+    store_lead(
+        services, make_lead(datetime(2026, 11, 24, 1, 0, tzinfo=UTC), **OTHER_PERSON, city="Binjai")
+    )
     assert ops(platform, "leads", "list") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["ref", "received", "(WIB)"]
@@ -71,7 +80,7 @@ def test_a_list_that_is_cut_says_so(
     platform: Platform, services: Services, capsys: Printed
 ) -> None:
     for number in range(3):
-        store(services, lead(message=f"{number}"))
+        store_lead(services, make_lead(message=f"{number}"))
     assert ops(platform, "leads", "list", "--limit", "2") == 0
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 3
@@ -102,20 +111,20 @@ def test_a_list_that_is_cut_says_so(
 def test_a_lead_is_found_by_any_of_its_words_and_by_its_number(
     platform: Platform, services: Services, capsys: Printed, text: str
 ) -> None:
-    store(services, lead())
-    store(services, lead(**OTHER, message="Lain", specialization=""))
+    store_lead(services, make_lead())
+    store_lead(services, make_lead(**OTHER_PERSON, message="Lain", specialization=""))
     assert ops(platform, "leads", "search", text, "--json") == 0
     (found,) = told(capsys)
-    assert found["phone_whatsapp"] == WHO["phone"]
+    assert found["phone_whatsapp"] == PERSON["phone"]
 
 
 @pytest.mark.parametrize("text", ["+44 (0)20 7946 0958", "+44 20 7946 0958", "0044 20 7946 0958"])
 def test_a_number_is_found_in_its_older_form_too(
     platform: Platform, services: Services, database: Rows, capsys: Printed, text: str
 ) -> None:
-    store(services, lead(phone_whatsapp="+44 20 7946 0958"))
-    store(services, lead(**OTHER))
-    store(services, lead(message="Lain"))
+    store_lead(services, make_lead(phone_whatsapp="+44 20 7946 0958"))
+    store_lead(services, make_lead(**OTHER_PERSON))
+    store_lead(services, make_lead(message="Lain"))
     database.execute("update leads set phone_whatsapp = '+4402079460958' where message = 'Lain'")
     assert ops(platform, "leads", "search", text, "--json") == 0
     assert len(told(capsys)) == 2
@@ -124,7 +133,7 @@ def test_a_number_is_found_in_its_older_form_too(
 def test_a_search_may_be_typed_in_and_short_ones_are_refused(
     platform: Platform, services: Services, capsys: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store(services, lead())
+    store_lead(services, make_lead())
     typed(monkeypatch, "andi@example.com\n")
     assert ops(platform, "leads", "search", "-") == 0
     assert "Barber Maju" in capsys.readouterr().out
@@ -136,8 +145,8 @@ def test_a_search_may_be_typed_in_and_short_ones_are_refused(
 def test_a_lead_is_shown_whole_with_what_became_of_its_mails(
     platform: Platform, services: Services, database: Rows, capsys: Printed
 ) -> None:
-    made = lead()
-    store(services, made)
+    made = make_lead()
+    store_lead(services, made)
     database.execute("update outbox set sent_at = now() where kind = 'sales'")
     database.execute("update outbox set dead_at = now(), last_error = 'invalid_to'"
                      " where kind = 'acknowledgement'")  # fmt: skip
@@ -164,7 +173,7 @@ def test_a_person_is_shown_and_their_request_to_see_is_closed_by_hand(
     capsys: Printed,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    put_everywhere(services, database)
+    store_everywhere(services, database)
     typed(monkeypatch, "andi@example.com\n")
     assert ops(platform, "subject", "register", "--kind", "access", "--email", "-", "--json") == 0
     number = told(capsys)["receipt"]
@@ -190,11 +199,11 @@ def test_a_person_is_shown_and_their_request_to_see_is_closed_by_hand(
 def test_with_redis_down_a_showing_is_not_whole_and_closes_nothing(
     platform: Platform, services: Services, capsys: Printed
 ) -> None:
-    store(services, lead())
-    assert ops(platform, "subject", "register", "--kind", "access", "--phone", WHO["phone"]) == 0
-    assert ops(platform, "subject", "show", "--phone", WHO["phone"], **NO_REDIS) == 1
+    store_lead(services, make_lead())
+    assert ops(platform, "subject", "register", "--kind", "access", "--phone", PERSON["phone"]) == 0
+    assert ops(platform, "subject", "show", "--phone", PERSON["phone"], **NO_REDIS) == 1
     assert "NOT SEARCHED, Redis is down: queue" in capsys.readouterr().err
-    assert len(requests.overdue(services.database.run, datetime.now(UTC),
+    assert len(requests.list_due(services.database.run, datetime.now(UTC),
                                         within=timedelta(days=9))) == 1  # fmt: skip
 
 
@@ -205,11 +214,11 @@ def test_a_person_is_erased_after_a_dry_run_by_instructions_to_the_end(
     capsys: Printed,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = put_everywhere(services, database)
+    made = store_everywhere(services, database)
     typed(monkeypatch, "0812-3456-7890\n")
     assert ops(platform, "subject", "erase", "--phone", "-", "--dry-run", "--json") == 0
     assert {line["place"]: line["count"] for line in told(capsys)["places"]}["leads"] == 1
-    assert count(database, "leads") == 1
+    assert count_rows(database, "leads") == 1
     typed(monkeypatch, "0812-3456-7890\nyes\n")
     asked = "2026-11-23T09:00:00+07:00"
     assert ops(platform, "subject", "erase", "--phone", "-", "--received-at", asked) == 0
@@ -217,13 +226,13 @@ def test_a_person_is_erased_after_a_dry_run_by_instructions_to_the_end(
     assert made.ref in printed.err
     assert "A*** S***" in printed.err
     assert "Medan" in printed.err
-    assert person_data.traces(printed.err) == []
+    assert person_data.personal_data_in(printed.err) == []
     out = printed.out
     number = out.split()[0]
     assert number.startswith("ERASE-20261123-")
     assert f"sales_mailbox: {made.ref}" in out
     assert "0812" not in out
-    assert count(database, "leads") == 0
+    assert count_rows(database, "leads") == 0
     assert ops(platform, "subject", "done", number, "sales_mailbox") == 0
     assert ops(platform, "subject", "done", number, "sentry") == 0
     assert ops(platform, "subject", "done", number, "sentry") == 1
@@ -244,13 +253,13 @@ def test_an_address_on_the_command_line_is_warned_of(
 def test_nobody_is_erased_by_a_slip(
     platform: Platform, services: Services, database: Rows, capsys: Printed
 ) -> None:
-    store(services, lead())
+    store_lead(services, make_lead())
     assert ops(platform, "subject", "erase") == 2
     assert ops(platform, "subject", "erase", "--email", "andi") == 2
-    assert ops(platform, "subject", "erase", "--email", WHO["email"], ERASURE_KEY="") == 2
+    assert ops(platform, "subject", "erase", "--email", PERSON["email"], ERASURE_KEY="") == 2
     assert "ERASURE_KEY" in capsys.readouterr().err
-    assert ops(platform, "subject", "register", "--email", WHO["email"], ERASURE_KEY="") == 2
-    assert count(database, "leads") == 1
+    assert ops(platform, "subject", "register", "--email", PERSON["email"], ERASURE_KEY="") == 2
+    assert count_rows(database, "leads") == 1
 
 
 @pytest.mark.parametrize("answer", ["", "\n", "no\n", "y\n"])
@@ -262,20 +271,20 @@ def test_nobody_is_erased_without_a_yes(
     monkeypatch: pytest.MonkeyPatch,
     answer: str,
 ) -> None:
-    store(services, lead())
+    store_lead(services, make_lead())
     typed(monkeypatch, f"+62 812 3456 7890\n{answer}")
     assert ops(platform, "subject", "erase", "--phone", "-", "--json") == 1
     printed = capsys.readouterr()
     assert "nothing was erased" in printed.err
     assert printed.out == ""
-    assert count(database, "leads") == 1
+    assert count_rows(database, "leads") == 1
 
 
 @pytest.mark.parametrize("number", ["819012345699", " 819012345699"])
 def test_a_number_that_can_be_read_as_two_is_neither_erased_nor_registered(
     platform: Platform, services: Services, database: Rows, capsys: Printed, number: str
 ) -> None:
-    store(services, lead(phone_whatsapp="+62 819 0123 45699"))
+    store_lead(services, make_lead(phone_whatsapp="+62 819 0123 45699"))
     for verb in ("erase", "register"):
         assert ops(platform, "subject", verb, f"--phone={number}") == 2
         words = capsys.readouterr().err
@@ -283,15 +292,15 @@ def test_a_number_that_can_be_read_as_two_is_neither_erased_nor_registered(
         assert "+819012345699" in words
     assert ops(platform, "subject", "show", f"--phone={number}") == 0
     assert "it may mean" in capsys.readouterr().err
-    assert count(database, "leads") == 1
-    assert count(database, "erasure_requests") == 0
+    assert count_rows(database, "leads") == 1
+    assert count_rows(database, "erasure_requests") == 0
 
 
 def test_showing_writes_nothing(
     platform: Platform, services: Services, database: Rows, capsys: Printed
 ) -> None:
-    put_everywhere(services, database)
-    assert ops(platform, "subject", "register", "--kind", "access", "--phone", WHO["phone"]) == 0
+    store_everywhere(services, database)
+    assert ops(platform, "subject", "register", "--kind", "access", "--phone", PERSON["phone"]) == 0
 
     def written() -> list[Any]:
         names = database.execute("select tablename as n from pg_tables where schemaname = 'public'")
@@ -303,16 +312,16 @@ def test_showing_writes_nothing(
         ]
 
     before = written()
-    assert ops(platform, "subject", "show", "--phone", WHO["phone"], "--json") == 0
-    assert ops(platform, "subject", "erase", "--phone", WHO["phone"], "--dry-run") == 0
+    assert ops(platform, "subject", "show", "--phone", PERSON["phone"], "--json") == 0
+    assert ops(platform, "subject", "erase", "--phone", PERSON["phone"], "--dry-run") == 0
     assert written() == before
 
 
 def test_while_redis_is_down_the_receipt_says_what_waits(
     platform: Platform, services: Services, capsys: Printed
 ) -> None:
-    store(services, lead())
-    assert ops(platform, "subject", "erase", "--email", WHO["email"], "--yes", **NO_REDIS) == 1
+    store_lead(services, make_lead())
+    assert ops(platform, "subject", "erase", "--email", PERSON["email"], "--yes", **NO_REDIS) == 1
     assert "waiting" in capsys.readouterr().out
 
 
@@ -329,22 +338,22 @@ def test_an_overdue_request_makes_the_list_fail(
 def test_tombstones_kept_in_a_file_are_replayed(
     platform: Platform, services: Services, database: Rows, capsys: Printed, tmp_path: Path
 ) -> None:
-    made = lead()
-    store(services, made)
-    ops(platform, "subject", "erase", "--email", WHO["email"], "--yes")
+    made = make_lead()
+    store_lead(services, made)
+    ops(platform, "subject", "erase", "--email", PERSON["email"], "--yes")
     capsys.readouterr()
     assert ops(platform, "subject", "tombstones") == 0
     file = tmp_path / "tombstones.jsonl"
     file.write_text(kept := capsys.readouterr().out)
-    assert person_data.traces(kept) == []
+    assert person_data.personal_data_in(kept) == []
     database.execute("delete from erasure_tombstones")
-    services.cache.run("FLUSHALL")
-    store(services, made)  # as a restored backup has it
+    services.cache.execute("FLUSHALL")
+    store_lead(services, made)  # as a restored backup has it
     assert ops(platform, "subject", "replay", "--json") == 0
     assert told(capsys)["leads"] == 0
     assert ops(platform, "subject", "replay", str(file)) == 0
     assert "1 leads" in capsys.readouterr().out
-    assert count(database, "leads") == 0
+    assert count_rows(database, "leads") == 0
     assert ops(platform, "subject", "replay", **NO_REDIS) == 1
     assert ops(platform, "subject", "replay", ERASURE_KEY="") == 2
 
@@ -356,7 +365,7 @@ def test_ages_are_shown_and_a_late_class_makes_them_fail(
     platform: Platform, services: Services, database: Rows, capsys: Printed
 ) -> None:
     assert ops(platform, "retention", "ages") == 0
-    store(services, lead(datetime.now(UTC) - timedelta(days=92)))
+    store_lead(services, make_lead(datetime.now(UTC) - timedelta(days=92)))
     capsys.readouterr()
     assert ops(platform, "retention", "ages", "--json") == 1
     assert [age["name"] for age in told(capsys) if age["late"]] == ["origins"]

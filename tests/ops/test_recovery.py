@@ -24,11 +24,11 @@ import pytest
 import redis
 from psycopg.rows import DictRow, dict_row
 
-from dev.faults.test_site import UNLIMITED, truncate
+from dev.faults.test_site import NO_RATE_LIMITS, truncate
 from dev.platform.local_platform import Platform
 from dev.vendors.supabase_api import SupabaseApi
-from lib.encryption import Vault
-from lib.settings import keys as read_keys
+from lib.encryption import SecretBoxCipher
+from lib.settings import encryption_keys as read_keys
 from ops import cli
 from ops.recovery import load, manifest, postgres, stream_encryption
 from tests.conftest import LEAD, ROOT, eventually
@@ -46,7 +46,7 @@ def own(
 ) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("recovery")
     major: int = request.param
-    with Platform(ROOT, folder, durable=False, environ=UNLIMITED, major=major) as running:
+    with Platform(ROOT, folder, durable=False, environ=NO_RATE_LIMITS, major=major) as running:
         yield running
 
 
@@ -58,7 +58,7 @@ class Site:
         self.valkey = redis.Redis.from_url(platform.redis_url, decode_responses=True)
         self.keys = read_keys(platform.environment["BACKUP_ENCRYPTION_KEY"])
         self.state = folder.parent / "restore.json"
-        self.target = postgres.where(platform.admin_database_url)
+        self.target = postgres.display_address(platform.admin_database_url)
         vendor = platform.supabase.vendor
         assert isinstance(vendor, SupabaseApi)
         self.supabase = vendor
@@ -205,10 +205,10 @@ def test_a_mail_of_a_lead_that_came_back_after_resends_memory_is_left_to_a_perso
 
 
 def age_journal(site: Site, lead_id: str, age: timedelta) -> None:
-    vault = Vault(read_keys(site.platform.environment["LEADS_ENCRYPTION_KEY"]))
-    held = json.loads(vault.open(str(site.valkey.get(f"journal:{lead_id}"))))
+    vault = SecretBoxCipher(read_keys(site.platform.environment["LEADS_ENCRYPTION_KEY"]))
+    held = json.loads(vault.decrypt(str(site.valkey.get(f"journal:{lead_id}"))))
     held["created_at"] = (datetime.fromisoformat(held["created_at"]) - age).isoformat()
-    site.valkey.set(f"journal:{lead_id}", vault.seal(json.dumps(held)))
+    site.valkey.set(f"journal:{lead_id}", vault.encrypt(json.dumps(held)))
 
 
 def test_a_mail_that_left_after_the_backup_is_not_sent_again_a_day_later(site: Site) -> None:
@@ -325,7 +325,7 @@ def test_a_drill_without_a_backup_could_not_verify_and_says_so_in_the_record(sit
 
 def test_a_drill_on_a_damaged_backup_fails_and_reaches_nothing_else(site: Site) -> None:
     assert site.ops("backup") == 0
-    [found], _ = manifest.held(site.folder, site.keys)
+    [found], _ = manifest.list_backups(site.folder, site.keys)
     file = manifest.sealed_file(site.folder, found.name)
     broken = bytearray(file.read_bytes())
     broken[len(broken) // 2] ^= 1
@@ -339,7 +339,7 @@ def test_a_drill_on_a_damaged_backup_fails_and_reaches_nothing_else(site: Site) 
 
 def test_a_drill_on_a_backup_over_a_day_old_fails_its_rpo(site: Site) -> None:
     assert site.ops("backup") == 0
-    [found], _ = manifest.held(site.folder, site.keys)
+    [found], _ = manifest.list_backups(site.folder, site.keys)
     old = replace(found, taken_at=found.taken_at - timedelta(hours=25)).signed(site.keys[0])
     manifest.write(site.folder, old)
     status, report = site.answers("restore-drill")
@@ -410,8 +410,8 @@ def test_a_restore_killed_while_it_loads_is_begun_again_and_ends_well(
     assert site.ops("backup") == 0
     later = site.post(2)
     site.journaled(2)
-    postgres.major_of.cache_clear()
-    real = postgres.tool("pg_restore", site.platform.postgres.major)
+    postgres.major_version.cache_clear()
+    real = postgres.find_program("pg_restore", site.platform.postgres.major)
     tools = tmp_path / "bin"
     tools.mkdir()
     fake = tools / "pg_restore"
@@ -444,13 +444,13 @@ def test_a_backup_that_cannot_be_restored_here_is_refused_before_anything_is_don
     lead_id = site.post(1)
     site.journaled(1)
     assert site.ops("backup") == 0
-    [found], _ = manifest.held(site.folder, site.keys)
+    [found], _ = manifest.list_backups(site.folder, site.keys)
     file = manifest.sealed_file(site.folder, found.name)
     with file.open("rb") as stream:
-        dump = b"".join(stream_encryption.unseal(stream, site.keys))
+        dump = b"".join(stream_encryption.decrypt(stream, site.keys))
     major = site.platform.postgres.major
     newer = dump.replace(f"{major}.".encode(), f"{major + 1}.".encode())
-    sealed = b"".join(stream_encryption.seal([newer], site.keys[0]))
+    sealed = b"".join(stream_encryption.encrypt([newer], site.keys[0]))
     file.write_bytes(sealed)
     forged = replace(
         found,
@@ -481,9 +481,9 @@ def test_a_last_copy_is_kept_of_what_is_replaced_and_is_no_backup_to_choose(site
     site.post(1)
     site.journaled(1)
     assert site.restore_all() == 0
-    [kept], _ = manifest.held(site.folder / "before-restore", site.keys)
+    [kept], _ = manifest.list_backups(site.folder / "before-restore", site.keys)
     assert kept.tables["public.leads"][0] == 1
-    assert len(manifest.held(site.folder, site.keys)[0]) == 1
+    assert len(manifest.list_backups(site.folder, site.keys)[0]) == 1
 
 
 def test_a_lost_password_is_set_again(site: Site) -> None:
@@ -499,7 +499,7 @@ def test_a_backup_from_before_the_trouble_can_be_asked_for(site: Site) -> None:
     assert site.ops("backup") == 0
     between = datetime.now(UTC)
     assert site.ops("backup") == 0
-    first = min(one.name for one in manifest.held(site.folder, site.keys)[0])
+    first = min(one.name for one in manifest.list_backups(site.folder, site.keys)[0])
     site.printed.readouterr()
     assert site.restore("--dry-run", "--json", "--before", between.isoformat()) == 0
     assert json.loads(site.printed.readouterr().out)["source"]["name"] == first
@@ -511,7 +511,7 @@ def test_a_backup_from_before_the_trouble_can_be_asked_for(site: Site) -> None:
 
 def by_supabase(site: Site) -> Callable[[datetime], None]:
     """What Supabase does: the database goes back to what our backup of then holds."""
-    [found], _ = manifest.held(site.folder, site.keys)
+    [found], _ = manifest.list_backups(site.folder, site.keys)
     dsn = site.platform.admin_database_url
 
     def replace_all(_point: datetime) -> None:
@@ -541,10 +541,10 @@ def test_point_in_time_recovery_is_the_newest_backup(site: Site) -> None:
 
 
 def test_backups_that_failed_or_are_old_or_none_are_not_called_good(site: Site) -> None:
-    site.supabase.lose_all()
+    site.supabase.remove_backups()
     assert site.answers("backups")[0] == 1
-    site.supabase.take(datetime.now(UTC) - timedelta(hours=1), "FAILED")
-    site.supabase.take(datetime.now(UTC) - timedelta(hours=30))
+    site.supabase.add_backup(datetime.now(UTC) - timedelta(hours=1), "FAILED")
+    site.supabase.add_backup(datetime.now(UTC) - timedelta(hours=30))
     status, said = site.answers("backups")
     assert (status, said["faults"]) == (1, ["the newest good backup is over a day old"])
 

@@ -39,12 +39,12 @@ from generate_series(1, %s) as n
 LOAD = """
 import sys
 from pathlib import Path
-from ops import manifest, restoring
+from ops.recovery import load, manifest
 dsn, folder, name = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 keys = (bytes(range(32)),)
 found = manifest.read(manifest.manifest_file(folder, name), keys)
 print("begun", flush=True)
-restoring.load(dsn, folder, found, keys, quiet=True)
+load.load(dsn, folder, found, keys, quiet=True)
 """
 
 
@@ -69,12 +69,15 @@ class Site:
     def picture(self) -> tuple[dict[str, list[object]], str]:
         """Every row's checksum, and everything that is no row, of all roles."""
         with psycopg.connect(self.super_dsn) as connection:
-            connection.execute(backup.FIX_TEXTS)
-            contents = backup.contents(connection)
+            connection.execute(backup.SET_TEXT_FORMATS)
+            contents = backup.table_checksums(connection)
         dumped = subprocess.run(
             [self.server.tool("pg_dump"), "--schema-only"],
-            env=postgres.environment(self.super_dsn), capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
+            env=postgres.libpq_environment(self.super_dsn),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         lines = [line for line in dumped.splitlines() if "restrict " not in line]
         return contents, "\n".join(lines)
 
@@ -86,7 +89,7 @@ class Site:
 
     def hold_instead(self, dump: bytes, **changed: object) -> None:
         """The same backup, soundly sealed and signed, of another archive."""
-        sealed = b"".join(stream_encryption.seal([dump], KEYS[0]))
+        sealed = b"".join(stream_encryption.encrypt([dump], KEYS[0]))
         manifest.sealed_file(self.folder, self.found.name).write_bytes(sealed)
         sizes = {"sealed_bytes": len(sealed), "dump_bytes": len(dump), **changed}
         self.found = replace(self.found, **sizes).signed(KEYS[0])  # type: ignore[arg-type]
@@ -94,7 +97,7 @@ class Site:
 
     def dump(self) -> bytes:
         with manifest.sealed_file(self.folder, self.found.name).open("rb") as file:
-            return b"".join(stream_encryption.unseal(file, KEYS))
+            return b"".join(stream_encryption.decrypt(file, KEYS))
 
     def dumped_by(self, major: int, *, by: str = "") -> bytes:
         """What another pg_dump makes of the database as it is now."""
@@ -105,7 +108,7 @@ class Site:
             *(f"--schema={name}" for name in backup.SCHEMAS),
         ]
         return subprocess.run(
-            command, env=postgres.environment(by or self.dsn), capture_output=True, check=True
+            command, env=postgres.libpq_environment(by or self.dsn), capture_output=True, check=True
         ).stdout
 
 
@@ -318,8 +321,8 @@ def test_a_deadlock_with_a_function_that_is_running_is_tried_again(site: Site) -
 
 
 def test_a_backup_is_made_by_the_servers_own_pg_dump(site: Site) -> None:
-    found = archive.read(iter([site.dump()]))
-    assert (found.server, found.pg_dump) == (site.server.major, site.server.major)
+    found = archive.read_contents(iter([site.dump()]))
+    assert (found.server_major, found.pg_dump_major) == (site.server.major, site.server.major)
 
 
 # ------------------------------------------------------------------ a restore that fails
@@ -346,9 +349,9 @@ def test_an_archive_of_a_version_nobody_knows_is_refused_in_words(site: Site) ->
 def test_a_pg_restore_that_is_nowhere_is_named_with_what_to_install(
     site: Site,
 ) -> None:
-    found = archive.Contents(server=site.server.major, pg_dump=99, lines=())
+    found = archive.TableOfContents(server_major=site.server.major, pg_dump_major=99, entries=())
     with pytest.raises(Failed, match=r"pg_restore 99 is wanted.*postgresql-client-99"):
-        archive.check_versions(found, site.server.major)
+        archive.choose_pg_restore(found, site.server.major)
 
 
 BREAKS: dict[str, tuple[Callable[[bytes], bytes], str]] = {

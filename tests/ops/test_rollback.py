@@ -60,7 +60,7 @@ def history(platform: Platform, project: Project, services: Services) -> list[De
     """Three deployments that served and said what they are; the last one serves."""
     made = [push(platform, project, commit) for commit in ("aaaa1111", "bbbb2222", "cccc3333")]
     for one in made:
-        deployments.stamp(services.database.run, Build(one.id, one.commit), NOW)
+        deployments.record_build(services.database.run, Build(one.id, one.commit), NOW)
     return made
 
 
@@ -133,8 +133,8 @@ def test_a_dry_run_names_the_choice_and_changes_nothing(
 def test_it_is_noted_on_the_open_incident_with_its_time(
     platform: Platform, services: Services, history: list[Deployment], database: Rows
 ) -> None:
-    found = [rules.finding(rules.BY_NAME["leads_failing"], "leads answer 500", NOW)]
-    alerting.enter(services, found, NOW, "test")
+    found = [rules.make_finding(rules.BY_NAME["leads_failing"], "leads answer 500", NOW)]
+    alerting.record_findings(services, found, NOW, "test")
     assert run(platform, "--yes", "--reason", "leads answer 500") == 0
     rows = database.execute("select kind, facts, note from incident_events order by seq").fetchall()
     asked, done = rows[-2:]
@@ -159,11 +159,11 @@ def test_a_build_in_maintenance_mode_or_with_a_failing_canary_is_unsafe(
     database.execute(
         "update deployments set maintenance_mode = 'intake' where deployment = %s", [second.id]
     )
-    deployments.canary_ended(services.database.run, first.id, False, NOW)
+    deployments.record_canary(services.database.run, first.id, False, NOW)
     found = verdicts(platform, capsys)
     assert found[second.id] == ["built in maintenance mode (intake)"]
     assert found[first.id] == ["its last canary failed"]
-    deployments.canary_ended(services.database.run, first.id, True, NOW + timedelta(minutes=1))
+    deployments.record_canary(services.database.run, first.id, True, NOW + timedelta(minutes=1))
     assert verdicts(platform, capsys)[first.id] == []
 
 
@@ -171,7 +171,7 @@ def test_a_canary_that_came_late_does_not_outdate_a_newer_one(
     services: Services, history: list[Deployment], database: Rows
 ) -> None:
     for passed, at in ((False, NOW), (True, NOW - timedelta(minutes=5))):
-        deployments.canary_ended(services.database.run, history[0].id, passed, at)
+        deployments.record_canary(services.database.run, history[0].id, passed, at)
     row = database.execute(
         "select canary_passed from deployments where deployment = %s", [history[0].id]
     ).fetchone()

@@ -17,7 +17,7 @@ from psycopg.rows import DictRow
 
 from dev.platform import migrations
 from dev.platform.local_platform import APP_GROUP, APP_ROLE, Platform
-from lib.encryption import Vault
+from lib.encryption import SecretBoxCipher
 from lib.monitoring import secrets
 from lib.services import Services
 from lib.settings import Settings
@@ -74,7 +74,7 @@ def offer(platform: Platform, file: KeyFile, name: str) -> None:
     """What a person does at Slack before: the other app is installed, its token in the file."""
     if name == "SLACK_BOT_TOKEN":
         platform.slack_api.tokens.add("xoxb-the-other-apps")
-        file.keep({"SLACK_BOT_TOKEN__NEW": "xoxb-the-other-apps"})
+        file.update({"SLACK_BOT_TOKEN__NEW": "xoxb-the-other-apps"})
 
 
 def rotate(platform: Platform, held: dict[str, str], file: KeyFile, name: str, *words: str) -> int:
@@ -167,7 +167,7 @@ def without_limits(platform: Platform) -> None:
 def outcome(name: str, environ: dict[str, str], file: KeyFile, value: str) -> str:
     """What becomes of somebody who tries this value."""
     key = secrets.BY_NAME[name]
-    kind = commands.KINDS.get(name) or commands.BY_OVERLAP[key.overlap]
+    kind = commands.TYPES_BY_NAME.get(name) or commands.TYPES_BY_OVERLAP[key.overlap]
     with contextlib.closing(Services(Settings(environ))) as services:
         return kind(key, services, environ[name], file).probe(value).outcome
 
@@ -204,7 +204,7 @@ def test_killed_before_and_after_every_step_it_goes_on_where_it_was(
 
     def killing(self: rotation.Rotation) -> Any:
         """Dies at the first word it says that nobody has heard before."""
-        say = self.say
+        say = self.print
 
         def once(words: str) -> None:
             nonlocal deaths
@@ -215,7 +215,7 @@ def test_killed_before_and_after_every_step_it_goes_on_where_it_was(
                 deaths += 1
                 raise Killed
 
-        self.say = once
+        self.print = once
         return real(self)
 
     heard: set[str] = set()
@@ -486,15 +486,15 @@ def see(platform: Platform) -> None:
 def test_what_the_old_key_sealed_is_read_all_the_while_and_needs_it_no_more(
     platform: Platform, production: dict[str, str], file: KeyFile, database: Rows
 ) -> None:
-    old = Vault(Settings(production).leads_encryption_key)
-    sealed = old.seal("a lead of before")
+    old = SecretBoxCipher(Settings(production).leads_encryption_key)
+    sealed = old.encrypt("a lead of before")
     with redis.Redis.from_url(platform.redis_url, decode_responses=True) as valkey:
         valkey.set("journal:0b0f", sealed, ex=1000)
         assert rotate(platform, production, file, "LEADS_ENCRYPTION_KEY") == 0
         fresh = valkey.get("journal:0b0f")
         assert 0 < valkey.ttl("journal:0b0f") <= 1000
-    new = Vault(Settings(platform.environment).leads_encryption_key)
-    assert new.open(str(fresh)) == "a lead of before"
+    new = SecretBoxCipher(Settings(platform.environment).leads_encryption_key)
+    assert new.decrypt(str(fresh)) == "a lead of before"
     assert file.read()["LEADS_ENCRYPTION_KEY"].split(",")[1] == production["LEADS_ENCRYPTION_KEY"]
 
 
@@ -559,7 +559,9 @@ def test_even_with_the_old_key_gone_first_no_request_fails_and_no_lead_is_lost(
     everything_is_stored(platform, traffic, database)
 
 
-@pytest.mark.parametrize("name", [name for name in ROTATED if secrets.BY_NAME[name].previous])
+@pytest.mark.parametrize(
+    "name", [name for name in ROTATED if secrets.BY_NAME[name].previous_variable]
+)
 def test_callers_may_present_either_token_until_the_old_one_is_revoked(
     platform: Platform, production: dict[str, str], file: KeyFile, name: str,
     monkeypatch: pytest.MonkeyPatch,

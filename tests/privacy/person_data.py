@@ -10,16 +10,16 @@ from psycopg.rows import DictRow
 
 from lib.leads import queue as lead_queue
 from lib.leads import repository, submission
-from lib.leads.repository import Desk, Lead
+from lib.leads.repository import Lead, Recipients
 from lib.services import Services
 from tests.conftest import LEAD
 
 type Rows = psycopg.Connection[DictRow]
 
-DESK = Desk("Alfa Beauty <noreply@alfabeauty.test>", ("sales@alfabeauty.test",))
+RECIPIENTS = Recipients("Alfa Beauty <noreply@alfabeauty.test>", ("sales@alfabeauty.test",))
 
-WHO = {"email": "andi@example.com", "phone": "+6281234567890"}
-OTHER: dict[str, Any] = {
+PERSON = {"email": "andi@example.com", "phone": "+6281234567890"}
+OTHER_PERSON: dict[str, Any] = {
     "email": "budi@example.com",
     "phone_whatsapp": "+6281299998888",
     "business_name": "Lain",
@@ -27,10 +27,10 @@ OTHER: dict[str, Any] = {
 }
 
 
-def lead(now: datetime | None = None, **fields: object) -> Lead:
+def make_lead(now: datetime | None = None, **fields: object) -> Lead:
     """A lead as an instance makes it."""
-    return repository.make(
-        submission.read({**LEAD, **fields}),
+    return repository.from_submission(
+        submission.parse({**LEAD, **fields}),
         key=None,
         locale="id",
         now=now or datetime.now(UTC),
@@ -39,27 +39,27 @@ def lead(now: datetime | None = None, **fields: object) -> Lead:
     )
 
 
-def store(services: Services, made: Lead) -> None:
-    repository.store(
+def store_lead(services: Services, made: Lead) -> None:
+    repository.insert(
         services.database.run,
         made,
-        DESK,
+        RECIPIENTS,
         now=made.created_at,
         deliver_now=False,
         erasure_keys=(),
     )
 
 
-def queue(services: Services, made: Lead) -> None:
-    lead_queue.put(services.cache.run_all, services.vault, made)
+def enqueue_lead(services: Services, made: Lead) -> None:
+    lead_queue.enqueue(services.cache.pipeline, services.cipher, made)
 
 
-def drain(services: Services) -> lead_queue.Tally:
+def drain_queue(services: Services) -> lead_queue.DrainStats:
     return lead_queue.drain(
-        services.cache.run,
+        services.cache.execute,
         services.database.run,
-        services.vault,
-        DESK,
+        services.cipher,
+        RECIPIENTS,
         lambda: datetime.now(UTC),
         budget_s=10,
         store_fault=lambda: None,
@@ -67,31 +67,31 @@ def drain(services: Services) -> lead_queue.Tally:
     )
 
 
-def put_everywhere(services: Services, database: Rows, now: datetime | None = None) -> Lead:
+def store_everywhere(services: Services, database: Rows, now: datetime | None = None) -> Lead:
     """A person's lead stored and mailed, queued, set aside, journalled, as spam, in a note."""
-    made = lead(now)
-    store(services, made)
-    queue(services, lead(now, message="Menunggu"))
-    aside = lead(now, message="Disisihkan")
-    sealed = services.vault.seal(json.dumps({**_values(aside)}, ensure_ascii=False))
-    services.cache.run("HSET", lead_queue.DEAD, str(aside.id), sealed)
-    services.cache.run_all(*lead_queue.journal(services.vault, made))
-    services.cache.run("SET", f"seen:{made.identity}", "{}")
-    services.cache.run("SET", f"text:{made.text_sha256}", "1")
-    services.cache.run("ZADD", "rate:203.0.113.7", 1, "member")
-    suspect = lead(now, message="Promo http://a http://b")
-    repository.keep_as_spam(services.database.run, suspect, "links", ())
-    note(database, "INC-20261124-0101-leads", "Dihubungi: 0812 3456-7890, katanya aman", now)
+    made = make_lead(now)
+    store_lead(services, made)
+    enqueue_lead(services, make_lead(now, message="Menunggu"))
+    aside = make_lead(now, message="Disisihkan")
+    sealed = services.cipher.encrypt(json.dumps({**_queued_values(aside)}, ensure_ascii=False))
+    services.cache.execute("HSET", lead_queue.DEAD_LETTERS, str(aside.id), sealed)
+    services.cache.pipeline(*lead_queue.journal_commands(services.cipher, made))
+    services.cache.execute("SET", f"seen:{made.identity}", "{}")
+    services.cache.execute("SET", f"text:{made.text_sha256}", "1")
+    services.cache.execute("ZADD", "rate:203.0.113.7", 1, "member")
+    suspect = make_lead(now, message="Promo http://a http://b")
+    repository.insert_spam(services.database.run, suspect, "links", ())
+    add_note(database, "INC-20261124-0101-leads", "Dihubungi: 0812 3456-7890, katanya aman", now)
     return made
 
 
-def _values(made: Lead) -> dict[str, object]:
+def _queued_values(made: Lead) -> dict[str, object]:
     from lib.leads import serialization
 
-    return serialization.values_of(made._replace(arrival="queue"))
+    return serialization.to_dict(made._replace(arrival="queue"))
 
 
-def note(database: Rows, incident: str, text: str, at: datetime | None = None) -> None:
+def add_note(database: Rows, incident: str, text: str, at: datetime | None = None) -> None:
     """A note in an incident's timeline."""
     at = at or datetime.now(UTC)
     database.execute(
@@ -107,7 +107,7 @@ def note(database: Rows, incident: str, text: str, at: datetime | None = None) -
     )
 
 
-def everything(database: Rows, valkey: redis.Redis, services: Services) -> str:
+def dump_everything(database: Rows, valkey: redis.Redis, services: Services) -> str:
     """Every row of every table and everything in Redis, opened, as one text."""
     tables = database.execute("select tablename from pg_tables where schemaname = 'public'")
     said = [
@@ -119,11 +119,11 @@ def everything(database: Rows, valkey: redis.Redis, services: Services) -> str:
     ]
     for key in map(str, valkey.keys("*")):
         said.append(key)
-        said += [_opened(services, text) for text in _texts(valkey, key)]
+        said += [_decrypted(services, text) for text in _redis_values(valkey, key)]
     return "\n".join(sorted(said))
 
 
-def _texts(valkey: redis.Redis, key: str) -> list[str]:
+def _redis_values(valkey: redis.Redis, key: str) -> list[str]:
     kind = valkey.type(key)
     if kind == "hash":
         held: Any = valkey.hgetall(key)
@@ -133,21 +133,21 @@ def _texts(valkey: redis.Redis, key: str) -> list[str]:
     return [str(valkey.get(key))]
 
 
-def _opened(services: Services, text: str) -> str:
-    from lib.problems import Unreadable
+def _decrypted(services: Services, text: str) -> str:
+    from lib.problems import DecryptionError
 
     try:
-        return services.vault.open(text)
-    except Unreadable:
+        return services.cipher.decrypt(text)
+    except DecryptionError:
         return text
 
 
-def traces(text: str) -> list[str]:
+def personal_data_in(text: str) -> list[str]:
     """What of the person a text still gives away."""
     known = ("andi@example.com", "81234567890", "812 3456-7890", "Andi Saputra", "Barber Maju")
     return [word for word in known if word in text]
 
 
-def count(database: Rows, table: str) -> int:
+def count_rows(database: Rows, table: str) -> int:
     row: Any = database.execute(f"select count(*) as n from {table}".encode()).fetchone()
     return int(row["n"])

@@ -21,10 +21,10 @@ from lib.privacy import erasure, retention
 from lib.privacy.data_subject import Subject
 from lib.services import Services
 from lib.settings import Settings
-from ops.privacy.data_inventory import ENDED_ELSEWHERE, HOLDINGS
+from ops.privacy.data_inventory import OTHER_RETENTION, TABLES
 from tests.conftest import LEAD, both_majors
 from tests.privacy import person_data
-from tests.privacy.person_data import OTHER, count, lead, store
+from tests.privacy.person_data import OTHER_PERSON, count_rows, make_lead, store_lead
 
 type Rows = psycopg.Connection[DictRow]
 
@@ -55,8 +55,8 @@ def prune(services: Services, budget_s: float = 30) -> dict[str, int]:
 def test_a_lead_loses_its_origin_after_90_days_and_keeps_the_rest(
     services: Services, database: Rows
 ) -> None:
-    store(services, lead(ago(89), **OTHER))
-    store(services, lead(ago(91)))
+    store_lead(services, make_lead(ago(89), **OTHER_PERSON))
+    store_lead(services, make_lead(ago(91)))
     assert prune(services) == {"origins": 1}
     rows = database.execute("select * from leads order by created_at desc").fetchall()
     assert [row["user_agent"] for row in rows] == ["Mozilla/5.0", None]
@@ -67,38 +67,38 @@ def test_a_lead_loses_its_origin_after_90_days_and_keeps_the_rest(
 def test_a_lead_is_kept_three_years_or_as_the_setting_says(
     services: Services, database: Rows, platform: Platform
 ) -> None:
-    store(services, lead(ago(1094), **OTHER))
-    store(services, lead(ago(1096)))
+    store_lead(services, make_lead(ago(1094), **OTHER_PERSON))
+    store_lead(services, make_lead(ago(1096)))
     assert prune(services)["leads"] == 1
-    assert count(database, "leads") == 1
-    assert count(database, "outbox") == 2
+    assert count_rows(database, "leads") == 1
+    assert count_rows(database, "outbox") == 2
     shorter = Settings({**platform.environment, "LEADS_RETENTION_DAYS": "30"})
     rules = retention.rules(shorter.leads_retention_days)
     assert retention.prune(services.database.run, rules, NOW, budget_s=9)["leads"] == 1
 
 
 def test_a_lead_that_ends_by_age_is_no_erasure(services: Services, database: Rows) -> None:
-    store(services, lead(ago(1096)))
-    store(services, lead(ago(10), message="Baru"))
-    repository.keep_as_spam(services.database.run, lead(ago(1), message="Spam"), "links", ())
+    store_lead(services, make_lead(ago(1096)))
+    store_lead(services, make_lead(ago(10), message="Baru"))
+    repository.insert_spam(services.database.run, make_lead(ago(1), message="Spam"), "links", ())
     prune(services)
-    assert count(database, "leads") == 1
-    assert count(database, "spam") == 1, "the same person's"
-    assert count(database, "erasure_remains") == 0
-    assert erasure.finish(services, NOW)["taken_over"] == 0
+    assert count_rows(database, "leads") == 1
+    assert count_rows(database, "spam") == 1, "the same person's"
+    assert count_rows(database, "erasure_remains") == 0
+    assert erasure.run_pending(services, NOW)["taken_over"] == 0
 
 
 def test_but_a_delete_by_hand_right_after_is_one(services: Services, database: Rows) -> None:
     """What retention says is said for one transaction, though connections are shared."""
-    store(services, lead(ago(1096)))
+    store_lead(services, make_lead(ago(1096)))
     prune(services)
-    store(services, lead())
+    store_lead(services, make_lead())
     services.database.run(lambda c: c.execute("delete from leads"))
-    assert count(database, "erasure_remains") == 1
+    assert count_rows(database, "erasure_remains") == 1
 
 
 def test_mails_end_after_90_days_unless_they_still_wait(services: Services, database: Rows) -> None:
-    store(services, lead(ago(100)))
+    store_lead(services, make_lead(ago(100)))
     database.execute("update outbox set sent_at = now() where kind = 'sales'")
     assert prune(services)["mails"] == 1
     assert [row["kind"] for row in database.execute("select * from outbox")] == ["acknowledgement"]
@@ -106,16 +106,18 @@ def test_mails_end_after_90_days_unless_they_still_wait(services: Services, data
 
 def test_spam_ends_after_30_days(services: Services, database: Rows) -> None:
     for days, text in ((29, "a"), (31, "b")):
-        repository.keep_as_spam(services.database.run, lead(ago(days), message=text), "links", ())
+        repository.insert_spam(
+            services.database.run, make_lead(ago(days), message=text), "links", ()
+        )
     assert prune(services) == {"spam": 1}
-    assert count(database, "spam") == 1
+    assert count_rows(database, "spam") == 1
 
 
 def test_an_entry_of_a_mailed_lead_ends_after_90_days_unless_it_is_open(
     services: Services, database: Rows
 ) -> None:
-    old = lead(ago(95))
-    store(services, old)
+    old = make_lead(ago(95))
+    store_lead(services, old)
     for lead_id, ref, dismissed in (
         (old.id, "ALFA-22222", None),
         (uuid4(), "ALFA-33333", ago(91)),
@@ -135,8 +137,8 @@ def test_an_entry_of_a_mailed_lead_ends_after_90_days_unless_it_is_open(
 def test_a_notes_text_ends_after_a_year_and_the_timeline_holds(
     services: Services, database: Rows
 ) -> None:
-    person_data.note(database, "INC-20251101-0101-leads", "lama", ago(366))
-    person_data.note(database, "INC-20251101-0101-leads", "baru", ago(3))
+    person_data.add_note(database, "INC-20251101-0101-leads", "lama", ago(366))
+    person_data.add_note(database, "INC-20251101-0101-leads", "baru", ago(3))
     assert prune(services) == {"notes": 1}
     notes = database.execute("select note from incident_events order by seq").fetchall()
     assert [row["note"] for row in notes] == [None, "baru"]
@@ -186,16 +188,16 @@ def test_an_open_request_never_ends_by_age(services: Services, database: Rows) -
 def test_the_journal_ends_in_redis_and_what_would_not_is_made_to(
     services: Services, platform: Platform
 ) -> None:
-    old = lead(datetime.now(UTC) - timedelta(hours=49))
-    services.cache.run_all(*queue.journal(services.vault, lead()))
-    services.cache.run("ZADD", queue.ACCEPTED, old.created_at.timestamp(), str(old.id))
-    services.cache.run("SET", queue.journal_key(old.id), "sealed")
-    services.cache.run("ZADD", "erased", ago(401).timestamp(), "mark")
+    old = make_lead(datetime.now(UTC) - timedelta(hours=49))
+    services.cache.pipeline(*queue.journal_commands(services.cipher, make_lead()))
+    services.cache.execute("ZADD", queue.ACCEPTED, old.created_at.timestamp(), str(old.id))
+    services.cache.execute("SET", queue.journal_key(old.id), "sealed")
+    services.cache.execute("ZADD", "erased", ago(401).timestamp(), "mark")
     with redis.Redis.from_url(platform.redis_url, decode_responses=True) as valkey:
-        assert retention.prune_redis(services.cache.run, datetime.now(UTC)) == 3
+        assert retention.prune_redis(services.cache.execute, datetime.now(UTC)) == 3
         ends = [valkey.ttl(key) for key in valkey.keys("journal:*")]
         assert len(ends) == 2
-        assert all(0 < seconds <= queue.JOURNAL_S for seconds in ends)
+        assert all(0 < seconds <= queue.JOURNAL_TTL_S for seconds in ends)
         assert (valkey.zcard("accepted"), valkey.zcard("erased")) == (1, 0)
 
 
@@ -213,12 +215,12 @@ def test_the_journal_ends_in_redis_and_what_would_not_is_made_to(
 def test_a_lead_that_sales_never_heard_of_is_kept_and_named(
     services: Services, database: Rows, platform: Platform, how: str
 ) -> None:
-    store(services, lead(ago(1200)))
+    store_lead(services, make_lead(ago(1200)))
     database.execute(f"update outbox set {how} where kind = 'sales'".encode())
     database.execute("update outbox set created_at = now() - interval '1200 days'")
     assert "leads" not in prune(services)
     [row] = database.execute("select id::text from leads").fetchall()
-    assert retention.unheard(services.database.run, RULES, NOW) == [row["id"]]
+    assert retention.unnotified_leads(services.database.run, RULES, NOW) == [row["id"]]
     answer = platform.cron("prune")
     assert isinstance(answer.body, bytes)
     told = json.loads(answer.body)
@@ -226,16 +228,16 @@ def test_a_lead_that_sales_never_heard_of_is_kept_and_named(
     assert "lead_unheard" in str(platform.cron("watch").body)
     database.execute("update outbox set sent_at = now(), dead_at = null")
     assert prune(services)["leads"] == 1
-    assert retention.unheard(services.database.run, RULES, NOW) == []
+    assert retention.unnotified_leads(services.database.run, RULES, NOW) == []
 
 
 def test_a_mail_to_sales_that_was_given_up_stays_until_somebody_saw_to_it(
     services: Services, database: Rows
 ) -> None:
-    store(services, lead(ago(100)))
+    store_lead(services, make_lead(ago(100)))
     database.execute("update outbox set dead_at = now(), created_at = now() - interval '100 days'")
     assert prune(services) == {"origins": 1, "mails": 1}
-    assert count(database, "outbox") == 1
+    assert count_rows(database, "outbox") == 1
 
 
 # ------------------------------------------------------------------ batches
@@ -274,7 +276,7 @@ def test_two_runs_at_once_share_the_work(
     for thread in threads:
         thread.join(30)
     assert sum(ended) == n
-    assert count(database, "spam") == 0
+    assert count_rows(database, "spam") == 0
 
 
 def test_a_row_that_somebody_holds_is_skipped(
@@ -293,7 +295,7 @@ def test_a_row_that_somebody_holds_is_skipped(
 def test_the_cron_prunes_and_says_what_it_did(
     site: httpx.Client, platform: Platform, services: Services, database: Rows
 ) -> None:
-    store(services, lead(ago(1200)))
+    store_lead(services, make_lead(ago(1200)))
     answer = platform.cron("prune")
     assert answer.status == 200
     assert isinstance(answer.body, bytes)
@@ -310,7 +312,7 @@ def test_the_cron_prunes_and_says_what_it_did(
 def test_the_cron_prunes_rows_with_redis_down(
     platform: Platform, services: Services, database: Rows
 ) -> None:
-    store(services, lead(ago(1200)))
+    store_lead(services, make_lead(ago(1200)))
     headers = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
     down = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
     with platform.function("api/cron/prune.py", **down) as function:
@@ -324,9 +326,9 @@ def test_redis_learns_of_every_tombstone_again(
 ) -> None:
     andi = Subject(emails=("andi@example.com",))
     erasure.erase(services, andi, datetime.now(UTC), asked_by="api")
-    services.cache.run("DEL", "erased")
+    services.cache.execute("DEL", "erased")
     platform.cron("prune")
-    assert services.cache.run("ZCARD", "erased") == 1
+    assert services.cache.execute("ZCARD", "erased") == 1
 
 
 # ------------------------------------------------------------------ no column is forgotten
@@ -353,9 +355,7 @@ TELL_NOTHING = {
 
 def test_every_column_of_every_table_is_declared(database: Rows) -> None:
     there = {f"{row['table']}.{row['column']}" for row in database.execute(COLUMNS)}
-    declared = {
-        f"{table}.{column}" for table, held in HOLDINGS.items() for column in held.columns()
-    }
+    declared = {f"{table}.{column}" for table, held in TABLES.items() for column in held.columns()}
     assert there - declared == set(), (
         "say in ops/privacy/data_inventory.py what it holds and what ends it"
     )
@@ -365,22 +365,22 @@ def test_every_column_of_every_table_is_declared(database: Rows) -> None:
 
 
 def test_no_column_is_declared_twice() -> None:
-    for table, held in HOLDINGS.items():
+    for table, held in TABLES.items():
         assert len(held.columns()) == len(set(held.columns())), table
 
 
 def test_whatever_holds_something_of_a_person_has_a_class_that_ends_it() -> None:
-    classes = {rule.name for rule in RULES} | set(ENDED_ELSEWHERE)
-    for table, held in HOLDINGS.items():
-        assert {held.rows, *held.personal} <= classes, table
-        assert "kept" not in held.personal, table
+    classes = {rule.name for rule in RULES} | set(OTHER_RETENTION)
+    for table, held in TABLES.items():
+        assert {held.retention_class, *held.personal_columns} <= classes, table
+        assert "kept" not in held.personal_columns, table
 
 
 def test_a_column_whose_name_tells_of_a_person_is_not_passed_off_as_nobodys() -> None:
     passed_off = {
         f"{table}.{column}"
-        for table, held in HOLDINGS.items()
-        for column in held.other.split()
+        for table, held in TABLES.items()
+        for column in held.other_columns.split()
         if TELLING.search(column)
     }
     assert passed_off - TELL_NOTHING == set()
@@ -388,12 +388,12 @@ def test_a_column_whose_name_tells_of_a_person_is_not_passed_off_as_nobodys() ->
 
 def test_each_class_ends_the_columns_it_is_declared_for(services: Services, database: Rows) -> None:
     """A declared class whose statement forgets a column would pass every test above."""
-    store(services, lead(ago(1200)))
+    store_lead(services, make_lead(ago(1200)))
     database.execute("update outbox set sent_at = now()")
-    repository.keep_as_spam(services.database.run, lead(ago(1200)), "links", ())
-    person_data.note(database, "INC-20210101-0101-leads", "Andi", ago(1200))
+    repository.insert_spam(services.database.run, make_lead(ago(1200)), "links", ())
+    person_data.add_note(database, "INC-20210101-0101-leads", "Andi", ago(1200))
     prune(services)
-    for table, held in HOLDINGS.items():
-        for column in " ".join(held.personal.values()).split():
+    for table, held in TABLES.items():
+        for column in " ".join(held.personal_columns.values()).split():
             left = database.execute(f"select count({column}) as n from {table}".encode()).fetchone()
             assert left == {"n": 0}, f"{table}.{column}"

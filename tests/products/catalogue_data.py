@@ -23,18 +23,18 @@ DOCUMENT: dict[str, Any] = json.loads(SEED.read_text("utf-8"))
 PRODUCTS: list[dict[str, Any]] = DOCUMENT["products"]
 
 
-def fill(platform: Platform, document: Mapping[str, Any] = DOCUMENT) -> None:
+def store_catalogue(platform: Platform, document: Mapping[str, Any] = DOCUMENT) -> None:
     """Store a catalogue as the functions' role, whatever was there before."""
     with psycopg.connect(platform.database_url, autocommit=True) as connection:
-        before = catalogue.held(connection)
-        found = catalogue.read(json.dumps(document), known=before)
-        catalogue.store(connection, found, catalogue.compare(before, found, prune=True))
+        before = catalogue.load(connection)
+        found = catalogue.parse(json.dumps(document), known=before)
+        catalogue.store(connection, found, catalogue.diff(before, found, prune=True))
 
 
 @pytest.fixture
 def seeded(platform: Platform, database: Database) -> Database:
     """The seed is in the database; Redis is empty."""
-    fill(platform)
+    store_catalogue(platform)
     return database
 
 
@@ -45,7 +45,7 @@ def shop(platform: Platform, seeded: Database) -> Iterator[Function]:
         yield function
 
 
-def ask(function: Function, query: str = "", **headers: str) -> httpx.Response:
+def get_products(function: Function, query: str = "", **headers: str) -> httpx.Response:
     return httpx.get(f"{function.url}/api/products{query}", headers=headers, timeout=20)
 
 
@@ -54,7 +54,7 @@ def slugs(answer: httpx.Response) -> list[str]:
     return [item["slug"] for item in (found["items"] if isinstance(found, dict) else found)]
 
 
-def made_up(slug: str, **changes: Any) -> dict[str, Any]:
+def make_product(slug: str, **changes: Any) -> dict[str, Any]:
     """A product that every rule accepts."""
     return {
         "slug": slug,
@@ -70,7 +70,7 @@ def made_up(slug: str, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def written(folder: Path, document: object, name: str = "catalogue.json") -> str:
+def write_file(folder: Path, document: object, name: str = "catalogue.json") -> str:
     """The path of a file that holds `document`, as JSON unless it is text."""
     text = document if isinstance(document, str) else json.dumps(document)
     (folder / name).write_text(text, encoding="utf-8")

@@ -7,16 +7,16 @@ import pytest
 
 from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
-from lib.products.query import FILTERS, SINGLE, fold
+from lib.products.query import FILTERS, SINGLE_VALUED, fold
 from tests.products.catalogue_data import (
     DOCUMENT,
     PRODUCTS,
-    ask,
-    fill,
-    made_up,
+    get_products,
+    make_product,
     seeded,
     shop,
     slugs,
+    store_catalogue,
 )
 
 __all__ = ["seeded", "shop"]
@@ -29,7 +29,7 @@ SHAPE = ["slug", "name", "brand", "audience", "functions", "categories", "summar
 def test_without_parameters_it_is_a_bare_array_of_everything_sorted_by_name(
     shop: Function,
 ) -> None:
-    answer = ask(shop)
+    answer = get_products(shop)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
     found = answer.json()
@@ -54,7 +54,7 @@ def test_the_seed_has_sixty_products_over_several_brands_in_both_languages() -> 
 
 
 def test_every_answer_may_be_kept_by_the_cdn_and_purged_by_its_tag(shop: Function) -> None:
-    headers = ask(shop).headers
+    headers = get_products(shop).headers
     for name in ("Cache-Control", "CDN-Cache-Control", "Vercel-CDN-Cache-Control"):
         assert headers[name] == SHARED
     assert headers["Vercel-Cache-Tag"] == "products"
@@ -68,12 +68,14 @@ def test_every_answer_may_be_kept_by_the_cdn_and_purged_by_its_tag(shop: Functio
 
 @pytest.mark.parametrize("parameter", ["limit=3", "facets=1", "total=1"])
 def test_any_paging_parameter_gives_an_envelope(shop: Function, parameter: str) -> None:
-    answer = ask(shop, f"?{parameter}")
+    answer = get_products(shop, f"?{parameter}")
     assert list(answer.json()) == ["items", "next_cursor", "total", "facets"]
 
 
 def test_filters_are_or_within_and_and_between(shop: Function) -> None:
-    found = ask(shop, "?category=shampoo&category=grooming&audience=BARBER&brand=kemon").json()
+    found = get_products(
+        shop, "?category=shampoo&category=grooming&audience=BARBER&brand=kemon"
+    ).json()
     assert found
     for item in found:
         assert {"shampoo", "grooming"} & set(item["categories"])
@@ -113,18 +115,18 @@ def test_what_a_stylist_types_is_found(shop: Function) -> None:
 
 
 def test_the_best_match_comes_first(shop: Function) -> None:
-    assert slugs(ask(shop, "?q=barber+beard+oil"))[0] == "barber-beard-oil"
-    assert slugs(ask(shop, "?q=barber"))[0].startswith("barber-")
+    assert slugs(get_products(shop, "?q=barber+beard+oil"))[0] == "barber-beard-oil"
+    assert slugs(get_products(shop, "?q=barber"))[0].startswith("barber-")
 
 
 def test_what_nobody_sells_is_found_nowhere(shop: Function) -> None:
-    answer = ask(shop, "?q=lipstick&total=1")
+    answer = get_products(shop, "?q=lipstick&total=1")
     assert answer.json() == {"items": [], "next_cursor": None, "total": 0, "facets": None}
-    assert ask(shop, "?q=%21%3F").json() == []
+    assert get_products(shop, "?q=%21%3F").json() == []
 
 
 def test_facets_count_what_each_value_would_give(shop: Function) -> None:
-    found = ask(shop, "?brand=Gamma%2B&category=tools&facets=1&total=1&limit=1").json()
+    found = get_products(shop, "?brand=Gamma%2B&category=tools&facets=1&total=1&limit=1").json()
     for facet in FILTERS:
         for value in found["facets"][facet]:
             others = {"brand": "Gamma+", "category": "tools"} | {facet: value["value"]}
@@ -132,18 +134,18 @@ def test_facets_count_what_each_value_would_give(shop: Function) -> None:
             assert value["count"] == answer.json()["total"], (facet, value)
     labels = {each["value"]: each["label"] for each in found["facets"]["category"]}
     assert labels["shampoo"] == "Sampo"
-    english = ask(shop, "?facets=category&locale=en").json()["facets"]
+    english = get_products(shop, "?facets=category&locale=en").json()["facets"]
     assert list(english) == ["category"]
     assert {"value": "shampoo", "label": "Shampoo"}.items() <= english["category"][0].items()
 
 
 def test_cursors_lead_through_everything_once(shop: Function) -> None:
     for query in ("", "q=sampo&", "sort=-name&", "sort=newest&", "q=warna&sort=-name&"):
-        whole = slugs(ask(shop, f"?{query}fields=slug"))
+        whole = slugs(get_products(shop, f"?{query}fields=slug"))
         walked: list[str] = []
         cursor: str | None = ""
         while cursor is not None:
-            page = ask(shop, f"?{query}limit=7{f'&cursor={cursor}' if cursor else ''}")
+            page = get_products(shop, f"?{query}limit=7{f'&cursor={cursor}' if cursor else ''}")
             walked += slugs(page)
             cursor = page.json()["next_cursor"]
         assert walked == whole
@@ -152,22 +154,24 @@ def test_cursors_lead_through_everything_once(shop: Function) -> None:
 
 def test_newest_is_first_and_descending_names_are_the_other_way_round(shop: Function) -> None:
     made = {each["slug"]: each["createdAt"] for each in PRODUCTS}
-    dates = [made[slug] for slug in slugs(ask(shop, "?sort=newest"))]
+    dates = [made[slug] for slug in slugs(get_products(shop, "?sort=newest"))]
     assert dates == sorted(dates, reverse=True)
-    assert slugs(ask(shop, "?sort=-name")) == slugs(ask(shop))[::-1]
+    assert slugs(get_products(shop, "?sort=-name")) == slugs(get_products(shop))[::-1]
 
 
 def test_fields_are_those_asked_for(shop: Function) -> None:
-    [first, *_] = ask(shop, "?fields=name,image").json()
+    [first, *_] = get_products(shop, "?fields=name,image").json()
     assert list(first) == ["name", "image"]
 
 
 def test_a_missing_text_is_given_in_the_other_language(platform: Platform, shop: Function) -> None:
-    half = made_up("half", summary={"en": "Only in English."}, benefits={"id": ["Hanya di sini"]})
-    fill(platform, DOCUMENT | {"products": [*PRODUCTS, half]})
-    found = ask(shop, "?slug=half&locale=id").json()
+    half = make_product(
+        "half", summary={"en": "Only in English."}, benefits={"id": ["Hanya di sini"]}
+    )
+    store_catalogue(platform, DOCUMENT | {"products": [*PRODUCTS, half]})
+    found = get_products(shop, "?slug=half&locale=id").json()
     assert (found["summary"], found["benefits"]) == ("Only in English.", ["Hanya di sini"])
-    found = ask(shop, "?slug=half&locale=en").json()
+    found = get_products(shop, "?slug=half&locale=en").json()
     assert (found["summary"], found["benefits"]) == ("Only in English.", ["Hanya di sini"])
     assert found["howToUse"] == "Rinse."
 
@@ -188,11 +192,11 @@ def test_an_unknown_product_is_404_and_kept_nowhere(
 
 
 def test_an_unpublished_product_is_nowhere(platform: Platform, shop: Function) -> None:
-    hidden = made_up("hidden-wonder", published=False)
-    fill(platform, DOCUMENT | {"products": [*PRODUCTS, hidden]})
-    assert "hidden-wonder" not in slugs(ask(shop))
-    assert slugs(ask(shop, "?q=hidden+wonder")) == []
-    assert ask(shop, "?slug=hidden-wonder").status_code == 404
+    hidden = make_product("hidden-wonder", published=False)
+    store_catalogue(platform, DOCUMENT | {"products": [*PRODUCTS, hidden]})
+    assert "hidden-wonder" not in slugs(get_products(shop))
+    assert slugs(get_products(shop, "?q=hidden+wonder")) == []
+    assert get_products(shop, "?slug=hidden-wonder").status_code == 404
 
 
 REFUSED: list[tuple[str, set[str]]] = [
@@ -226,10 +230,10 @@ def test_what_is_unknown_or_malformed_is_refused_by_name(
 
 
 def test_a_cursor_leads_on_in_its_own_search_alone(shop: Function) -> None:
-    cursor = ask(shop, "?limit=2").json()["next_cursor"]
-    assert ask(shop, f"?limit=3&cursor={cursor}").status_code == 200
-    assert ask(shop, f"?limit=2&q=oil&cursor={cursor}").status_code == 400
-    assert ask(shop, f"?limit=2&sort=newest&cursor={cursor}").status_code == 400
+    cursor = get_products(shop, "?limit=2").json()["next_cursor"]
+    assert get_products(shop, f"?limit=3&cursor={cursor}").status_code == 200
+    assert get_products(shop, f"?limit=2&q=oil&cursor={cursor}").status_code == 400
+    assert get_products(shop, f"?limit=2&sort=newest&cursor={cursor}").status_code == 400
 
 
 def test_faults_are_told_in_the_language_asked_for(platform: Platform, seeded: object) -> None:
@@ -251,7 +255,7 @@ def test_order_repetition_and_case_of_parameters_make_no_second_entry(
         "?brand=Kemon&brand=Gamma%2B&brand=Kemon&audience=BARBER&audience=BARBER&q=b%C3%A0rber+oil",
         "?locale=id&brand=Kemon&brand=Gamma%2B&audience=BARBER&q=barber+oil&q=barber+oil",
     ]
-    answers = [ask(shop, query) for query in same]
+    answers = [get_products(shop, query) for query in same]
     assert [answer.headers["X-Data-Source"] for answer in answers] == [
         "postgres", "memory", "memory", "memory",
     ]  # fmt: skip
@@ -259,18 +263,18 @@ def test_order_repetition_and_case_of_parameters_make_no_second_entry(
 
 
 def test_empty_parameters_are_as_if_left_out(shop: Function) -> None:
-    bare = ask(shop)
-    empty = "&".join(f"{name}=" for name in (*SINGLE, *FILTERS))
+    bare = get_products(shop)
+    empty = "&".join(f"{name}=" for name in (*SINGLE_VALUED, *FILTERS))
     for query in (f"?{empty}", "?q=+&limit=&brand", "?cursor"):
-        answer = ask(shop, query)
+        answer = get_products(shop, query)
         assert (answer.status_code, answer.headers["ETag"]) == (200, bare.headers["ETag"]), query
         assert answer.headers["X-Data-Source"] == "memory", "no second entry"
-    page = ask(shop, "?limit=24")
+    page = get_products(shop, "?limit=24")
     for query in ("?limit=24&cursor=&sort=", "?sort=&limit=&limit=24&q=", "?total=&limit=24"):
-        answer = ask(shop, query)
+        answer = get_products(shop, query)
         assert answer.headers["ETag"] == page.headers["ETag"], query
         assert answer.headers["X-Data-Source"] == "memory", "no second entry"
-    one = ask(shop, "?slug=barber-beard-oil&q=&limit=")
+    one = get_products(shop, "?slug=barber-beard-oil&q=&limit=")
     assert one.json()["name"] == "Barber Beard Oil"
 
 
@@ -292,15 +296,15 @@ def test_a_plus_of_a_brand_may_be_typed_as_it_is(
     platform: Platform, shop: Function, typed: str, brand: str
 ) -> None:
     more = [{"name": "Gamma+&Co"}, {"name": "A+, B+"}]
-    made = [made_up("one-of-them", brand="Gamma+&Co"), made_up("another", brand="A+, B+")]
-    fill(
+    made = [make_product("one-of-them", brand="Gamma+&Co"), make_product("another", brand="A+, B+")]
+    store_catalogue(
         platform,
         DOCUMENT | {"brands": [*DOCUMENT["brands"], *more], "products": [*PRODUCTS, *made]},
     )
     wanted = {each["slug"] for each in [*PRODUCTS, *made] if each["brand"] == brand}
     assert wanted
-    assert set(slugs(ask(shop, f"?brand={typed}"))) == wanted
-    told = ask(shop, f"?brand={typed}&limit=100&facets=brand&total=1").json()
+    assert set(slugs(get_products(shop, f"?brand={typed}"))) == wanted
+    told = get_products(shop, f"?brand={typed}&limit=100&facets=brand&total=1").json()
     assert told["total"] == len(wanted)
     assert {each["value"]: each["count"] for each in told["facets"]["brand"]}[brand] == len(wanted)
 

@@ -20,12 +20,12 @@ from tests.products.catalogue_data import (
     DOCUMENT,
     PRODUCTS,
     Database,
-    ask,
-    fill,
-    made_up,
+    get_products,
+    make_product,
     seeded,
     shop,
     slugs,
+    store_catalogue,
 )
 
 __all__ = ["seeded", "shop"]
@@ -46,7 +46,7 @@ def commands(platform: Platform) -> list[str]:
     found: list[str] = []
     for request in platform.upstash.received():
         body = request["body"]
-        if isinstance(body, list) and (metrics.RECORD in body or _asks_deployment(body)):
+        if isinstance(body, list) and (metrics.INCREMENT in body or _asks_deployment(body)):
             continue
         single = isinstance(body, list) and body and isinstance(body[0], str)
         found += [body[0]] if single else [each[0] for each in body or []]
@@ -54,7 +54,7 @@ def commands(platform: Platform) -> list[str]:
 
 
 def _asks_deployment(body: list[object]) -> bool:
-    return any(str(part).startswith(deployments.ASKED) for part in body)
+    return any(str(part).startswith(deployments.CHECKED_KEY_PREFIX) for part in body)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def asked(
 ) -> Iterator[Callable[[], int]]:
     """How often the functions have asked Postgres for products, by the server's own log. Their
     deployment was asked before whether its statements work."""
-    valkey.set(deployments.ASKED + platform.environment["VERCEL_DEPLOYMENT_ID"], "1")
+    valkey.set(deployments.CHECKED_KEY_PREFIX + platform.environment["VERCEL_DEPLOYMENT_ID"], "1")
     seeded.execute("alter role alfa_api_a set log_statement = 'all'")
     log = platform.postgres.data.with_name("postgres.log")
     before = log.stat().st_size
@@ -78,11 +78,11 @@ def asked(
 
 
 def test_a_hit_in_memory_touches_no_network(platform: Platform, shop: Function) -> None:
-    ask(shop)
+    get_products(shop)
     eventually(lambda: "DEL" in commands(platform))  # what is left in Redis comes after the answer
     platform.upstash.forget()
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: ask(shop), range(16)))
+        answers = list(pool.map(lambda _: get_products(shop), range(16)))
     assert {answer.headers["X-Data-Source"] for answer in answers} == {"memory"}
     assert commands(platform) == []
 
@@ -90,11 +90,11 @@ def test_a_hit_in_memory_touches_no_network(platform: Platform, shop: Function) 
 def test_a_hit_in_redis_is_one_command_and_no_statement(
     platform: Platform, shop: Function, seeded: Database
 ) -> None:
-    first = ask(shop)
+    first = get_products(shop)
     eventually(lambda: "DEL" in commands(platform))
     with platform.function("api/products.py", DATABASE_URL=None) as other:
         platform.upstash.forget()
-        second = ask(other)
+        second = get_products(other)
         assert commands(platform) == ["MGET"]
     assert second.headers["X-Data-Source"] == "redis"
     assert second.content == first.content
@@ -103,7 +103,7 @@ def test_a_hit_in_redis_is_one_command_and_no_statement(
 
 def test_a_miss_is_one_statement(platform: Platform, asked: Callable[[], int]) -> None:
     with platform.function("api/products.py") as function:
-        answer = ask(function, "?q=sampo&facets=1&total=1&limit=5&category=shampoo")
+        answer = get_products(function, "?q=sampo&facets=1&total=1&limit=5&category=shampoo")
         assert answer.headers["X-Data-Source"] == "postgres"
         eventually(lambda: commands(platform)[-2:] == ["SET", "DEL"])
     assert asked() == 1
@@ -114,11 +114,11 @@ def test_two_hundred_misses_at_once_make_at_most_two_queries(
 ) -> None:
     with platform.function("api/products.py") as one, platform.function("api/products.py") as two:
         for function in (one, two):  # awake and connected; another question than the storm's
-            ask(function, "?limit=1")
+            get_products(function, "?limit=1")
         before = asked()
 
         def visit(n: int) -> httpx.Response:
-            return ask((one, two)[n % 2], "?facets=1&limit=50")
+            return get_products((one, two)[n % 2], "?facets=1&limit=50")
 
         with ThreadPoolExecutor(40) as pool:
             answers = list(pool.map(visit, range(200)))
@@ -128,25 +128,27 @@ def test_two_hundred_misses_at_once_make_at_most_two_queries(
 
 
 def test_304_works_across_instances_and_deployments(platform: Platform, shop: Function) -> None:
-    tag = ask(shop).headers["ETag"]
+    tag = get_products(shop).headers["ETag"]
     with platform.function("api/products.py", VERCEL_DEPLOYMENT_ID="dpl_other") as other:
-        again = ask(other, "", **{"If-None-Match": tag})
+        again = get_products(other, "", **{"If-None-Match": tag})
         assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
         assert again.headers["Cache-Control"].startswith("public")
-        assert ask(other, "", **{"If-None-Match": '"else"'}).status_code == 200
-        since = ask(other).headers["Last-Modified"]
-        assert ask(other, "", **{"If-Modified-Since": since}).status_code == 304
+        assert get_products(other, "", **{"If-None-Match": '"else"'}).status_code == 200
+        since = get_products(other).headers["Last-Modified"]
+        assert get_products(other, "", **{"If-Modified-Since": since}).status_code == 304
 
 
 def test_a_change_reaches_instances_within_seconds_of_its_import(
     platform: Platform, shop: Function
 ) -> None:
-    ask(shop)
-    fill(platform, DOCUMENT | {"products": [*PRODUCTS, made_up("a-new-thing")]})
+    get_products(shop)
+    store_catalogue(platform, DOCUMENT | {"products": [*PRODUCTS, make_product("a-new-thing")]})
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.incr(cache.VERSION_KEY)
     started = time.monotonic()
-    answer = eventually(lambda: next((a for a in [ask(shop)] if "a-new-thing" in a.text), None))
+    answer = eventually(
+        lambda: next((a for a in [get_products(shop)] if "a-new-thing" in a.text), None)
+    )
     assert answer is not None
     assert answer.headers["X-Data-Source"] == "postgres"
     assert time.monotonic() - started < cache.MEMORY_FRESH_S + 2
@@ -155,10 +157,10 @@ def test_a_change_reaches_instances_within_seconds_of_its_import(
 @pytest.mark.parametrize("mode", ["fail", "stall", "lose_reply", "reset", "rate_limit"])
 def test_redis_broken_is_a_miss(platform: Platform, seeded: Database, mode: str) -> None:
     with platform.function("api/products.py") as function:
-        ask(function, "?slug=barber-beard-oil")  # awake
+        get_products(function, "?slug=barber-beard-oil")  # awake
         platform.upstash.switch(mode)
         started = time.monotonic()
-        answer = ask(function)
+        answer = get_products(function)
         assert time.monotonic() - started < MOST_S
     assert set(slugs(answer)) == EVERYTHING
     assert answer.headers["X-Data-Source"] == "postgres"
@@ -185,32 +187,32 @@ LIES: list[Callable[[bytes], bytes]] = [
 def test_garbage_in_redis_is_ignored_and_replaced(
     platform: Platform, shop: Function, valkey: "redis.Redis", lie: Callable[[bytes], bytes]
 ) -> None:
-    ask(shop)
+    get_products(shop)
     [key] = eventually(lambda: valkey.keys("products:entry:*"))
     whole = valkey.get(key)
     assert isinstance(whole, bytes)
     valkey.set(key, damaged := lie(whole))
     with platform.function("api/products.py") as function:
-        answer = ask(function)
+        answer = get_products(function)
         assert set(slugs(answer)) == EVERYTHING
         assert answer.headers["X-Data-Source"] == "postgres"
         eventually(lambda: valkey.get(key) != damaged)
     with platform.function("api/products.py", DATABASE_URL=None) as other:
-        assert ask(other).headers["X-Data-Source"] == "redis"
+        assert get_products(other).headers["X-Data-Source"] == "redis"
 
 
 def test_another_questions_entry_is_not_believed(
     platform: Platform, shop: Function, valkey: "redis.Redis"
 ) -> None:
-    ask(shop)
+    get_products(shop)
     [whole] = eventually(lambda: valkey.keys("products:entry:*"))
-    ask(shop, "?q=pomade")
+    get_products(shop, "?q=pomade")
     [search] = eventually(lambda: [k for k in valkey.keys("products:entry:*") if k != whole])
     taken = valkey.get(whole)
     assert isinstance(taken, bytes)
     valkey.set(search, taken)
     with platform.function("api/products.py") as other:
-        assert len(ask(other, "?q=pomade").json()) < 10
+        assert len(get_products(other, "?q=pomade").json()) < 10
 
 
 @pytest.fixture
@@ -231,13 +233,13 @@ def test_postgres_broken_gives_the_last_good_copy(
     platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy, mode: str
 ) -> None:
     with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as function:
-        whole = ask(function)
+        whole = get_products(function)
         eventually(lambda: valkey.keys("products:entry:*"))
         valkey.incr(cache.VERSION_KEY)  # the copies are older ones now
         wire.switch(mode)
         time.sleep(cache.MEMORY_FRESH_S)
         started = time.monotonic()
-        older = ask(function)
+        older = get_products(function)
         assert time.monotonic() - started < MOST_S
     assert (older.status_code, older.headers["X-Data-Source"]) == (200, "stale")
     assert older.content == whole.content
@@ -253,16 +255,16 @@ def test_with_nothing_anywhere_the_snapshot_answers_every_kind_of_question(
     platform.upstash.switch("stall")
     with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as function:
         started = time.monotonic()
-        whole = ask(function)
+        whole = get_products(function)
         assert time.monotonic() - started < MOST_S
         assert (whole.status_code, whole.headers["X-Data-Source"]) == (200, "snapshot")
         assert set(slugs(whole)) == EVERYTHING
-        found = ask(function, "?q=kreatin&facets=1&total=1&limit=2&locale=en").json()
+        found = get_products(function, "?q=kreatin&facets=1&total=1&limit=2&locale=en").json()
         assert found["total"] == 3
         assert found["next_cursor"]
         assert sum(each["count"] for each in found["facets"]["brand"]) == 3
-        assert ask(function, "?slug=barber-beard-oil").json()["name"] == "Barber Beard Oil"
-        assert ask(function, "?slug=no-such-thing").status_code == 404
+        assert get_products(function, "?slug=barber-beard-oil").json()["name"] == "Barber Beard Oil"
+        assert get_products(function, "?slug=no-such-thing").status_code == 404
 
 
 def recall(database: Database, which: str = "true") -> None:
@@ -278,7 +280,7 @@ ONE = "?slug=barber-beard-oil"
 def withdrawn(function: Function) -> bool:
     """Whether every question is answered as if there were no product."""
     for question in QUESTIONS:
-        answer = ask(function, question)
+        answer = get_products(function, question)
         assert answer.status_code == 200, question
         body = answer.json()
         items = body["items"] if isinstance(body, dict) else body
@@ -288,7 +290,7 @@ def withdrawn(function: Function) -> bool:
             assert not body["total"]
             counts = [each["count"] for facet in (body["facets"] or {}).values() for each in facet]
             assert not any(counts)
-    return ask(function, ONE).status_code == 404
+    return get_products(function, ONE).status_code == 404
 
 
 @pytest.mark.parametrize("how", ["unpublish", "delete"])
@@ -296,19 +298,21 @@ def test_a_recall_of_everything_is_an_empty_list(
     platform: Platform, shop: Function, seeded: Database, valkey: "redis.Redis", how: str
 ) -> None:
     for question in (*QUESTIONS, ONE):
-        ask(shop, question)
+        get_products(shop, question)
     eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
     if how == "unpublish":
         recall(seeded)
     else:
         seeded.execute("delete from products")
     with platform.function("api/products.py") as other:
-        answer = ask(other, "?q=never+asked")
+        answer = get_products(other, "?q=never+asked")
         assert answer.headers["X-Data-Source"] == "postgres"
         assert withdrawn(other)
-        assert ask(other).headers["X-Data-Source"] == "memory", "a good copy like any other"
+        assert get_products(other).headers["X-Data-Source"] == "memory", (
+            "a good copy like any other"
+        )
     time.sleep(cache.MEMORY_FRESH_S)
-    ask(shop, "?q=heard+again")
+    get_products(shop, "?q=heard+again")
     assert withdrawn(shop)
 
 
@@ -318,15 +322,15 @@ def test_what_was_recalled_does_not_come_back_from_a_copy_while_the_database_is_
 ) -> None:
     with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as function:
         for question in (*QUESTIONS, ONE):
-            ask(function, question)
+            get_products(function, question)
         eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
         recall(seeded)
-        ask(function, "?limit=1")  # heard, by one question alone
+        get_products(function, "?limit=1")  # heard, by one question alone
         wire.switch("refuse")
         if redis_too:
             platform.upstash.switch("fail")
         assert withdrawn(function)
-        assert ask(function, "?audience=BARBER").json() == [], "nor from the snapshot"
+        assert get_products(function, "?audience=BARBER").json() == [], "nor from the snapshot"
 
 
 def test_another_instance_knows_of_a_recall_by_redis(
@@ -334,11 +338,11 @@ def test_another_instance_knows_of_a_recall_by_redis(
 ) -> None:
     with platform.function("api/products.py") as function:
         for question in (*QUESTIONS, ONE):
-            ask(function, question)
+            get_products(function, question)
         eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
         before = valkey.get(cache.PUBLISHED_KEY)
         recall(seeded)
-        ask(function, "?limit=1")
+        get_products(function, "?limit=1")
         eventually(lambda: valkey.get(cache.PUBLISHED_KEY) != before)
     valkey.incr(cache.VERSION_KEY)  # all copies are older ones
     wire.switch("refuse")
@@ -351,16 +355,20 @@ def test_one_recalled_product_is_left_out_of_every_older_copy(
 ) -> None:
     with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as function:
         for question in (*QUESTIONS, ONE):
-            ask(function, question)
+            get_products(function, question)
         eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
         recall(seeded, "slug = 'barber-beard-oil'")
-        assert ask(function, "?limit=1&q=beard").status_code == 200
+        assert get_products(function, "?limit=1&q=beard").status_code == 200
         wire.switch("refuse")
-        assert set(slugs(ask(function))) == EVERYTHING - {"barber-beard-oil"}
-        assert ask(function, ONE).status_code == 404
-        names = [each["name"] for each in ask(function, "?fields=name&limit=9").json()["items"]]
+        assert set(slugs(get_products(function))) == EVERYTHING - {"barber-beard-oil"}
+        assert get_products(function, ONE).status_code == 404
+        names = [
+            each["name"] for each in get_products(function, "?fields=name&limit=9").json()["items"]
+        ]
         assert "Barber Beard Oil" not in names
-        assert set(slugs(ask(function, "?sort=-name"))) == EVERYTHING - {"barber-beard-oil"}
+        assert set(slugs(get_products(function, "?sort=-name"))) == EVERYTHING - {
+            "barber-beard-oil"
+        }
 
 
 def test_what_is_published_again_is_shown_again(
@@ -369,15 +377,15 @@ def test_what_is_published_again_is_shown_again(
     recall(seeded)
     assert withdrawn(shop)
     seeded.execute("update products set published = true")
-    ask(shop, "?limit=2")  # heard, by one question
-    eventually(lambda: set(slugs(ask(shop))) == EVERYTHING)
+    get_products(shop, "?limit=2")  # heard, by one question
+    eventually(lambda: set(slugs(get_products(shop))) == EVERYTHING)
 
 
 def test_a_catalogue_that_cannot_be_seen_is_no_recall(platform: Platform, seeded: Database) -> None:
     seeded.execute("drop policy alfa_app_all on products")
     try:
         with platform.function("api/products.py") as function:
-            answer = ask(function)
+            answer = get_products(function)
             assert set(slugs(answer)) == EVERYTHING
             assert answer.headers["X-Data-Source"] == "snapshot"
     finally:
@@ -391,11 +399,11 @@ def test_a_database_that_never_held_a_catalogue_is_no_recall(
 ) -> None:
     database.execute("delete from catalogue_state")
     with platform.function("api/products.py") as function:
-        answer = ask(function)
+        answer = get_products(function)
         assert (answer.status_code, answer.headers["X-Data-Source"]) == (200, "snapshot")
         assert valkey.keys("products:entry:*") == []
     with platform.function("api/products.py", **dict.fromkeys(platform.environment)) as function:
-        assert set(slugs(ask(function))) == EVERYTHING
+        assert set(slugs(get_products(function))) == EVERYTHING
 
 
 def test_a_missing_right_or_table_is_answered_from_a_copy(
@@ -404,7 +412,7 @@ def test_a_missing_right_or_table_is_answered_from_a_copy(
     seeded.execute("revoke select on products from alfa_app")
     try:
         with platform.function("api/products.py") as function:
-            answer = ask(function)
+            answer = get_products(function)
             assert (answer.status_code, answer.headers["X-Data-Source"]) == (200, "snapshot")
     finally:
         seeded.execute("grant select on products to alfa_app")
@@ -414,28 +422,28 @@ def test_neither_a_404_nor_an_empty_list_is_kept(
     platform: Platform, shop: Function, valkey: "redis.Redis"
 ) -> None:
     for query in ("?q=lipstick", "?slug=soon-here", "?brand=nobody&limit=3"):
-        ask(shop, query)
+        get_products(shop, query)
     assert valkey.keys("products:entry:*") == []
-    fill(platform, DOCUMENT | {"products": [*PRODUCTS, made_up("soon-here")]})
-    assert ask(shop, "?slug=soon-here").status_code == 200
+    store_catalogue(platform, DOCUMENT | {"products": [*PRODUCTS, make_product("soon-here")]})
+    assert get_products(shop, "?slug=soon-here").status_code == 200
 
 
 def test_a_dear_copy_is_refreshed_early_after_the_answer_by_one(
     platform: Platform, shop: Function, valkey: "redis.Redis", asked: Callable[[], int]
 ) -> None:
-    first = ask(shop)
+    first = get_products(shop)
     [key] = eventually(lambda: valkey.keys("products:entry:*"))
     text = valkey.get(key)
     assert isinstance(text, bytes)
     assert isinstance(key, bytes)
     question = key.decode().rpartition(":")[2]
-    entry = cache.opened(text.decode(), question)
+    entry = cache.decode(text.decode(), question)
     assert entry is not None
-    dear = cache.sealed(entry._replace(cost_s=1e9), question)
+    dear = cache.encode(entry._replace(cost_s=1e9), question)
     valkey.set(key, dear)
     before = asked()
     with platform.function("api/products.py") as other:
-        answer = ask(other)
+        answer = get_products(other)
         assert (answer.headers["X-Data-Source"], answer.content) == ("redis", first.content)
         eventually(lambda: valkey.get(key) != dear.encode())
     assert asked() - before == 1
@@ -443,13 +451,13 @@ def test_a_dear_copy_is_refreshed_early_after_the_answer_by_one(
 
 def test_a_sealed_entry_opens_whole_and_for_its_own_question_alone() -> None:
     entry = cache.Entry(b"[1]", "tag", snapshot.load().made_at, None, 5.0, 0.1, "7", ("a",))
-    again = cache.opened(cache.sealed(entry, "key"), "key")
+    again = cache.decode(cache.encode(entry, "key"), "key")
     assert again is not None
     assert (again.body, again.version, again.made_at, again.cost_s) == (b"[1]", "7", 5.0, 0.1)
-    assert cache.opened(cache.sealed(entry, "key"), "other") is None
+    assert cache.decode(cache.encode(entry, "key"), "other") is None
 
 
 def test_compression_pays() -> None:
     body = snapshot.FILE.read_bytes()
     entry = cache.Entry(body, "tag", snapshot.load().made_at, None, 0.0, 0.0, "0", ())
-    assert len(cache.sealed(entry, "key")) < len(body) / 2
+    assert len(cache.encode(entry, "key")) < len(body) / 2

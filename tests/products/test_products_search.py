@@ -11,9 +11,16 @@ from hypothesis import strategies as st
 
 from dev.platform.local_platform import Platform
 from lib.products import catalogue, snapshot
-from lib.products.query import FILTERS, Place, Query, fold, read
+from lib.products.query import FILTERS, CursorPosition, Query, fold, parse
 from tests.conftest import eventually
-from tests.products.catalogue_data import DOCUMENT, PRODUCTS, Database, fill, made_up, seeded
+from tests.products.catalogue_data import (
+    DOCUMENT,
+    PRODUCTS,
+    Database,
+    make_product,
+    seeded,
+    store_catalogue,
+)
 
 __all__ = ["seeded"]
 
@@ -49,7 +56,7 @@ def connection(platform: Platform, seeded: Database) -> Iterator["psycopg.Connec
 def question(filters: dict[str, list[str]], **others: object) -> Query:
     pairs = [(name, value) for name, values in filters.items() for value in values]
     pairs += [(name, str(value)) for name, value in others.items() if value not in (None, "")]
-    return read(pairs, "en")
+    return parse(pairs, "en")
 
 
 def held(product: dict[str, Any], facet: str) -> list[str]:
@@ -100,7 +107,7 @@ def test_every_combination_of_filters_agrees_with_a_naive_filter(
 def test_search_and_filters_meet_and_facets_count_what_was_found(
     connection: "psycopg.Connection[Any]", filters: dict[str, list[str]], q: str | None, sort: str
 ) -> None:
-    def ask(filters: dict[str, list[str]]) -> catalogue.Found:
+    def ask(filters: dict[str, list[str]]) -> catalogue.QueryResult:
         query = question(filters, q=q, sort=sort, total=1, facets=1, limit=100)
         return catalogue.find(lambda work: work(connection), query)
 
@@ -169,9 +176,9 @@ def test_walking_every_cursor_yields_each_product_once_while_rows_are_inserted(
             query = question({}, q=q, sort=sort, limit=5, cursor=after)
             found = catalogue.find(lambda work: work(connection), query)
             walked += [row["slug"] for row in found.rows]
-            if not found.more:
+            if not found.has_more:
                 break
-            after = query.cursor(Place(*catalogue.place_of(found.rows[-1])))
+            after = query.encode_cursor(CursorPosition(*catalogue.sort_key(found.rows[-1])))
             if made > 60:
                 stop.set()
     finally:
@@ -187,13 +194,15 @@ def test_counts_and_words_follow_every_change(platform: Platform, seeded: Databa
         return {row["brand"]: row["n"] for row in rows}
 
     before = counted()
-    fill(platform, DOCUMENT | {"products": [*PRODUCTS, made_up("zebra-mane", brand="Kemon")]})
+    store_catalogue(
+        platform, DOCUMENT | {"products": [*PRODUCTS, make_product("zebra-mane", brand="Kemon")]}
+    )
     assert counted() == before | {"Kemon": before["Kemon"] + 1}
     word = "select count(*) as n from search_words where word = 'zebra'"
     assert seeded.execute(word).fetchone() == {"n": 1}
     seeded.execute("update products set published = false where slug = 'zebra-mane'")
     assert counted() == before
-    fill(platform)
+    store_catalogue(platform)
     assert seeded.execute(word).fetchone() == {"n": 0}
     seeded.execute("truncate products")
     assert counted() == {}

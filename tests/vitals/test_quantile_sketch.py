@@ -18,7 +18,7 @@ from lib import services, settings
 from lib.vitals import ingest, quantile_sketch
 from lib.vitals import samples as vitals_samples
 from lib.vitals.quantile_sketch import RATINGS, Scale
-from lib.vitals.samples import METRICS, Visit
+from lib.vitals.samples import METRICS, RequestInfo
 
 NOW = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 LCP, CLS = METRICS["LCP"], METRICS["CLS"]
@@ -29,13 +29,13 @@ scales = st.sampled_from(list(METRICS.values()))
 @st.composite
 def samples(draw: st.DrawFn) -> tuple[Scale, list[float]]:
     scale = draw(scales)
-    value = st.floats(0, scale.most) | st.sampled_from([scale.floor, scale.good, scale.poor])
+    value = st.floats(0, scale.maximum) | st.sampled_from([scale.floor, scale.good, scale.poor])
     return scale, draw(st.lists(value, min_size=1, max_size=200))
 
 
 def sketched(scale: Scale, values: list[float]) -> dict[int, int]:
     return dict(
-        quantile_sketch.merged({quantile_sketch.bucket(scale, value): 1} for value in values)
+        quantile_sketch.merge({quantile_sketch.bucket_of(scale, value): 1} for value in values)
     )
 
 
@@ -56,7 +56,7 @@ def test_any_quantile_is_off_by_two_percent_at_most(
 @given(samples())
 def test_shares_are_exact(drawn: tuple[Scale, list[float]]) -> None:
     scale, values = drawn
-    shares = quantile_sketch.shares(sketched(scale, values))
+    shares = quantile_sketch.rating_shares(sketched(scale, values))
     for index, name in enumerate(RATINGS):
         exact = sum(scale.rating(value) == index for value in values) / len(values)
         assert shares[name] == exact
@@ -67,11 +67,11 @@ def test_a_value_lies_between_the_edges_of_its_bucket_and_buckets_keep_its_order
     drawn: tuple[Scale, list[float]],
 ) -> None:
     scale, values = drawn
-    numbers = [quantile_sketch.bucket(scale, value) for value in sorted(values)]
+    numbers = [quantile_sketch.bucket_of(scale, value) for value in sorted(values)]
     assert numbers == sorted(numbers)
     assert all(0 <= number < 32768 for number in numbers), "a smallint in Postgres"
     for value, number in zip(sorted(values), numbers, strict=True):
-        low, high = quantile_sketch.edges(scale, number)
+        low, high = quantile_sketch.bucket_edges(scale, number)
         assert low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
 
 
@@ -82,11 +82,11 @@ counts = st.dictionaries(st.integers(0, 1400), st.integers(1, 10**6), max_size=3
 def test_merging_is_associative_and_commutative(
     one: dict[int, int], two: dict[int, int], three: dict[int, int]
 ) -> None:
-    left = quantile_sketch.merged([quantile_sketch.merged([one, two]), three])
-    right = quantile_sketch.merged([one, quantile_sketch.merged([two, three])])
-    assert left == right == quantile_sketch.merged([three, one, two])
-    assert quantile_sketch.size(left) == sum(
-        quantile_sketch.size(each) for each in (one, two, three)
+    left = quantile_sketch.merge([quantile_sketch.merge([one, two]), three])
+    right = quantile_sketch.merge([one, quantile_sketch.merge([two, three])])
+    assert left == right == quantile_sketch.merge([three, one, two])
+    assert quantile_sketch.total_count(left) == sum(
+        quantile_sketch.total_count(each) for each in (one, two, three)
     )
 
 
@@ -94,13 +94,13 @@ def test_merging_is_associative_and_commutative(
 def test_a_merged_sketch_is_the_sketch_of_all(drawn: tuple[Scale, list[float]], cut: int) -> None:
     scale, values = drawn
     parts = [sketched(scale, values[:cut]), sketched(scale, values[cut:])]
-    assert dict(quantile_sketch.merged(parts)) == sketched(scale, values)
+    assert dict(quantile_sketch.merge(parts)) == sketched(scale, values)
 
 
 def test_nothing_has_no_quantile_and_one_value_no_interval() -> None:
     assert quantile_sketch.quantile(LCP, {}, 0.75) is None
-    assert quantile_sketch.interval(LCP, {300: 1}, 0.75) is None
-    assert quantile_sketch.difference(LCP, {}, {300: 1}, 0.75) is None
+    assert quantile_sketch.confidence_interval(LCP, {300: 1}, 0.75) is None
+    assert quantile_sketch.quantile_difference(LCP, {}, {300: 1}, 0.75) is None
 
 
 # --- The interval keeps its promise. Seeded: a promise of chance is tested by its frequency.
@@ -115,7 +115,7 @@ def test_the_interval_of_a_quantile_holds_the_truth_as_often_as_it_says() -> Non
     truth = math.exp(math.log(2000) + 0.6 * z75)
     held = 0
     for _ in range(400):
-        bounds = quantile_sketch.interval(LCP, drawn_from(chance, 200, 2000), 0.75)
+        bounds = quantile_sketch.confidence_interval(LCP, drawn_from(chance, 200, 2000), 0.75)
         assert bounds is not None
         held += bounds[0] <= truth <= bounds[1]
     assert held / 400 >= 0.95
@@ -125,7 +125,7 @@ def test_the_interval_of_a_quantile_holds_the_truth_as_often_as_it_says() -> Non
 def test_two_releases_alike_are_hardly_ever_told_apart(n: int) -> None:
     chance = random.Random(n)
     verdicts = [
-        quantile_sketch.difference(
+        quantile_sketch.quantile_difference(
             LCP, drawn_from(chance, n, 2000), drawn_from(chance, n, 2000), 0.75
         )
         for _ in range(300)
@@ -139,7 +139,7 @@ def test_a_real_regression_is_told_with_enough_visits() -> None:
     told = 0
     for _ in range(100):
         new, old = drawn_from(chance, 1000, 2400), drawn_from(chance, 1000, 2000)
-        change = quantile_sketch.difference(LCP, new, old, 0.75)
+        change = quantile_sketch.quantile_difference(LCP, new, old, 0.75)
         told += change is not None and change.verdict == "worse"
     assert told >= 90
 
@@ -177,8 +177,8 @@ def beacon(some: list[tuple[str, int, float]]) -> list[vitals_samples.Sample]:
         {"name": "CLS", "id": name, "timestamp": at, "value": value, "page": "/"}
         for name, at, value in some
     ]
-    visit = Visit("Mozilla/5.0 (Windows NT 10.0)", None, "", "dpl_1", NOW)
-    return vitals_samples.read(json.dumps(items).encode(), visit).samples
+    visit = RequestInfo("Mozilla/5.0 (Windows NT 10.0)", None, "", "dpl_1", NOW)
+    return vitals_samples.parse(json.dumps(items).encode(), visit).samples
 
 
 def expected(some: list[tuple[str, int, float]]) -> dict[int, int]:
@@ -203,22 +203,26 @@ def test_the_last_value_of_an_id_counts_once_in_any_order_and_split(
         valkey.flushall()
     means.database.run(lambda connection: connection.execute("delete from rum_lasts"))
     means.database.run(lambda connection: connection.execute("delete from rum_hours"))
-    hands: ingest.Means = means if where == "redis" else OnlyPostgres(platform, means.database)
+    hands: ingest.Services = means if where == "redis" else OnlyPostgres(platform, means.database)
     arrivals = [*some, *chance.sample(some, len(some) // 2)]  # some beacons come twice
     chance.shuffle(arrivals)
     cut = chance.randrange(len(arrivals) + 1)
     for part in (arrivals[:cut], arrivals[cut:]):
         if part:
-            assert ingest.keep(hands, beacon(part), NOW).where == where
+            assert ingest.record(hands, beacon(part), NOW).where == where
     assert held(means) == expected(some)
 
 
 def held(means: services.Services) -> dict[int, int]:
     """Every bucket that is not empty, wherever it lies."""
-    fresh = [(row[5], row[6]) for rows in ingest.look(means.cache.run).values() for row in rows]
+    fresh = [
+        (row[5], row[6])
+        for rows in ingest.read_pending(means.cache.execute).values()
+        for row in rows
+    ]
     flat = "select bucket, n from rum_hours, unnest(buckets, counts) as u (bucket, n)"
     kept = means.database.run(lambda connection: connection.execute(flat).fetchall())
-    total = quantile_sketch.merged({bucket: n} for bucket, n in [*fresh, *kept])
+    total = quantile_sketch.merge({bucket: n} for bucket, n in [*fresh, *kept])
     return {bucket: n for bucket, n in total.items() if n}
 
 
@@ -230,5 +234,5 @@ def test_every_order_of_three_reports_says_the_same(
         with redis.Redis.from_url(platform.redis_url) as valkey:
             valkey.flushall()
         for report in order:
-            ingest.keep(means, beacon([report]), NOW)
+            ingest.record(means, beacon([report]), NOW)
         assert held(means) == expected(some)

@@ -23,7 +23,7 @@ from lib import services, settings
 from lib.problems import CacheDown
 from lib.vitals import quantile_sketch, rollup, samples
 from lib.vitals import report as vitals_report
-from lib.vitals.samples import METRICS, Visit
+from lib.vitals.samples import METRICS, RequestInfo
 from tests.conftest import eventually
 from tests.vitals import user_agents
 
@@ -318,7 +318,7 @@ def test_the_answer_does_not_wait_for_redis_or_postgres(platform: Platform) -> N
     ("", "/"),
 ])  # fmt: skip
 def test_a_page_is_kept_as_a_template_without_query_host_or_ids(address: str, kept: str) -> None:
-    assert samples.template(address) == kept
+    assert samples.normalize_path(address) == kept
 
 
 @pytest.mark.parametrize(("agent", "hint", "kept"), [
@@ -334,7 +334,7 @@ def test_a_page_is_kept_as_a_template_without_query_host_or_ids(address: str, ke
 def test_a_device_is_a_class_by_its_hint_and_its_user_agent(
     agent: str, hint: str | None, kept: str
 ) -> None:
-    assert samples.device_of(agent, hint) == kept
+    assert samples.device_class(agent, hint) == kept
 
 
 def test_a_page_that_is_not_named_is_the_one_the_browser_says_it_was_on(
@@ -478,8 +478,8 @@ def test_a_histogram_adds_up_to_n_within_its_edges(site: httpx.Client) -> None:
 
 def seeded(database: Rows, release: str, first_at: datetime, values: list[float]) -> None:
     """A release's visits, as they lie in Postgres."""
-    counts = quantile_sketch.merged(
-        {quantile_sketch.bucket(METRICS["LCP"], value): 1} for value in values
+    counts = quantile_sketch.merge(
+        {quantile_sketch.bucket_of(METRICS["LCP"], value): 1} for value in values
     )
     database.execute(
         "insert into rum_hours values (%s, '/', 'mobile', 'LCP', %s, %s, %s)",
@@ -537,16 +537,16 @@ def test_counts_are_taken_over_once_however_often_a_fold_is_cut_off(
     counted(site, 20)
     with redis.Redis.from_url(platform.redis_url, decode_responses=True) as valkey:
         valkey.delete("rum:folded")
-        assert rollup.fold(means, datetime.now(UTC)) is not None
-        assert rollup.fold(means, datetime.now(UTC)) is None, "not due again so soon"
+        assert rollup.roll_up(means, datetime.now(UTC)) is not None
+        assert rollup.roll_up(means, datetime.now(UTC)) is None, "not due again so soon"
         batch = database.execute("select batch from rum_folds").fetchall()[-1]["batch"]
         # As after a crash between the transaction and the deletion: the batch is there again.
-        hour = int(samples.hour_of(int(datetime.now(UTC).timestamp() * 1000)).timestamp())
+        hour = int(samples.hour_start(int(datetime.now(UTC).timestamp() * 1000)).timestamp())
         valkey.hset(f"rum:batch:{batch}", f"{hour}|/|mobile|LCP|dpl_local|900", 20)
         valkey.sadd("rum:batches", batch)
         assert counted(site, 20), "a batch taken over already is not read again either"
         valkey.delete("rum:folded")
-        rollup.fold(means, datetime.now(UTC))
+        rollup.roll_up(means, datetime.now(UTC))
         assert valkey.smembers("rum:batches") == set()
     counted(site, 20)
 
@@ -560,7 +560,7 @@ def test_a_value_that_grows_after_its_count_was_taken_over_still_counts_once(
             rating = quantile_sketch.RATINGS[METRICS["CLS"].rating(value)]
             eventually(partial(rated, site, rating))
             valkey.delete("rum:folded")
-            rollup.fold(means, datetime.now(UTC))
+            rollup.roll_up(means, datetime.now(UTC))
         assert valkey.keys("rum:open") == []
     (group,) = counted(site, 6)
     assert group["poor"] == 1
@@ -576,7 +576,7 @@ def test_hours_become_days_and_say_the_same(
     before = read(site, by="metric,release")
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.delete("rum:folded")
-    assert rollup.fold(means, datetime.now(UTC)) is not None
+    assert rollup.roll_up(means, datetime.now(UTC)) is not None
     assert database.execute("select 1 from rum_hours").fetchall() == []
     assert len(database.execute("select 1 from rum_days").fetchall()) == 2
     assert read(site, by="metric,release")["groups"] == before["groups"]
@@ -663,7 +663,7 @@ def test_what_postgres_counted_is_handed_back_and_moves_on_in_redis(
         eventually(lambda: valkey.exists("rum:folded"))
         for _ in range(2):
             valkey.delete("rum:folded")
-            rollup.fold(means, datetime.now(UTC))
+            rollup.roll_up(means, datetime.now(UTC))
     assert database.execute("select 1 from rum_lasts").fetchall() == []
     assert counted(site, 6)[0]["good"] == 1
     send(site, [vital("INP", 900, id=f"p{each}", timestamp=20) for each in range(6)])
@@ -705,7 +705,7 @@ def test_without_a_redis_at_all_postgres_is_kept_tidy(
     nowhere = platform.environment | {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
     lonely = services.Services(settings.Settings(nowhere))
     with pytest.raises(CacheDown):
-        rollup.fold(lonely, datetime.now(UTC))
+        rollup.roll_up(lonely, datetime.now(UTC))
     lonely.cache.close()
     lonely.database.close()
     assert (
@@ -728,11 +728,11 @@ def test_with_redis_down_reading_goes_on_from_postgres(
 
 
 def test_a_visit_reads_the_same_whatever_its_shape() -> None:
-    visit = Visit(PHONE, "?1", "https://alfabeauty.co.id/en", "dpl_1", NOW)
-    found = samples.read(json.dumps([vital(), vital("CLS", 0.1)]).encode(), visit)
+    visit = RequestInfo(PHONE, "?1", "https://alfabeauty.co.id/en", "dpl_1", NOW)
+    found = samples.parse(json.dumps([vital(), vital("CLS", 0.1)]).encode(), visit)
     assert [(each.metric, each.device, each.release) for each in found.samples] == [
         ("LCP", "mobile", "dpl_1"),
         ("CLS", "mobile", "dpl_1"),
     ]
     assert all(re.fullmatch(r"[0-9a-f]{22}", each.id) for each in found.samples)
-    assert vitals_report.FEWEST == 5
+    assert vitals_report.MIN_GROUP_SIZE == 5

@@ -57,8 +57,8 @@ class World:
             admin.execute(TABLE)
         self.environment = self._environment()
         found = snapshot.load()
-        self._query = query.read([], "id")
-        self._answer = catalogue.answer(self._query, found.find(self._query), datetime.now(UTC))
+        self._query = query.parse([], "id")
+        self._answer = catalogue.render(self._query, found.find(self._query), datetime.now(UTC))
         self.etag = cache.etag_of(self._answer.body)
         return self
 
@@ -67,9 +67,9 @@ class World:
 
     def stock(self) -> None:
         """Put a fresh copy of the catalogue into Redis, for us and for the twins."""
-        entry = cache.entry_of(self._answer, made_at=time.time(), cost_s=0.01, version="0")
-        key = f"products:entry:{self._query.key}"
-        self._redis.set(key, cache.sealed(entry, self._query.key))
+        entry = cache.make_entry(self._answer, made_at=time.time(), cost_s=0.01, version="0")
+        key = f"products:entry:{self._query.cache_key}"
+        self._redis.set(key, cache.encode(entry, self._query.cache_key))
         self._redis.set("twin:products", self._answer.body)
 
     def trips(self) -> dict[str, int]:
