@@ -73,12 +73,6 @@ OUTAGE_ERRORS = (CacheDown, DatabaseDown, TransientMailError, PermanentMailError
 """What a store fails with in an outage; anything else is reported."""
 
 
-def preconnect(means: Services) -> None:
-    """Have a connection to Postgres coming while Redis is asked."""
-    with suppress(NotConfigured):  # which `keep` will say
-        means.database.preconnect()
-
-
 def admit(
     means: Services, lead: Lead, limits: RateLimits, member: str, now: datetime
 ) -> Admitted | IdempotencyRecord:
