@@ -172,8 +172,6 @@ def _accept(call: Context, lead: Lead, token: str) -> tuple[int, Lead]:
     settings = call.services.settings
     call.add_log_fields(lead=str(lead.id))
     member = uuid4().hex  # not the request's id, which a caller may choose
-    if call.cached_maintenance is None:
-        call.attempt(lambda: service.preconnect(call.services), None)
     entered = _admit(call, lead, member)
     if isinstance(entered, IdempotencyRecord):
         call.add_log_fields(decision="seen", lead=str(entered.id))
