@@ -72,6 +72,11 @@ NOUNS = {
     "lib.query_parameters",
     "lib.monitoring.backups",
     "lib.leads.reference",
+    "lib.monitoring.canary_probe",
+    "lib.monitoring.facts",
+    "lib.monitoring.probes",
+    "lib.monitoring.server_errors",
+    "lib.monitoring.service_levels",
     "lib.monitoring.statement_check",
     "lib.privacy.retention",
     "lib.leads.worker",
@@ -121,6 +126,7 @@ TABLE: dict[str, May] = {
     # What we decide.
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
     "lib/incidents/alerting.py": May({*NOUN.at_the_top, "lib.log"}),
+    "lib/monitoring/server_errors.py": NOUN._replace(inside_functions={"psycopg"}),
     "lib/monitoring/statement_check.py": NOUN._replace(
         inside_functions={"psycopg"}
     ),  # reads a server's words

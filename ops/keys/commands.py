@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lib.monitoring import secrets
+from lib.monitoring.secrets import SecretUsage
 from lib.problems import NotConfigured
 from lib.services import Services
 from ops import command
 from ops.incidents import notes
-from ops.keys import database, env_file, shared_secrets, vendors
+from ops.keys import database, env_file, inventory, shared_secrets, vendors
 from ops.keys.key_file import RETIRING_SUFFIX, KeyFile
 from ops.keys.key_types import KeyType
 from ops.keys.rotation import Rotation, plan_steps
@@ -30,9 +31,9 @@ TYPES_BY_NAME: dict[str, type[KeyType]] = {
     "SLACK_BOT_TOKEN": vendors.SlackBot,
 }
 TYPES_BY_OVERLAP: dict[str, type[KeyType]] = {
-    secrets.PREVIOUS_VARIABLE: shared_secrets.SharedToken,
-    secrets.COMMA_LIST: shared_secrets.EncryptionKey,
-    secrets.MANUAL: shared_secrets.ManualKey,
+    inventory.PREVIOUS_VARIABLE: shared_secrets.SharedToken,
+    inventory.COMMA_LIST: shared_secrets.EncryptionKey,
+    inventory.MANUAL: shared_secrets.ManualKey,
 }
 
 # Names in the handbook, and in Supabase's older documents, of what is another key by now.
@@ -50,7 +51,7 @@ def show_keys(services: Services, args: argparse.Namespace) -> int:
     """The age of every key in one table, newest of a name first. Exit 1 when one is overdue."""
     now = datetime.now(UTC)
     in_use = secrets.list_in_use(services.database.run)
-    rows = [row for key in secrets.SECRETS for row in _key_rows(key, in_use, now)]
+    rows = [row for key in inventory.SECRETS for row in _key_rows(key, in_use, now)]
     if args.json:
         command.print_json(rows)
     else:
@@ -62,7 +63,7 @@ def show_keys(services: Services, args: argparse.Namespace) -> int:
 
 
 def _key_rows(
-    key: secrets.Secret, in_use: list[secrets.SecretUsage], now: datetime
+    key: inventory.Secret, in_use: list[SecretUsage], now: datetime
 ) -> list[dict[str, Any]]:
     mine = [one for one in in_use if one.name == key.name]
     blank = {"name": key.name, "fingerprint": "-", "age": "-", "rotate_by": f"{key.max_age_days} d",
@@ -89,7 +90,7 @@ def _key_rows(
 
 def rotate_key(services: Services, args: argparse.Namespace) -> int:
     """Replace a key: new one, deployment, proof that it is used, old one revoked and tried."""
-    key = secrets.BY_NAME[args.name]
+    key = inventory.BY_NAME[args.name]
     kind_of = TYPES_BY_NAME.get(key.name) or TYPES_BY_OVERLAP[key.overlap]
     settings = services.settings
     if key.operators_only:
@@ -260,8 +261,8 @@ def parse_key_name(name: str) -> str:
               "with DATABASE_URL: after a leak of the project's keys rotate that too",
               file=sys.stderr)  # fmt: skip
         name = now
-    if name not in secrets.BY_NAME:
-        known = ", ".join(sorted(secrets.BY_NAME))
+    if name not in inventory.BY_NAME:
+        known = ", ".join(sorted(inventory.BY_NAME))
         raise argparse.ArgumentTypeError(f"there is no key {name}; there are {known}")
     return name
 

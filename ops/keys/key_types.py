@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from lib.monitoring.secrets import Secret
 from lib.services import Services
+from ops.keys.inventory import Secret
 from ops.keys.key_file import NEW_SUFFIX, KeyFile
 
 REFUSED, ACCEPTED, UNKNOWN = "refused", "accepted", "unknown"

@@ -17,6 +17,7 @@ from typing import Any
 from lib.monitoring import secrets
 from lib.services import Services
 from ops.incidents import notes, rollback
+from ops.keys import inventory
 from ops.keys.key_file import NEW_SUFFIX, RETIRING_SUFFIX
 from ops.keys.key_types import ACCEPTED, REFUSED, KeyType, request
 from ops.keys.rotation_store import RotationRecord, RotationStore
@@ -296,4 +297,4 @@ class Rotation:
 
 def is_manual(kind: KeyType) -> bool:
     """Whether a person revokes it."""
-    return kind.key.overlap == secrets.MANUAL and type(kind).revoke is KeyType.revoke
+    return kind.key.overlap == inventory.MANUAL and type(kind).revoke is KeyType.revoke

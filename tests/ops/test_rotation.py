@@ -18,11 +18,10 @@ from psycopg.rows import DictRow
 from dev.platform import migrations
 from dev.platform.local_platform import APP_GROUP, APP_ROLE, Platform
 from lib.encryption import SecretBoxCipher
-from lib.monitoring import secrets
 from lib.services import Services
 from lib.settings import Settings
 from ops import cli
-from ops.keys import commands, rotation
+from ops.keys import commands, inventory, rotation
 from ops.keys.key_file import KeyFile
 from tests.conftest import LEAD, ROOT, delivered, eventually
 from tests.ops.test_rollback import answering
@@ -166,7 +165,7 @@ def without_limits(platform: Platform) -> None:
 
 def outcome(name: str, environ: dict[str, str], file: KeyFile, value: str) -> str:
     """What becomes of somebody who tries this value."""
-    key = secrets.BY_NAME[name]
+    key = inventory.BY_NAME[name]
     kind = commands.TYPES_BY_NAME.get(name) or commands.TYPES_BY_OVERLAP[key.overlap]
     with contextlib.closing(Services(Settings(environ))) as services:
         return kind(key, services, environ[name], file).probe(value).outcome
@@ -560,7 +559,7 @@ def test_even_with_the_old_key_gone_first_no_request_fails_and_no_lead_is_lost(
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in ROTATED if secrets.BY_NAME[name].previous_variable]
+    "name", [name for name in ROTATED if inventory.BY_NAME[name].previous_variable]
 )
 def test_callers_may_present_either_token_until_the_old_one_is_revoked(
     platform: Platform, production: dict[str, str], file: KeyFile, name: str,
