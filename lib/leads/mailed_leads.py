@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from lib.leads import repository
-from lib.leads.repository import Lead
+from lib.leads.lead import Lead
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
 REDIS_KEY = "mailed"  # hash in Redis: id -> entry, until Postgres has it

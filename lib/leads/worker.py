@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lib.leads import outbox
 from lib.leads import queue as lead_queue
-from lib.leads.repository import Recipients
+from lib.leads.lead import Recipients
 from lib.leads.service import Means
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from uuid import uuid4
 
 from lib.leads import canary, outbox, queue, repository
-from lib.leads.repository import Lead, Recipients
+from lib.leads.lead import CANARY_MAILBOX, Lead, Recipients
 from lib.leads.submission import Submission
 from lib.problems import ErasedSubject, PermanentMailError, Problem, TransientMailError
 from lib.products import catalogue as product_catalogue
@@ -213,7 +213,7 @@ def _search_products(connection: "Connection[Any]") -> None:
 
 
 def _store_lead(connection: "Connection[Any]", lead: Lead, mailed_at: datetime) -> None:
-    desk = Recipients("rehearsal@alfabeauty.co.id", (repository.CANARY_MAILBOX,))
+    desk = Recipients("rehearsal@alfabeauty.co.id", (CANARY_MAILBOX,))
     keys = (bytes(32),)
     repository.insert(
         _runner_on(connection), lead, desk, now=mailed_at, deliver_now=False, erasure_keys=keys
@@ -267,7 +267,7 @@ def _longest_submission(now: datetime) -> Submission:
         city="Jakarta ".ljust(80, "x"),
         salon_type="OTHER",
         consent=True,
-        email=repository.CANARY_MAILBOX,
+        email=CANARY_MAILBOX,
         chair_count=10_000,
         specialization="x" * 200,
         current_brands_used="x" * 200,
@@ -290,7 +290,7 @@ def _sample_lead(
     submission: Submission, now: datetime, locale: str, key: str | None = None
 ) -> Lead:
     """A canary: were it ever kept, it would be counted nowhere and mailed to a test mailbox."""
-    return repository.from_submission(
+    return Lead.from_submission(
         submission,
         key=key,
         locale=locale,

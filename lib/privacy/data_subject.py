@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from lib.leads import queue, serialization
-from lib.leads.repository import Lead
+from lib.leads import queue
+from lib.leads.lead import Lead
 from lib.leads.service import Means
 from lib.leads.submission import Person
 from lib.leads.validators import renormalize_phone
@@ -192,7 +192,7 @@ def for_each_sealed_lead(means: Means, look: Callable[[queue.SealedLead], Any]) 
 def _shown(copy: queue.SealedLead, subject: Subject) -> dict[str, object]:
     if copy.lead is None or not subject.matches(copy.lead):
         return {}
-    return {"place": copy.location, "copy": serialization.to_dict(copy.lead)}
+    return {"place": copy.location, "copy": copy.lead.to_dict()}
 
 
 def _select_all(connection: "Connection[Any]", values: dict[str, object]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from lib.leads import admission, queue
+from lib.leads.lead import Lead
 from lib.leads.queue import ACCEPTED
-from lib.leads.repository import Lead, erasure_hashes
+from lib.leads.repository import erasure_hashes
 from lib.leads.service import Means
 from lib.privacy import data_subject
 from lib.privacy.requests import FINISH_ERASURE_REQUESTS

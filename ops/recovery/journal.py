@@ -14,7 +14,8 @@ from functools import partial
 from itertools import batched
 from typing import Any
 
-from lib.leads import repository, serialization
+from lib.leads import repository
+from lib.leads.lead import Lead, Recipients
 from lib.leads.queue import (
     ACCEPTED,
     DEAD_LETTERS,
@@ -24,7 +25,7 @@ from lib.leads.queue import (
     journal_key,
     scan_keys,
 )
-from lib.leads.repository import Lead, Recipients, Run
+from lib.leads.repository import Run
 from lib.leads.service import Cache
 from lib.problems import CacheDown, DecryptionError, ErasedSubject, IdempotencyKeyReused
 
@@ -76,7 +77,7 @@ def replay(
     for sealed in _iter_sealed_leads(command):
         tally.found += 1
         try:
-            lead = serialization.from_json(vault.decrypt(sealed))
+            lead = Lead.from_json(vault.decrypt(sealed))
             if dry_run:
                 new = bool(run(partial(_list_missing, ids=[str(lead.id)])))
             else:
