@@ -16,7 +16,8 @@ import psycopg
 
 from dev.bootstrap import ROOT
 from dev.platform.local_platform import Platform
-from lib.leads import export, queue, repository, submission
+from lib.leads import export, queue, submission
+from lib.leads.lead import Lead
 from lib.privacy import erasure, replay, requests, retention
 from lib.privacy.data_subject import Subject
 from lib.services import Services
@@ -133,7 +134,7 @@ def _load_journal(services: Services) -> None:
             "consent": True,
             "message": f"Kami tertarik bermitra; mohon info harga untuk salon nomor {number}.",
         }
-        lead = repository.from_submission(
+        lead = Lead.from_submission(
             submission.Submission.from_stored(**form),
             key=None,
             locale="id",

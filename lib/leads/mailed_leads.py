@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lib.interfaces import RunQuery, Services
 from lib.leads import repository
-from lib.leads.repository import Lead
+from lib.leads.lead import Lead
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
 REDIS_KEY = "mailed"  # hash in Redis: id -> entry, until Postgres has it

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from lib.interfaces import Cipher, RunQuery
-from lib.leads import repository, serialization
-from lib.leads.repository import Lead, Recipients
+from lib.leads import repository
+from lib.leads.lead import Lead, Recipients
 from lib.problems import (
     CacheDown,
     DatabaseDown,
@@ -61,7 +61,7 @@ def enqueue(
     under the id and its own hash. remember: commands of the same trip.
     """
     queued = lead._replace(arrival="queue")
-    sealed = vault.encrypt(serialization.to_json(queued))
+    sealed = vault.encrypt(queued.to_json())
     waiting = _enqueue_once(commands, str(lead.id), sealed, *remember)
     if waiting == sealed:
         return
@@ -91,7 +91,7 @@ def journal_commands(
     correction: beside the copy of what it corrects, not instead of it.
     """
     at = lead.created_at.timestamp()
-    sealed = vault.encrypt(serialization.to_json(lead))
+    sealed = vault.encrypt(lead.to_json())
     key = journal_key(f"{lead.id}:{lead.body_sha256[:16]}" if correction else lead.id)
     return (
         ("SET", key, sealed, "EX", JOURNAL_TTL_S, "NX"),
@@ -128,7 +128,7 @@ def drain(
         if time.monotonic() > end:
             break
         try:
-            lead = serialization.from_json(vault.decrypt(sealed))
+            lead = Lead.from_json(vault.decrypt(sealed))
             _insert(run, lead, desk, clock(), erasure_keys)
         except ErasedSubject:
             command("DEL", journal_key(lead.id), journal_key(field))
@@ -199,7 +199,7 @@ def backfill_journal(commands: RedisPipeline, run: RunQuery, vault: Cipher) -> i
 def _select_unjournaled(connection: "Connection[Any]") -> list[Lead]:
     cursor = connection.execute(SELECT_UNJOURNALED)
     names = [column.name for column in cursor.description or ()]
-    return [serialization.from_row(dict(zip(names, row, strict=True))) for row in cursor]
+    return [Lead.from_columns(dict(zip(names, row, strict=True))) for row in cursor]
 
 
 def _insert(
@@ -267,7 +267,7 @@ def delete_if_unchanged(command: RedisCommand, copy: SealedLead) -> bool:
 
 def _decrypt_or_none(vault: Cipher, sealed: str) -> Lead | None:
     try:
-        return serialization.from_json(vault.decrypt(sealed))
+        return Lead.from_json(vault.decrypt(sealed))
     except DecryptionError:
         return None
 

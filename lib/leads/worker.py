@@ -13,7 +13,7 @@ from typing import NamedTuple
 from lib.interfaces import Services
 from lib.leads import outbox
 from lib.leads import queue as lead_queue
-from lib.leads.repository import Recipients
+from lib.leads.lead import Recipients
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
 MIN_INTERVAL_S = 20.0

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lib.interfaces import Services
-from lib.leads import queue, serialization
-from lib.leads.repository import Lead
+from lib.leads import queue
+from lib.leads.lead import Lead
 from lib.leads.submission import Person
 from lib.leads.validators import renormalize_phone
 from lib.privacy import tombstones
@@ -192,7 +192,7 @@ def for_each_sealed_lead(means: Services, look: Callable[[queue.SealedLead], Any
 def _shown(copy: queue.SealedLead, subject: Subject) -> dict[str, object]:
     if copy.lead is None or not subject.matches(copy.lead):
         return {}
-    return {"place": copy.location, "copy": serialization.to_dict(copy.lead)}
+    return {"place": copy.location, "copy": copy.lead.to_dict()}
 
 
 def _select_all(connection: "Connection[Any]", values: dict[str, object]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dev.bootstrap import ROOT
 from dev.platform import migrations, postgres_binaries
 from dev.platform.local_platform import APP_ROLE, Platform
 from dev.tools import Missing
-from lib.leads.repository import Recipients
+from lib.leads.lead import Recipients
 from lib.problems import DatabaseDown
 from lib.services import Services
 from lib.settings import Settings

@@ -15,7 +15,8 @@ from itertools import batched
 from typing import Any
 
 from lib.interfaces import Cache, Cipher, RunQuery
-from lib.leads import repository, serialization
+from lib.leads import repository
+from lib.leads.lead import Lead, Recipients
 from lib.leads.queue import (
     ACCEPTED,
     DEAD_LETTERS,
@@ -24,7 +25,6 @@ from lib.leads.queue import (
     journal_key,
     scan_keys,
 )
-from lib.leads.repository import Lead, Recipients
 from lib.problems import CacheDown, DecryptionError, ErasedSubject, IdempotencyKeyReused
 
 BATCH_SIZE = 100
@@ -75,7 +75,7 @@ def replay(
     for sealed in _iter_sealed_leads(command):
         tally.found += 1
         try:
-            lead = serialization.from_json(vault.decrypt(sealed))
+            lead = Lead.from_json(vault.decrypt(sealed))
             if dry_run:
                 new = bool(run(partial(_list_missing, ids=[str(lead.id)])))
             else:

@@ -10,7 +10,7 @@ from psycopg.rows import DictRow
 
 from lib.leads import queue as lead_queue
 from lib.leads import repository, submission
-from lib.leads.repository import Lead, Recipients
+from lib.leads.lead import Lead, Recipients
 from lib.services import Services
 from tests.conftest import LEAD
 
@@ -29,7 +29,7 @@ OTHER_PERSON: dict[str, Any] = {
 
 def make_lead(now: datetime | None = None, **fields: object) -> Lead:
     """A lead as an instance makes it."""
-    return repository.from_submission(
+    return Lead.from_submission(
         submission.parse({**LEAD, **fields}),
         key=None,
         locale="id",
@@ -86,9 +86,8 @@ def store_everywhere(services: Services, database: Rows, now: datetime | None = 
 
 
 def _queued_values(made: Lead) -> dict[str, object]:
-    from lib.leads import serialization
 
-    return serialization.to_dict(made._replace(arrival="queue"))
+    return made._replace(arrival="queue").to_dict()
 
 
 def add_note(database: Rows, incident: str, text: str, at: datetime | None = None) -> None:

@@ -16,6 +16,7 @@ from psycopg.rows import DictRow
 from dev.platform.local_platform import Platform
 from lib.leads import canary, repository, submission
 from lib.leads import queue as lead_queue
+from lib.leads.lead import Lead
 from lib.privacy import data_subject, erasure, replay, requests
 from lib.privacy.data_subject import Subject
 from lib.problems import ErasedSubject, NotConfigured
@@ -805,7 +806,7 @@ def test_without_the_key_a_delete_by_hand_waits_and_says_so(
 
 
 def test_a_canary_that_removes_itself_is_no_erasure(services: Services, database: Rows) -> None:
-    made = repository.from_submission(
+    made = Lead.from_submission(
         submission.parse(canary.payload(now())),
         key=None, locale="id", now=now(), ip_address=None, user_agent=None, canary=True,
     )  # fmt: skip
