@@ -61,8 +61,7 @@ def _run_pending_erasures(call: Context) -> None:
 
 def _roll_up_vitals(call: Context) -> None:
     """Where no browser reports, nobody else takes the last counts over. Down: the next round."""
-    folded = rollup.roll_up(call.services, _utc_now())
-    call.add_log_fields(vitals=folded and folded.counts)
+    call.add_log_fields(vitals=rollup.roll_up(call.services, _utc_now()))
 
 
 def _utc_now() -> datetime:
