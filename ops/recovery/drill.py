@@ -28,7 +28,8 @@ from lib.settings import Settings
 from ops import steps
 from ops.command import Failed
 from ops.leads import commands
-from ops.recovery import erasures, journal, load, manifest
+from ops.privacy import tombstone_replay
+from ops.recovery import journal, load, manifest
 from ops.recovery.manifest import Manifest
 from ops.steps import CouldNotVerify, Outcome, Step
 
@@ -161,7 +162,7 @@ class Drill:
         return f"{len(applied)} applied; {doubtful} mails in doubt"
 
     def _reapply_erasures(self) -> str:
-        return erasures.replay(self._there, self._now)
+        return tombstone_replay.reapply_after_restore(self._there, self._now)
 
     def _replay_journal(self) -> str:
         tally = replay_journal(self._there, self._now)

@@ -27,8 +27,9 @@ from lib.problems import DatabaseDown
 from lib.services import Services
 from ops import steps
 from ops.command import Failed
+from ops.privacy import tombstone_replay
 from ops.products import cache_invalidation
-from ops.recovery import backup, drill, erasures, load, manifest, postgres
+from ops.recovery import backup, drill, load, manifest, postgres
 from ops.recovery.backup_sources import BackupSource
 from ops.steps import Outcome, Step
 from ops.vendors import supabase as vendor
@@ -230,7 +231,7 @@ class Restore:
 
     def _reapply_erasures(self) -> str:
         self._confirm("erase", "", "whoever was erased since the backup is erased again")
-        return erasures.replay(self._services, datetime.now(UTC))
+        return tombstone_replay.reapply_after_restore(self._services, datetime.now(UTC))
 
     def _replay_journal(self) -> str:
         tally = drill.replay_journal(self._services, datetime.now(UTC))
