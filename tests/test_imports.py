@@ -43,7 +43,6 @@ NOUNS = {
     "lib.monitoring.deployments",
     "lib.privacy.erasure",
     "lib.privacy.requests",
-    "lib.privacy.replay",
     "lib.privacy.redis_erasure",
     "lib.leads.validators",
     "lib.leads.admission",

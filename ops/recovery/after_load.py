@@ -11,13 +11,11 @@ from datetime import datetime
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from lib.privacy import replay as privacy_replay
 from lib.services import Services
 from ops.command import Failed
 from ops.keys.database import enable_login
 from ops.leads import commands
 from ops.recovery import journal, migrations, postgres
-from ops.steps import CouldNotVerify
 
 # A mail the backup holds as unsent may have left after it was taken. Marked so, it is sent again
 # only while Resend still knows its idempotency key; then a person looks at it.
@@ -55,17 +53,6 @@ def migrate(dsn: str) -> str:
     with postgres.connect(dsn) as connection:
         uncertain = connection.execute(MARK_MAILS_UNCERTAIN).rowcount
     return f"{len(applied)} applied; {uncertain} mails may have been sent"
-
-
-def reapply_erasures(services: Services, now: datetime) -> str:
-    """Erase again who was erased after the backup was taken. Raises CouldNotVerify."""
-    result = privacy_replay.reapply(services, now)
-    if not result.in_redis:
-        raise CouldNotVerify("Redis has the newest tombstones, and cannot be read")
-    return (
-        f"{result.tombstones} tombstones; erased again: {result.leads} leads, {result.spam} for"
-        f" review, {result.notes} notes"
-    )
 
 
 def replay_journal(services: Services, now: datetime) -> str:

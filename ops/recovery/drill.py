@@ -19,6 +19,7 @@ from lib.services import Services
 from lib.settings import Settings
 from ops import local_platform, steps
 from ops.command import Failed
+from ops.privacy import tombstone_replay
 from ops.recovery import after_load, journal, load, manifest
 from ops.recovery.manifest import Manifest
 from ops.steps import CouldNotVerify, Outcome, Step
@@ -119,7 +120,10 @@ class Drill:
                 required=True,
             ),
             Step("migrations", lambda: after_load.migrate(self._dsn), required=True),
-            Step("erasures", lambda: after_load.reapply_erasures(self._restored, self._now)),
+            Step(
+                "erasures",
+                lambda: tombstone_replay.reapply_after_restore(self._restored, self._now),
+            ),
             Step("journal", lambda: after_load.replay_journal(self._restored, self._now)),
             Step("accepted", self._find_missing_leads),
             Step("canary", self._send_canary),

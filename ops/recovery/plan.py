@@ -25,6 +25,7 @@ from lib.services import Services
 from ops import steps
 from ops.command import Failed
 from ops.keys.key_file import write_private
+from ops.privacy import tombstone_replay
 from ops.products import cache_invalidation
 from ops.recovery import after_load, backup, load, manifest, postgres
 from ops.recovery.backup_sources import BackupSource
@@ -223,7 +224,7 @@ class Restore:
 
     def _reapply_erasures(self) -> str:
         self._confirm("erase", "", "whoever was erased since the backup is erased again")
-        return after_load.reapply_erasures(self._services, datetime.now(UTC))
+        return tombstone_replay.reapply_after_restore(self._services, datetime.now(UTC))
 
     def _invalidate_caches(self) -> str:
         results = cache_invalidation.invalidate_all(self._services)
