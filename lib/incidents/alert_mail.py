@@ -15,15 +15,6 @@ from lib.leads.emails import Email
 from lib.problems import IdempotencyConflict, NotConfigured, PermanentMailError, TransientMailError
 
 
-class Services(Protocol):
-    """Any of them may raise NotConfigured."""
-
-    @property
-    def mailer(self) -> Any: ...
-    @property
-    def alert_addresses(self) -> tuple[str, tuple[str, ...]]: ...
-
-
 def send_alerts(services: Services, findings: Sequence[Finding], now: datetime) -> int:
     """How many were sent; none where no address is configured."""
     sender, recipients = services.alert_addresses

@@ -9,19 +9,18 @@ import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from uuid import uuid4
 
 from lib.incidents import alert_mail, alerting, redis_store, rules, store, stores
-from lib.incidents.alerting import describe_fault, with_unavailable_errors
+from lib.incidents.alerting import with_unavailable_errors
 from lib.incidents.model import Finding
 from lib.incidents.rules import Facts
-from lib.leads import canary, delivery_status, mailed_leads, reconciliation
-from lib.leads.queue import ACCEPTED, DEAD_LETTERS, QUEUE
+from lib.interfaces import Services
+from lib.leads import canary, mailed_leads
 from lib.maintenance import MaintenanceWindow
 from lib.monitoring import rollup, service_levels, status_page
 from lib.monitoring.facts import collect_facts
-from lib.problems import CacheDown, DatabaseDown, NotConfigured, SlackError
+from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
 LEASE_S = 55  # below a minute, above what a run takes
 SEV2_CLOSES_AFTER = timedelta(hours=24)

@@ -4,13 +4,13 @@ Each has DEADLINE (UU PDP 27/2022) from when the person asked, not from when an 
 is finished when no step is `waiting` and every `instruction` was followed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-type RunQuery = Callable[..., Any]
+from lib.interfaces import RunQuery
 
 DEADLINE = timedelta(hours=72)
 

@@ -4,8 +4,8 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
+from lib.interfaces import RunQuery
 from lib.privacy import requests
-from lib.privacy.requests import RunQuery
 
 FINISH_ACCESS_REQUEST = """
 update erasure_requests set answered_at = %(now)s, finished_at = %(now)s
