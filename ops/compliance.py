@@ -36,7 +36,7 @@ class Requirement:
 CATALOGUE, MONITORING = "1. Service catalogue", "2. Monitoring"
 RESPONSE, RECOVERY = "3. Incident response", "4. Disaster recovery"
 LATENCY_TESTS = (
-    "tests/monitoring/test_status_page.py::test_the_catalogue_is_the_handbooks",
+    "tests/monitoring/test_status_page.py::test_services_and_slas_are_the_handbooks",
     "tests/test_metrics.py::test_a_promised_bound_is_an_edge_so_counting_decides_it_exactly",
 )
 
@@ -89,7 +89,7 @@ REQUIREMENTS = (
         MONITORING,
         "Uptime: UptimeRobot checking /api/health",
         ("ops/incidents/monitors.toml", "ops/incidents/monitors.py"),
-        ("tests/ops/test_monitors.py::test_the_site_answers_as_the_monitors_want_it",),
+        ("tests/ops/test_monitors.py::test_the_site_answers_with_every_keyword",),
     ),
     Requirement(
         MONITORING,
@@ -97,7 +97,7 @@ REQUIREMENTS = (
         ("lib/incidents/rules.py::RULES", "lib/incidents/alerting.py::notify", "lib/slack.py"),
         (
             "tests/monitoring/test_monitor.py::"
-            "test_a_form_that_refuses_leads_is_sev1_until_the_canary_gets_through",
+            "test_a_form_that_refuses_leads_is_sev1_until_a_canary_is_stored",
             "tests/incidents/test_game_day.py",
         ),
         "alert",
@@ -146,8 +146,8 @@ REQUIREMENTS = (
         ("ops/incidents/rollback.py", "ops/incidents/rollback_candidates.py"),
         (
             "tests/ops/test_rollback.py::"
-            "test_it_leads_production_to_the_deployment_before_and_says_how_to_undo_it",
-            "tests/ops/test_rollback.py::test_a_rollback_that_never_arrives_is_not_called_done",
+            "test_production_moves_to_the_deployment_before_and_the_output_says_how_to_undo_it",
+            "tests/ops/test_rollback.py::test_a_rollback_that_never_takes_effect_fails",
         ),
     ),
     Requirement(
@@ -175,7 +175,7 @@ REQUIREMENTS = (
             "test_after_a_disaster_nothing_accepted_is_missing_and_nobody_is_mailed_twice",
             "tests/ops/test_recovery.py::test_a_drill_on_a_backup_over_a_day_old_fails_its_rpo",
             "tests/monitoring/test_monitor.py::"
-            "test_ages_count_from_its_first_run_where_there_never_was_a_backup",
+            "test_without_any_backup_its_age_counts_from_the_first_run",
         ),
         "restore",
     ),

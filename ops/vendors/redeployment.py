@@ -1,4 +1,4 @@
-"""Build what serves once more, with the variables of now, and wait until the site answers as it."""
+"""A redeployment: production's build once more with today's variables, until the site serves it."""
 
 import time
 from collections.abc import Callable
@@ -12,38 +12,39 @@ FAILED_STATES = ("ERROR", "CANCELED", "DELETED", "BLOCKED")
 
 
 def redeploy(
-    vercel: Vercel, site: str, mark: str, say: Callable[[str], None], timeout_s: float
+    vercel: Vercel, site_url: str, mark: str, report: Callable[[str], None], timeout_s: float
 ) -> str:
-    """The deployment that serves from now on. Raises Refused, in words.
+    """The id of the deployment that serves from now on. Raises ApiError.
 
-    mark: by which a build that was begun is found again, should this be cut off and run again.
+    mark: finds the build again, should this be interrupted and run once more.
     """
     started = time.monotonic()
-    end = started + timeout_s
+    deadline = started + timeout_s
     serving, _ = vercel.production()
-    made = vercel.redeploy(vercel.deployment(serving), mark)
-    seen = ""
-    while (state := vercel.deployment(made.id)).state != "READY":
-        if state.state in FAILED_STATES:
-            raise ApiError(0, "build", f"{made.id} is {state.state}: see its log at Vercel")
-        if state.state != seen:
-            seen = state.state
-            say(f"{made.id} is {seen}")
-        _sleep_until(end, f"{made.id} is still {state.state}")
-    say(f"{made.id} is built ({time.monotonic() - started:.1f} s)")
-    if state.is_staged:  # after a rollback Vercel builds, and does not serve
-        vercel.promote(made.id)
+    deployment_id = vercel.redeploy(vercel.deployment(serving), mark).id
+    reported = ""
+    while (deployment := vercel.deployment(deployment_id)).state != "READY":
+        if deployment.state in FAILED_STATES:
+            words = f"{deployment_id} is {deployment.state}: see its log at Vercel"
+            raise ApiError(0, "build", words)
+        if deployment.state != reported:
+            reported = deployment.state
+            report(f"{deployment_id} is {reported}")
+        _sleep_until(deadline, f"{deployment_id} is still {deployment.state}")
+    report(f"{deployment_id} is built ({time.monotonic() - started:.1f} s)")
+    if deployment.is_staged:  # after a rollback Vercel builds, and does not serve
+        vercel.promote(deployment_id)
     in_a_row = 0
     while in_a_row < rollback.CONSECUTIVE_ANSWERS:
-        answers = rollback.serving_deployment(site)
-        in_a_row = in_a_row + 1 if answers == made.id else 0
-        if answers != made.id:
-            _sleep_until(end, f"{made.id} is built, but {answers} answers")
-    say(f"{made.id} serves ({time.monotonic() - started:.1f} s)")
-    return made.id
+        answers = rollback.serving_deployment(site_url)
+        in_a_row = in_a_row + 1 if answers == deployment_id else 0
+        if not in_a_row:
+            _sleep_until(deadline, f"{deployment_id} is built, but {answers} answers")
+    report(f"{deployment_id} serves ({time.monotonic() - started:.1f} s)")
+    return deployment_id
 
 
-def _sleep_until(end: float, words: str) -> None:
-    if time.monotonic() > end:
-        raise ApiError(0, "timeout", f"{words}; what was done stays, run this again")
+def _sleep_until(deadline: float, state: str) -> None:
+    if time.monotonic() > deadline:
+        raise ApiError(0, "timeout", f"{state}; what was done stays, run this again")
     time.sleep(POLL_S)
