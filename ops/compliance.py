@@ -30,6 +30,10 @@ class Requirement:
 
 CATALOGUE, MONITORING = "1. Service catalogue", "2. Monitoring"
 RESPONSE, RECOVERY = "3. Incident response", "4. Disaster recovery"
+LATENCY_TESTS = (
+    "tests/monitoring/test_status_page.py::test_services_and_slas_are_the_handbooks",
+    "tests/test_metrics.py::test_a_promised_bound_is_an_edge_so_counting_decides_it_exactly",
+)
 
 REQUIREMENTS = (
     Requirement(
@@ -83,15 +87,19 @@ REQUIREMENTS = (
     Requirement(
         MONITORING,
         "Uptime: UptimeRobot checking /api/health",
-        code=("ops/incidents/monitors.toml", "ops/incidents/monitors.py"),
-        tests=("tests/ops/test_monitors.py",),
+        ("ops/incidents/monitors.toml", "ops/incidents/monitors.py"),
+        ("tests/ops/test_monitors.py::test_the_site_answers_with_every_keyword",),
     ),
     Requirement(
         MONITORING,
         "Sev1 (critical): global outage, lead form broken: alert Slack immediately",
-        code=("lib/incidents/rules.py", "lib/incidents/alerting.py", "lib/slack.py"),
-        tests=("tests/monitoring/test_monitor.py", "tests/incidents/test_game_day.py"),
-        drill="alert",
+        ("lib/incidents/rules.py::RULES", "lib/incidents/alerting.py::notify", "lib/slack.py"),
+        (
+            "tests/monitoring/test_monitor.py::"
+            "test_a_form_that_refuses_leads_is_sev1_until_a_canary_is_stored",
+            "tests/incidents/test_game_day.py",
+        ),
+        "alert",
     ),
     Requirement(
         MONITORING,
@@ -128,8 +136,12 @@ REQUIREMENTS = (
     Requirement(
         RESPONSE,
         "Contain (bad deploy: Vercel instant rollback)",
-        code=("ops/incidents/rollback.py", "ops/incidents/rollback_candidates.py"),
-        tests=("tests/ops/test_rollback.py",),
+        ("ops/incidents/rollback.py", "ops/incidents/rollback_candidates.py"),
+        (
+            "tests/ops/test_rollback.py::"
+            "test_production_moves_to_the_deployment_before_and_the_output_says_how_to_undo_it",
+            "tests/ops/test_rollback.py::test_a_rollback_that_never_takes_effect_fails",
+        ),
     ),
     Requirement(
         RESPONSE,
@@ -146,9 +158,19 @@ REQUIREMENTS = (
     Requirement(
         RECOVERY,
         "RPO < 24 h (daily backup) or < 1 min (PITR)",
-        code=("ops/recovery/backup.py", "ops/vendors/supabase.py", "ops/recovery/journal.py"),
-        tests=("tests/ops/test_recovery.py", "tests/monitoring/test_monitor.py"),
-        drill="restore",
+        (
+            "ops/recovery/backup.py::take",
+            "ops/vendors/supabase.py::Project",
+            "ops/recovery/journal.py::replay",
+        ),
+        (
+            "tests/ops/test_recovery.py::"
+            "test_after_a_disaster_nothing_accepted_is_missing_and_nobody_is_mailed_twice",
+            "tests/ops/test_recovery.py::test_a_drill_on_a_backup_over_a_day_old_fails_its_rpo",
+            "tests/monitoring/test_monitor.py::"
+            "test_without_any_backup_its_age_counts_from_the_first_run",
+        ),
+        "restore",
     ),
     Requirement(
         RECOVERY,

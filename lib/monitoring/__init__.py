@@ -1,6 +1,7 @@
-"""What watches the service.
+"""Monitoring: what watches the service, and what it publishes.
 
-monitor (the cron: collects facts, finds incidents) <- health, rollup (the counted requests),
-statement_check (would Postgres take a lead?), deployments, secrets (how old keys are), backups.
-status_page is what /api/status answers.
+The cron runs monitor: facts (of Postgres and Redis; probes and canary_probe of the site) -> the
+alert rules of lib/incidents -> notifications, rollup (request counts) and status_page (with
+service_levels). health answers a deep health check. statement_check asks whether Postgres would
+take a lead; deployments, secrets and backups keep what a rollback, rotation or restore needs.
 """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
@@ -81,37 +81,24 @@ def _columns(build: Build, now: datetime) -> dict[str, object]:
     return {"schema_min": SCHEMA_MIN, "schema_max": SCHEMA_MAX, "now": now, **asdict(build)}
 
 
-class Context(Protocol):
-    """What lib/app.py gives a function for one request."""
-
-    @property
-    def services(self) -> Any: ...
-    @property
-    def cached_maintenance(self) -> object | None: ...
-    @property
-    def outages(self) -> dict[str, BaseException]: ...
-    def add_log_fields(self, **facts: object) -> None: ...
-    def after_response(self, work: Callable[[], None]) -> None: ...
-
-
 class FirstCheck:
     """The statement check of a new deployment, started by its first request.
 
-    A build may name a column that no migration has brought: so it is known before a visitor meets
-    it. One per instance; an instance remembers that the check is done.
+    A build may name a column that no migration has brought: this finds it before a visitor does.
+    One per instance, which remembers that the check is done. context: lib.app.Context.
     """
 
     def __init__(self) -> None:
         self._next: float | None = 0.0
 
-    def check_after_response(self, context: Context) -> None:
+    def check_after_response(self, context: Any) -> None:
         """Run it after this response, unless it was run; again later where Postgres is down."""
         if self._next is None or time.monotonic() < self._next or context.cached_maintenance:
             return
         self._next = time.monotonic() + RETRY_AFTER_S
         context.after_response(lambda: self._check(context))
 
-    def _check(self, context: Context) -> None:
+    def _check(self, context: Any) -> None:
         if context.outages:
             return  # the request itself alerts; a later one checks
         services, fault = context.services, None

@@ -25,12 +25,7 @@ from lib.problems import CacheDown, DatabaseDown, NotConfigured
 LEASE_S = 55  # below a minute, above what a run takes
 SEV2_CLOSES_AFTER = timedelta(hours=24)
 SENTRY_COOLDOWN_S = 3600
-LEASE_KEY = "watch:lease"
 
-RELEASE_REDIS_LEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
-"""
 ACQUIRE_LEASE = """
 insert into leases as held (job, holder, until) values ('watch', %(holder)s, %(until)s)
 on conflict (job) do update set holder = excluded.holder, until = excluded.until
@@ -130,9 +125,7 @@ def _notify_without_slack(
 
 
 def _acquire_lease(services: Services, holder: str, now: datetime) -> bool:
-    """In Redis, else in Postgres. Without both, two runs at once are better than none."""
-    with suppress(CacheDown, NotConfigured):
-        return bool(services.cache.execute("SET", LEASE_KEY, holder, "NX", "EX", LEASE_S))
+    """Without Postgres there is none: two runs at once are better than no run."""
     values = {"holder": holder, "now": now, "until": now + timedelta(seconds=LEASE_S)}
     with suppress(DatabaseDown, NotConfigured):
         run_query = services.database.run_or_down
@@ -141,8 +134,6 @@ def _acquire_lease(services: Services, holder: str, now: datetime) -> bool:
 
 
 def _release_lease(services: Services, holder: str) -> None:
-    with suppress(CacheDown, NotConfigured):
-        services.cache.execute("EVAL", RELEASE_REDIS_LEASE, 1, LEASE_KEY, holder)
     with suppress(DatabaseDown, NotConfigured):
         services.database.run_or_down(lambda c: c.execute(RELEASE_LEASE, {"holder": holder}))
 

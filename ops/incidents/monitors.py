@@ -1,173 +1,154 @@
-"""Commands about UptimeRobot's monitors: ops/incidents/monitors.toml is what they should be."""
+"""`ops monitors`: UptimeRobot's monitors brought to what ops/incidents/monitors.toml declares."""
 
 import argparse
 import sys
-import tomllib
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from lib.services import Services
 from lib.settings import Settings
 from ops import command
 from ops.incidents import monitor_plan
-from ops.incidents.monitor_plan import Action, Step
+from ops.incidents.monitor_plan import Step
 from ops.vendors.uptimerobot import ApiError, Client, Fields
 
-FILE = Path(__file__).with_name("monitors.toml")
 MAX_WAIT_S = 130  # two windows of the free plan's rate limit
 NOTIFY_AT_ONCE = {"threshold": 0, "recurrence": 0}  # at once and once: all that the free plan has
 
-ACTION_SIGNS: dict[Action, str] = {
-    "create": "+",
-    "change": "~",
-    "start": ">",
-    "remove": "-",
-    "leave": "?",
-}
-ACTION_MEANINGS: dict[Action, str] = {
-    "create": "is not there",
-    "change": "differs",
-    "start": "is paused",
-    "remove": "is there twice",
-    "leave": "is no longer declared; `apply --prune` removes it",
+# Action -> its sign, and what it says of a monitor.
+ACTION_LABELS = {
+    "create": ("+", "is not there"),
+    "change": ("~", "differs"),
+    "start": (">", "is paused"),
+    "remove": ("-", "is there twice"),
+    "leave": ("?", "is no longer declared; `apply --prune` removes it"),
 }
 
 
 class Reconciler:
-    """The file and the account, side by side."""
+    """The declared monitors and the account's."""
 
-    def __init__(self, settings: Settings, patience_s: float) -> None:
-        self._api = Client(settings.uptimerobot_api_url, settings.uptimerobot_api_key, patience_s)
+    def __init__(self, settings: Settings, max_wait_s: float) -> None:
+        self._api = Client(settings.uptimerobot_api_url, settings.uptimerobot_api_key, max_wait_s)
         self._prefix = monitor_plan.name_prefix(settings.site_url)
-        text = FILE.read_text(encoding="utf-8")
-        self._declared, self.missing = monitor_plan.load_declared(settings, text)
-        names = {self._prefix + told["name"] for told in tomllib.loads(text)["monitor"]}
-        self._unconfigured_names = names - {fields["friendlyName"] for fields in self._declared}
-        self._contact_ids: list[int] | None = None
+        self._declaration = monitor_plan.load_declared(settings)
+        self.missing = self._declaration.missing
 
-    def plan(self) -> list[Step]:
-        return monitor_plan.plan(
-            self._api.list_monitors(), self._declared, self._unconfigured_names, self._prefix
-        )
+    def plan(self, *, prune: bool = True) -> list[Step]:
+        steps = monitor_plan.plan(self._api.list_monitors(), self._declaration, self._prefix)
+        return [step for step in steps if prune or step.action != "leave"]
 
     def apply(self, step: Step) -> None:
-        """Failed when it is not known to be done."""
-        if step.action == "create":
+        """Raises ApiError when it is not known to be done."""
+        if step.id is None:
             case = {"keywordCaseType": "CaseSensitive"} if "keywordCaseType" in step.fields else {}
-            self._api.create(step.fields | case | self._all_contacts())
-        elif step.id is None:
-            raise ValueError(step.name)
+            self._api.create(step.fields | case | self._all_contacts)
         elif step.action == "change":
-            silent = any(one.field == "assignedAlertContacts" for one in step.differences)
-            self._api.update(step.id, step.fields | (self._all_contacts() if silent else {}))
+            silent = any(change.field == "assignedAlertContacts" for change in step.differences)
+            self._api.update(step.id, step.fields | (self._all_contacts if silent else {}))
         elif step.action == "start":
             self._api.start(step.id)
         else:
             self._api.delete(step.id)
 
+    @cached_property
     def _all_contacts(self) -> Fields:
-        if self._contact_ids is None:
-            self._contact_ids = self._api.list_contact_ids()
-        told = [{"alertContactId": contact, **NOTIFY_AT_ONCE} for contact in self._contact_ids]
-        return {"assignedAlertContacts": told} if told else {}
+        """One request: the rate limit is low."""
+        ids = self._api.list_contact_ids()
+        contacts = [{"alertContactId": contact_id, **NOTIFY_AT_ONCE} for contact_id in ids]
+        return {"assignedAlertContacts": contacts} if contacts else {}
 
 
-# ------------------------------------------------------------------ commands
-
-
-def monitors_plan(services: Services, args: argparse.Namespace) -> int:
+def plan_monitors(services: Services, args: argparse.Namespace) -> int:
     """Show where UptimeRobot's monitors are not as monitors.toml has them. Exit 1 if so."""
-    desk = Reconciler(services.settings, args.wait)
+    reconciler = Reconciler(services.settings, args.wait)
     try:
-        steps = desk.plan()
-    except ApiError as fault:
-        return _print_failure(fault)
-    _print_steps(desk, steps, as_json=args.json)
+        steps = reconciler.plan()
+    except ApiError as error:
+        return _print_failure(error)
+    _print_steps(reconciler.missing, steps, as_json=args.json)
     return 1 if steps else 0
 
 
-def monitors_apply(services: Services, args: argparse.Namespace) -> int:
+def apply_monitors(services: Services, args: argparse.Namespace) -> int:
     """Bring UptimeRobot's monitors to monitors.toml, then look again. Exit 1 if they differ."""
     if args.dry_run:
-        return monitors_plan(services, args)
-    desk = Reconciler(services.settings, args.wait)
+        return plan_monitors(services, args)
+    reconciler = Reconciler(services.settings, args.wait)
     outcomes: list[str] = []
     try:
-        steps = desk.plan()
-        due = [step for step in steps if args.prune or step.action != "leave"]
-        for step in due:
+        steps = reconciler.plan(prune=args.prune)
+        for step in steps:
             try:
-                desk.apply(step)
+                reconciler.apply(step)
                 outcomes.append("done")
-            except ApiError as fault:
-                outcomes.append(str(fault))
-        # What was answered is one thing, what is kept another: a plan may not have a feature.
-        left = [
-            step for step in (desk.plan() if due else steps) if args.prune or step.action != "leave"
-        ]
-    except ApiError as fault:
-        return _print_failure(fault)
-    _print_steps(desk, due, outcomes, left, as_json=args.json)
-    return 1 if left else 0
+            except ApiError as error:
+                outcomes.append(str(error))
+        # Not everything that is answered with 200 is kept: a plan may not have a feature.
+        remaining = reconciler.plan(prune=args.prune) if steps else []
+    except ApiError as error:
+        return _print_failure(error)
+    _print_steps(reconciler.missing, steps, outcomes, remaining, as_json=args.json)
+    return 1 if remaining else 0
 
 
-def _print_failure(fault: ApiError) -> int:
-    print(f"UptimeRobot: {fault}", file=sys.stderr)
+def _print_failure(error: ApiError) -> int:
+    print(f"UptimeRobot: {error}", file=sys.stderr)
     return 1
 
 
 def _print_steps(
-    desk: Reconciler,
+    missing: list[str],
     steps: list[Step],
     outcomes: list[str] | None = None,
-    left: list[Step] | None = None,
+    remaining: list[Step] | None = None,
     *,
     as_json: bool,
 ) -> None:
+    """outcomes: of the steps, where they were applied."""
     if as_json:
-        told: Fields = {"steps": [step.to_json() for step in steps], "left_out": desk.missing}
+        document: Fields = {"steps": [step.to_json() for step in steps], "left_out": missing}
         if outcomes is not None:
-            for step, outcome in zip(told["steps"], outcomes, strict=True):
+            for step, outcome in zip(document["steps"], outcomes, strict=True):
                 step["outcome"] = outcome
-            told["left"] = [step.to_json() for step in left or []]
-        command.print_json(told)
+            document["left"] = [step.to_json() for step in remaining or []]
+        command.print_json(document)
         return
-    for setting in desk.missing:
+    for setting in missing:
         print(f"left out: a monitor that needs {setting}, which is not set")
     for number, step in enumerate(steps):
         _print_step(step, f": {outcomes[number]}" if outcomes else "")
-    if left:
+    if remaining:
         print("still:")
-        for step in left:
+        for step in remaining:
             _print_step(step, "")
     elif outcomes is not None or not steps:
         print("as declared")
 
 
 def _print_step(step: Step, outcome: str) -> None:
-    print(f"{ACTION_SIGNS[step.action]} {step.name}: {ACTION_MEANINGS[step.action]}{outcome}")
-    for one in step.differences:
-        print(f"    {one.field}: {one.held!r} -> {one.wanted!r}")
+    sign, meaning = ACTION_LABELS[step.action]
+    print(f"{sign} {step.name}: {meaning}{outcome}")
+    for change in step.differences:
+        print(f"    {change.field}: {change.held!r} -> {change.wanted!r}")
 
 
 def add_commands(areas: Any) -> None:
     verbs = command.group(areas, "monitors", "UptimeRobot's monitors, as a file has them")
-    shown = command.command(
-        verbs, "plan", monitors_plan, "python3 -m ops monitors plan", as_json=True
+    plan = command.command(
+        verbs, "plan", plan_monitors, "python3 -m ops monitors plan", as_json=True
     )
-    applied = command.command(
+    apply = command.command(
         verbs,
         "apply",
-        monitors_apply,
+        apply_monitors,
         "python3 -m ops monitors apply --dry-run",
         "python3 -m ops monitors apply",
         dry_run=True,
         as_json=True,
     )
-    applied.add_argument(
-        "--prune", action="store_true", help="remove ours that the file leaves out"
-    )
-    for verb in (shown, applied):
+    apply.add_argument("--prune", action="store_true", help="remove ours that the file leaves out")
+    for verb in (plan, apply):
         verb.add_argument(
             "--wait",
             type=float,

@@ -1,7 +1,8 @@
-"""`ops rollback`: lead the domains back to an earlier deployment, and wait until they are there.
+"""`ops rollback`: point production's domains at an earlier deployment, and wait until it serves.
 
-It asks the site itself which deployment answers: Vercel's word that a rollback succeeded is not
-taken for it. It works while the database is down, but then nothing is known to be safe.
+The rule a newcomer would break: the site itself is asked which deployment serves; Vercel's word
+that a rollback succeeded is not enough. It works while the database is down, but then no
+deployment is known to be safe.
 """
 
 import argparse
@@ -18,14 +19,16 @@ from ops.vendors.http import ApiError
 from ops.vendors.redeployment import CONSECUTIVE_ANSWERS, serving_deployment
 from ops.vendors.vercel import Vercel
 
-WAIT_S = 180
+TIMEOUT_S = 180
 POLL_S = 0.5
+CONSECUTIVE_ANSWERS = 3  # Vercel's edge changes one place after the other
 NEXT_STEPS = """
 From now on pushes to the production branch are built but no longer served: Vercel switched the
 automatic assignment of domains off. Once the fault is mended, undo it and switch it on again:
 
     vercel promote <the mended deployment>     (to go back to where you were: {before})
 """
+NOT_NOTED = "no open incident to note it on, or no database"
 
 
 def rollback(services: Services, args: argparse.Namespace) -> int:
@@ -33,17 +36,15 @@ def rollback(services: Services, args: argparse.Namespace) -> int:
     vercel = Vercel(services.settings)
     try:
         serving, _ = vercel.production()
-        listed = vercel.deployments()
-        found = rollback_candidates.assess(
-            listed, serving, rollback_candidates.load_records(services)
-        )
-        chosen = _choose(found, args.deployment)
-        if not args.json:
-            _print_table(found, chosen)
+        records = rollback_candidates.load_records(services)
+        candidates = rollback_candidates.assess(vercel.deployments(), serving, records)
+        chosen = _choose(candidates, args.deployment)
         refusal = _refusal(chosen, args)
-        if args.json and (args.dry_run or refusal):
+        if not args.json:
+            _print_table(candidates, chosen)
+        elif args.dry_run or refusal:
             command.print_json({"chosen": chosen and chosen.deployment.id, "refused": refusal,
-                                "candidates": [_to_json(one) for one in found]})  # fmt: skip
+                                "candidates": [c.to_json() for c in candidates]})  # fmt: skip
         if refusal or chosen is None:
             print(refusal, file=sys.stderr)
             return 1
@@ -55,20 +56,19 @@ def rollback(services: Services, args: argparse.Namespace) -> int:
             print("nothing was changed", file=sys.stderr)
             return 1
         return _roll_back(services, vercel, serving, chosen, args)
-    except ApiError as refused:
-        print(refused, file=sys.stderr)
+    except ApiError as error:
+        print(error, file=sys.stderr)
         return 1
     finally:
         vercel.close()
 
 
-def _choose(found: list[Candidate], wanted: str | None) -> Candidate | None:
+def _choose(candidates: list[Candidate], deployment_id: str | None) -> Candidate | None:
     """The one named, or the newest safe one that is older than what serves."""
-    if wanted:
-        return next((one for one in found if one.deployment.id == wanted), None)
-    places = [place for place, one in enumerate(found) if one.is_serving]
-    older = found[places[0] + 1 :] if places else found
-    return next((one for one in older if one.is_safe), None)
+    if deployment_id:
+        return next((c for c in candidates if c.deployment.id == deployment_id), None)
+    serving = next((n for n, c in enumerate(candidates) if c.is_serving), -1)
+    return next((c for c in candidates[serving + 1 :] if c.is_safe), None)
 
 
 def _refusal(chosen: Candidate | None, args: argparse.Namespace) -> str | None:
@@ -83,28 +83,16 @@ def _refusal(chosen: Candidate | None, args: argparse.Namespace) -> str | None:
     return None
 
 
-def _to_json(one: Candidate) -> dict[str, Any]:
-    built = one.deployment
-    return {
-        "deployment": built.id,
-        "commit": built.commit,
-        "created_at": built.created_at.isoformat(timespec="seconds"),
-        "serving": one.is_serving,
-        "safe": one.is_safe,
-        "unsafe_because": one.faults,
-    }
-
-
-def _print_table(found: list[Candidate], chosen: Candidate | None) -> None:
+def _print_table(candidates: list[Candidate], chosen: Candidate | None) -> None:
     rows = [
         (
-            ">" if one is chosen else "",
-            one.deployment.id,
-            one.deployment.commit[:8],
-            f"{one.deployment.created_at:%Y-%m-%d %H:%M}",
-            "serves now" if one.is_serving else "safe" if one.is_safe else "; ".join(one.faults),
+            ">" if candidate is chosen else "",
+            candidate.deployment.id,
+            candidate.deployment.commit[:8],
+            f"{candidate.deployment.created_at:%Y-%m-%d %H:%M}",
+            "serves now" if candidate.is_serving else "; ".join(candidate.faults) or "safe",
         )
-        for one in found
+        for candidate in candidates
     ]
     command.print_table(("", "deployment", "commit", "built (UTC)", "verdict"), rows)
 
@@ -121,47 +109,57 @@ def _confirmed(chosen: Candidate) -> bool:
 def _roll_back(
     services: Services, vercel: Vercel, before: str, chosen: Candidate, args: argparse.Namespace
 ) -> int:
-    target = chosen.deployment.id
-    started, reason = time.monotonic(), args.force or args.reason or "rollback"
+    target, started = chosen.deployment.id, time.monotonic()
+    reason = args.force or args.reason or "rollback"
     facts = {"from": before, "to": target, "forced": bool(args.force), "unsafe": chosen.faults}
-    noted = notes.add_note_to_open(services, "rollback_asked", facts, reason, datetime.now(UTC))
+    now = datetime.now(UTC)
+    incidents = notes.add_note_to_open(services, "rollback_asked", facts, reason, now)
     try:
         vercel.rollback(target, reason)
         fault = _wait_until_serving(services, vercel, target, started + args.timeout)
-    except ApiError as refused:
-        fault = str(refused)
+    except ApiError as error:
+        fault = str(error)
     took_s = round(time.monotonic() - started, 1)
-    kind = "rollback_failed" if fault else "rolled_back"
     facts |= {"took_s": took_s, "fault": fault}
-    notes.add_note_to_open(services, kind, facts, fault or reason, datetime.now(UTC))
+    kind, now = "rollback_failed" if fault else "rolled_back", datetime.now(UTC)
+    notes.add_note_to_open(services, kind, facts, fault or reason, now)
     if args.json:
-        command.print_json({**facts, "incidents": noted})
+        command.print_json({**facts, "incidents": incidents})
     elif not fault:
-        print(f"{target} serves; it took {took_s} s")
-        print(
-            f"noted on {', '.join(noted)}"
-            if noted
-            else "no open incident to note it on, or no database"
-        )
+        noted = f"noted on {', '.join(incidents)}" if incidents else NOT_NOTED
+        print(f"{target} serves; it took {took_s} s\n{noted}")
         print(NEXT_STEPS.format(before=before))
     if fault:
         print(f"NOT ROLLED BACK after {took_s} s: {fault}", file=sys.stderr)
     return 1 if fault else 0
 
 
-def _wait_until_serving(services: Services, vercel: Vercel, target: str, end: float) -> str | None:
-    """None once the site itself answers as `target`; else what stood in the way."""
-    in_a_row, seen = 0, "nothing"
-    while time.monotonic() < end:
-        seen = serving_deployment(services.settings.site_url)
-        in_a_row = in_a_row + 1 if seen == target else 0
+def _wait_until_serving(
+    services: Services, vercel: Vercel, target: str, deadline: float
+) -> str | None:
+    """None once the site itself answers as `target`; else why it does not."""
+    in_a_row, serving = 0, "nothing"
+    while time.monotonic() < deadline:
+        serving = serving_deployment(services.settings.site_url)
+        in_a_row = in_a_row + 1 if serving == target else 0
         if in_a_row == CONSECUTIVE_ANSWERS:
             return None
         _, move = vercel.production()
         if move and move.deployment_id == target and move.status in ("failed", "skipped"):
-            return f"Vercel says that the rollback {move.status}; {seen} answers"
+            return f"Vercel says that the rollback {move.status}; {serving} answers"
         time.sleep(POLL_S if not in_a_row else 0.1)
-    return f"accepted by Vercel, but {seen} still answers: look at its dashboard, or ask again"
+    return f"accepted by Vercel, but {serving} still answers: look at its dashboard, or ask again"
+
+
+def serving_deployment(site_url: str) -> str:
+    """The deployment that answers the site's health check; "no deployment" where none does."""
+    headers = {"Accept": "application/health+json", "Cache-Control": "no-cache"}
+    url = f"{site_url}/api/health"
+    try:
+        response = httpx.get(url, headers=headers, timeout=5, trust_env=False)
+        return str(response.json()["serviceId"])
+    except (httpx.TransportError, ValueError, LookupError, TypeError):
+        return "no deployment"
 
 
 def add_commands(areas: Any) -> None:
@@ -180,5 +178,5 @@ def add_commands(areas: Any) -> None:
     verb.add_argument("--reason", default="", help="why; kept at Vercel and on the incident")
     verb.add_argument("--force", metavar="REASON", help="although it is unsafe, because …")
     verb.add_argument(
-        "--timeout", type=float, default=WAIT_S, help="seconds to wait (default: %(default)s)"
+        "--timeout", type=float, default=TIMEOUT_S, help="seconds to wait (default: %(default)s)"
     )

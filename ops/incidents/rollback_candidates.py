@@ -1,12 +1,11 @@
 """Deployments that could serve again, and what makes each unsafe.
 
-A deployment comes back as it was: its code with its idea of the schema, its variables with the
-keys of then. What is not known of one counts against it.
+A deployment comes back as it was built: code, expected schema, variables and secrets. The rule a
+newcomer would break: what is not known of a deployment counts against it.
 """
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from psycopg import Connection
@@ -26,7 +25,7 @@ where revoked_at is not null order by revoked_at
 """
 SELECT_KEY_USAGE = "select deployment, name, fingerprint from key_sightings"
 
-# What an older build cannot live with. A new table or column is none of these.
+# What breaks an older build. A new table or column does not.
 _NARROWING = re.compile(
     r"\bdrop\s+(?:table|column|view|materialized|function|type|schema|policy)\b"
     r"|\brename\b|\bset\s+not\s+null\b|\balter\s+(?:column\s+)?\w+\s+(?:set\s+data\s+)?type\b"
@@ -35,7 +34,7 @@ _NARROWING = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRecords:
-    """What the database tells; None where it cannot be asked."""
+    """What Postgres knows of deployments. migrations: version -> statements."""
 
     builds: dict[str, dict[str, Any]]
     migrations: dict[str, str]
@@ -55,9 +54,19 @@ class Candidate:
     def is_safe(self) -> bool:
         return not self.is_serving and not self.faults
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "deployment": self.deployment.id,
+            "commit": self.deployment.commit,
+            "created_at": self.deployment.created_at.isoformat(timespec="seconds"),
+            "serving": self.is_serving,
+            "safe": self.is_safe,
+            "unsafe_because": self.faults,
+        }
+
 
 def load_records(services: Services) -> DeploymentRecords | None:
-    """All of it in four short statements; None when the database is down."""
+    """None when the database is down."""
     try:
         return services.database.run(_read, budget_s=8)
     except DatabaseDown:
@@ -68,76 +77,78 @@ def _read(connection: Connection[Any]) -> DeploymentRecords:
     def rows(statement: str) -> list[dict[str, Any]]:
         return connection.cursor(row_factory=dict_row).execute(statement.encode()).fetchall()
 
-    keys: dict[str, set[tuple[str, str]]] = {}
+    secrets: dict[str, set[tuple[str, str]]] = {}
     for row in rows(SELECT_KEY_USAGE):
-        keys.setdefault(row["deployment"], set()).add((row["name"], row["fingerprint"]))
+        secrets.setdefault(row["deployment"], set()).add((row["name"], row["fingerprint"]))
     return DeploymentRecords(
         {row["deployment"]: row for row in rows(SELECT_BUILDS)},
         {row["version"]: "\n".join(row["statements"] or ()) for row in rows(SELECT_MIGRATIONS)},
         rows(SELECT_RETIRED_SECRETS),
-        keys,
+        secrets,
     )
 
 
 def assess(
-    deployments: list[Deployment], serving: str, known: DeploymentRecords | None
+    deployments: list[Deployment], serving: str, records: DeploymentRecords | None
 ) -> list[Candidate]:
-    """Newest first, as they are listed."""
+    """In the order of `deployments`: newest first."""
     return [
-        Candidate(one, one.id == serving, [] if one.id == serving else _faults(one, known))
-        for one in deployments
+        Candidate(deployment, True, [])
+        if deployment.id == serving
+        else Candidate(deployment, False, _faults(deployment, records))
+        for deployment in deployments
     ]
 
 
-def _faults(one: Deployment, known: DeploymentRecords | None) -> list[str]:
+def _faults(deployment: Deployment, records: DeploymentRecords | None) -> list[str]:
     faults = []
-    if one.state != "READY":
-        faults.append(f"is {one.state}")
-    elif not one.is_rollback_candidate:
+    if deployment.state != "READY":
+        faults.append(f"is {deployment.state}")
+    elif not deployment.is_rollback_candidate:
         faults.append("Vercel does not offer it: it never served, or is too old")
-    if known is None:
+    if records is None:
         return [*faults, "the database is down: its keys, schema and mode are unknown"]
-    faults += _retired_secret_faults(one, known)
-    build = known.builds.get(one.id)
+    faults += _retired_secret_faults(deployment, records)
+    build = records.builds.get(deployment.id)
     if build is None:
         return [*faults, "never said what it is: its schema and mode are unknown"]
     if build["maintenance_mode"]:
         faults.append(f"built in maintenance mode ({build['maintenance_mode']})")
-    faults += schema_faults(build["schema_min"], build["schema_max"], known.migrations)
+    faults += schema_faults(build["schema_min"], build["schema_max"], records.migrations)
     if build["canary_passed"] is False:
         faults.append("its last canary failed")
     return faults
 
 
-def _retired_secret_faults(one: Deployment, known: DeploymentRecords) -> list[str]:
-    """Keys it was built with that work no more: seen in use, or, never seen, older than them."""
-    seen = known.secrets_by_deployment.get(one.id, set())
-    named = {name for name, _ in seen}
+def _retired_secret_faults(deployment: Deployment, records: DeploymentRecords) -> list[str]:
+    """Secrets it was built with that no longer work: recorded as used by it; or, where none of
+    that name was recorded, retired since it was built."""
+    used = records.secrets_by_deployment.get(deployment.id, set())
+    recorded_names = {name for name, _ in used}
     faults = {}
-    for gone in known.retired_secrets:
-        name: str = gone["name"]
-        used = (name, gone["old_fingerprint"]) in seen
-        deployed_at: datetime | None = gone["deployed_at"]
-        older = name not in named and (deployed_at is None or one.created_at < deployed_at)
-        if used or older:
-            faults[name] = f"older than the rotation of {name} ({gone['revoked_at']:%Y-%m-%d})"
+    for retired in records.retired_secrets:
+        name, deployed_at = retired["name"], retired["deployed_at"]
+        is_used = (name, retired["old_fingerprint"]) in used
+        is_older = deployed_at is None or deployment.created_at < deployed_at
+        if is_used or (name not in recorded_names and is_older):
+            faults[name] = f"older than the rotation of {name} ({retired['revoked_at']:%Y-%m-%d})"
     return list(faults.values())
 
 
-def schema_faults(oldest: str, newest: str, migrations: dict[str, str]) -> list[str]:
-    """What a build that needs `oldest` and knew `newest` cannot live with."""
+def schema_faults(schema_min: str, schema_max: str, migrations: dict[str, str]) -> list[str]:
+    """What breaks a build that needs `schema_min` and knew `schema_max`."""
     if not migrations:
         return ["no migration is recorded: its schema cannot be compared"]
     live = max(migrations)
-    if live < oldest:
-        return [f"needs schema {oldest}, the database has {live}"]
+    if live < schema_min:
+        return [f"needs schema {schema_min}, the database has {live}"]
     return [
         f"schema too old: {version} took away or narrowed what it may read"
-        for version, text in sorted(migrations.items())
-        if version > newest and is_narrowing(text)
+        for version, statements in sorted(migrations.items())
+        if version > schema_max and is_narrowing(statements)
     ]
 
 
-def is_narrowing(text: str) -> bool:
-    """Whether a migration's statements drop, rename or tighten anything."""
-    return _NARROWING.search(re.sub(r"--[^\n]*", "", text.lower())) is not None
+def is_narrowing(statements: str) -> bool:
+    """Whether a migration drops, renames or tightens anything."""
+    return _NARROWING.search(re.sub(r"--[^\n]*", "", statements.lower())) is not None

@@ -44,21 +44,23 @@ def day(name: str, n: int, within: float | None, errors: float | None) -> Answer
 def days(now: datetime, sla_ms: int | None, seed: int) -> list[Answer]:
     """90 of them: unknown at first, some with few requests, one that missed, one bad."""
     chance = random.Random(seed)
-    found = []
+    history = []
     for ago in range(89, -1, -1):
         name = (now + timedelta(hours=7) - timedelta(days=ago)).date().isoformat()
         within = None if sla_ms is None else round(chance.uniform(0.985, 1), 5)
         if ago > 70:
-            found.append(day(name, 0, None, None))
+            history.append(day(name, 0, None, None))
         elif ago in (64, 33):
-            found.append(day(name, 7, None if sla_ms is None else 0.857, 0.0))
+            history.append(day(name, 7, None if sla_ms is None else 0.857, 0.0))
         elif ago == 21 + seed:
-            found.append(day(name, 812, None if sla_ms is None else 0.9126, 0.062))
+            history.append(day(name, 812, None if sla_ms is None else 0.9126, 0.062))
         elif ago == 9 and seed == 0:
-            found.append(day(name, 640, 0.31, 0.58))
+            history.append(day(name, 640, 0.31, 0.58))
         else:
-            found.append(day(name, chance.randint(400, 2000), within, chance.choice((0.0, 0.0004))))
-    return found
+            history.append(
+                day(name, chance.randint(400, 2000), within, chance.choice((0.0, 0.0004)))
+            )
+    return history
 
 
 def good_day(now: datetime | None = None) -> Answer:
@@ -183,7 +185,7 @@ def without_data(now: datetime | None = None) -> Answer:
     answer["data"] = {"source": "none", "as_of": None}
     for component in answer["components"]:
         component["windows"] = {name: window(0, None, None, None) for name in ("1h", "24h", "30d")}
-        component["days"] = [day(each["day"], 0, None, None) for each in component["days"]]
+        component["days"] = [day(old_day["day"], 0, None, None) for old_day in component["days"]]
     return answer
 
 

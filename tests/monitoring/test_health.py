@@ -84,7 +84,7 @@ def silence() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
-def test_without_a_configured_token_a_deep_look_is_forbidden(platform: Platform) -> None:
+def test_without_a_configured_token_a_deep_check_is_forbidden(platform: Platform) -> None:
     with platform.function("api/health.py", HEALTH_CHECK_TOKEN=None) as health:
         for token in ("None", "x" * 32):
             answer = deep(platform, health, token)
@@ -92,22 +92,22 @@ def test_without_a_configured_token_a_deep_look_is_forbidden(platform: Platform)
         assert httpx.get(f"{health.url}/api/health").status_code == 200
 
 
-def test_a_token_too_short_to_be_one_counts_as_none(platform: Platform) -> None:
+def test_a_token_that_is_too_short_counts_as_none(platform: Platform) -> None:
     with platform.function("api/health.py", HEALTH_CHECK_TOKEN="short") as health:
         assert deep(platform, health, "short").status_code == 403
 
 
 @pytest.mark.parametrize("given", ["", "Bearer", "Bearer wrong", "Basic eA==", "{token}"])
-def test_a_wrong_token_is_told_nothing(platform: Platform, given: str) -> None:
-    given = given.format(token=platform.environment["HEALTH_CHECK_TOKEN"])
-    headers = {"Authorization": given}
+def test_a_wrong_token_is_unauthorized(platform: Platform, authorization: str) -> None:
+    authorization = authorization.format(token=platform.environment["HEALTH_CHECK_TOKEN"])
+    headers = {"Authorization": authorization}
     answer = httpx.get(f"{platform.url}/api/health?deep=true", headers=headers)
     assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized")
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert "services" not in answer.json()
 
 
-def test_asked_for_anything_but_true_health_stays_shallow(platform: Platform) -> None:
+def test_with_any_other_value_of_deep_health_stays_shallow(platform: Platform) -> None:
     for query in ("deep=false", "deep=", "deep=0", "deep=no", "deep", "deeper=true"):
         assert httpx.get(f"{platform.url}/api/health?{query}").json()["status"] == "ok"
 
@@ -123,7 +123,7 @@ def test_deep_is_true_however_it_is_spelled(
     assert answer.json()["services"]["database"] == "connected"
 
 
-def test_a_healthy_platform_says_so_of_every_service(platform: Platform, database: Rows) -> None:
+def test_a_healthy_platform_reports_every_service(platform: Platform, database: Rows) -> None:
     deep(platform, platform)  # warm
     answer = deep(platform, platform)
     assert answer.status_code == 200
@@ -145,7 +145,7 @@ def test_a_healthy_platform_says_so_of_every_service(platform: Platform, databas
     assert body["ledger"]["missing"] == body["ledger"]["untold"] == []
 
 
-def test_the_first_look_of_a_cold_instance_counts_no_loading_as_silence(
+def test_loading_on_a_cold_instance_does_not_count_as_silence(
     platform: Platform, database: Rows
 ) -> None:
     with platform.function("api/health.py") as health:
@@ -155,7 +155,7 @@ def test_the_first_look_of_a_cold_instance_counts_no_loading_as_silence(
         assert answer.json()["services"][f"{name}_ms"] < 400, answer.json()
 
 
-def test_the_ledgers_figures_are_in_it_and_a_difference_degrades(
+def test_the_reconciliation_is_in_it_and_a_difference_degrades(
     platform: Platform, database: Rows
 ) -> None:
     platform.resend.switch(mode="fail", status=500)
@@ -165,8 +165,8 @@ def test_the_ledgers_figures_are_in_it_and_a_difference_degrades(
     database.execute("update leads set created_at = created_at - interval '10 min'")
     answer = deep(platform, platform)
     assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
-    book = answer.json()["ledger"]
-    assert (book["stored"], book["told"], book["untold"]) == (1, 0, [lead["id"]])
+    ledger = answer.json()["ledger"]
+    assert (ledger["stored"], ledger["told"], ledger["untold"]) == (1, 0, [lead["id"]])
 
 
 def test_without_redis_it_is_degraded(platform: Platform, database: Rows) -> None:
@@ -209,7 +209,7 @@ def test_a_silent_database_is_unhealthy_within_two_seconds(
     assert second.elapsed.total_seconds() < 2
 
 
-def test_a_database_that_is_back_is_seen_at_the_next_look(
+def test_a_database_that_is_back_is_connected_at_the_next_check(
     platform: Platform, database: Rows
 ) -> None:
     port = urlsplit(platform.database_url).port or 5432

@@ -1,7 +1,8 @@
-"""The watch itself: alone, late, twice, from outside; and the synthetic lead it sends."""
+"""The monitor: its lease, late runs, its tokens; and the canary it sends."""
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -34,24 +35,24 @@ def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def services(platform: Platform, valkey: redis.Redis) -> Iterator[Services]:
-    made = Services(Settings({**platform.environment, "CANARY_EVERY_MINUTES": "30"}))
-    made.cache.ping()
-    yield made
-    made.close()
+    environment = {**platform.environment, "CANARY_EVERY_MINUTES": "30"}
+    with closing(Services(Settings(environment))) as services:
+        services.cache.ping()
+        yield services
 
 
-def at(platform: Platform, token: str) -> httpx.Response:
+def call_monitor(platform: Platform, token: str) -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}"}
     return httpx.get(f"{platform.url}/api/cron/watch", headers=headers, timeout=60)
 
 
-def test_the_address_wants_a_token(platform: Platform, database: Rows) -> None:
-    assert at(platform, "wrong").status_code == 401
+def test_the_cron_requires_a_token(platform: Platform, database: Rows) -> None:
+    assert call_monitor(platform, "wrong").status_code == 401
     assert httpx.get(f"{platform.url}/api/cron/watch").status_code == 401
     assert platform.cron("watch").status == 200
 
 
-def test_its_own_token_opens_it_and_no_other_cron(platform: Platform, database: Rows) -> None:
+def test_the_watch_token_opens_this_cron_alone(platform: Platform, database: Rows) -> None:
     own = {"WATCH_TOKEN": "w" * 32}
     headers = {"Authorization": f"Bearer {own['WATCH_TOKEN']}"}
     for function, status in (("watch", 200), ("deliver", 401)):
@@ -67,7 +68,7 @@ def test_an_empty_token_opens_nothing(platform: Platform, database: Rows) -> Non
         assert answer.status_code == 401
 
 
-def test_of_many_at_once_one_works_and_the_others_say_so(
+def test_of_many_runs_at_once_one_works_and_the_others_are_busy(
     services: Services, platform: Platform
 ) -> None:
     reports: list[monitor.Report] = []
@@ -80,23 +81,25 @@ def test_of_many_at_once_one_works_and_the_others_say_so(
     for thread in threads:
         thread.join()
     assert sorted(report.busy for report in reports) == [False, True, True, True]
-    assert monitor.run(services, None, NOW).busy is False, "and the lease is given back"
+    assert monitor.run(services, None, NOW).busy is False, "the lease is released"
 
 
-def test_without_redis_postgres_keeps_the_lease(
+def test_without_redis_only_one_run_holds_the_lease(
     platform: Platform, services: Services, database: Rows
 ) -> None:
     broken = {**platform.environment, "UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
     alone = Services(Settings(broken))
     assert monitor.run(alone, None, NOW).busy is False
-    held = "insert into leases values ('watch', 'another', %s)"
-    database.execute(held, [NOW + MINUTE])
+    insert_lease = "insert into leases values ('watch', 'another', %s)"
+    database.execute(insert_lease, [NOW + MINUTE])
     assert monitor.run(alone, None, NOW).busy is True
     assert monitor.run(alone, None, NOW + 2 * MINUTE).busy is False, "a dead holder's lease ends"
     alone.close()
 
 
-def test_late_by_hours_it_takes_over_what_it_missed(services: Services, database: Rows) -> None:
+def test_after_hours_without_a_run_it_rolls_up_every_count(
+    services: Services, database: Rows
+) -> None:
     monitor.run(services, None, NOW)
     database.execute("update job_runs set finished_at = now() - interval '10 hours'")
     for hour in range(1, 10):
@@ -109,16 +112,16 @@ def test_late_by_hours_it_takes_over_what_it_missed(services: Services, database
     assert row == {"n": 9}
 
 
-def test_it_leaves_the_status_page_its_document(services: Services, platform: Platform) -> None:
+def test_a_run_publishes_the_status_page(services: Services, platform: Platform) -> None:
     monitor.run(services, None, NOW)
-    found = httpx.get(f"{platform.url}/api/status").json()
-    assert found["data"]["source"] == "watch"
+    document = httpx.get(f"{platform.url}/api/status").json()
+    assert document["data"]["source"] == "watch"
 
 
 # --- The synthetic lead.
 
 
-def test_the_synthetic_lead_goes_through_leaves_nothing_and_comes_now_and_then(
+def test_the_canary_is_stored_removed_and_throttled(
     services: Services, database: Rows, valkey: redis.Redis
 ) -> None:
     facts = collect_facts(services, None, NOW)
@@ -133,14 +136,14 @@ def test_the_synthetic_lead_goes_through_leaves_nothing_and_comes_now_and_then(
     eventually(gone)
 
 
-def test_a_form_that_refuses_leads_is_sev1_until_the_canary_gets_through(
+def test_a_form_that_refuses_leads_is_sev1_until_a_canary_is_stored(
     services: Services, platform: Platform, database: Rows, valkey: redis.Redis
 ) -> None:
     wrong = {**platform.environment, "CANARY_SECRET": "x" * 32}  # a bad deploy
     broken = Services(Settings(wrong))
     report = monitor.run(broken, None, NOW)
-    assert [one.rule for one in report.findings] == ["canary_failing"]
-    assert valkey.exists(canary_probe.THROTTLE_KEY) == 0, "asked again with the next watch"
+    assert [finding.rule for finding in report.findings] == ["canary_failing"]
+    assert valkey.exists(canary_probe.THROTTLE_KEY) == 0, "sent again by the next run"
     broken.close()
     for minute in (1, 2):
         assert monitor.run(services, None, NOW + minute * MINUTE).findings == ()
@@ -148,7 +151,7 @@ def test_a_form_that_refuses_leads_is_sev1_until_the_canary_gets_through(
     assert row == {"state": "resolve"}
 
 
-def test_it_finds_an_accepted_lead_that_is_nowhere(
+def test_an_accepted_lead_that_no_store_has_is_missing(
     services: Services, platform: Platform, database: Rows, valkey: redis.Redis
 ) -> None:
     answer = httpx.post(f"{platform.url}/api/leads", json={**LEAD, "email": ""}, timeout=20)
@@ -160,7 +163,7 @@ def test_it_finds_an_accepted_lead_that_is_nowhere(
     assert facts.missing_leads == 1
 
 
-def test_ages_count_from_its_first_run_where_there_never_was_a_backup(
+def test_without_any_backup_its_age_counts_from_the_first_run(
     services: Services, database: Rows
 ) -> None:
     facts = collect_facts(services, None, NOW)

@@ -41,20 +41,20 @@ def services(platform: Platform, database: Rows) -> Iterator[Services]:
 
 def test_every_secret_variable_has_a_row() -> None:
     previous = {key.previous_variable for key in inventory.SECRETS if key.previous_variable}
-    secret = {one.name for one in settings.all_settings() if one.secret}
+    secret = {setting.name for setting in settings.all_settings() if setting.secret}
     without = secret - set(inventory.BY_NAME) - previous
     assert not without, (
         f"ops/keys/inventory.py: what is {', '.join(sorted(without))} for, and how old may it get?"
     )
 
 
-def test_where_two_are_accepted_there_is_a_variable_for_the_one_being_retired() -> None:
-    known = {one.name for one in settings.all_settings()}
+def test_where_two_values_are_accepted_the_previous_one_has_a_variable() -> None:
+    known = {setting.name for setting in settings.all_settings()}
     for key in inventory.SECRETS:
         assert not key.previous_variable or key.name not in known or key.previous_variable in known
 
 
-def test_every_key_can_be_rotated_by_some_way() -> None:
+def test_every_secret_can_be_rotated() -> None:
     assert all(
         key.name in commands.TYPES_BY_NAME or key.overlap in commands.TYPES_BY_OVERLAP
         for key in inventory.SECRETS
@@ -72,8 +72,8 @@ def test_a_fingerprint_is_twelve_hex_digits_and_depends_on_the_pepper() -> None:
     assert made != secrets.fingerprint(PEPPER, "another")
 
 
-def test_each_key_of_a_list_and_the_one_being_retired_count() -> None:
-    seen = secrets.fingerprints(
+def test_each_part_of_a_list_and_the_previous_value_count() -> None:
+    pairs = secrets.fingerprints(
         PEPPER,
         {
             "LEADS_ENCRYPTION_KEY": "one, two",
@@ -85,18 +85,18 @@ def test_each_key_of_a_list_and_the_one_being_retired_count() -> None:
     )
     values = {("LEADS_ENCRYPTION_KEY", "one"), ("LEADS_ENCRYPTION_KEY", "two"),
               ("CRON_SECRET", "new"), ("CRON_SECRET", "old")}  # fmt: skip
-    assert seen == {(name, secrets.fingerprint(PEPPER, value)) for name, value in values}
+    assert pairs == {(name, secrets.fingerprint(PEPPER, value)) for name, value in values}
 
 
 def test_settings_give_secrets_that_are_set_and_nothing_else() -> None:
-    given = {"CRON_SECRET": "abc", "SITE_URL": "https://x", "HEALTH_CHECK_TOKEN": " "}
-    assert Settings(given).secrets_by_name() == {"CRON_SECRET": "abc"}
+    environment = {"CRON_SECRET": "abc", "SITE_URL": "https://x", "HEALTH_CHECK_TOKEN": " "}
+    assert Settings(environment).secrets_by_name() == {"CRON_SECRET": "abc"}
 
 
-# ------------------------------------------------------------------ seen, and their ages
+# ------------------------------------------------------------------ usage and ages
 
 
-def test_a_deployment_says_which_keys_it_uses_when_the_watch_runs(
+def test_a_run_of_the_monitor_records_which_secrets_its_deployment_uses(
     platform: Platform, database: Rows
 ) -> None:
     see(platform)
@@ -113,7 +113,9 @@ def test_a_deployment_says_which_keys_it_uses_when_the_watch_runs(
         assert value not in text, name
 
 
-def test_a_build_in_maintenance_mode_says_so(platform: Platform, database: Rows) -> None:
+def test_a_build_in_maintenance_mode_is_recorded_as_such(
+    platform: Platform, database: Rows
+) -> None:
     with platform.function("api/cron/watch.py", MAINTENANCE_MODE="on") as watch:
         bearer = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
         assert httpx.get(f"{watch.url}/api/cron/watch", headers=bearer, timeout=30).is_success
@@ -124,7 +126,7 @@ def test_a_build_in_maintenance_mode_says_so(platform: Platform, database: Rows)
     )
 
 
-def test_seeing_again_keeps_the_first_time_and_moves_the_last(
+def test_recording_again_keeps_the_first_time_and_moves_the_last(
     services: Services, database: Rows
 ) -> None:
     run = services.database.run
@@ -135,7 +137,7 @@ def test_seeing_again_keeps_the_first_time_and_moves_the_last(
     assert row["last_seen_at"] == NOW + timedelta(minutes=10)
 
 
-def test_a_key_is_overdue_when_it_is_older_than_its_row_says_and_still_used(
+def test_a_secret_is_overdue_when_it_is_too_old_and_still_used(
     services: Services,
 ) -> None:
     run, cron = services.database.run, inventory.BY_NAME["CRON_SECRET"]
@@ -144,12 +146,12 @@ def test_a_key_is_overdue_when_it_is_older_than_its_row_says_and_still_used(
     secrets.record_usage(run, {"CRON_SECRET": "old"}, PEPPER, "dpl_b", NOW)
     assert secrets.list_overdue(run, NOW) == ()
     assert secrets.list_overdue(run, NOW + timedelta(seconds=1)) == ("CRON_SECRET",)
-    # A new deployment has a new one, and nobody is heard of with the old: that is over.
+    # A new deployment uses a new one, and none the old: the old is over.
     secrets.record_usage(run, {"CRON_SECRET": "new"}, PEPPER, "dpl_c", NOW + timedelta(hours=2))
     assert secrets.list_overdue(run, NOW + timedelta(hours=2)) == ()
 
 
-def test_without_a_pepper_nothing_is_kept(services: Services, database: Rows) -> None:
+def test_without_a_pepper_nothing_is_recorded(services: Services, database: Rows) -> None:
     secrets.record_usage(services.database.run, {"CRON_SECRET": "x"}, "", "dpl_a", NOW)
     assert database.execute("select 1 from key_sightings").fetchone() is None
 
@@ -161,14 +163,14 @@ def test_the_table_of_ages_exits_one_when_a_key_is_overdue(
     now = datetime.now(UTC)
     secrets.record_usage(services.database.run, {"CRON_SECRET": "x" * 32}, pepper, "dpl_a", now)
     assert cli.main(["keys"], platform.environment) == 0
-    told = capsys.readouterr().out
-    assert all(key.name in told for key in inventory.SECRETS)
-    assert secrets.fingerprint(pepper, "x" * 32) in told
+    output = capsys.readouterr().out
+    assert all(key.name in output for key in inventory.SECRETS)
+    assert secrets.fingerprint(pepper, "x" * 32) in output
     old = now - timedelta(days=400)
     secrets.record_usage(services.database.run, {"RESEND_API_KEY": "y"}, pepper, "dpl_a", old)
     secrets.record_usage(services.database.run, {"RESEND_API_KEY": "y"}, pepper, "dpl_a", now)
     assert cli.main(["keys", "--json"], platform.environment) == 1
-    rows = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["RESEND_API_KEY"]["verdict"] == "OVERDUE"
     assert rows["CRON_SECRET"]["used_by"] == "dpl_a"
 
@@ -176,24 +178,24 @@ def test_the_table_of_ages_exits_one_when_a_key_is_overdue(
 # ------------------------------------------------------------------ the operator's file
 
 
-def test_the_operators_file_is_theirs_alone_and_other_lines_stay(tmp_path: Path) -> None:
+def test_the_key_file_is_private_and_keeps_its_other_lines(tmp_path: Path) -> None:
     file = tmp_path / "mine.env"
     file.write_text("# ours\nSITE_URL=https://x\nCRON_SECRET=old\n")
-    held = KeyFile(file)
-    held.update({"CRON_SECRET": "new", "CRON_SECRET__RETIRING": "old"})
+    key_file = KeyFile(file)
+    key_file.update({"CRON_SECRET": "new", "CRON_SECRET__RETIRING": "old"})
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.read_text().splitlines()[:2] == ["# ours", "SITE_URL=https://x"]
-    assert held.read()["CRON_SECRET"] == "new"
-    held.update({"CRON_SECRET__RETIRING": None})
-    assert set(held.read()) == {"SITE_URL", "CRON_SECRET"}
+    assert key_file.read()["CRON_SECRET"] == "new"
+    key_file.update({"CRON_SECRET__RETIRING": None})
+    assert set(key_file.read()) == {"SITE_URL", "CRON_SECRET"}
 
 
-def test_what_a_person_must_make_is_asked_for_and_taken_from_the_file(
+def test_a_secret_that_a_person_must_create_is_taken_from_the_file(
     platform: Platform, database: Rows, tmp_path: Path, capsys: Printed
 ) -> None:
-    held, path = dict(platform.environment), tmp_path / "mine.env"
+    environment, path = dict(platform.environment), tmp_path / "mine.env"
     words = ["rotate", "SENTRY_DSN", "--keep", str(path), *QUICK]
-    assert cli.main(words, held) == 1
+    assert cli.main(words, environment) == 1
     assert "SENTRY_DSN__NEW" in capsys.readouterr().err
     assert database.execute("select step from key_rotations").fetchall() == [{"step": ""}]
 

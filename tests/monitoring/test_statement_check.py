@@ -1,4 +1,4 @@
-"""Asking the database whether it would take a lead: every fault is found, named, and seen mended.
+"""The statement check: every fault is found and named, and is gone once it is repaired.
 
 Real Postgres is altered under it, as a bad deploy alters it.
 """
@@ -26,11 +26,11 @@ NOW = datetime.now(UTC)
 
 
 class Fault(NamedTuple):
-    """What is done to the schema, how it is mended, and what must be said of it."""
+    """How the schema is broken and repaired, and what the message must contain."""
 
     broken: str
-    mended: str
-    said: tuple[str, ...]
+    repaired: str
+    message_parts: tuple[str, ...]
 
 
 FUNCTION = (
@@ -136,7 +136,7 @@ STORE: dict[str, Fault] = {
         "alter table leads drop constraint of_brand",
         ("of_brand", "23503"),
     ),
-    "a foreign key checked at the commit": Fault(
+    "a foreign key client at the commit": Fault(
         "alter table leads add constraint of_brand foreign key (city) references brands (name)"
         " deferrable initially deferred",
         "alter table leads drop constraint of_brand",
@@ -301,55 +301,55 @@ PRODUCTS: dict[str, Fault] = {
 
 
 @pytest.fixture
-def ask(platform: Platform, database: Rows) -> Iterator[Database]:
-    with closing(Database(platform.database_url)) as made:
-        yield made
+def client(platform: Platform, database: Rows) -> Iterator[Database]:
+    with closing(Database(platform.database_url)) as client:
+        yield client
 
 
 def store_fault(database: Database) -> str | None:
     return statement_check.store_fault(database.run, datetime.now(UTC))
 
 
-def found_and_mended(
-    platform: Platform, admin: Rows, fault: Fault, look: Callable[[Database], str | None]
+def fault_while_broken(
+    platform: Platform, admin: Rows, fault: Fault, check: Callable[[Database], str | None]
 ) -> str:
     admin.execute(fault.broken.encode())
     try:
-        with closing(Database(platform.database_url)) as asked:
-            said = look(asked)
+        with closing(Database(platform.database_url)) as fresh:
+            message = check(fresh)
     finally:
-        admin.execute(fault.mended.encode())
-    assert said is not None, "nothing was found"
-    for part in fault.said:
-        assert part in said, said
-    with closing(Database(platform.database_url)) as asked:
-        assert look(asked) is None
-    return said
+        admin.execute(fault.repaired.encode())
+    assert message is not None, "nothing was found"
+    for part in fault.message_parts:
+        assert part in message, message
+    with closing(Database(platform.database_url)) as fresh:
+        assert check(fresh) is None
+    return message
 
 
-def test_a_sound_database_would_take_a_lead_send_its_mails_and_show_products(
-    ask: Database,
+def test_a_sound_database_passes_every_check(
+    client: Database,
 ) -> None:
-    assert store_fault(ask) is None
-    assert statement_check.find_fault(ask.run, "outbox_refused", NOW) is None
-    assert statement_check.find_fault(ask.run, "products_refused", NOW) is None
+    assert store_fault(client) is None
+    assert statement_check.find_fault(client.run, "outbox_refused", NOW) is None
+    assert statement_check.find_fault(client.run, "products_refused", NOW) is None
 
 
 @pytest.mark.parametrize("name", STORE)
 def test_what_would_refuse_a_lead_is_named(platform: Platform, database: Rows, name: str) -> None:
-    said = found_and_mended(platform, database, STORE[name], store_fault)
+    message = fault_while_broken(platform, database, STORE[name], store_fault)
     for value in ("Rehearsal", "resend.dev", "xxx", "0000", "192.0.2"):
-        assert value not in said, said
+        assert value not in message, message
 
 
 @pytest.mark.parametrize("name", OUTBOX)
 def test_what_would_keep_mails_from_being_sent_is_named(
     platform: Platform, database: Rows, name: str
 ) -> None:
-    def look(asked: Database) -> str | None:
-        return statement_check.find_fault(asked.run, "outbox_refused", NOW)
+    def check(fresh: Database) -> str | None:
+        return statement_check.find_fault(fresh.run, "outbox_refused", NOW)
 
-    found_and_mended(platform, database, OUTBOX[name], look)
+    fault_while_broken(platform, database, OUTBOX[name], check)
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -362,27 +362,27 @@ def test_what_would_hide_the_catalogue_is_named(
         "insert into products (slug, name, brand, audience, categories, summary_id)"
         " values ('satu', 'Satu', 'Merek', '{SALON}', '{hair}', 'Satu')"
     )
-    found_and_mended(
+    fault_while_broken(
         platform,
         database,
         PRODUCTS[name],
-        lambda asked: statement_check.find_fault(asked.run, "products_refused", NOW),
+        lambda fresh: statement_check.find_fault(fresh.run, "products_refused", NOW),
     )
 
 
-def test_a_locked_table_is_said_to_be_locked(
-    platform: Platform, database: Rows, ask: Database
+def test_a_locked_table_is_named_as_locked(
+    platform: Platform, database: Rows, client: Database
 ) -> None:
-    with psycopg.connect(platform.admin_database_url) as other:
-        other.execute("lock table leads")
-        said = store_fault(ask)
-    assert said is not None
-    assert "locked" in said
-    assert "55P03" in said
-    assert store_fault(ask) is None
+    with psycopg.connect(platform.admin_database_url) as locker:
+        locker.execute("lock table leads")
+        message = store_fault(client)
+    assert message is not None
+    assert "locked" in message
+    assert "55P03" in message
+    assert store_fault(client) is None
 
 
-def test_a_database_that_is_gone_is_down_and_no_fault_of_a_statement(ask: Database) -> None:
+def test_an_unreachable_database_is_down_and_no_fault_of_a_statement(client: Database) -> None:
     with (
         closing(Database("postgresql://nobody@127.0.0.1:1/alfa")) as gone,
         pytest.raises(DatabaseDown),
@@ -391,26 +391,28 @@ def test_a_database_that_is_gone_is_down_and_no_fault_of_a_statement(ask: Databa
 
 
 def test_a_session_that_began_before_the_role_was_made_read_only_sees_it_too(
-    database: Rows, ask: Database
+    database: Rows, client: Database
 ) -> None:
-    assert store_fault(ask) is None
+    assert store_fault(client) is None
     fault = STORE["a read-only role"]
     database.execute(fault.broken.encode())
     try:
-        said = store_fault(ask)
+        message = store_fault(client)
     finally:
-        database.execute(fault.mended.encode())
-    assert said is not None
-    assert "read-only" in said
+        database.execute(fault.repaired.encode())
+    assert message is not None
+    assert "read-only" in message
 
 
-def test_a_database_made_read_only_is_found_whoever_logs_in(database: Rows, ask: Database) -> None:
+def test_a_database_made_read_only_is_found_whoever_logs_in(
+    database: Rows, client: Database
+) -> None:
     database.execute("alter database alfa set default_transaction_read_only = on")
     try:
-        assert "25006" in (store_fault(ask) or "")
+        assert "25006" in (store_fault(client) or "")
     finally:
         database.execute("alter database alfa reset default_transaction_read_only")
-    assert store_fault(ask) is None
+    assert store_fault(client) is None
 
 
 TRACES = """
@@ -419,8 +421,8 @@ select (select count(*) from leads) + (select count(*) from outbox) + (select co
 """
 
 
-def test_it_leaves_nothing_behind_and_no_time_limit_to_others(
-    platform: Platform, database: Rows, ask: Database
+def test_it_leaves_no_rows_and_no_time_limits_behind(
+    platform: Platform, database: Rows, client: Database
 ) -> None:
     database.execute("create table audit (id uuid)")
     database.execute("grant insert on audit to alfa_app")
@@ -428,8 +430,8 @@ def test_it_leaves_nothing_behind_and_no_time_limit_to_others(
     database.execute(noted.encode())
     try:
         for _ in range(2):
-            assert store_fault(ask) is None
-            assert statement_check.find_fault(ask.run, "outbox_refused", NOW) is None
+            assert store_fault(client) is None
+            assert statement_check.find_fault(client.run, "outbox_refused", NOW) is None
         assert database.execute("select count(*) as n from audit").fetchone() == {"n": 0}
     finally:
         database.execute(AWAY)
@@ -440,10 +442,10 @@ def test_it_leaves_nothing_behind_and_no_time_limit_to_others(
     def limits(connection: psycopg.Connection[Any]) -> Any:
         return connection.execute("show lock_timeout").fetchone()
 
-    assert ask.run(limits) == ("0",)
+    assert client.run(limits) == ("0",)
 
 
-def test_mails_that_really_wait_are_not_touched(database: Rows, ask: Database) -> None:
+def test_mails_that_are_due_are_not_touched(database: Rows, client: Database) -> None:
     database.execute(
         "insert into leads (id, ref, created_at, business_name, contact_name, phone_whatsapp, city,"
         " salon_type, locale, consent_at, consent_version, consent_locale, identity, same_until,"
@@ -456,33 +458,33 @@ def test_mails_that_really_wait_are_not_touched(database: Rows, ask: Database) -
         " now(), now() from leads"
     )
     before = database.execute("select o.*, o.xmin::text as version from outbox as o").fetchall()
-    assert statement_check.find_fault(ask.run, "outbox_refused", datetime.now(UTC)) is None
+    assert statement_check.find_fault(client.run, "outbox_refused", datetime.now(UTC)) is None
     after = database.execute("select o.*, o.xmin::text as version from outbox as o").fetchall()
     assert before == after
 
 
 def test_many_at_once_do_not_disturb_each_other_nor_leads(
-    platform: Platform, database: Rows, ask: Database
+    platform: Platform, database: Rows, client: Database
 ) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(6) as pool:
-        said = list(pool.map(lambda _: store_fault(ask), range(18)))
-    assert said == [None] * 18
+        message = list(pool.map(lambda _: store_fault(client), range(18)))
+    assert message == [None] * 18
 
 
 def test_it_works_through_a_transaction_pooler(platform: Platform, database: Rows) -> None:
     pooler = PgBouncer(platform.database_url)
     try:
-        with closing(Database(pooler.dsn)) as asked:
-            assert store_fault(asked) is None
-            assert statement_check.find_fault(asked.run, "outbox_refused", NOW) is None
-            assert statement_check.find_fault(asked.run, "products_refused", NOW) is None
+        with closing(Database(pooler.dsn)) as fresh:
+            assert store_fault(fresh) is None
+            assert statement_check.find_fault(fresh.run, "outbox_refused", NOW) is None
+            assert statement_check.find_fault(fresh.run, "products_refused", NOW) is None
             fault = STORE["column renamed"]
             database.execute(fault.broken.encode())
-            said = store_fault(asked)
-            database.execute(fault.mended.encode())
-            assert said == 'column "city" of relation "leads" does not exist (42703)'
-            assert store_fault(asked) is None
+            message = store_fault(fresh)
+            database.execute(fault.repaired.encode())
+            assert message == 'column "city" of relation "leads" does not exist (42703)'
+            assert store_fault(fresh) is None
     finally:
         pooler.close()

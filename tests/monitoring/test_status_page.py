@@ -1,4 +1,4 @@
-"""What anybody may know of how each service does: exact verdicts, honest about small numbers."""
+"""The status page: exact SLA verdicts, no figures from too few requests, served in any outage."""
 
 import contextlib
 import json
@@ -38,13 +38,14 @@ def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def services(platform: Platform, valkey: redis.Redis) -> Iterator[Services]:
-    made = Services(Settings(platform.environment))
-    made.cache.ping()
-    yield made
-    made.close()
+    with contextlib.closing(Services(Settings(platform.environment))) as services:
+        services.cache.ping()
+        yield services
 
 
-def put(services: Services, service: str, counts: dict[float, int], kind: str = "ok") -> None:
+def count_requests(
+    services: Services, service: str, counts: dict[float, int], kind: str = "ok"
+) -> None:
     """counts: milliseconds -> how many took so long, a minute ago."""
     key = metrics.minute_key(metrics.minute_of(NOW - timedelta(minutes=1)))
     for took_ms, n in counts.items():
@@ -52,7 +53,7 @@ def put(services: Services, service: str, counts: dict[float, int], kind: str = 
         services.cache.execute("HINCRBY", key, field, n)
 
 
-def shown(services: Services) -> dict[str, Any]:
+def components(services: Services) -> dict[str, Any]:
     run = services.database.run
     since = NOW - timedelta(hours=1)
     rollup.roll_up(run, services.cache.pipeline, since, NOW, service_levels.SLA_BUCKETS)
@@ -64,10 +65,10 @@ def rendered(services: Services) -> dict[str, Any]:
     return status_page.render(data, "https://site", None, NOW)
 
 
-def test_the_catalogue_is_the_handbooks() -> None:
+def test_services_and_slas_are_the_handbooks() -> None:
     handbook = {"leads": 1000, "products": 500, "health": 200, "rum": None}
-    assert {one.id: one.sla_ms for one in service_levels.SERVICES} == handbook
-    assert all((ROOT / f"{one.path[1:]}.py").exists() for one in service_levels.SERVICES)
+    assert {service.id: service.sla_ms for service in service_levels.SERVICES} == handbook
+    assert all((ROOT / f"{service.path[1:]}.py").exists() for service in service_levels.SERVICES)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +78,10 @@ def test_the_catalogue_is_the_handbooks() -> None:
 def test_the_verdict_is_decided_by_exact_counts(
     services: Services, inside: int, outside: int, verdict: str
 ) -> None:
-    put(services, "products", {500.0: inside, 500.1: outside} if outside else {500.0: inside})
-    window = shown(services)["products"]["windows"]["1h"]
+    count_requests(
+        services, "products", {500.0: inside, 500.1: outside} if outside else {500.0: inside}
+    )
+    window = components(services)["products"]["windows"]["1h"]
     assert window["verdict"] == verdict
     assert window["n"] == inside + outside
     if verdict == "insufficient data":
@@ -88,90 +91,92 @@ def test_the_verdict_is_decided_by_exact_counts(
 
 
 def test_a_fast_error_is_not_inside_the_sla(services: Services) -> None:
-    put(services, "leads", {3.0: 90})
-    put(services, "leads", {3.0: 10}, "error")
-    window = shown(services)["leads"]["windows"]["24h"]
+    count_requests(services, "leads", {3.0: 90})
+    count_requests(services, "leads", {3.0: 10}, "error")
+    window = components(services)["leads"]["windows"]["24h"]
     assert (window["within_sla"], window["error_rate"]) == (0.9, 0.1)
     assert window["verdict"] == "breached"
 
 
-def test_p95_is_told_with_the_edges_that_hold_it(services: Services) -> None:
-    put(services, "health", {15.0: 90, 130.0: 10})
-    window = shown(services)["health"]["windows"]["30d"]
+def test_p95_is_given_with_the_bucket_that_contains_it(services: Services) -> None:
+    count_requests(services, "health", {15.0: 90, 130.0: 10})
+    window = components(services)["health"]["windows"]["30d"]
     low, high = window["p95_between_ms"]
     assert low < 130 <= high
     assert low <= window["p95_ms"] <= high
 
 
-def test_ninety_days_are_shown_and_unknown_ones_say_so(services: Services) -> None:
-    put(services, "products", {100.0: 40})
-    days = shown(services)["products"]["days"]
+def test_ninety_days_are_shown_and_those_without_data_are_empty(services: Services) -> None:
+    count_requests(services, "products", {100.0: 40})
+    days = components(services)["products"]["days"]
     assert len(days) == 90
     assert days[-1]["n"] == 40
     assert days[0] == {"day": days[0]["day"], "n": 0, "within_sla": None, "error_rate": None}
 
 
 def test_thirty_days_survive_redis(services: Services, valkey: redis.Redis) -> None:
-    put(services, "products", {100.0: 40})
-    shown(services)
+    count_requests(services, "products", {100.0: 40})
+    components(services)
     valkey.flushall()
-    assert shown(services)["products"]["windows"]["30d"]["n"] == 40
+    assert components(services)["products"]["windows"]["30d"]["n"] == 40
 
 
 # --- Served whatever is down.
 
 
-def ask(url: str) -> dict[str, Any]:
+def get_status(url: str) -> dict[str, Any]:
     answer = httpx.get(f"{url}/api/status", timeout=30)
     assert answer.status_code == 200
     assert answer.headers["Cache-Control"] == status_cached()
-    found: dict[str, Any] = answer.json()
-    return found
+    document: dict[str, Any] = answer.json()
+    return document
 
 
 def status_cached() -> str:
     return "public, s-maxage=15"
 
 
-def test_with_redis_down_it_is_made_from_postgres(platform: Platform, database: Rows) -> None:
-    with platform.function("api/status.py", UPSTASH_REDIS_REST_URL="http://127.0.0.1:1") as alone:
-        assert ask(alone.url)["data"]["source"] == "database"
+def test_with_redis_down_it_comes_from_postgres(platform: Platform, database: Rows) -> None:
+    with platform.function(
+        "api/status.py", UPSTASH_REDIS_REST_URL="http://127.0.0.1:1"
+    ) as function:
+        assert get_status(function.url)["data"]["source"] == "database"
 
 
 def test_with_postgres_down_the_last_copy_serves(services: Services, platform: Platform) -> None:
     monitor.run(services, None, NOW - timedelta(minutes=10))
     down = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa"}
-    with platform.function("api/status.py", **down) as alone:
-        found = ask(alone.url)
-        assert found["data"]["source"] == "copy"
-        assert found["data"]["as_of"] is not None
+    with platform.function("api/status.py", **down) as function:
+        document = get_status(function.url)
+        assert document["data"]["source"] == "copy"
+        assert document["data"]["as_of"] is not None
 
 
-def test_with_everything_down_it_says_that_it_cannot_say(
+def test_with_everything_down_it_says_that_nothing_is_known(
     platform: Platform, database: Rows
 ) -> None:
     down = {
         "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa",
         "UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1",
     }
-    with platform.function("api/status.py", **down) as alone:
-        found = ask(alone.url)
-        assert found["data"] == {"source": "none", "as_of": None}
-        assert found["status"]["description"] == status_page.UNKNOWN_DESCRIPTION
-        assert [one["sla_ms"] for one in found["components"]] == [1000, 500, 200, None]
+    with platform.function("api/status.py", **down) as function:
+        document = get_status(function.url)
+        assert document["data"] == {"source": "none", "as_of": None}
+        assert document["status"]["description"] == status_page.UNKNOWN_DESCRIPTION
+        assert [service["sla_ms"] for service in document["components"]] == [1000, 500, 200, None]
 
 
 @pytest.fixture
 def wires(platform: Platform) -> Iterator[tuple[FaultProxy, FaultProxy]]:
     """The ways to Postgres and to Redis, which can fall silent."""
     with contextlib.ExitStack() as parts:
-        made = [
+        proxies = [
             FaultProxy("127.0.0.1", port)
             for port in (urlsplit(platform.database_url).port or 0, platform.upstash.port)
         ]
-        for proxy in made:
+        for proxy in proxies:
             parts.callback(proxy.close)
-        yield made[0], made[1]
+        yield proxies[0], proxies[1]
 
 
 @pytest.mark.parametrize("warm", [True, False])
@@ -217,26 +222,26 @@ def test_with_both_stores_silent_every_page_is_answered_in_time(
         assert sorted(took_s)[1] < slowest_s, took_s
 
 
-def test_status_says_maintenance_with_one_question_to_redis(
+def test_one_round_trip_to_redis_answers_with_the_maintenance_window(
     services: Services, platform: Platform
 ) -> None:
     monitor.run(services, None, datetime.now(UTC))
     platform.upstash.forget()
-    with platform.function("api/status.py") as alone:
-        assert ask(alone.url)["data"]["source"] == "watch"
-        asked = [request["body"] for request in platform.upstash.received()]
+    with platform.function("api/status.py") as function:
+        assert get_status(function.url)["data"]["source"] == "watch"
+        commands = [request["body"] for request in platform.upstash.received()]
     # Beside the count of the answered request, which is made after its answer.
-    asked = [each for each in asked if metrics.INCREMENT not in str(each) and "EVAL" not in each]
+    commands = [c for c in commands if metrics.INCREMENT not in str(c) and "EVAL" not in c]
     all_at_once = [["GET", "status"], ["HGETALL", "incidents"], ["GET", "maintenance"]]
-    assert [each for each in asked if "maintenance" in str(each)] == [all_at_once]
+    assert [command for command in commands if "maintenance" in str(command)] == [all_at_once]
 
 
 # --- Incidents, for the public.
 
 
 def open_incident(services: Services, name: str) -> None:
-    seen = [rules.make_finding(rules.BY_NAME[name], "10.0.0.1 said no", NOW)]
-    store.record_findings(services.database.run, seen, NOW, "dpl", "watch")
+    findings = [rules.make_finding(rules.BY_NAME[name], "10.0.0.1 said no", NOW)]
+    store.record_findings(services.database.run, findings, NOW, "dpl", "watch")
 
 
 def test_an_incident_shows_on_the_components_it_hits(services: Services) -> None:

@@ -1,4 +1,4 @@
-"""UptimeRobot's monitors brought to a file: what changes, what never does, what a bad line does."""
+"""UptimeRobot's monitors brought to a file: what changes, what never does, network faults."""
 
 import json
 import time
@@ -12,7 +12,7 @@ import pytest
 from dev.platform.local_platform import Platform
 from dev.vendors.uptimerobot import CONTACTS, UptimeRobot
 from ops import cli
-from ops.incidents import monitor_plan, monitors
+from ops.incidents import monitor_plan
 from tests.products.catalogue_data import Database, seeded
 
 __all__ = ["seeded"]
@@ -35,9 +35,9 @@ def robot(platform: Platform) -> Iterator[UptimeRobot]:
 
 
 def run(platform: Platform, *words: str, **environ: str | None) -> int:
-    given = {**platform.environment, **environ}
-    set_ = {name: text for name, text in given.items() if text is not None}
-    return cli.main(["monitors", *words], set_)
+    variables = {**platform.environment, **environ}
+    environment = {name: text for name, text in variables.items() if text is not None}
+    return cli.main(["monitors", *words], environment)
 
 
 def named(platform: Platform, name: str) -> str:
@@ -45,12 +45,15 @@ def named(platform: Platform, name: str) -> str:
 
 
 def writes(platform: Platform) -> list[str]:
-    return [f"{each['method']} {each['path'].removeprefix('/v3')}"
-            for each in platform.uptimerobot.received() if each["method"] != "GET"]  # fmt: skip
+    return [
+        f"{request['method']} {request['path'].removeprefix('/v3')}"
+        for request in platform.uptimerobot.received()
+        if request["method"] != "GET"
+    ]
 
 
-def held(robot: UptimeRobot, name: str) -> dict[str, Any]:
-    [monitor] = [each for each in robot.monitors.values() if each["friendlyName"].endswith(name)]
+def monitor_named(robot: UptimeRobot, name: str) -> dict[str, Any]:
+    [monitor] = [m for m in robot.monitors.values() if m["friendlyName"].endswith(name)]
     return monitor
 
 
@@ -59,9 +62,9 @@ def test_a_plan_says_what_is_missing_and_changes_nothing(
 ) -> None:
     for words in (["plan"], ["apply", "--dry-run"]):
         assert run(platform, *words) == 1
-        said = capsys.readouterr().out
+        output = capsys.readouterr().out
         for name in NAMES:
-            assert f"+ {named(platform, name)}: is not there" in said
+            assert f"+ {named(platform, name)}: is not there" in output
     assert robot.monitors == {}
     assert writes(platform) == []
 
@@ -70,7 +73,7 @@ def test_applying_twice_does_it_once(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
     assert run(platform, "apply") == 0
-    assert [each["friendlyName"] for each in robot.monitors.values()] == [
+    assert [monitor["friendlyName"] for monitor in robot.monitors.values()] == [
         named(platform, name) for name in NAMES
     ]
     first = writes(platform)
@@ -82,71 +85,73 @@ def test_applying_twice_does_it_once(
     assert capsys.readouterr().out == "as declared\n"
 
 
-def test_a_new_monitor_searches_the_body_and_tells_everybody(
+def test_a_new_monitor_searches_the_body_and_notifies_every_contact(
     platform: Platform, robot: UptimeRobot
 ) -> None:
     run(platform, "apply")
-    health, watch = held(robot, "health"), held(robot, "watch")
+    health, watch = monitor_named(robot, "health"), monitor_named(robot, "watch")
     assert health["url"] == f"{platform.url}/api/health"
     assert (health["type"], health["httpMethodType"]) == ("KEYWORD", "GET")
     assert (health["keywordType"], health["keywordCaseType"]) == ("ALERT_NOT_EXISTS", 0)
-    told = [each["alertContactId"] for each in health["assignedAlertContacts"]]
-    assert told == list(CONTACTS)
+    contacts = [contact["alertContactId"] for contact in health["assignedAlertContacts"]]
+    assert contacts == list(CONTACTS)
     token = platform.environment["WATCH_TOKEN"]
     assert watch["customHttpHeaders"] == {"Authorization": f"Bearer {token}"}
     assert (watch["type"], watch["interval"]) == ("HTTP", 300)
     assert health["customHttpHeaders"] is None, "the token goes to the watch alone"
 
 
-def test_the_site_answers_as_the_monitors_want_it(platform: Platform, seeded: Database) -> None:
+def test_the_site_answers_with_every_keyword(platform: Platform, seeded: Database) -> None:
     """Every keyword is in what the running site says; health's outlives maintenance."""
-    for told in tomllib.loads(monitors.FILE.read_text("utf-8"))["monitor"]:
-        if "keyword" in told:
-            answer = httpx.get(platform.url + told["path"])
+    for entry in tomllib.loads(monitor_plan.FILE.read_text("utf-8"))["monitor"]:
+        if "keyword" in entry:
+            answer = httpx.get(platform.url + entry["path"])
             assert answer.status_code == 200
-            assert told["keyword"] in answer.text, told["name"]
-    [health] = [told for told in tomllib.loads(monitors.FILE.read_text("utf-8"))["monitor"]
-                if told["name"] == "health"]  # fmt: skip
+            assert entry["keyword"] in answer.text, entry["name"]
+    [health] = [entry for entry in tomllib.loads(monitor_plan.FILE.read_text("utf-8"))["monitor"]
+                if entry["name"] == "health"]  # fmt: skip
     for status in ("ok", "maintenance"):
         assert json.dumps({"status": status}, separators=(",", ":")).startswith(health["keyword"])
     assert health["keyword"] not in httpx.get(f"{platform.url}/api/health?deep=true").text
 
 
-def test_drift_is_shown_and_mended(platform: Platform, robot: UptimeRobot, capsys: Printed) -> None:
+def test_drift_is_shown_and_corrected(
+    platform: Platform, robot: UptimeRobot, capsys: Printed
+) -> None:
     run(platform, "apply")
-    health, form = held(robot, "health"), held(robot, "form page")
+    health, form = monitor_named(robot, "health"), monitor_named(robot, "form page")
     health |= {"interval": 3600, "keywordValue": "ok", "assignedAlertContacts": []}
     form["status"] = "PAUSED"
     capsys.readouterr()
     assert run(platform, "plan") == 1
-    said = capsys.readouterr().out
-    assert f"~ {named(platform, 'health')}: differs" in said
-    assert "interval: 3600 -> 300" in said
-    assert "assignedAlertContacts: 'nobody' -> 'everybody'" in said
-    assert f"> {named(platform, 'form page')}: is paused" in said
+    output = capsys.readouterr().out
+    assert f"~ {named(platform, 'health')}: differs" in output
+    assert "interval: 3600 -> 300" in output
+    assert "assignedAlertContacts: 'nobody' -> 'everybody'" in output
+    assert f"> {named(platform, 'form page')}: is paused" in output
     assert run(platform, "apply") == 0
-    assert held(robot, "health")["interval"] == 300
-    assert held(robot, "health")["assignedAlertContacts"]
-    assert held(robot, "form page")["status"] == "STARTED"
+    assert monitor_named(robot, "health")["interval"] == 300
+    assert monitor_named(robot, "health")["assignedAlertContacts"]
+    assert monitor_named(robot, "form page")["status"] == "STARTED"
     assert writes(platform)[4:] == [
         f"PATCH /monitors/{health['id']}",
         f"POST /monitors/{form['id']}/start",
     ]
 
 
-def test_whom_a_monitor_tells_and_what_is_not_declared_stay_as_people_set_them(
+def test_contacts_and_undeclared_fields_stay_as_people_set_them(
     platform: Platform, robot: UptimeRobot
 ) -> None:
     run(platform, "apply")
-    health = held(robot, "health")
+    health = monitor_named(robot, "health")
     health |= {
         "interval": 60,
         "assignedAlertContacts": [{"alertContactId": 9, "threshold": 5, "recurrence": 0}],
         "customHttpHeaders": {"X-Theirs": "1"},
     }
     assert run(platform, "apply") == 0
-    health = held(robot, "health")
-    assert [each["alertContactId"] for each in health["assignedAlertContacts"]] == [9]
+    health = monitor_named(robot, "health")
+    assert [contact["alertContactId"] for contact in health["assignedAlertContacts"]] == [9]
     assert health["customHttpHeaders"] == {"X-Theirs": "1"}
 
 
@@ -167,7 +172,7 @@ def test_monitors_of_others_are_never_touched(
     assert not any(str(number) in line for number in theirs for line in writes(platform))
 
 
-def test_one_of_ours_that_the_file_leaves_out_goes_when_asked_only(
+def test_an_undeclared_monitor_of_ours_is_removed_by_prune_only(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
     old = robot.add(friendlyName=named(platform, "old"))
@@ -179,19 +184,17 @@ def test_one_of_ours_that_the_file_leaves_out_goes_when_asked_only(
     assert old not in robot.monitors
 
 
-def test_two_of_the_same_name_become_one_again(platform: Platform, robot: UptimeRobot) -> None:
+def test_duplicates_are_removed(platform: Platform, robot: UptimeRobot) -> None:
     """As two runs at once may leave them."""
     run(platform, "apply")
-    first = held(robot, "health")
+    first = monitor_named(robot, "health")
     second = robot.add(**{name: first[name] for name in ("friendlyName", "type", "url")})
     assert run(platform, "apply") == 0
     assert second not in robot.monitors
-    assert held(robot, "health")["id"] == first["id"]
+    assert monitor_named(robot, "health")["id"] == first["id"]
 
 
-def test_more_monitors_than_a_page_holds_are_all_seen(
-    platform: Platform, robot: UptimeRobot
-) -> None:
+def test_all_pages_of_monitors_are_read(platform: Platform, robot: UptimeRobot) -> None:
     for _ in range(205):
         robot.add()
     assert run(platform, "apply") == 0
@@ -207,34 +210,36 @@ def test_without_a_watch_token_that_monitor_is_left_out_and_left_alone(
     assert len(robot.monitors) == len(NAMES) - 1
     run(platform, "apply")
     assert run(platform, "apply", "--prune", WATCH_TOKEN=None) == 0
-    assert held(robot, "watch")
+    assert monitor_named(robot, "watch")
 
 
-def test_a_new_watch_token_is_carried_over_and_never_shown(
+def test_a_new_watch_token_is_sent_and_never_shown(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
     run(platform, "apply")
     fresh = "another-token-of-the-watch"
     for words in (["plan"], ["plan", "--json"], ["apply", "--json"]):
         assert run(platform, *words, WATCH_TOKEN=fresh) == (0 if words[0] == "apply" else 1)
-        said = "".join(capsys.readouterr())
-        assert "customHttpHeaders" in said
-        assert fresh not in said
-        assert platform.environment["WATCH_TOKEN"] not in said
-    assert held(robot, "watch")["customHttpHeaders"] == {"Authorization": f"Bearer {fresh}"}
+        output = "".join(capsys.readouterr())
+        assert "customHttpHeaders" in output
+        assert fresh not in output
+        assert platform.environment["WATCH_TOKEN"] not in output
+    assert monitor_named(robot, "watch")["customHttpHeaders"] == {
+        "Authorization": f"Bearer {fresh}"
+    }
 
 
-def test_a_token_in_a_refusal_is_not_shown_either(
+def test_a_token_in_an_error_message_is_not_shown(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
     """The stand-in, like many a server, says what it did not like."""
     assert run(platform, "apply", WATCH_TOKEN="sixteen\nor-more-of-it") == 1
-    said = "".join(capsys.readouterr())
-    assert "400" in said
-    assert "or-more-of-it" not in said
+    output = "".join(capsys.readouterr())
+    assert "400" in output
+    assert "or-more-of-it" not in output
 
 
-# --- A bad line.
+# --- Network faults.
 
 
 def test_a_lost_reply_does_not_make_a_second_monitor(
@@ -242,38 +247,40 @@ def test_a_lost_reply_does_not_make_a_second_monitor(
 ) -> None:
     platform.uptimerobot.switch("lose_reply", match="form page", times=1)
     assert run(platform, "apply") == 0
-    said = capsys.readouterr().out
-    assert f"+ {named(platform, 'form page')}: is not there: POST /monitors: cannot be reac" in said
-    assert said.endswith("as declared\n")
+    output = capsys.readouterr().out
+    assert (
+        f"+ {named(platform, 'form page')}: is not there: POST /monitors: cannot be reac" in output
+    )
+    assert output.endswith("as declared\n")
     assert len(robot.monitors) == len(NAMES)
     assert writes(platform) == ["POST /monitors"] * len(NAMES)
 
 
-def test_an_answer_is_not_believed_until_it_is_seen(
+def test_a_success_that_changes_nothing_is_reported(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
     robot.pretend = True
     assert run(platform, "apply") == 1
-    said = capsys.readouterr().out
-    assert said.count(": done") == len(NAMES)
-    assert "still:" in said
+    output = capsys.readouterr().out
+    assert output.count(": done") == len(NAMES)
+    assert "still:" in output
     robot.pretend = False
     assert run(platform, "apply") == 0
 
 
-def test_too_many_requests_wait_as_long_as_they_are_told(
-    platform: Platform, robot: UptimeRobot
-) -> None:
+def test_the_rate_limit_is_waited_out(platform: Platform, robot: UptimeRobot) -> None:
     robot.requests, robot.window_s = 3, 1.0
     started = time.monotonic()
     assert run(platform, "apply") == 0
     assert time.monotonic() - started > 1
     assert len(robot.monitors) == len(NAMES)
-    refused = [each for each in platform.uptimerobot.received() if each["outcome"] == "refused"]
+    refused = [r for r in platform.uptimerobot.received() if r["outcome"] == "refused"]
     assert refused, "the limit was met"
 
 
-def test_waiting_has_an_end(platform: Platform, robot: UptimeRobot, capsys: Printed) -> None:
+def test_waiting_for_the_rate_limit_is_bounded(
+    platform: Platform, robot: UptimeRobot, capsys: Printed
+) -> None:
     platform.uptimerobot.switch("rate_limit", retry_after_s=40)
     started = time.monotonic()
     assert run(platform, "plan", "--wait", "5") == 1
@@ -281,7 +288,7 @@ def test_waiting_has_an_end(platform: Platform, robot: UptimeRobot, capsys: Prin
     assert "too many requests; try again in 40 s" in capsys.readouterr().err
 
 
-def test_a_silent_api_is_given_up(
+def test_a_silent_api_times_out(
     platform: Platform, robot: UptimeRobot, capsys: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -299,14 +306,14 @@ def test_a_silent_api_is_given_up(
         ({"UPTIMEROBOT_API_URL": "http://127.0.0.1:1/v3"}, "cannot be reached"),
     ],
 )
-def test_a_fault_is_said_plainly(
+def test_an_error_names_its_cause(
     platform: Platform, robot: UptimeRobot, capsys: Printed, environ: dict[str, str], words: str
 ) -> None:
     assert run(platform, "apply", **environ) == 1
     assert words in capsys.readouterr().err
 
 
-def test_an_outage_of_the_api_is_no_success(
+def test_an_outage_of_the_api_exits_one(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
     platform.uptimerobot.switch("fail", status=500, match="health")
@@ -323,13 +330,13 @@ def test_without_a_key_the_command_names_it(
     assert "UPTIMEROBOT_API_KEY" in capsys.readouterr().err
 
 
-def test_a_program_reads_the_same(platform: Platform, robot: UptimeRobot, capsys: Printed) -> None:
+def test_json_has_the_same_steps(platform: Platform, robot: UptimeRobot, capsys: Printed) -> None:
     run(platform, "apply")
-    held(robot, "products")["timeout"] = 5
+    monitor_named(robot, "products")["timeout"] = 5
     capsys.readouterr()
     assert run(platform, "apply", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["left"] == []
-    [step] = told["steps"]
+    document = json.loads(capsys.readouterr().out)
+    assert document["left"] == []
+    [step] = document["steps"]
     assert (step["action"], step["outcome"]) == ("change", "done")
     assert step["differences"] == [{"field": "timeout", "held": 5, "wanted": 30}]

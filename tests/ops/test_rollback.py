@@ -37,9 +37,8 @@ NO_DATABASE = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa"}
 
 @pytest.fixture
 def services(platform: Platform, database: Rows) -> Iterator[Services]:
-    made = Services(Settings(platform.environment))
-    yield made
-    made.close()
+    with contextlib.closing(Services(Settings(platform.environment))) as services:
+        yield services
 
 
 @pytest.fixture
@@ -50,18 +49,20 @@ def project(platform: Platform, database: Rows) -> Iterator[Project]:
 
 def push(platform: Platform, project: Project, commit: str) -> Deployment:
     """A deployment that serves."""
-    made = project.push(commit)
-    eventually(lambda: project.current is made)
-    return made
+    deployment = project.push(commit)
+    eventually(lambda: project.current is deployment)
+    return deployment
 
 
 @pytest.fixture
 def history(platform: Platform, project: Project, services: Services) -> list[Deployment]:
-    """Three deployments that served and said what they are; the last one serves."""
-    made = [push(platform, project, commit) for commit in ("aaaa1111", "bbbb2222", "cccc3333")]
-    for one in made:
-        deployments.record_build(services.database.run, Build(one.id, one.commit), NOW)
-    return made
+    """Three deployments that served and recorded their builds; the last one serves."""
+    commits = ("aaaa1111", "bbbb2222", "cccc3333")
+    history = [push(platform, project, commit) for commit in commits]
+    for deployment in history:
+        build = Build(deployment.id, deployment.commit)
+        deployments.record_build(services.database.run, build, NOW)
+    return history
 
 
 def answering(platform: Platform) -> str:
@@ -77,26 +78,26 @@ def run(platform: Platform, *words: str, **environ: str) -> int:
 def verdicts(platform: Platform, capsys: Printed) -> dict[str, list[str]]:
     capsys.readouterr()
     run(platform, "--dry-run", "--json")
-    told = json.loads(capsys.readouterr().out)
-    return {one["deployment"]: one["unsafe_because"] for one in told["candidates"]}
+    output = json.loads(capsys.readouterr().out)
+    return {row["deployment"]: row["unsafe_because"] for row in output["candidates"]}
 
 
 # ------------------------------------------------------------------ it rolls back
 
 
-def test_it_leads_production_to_the_deployment_before_and_says_how_to_undo_it(
+def test_production_moves_to_the_deployment_before_and_the_output_says_how_to_undo_it(
     platform: Platform, history: list[Deployment], capsys: Printed
 ) -> None:
     assert answering(platform) == history[2].id
     assert run(platform, "--yes", "--reason", "leads answer 500") == 0
     assert answering(platform) == history[1].id
-    told = capsys.readouterr().out
-    assert f"vercel rollback {history[1].id}" in told
-    assert "it took" in told
-    assert "assignment of domains off" in told
+    output = capsys.readouterr().out
+    assert f"vercel rollback {history[1].id}" in output
+    assert "it took" in output
+    assert "assignment of domains off" in output
     assert (
         f"vercel promote <the mended deployment>     (to go back to where you were: {history[2].id}"
-        in told
+        in output
     )
 
 
@@ -104,12 +105,12 @@ def test_a_push_after_a_rollback_is_not_served_as_it_says(
     platform: Platform, project: Project, history: list[Deployment]
 ) -> None:
     assert run(platform, "--yes") == 0
-    made = project.push("dddd4444")
-    eventually(lambda: made.state == "READY")
+    deployment = project.push("dddd4444")
+    eventually(lambda: deployment.state == "READY")
     assert answering(platform) == history[1].id
     with contextlib.closing(vercel.Vercel(Settings(platform.environment))) as client:
-        client.promote(made.id)
-    eventually(lambda: answering(platform) == made.id)
+        client.promote(deployment.id)
+    eventually(lambda: answering(platform) == deployment.id)
 
 
 def test_it_asks_and_without_a_yes_changes_nothing(
@@ -133,12 +134,12 @@ def test_a_dry_run_names_the_choice_and_changes_nothing(
 def test_it_is_noted_on_the_open_incident_with_its_time(
     platform: Platform, services: Services, history: list[Deployment], database: Rows
 ) -> None:
-    found = [rules.make_finding(rules.BY_NAME["leads_failing"], "leads answer 500", NOW)]
-    alerting.record_findings(services, found, NOW, "test")
+    findings = [rules.make_finding(rules.BY_NAME["leads_failing"], "leads answer 500", NOW)]
+    alerting.record_findings(services, findings, NOW, "test")
     assert run(platform, "--yes", "--reason", "leads answer 500") == 0
     rows = database.execute("select kind, facts, note from incident_events order by seq").fetchall()
-    asked, done = rows[-2:]
-    assert (asked["kind"], asked["note"]) == ("rollback_asked", "leads answer 500")
+    requested, done = rows[-2:]
+    assert (requested["kind"], requested["note"]) == ("rollback_asked", "leads answer 500")
     assert done["kind"] == "rolled_back"
     assert done["facts"]["to"] == history[1].id
     assert done["facts"]["took_s"] > 0
@@ -160,14 +161,14 @@ def test_a_build_in_maintenance_mode_or_with_a_failing_canary_is_unsafe(
         "update deployments set maintenance_mode = 'intake' where deployment = %s", [second.id]
     )
     deployments.record_canary(services.database.run, first.id, False, NOW)
-    found = verdicts(platform, capsys)
-    assert found[second.id] == ["built in maintenance mode (intake)"]
-    assert found[first.id] == ["its last canary failed"]
+    faults = verdicts(platform, capsys)
+    assert faults[second.id] == ["built in maintenance mode (intake)"]
+    assert faults[first.id] == ["its last canary failed"]
     deployments.record_canary(services.database.run, first.id, True, NOW + timedelta(minutes=1))
     assert verdicts(platform, capsys)[first.id] == []
 
 
-def test_a_canary_that_came_late_does_not_outdate_a_newer_one(
+def test_a_late_canary_result_does_not_replace_a_newer_one(
     services: Services, history: list[Deployment], database: Rows
 ) -> None:
     for passed, at in ((False, NOW), (True, NOW - timedelta(minutes=5))):
@@ -178,7 +179,7 @@ def test_a_canary_that_came_late_does_not_outdate_a_newer_one(
     assert row == {"canary_passed": False}
 
 
-def test_a_deployment_that_never_said_what_it_is_is_unsafe(
+def test_a_deployment_without_a_recorded_build_is_unsafe(
     platform: Platform, history: list[Deployment], capsys: Printed
 ) -> None:
     (fault,) = verdicts(platform, capsys)["dpl_local"]
@@ -195,26 +196,26 @@ def rotation(database: Rows, deployed_at: datetime) -> None:
     )
 
 
-def test_a_deployment_seen_with_a_retired_key_is_unsafe(
+def test_a_deployment_that_used_a_retired_secret_is_unsafe(
     platform: Platform, history: list[Deployment], database: Rows, capsys: Printed
 ) -> None:
     rotation(database, datetime.now(UTC) - timedelta(days=365))
-    for one, fingerprint in zip(history, ("aaaaaaaaaaaa", "bbbbbbbbbbbb"), strict=False):
+    for deployment, fingerprint in zip(history, ("aaaaaaaaaaaa", "bbbbbbbbbbbb"), strict=False):
         database.execute(
             "insert into key_sightings values ('RESEND_API_KEY', %s, %s, now(), now())",
-            [fingerprint, one.id],
+            [fingerprint, deployment.id],
         )
-    found = verdicts(platform, capsys)
-    assert found[history[0].id][0].startswith("older than the rotation of RESEND_API_KEY")
-    assert found[history[1].id] == []
+    faults = verdicts(platform, capsys)
+    assert faults[history[0].id][0].startswith("older than the rotation of RESEND_API_KEY")
+    assert faults[history[1].id] == []
 
 
-def test_a_deployment_never_seen_with_any_key_is_judged_by_its_age(
+def test_a_deployment_without_recorded_secrets_is_judged_by_its_age(
     platform: Platform, history: list[Deployment], database: Rows, capsys: Printed
 ) -> None:
     rotation(database, datetime.now(UTC) + timedelta(hours=1))
-    found = verdicts(platform, capsys)
-    assert all("RESEND_API_KEY" in found[one.id][0] for one in history[:2])
+    faults = verdicts(platform, capsys)
+    assert all("RESEND_API_KEY" in faults[deployment.id][0] for deployment in history[:2])
 
 
 def test_a_schema_that_lost_what_a_build_reads_is_too_new_for_it(
@@ -229,21 +230,21 @@ def test_a_schema_that_lost_what_a_build_reads_is_too_new_for_it(
             " values (%s, %s)", [version, [text]],
         )  # fmt: skip
     try:
-        found = verdicts(platform, capsys)
+        faults = verdicts(platform, capsys)
     finally:
         database.execute(
             "delete from supabase_migrations.schema_migrations where version like '2099%%'"
         )
-    (fault,) = found[history[0].id]
+    (fault,) = faults[history[0].id]
     assert fault.startswith("schema too old: 20991231000002")
 
 
 def test_a_build_that_needs_more_than_the_schema_has_is_unsafe() -> None:
-    held = {"20260101000000": "create table a ()"}
-    assert rollback_candidates.schema_faults("20260101000000", "20260101000000", held) == []
+    applied = {"20260101000000": "create table a ()"}
+    assert rollback_candidates.schema_faults("20260101000000", "20260101000000", applied) == []
     assert (
         "needs schema"
-        in rollback_candidates.schema_faults("20260201000000", "20260201000000", held)[0]
+        in rollback_candidates.schema_faults("20260201000000", "20260201000000", applied)[0]
     )
 
 
@@ -273,17 +274,17 @@ def test_with_the_database_down_it_works_when_forced(
 # ------------------------------------------------------------------ Vercel refuses, stalls, lies
 
 
-def test_a_rollback_that_never_arrives_is_not_called_done(
+def test_a_rollback_that_never_takes_effect_fails(
     platform: Platform, project: Project, history: list[Deployment], capsys: Printed
 ) -> None:
     project.lie = "rollback_never_arrives"
     assert run(platform, "--yes", "--timeout", "2") == 1
-    told = capsys.readouterr().err
-    assert "NOT ROLLED BACK" in told
-    assert f"{history[2].id} still answers" in told
+    output = capsys.readouterr().err
+    assert "NOT ROLLED BACK" in output
+    assert f"{history[2].id} still answers" in output
 
 
-def test_a_rollback_that_fails_at_vercel_is_told_at_once(
+def test_a_rollback_that_fails_at_vercel_fails_at_once(
     platform: Platform, project: Project, history: list[Deployment], capsys: Printed
 ) -> None:
     project.lie = "rollback_fails"
@@ -319,18 +320,18 @@ def test_a_wrong_token_is_named(
     assert run(platform, "--yes", VERCEL_API_TOKEN="") == 2
 
 
-def test_a_lost_answer_is_looked_for_and_not_asked_again(
+def test_a_lost_response_is_looked_up_and_not_requested_again(
     platform: Platform, history: list[Deployment]
 ) -> None:
     platform.vercel.switch("lose_reply", match="/rollback/")
     assert run(platform, "--yes") == 0
     platform.vercel.ok()
-    asked = [one for one in platform.vercel.received() if "/rollback/" in one["path"]]
-    assert len(asked) == 1
+    requests = [r for r in platform.vercel.received() if "/rollback/" in r["path"]]
+    assert len(requests) == 1
     assert answering(platform) == history[1].id
 
 
-def test_an_outage_of_vercels_api_is_told_and_reading_is_tried_again(
+def test_an_outage_of_vercels_api_is_reported_and_reads_are_retried(
     platform: Platform, history: list[Deployment], capsys: Printed
 ) -> None:
     platform.vercel.switch("fail", times=2)
@@ -350,7 +351,7 @@ def test_vercels_variables_are_written_and_never_read(platform: Platform, projec
         f"{platform.vercel.url}/v10/projects/prj_local/env",
         headers={"Authorization": f"Bearer {platform.environment['VERCEL_API_TOKEN']}"},
     ).json()["envs"]
-    assert {one["value"] for one in listed} == {""}
+    assert {variable["value"] for variable in listed} == {""}
     assert "another value" not in json.dumps(platform.vercel.received())
 
 
@@ -381,15 +382,15 @@ def migrated(platform: Platform, tmp_path: Any, newest: str) -> str:
 
 def unfit(dsn: str) -> list[str]:
     """Statements of the bundle that the schema does not carry."""
-    found = []
+    unfit_statements = []
     with psycopg.connect(dsn, autocommit=True) as connection:
         for where, text in STATEMENTS.items():
             try:
                 connection.execute(f"prepare checked as {numbered(text)}".encode())
                 connection.execute("deallocate checked")
             except psycopg.Error:
-                found.append(where)
-    return found
+                unfit_statements.append(where)
+    return unfit_statements
 
 
 def test_every_statement_fits_the_oldest_schema_this_build_says_it_works_with(
@@ -400,9 +401,7 @@ def test_every_statement_fits_the_oldest_schema_this_build_says_it_works_with(
     assert not faults, f"lib/monitoring/deployments.py: raise SCHEMA_MIN; {faults}"
 
 
-def test_it_does_not_ask_for_a_newer_schema_than_it_needs(
-    platform: Platform, tmp_path: Any
-) -> None:
+def test_schema_min_is_not_newer_than_needed(platform: Platform, tmp_path: Any) -> None:
     before = files()[files().index(deployments.SCHEMA_MIN) - 1]
     assert unfit(migrated(platform, tmp_path, before)), (
         "lib/monitoring/deployments.py: lower SCHEMA_MIN"
