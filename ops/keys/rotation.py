@@ -134,13 +134,24 @@ class Rotation:
 
     def run(self) -> None:
         """Run what is left of the plan. Raises ApiError, in words; what was done so far stays."""
+        actions: dict[str, Callable[[], str]] = {
+            "create": self._create,
+            "set": self._set,
+            "deploy": lambda: self._build_and_serve("deploy"),
+            "verify": lambda: self._wait_until_used("deploy"),
+            "reseal": self._reencrypt,
+            "revoke": self._revoke,
+            "redeploy": lambda: self._build_and_serve("redeploy"),
+            "reverify": lambda: self._wait_until_used("redeploy"),
+            "probe": self._probe,
+        }
         steps = self.record.remaining_steps()
         if {"deploy", "redeploy"} & {*steps}:
             self._confirm_other_changes()
         for step in steps:
             self.print(f"{step} …")
             started = time.monotonic()
-            result = getattr(self, f"_{step}")()
+            result = actions[step]()
             self.record.step = step
             self.store.update(self.record)
             self.print(f"{step}: {result} ({time.monotonic() - started:.1f} s)")
@@ -173,19 +184,7 @@ class Rotation:
             self.vercel.set_variable(name, value)
         return f"{', '.join(variables)} at Vercel"
 
-    def _deploy(self) -> str:
-        return self._build_and_serve("deploy")
-
-    def _redeploy(self) -> str:
-        return self._build_and_serve("redeploy")
-
-    def _verify(self) -> str:
-        return self._wait_until_used("deploy")
-
-    def _reverify(self) -> str:
-        return self._wait_until_used("redeploy")
-
-    def _reseal(self) -> str:
+    def _reencrypt(self) -> str:
         self._wait_for_drain()
         return f"{self.key_type.reencrypt(self._new_value())} leads encrypted anew"
 

@@ -26,49 +26,38 @@ set local client_min_messages = notice;
 set local search_path = '';
 """
 
-# Everything of ours in the schemas that does not go with something else: not an index, not a
-# serial's sequence, not an extension's. pg_shdepend knows no objects of the first superuser.
+# Our objects in the schemas that are not part of another (an index, a serial's sequence, an
+# extension's). pg_shdepend does not list objects of the first superuser, role 10.
 FIND_OWN_OBJECTS = """
 create temporary table alfa_ours on commit drop as
-select d.classid, d.objid, what.type, what.identity, coalesce(o.refobjid, 10) as owner
-from pg_catalog.pg_depend as d
-cross join lateral pg_catalog.pg_identify_object(d.classid, d.objid, 0) as what
-left join pg_catalog.pg_shdepend as o on o.classid = d.classid and o.objid = d.objid
-  and o.deptype = 'o' and o.dbid = (
-    select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
-where d.refclassid = 'pg_catalog.pg_namespace'::regclass
-  and d.refobjid in (select oid from pg_catalog.pg_namespace where nspname = any ({schemas}))
-  and d.deptype = 'n'
-  and pg_catalog.pg_has_role(coalesce(o.refobjid, 10), 'USAGE')
+select d.classid, d.objid, what.type, what.identity
+from pg_depend as d
+cross join lateral pg_identify_object(d.classid, d.objid, 0) as what
+left join pg_shdepend as o on o.classid = d.classid and o.objid = d.objid and o.deptype = 'o'
+  and o.dbid = (select oid from pg_database where datname = current_database())
+where d.refclassid = 'pg_namespace'::regclass and d.deptype = 'n'
+  and d.refobjid in (select oid from pg_namespace where nspname = any ({schemas}))
+  and pg_has_role(coalesce(o.refobjid, 10), 'USAGE')
   and not exists (
-    select from pg_catalog.pg_depend as e where e.classid = d.classid and e.objid = d.objid
-    and e.deptype in ('e', 'i', 'a', 'P', 'S')
-    and e.refclassid <> 'pg_catalog.pg_namespace'::regclass);
+    select from pg_depend as e where e.classid = d.classid and e.objid = d.objid
+    and e.deptype in ('e', 'i', 'a', 'P', 'S') and e.refclassid <> 'pg_namespace'::regclass);
 """
 
+# Everything else that could be dropped along: what is missing afterwards is reported.
 FIND_DEPENDENT_OBJECTS = """
-create temporary table alfa_bystanders on commit drop as
-select 'pg_catalog.pg_class'::regclass::oid as classid, c.oid as objid,
-  pg_catalog.pg_describe_object('pg_catalog.pg_class'::regclass, c.oid, 0) || ' of '
-    || pg_catalog.pg_get_userbyid(c.relowner) as words
-from pg_catalog.pg_class as c where c.oid >= 16384 and c.relkind in ('r', 'p', 'v', 'm', 'f')
-  and c.relpersistence <> 't'
-union all
-select 'pg_catalog.pg_proc'::regclass, p.oid,
-  pg_catalog.pg_describe_object('pg_catalog.pg_proc'::regclass, p.oid, 0) || ' of '
-    || pg_catalog.pg_get_userbyid(p.proowner)
-from pg_catalog.pg_proc as p where p.oid >= 16384
-union all
-select 'pg_catalog.pg_constraint'::regclass, k.oid,
-  pg_catalog.pg_describe_object('pg_catalog.pg_constraint'::regclass, k.oid, 0)
-from pg_catalog.pg_constraint as k
-where k.contype = 'f' and k.conrelid not in (select objid from alfa_ours)
-union all
-select 'pg_catalog.pg_publication_rel'::regclass, r.oid,
-  pg_catalog.pg_describe_object('pg_catalog.pg_publication_rel'::regclass, r.oid, 0)
-from pg_catalog.pg_publication_rel as r;
-delete from alfa_bystanders as b using alfa_ours as o
-where o.classid = b.classid and o.objid = b.objid;
+create temporary table alfa_others on commit drop as
+select classid, objid, pg_describe_object(classid, objid, 0)
+  || coalesce(' of ' || pg_get_userbyid(owner), '') as words
+from (
+  select 'pg_class'::regclass::oid, oid, relowner from pg_class
+  where oid >= 16384 and relkind in ('r', 'p', 'v', 'm', 'f') and relpersistence <> 't'
+  union all select 'pg_proc'::regclass, oid, proowner from pg_proc where oid >= 16384
+  union all select 'pg_constraint'::regclass, oid, null from pg_constraint
+  where contype = 'f' and conrelid not in (select objid from alfa_ours)
+  union all select 'pg_publication_rel'::regclass, oid, null from pg_publication_rel
+) as other (classid, objid, owner)
+where not exists (
+  select from alfa_ours as o where o.classid = other.classid and o.objid = other.objid);
 """
 
 # All locks first, in one order: what waits, waits while nothing has been done yet.
@@ -78,49 +67,38 @@ declare
   names text;
   item record;
 begin
-  select pg_catalog.string_agg(identity, ', ' order by identity) into names
+  select string_agg(identity, ', ' order by identity) into names
   from alfa_ours where type = 'table';
   if names is not null then
     execute 'lock table ' || names || ' in access exclusive mode';
   end if;
   for item in
-    select type, pg_catalog.string_agg(identity, ', ' order by identity) as names
-    from alfa_ours where type in ('view', 'materialized view', 'table', 'foreign table')
-    group by type order by type in ('table', 'foreign table')
-  loop
-    execute pg_catalog.format('drop %s if exists %s cascade', item.type, item.names);
-  end loop;
-  for item in
     select type, identity from alfa_ours
-    where type not in ('view', 'materialized view', 'table', 'foreign table')
-    order by type not in ('function', 'procedure', 'aggregate'), identity
+    order by array_position(array['view', 'materialized view', 'table', 'foreign table',
+      'function', 'procedure', 'aggregate'], type), identity
   loop
-    execute pg_catalog.format('drop %s if exists %s cascade', item.type, item.identity);
+    execute format('drop %s if exists %s cascade', item.type, item.identity);
   end loop;
   for item in
-    select words from alfa_bystanders as b
-    where not exists (select from pg_catalog.pg_class where oid = b.objid)
-      and not exists (select from pg_catalog.pg_proc where oid = b.objid)
-      and not exists (select from pg_catalog.pg_constraint where oid = b.objid)
-      and not exists (select from pg_catalog.pg_publication_rel where oid = b.objid)
+    select words from alfa_others where pg_describe_object(classid, objid, 0) is null
     order by words
   loop
     raise notice 'alfa: dropped with our tables: %', item.words;
   end loop;
   for item in
-    select n.nspname, pg_catalog.pg_get_userbyid(d.defaclrole) as role, g.grantee,
+    select n.nspname, pg_get_userbyid(d.defaclrole) as role, g.grantee,
       case d.defaclobjtype when 'r' then 'tables' when 'S' then 'sequences'
         when 'f' then 'functions' else 'types' end as kind
-    from pg_catalog.pg_default_acl as d
-    join pg_catalog.pg_namespace as n on n.oid = d.defaclnamespace
-    cross join lateral (select distinct grantee from pg_catalog.aclexplode(d.defaclacl)) as g
-    where n.nspname = any ({schemas}) and pg_catalog.pg_has_role(d.defaclrole, 'USAGE')
+    from pg_default_acl as d
+    join pg_namespace as n on n.oid = d.defaclnamespace
+    cross join lateral (select distinct grantee from aclexplode(d.defaclacl)) as g
+    where n.nspname = any ({schemas}) and pg_has_role(d.defaclrole, 'USAGE')
   loop
-    execute pg_catalog.format(
+    execute format(
       'alter default privileges for role %I in schema %I revoke all on %s from %s',
       item.role, item.nspname, item.kind,
       case when item.grantee = 0 then 'public'
-        else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(item.grantee)) end);
+        else quote_ident(pg_get_userbyid(item.grantee)) end);
   end loop;
 end
 $drop$;
@@ -132,14 +110,14 @@ declare
   item record;
 begin
   for item in select * from unnest({roles}) as wanted (name) loop
-    if not exists (select from pg_catalog.pg_roles where rolname = item.name) then
-      execute pg_catalog.format('create role %I nologin', item.name);
+    if not exists (select from pg_roles where rolname = item.name) then
+      execute format('create role %I nologin', item.name);
       raise notice 'alfa: made the role %, which may not log in', item.name;
     end if;
   end loop;
   for item in select * from unnest({schemas}) as wanted (name) loop
-    if not exists (select from pg_catalog.pg_namespace where nspname = item.name) then
-      execute pg_catalog.format('create schema %I', item.name);
+    if not exists (select from pg_namespace where nspname = item.name) then
+      execute format('create schema %I', item.name);
       if item.name = 'public' then
         alter schema public owner to pg_database_owner;
       end if;
@@ -147,8 +125,8 @@ begin
   end loop;
   for item in select * from unnest({extensions}, {places}) as wanted (name, schema) loop
     begin
-      execute pg_catalog.format('create schema if not exists %I', item.schema);
-      execute pg_catalog.format(
+      execute format('create schema if not exists %I', item.schema);
+      execute format(
         'create extension if not exists %I schema %I', item.name, item.schema);
     exception when others then
       raise notice 'alfa: could not make the extension %: %', item.name, sqlerrm;
@@ -173,16 +151,16 @@ begin
     execute 'select count(*), coalesce(sum(hashtextextended(whole_row::text, 0)), 0)::text from '
       || item.name || ' as whole_row' into rows_now, contents_now;
     if rows_now <> item.rows then
-      faults := faults || pg_catalog.format(
+      faults := faults || format(
         '%s: %s rows in the backup, %s restored',
-        pg_catalog.replace(item.name, '"', ''), item.rows, rows_now);
+        replace(item.name, '"', ''), item.rows, rows_now);
     elsif {same_major} and contents_now <> item.contents then
-      faults := faults || pg_catalog.format('%s: %s rows, but not the same',
-        pg_catalog.replace(item.name, '"', ''), item.rows);
+      faults := faults || format('%s: %s rows, but not the same',
+        replace(item.name, '"', ''), item.rows);
     end if;
   end loop;
   if faults <> '{{}}' then
-    raise exception '%', pg_catalog.array_to_string(faults, '; ');
+    raise exception '%', array_to_string(faults, '; ');
   end if;
 end
 $check$;

@@ -168,39 +168,18 @@ def migrate(services: Services, args: argparse.Namespace) -> int:
 
 
 def add_commands(groups: Any) -> None:
-    made = command.command(groups, "migrate", migrate, "python3 -m ops migrate")
-    made.add_argument("--dsn", help="as the tables' owner (default: DATABASE_DIRECT_URL)")
-    made.add_argument("--folder", type=Path, default=migrations.FOLDER, help=argparse.SUPPRESS)
-    made = command.command(
-        groups,
-        "backup",
-        take_backup,
-        "python3 -m ops backup",
-        "python3 -m ops backup --keep-days 14 --json",
-        dry_run=True,
-        as_json=True,
-    )
-    made.add_argument(
-        "--keep-days", type=int, default=KEEP_DAYS, help=f"default: {KEEP_DAYS}", metavar="N"
-    )
-    command.command(
-        groups, "backups", list_backups, "python3 -m ops backups", dry_run=True, as_json=True
-    )
-    command.command(
-        groups,
-        "restore-drill",
-        restore_drill,
-        "python3 -m ops restore-drill",
-        dry_run=True,
-        as_json=True,
-    )
-    verbs = command.group(groups, "journal", "the sealed journal of the last 48 hours")
-    command.command(
-        verbs,
-        "replay",
-        replay_journal,
-        "python3 -m ops journal replay --dry-run",
-        dry_run=True,
-        as_json=True,
-    )
+    parser = command.command(groups, "migrate", migrate, "python3 -m ops migrate")
+    parser.add_argument("--dsn", help="as the tables' owner (default: DATABASE_DIRECT_URL)")
+    parser.add_argument("--folder", type=Path, default=migrations.FOLDER, help=argparse.SUPPRESS)
+    journal_group = command.group(groups, "journal", "the encrypted journal of the last 48 hours")
+    options = {"dry_run": True, "as_json": True}
+    example = "python3 -m ops backup --keep-days 14 --json"
+    parser = command.command(groups, "backup", take_backup, example, **options)
+    parser.add_argument("--keep-days", type=int, default=KEEP_DAYS, metavar="N",
+                        help="default: %(default)s")  # fmt: skip
+    command.command(groups, "backups", list_backups, "python3 -m ops backups", **options)
+    command.command(groups, "restore-drill", restore_drill, "python3 -m ops restore-drill",
+                    **options)  # fmt: skip
+    example = "python3 -m ops journal replay --dry-run"
+    command.command(journal_group, "replay", replay_journal, example, **options)
     restore.add_commands(groups)

@@ -34,15 +34,8 @@ from ops.vendors import supabase
 
 MAINTENANCE_WINDOW = timedelta(hours=4)
 LAST_COPY_FOLDER = "before-restore"
-SKIPPABLE_STEPS = (
-    "maintenance",
-    "keep",
-    "passwords",
-    "erasures",
-    "journal",
-    "caches",
-    "canary",
-    "proof",
+SKIPPABLE_STEPS = tuple(
+    "maintenance keep passwords erasures journal caches canary proof".split()  # noqa: SIM905
 )
 START_POLLS = 12  # of Supabase: by then a restore that was requested shows
 SUPABASE_TIMEOUT_S = 2 * 3600.0

@@ -1,1 +1,1 @@
-"""The management interfaces of vendors: one module each, over http.py."""
+"""Vendors' management APIs: one module each, over http.py; redeployment.py waits for Vercel."""

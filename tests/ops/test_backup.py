@@ -342,7 +342,7 @@ def test_of_two_programs_alike_the_one_on_the_path_runs(
 ) -> None:
     programs = {Path("/on/the/path/pg_dump"): 18, Path(elsewhere): 18, Path("/newer/pg_dump"): 19}
     monkeypatch.setattr(postgres, "_installed", lambda _name: iter(programs))
-    monkeypatch.setattr(postgres, "major_of", programs.__getitem__)
+    monkeypatch.setattr(postgres, "major_version", programs.__getitem__)
     assert postgres.find_program("pg_dump", 18) == Path("/on/the/path/pg_dump")
 
 
