@@ -5,8 +5,7 @@ in a hurry leave each of them. A flood is no signal: a real lead that comes in o
 lead, for review.
 """
 
-from typing import Protocol
-
+from lib.interfaces import Turnstile
 from lib.leads.lead import Lead
 from lib.leads.submission import Submission
 from lib.problems import TurnstileDown
@@ -15,10 +14,6 @@ MIN_SIGNALS = 2
 MIN_FILL_S = 3  # nobody fills eight fields faster
 SUSPICIOUS_LINKS = 2
 MAX_REPEATS = 5  # of the same message from anyone within a day
-
-
-class Turnstile(Protocol):
-    def verify(self, token: str, address: str | None, attempt: str) -> bool: ...
 
 
 def screen(
