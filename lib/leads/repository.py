@@ -18,7 +18,6 @@ from lib.problems import ErasedSubject, IdempotencyKeyReused
 if TYPE_CHECKING:
     from psycopg import Connection
 
-
 FIRST_LEASE = timedelta(seconds=60)  # the accepting instance delivers; after that, anyone may
 CORRECTABLE_FIELDS = (
     "contact_name",

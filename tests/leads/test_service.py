@@ -29,7 +29,7 @@ from lib.leads.lead import Lead, Recipients
 from lib.problems import CacheDown
 from lib.settings import encryption_keys
 from ops import cli
-from tests.conftest import LEAD, delivered, eventually
+from tests.conftest import BROWSER, FORM, LEAD, delivered, eventually
 
 type Rows = psycopg.Connection[DictRow]
 
@@ -40,8 +40,6 @@ NO_MAIL = {"RESEND_API_URL": "http://127.0.0.1:1"}
 SALES = ["sales@alfabeauty.test"]
 DESK = Recipients("Alfa Beauty <noreply@alfabeauty.test>", ("sales@alfabeauty.test",))
 PERSONAL = ("Maju Jaya", "Andi", "81234567890", "example.com", "Medan", "Tertarik")
-FORM = {**{name: str(value) for name, value in LEAD.items()}, "consent": "on"}
-BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
 @pytest.fixture
