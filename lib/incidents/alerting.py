@@ -17,7 +17,7 @@ from lib.incidents.model import Finding, Incident, IncidentError
 from lib.incidents.notifier import NotifyStats
 from lib.incidents.store import PostgresStore
 from lib.incidents.stores import NoStore
-from lib.incidents.stores import Services as Services
+from lib.interfaces import Services
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
 ALERT_COOLDOWN_S = 30.0  # between two alerts of an instance for the same reason

@@ -67,12 +67,6 @@ class PersistedLead(NamedTuple):
         return self.decision == "mailed"
 
 
-def preconnect(services: Services) -> None:
-    """Open a connection to Postgres while Redis is asked."""
-    with suppress(NotConfigured):  # `persist` will say so
-        services.database.preconnect()
-
-
 def persist(
     services: Services, lead: Lead, recipients: Recipients, *, use_database: bool = True
 ) -> PersistedLead:

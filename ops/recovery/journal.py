@@ -14,7 +14,7 @@ from functools import partial
 from itertools import batched
 from typing import Any
 
-from lib.interfaces import Cache, Cipher, RunQuery
+from lib.interfaces import Cache, RunQuery
 from lib.leads import repository
 from lib.leads.lead import Lead, Recipients
 from lib.leads.queue import (
