@@ -223,7 +223,7 @@ def _admit(call: Context, lead: Lead, member: str) -> Admitted | IdempotencyReco
         Admitted(flooded=False, repeats=0, not_counted_because="it failed"),
     )
     if isinstance(entered, Admitted) and entered.not_counted_because is None:
-        lib_app.maintenance_cache.update(entered.maintenance)
+        call.update_maintenance(entered.maintenance)
     return entered
 
 

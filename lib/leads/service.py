@@ -168,7 +168,7 @@ def persist(
             raise
         except Exception as fault:  # noqa: BLE001 - whatever it is, the next store may take the lead
             lost.append(StoreFailure(name, fault))
-    raise NotPersisted(lost=tuple(lost))
+    raise NotPersisted(failures=tuple(lost))
 
 
 type _Persist = Callable[[Services, Lead, Recipients, str | None], PersistedLead]
