@@ -202,7 +202,7 @@ def _admit(context: Context, lead: Lead, request: str) -> Admission:
         Admission(not_counted_because="it failed"),
     )
     if admitted.is_counted:
-        lib_app.maintenance_cache.update(admitted.maintenance)
+        context.update_maintenance(admitted.maintenance)
     return admitted
 
 

@@ -46,7 +46,7 @@ def _read_published(context: Context) -> StatusData | None:
         )
     except (CacheDown, NotConfigured, TimeoutError):
         return None
-    lib_app.maintenance_cache.update(window)
+    context.update_maintenance(window)
     data = status_page.parse(text)
     stored = redis_store.parse_all(incidents)
     return data and data.with_incidents([one.incident for one in stored])

@@ -86,7 +86,7 @@ def persist(
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the next store may take the lead
             failures.append(StoreFailure(name, error))
-    raise NotPersisted(lost=tuple(failures))
+    raise NotPersisted(failures=tuple(failures))
 
 
 type Store = Callable[[Services, Lead, Recipients], PersistedLead]

@@ -94,7 +94,7 @@ def _emails(services: Services, now: datetime) -> dict[str, Any]:
 
 def _review(services: Services, _now: datetime) -> dict[str, Any]:
     flood, others = services.database.run_or_down(
-        lambda connection: connection.execute(COUNT_LEADS_IN_REVIEW).fetchone()
+        lambda connection: connection.execute(COUNT_LEADS_IN_REVIEW).fetchall()[0]
     )
     return {"leads_in_flood": flood, "leads_in_review": others}
 

@@ -237,7 +237,7 @@ def _send_emails(connection: "Connection[Any]", now: datetime) -> None:
         raise SilentFailure('a row of table "outbox" cannot be claimed (a trigger or a policy?)')
     for mail, error in (
         (mails[0], None),
-        (mails[1], TransientMailError("rehearsal", uncertain=False)),
+        (mails[1], TransientMailError("rehearsal", may_be_sent=False)),
         (mails[1], PermanentMailError("rehearsal")),
     ):
         outbox.send_claimed(
