@@ -101,7 +101,7 @@ REQUIREMENTS = (
     Requirement(
         MONITORING,
         "Sev2 (high): API over 5 s latency, error rate over 5 %",
-        ("lib/incidents/rules.py::SLOW_REQUEST_MS", "lib/incidents/rules.py::MAX_ERROR_RATE"),
+        ("lib/incidents/traffic.py::SLOW_REQUEST_MS", "lib/incidents/traffic.py::MAX_ERROR_RATE"),
         (
             "tests/incidents/test_rules.py::test_a_slow_api_is_one_whose_p95_is_over_five_seconds",
             "tests/incidents/test_rules.py::test_an_error_rate_counts_where_there_are_enough_requests",
@@ -112,7 +112,7 @@ REQUIREMENTS = (
         "Detect (alert fires in Slack or Sentry)",
         (
             "lib/monitoring/monitor.py::run",
-            "lib/incidents/messages.py::notify_due",
+            "lib/incidents/notifier.py::notify_due",
             "lib/error_reporting.py::Reporter",
         ),
         ("tests/incidents/test_alerts.py", "tests/monitoring/test_monitor.py"),
@@ -149,7 +149,7 @@ REQUIREMENTS = (
     Requirement(
         RESPONSE,
         "Resolve (fix the root cause)",
-        ("lib/incidents/store.py", "ops/incidents/commands.py"),
+        ("lib/incidents/store.py", "ops/incidents/lifecycle.py"),
         ("tests/incidents/test_incidents.py::test_a_step_that_does_not_follow_is_refused",),
     ),
     Requirement(

@@ -17,11 +17,10 @@ from functools import partial
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
-from lib.incidents import alert_mail, alerting, redis_store, rules, slack_store, store
+from lib.incidents import alert_mail, alerting, redis_store, rules, store, stores
 from lib.incidents.alerting import describe_fault, with_unavailable_errors
 from lib.incidents.model import Finding
 from lib.incidents.rules import Facts
-from lib.incidents.slack_store import SlackIncident
 from lib.leads import canary, delivery_status, mailed_leads, reconciliation
 from lib.leads.queue import ACCEPTED, DEAD_LETTERS, QUEUE
 from lib.maintenance import MaintenanceWindow
@@ -187,38 +186,11 @@ def _release_lease(means: Services, holder: str) -> None:
 
 def _import_fallback_records(means: Services, now: datetime) -> None:
     """Enter in Postgres what was written to Redis, or only said in Slack, while it was away."""
-    with suppress(DatabaseDown, CacheDown, NotConfigured):
-        for one in redis_store.list_open(means.cache.execute):
-            if one.in_postgres and not one.pending_events:
-                continue
-            enter = partial(
-                store.import_fallback,
-                incident=one.incident,
-                events=one.pending_events,
-                now=now,
-                stored=one.in_postgres,
-            )
-            with_unavailable_errors(means)(enter)
-            redis_store.compare_and_set(means.cache.execute, one.incident.area, one, None)
-    with suppress(NotConfigured, SlackError):
-        keep = partial(_import_slack_incident, means, now)
-        slack_store.transfer(means.slack, means.links, now, keep)
+    stores.import_fallback(means, now)
     with suppress(DatabaseDown, CacheDown, NotConfigured):
         mailed_leads.import_from_redis(means, now)
     with suppress(DatabaseDown, NotConfigured):
         canary.remove_old(with_unavailable_errors(means), now)
-
-
-def _import_slack_incident(means: Services, now: datetime, held: SlackIncident) -> str | None:
-    """Where an incident that Slack alone held stands from now on."""
-    events = slack_store.events(means.slack, held)
-    with suppress(DatabaseDown, NotConfigured):
-        enter = partial(store.import_fallback, incident=held.incident, events=events, now=now,
-                        stored=False, actor="slack")  # fmt: skip
-        return with_unavailable_errors(means)(enter) or f"{held.incident.id} (over)"
-    with suppress(CacheDown, NotConfigured):
-        return redis_store.insert_from_slack(means.cache.execute, held.incident, events)
-    return None
 
 
 # ---------------------------------------------------------------- asking

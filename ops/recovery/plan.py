@@ -20,13 +20,13 @@ from dev.bootstrap import ROOT
 from dev.platform import local_secrets as private
 from dev.platform import migrations
 from lib import maintenance
-from lib.incidents import store
 from lib.leads import queue
 from lib.maintenance import MaintenanceWindow
 from lib.problems import DatabaseDown
 from lib.services import Services
 from ops import steps
 from ops.command import Failed
+from ops.incidents import notes
 from ops.products import cache_invalidation
 from ops.recovery import backup, drill, erasures, load, manifest, postgres
 from ops.recovery.backup_sources import BackupSource
@@ -256,7 +256,7 @@ class Restore:
         self._state["rto_s"] = round(took_s, 1)
         facts: dict[str, object] = {"source": self.source.kind, "rto_s": self._state["rto_s"]}
         run = self._services.database.run
-        noted = store.add_event_to_open(run, "restore", getpass.getuser(), now, facts)
+        noted = notes.add_event_to_open(run, "restore", getpass.getuser(), now, facts)
         return f"open after {took_s:,.0f} s" + "".join(f"; noted on {one}" for one in noted)
 
     # ---------------------------------------------------------------- asking

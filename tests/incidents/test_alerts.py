@@ -14,10 +14,12 @@ from psycopg.rows import DictRow
 from dev.platform.environment import SLACK_WEBHOOK_PATH
 from dev.platform.local_platform import Platform
 from dev.vendors import block_kit
-from lib.incidents import alerting, model, redis_store, rules
+from lib.incidents import alerting, model, rules
 from lib.incidents import messages as incident_messages
 from lib.incidents import store as incident_store
 from lib.incidents.messages import Links
+from lib.incidents.notifier import NotifyStats
+from lib.incidents.redis_store import RedisStore
 from lib.services import Services
 from lib.settings import Settings
 from lib.slack import Slack
@@ -42,11 +44,9 @@ def found(services: Services, *names: str, now: datetime = NOW) -> None:
     incident_store.record_findings(services.database.run, seen, now, "dpl", "watch")
 
 
-def tell(
-    services: Services, now: datetime = NOW, channel: Slack | None = None
-) -> incident_messages.NotifyStats:
-    store = incident_store.NotificationStore(services.database.run)
-    return incident_messages.notify_due(store, channel or services.slack, LINKS, now)
+def tell(services: Services, now: datetime = NOW, channel: Slack | None = None) -> NotifyStats:
+    store = incident_store.PostgresStore(services.database.run, now, "dpl")
+    return store.notify(channel or services.slack, LINKS)
 
 
 def messages(platform: Platform) -> list[dict[str, Any]]:
@@ -183,7 +183,7 @@ def test_killed_between_saying_and_writing_it_down_it_is_said_once(
     services: Services, platform: Platform
 ) -> None:
     found(services, "database_down")
-    store = incident_store.NotificationStore(services.database.run)
+    store = incident_store.PostgresStore(services.database.run, NOW, "dpl")
     [mine] = store.claim_due(NOW)
     services.slack.post(
         incident_messages.render_incidents([mine], LINKS, NOW)
@@ -204,12 +204,12 @@ def test_a_message_somebody_deleted_is_posted_anew(services: Services, platform:
 
 def test_two_who_tell_at_once_say_it_once(services: Services, platform: Platform) -> None:
     found(services, "database_down")
-    store = incident_store.NotificationStore(services.database.run)
+    store = incident_store.PostgresStore(services.database.run, NOW, "dpl")
     assert len(store.claim_due(NOW)) == 1
     assert store.claim_due(NOW) == []
-    spool = redis_store.NotificationStore(services.cache.execute)
+    spool = RedisStore(services.cache.execute, NOW, "dpl")
     seen = [rules.make_finding(rules.BY_NAME["database_down"], "x", NOW)]
-    redis_store.record_findings(services.cache.execute, seen, NOW, "dpl", "watch")
+    spool.record_findings(seen, "watch")
     assert len(spool.claim_due(NOW)) == 1
     assert spool.claim_due(NOW) == []
 

@@ -12,10 +12,11 @@ from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
 from lib.incidents import model, redis_store, rules, store
-from lib.incidents.model import Finding, IncidentError
-from lib.incidents.store import Event
+from lib.incidents.model import Event, Finding, IncidentError
+from lib.incidents.redis_store import RedisStore
 from lib.services import Services
 from lib.settings import Settings
+from ops.incidents import lifecycle, notes
 from tests.conftest import eventually
 
 type Rows = psycopg.Connection[DictRow]
@@ -199,12 +200,12 @@ def test_a_step_that_does_not_follow_is_refused(
 ) -> None:
     found(services, "database_down")
     run = services.database.run
-    store.transition(run, "last", "contain", "ops", NOW, None)
+    lifecycle.transition(run, "last", "contain", "ops", NOW, None)
     if state == "resolve":
-        assert store.transition(run, "last", state, "ops", NOW, None).state == state
+        assert lifecycle.transition(run, "last", state, "ops", NOW, None).state == state
     else:
         with pytest.raises(IncidentError, match="what follows is resolve"):
-            store.transition(run, "last", state, "ops", NOW, None)
+            lifecycle.transition(run, "last", state, "ops", NOW, None)
 
 
 @pytest.mark.parametrize(
@@ -222,14 +223,14 @@ def test_a_sev1_without_a_whole_rca_is_not_closed(
     services: Services, database: Rows, lacking: dict[str, Any]
 ) -> None:
     run, incident_id = services.database.run, resolved(services)
-    store.transition(run, incident_id, "review", "ops", NOW, None)
-    assert store.set_rca(run, incident_id, lacking, "ops", NOW) is False
+    lifecycle.transition(run, incident_id, "review", "ops", NOW, None)
+    assert lifecycle.set_rca(run, incident_id, lacking, "ops", NOW) is False
     with pytest.raises(IncidentError, match="RCA"):
-        store.transition(run, incident_id, "closed", "ops", NOW, None)
+        lifecycle.transition(run, incident_id, "closed", "ops", NOW, None)
     with pytest.raises(psycopg.errors.CheckViolation):  # nor by hand
         database.execute("update incidents set state = 'closed', closed_at = now()")
-    assert store.set_rca(run, incident_id, RCA, "ops", NOW) is True
-    assert store.transition(run, incident_id, "closed", "ops", NOW, None).state == "closed"
+    assert lifecycle.set_rca(run, incident_id, RCA, "ops", NOW) is True
+    assert lifecycle.transition(run, incident_id, "closed", "ops", NOW, None).state == "closed"
 
 
 def test_a_sev2_closes_itself_a_day_after_it_is_over(services: Services, database: Rows) -> None:
@@ -246,7 +247,7 @@ def test_what_was_done_is_entered_on_every_open_incident(
 ) -> None:
     [first, second] = found(services, "database_down", "backup_old")
     run = services.database.run
-    ids = store.add_event_to_open(run, "maintenance", "ops", NOW, {"switched": "on"})
+    ids = notes.add_event_to_open(run, "maintenance", "ops", NOW, {"switched": "on"})
     assert {*ids} == {first.id, second.id}
     assert events(database, first.id)[-1] == "maintenance"
 
@@ -320,45 +321,45 @@ def test_sev2_waits_for_the_next_working_morning_in_jakarta(now: str, morning: s
     assert model.notify_time("sev1", moment) == moment
 
 
-# --- While Postgres is away.
+# --- While Postgres is down.
 
 
-def spooled(services: Services) -> list[redis_store.StoredIncident]:
-    return redis_store.list_open(services.cache.execute)
+def redis(services: Services, now: datetime = NOW) -> RedisStore:
+    return RedisStore(services.cache.execute, now, "dpl")
 
 
-def test_redis_opens_joins_and_remembers_as_postgres_does(services: Services) -> None:
-    run = services.cache.execute
-    [first] = redis_store.record_findings(run, [finding("database_down")], NOW, "dpl", "watch")
-    later = NOW + MINUTE
-    [second] = redis_store.record_findings(run, [finding("lead_not_kept")], later, "dpl", "request")
-    assert (second.id, second.version) == (first.id, 2)
-    [held] = spooled(services)
-    assert (held.in_postgres, len(held.pending_events)) == (False, 1)
-    assert model.from_document(held.incident.to_document()) == held.incident
+def test_redis_opens_and_merges_as_postgres_does(services: Services) -> None:
+    redis(services).record_findings([finding("database_down")], "watch")
+    redis(services, NOW + MINUTE).record_findings([finding("lead_not_kept")], "request")
+    [document] = redis(services).list_documents()
+    assert (document.incident.detected_at, document.incident.version) == (NOW, 2)
+    assert len(document.pending_events) == 2
+    assert model.from_document(document.incident.to_document()) == document.incident
 
 
 def test_many_at_once_lose_no_event(services: Services) -> None:
     names = ["database_down", "canary_failing", "lead_not_kept", "health_failing"]
 
-    def work(name: str) -> None:
-        redis_store.record_findings(services.cache.execute, [finding(name)], NOW, "dpl", "request")
+    def record(name: str) -> None:
+        redis(services).record_findings([finding(name)], "request")
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    threads = [threading.Thread(target=record, args=(name,)) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    [held] = eventually(lambda: spooled(services))
-    assert {*held.incident.rules} == {*names}
+    [incident] = eventually(lambda: redis(services).list_open())
+    assert {*incident.rules} == {*names}
 
 
-def test_taken_over_twice_it_is_there_once(services: Services, database: Rows) -> None:
-    made = model.open_incident([finding("database_down")], NOW, "dpl")
+def test_imported_twice_it_is_there_once(services: Services, database: Rows) -> None:
+    incident = model.open_incident([finding("database_down")], NOW, "dpl")
     event: Event = (NOW.isoformat(), "detected", "request", {"what": {}}, None)
     for _ in range(2):
-        services.database.run(lambda c: store.import_fallback(c, made, [event], NOW, stored=False))
-    assert events(database, made.id).count("detected") == 1
+        services.database.run(
+            lambda c: store.import_incident(c, incident, [event], NOW, source="redis")
+        )
+    assert events(database, incident.id).count("detected") == 1
     assert broken(database) == []
 
 
@@ -366,17 +367,23 @@ def test_one_opened_in_redis_joins_the_one_postgres_had_open(
     services: Services, database: Rows
 ) -> None:
     [before] = found(services, "errors_over_5_percent")
-    made = model.open_incident([finding("database_down")], NOW + 5 * MINUTE, "dpl")
-    made = replace(made, slack_channel="C", slack_ts="1.1", told=1)
-    services.database.run(lambda c: store.import_fallback(c, made, [], NOW, stored=False))
-    held = store.find(services.database.run, "last")
-    assert (held.id, held.severity, held.slack_ts) == (before.id, "sev1", "1.1")
+    opened = model.open_incident([finding("database_down")], NOW + 5 * MINUTE, "dpl")
+    opened = replace(opened, slack_channel="C", slack_ts="1.1", told=1)
+    services.database.run(lambda c: store.import_incident(c, opened, [], NOW, source="redis"))
+    after = store.find(services.database.run, "last")
+    assert (after.id, after.severity, after.slack_ts) == (before.id, "sev1", "1.1")
 
 
-def test_nonsense_in_redis_is_passed_over(services: Services) -> None:
-    services.cache.execute("HSET", redis_store.KEY, "service", "{", "keys", '{"incident": 1}')
-    assert spooled(services) == []
-    [made] = redis_store.record_findings(
-        services.cache.execute, [finding("database_down")], NOW, "dpl", "watch"
-    )
-    assert made.version == 1
+def test_nonsense_in_redis_is_skipped(services: Services) -> None:
+    services.cache.execute("HSET", redis_store.KEY, "backup", "{", "keys", '{"incident": 1}')
+    assert redis(services).list_documents() == []
+    redis(services).record_findings([finding("database_down")], "watch")
+    assert [incident.version for incident in redis(services).list_open()] == [1]
+
+
+def test_redis_keeps_a_copy_of_what_postgres_holds_and_nothing_more(services: Services) -> None:
+    [open_in_postgres] = found(services, "backup_old")
+    redis(services).sync([open_in_postgres])
+    redis(services).record_findings([finding("database_down")], "watch")
+    redis(services).sync([])
+    assert [incident.area for incident in redis(services).list_open()] == ["service"]

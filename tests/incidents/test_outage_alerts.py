@@ -16,7 +16,7 @@ from psycopg.rows import DictRow
 from dev.faults.test_site import SiteUnderTest
 from dev.platform.environment import SLACK_WEBHOOK_PATH
 from dev.platform.local_platform import Platform
-from lib.incidents import alerting, redis_store, rules, slack_store, store
+from lib.incidents import alerting, redis_store, rules, slack_store, store, stores
 from lib.monitoring import monitor
 from lib.problems import DatabaseDown
 from lib.services import Services
@@ -344,7 +344,7 @@ def test_two_incidents_of_one_outage_become_one(platform: Platform, dead: Servic
     [held] = store.list_open(whole.database.run)
     said = [m["fields"]["text"] for m in messages(platform) if not m["fields"].get("thread_ts")]
     assert said == [f"Told of in {held.id} from here on: Postgres is down", "SEV1 Postgres is down"]
-    assert slack_store.list_open(whole.slack) == []
+    assert stores.in_slack(whole, NOW).list_open() == []
     whole.close()
 
 
@@ -376,7 +376,9 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
     half = Services(Settings(environment))
     request.addfinalizer(half.close)
     seen = [rules.make_finding(rules.BY_NAME["database_down"], "Postgres does not answer", NOW)]
-    [made] = redis_store.record_findings(half.cache.execute, seen, NOW, "dpl", "watch")
+    redis = stores.in_redis(half, NOW)
+    redis.record_findings(seen, "watch")
+    [made] = redis.list_open()
 
     def ops(*arguments: str) -> int:
         return cli.main(["incident", *arguments], environment)

@@ -33,17 +33,17 @@ def traffic(service: str, n: int, errors: int = 0, slow: int = 0, age: int = 1) 
         ({"canary_fault": "refused"}, [("sev1", "canary_failing")]),
         ({"database_fault": "down"}, [("sev1", "database_down")]),
         ({"dead_letters": 1}, [("sev1", "dead_letters")]),
-        ({"set_aside": 1}, [("sev1", "leads_set_aside")]),
-        ({"missing": 1}, [("sev1", "ledger_gap")]),
-        ({"queue_waits": 25 * HOUR}, [("sev1", "queue_very_old"), ("sev2", "queue_old")]),
+        ({"queue_dead_letters": 1}, [("sev1", "leads_set_aside")]),
+        ({"missing_leads": 1}, [("sev1", "ledger_gap")]),
+        ({"oldest_queued_age": 25 * HOUR}, [("sev1", "queue_very_old"), ("sev2", "queue_old")]),
         ({"backup_age": 49 * HOUR}, [("sev1", "backup_very_old"), ("sev2", "backup_old")]),
         # Sev2: the next working morning.
         ({"redis_fault": "down"}, [("sev2", "redis_down")]),
         ({"backup_age": 27 * HOUR}, [("sev2", "backup_old")]),
         ({"backup_age": 25 * HOUR}, []),
-        ({"queue_waits": 20 * HOUR}, [("sev2", "queue_old")]),
-        ({"queue_waits": HOUR / 10}, []),
-        ({"mail_waits": HOUR / 3}, [("sev2", "mail_delayed")]),
+        ({"oldest_queued_age": 20 * HOUR}, [("sev2", "queue_old")]),
+        ({"oldest_queued_age": HOUR / 10}, []),
+        ({"oldest_mail_age": HOUR / 3}, [("sev2", "mail_delayed")]),
         ({"drill_age": 8 * DAY}, [("sev2", "drill_old")]),
         ({"overdue_keys": ("RESEND_API_KEY",)}, [("sev2", "key_old")]),
         ({"overdue_requests": ("a",)}, [("sev2", "request_overdue")]),
@@ -155,7 +155,7 @@ def test_maintenance_mutes_what_it_causes_and_never_a_lost_lead_or_an_old_backup
 
 
 def test_a_queue_that_waits_for_postgres_is_not_a_second_alert() -> None:
-    assert broken(database_fault="down", queue_waits=HOUR) == [("sev1", "database_down")]
+    assert broken(database_fault="down", oldest_queued_age=HOUR) == [("sev1", "database_down")]
 
 
 def test_every_rule_has_a_section_in_the_runbook() -> None:
