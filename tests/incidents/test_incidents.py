@@ -31,13 +31,13 @@ def finding(name: str, what: str = "1 of 1", since: datetime = NOW) -> Finding:
 
 @pytest.fixture
 def services(platform: Platform, database: Rows) -> Iterator[Services]:
-    made = Services(Settings(platform.environment))
-    made.cache.ping()
-    yield made
-    made.close()
+    services = Services(Settings(platform.environment))
+    services.cache.ping()
+    yield services
+    services.close()
 
 
-def found(services: Services, *names: str, now: datetime = NOW) -> list[model.Incident]:
+def record(services: Services, *names: str, now: datetime = NOW) -> list[model.Incident]:
     run = services.database.run
     return store.record_findings(run, [finding(name) for name in names], now, "dpl", "watch")
 
@@ -59,39 +59,41 @@ RCA: dict[str, Any] = {
 # --- Beginning.
 
 
-def test_what_goes_wrong_together_is_one_incident_of_the_worst_severity(
+def test_findings_of_one_area_are_one_incident_of_the_worst_severity(
     services: Services, database: Rows
 ) -> None:
-    [made] = found(services, "errors_over_5_percent", "database_down", "canary_failing")
-    assert (made.severity, made.state) == ("sev1", "classify")
-    assert made.title == "Postgres is down"
-    assert len(made.rules) == 3
-    assert events(database, made.id) == ["detected", "classified"]
+    [incident] = record(services, "errors_over_5_percent", "database_down", "canary_failing")
+    assert (incident.severity, incident.state) == ("sev1", "classify")
+    assert incident.title == "Postgres is down"
+    assert len(incident.rules) == 3
+    assert events(database, incident.id) == ["detected", "classified"]
 
 
-def test_found_again_it_is_the_same_and_not_told_again(services: Services, database: Rows) -> None:
-    [first] = found(services, "database_down")
+def test_the_same_finding_again_changes_nothing(services: Services, database: Rows) -> None:
+    [first] = record(services, "database_down")
     for minute in range(1, 4):
-        [again] = found(services, "database_down", now=NOW + minute * MINUTE)
+        [again] = record(services, "database_down", now=NOW + minute * MINUTE)
         assert (again.id, again.version) == (first.id, 1)
     assert events(database, first.id) == ["detected", "classified"]
 
 
-def test_something_new_in_its_area_joins_it_and_is_told(services: Services, database: Rows) -> None:
-    [first] = found(services, "errors_over_5_percent")
+def test_a_new_finding_in_its_area_joins_it_and_raises_its_version(
+    services: Services, database: Rows
+) -> None:
+    [first] = record(services, "errors_over_5_percent")
     assert first.severity == "sev2"
-    [worse] = found(services, "lead_not_kept", now=NOW + MINUTE)
+    [worse] = record(services, "lead_not_kept", now=NOW + MINUTE)
     assert (worse.id, worse.severity, worse.version) == (first.id, "sev1", 2)
     assert worse.tell_at == NOW + MINUTE, "no longer a matter for the morning"
 
 
 def test_another_area_is_another_incident(services: Services, database: Rows) -> None:
-    made = found(services, "database_down", "backup_old")
-    assert {one.area for one in made} == {"service", "backup"}
+    incidents = record(services, "database_down", "backup_old")
+    assert {incident.area for incident in incidents} == {"service", "backup"}
 
 
-def test_many_who_find_it_at_once_open_one(services: Services, database: Rows) -> None:
-    threads = [threading.Thread(target=found, args=(services, "lead_not_kept")) for _ in range(8)]
+def test_many_who_record_it_at_once_open_one_incident(services: Services, database: Rows) -> None:
+    threads = [threading.Thread(target=record, args=(services, "lead_not_kept")) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -104,28 +106,26 @@ def test_many_who_find_it_at_once_open_one(services: Services, database: Rows) -
 # --- Its end.
 
 
-def test_two_quiet_watches_end_it(services: Services, database: Rows) -> None:
-    [made] = found(services, "database_down")
+def test_two_clean_checks_resolve_it(services: Services, database: Rows) -> None:
+    [incident] = record(services, "database_down")
     run = services.database.run
     assert store.record_clean_check(run, set(), NOW + MINUTE) == []
     [over] = store.record_clean_check(run, set(), NOW + 2 * MINUTE)
-    assert (over.id, over.state, over.resolved_at) == (made.id, "resolve", NOW + 2 * MINUTE)
+    assert (over.id, over.state, over.resolved_at) == (incident.id, "resolve", NOW + 2 * MINUTE)
 
 
-def test_a_watch_that_finds_it_again_in_between_starts_the_count_anew(
+def test_a_finding_in_between_resets_the_count_of_clean_checks(
     services: Services, database: Rows
 ) -> None:
-    found(services, "database_down")
+    record(services, "database_down")
     run = services.database.run
     store.record_clean_check(run, set(), NOW + MINUTE)
-    found(services, "database_down", now=NOW + 2 * MINUTE)
+    record(services, "database_down", now=NOW + 2 * MINUTE)
     assert store.record_clean_check(run, set(), NOW + 3 * MINUTE) == []
 
 
-def test_what_happened_rather_than_lasts_stays_open_for_ten_quiet_minutes(
-    services: Services, database: Rows
-) -> None:
-    found(services, "lead_not_kept")
+def test_an_event_stays_open_for_ten_quiet_minutes(services: Services, database: Rows) -> None:
+    record(services, "lead_not_kept")
     run = services.database.run
     for minute in range(1, 10):
         assert store.record_clean_check(run, set(), NOW + minute * MINUTE) == []
@@ -133,26 +133,26 @@ def test_what_happened_rather_than_lasts_stays_open_for_ten_quiet_minutes(
 
 
 @pytest.mark.parametrize("minutes", [3, 20])
-def test_once_over_it_stays_over_and_what_comes_after_is_another(
+def test_a_resolved_incident_stays_resolved_and_the_next_one_is_another(
     services: Services, database: Rows, minutes: int
 ) -> None:
-    [made] = found(services, "database_down")
+    [incident] = record(services, "database_down")
     for minute in (1, 2):
         store.record_clean_check(services.database.run, set(), NOW + minute * MINUTE)
     later = NOW + minutes * MINUTE
-    seen = [finding("database_down", since=later)]
-    [again] = store.record_findings(services.database.run, seen, later, "dpl", "watch")
-    assert again.id != made.id
+    findings = [finding("database_down", since=later)]
+    [again] = store.record_findings(services.database.run, findings, later, "dpl", "watch")
+    assert again.id != incident.id
     assert (again.started_at, again.told) == (NOW + minutes * MINUTE, 0)
-    assert store.find(services.database.run, made.id).state == "resolve"
+    assert store.find(services.database.run, incident.id).state == "resolve"
 
 
 def test_two_outages_of_one_minute_are_two_incidents(services: Services, database: Rows) -> None:
     ids = set()
     for second in range(0, 30, 10):
         now = NOW + timedelta(seconds=second)
-        [made] = found(services, "database_down", now=now)
-        ids.add(made.id)
+        [incident] = record(services, "database_down", now=now)
+        ids.add(incident.id)
         for _ in range(2):
             store.record_clean_check(services.database.run, set(), now)
     assert len(ids) == 3
@@ -161,14 +161,16 @@ def test_two_outages_of_one_minute_are_two_incidents(services: Services, databas
 def test_a_milder_finding_that_began_before_does_not_move_its_start(
     services: Services, database: Rows
 ) -> None:
-    [made] = found(services, "database_down")
+    [incident] = record(services, "database_down")
     early = finding("errors_over_5_percent", since=NOW - 16 * MINUTE)
     run = services.database.run
     [after] = store.record_findings(run, [early], NOW + MINUTE, "dpl", "watch")
-    assert (after.id, after.started_at) == (made.id, NOW)
+    assert (after.id, after.started_at) == (incident.id, NOW)
 
 
-def test_worse_it_begins_when_it_got_worse(services: Services, database: Rows) -> None:
+def test_a_higher_severity_moves_the_start_to_when_it_got_worse(
+    services: Services, database: Rows
+) -> None:
     run = services.database.run
     early = finding("errors_over_5_percent", since=NOW - 16 * MINUTE)
     store.record_findings(run, [early], NOW - MINUTE, "dpl", "watch")
@@ -176,29 +178,29 @@ def test_worse_it_begins_when_it_got_worse(services: Services, database: Rows) -
     assert (after.severity, after.started_at) == ("sev1", NOW)
 
 
-def test_back_later_it_is_another(services: Services, database: Rows) -> None:
-    [made] = found(services, "database_down")
+def test_the_same_fault_later_is_another_incident(services: Services, database: Rows) -> None:
+    [incident] = record(services, "database_down")
     for minute in (1, 2):
         store.record_clean_check(services.database.run, set(), NOW + minute * MINUTE)
-    [other] = found(services, "database_down", now=NOW + 40 * MINUTE)
-    assert other.id != made.id
+    [other] = record(services, "database_down", now=NOW + 40 * MINUTE)
+    assert other.id != incident.id
 
 
 # --- People.
 
 
 def resolved(services: Services, name: str = "database_down") -> str:
-    [made] = found(services, name)
+    [incident] = record(services, name)
     for minute in (1, 2):
         store.record_clean_check(services.database.run, set(), NOW + minute * MINUTE)
-    return made.id
+    return incident.id
 
 
 @pytest.mark.parametrize("state", ["resolve", "review", "closed"])
 def test_a_step_that_does_not_follow_is_refused(
     services: Services, database: Rows, state: str
 ) -> None:
-    found(services, "database_down")
+    record(services, "database_down")
     run = services.database.run
     lifecycle.transition(run, "last", "contain", "ops", NOW, None)
     if state == "resolve":
@@ -209,7 +211,7 @@ def test_a_step_that_does_not_follow_is_refused(
 
 
 @pytest.mark.parametrize(
-    "lacking",
+    "incomplete",
     [
         {},
         {**RCA, "cause": " "},
@@ -220,11 +222,11 @@ def test_a_step_that_does_not_follow_is_refused(
     ],
 )
 def test_a_sev1_without_a_whole_rca_is_not_closed(
-    services: Services, database: Rows, lacking: dict[str, Any]
+    services: Services, database: Rows, incomplete: dict[str, Any]
 ) -> None:
     run, incident_id = services.database.run, resolved(services)
     lifecycle.transition(run, incident_id, "review", "ops", NOW, None)
-    assert lifecycle.set_rca(run, incident_id, lacking, "ops", NOW) is False
+    assert lifecycle.set_rca(run, incident_id, incomplete, "ops", NOW) is False
     with pytest.raises(IncidentError, match="RCA"):
         lifecycle.transition(run, incident_id, "closed", "ops", NOW, None)
     with pytest.raises(psycopg.errors.CheckViolation):  # nor by hand
@@ -233,7 +235,9 @@ def test_a_sev1_without_a_whole_rca_is_not_closed(
     assert lifecycle.transition(run, incident_id, "closed", "ops", NOW, None).state == "closed"
 
 
-def test_a_sev2_closes_itself_a_day_after_it_is_over(services: Services, database: Rows) -> None:
+def test_a_sev2_closes_itself_a_day_after_it_is_resolved(
+    services: Services, database: Rows
+) -> None:
     incident_id, run = resolved(services, "redis_down"), services.database.run
     day = timedelta(hours=24)
     store.close_old_sev2(run, NOW + day - MINUTE, day)
@@ -245,7 +249,7 @@ def test_a_sev2_closes_itself_a_day_after_it_is_over(services: Services, databas
 def test_what_was_done_is_entered_on_every_open_incident(
     services: Services, database: Rows
 ) -> None:
-    [first, second] = found(services, "database_down", "backup_old")
+    [first, second] = record(services, "database_down", "backup_old")
     run = services.database.run
     ids = notes.add_event_to_open(run, "maintenance", "ops", NOW, {"switched": "on"})
     assert {*ids} == {first.id, second.id}
@@ -263,7 +267,7 @@ def broken(database: Rows) -> list[tuple[str, int]]:
 def test_the_timeline_cannot_be_edited_or_shortened_by_the_functions(
     services: Services, platform: Platform, database: Rows
 ) -> None:
-    found(services, "database_down")
+    record(services, "database_down")
     with psycopg.connect(platform.database_url, autocommit=True) as connection:
         for statement in (
             "update incident_events set actor = 'nobody'",
@@ -277,18 +281,18 @@ def test_the_timeline_cannot_be_edited_or_shortened_by_the_functions(
     assert broken(database) == []
 
 
-def test_a_change_behind_its_back_breaks_the_seal_where_it_was_made(
+def test_a_change_past_the_trigger_breaks_the_seal_of_its_event(
     services: Services, database: Rows
 ) -> None:
-    [made] = found(services, "database_down")
+    [incident] = record(services, "database_down")
     store.add_note(services.database.run, "last", "ops", NOW, "looked at the pooler")
     assert broken(database) == []
     database.execute("alter table incident_events disable trigger chain")
     try:
         database.execute("update incident_events set facts = '{}' where seq = 2")
-        assert broken(database) == [(made.id, 2)]
+        assert broken(database) == [(incident.id, 2)]
         database.execute("delete from incident_events where seq = 2")
-        assert broken(database) == [(made.id, 3)]
+        assert broken(database) == [(incident.id, 3)]
     finally:
         database.execute("alter table incident_events enable trigger chain")
 
@@ -296,13 +300,13 @@ def test_a_change_behind_its_back_breaks_the_seal_where_it_was_made(
 def test_a_notes_text_may_be_erased_and_the_chain_still_holds(
     services: Services, database: Rows
 ) -> None:
-    found(services, "database_down")
+    record(services, "database_down")
     store.add_note(services.database.run, "last", "ops", NOW, "called Ibu Andi")
     database.execute("update incident_events set note = null where note is not null")
     assert broken(database) == []
 
 
-# --- When somebody is told.
+# --- When somebody is notified.
 
 
 @pytest.mark.parametrize(
@@ -366,7 +370,7 @@ def test_imported_twice_it_is_there_once(services: Services, database: Rows) -> 
 def test_one_opened_in_redis_joins_the_one_postgres_had_open(
     services: Services, database: Rows
 ) -> None:
-    [before] = found(services, "errors_over_5_percent")
+    [before] = record(services, "errors_over_5_percent")
     opened = model.open_incident([finding("database_down")], NOW + 5 * MINUTE, "dpl")
     opened = replace(opened, slack_channel="C", slack_ts="1.1", told=1)
     services.database.run(lambda c: store.import_incident(c, opened, [], NOW, source="redis"))
@@ -382,7 +386,7 @@ def test_nonsense_in_redis_is_skipped(services: Services) -> None:
 
 
 def test_redis_keeps_a_copy_of_what_postgres_holds_and_nothing_more(services: Services) -> None:
-    [open_in_postgres] = found(services, "backup_old")
+    [open_in_postgres] = record(services, "backup_old")
     redis(services).sync([open_in_postgres])
     redis(services).record_findings([finding("database_down")], "watch")
     redis(services).sync([])
