@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from lib import log
-from lib.incidents import model, rules, stores
+from lib.incidents import rules, stores
 from lib.incidents.model import Finding, Incident, IncidentError
 from lib.incidents.notifier import NotifyStats
 from lib.incidents.store import PostgresStore
@@ -164,9 +164,8 @@ def record_findings(
     try:
         return stores.use_first_available(services, now, record)
     except NoStore as error:
-        stats = NotifyStats()
-        stats.add_refusal(str(error), [model.open_incident(findings, now, services.deployment)])
-        return "nowhere", stats
+        urgent = tuple(finding.rule for finding in findings if finding.severity == "sev1")
+        return "nowhere", NotifyStats(delayed=1, reason=str(error), undelivered_rules=urgent)
 
 
 def notify(services: Services, now: datetime) -> NotifyStats:
