@@ -15,9 +15,10 @@ from lib import log
 from lib.incidents import rules, stores
 from lib.incidents.model import Finding, Incident, IncidentError
 from lib.incidents.notifier import NotifyStats
+from lib.incidents.redis_store import RedisStore
 from lib.incidents.store import PostgresStore
 from lib.incidents.stores import NoStore
-from lib.incidents.stores import Services as Services
+from lib.interfaces import Services
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
 ALERT_COOLDOWN_S = 30.0  # between two alerts of an instance for the same reason
@@ -152,13 +153,9 @@ def record_findings(
     """Open or merge their incidents. Where (postgres, redis, slack, nowhere), and what was sent."""
     if not findings:
         return "nowhere", NotifyStats()
-    for name in ("database", "cache"):
-        with suppress(DatabaseDown, CacheDown, NotConfigured):
-            server = getattr(services, name)
-            if server.breaker.is_open:
-                server.ping()
 
     def record(store: stores.IncidentStore) -> tuple[str, NotifyStats]:
+        _ping_if_circuit_open(services, store)
         return store.name.lower(), store.record_findings(findings, actor)
 
     try:
@@ -166,6 +163,14 @@ def record_findings(
     except NoStore as error:
         urgent = tuple(finding.rule for finding in findings if finding.severity == "sev1")
         return "nowhere", NotifyStats(delayed=1, reason=str(error), undelivered_rules=urgent)
+
+
+def _ping_if_circuit_open(services: Services, store: stores.IncidentStore) -> None:
+    """An alert does not wait for the circuit breaker to close. Raises DatabaseDown, CacheDown."""
+    if isinstance(store, PostgresStore) and services.database.breaker.is_open:
+        services.database.ping()
+    if isinstance(store, RedisStore) and services.cache.breaker.is_open:
+        services.cache.ping()
 
 
 def notify(services: Services, now: datetime) -> NotifyStats:

@@ -5,7 +5,7 @@ database seals the timeline (see the migration); events are only added.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,11 +15,12 @@ from lib.incidents import model
 from lib.incidents.messages import Links
 from lib.incidents.model import Event, Finding, Incident, IncidentError, MessageRef
 from lib.incidents.notifier import Channel, NotifyStats, notify_due
+from lib.interfaces import RunQuery
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-type RunQuery = Callable[[Callable[["Connection[Any]"], Any]], Any]
+
 INSERT_INCIDENT = """
 insert into incidents (id, area, severity, state, title, rules, started_at, detected_at,
   deployment, facts, tell_at, remind_at, version, told, slack_channel, slack_ts)

@@ -8,35 +8,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol
 
 from lib.incidents import store
-from lib.incidents.messages import Links
 from lib.incidents.model import Event, Incident
-from lib.incidents.notifier import Channel
 from lib.incidents.redis_store import RedisStore
 from lib.incidents.slack_store import SlackStore
 from lib.incidents.store import PostgresStore
+from lib.interfaces import Services
 from lib.problems import CacheDown, DatabaseDown, NotConfigured, SlackError
 
 type IncidentStore = PostgresStore | RedisStore | SlackStore
-
-
-class Services(Protocol):
-    """Any of them may raise NotConfigured."""
-
-    @property
-    def database(self) -> Any: ...
-    @property
-    def cache(self) -> Any: ...
-    @property
-    def slack(self) -> Channel: ...
-    @property
-    def links(self) -> Links: ...
-    @property
-    def deployment(self) -> str: ...
-    @property
-    def reporter(self) -> Any: ...
 
 
 class NoStore(Exception):

@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lib.interfaces import RunQuery, Services
 from lib.leads import repository
 from lib.leads.repository import Lead
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from lib.incidents.messages import Message
     from lib.incidents.model import MessageRef
 
-type RunQuery = Callable[..., Any]
-
 
 class MailedLead(NamedTuple):
     """marks: keyed hashes of the person; none where they were not carried along."""
@@ -36,19 +35,6 @@ class MailedLead(NamedTuple):
     ref: str
     accepted_at: datetime
     marks: tuple[str, ...] = ()
-
-
-class Services(Protocol):
-    """Any of them may raise NotConfigured."""
-
-    @property
-    def database(self) -> Any: ...
-    @property
-    def cache(self) -> Any: ...
-    @property
-    def slack(self) -> Any: ...
-    @property
-    def erasure_keys(self) -> tuple[bytes, ...]: ...
 
 
 # ---------------------------------------------------------------- by the instance that accepted it

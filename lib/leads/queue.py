@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import batched
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
+from lib.interfaces import Cipher, RunQuery
 from lib.leads import repository, serialization
-from lib.leads.repository import Lead, Recipients, Run
+from lib.leads.repository import Lead, Recipients
 from lib.problems import (
     CacheDown,
     DatabaseDown,
@@ -35,11 +36,6 @@ MAX_ATTEMPTS = 5  # of a lead whose statement is cut off each time while others 
 
 type RedisCommand = Callable[..., Any]
 type RedisPipeline = Callable[..., list[Any]]
-
-
-class Cipher(Protocol):
-    def encrypt(self, text: str) -> str: ...
-    def decrypt(self, sealed: str) -> str: ...
 
 
 class DrainStats:
@@ -110,7 +106,7 @@ def journal_key(lead_id: UUID | str) -> str:
 
 def drain(
     command: RedisCommand,
-    run: Run,
+    run: RunQuery,
     vault: Cipher,
     desk: Recipients,
     clock: Callable[[], datetime],
@@ -189,7 +185,7 @@ limit 200
 MARK_JOURNALED = "update leads set journaled = true where id = any(%(ids)s::uuid[])"
 
 
-def backfill_journal(commands: RedisPipeline, run: Run, vault: Cipher) -> int:
+def backfill_journal(commands: RedisPipeline, run: RunQuery, vault: Cipher) -> int:
     """Enter stored leads in the journal that are not marked as being there; how many."""
     rows = run(_select_unjournaled)
     entries = [entry for lead in rows for entry in journal_commands(vault, lead)]
@@ -207,7 +203,7 @@ def _select_unjournaled(connection: "Connection[Any]") -> list[Lead]:
 
 
 def _insert(
-    run: Run, lead: Lead, desk: Recipients, now: datetime, erasure_keys: tuple[bytes, ...]
+    run: RunQuery, lead: Lead, desk: Recipients, now: datetime, erasure_keys: tuple[bytes, ...]
 ) -> None:
     if lead.spam is not None:
         repository.insert_spam(run, lead, lead.spam, erasure_keys)

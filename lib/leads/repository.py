@@ -6,12 +6,12 @@ lead's id is fixed before the first attempt to keep it, so that every attempt is
 
 import hashlib
 import json
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from lib.interfaces import RunQuery
 from lib.leads import consent, emails, reference
 from lib.leads.emails import Email
 from lib.leads.submission import Submission
@@ -21,7 +21,6 @@ from lib.problems import ErasedSubject, IdempotencyKeyReused
 if TYPE_CHECKING:
     from psycopg import Connection
 
-type Run = Callable[[Callable[["Connection[Any]"], Any]], Any]
 """`Database.run`: runs repeat-safe work on a connection."""
 
 DEDUPLICATION_WINDOW = timedelta(
@@ -305,7 +304,7 @@ class InsertResult(NamedTuple):
 
 
 def insert(
-    run: Run,
+    run: RunQuery,
     lead: Lead,
     desk: Recipients,
     *,
@@ -360,7 +359,7 @@ def _find_duplicate(connection: "Connection[Any]", *, values: dict[str, object])
 
 
 def _merge_duplicate(
-    run: Run,
+    run: RunQuery,
     values: dict[str, Any],
     lead: Lead,
     row: dict[str, Any],
@@ -467,7 +466,7 @@ on conflict (id) do nothing
 """
 
 
-def insert_spam(run: Run, lead: Lead, reason: str, erasure_keys: tuple[bytes, ...]) -> None:
+def insert_spam(run: RunQuery, lead: Lead, reason: str, erasure_keys: tuple[bytes, ...]) -> None:
     """Put it where nobody is mailed and a person can still find it. reason: short codes.
 
     A copy whose person was erased since is put nowhere.

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
+from lib.interfaces import Services
 from lib.leads import admission, emails, queue, repository, serialization
 from lib.leads.admission import Admitted, IdempotencyRecord, RateLimits, TooMany
 from lib.leads.emails import Email
@@ -37,60 +38,6 @@ from lib.problems import (
 
 MAIL_TIMEOUT_S = 1.0
 DUPLICATE_WAIT_S, DUPLICATE_POLL_S = 1.5, 0.05
-
-
-class Breaker(Protocol):
-    @property
-    def is_open(self) -> bool: ...
-
-
-class Database(Protocol):
-    @property
-    def breaker(self) -> Breaker: ...
-    @property
-    def all_errors(self) -> tuple[type[Exception], ...]: ...
-    def run(
-        self, work: Callable[[Any], Any], *, budget_s: float = ..., even_if_open: bool = ...
-    ) -> Any: ...
-    def preconnect(self) -> None: ...
-    def ping(self, *, budget_s: float = ...) -> None: ...
-
-
-class Cache(Protocol):
-    @property
-    def breaker(self) -> Breaker: ...
-    def execute(self, *command: str | int | float) -> Any: ...
-    def pipeline(
-        self, *commands: tuple[str | int | float, ...], even_if_open: bool = ...
-    ) -> list[Any]: ...
-    def ping(self) -> None: ...
-
-
-class Mailer(Protocol):
-    @property
-    def per_second(self) -> float: ...
-    def send(self, letter: Email, idempotency_key: str, *, timeout_s: float = ...) -> str: ...
-
-
-class Challenge(Protocol):
-    def verify(self, token: str, address: str | None, attempt: str) -> bool: ...
-
-
-class Means(Protocol):
-    """What keeping a lead takes. Each may raise NotConfigured, which counts as down."""
-
-    @property
-    def database(self) -> Database: ...
-    @property
-    def cache(self) -> Cache: ...
-    @property
-    def mailer(self) -> Mailer: ...
-    @property
-    def cipher(self) -> queue.Cipher: ...
-    @property
-    def erasure_keys(self) -> tuple[bytes, ...]: ...
-    @property
-    def turnstile(self) -> Challenge | None: ...
 
 
 class StoreFailure(NamedTuple):
@@ -126,14 +73,14 @@ OUTAGE_ERRORS = (CacheDown, DatabaseDown, TransientMailError, PermanentMailError
 """What a store fails with in an outage; anything else is reported."""
 
 
-def preconnect(means: Means) -> None:
+def preconnect(means: Services) -> None:
     """Have a connection to Postgres coming while Redis is asked."""
     with suppress(NotConfigured):  # which `keep` will say
         means.database.preconnect()
 
 
 def admit(
-    means: Means, lead: Lead, limits: RateLimits, member: str, now: datetime
+    means: Services, lead: Lead, limits: RateLimits, member: str, now: datetime
 ) -> Admitted | IdempotencyRecord:
     """Let a submission in, or recognise it.
 
@@ -185,7 +132,7 @@ def _await_in_flight(command: admission.RunCommand, lead: Lead) -> IdempotencyRe
     return None
 
 
-def verify_challenge(means: Means, lead: Lead, token: str) -> str | None:
+def verify_challenge(means: Services, lead: Lead, token: str) -> str | None:
     """Why a lead is kept for review by the page's challenge; None if it passed or there is none."""
     if means.turnstile is None:
         return None
@@ -206,7 +153,7 @@ def with_earlier_identity(lead: Lead, earlier: IdempotencyRecord | None) -> Lead
 
 
 def persist(
-    means: Means, lead: Lead, desk: Recipients, *, spam: str | None, closed: bool = False
+    means: Services, lead: Lead, desk: Recipients, *, spam: str | None, closed: bool = False
 ) -> PersistedLead:
     """Keep a lead in the first store that takes it. spam: why it goes to the spam box instead.
 
@@ -230,10 +177,10 @@ def persist(
     raise NotPersisted(lost=tuple(lost))
 
 
-type _Persist = Callable[[Means, Lead, Recipients, str | None], PersistedLead]
+type _Persist = Callable[[Services, Lead, Recipients, str | None], PersistedLead]
 
 
-def _closed_breakers_first(means: Means, stores: dict[str, _Persist]) -> dict[str, _Persist]:
+def _closed_breakers_first(means: Services, stores: dict[str, _Persist]) -> dict[str, _Persist]:
     """The stores as given, but those whose circuit breaker is open last."""
 
     def is_open(name: str) -> bool:
@@ -246,7 +193,7 @@ def _closed_breakers_first(means: Means, stores: dict[str, _Persist]) -> dict[st
 
 
 def _insert_in_postgres(
-    means: Means, lead: Lead, desk: Recipients, spam: str | None
+    means: Services, lead: Lead, desk: Recipients, spam: str | None
 ) -> PersistedLead:
     run = partial(means.database.run, even_if_open=True)
     if spam is not None:
@@ -258,7 +205,7 @@ def _insert_in_postgres(
     return PersistedLead(stored.lead, stored.decision, stored.emails)
 
 
-def _enqueue(means: Means, lead: Lead, _desk: Recipients, spam: str | None) -> PersistedLead:
+def _enqueue(means: Services, lead: Lead, _desk: Recipients, spam: str | None) -> PersistedLead:
     queued = lead._replace(arrival="queue", spam=spam)
     # Remembered with it, for nothing else tells a repeat that comes before this answer is read.
     status = 200 if spam is not None else queued.status
@@ -268,7 +215,9 @@ def _enqueue(means: Means, lead: Lead, _desk: Recipients, spam: str | None) -> P
     return PersistedLead(queued, "queued")
 
 
-def _mail_to_sales(means: Means, lead: Lead, desk: Recipients, spam: str | None) -> PersistedLead:
+def _mail_to_sales(
+    means: Services, lead: Lead, desk: Recipients, spam: str | None
+) -> PersistedLead:
     if spam is not None:
         # Nobody is mailed for spam. It is sent again, or it is not missed.
         raise PermanentMailError("spam")
@@ -283,7 +232,7 @@ def _mail_to_sales(means: Means, lead: Lead, desk: Recipients, spam: str | None)
     return PersistedLead(mailed, "mailed")
 
 
-def record_accepted(means: Means, kept: PersistedLead, original: Lead) -> None:
+def record_accepted(means: Services, kept: PersistedLead, original: Lead) -> None:
     """After the answer: remember the submission, in the idempotency records, journal and ledger.
 
     Raises CacheDown or NotConfigured; a drain enters later what is missing here.
@@ -306,7 +255,7 @@ def record_accepted(means: Means, kept: PersistedLead, original: Lead) -> None:
     means.cache.pipeline(*commands)
 
 
-def release(means: Means, lead: Lead, member: str) -> None:
+def release(means: Services, lead: Lead, member: str) -> None:
     """After a refusal: what was kept nowhere may come again at once, and does not count."""
     means.cache.pipeline(
         *admission.release_commands(lead.identity, admission.client_key(lead.ip_address), member)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.incidents import model, store
 from lib.incidents.model import Incident, IncidentError
-from lib.incidents.store import RunQuery
+from lib.interfaces import RunQuery
 
 if TYPE_CHECKING:
     from psycopg import Connection

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lib.incidents import alerting, store
-from lib.incidents.store import RunQuery
+from lib.interfaces import RunQuery
 from lib.problems import DatabaseDown, NotConfigured
 from lib.services import Services
 

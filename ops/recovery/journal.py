@@ -14,18 +14,17 @@ from functools import partial
 from itertools import batched
 from typing import Any
 
+from lib.interfaces import Cache, Cipher, RunQuery
 from lib.leads import repository, serialization
 from lib.leads.queue import (
     ACCEPTED,
     DEAD_LETTERS,
     JOURNAL_TTL_S,
     QUEUE,
-    Cipher,
     journal_key,
     scan_keys,
 )
-from lib.leads.repository import Lead, Recipients, Run
-from lib.leads.service import Cache
+from lib.leads.repository import Lead, Recipients
 from lib.problems import CacheDown, DecryptionError, ErasedSubject, IdempotencyKeyReused
 
 BATCH_SIZE = 100
@@ -61,7 +60,7 @@ class ReplayStats:
 
 def replay(
     command: RedisCommand,
-    run: Run,
+    run: RunQuery,
     vault: Cipher,
     desk: Recipients,
     now: datetime,
@@ -94,7 +93,7 @@ def replay(
 
 
 def _insert_missing(
-    run: Run, lead: Lead, desk: Recipients, now: datetime, erasure_keys: tuple[bytes, ...]
+    run: RunQuery, lead: Lead, desk: Recipients, now: datetime, erasure_keys: tuple[bytes, ...]
 ) -> bool:
     """Whether it was missing."""
     new = False
@@ -150,7 +149,7 @@ class LostLeads:
     oldest: datetime | None
 
 
-def find_lost(command: RedisCommand, run: Run, now: datetime) -> LostLeads:
+def find_lost(command: RedisCommand, run: RunQuery, now: datetime) -> LostLeads:
     """Every lead accepted in the last 48 hours that is neither in Postgres nor queued."""
     since = now.timestamp() - JOURNAL_TTL_S
     accepted = command("ZRANGE", ACCEPTED, since, "+inf", "BYSCORE")
