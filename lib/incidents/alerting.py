@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from lib import log
-from lib.incidents import model, rules, stores
+from lib.incidents import rules, stores
 from lib.incidents.model import Finding, Incident, IncidentError
 from lib.incidents.notifier import NotifyStats
+from lib.incidents.redis_store import RedisStore
 from lib.incidents.store import PostgresStore
 from lib.incidents.stores import NoStore
 from lib.interfaces import Services
@@ -152,22 +153,31 @@ def record_findings(
     """Open or merge their incidents. Where (postgres, redis, slack, nowhere), and what was sent."""
     if not findings:
         return "nowhere", NotifyStats()
-    for name in ("database", "cache"):
-        with suppress(DatabaseDown, CacheDown, NotConfigured):
-            server = getattr(services, name)
-            if server.breaker.is_open:
-                server.ping()
 
     def record(store: stores.IncidentStore) -> tuple[str, NotifyStats]:
+        _ping_if_circuit_open(services, store)
         return store.name.lower(), store.record_findings(findings, actor)
 
     try:
         return stores.use_first_available(services, now, record)
     except NoStore as error:
-        stats = NotifyStats()
-        stats.add_refusal(str(error), [model.open_incident(findings, now, services.deployment)])
-        return "nowhere", stats
+        urgent = tuple(finding.rule for finding in findings if finding.severity == "sev1")
+        return "nowhere", NotifyStats(delayed=1, reason=str(error), undelivered_rules=urgent)
 
+
+def _ping_if_circuit_open(services: Services, store: stores.IncidentStore) -> None:
+    """An alert does not wait for the circuit breaker to close. Raises DatabaseDown, CacheDown."""
+    if isinstance(store, PostgresStore) and services.database.breaker.is_open:
+        services.database.ping()
+    if isinstance(store, RedisStore) and services.cache.breaker.is_open:
+        services.cache.ping()
+
+    def send(store: stores.IncidentStore) -> NotifyStats:
+        stats = store.notify(channel, services.links)
+        if isinstance(store, PostgresStore):
+            with suppress(CacheDown, NotConfigured):
+                stores.in_redis(services, now).sync(store.list_open())
+        return stats
 
 def notify(services: Services, now: datetime) -> NotifyStats:
     """Bring Slack up to date; without Slack nothing is sent and nothing forgotten."""
