@@ -172,12 +172,6 @@ def _ping_if_circuit_open(services: Services, store: stores.IncidentStore) -> No
     if isinstance(store, RedisStore) and services.cache.breaker.is_open:
         services.cache.ping()
 
-    def send(store: stores.IncidentStore) -> NotifyStats:
-        stats = store.notify(channel, services.links)
-        if isinstance(store, PostgresStore):
-            with suppress(CacheDown, NotConfigured):
-                stores.in_redis(services, now).sync(store.list_open())
-        return stats
 
 def notify(services: Services, now: datetime) -> NotifyStats:
     """Bring Slack up to date; without Slack nothing is sent and nothing forgotten."""

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from lib.incidents import alert_mail, alerting, redis_store, rules, store, stores
-from lib.incidents.alerting import describe_fault, with_unavailable_errors
+from lib.incidents.alerting import with_unavailable_errors
 from lib.incidents.model import Finding
 from lib.incidents.rules import Facts
 from lib.interfaces import Services

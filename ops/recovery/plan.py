@@ -24,6 +24,8 @@ from lib.services import Services
 from ops import steps
 from ops.command import Failed
 from ops.incidents import notes
+from ops.keys.key_file import write_private
+from ops.privacy import tombstone_replay
 from ops.products import cache_invalidation
 from ops.recovery import after_load, backup, load, manifest, postgres
 from ops.recovery.backup_sources import BackupSource
