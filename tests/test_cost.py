@@ -17,8 +17,9 @@ from dev.bench.functions.wire import Wire
 from dev.platform.local_platform import Platform
 from lib import metrics
 from lib.monitoring import deployments
-from lib.products import cache, catalogue, snapshot
+from lib.products import catalogue, snapshot
 from lib.products import query as product_query
+from lib.products.entry import Entry, encode
 from tests.conftest import LEAD, eventually
 
 ROOT = Path(__file__).parent.parent
@@ -59,10 +60,10 @@ def stocked(platform: Platform, database: object) -> None:
     """A fresh catalogue in Redis."""
     query = product_query.parse([], "id")
     answer = catalogue.render(query, snapshot.load().find(query), datetime.now(UTC))
-    entry = cache.make_entry(answer, made_at=time.time(), cost_s=0.01, version="0")
+    entry = Entry(answer, time.time(), cost_s=0.01, version="0")
     with redis.Redis.from_url(platform.redis_url) as valkey:
         key = f"products:entry:{query.cache_key}"
-        valkey.set(key, cache.encode(entry, query.cache_key))
+        valkey.set(key, encode(entry, query.cache_key))
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ NOUNS = {
     "lib.deadlines",
     "lib.leads.canary",
     "lib.products.cache",
+    "lib.products.entry",
+    "lib.products.sources",
     "lib.monitoring.health",
     "lib.leads.consent",
     "lib.leads.lead",

@@ -1,7 +1,7 @@
-"""The catalogue at 100,000 products: what each kind of request costs Postgres, and how it is done.
+"""The catalogue at 100,000 products: the time each kind of query takes in Postgres, and its plan.
 
-`python3 -m dev bench products [--products N]`. A scratch server of its own, filled with made-up
-products; the very statement that the function runs, as the functions' own role.
+`python3 -m dev bench products [--products N]`. A scratch server, filled with made-up products;
+the statement that the function runs, as the functions' own role.
 """
 
 import argparse
@@ -18,9 +18,9 @@ import psycopg
 from dev.bootstrap import ROOT
 from dev.platform import migrations
 from dev.platform.postgres import Postgres
-from lib.products import catalogue as product_catalogue
+from dev.platform.seed import load_seed
+from lib.products import catalogue
 from lib.products.query import CursorPosition, Query, parse
-from ops.products import catalogue
 
 SEED = ROOT / "supabase" / "seed" / "catalogue.json"
 RUNS = 7
@@ -52,39 +52,41 @@ from generate_series(1, %(n)s) as i
 def requests(n: int) -> Iterator[tuple[str, Query]]:
     """Each kind of request, by its name."""
 
-    def asked(**given: object) -> Query:
-        pairs = [(name, str(each)) for name, value in given.items()
-                 for each in (value if isinstance(value, list) else [value])]  # fmt: skip
+    def query(**parameters: object) -> Query:
+        pairs = [(name, str(item)) for name, value in parameters.items()
+                 for item in (value if isinstance(value, list) else [value])]  # fmt: skip
         return parse(pairs, "en")
 
-    def deep(query: Query, row: CursorPosition) -> Query:
+    def deep(first: Query, position: CursorPosition) -> Query:
         return parse(
-            [("limit", "24"), ("sort", query.sort), ("cursor", query.encode_cursor(row))]
-            if query.q is None
-            else [("limit", "24"), ("q", query.q), ("cursor", query.encode_cursor(row))],
+            [
+                ("limit", "24"),
+                ("sort", first.sort) if first.q is None else ("q", first.q),
+                ("cursor", first.encode_cursor(position)),
+            ],
             "en",
         )
 
-    first = asked(limit=24)
+    first = query(limit=24)
     yield "list, first page", first
     yield "list, deep page", deep(first, CursorPosition(0, "soft violet m5000", "product-1"))
-    newest = asked(limit=24, sort="newest")
+    newest = query(limit=24, sort="newest")
     yield "newest, first page", newest
     half = -(1_577_836_800 + n // 2 * 60) * 1_000_000
     yield "newest, deep page", deep(newest, CursorPosition(half, "a", "a"))
-    yield "filtered", asked(limit=24, brand="Kemon", category="tools", audience="BARBER")
-    yield "filtered, two functions", asked(limit=24, function=["beard", "shine"], sort="newest")
-    yield "faceted", asked(limit=24, facets=1, total=1)
-    yield "faceted and filtered", asked(limit=24, facets=1, total=1, brand="Kemon", function="curl")
-    yield "searched", asked(limit=24, q="keratin m790")
-    search = asked(limit=24, q="keratim m790")
+    yield "filtered", query(limit=24, brand="Kemon", category="tools", audience="BARBER")
+    yield "filtered, two functions", query(limit=24, function=["beard", "shine"], sort="newest")
+    yield "faceted", query(limit=24, facets=1, total=1)
+    yield "faceted and filtered", query(limit=24, facets=1, total=1, brand="Kemon", function="curl")
+    yield "searched", query(limit=24, q="keratin m790")
+    search = query(limit=24, q="keratim m790")
     yield "searched with a typo", search
     yield (
         "searched, deep page",
         deep(search, CursorPosition(-100_000, "silk keratin m7900", "product-1")),
     )
-    yield "searched, faceted", asked(limit=24, facets=1, total=1, q="velvet m12")
-    yield "searched broadly (1 in 13)", asked(limit=24, facets=1, total=1, q="keratin")
+    yield "searched, faceted", query(limit=24, facets=1, total=1, q="velvet m12")
+    yield "searched broadly (1 in 13)", query(limit=24, facets=1, total=1, q="keratin")
 
 
 def main(arguments: list[str]) -> int:
@@ -116,9 +118,7 @@ def _run(server: Postgres, n: int) -> None:
 def _fill(admin: str, n: int) -> None:
     started = time.monotonic()
     with psycopg.connect(admin, autocommit=True) as connection:
-        found = catalogue.parse(SEED.read_text("utf-8"), known=catalogue.Catalogue())
-        empty = catalogue.CatalogueDiff([], [], [])
-        catalogue.store(connection, found, empty)
+        load_seed(connection, json.loads(SEED.read_text("utf-8")), products=False)
         connection.execute(FILL.encode().replace(b"%(n)s", str(n).encode()))
         connection.execute("vacuum analyze")
         row = connection.execute(
@@ -134,11 +134,11 @@ def _measure(connection: "psycopg.Connection[Any]", name: str, query: Query) -> 
     times = []
     for _ in range(RUNS):
         started = time.perf_counter()
-        product_catalogue.find(lambda work: work(connection), query)
+        catalogue.find(lambda work: work(connection), query)
         times.append((time.perf_counter() - started) * 1000)
-    values = product_catalogue._parameters(query)
+    values = catalogue._parameters(query)
     plan = connection.execute(
-        b"explain (format json) " + product_catalogue.FIND_PRODUCTS.encode(), values
+        b"explain (format json) " + catalogue.FIND_PRODUCTS.encode(), values
     ).fetchone()
     assert plan is not None
     whole = plan[0] if isinstance(plan[0], list) else json.loads(plan[0])
@@ -157,12 +157,12 @@ def _measure(connection: "psycopg.Connection[Any]", name: str, query: Query) -> 
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every node that is run: what stands under a condition that is false is not."""
+    """Every node that is run: none below a condition that is false."""
     if plan.get("One-Time Filter") == "false":
         return
     yield plan
-    for below in plan.get("Plans", ()):
-        yield from _nodes(below)
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
 
 
 def _is_never_run(node: dict[str, Any]) -> bool:

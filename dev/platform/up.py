@@ -19,9 +19,9 @@ from dev.platform import environment, migrations, ports
 from dev.platform.local_platform import DATABASE, Platform
 from dev.platform.local_secrets import LocalSecrets
 from dev.platform.postgres import Postgres, PostgresFailed
+from dev.platform.seed import load_seed
 from dev.platform.state import Busy, State
 from dev.platform.valkey import ValkeyFailed
-from ops.products import catalogue
 
 FAILURES = (
     OSError,
@@ -74,13 +74,11 @@ def _sow(root: Path, platform: Platform) -> None:
     if platform.environment["DATABASE_URL"] != platform.database_url:
         return
     with psycopg.connect(platform.database_url, autocommit=True) as connection:
-        held = catalogue.load(connection)
-        if held.products:
+        if connection.execute("select from products limit 1").fetchone() is not None:
             return
-        seed = (root / catalogue_snapshot.SEED).read_text(encoding="utf-8")
-        found = catalogue.parse(seed, known=held)
-        catalogue.store(connection, found, catalogue.diff(held, found, prune=False))
-    print(f"      put {len(found.products)} products of the seed in the catalogue", flush=True)
+        seed = json.loads((root / catalogue_snapshot.SEED).read_text(encoding="utf-8"))
+        stored = load_seed(connection, seed)
+    print(f"      put {stored} products of the seed in the catalogue", flush=True)
 
 
 def run_throwaway(root: Path, major: int) -> int:

@@ -1,66 +1,48 @@
-"""Where an answer of the catalogue is looked for, nearest first, and what happens when it is not.
+"""Cached product answers: memory, Redis, Postgres, the last good copy, the snapshot.
 
-Order of resort: this instance's memory, Redis, Postgres, the last good copy, the snapshot. The
-search goes on beside the request, which waits BUDGET_S for it and no longer: a dependency that is
-down, silent or lying costs freshness, never an answer. No error is kept, and of what finds nothing
-the whole list alone, which is a recall. What the database once said was withdrawn never comes back
-from an older copy or the snapshot: which products were published is kept beside the copies.
+A fetch runs in a thread of its own, once for all requests of an instance that wait for the same
+answer (singleflight), and a request waits ANSWER_BUDGET_S for it at most: a store that is down or
+slow costs freshness, never an answer. Errors are not cached, and of empty results only the
+unfiltered list is: it means that everything was recalled. The rule a newcomer would break: a
+product that was withdrawn never comes back from an older copy or the snapshot, so the slugs that
+are published are remembered beside the answers, here and in Redis.
 """
 
-import base64
-import hashlib
-import json
 import math
 import random
 import threading
 import time
-import zlib
 from collections import OrderedDict
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
-from uuid import uuid4
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 from lib.problems import CacheDown, DatabaseDown, NotFound
-from lib.products.catalogue import PublishedSlugs, QueryResult, RenderedAnswer, remove_withdrawn
+from lib.products import catalogue, snapshot
+from lib.products.catalogue import PublishedSlugs
+from lib.products.entry import Entry, decode, decode_published, encode, encode_published
 from lib.products.query import Query
-
-type RunPipeline = Callable[..., list[Any]]
+from lib.products.sources import RedisCommand, Sources
 
 ANSWER_BUDGET_S = 1.6
 STALE_BUDGET_S = 0.45  # where an older copy is at hand: inside the SLA of half a second
-REDIS_DOWN_BUDGET_S = 0.9  # where Redis is down, and the database may well be
 MEMORY_FRESH_S = 5.0
 REDIS_FRESH_S = 60.0
-XFETCH_BETA = 1.0  # XFetch's beta (Vattani et al., VLDB 2015): above 1 refreshes earlier
+XFETCH_BETA = 1.0  # Vattani et al., VLDB 2015: above 1 refreshes earlier
 LIST_TTL_S = 7 * 86400  # how long Redis holds the last good copy of a list
-SEARCH_TTL_S = 3600  # and of a search or a page of it, of which there are many
+SEARCH_TTL_S = 3600  # and of a search or a further page, of which there are many
 LOCK_TTL_MS = 3000
-LOCK_POLL_S, LOCK_WAIT_S = 0.05, 1.0  # while another instance fills
+LOCK_POLL_S, LOCK_WAIT_S = 0.05, 1.0  # while another instance fetches
 MAX_ENTRIES, MAX_MEMORY_BYTES = 300, 24_000_000
 
-ENTRY_FORMAT = "p2"  # of an entry; another one is not read
 VERSION_KEY = "products:version"
 PUBLISHED_KEY = "products:published"
 
 
-class Entry(NamedTuple):
-    """An answer with what is known of it. made_at: time.time(); cost_s: what it took to make."""
-
-    body: bytes
-    etag: str
-    changed_at: datetime
-    next_cursor: str | None
-    made_at: float
-    cost_s: float
-    version: str
-    slugs: tuple[str, ...]
-
-
 class CachedAnswer(NamedTuple):
-    """source: memory, redis, postgres, stale or snapshot. timings_ms: by rung asked.
+    """source: memory, redis, postgres, stale or snapshot. timings_ms: by store asked.
 
-    early: it is fresh, and somebody had better refresh it after the answer.
+    should_refresh: it is fresh, and is to be fetched again after the response.
     """
 
     entry: Entry
@@ -69,350 +51,257 @@ class CachedAnswer(NamedTuple):
     should_refresh: bool = False
 
 
-class Sources(NamedTuple):
-    """How to ask each source. redis raises CacheDown; postgres, which is told what is known to be
-    published, DatabaseDown or NotFound, hands over what it heard of that, and answers None when it
-    cannot tell; snapshot raises NotFound alone."""
-
-    redis: RunPipeline
-    postgres: Callable[
-        [Query, PublishedSlugs | None, Callable[[QueryResult], None]], RenderedAnswer | None
-    ]
-    snapshot: Callable[[Query, frozenset[str] | None], RenderedAnswer]
-
-
 class ProductCache:
-    """An instance's memory of answers, and its searches under way; shared by its threads."""
+    """An instance's answers in memory and its fetches under way; shared by its threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, tuple[float, CachedAnswer]] = OrderedDict()
-        self._size_bytes = 0
         self._fetches: dict[str, _Fetch] = {}
         self.published: PublishedSlugs | None = None
 
+    def get(self, query: Query, sources: Sources) -> CachedAnswer:
+        """The freshest answer to be had in time. Raises NotFound alone."""
+        key = query.cache_key
+        started = time.perf_counter()
+        with self._lock:
+            fresh_until, cached = self._entries.get(key, (0.0, None))
+            if cached and time.monotonic() < fresh_until and self.is_current(cached.entry):
+                self._entries.move_to_end(key)
+                source = "stale" if cached.source == "stale" else "memory"
+                return CachedAnswer(cached.entry, source, {"memory": _ms_since(started)})
+            fetch = self._fetches.get(key)
+            if fetch is None:
+                fetch = self._fetches[key] = _Fetch(query, sources, self)
+                threading.Thread(target=self._run_fetch, args=(key, fetch), daemon=True).start()
+        fetch.wait(has_stale_copy=cached is not None)
+        if fetch.not_found:
+            raise NotFound
+        if fetch.answer is not None:
+            return fetch.answer
+        stale = fetch.stale_entry or (cached and cached.entry)
+        if stale is not None:
+            return CachedAnswer(self.remove_withdrawn(stale), "stale", dict(fetch.timings_ms))
+        return self._from_snapshot(query, fetch)
+
+    def refresh(self, query: Query, sources: Sources) -> None:
+        """Fetch a copy again before it expires, unless another instance does."""
+        fetch = _Fetch(query, sources, self)
+        try:
+            if not fetch.acquire_lock():
+                return
+            fetch.read_redis()
+            fetch.fetch_from_postgres()
+        except (CacheDown, DatabaseDown, NotFound):
+            return
+        if fetch.answer is not None:
+            self._store(query, fetch.answer)
+
     def update_published(self, published: PublishedSlugs | None) -> None:
-        """What is published, by whoever heard of it last."""
+        """Remember which slugs are published; the latest reading of the database counts."""
         with self._lock:
             known = self.published
             if published is not None and (known is None or known.read_at < published.read_at):
                 self.published = published
 
-    def get(self, query: Query, reach: Sources) -> CachedAnswer:
-        """The nearest right answer, or an honestly older one. Raises NotFound alone."""
-        key = query.cache_key
-        started = time.perf_counter()
-        with self._lock:
-            fresh_until, held = self._entries.get(key, (0.0, None))
-            if held is not None and time.monotonic() < fresh_until and self.is_current(held.entry):
-                self._entries.move_to_end(key)
-                source = held.source if held.source == "stale" else "memory"
-                return CachedAnswer(held.entry, source, {"memory": _ms_since(started)})
-            flight = self._fetches.get(key)
-            if flight is None:
-                flight = self._fetches[key] = _Fetch(query, reach, self)
-                threading.Thread(target=self._run_fetch, args=(key, flight), daemon=True).start()
-        flight.wait(held is not None)
-        if flight.not_found:
-            raise NotFound
-        if flight.answer is not None:
-            return flight.answer
-        older = flight.stale_entry or (held.entry if held else None)
-        if older is not None:
-            return CachedAnswer(self.remove_withdrawn(older), "stale", dict(flight.timings_ms))
-        return self._from_snapshot(query, reach, flight)
-
-    def refresh(self, query: Query, reach: Sources) -> None:
-        """Make a copy anew before it expires, unless another instance does."""
-        flight = _Fetch(query, reach, self)
-        try:
-            if flight.acquire_lock():
-                flight.fetch_from_postgres()
-        except (CacheDown, DatabaseDown, NotFound):
-            return
-        if flight.answer is not None:
-            self._store(query.cache_key, flight.answer, recall=query.is_unfiltered)
-
-    def _run_fetch(self, key: str, flight: "_Fetch") -> None:
-        try:
-            flight.run()
-            if flight.answer is None and not flight.not_found:
-                flight.load_published()
-                if flight.stale_entry is not None:
-                    # Kept for a moment too: an outage must not be felt by every request.
-                    flight.answer = CachedAnswer(
-                        self.remove_withdrawn(flight.stale_entry), "stale", flight.timings_ms
-                    )
-            if flight.answer is not None:
-                self._store(key, flight.answer, recall=flight.query.is_unfiltered)
-        except NotFound:
-            flight.not_found = True
-        finally:
-            with self._lock:
-                self._fetches.pop(key, None)
-            flight.done.set()
-
     def is_current(self, entry: Entry) -> bool:
-        """Whether the catalogue has not been heard to have changed since."""
+        """Whether the catalogue is not known to have changed since."""
         known = self.published
         return known is None or (
-            known.read_at < entry.made_at or known.changed_at == entry.changed_at
+            known.read_at < entry.made_at or known.changed_at == entry.answer.changed_at
         )
 
     def remove_withdrawn(self, entry: Entry) -> Entry:
-        """An older entry without what was withdrawn since. Raises NotFound."""
-        known = self.published
-        if known is None or self.is_current(entry):
+        """An older entry without the products withdrawn since. Raises NotFound."""
+        if self.published is None or self.is_current(entry):
             return entry
-        body = remove_withdrawn(entry.body, entry.slugs, known)
-        if body is entry.body:
-            return entry
-        slugs = tuple(slug for slug in entry.slugs if slug in known.slugs)
-        cursor = entry.next_cursor if slugs else None
-        return entry._replace(body=body, etag=etag_of(body), slugs=slugs, next_cursor=cursor)
+        answer = catalogue.remove_withdrawn(entry.answer, self.published.slugs)
+        return entry._replace(answer=answer)
 
-    def _store(self, key: str, served: CachedAnswer, *, recall: bool = False) -> None:
-        if not served.entry.slugs and not recall:
+    def _run_fetch(self, key: str, fetch: "_Fetch") -> None:
+        try:
+            fetch.run()
+            if fetch.answer is None and not fetch.not_found:
+                fetch.load_published()
+                if fetch.stale_entry is not None:
+                    # In memory too: not every request is to wait for the end of an outage.
+                    stale = self.remove_withdrawn(fetch.stale_entry)
+                    fetch.answer = CachedAnswer(stale, "stale", fetch.timings_ms)
+            if fetch.answer is not None:
+                self._store(fetch.query, fetch.answer)
+        except NotFound:
+            fetch.not_found = True
+        finally:
+            with self._lock:
+                self._fetches.pop(key, None)
+            fetch.done.set()
+
+    def _store(self, query: Query, answer: CachedAnswer) -> None:
+        if not _is_cacheable(query, answer.entry):
             return
         with self._lock:
-            before = self._entries.pop(key, None)
-            self._size_bytes += len(served.entry.body) - (
-                len(before[1].entry.body) if before else 0
-            )
-            self._entries[key] = (time.monotonic() + MEMORY_FRESH_S, served)
-            while len(self._entries) > MAX_ENTRIES or self._size_bytes > MAX_MEMORY_BYTES:
-                _, (_, dropped) = self._entries.popitem(last=False)
-                self._size_bytes -= len(dropped.entry.body)
+            self._entries[query.cache_key] = (time.monotonic() + MEMORY_FRESH_S, answer)
+            self._entries.move_to_end(query.cache_key)
+            sizes = [len(stored.entry.answer.body) for _, stored in self._entries.values()]
+            while len(sizes) > MAX_ENTRIES or sum(sizes) > MAX_MEMORY_BYTES:
+                self._entries.popitem(last=False)
+                del sizes[0]
 
-    def _from_snapshot(self, query: Query, reach: Sources, flight: "_Fetch") -> CachedAnswer:
+    def _from_snapshot(self, query: Query, fetch: "_Fetch") -> CachedAnswer:
         started = time.perf_counter()
-        found = reach.snapshot(query, self.published and self.published.slugs)
-        entry = make_entry(found, made_at=found.changed_at.timestamp(), cost_s=0, version="")
-        return CachedAnswer(entry, "snapshot", flight.timings_ms | {"snapshot": _ms_since(started)})
+        shipped = snapshot.load()
+        result = shipped.find(query, self.published and self.published.slugs)
+        answer = catalogue.render(query, result, shipped.made_at)
+        timings_ms = fetch.timings_ms | {"snapshot": _ms_since(started)}
+        return CachedAnswer(Entry(answer, shipped.made_at.timestamp()), "snapshot", timings_ms)
 
 
 class _Fetch:
-    """One search for one answer, whoever waits for it."""
+    """One search for one answer, whoever waits for it.
 
-    def __init__(self, query: Query, reach: Sources, shelf: ProductCache) -> None:
+    It leaves an `answer`, or `not_found`, or the `stale_entry` that it met in Redis.
+    """
+
+    def __init__(self, query: Query, sources: Sources, cache: ProductCache) -> None:
         self.query = query
-        self.sources = reach
-        self._cache = shelf
-        self._new_published: PublishedSlugs | None = None
+        self.sources = sources
+        self._cache = cache
         self.done = threading.Event()
         self.answer: CachedAnswer | None = None
         self.stale_entry: Entry | None = None
         self.not_found = False
-        self.redis_is_down = False
         self.timings_ms: dict[str, float] = {}
         self._key = f"products:entry:{query.cache_key}"
+        self._lock_key = f"products:lock:{query.cache_key}"
         self._version = "0"
         self._has_lock = False
 
-    def wait(self, knows_an_answer: bool) -> None:
-        """Until it has landed, or it is better to answer from what there is."""
-        waited_s = 0.0
-        for until_s in (STALE_BUDGET_S, REDIS_DOWN_BUDGET_S, ANSWER_BUDGET_S):
-            if (
-                self.done.wait(until_s - waited_s)
-                or knows_an_answer
-                or self.stale_entry is not None
-            ):
-                return
-            if self.redis_is_down and until_s >= REDIS_DOWN_BUDGET_S:
-                return
-            waited_s = until_s
+    def wait(self, *, has_stale_copy: bool) -> None:
+        """Until it is done, or it is better to answer from what there is."""
+        if self.done.wait(STALE_BUDGET_S) or has_stale_copy or self.stale_entry is not None:
+            return
+        self.done.wait(ANSWER_BUDGET_S - STALE_BUDGET_S)
 
     def run(self) -> None:
-        """Redis, then Postgres. Leaves `served`, or `not_found`, or the `older` copy it met."""
+        """Redis, then Postgres."""
         try:
-            if self._read_redis() or self._wait_for_other_instance():
+            if self.read_redis() or self._wait_for_other_instance():
                 return
         except CacheDown:
-            self.redis_is_down = True  # or garbage: what is found is offered to it all the same
+            pass
         try:
             self.fetch_from_postgres()
         except DatabaseDown:
-            self._write_and_unlock()
+            return
         except NotFound:
             self.not_found = True
-            self._write_and_unlock()
+
+    def read_redis(self) -> bool:
+        """Whether Redis holds a fresh answer: one command for the version and the copy."""
+        with self._timed("redis"):
+            replies = self.sources.redis(("MGET", VERSION_KEY, self._key))
+        match replies:
+            case [[version, text]]:
+                self._version = str(version or "0")
+            case _:
+                raise CacheDown
+        entry = decode(text, self.query.cache_key)
+        if entry is None:
+            return False
+        self.stale_entry = entry
+        age_s = time.time() - entry.made_at
+        if not self._has_current_version(entry) or not -5 <= age_s < REDIS_FRESH_S:
+            return False
+        # The longer an answer takes to make and the older its copy, the likelier an early refresh.
+        early_s = -entry.cost_s * XFETCH_BETA * math.log(1 - random.random())  # noqa: S311
+        should_refresh = age_s + early_s >= REDIS_FRESH_S
+        self.answer = CachedAnswer(entry, "redis", self.timings_ms, should_refresh)
+        return True
 
     def fetch_from_postgres(self) -> None:
-        """Ask Postgres, and leave the answer in Redis for everybody."""
+        """Ask Postgres, and write the answer to Redis. Raises DatabaseDown, NotFound."""
         started = time.perf_counter()
+        writes: list[RedisCommand] = []
         try:
-            answer = self.sources.postgres(
-                self.query, self._cache.published, self._record_published
-            )
+            with self._timed("postgres"):
+                result = self.sources.postgres(self.query, self._cache.published)
+            if result.published is not None:
+                self._cache.update_published(result.published)
+                text = encode_published(result.published)
+                writes.append(("SET", PUBLISHED_KEY, text, "EX", LIST_TTL_S))
+            if result.changed_at is not None:  # else there is no catalogue, or no right to see it
+                answer = catalogue.render(self.query, result, result.changed_at)
+                cost_s = time.perf_counter() - started
+                writes += self._accept(Entry(answer, time.time(), cost_s, self._version))
         finally:
-            self.timings_ms["postgres"] = _ms_since(started)
-        if answer is None:
-            self._write_and_unlock()
-            return
-        cost_s = time.perf_counter() - started
-        entry = make_entry(answer, made_at=time.time(), cost_s=cost_s, version=self._version)
+            self._write_and_unlock(*writes)
+
+    def _accept(self, entry: Entry) -> list[RedisCommand]:
+        """Answer with `entry` at once; the commands that store it in Redis."""
         self.answer = CachedAnswer(entry, "postgres", self.timings_ms)
-        self.done.set()  # whoever waits need not wait for the keeping
-        search = self.query.q is not None or self.query.after is not None
-        keep_s = SEARCH_TTL_S if search else LIST_TTL_S
-        kept = answer.slugs or self.query.is_unfiltered
-        sealing = ("SET", self._key, encode(entry, self.query.cache_key), "EX", keep_s)
-        self._write_and_unlock(*([sealing] if kept else []))
+        self.done.set()
+        if not _is_cacheable(self.query, entry):
+            return []
+        is_search = self.query.q is not None or self.query.after is not None
+        ttl_s = SEARCH_TTL_S if is_search else LIST_TTL_S
+        return [("SET", self._key, encode(entry, self.query.cache_key), "EX", ttl_s)]
 
     def load_published(self) -> None:
-        """What another instance heard of it, where the database cannot be asked."""
+        """Learn from Redis what another instance read, where Postgres cannot be asked."""
         try:
             [text] = self.sources.redis(("GET", PUBLISHED_KEY))
         except (CacheDown, ValueError):
             return
         self._cache.update_published(decode_published(text))
 
-    def _record_published(self, found: QueryResult) -> None:
-        self._new_published = found.published
-        self._cache.update_published(found.published)
-
     def acquire_lock(self) -> bool:
-        """Whether this is the one filler of all instances, for LOCK_MS at most."""
-        token = uuid4().hex
-        command = ("SET", self._lock_key, token, "NX", "PX", LOCK_TTL_MS)
+        """Whether this is the one fetch of all instances, for LOCK_TTL_MS at most."""
+        command = ("SET", self._lock_key, "1", "NX", "PX", LOCK_TTL_MS)
         self._has_lock = self.sources.redis(command)[0] not in (None, False)
-        if self._has_lock:
-            version, _ = _version_and_text(self.sources.redis(("MGET", VERSION_KEY, self._key)))
-            self._version = version
         return self._has_lock
 
-    @property
-    def _lock_key(self) -> str:
-        return f"products:lock:{self.query.cache_key}"
-
-    def _read_redis(self) -> bool:
-        """One command: the version that counts and the copy, which may be of an older one."""
-        started = time.perf_counter()
-        try:
-            self._version, text = _version_and_text(
-                self.sources.redis(("MGET", VERSION_KEY, self._key))
-            )
-        finally:
-            self.timings_ms["redis"] = self.timings_ms.get("redis", 0) + _ms_since(started)
-        entry = decode(text, self.query.cache_key)
-        if entry is None:
-            return False
-        self.stale_entry = entry
-        age_s = time.time() - entry.made_at
-        fresh = self._cache.is_current(entry) and -5 <= age_s < REDIS_FRESH_S
-        if entry.version != self._version or not fresh:
-            return False
-        # The dearer an answer and the older its copy, the likelier that one of many goes early.
-        early = age_s - entry.cost_s * XFETCH_BETA * math.log(1 - random.random()) >= REDIS_FRESH_S  # noqa: S311
-        self.answer = CachedAnswer(entry, "redis", self.timings_ms, early)
-        return True
-
     def _wait_for_other_instance(self) -> bool:
-        """Wait for the instance that holds the lock; False when this one is to fill."""
-        token = uuid4().hex
-        command = ("SET", self._lock_key, token, "NX", "PX", LOCK_TTL_MS)
-        self._has_lock = self.sources.redis(command)[0] not in (None, False)
-        if self._has_lock:
+        """Wait for the answer of the instance that holds the lock; False: fetch it here."""
+        if self.acquire_lock():
             return False
-        older = self.stale_entry
-        if older is not None and older.version == self._version and self._cache.is_current(older):
-            self.answer = CachedAnswer(older, "redis", self.timings_ms)
+        if self.stale_entry is not None and self._has_current_version(self.stale_entry):
+            self.answer = CachedAnswer(self.stale_entry, "redis", self.timings_ms)
             return True
-        end = time.monotonic() + LOCK_WAIT_S
-        while time.monotonic() < end:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while time.monotonic() < deadline:
             time.sleep(LOCK_POLL_S)
-            if self._read_redis():
+            if self.read_redis():
                 return True
         return False
 
-    def _write_and_unlock(self, *commands: tuple[str | int, ...]) -> None:
-        """Leave what was found in Redis, and let the next one try at once."""
-        told = list(commands)
-        if self._new_published is not None:
-            told.append(
-                ("SET", PUBLISHED_KEY, encode_published(self._new_published), "EX", LIST_TTL_S)
-            )
-        if self._has_lock:
-            told.append(("DEL", self._lock_key))
+    def _has_current_version(self, entry: Entry) -> bool:
+        return entry.version == self._version and self._cache.is_current(entry)
+
+    def _write_and_unlock(self, *commands: RedisCommand) -> None:
+        """Write to Redis, and let the next instance fetch at once."""
+        unlock: list[RedisCommand] = [("DEL", self._lock_key)] if self._has_lock else []
         try:
-            if told:
-                self.sources.redis(*told)
+            if commands or unlock:
+                self.sources.redis(*commands, *unlock)
         except CacheDown:
             return  # the answer is known all the same
 
-
-def _version_and_text(results: list[Any]) -> tuple[str, object]:
-    """MGET's answer: the version ("0" before the first change) and the copy. CacheDown if none."""
-    match results:
-        case [[version, text]]:
-            return str(version or "0"), text
-    raise CacheDown
-
-
-def make_entry(answer: RenderedAnswer, *, made_at: float, cost_s: float, version: str) -> Entry:
-    return Entry(answer.body, etag_of(answer.body), answer.changed_at, answer.next_cursor,
-                 made_at, cost_s, version, answer.slugs)  # fmt: skip
+    @contextmanager
+    def _timed(self, source: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings_ms[source] = self.timings_ms.get(source, 0) + _ms_since(started)
 
 
-def etag_of(body: bytes) -> str:
-    """Of what is said alone: the same from every instance, deployment and source."""
-    return hashlib.sha256(body).hexdigest()[:32]
-
-
-def encode_published(published: PublishedSlugs) -> str:
-    """As Redis holds it."""
-    facts = [published.read_at, published.changed_at.timestamp(), sorted(published.slugs)]
-    return json.dumps(facts, separators=(",", ":"))
-
-
-def decode_published(text: object) -> PublishedSlugs | None:
-    """From Redis again; None when there is none, or it is none of ours."""
-    if not isinstance(text, str):
-        return None
-    try:
-        heard_at, changed_at, slugs = json.loads(text)
-        return PublishedSlugs(frozenset(slugs), datetime.fromtimestamp(changed_at, UTC), heard_at)
-    except (ValueError, TypeError, OverflowError, OSError):
-        return None
-
-
-def encode(entry: Entry, key: str) -> str:
-    """An entry as Redis holds it: compressed, about a fifth of the bytes for the whole list."""
-    facts = [key, entry.version, entry.made_at, entry.changed_at.timestamp(), entry.cost_s,
-             entry.next_cursor, entry.slugs]  # fmt: skip
-    head = json.dumps(facts, separators=(",", ":")).encode()
-    packed = zlib.compress(head + b"\n" + entry.body, 6)
-    check = hashlib.sha256(packed).hexdigest()[:16]
-    return f"{ENTRY_FORMAT}.{check}.{base64.b64encode(packed).decode()}"
-
-
-def decode(text: object, key: str) -> Entry | None:
-    """The entry again; None when it is damaged, another format's or another question's."""
-    if not isinstance(text, str):
-        return None
-    mark, _, rest = text.partition(".")
-    check, _, coded = rest.partition(".")
-    if mark != ENTRY_FORMAT:
-        return None
-    try:
-        packed = base64.b64decode(coded, validate=True)
-        if hashlib.sha256(packed).hexdigest()[:16] != check:
-            return None
-        head, _, body = zlib.decompress(packed).partition(b"\n")
-        held, version, made_at, changed_at, cost_s, next_cursor, slugs = json.loads(head)
-        moment = datetime.fromtimestamp(changed_at, UTC)
-        names = tuple(slugs)
-    except (ValueError, TypeError, OverflowError, OSError, zlib.error):
-        return None
-    if held != key or not body:
-        return None
-    return Entry(body, etag_of(body), moment, next_cursor, made_at, cost_s, version, names)
-
-
-def invalidate(run: RunPipeline) -> None:
+def invalidate(pipeline: Callable[..., object]) -> None:
     """Make every copy in Redis an older one. Raises CacheDown."""
-    run(("INCR", VERSION_KEY))
+    pipeline(("INCR", VERSION_KEY))
+
+
+def _is_cacheable(query: Query, entry: Entry) -> bool:
+    return bool(entry.answer.slugs) or query.is_unfiltered
 
 
 def _ms_since(started: float) -> float:

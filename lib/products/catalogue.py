@@ -1,9 +1,10 @@
-"""The catalogue's answers: the one statement a question costs, and the shape callers read.
+"""Product queries in Postgres, one statement each, and the JSON that callers read.
 
 No price, ever: the table has no column for one. A text missing in the language asked for is given
 in the other. Names are the brands' own and have no translation.
 """
 
+import hashlib
 import json
 import time
 from datetime import datetime
@@ -15,7 +16,7 @@ from lib.products.query import LOCALES, CursorPosition, Query
 
 type Row = dict[str, Any]
 
-# A function's answer may have 4.5 MB; a product takes about 1 KB. Beyond it, `Link` leads on.
+# A function's response may have 4.5 MB; a product takes about 1 KB. `Link` leads to the rest.
 MAX_UNPAGED = 3000
 
 AUDIENCE_LABELS = {"SALON": "Salon", "BARBER": "Barbershop"}
@@ -163,7 +164,7 @@ select
 
 
 class PublishedSlugs(NamedTuple):
-    """The slugs that were published when the database was last heard, at heard_at (time.time()).
+    """The slugs that the database published at read_at (time.time()).
 
     changed_at: when the catalogue had last changed.
     """
@@ -174,12 +175,12 @@ class PublishedSlugs(NamedTuple):
 
 
 class QueryResult(NamedTuple):
-    """What a source knows in answer to a question.
+    """rows: in order, with columns as in the table and `rank`. has_more: there is a further page.
 
-    rows: in order, with columns as in the table and `rank`; more: there is a further page.
     facets: {facet, value, label_id, label_en, n} each. changed_at: when the catalogue last
-    changed; None where nobody can tell: there is none yet, or its rows cannot be seen, as without
-    a policy of row level security. That is no answer. published: None where it is known already.
+    changed; None where that is unknown, and this is no answer: there is no catalogue yet, or its
+    rows cannot be seen, as without a policy of row level security. published: None where it is
+    known already.
     """
 
     rows: list[Row]
@@ -191,31 +192,38 @@ class QueryResult(NamedTuple):
 
 
 class RenderedAnswer(NamedTuple):
-    """An answer's meaning: the same bytes wherever it was found. slugs: its products, in order."""
+    """The same bytes whatever the source. slugs: its products, in order."""
 
     body: bytes
     slugs: tuple[str, ...]
     changed_at: datetime
     next_cursor: str | None
 
+    @property
+    def etag(self) -> str:
+        """A hash of the body: the same from every instance, deployment and source."""
+        return hashlib.sha256(self.body).hexdigest()[:32]
 
-def find(run: RunQuery, query: Query, known: PublishedSlugs | None = None) -> QueryResult:
+
+def find(run: RunQuery, query: Query, published: PublishedSlugs | None = None) -> QueryResult:
     """Ask Postgres, in one statement. Raises DatabaseDown.
 
-    known: what is known to be published; it is read again where the catalogue changed since.
+    published: what is known; it is read again where the catalogue changed since.
     """
-    values, statement = _parameters(query), FIND_PRODUCTS if query.slug is None else FIND_BY_SLUG
-    values["known"] = known and known.changed_at
-    row = run(lambda connection: connection.execute(statement, values).fetchone())
-    found, total, facets, changed_at, sees_all, slugs = row
-    rows = sorted(found or [], key=sort_key, reverse=query.sort == "-name")
-    kept, more = rows[: page_size(query)], len(rows) > page_size(query)
+    statement = FIND_PRODUCTS if query.slug is None else FIND_BY_SLUG
+    values = _parameters(query) | {"known": published and published.changed_at}
+    result = run(lambda connection: connection.execute(statement, values).fetchone())
+    products, total, facets, changed_at, sees_all, slugs = result
+    rows = sorted(products or [], key=sort_key, reverse=query.sort == "-name")
+    size = page_size(query)
     if not sees_all:
         changed_at = None
-    published = None
+    newly_published = None
     if changed_at is not None and slugs is not None:
-        published = PublishedSlugs(frozenset(slugs), changed_at, time.time())
-    return QueryResult(kept, more, total, facets or [], changed_at, published)
+        newly_published = PublishedSlugs(frozenset(slugs), changed_at, time.time())
+    return QueryResult(
+        rows[:size], len(rows) > size, total, facets or [], changed_at, newly_published
+    )
 
 
 def page_size(query: Query) -> int:
@@ -247,12 +255,13 @@ def _parameters(query: Query) -> dict[str, object]:
     }
 
 
-def render(query: Query, found: QueryResult, changed_at: datetime) -> RenderedAnswer:
-    """The contract's JSON. Raises NotFound when the one product asked for is not there."""
-    items = [to_json(row, query) for row in found.rows]
-    next_cursor = (
-        query.encode_cursor(CursorPosition(*sort_key(found.rows[-1]))) if found.has_more else None
-    )
+def render(query: Query, result: QueryResult, changed_at: datetime) -> RenderedAnswer:
+    """The JSON of the contract. Raises NotFound when the one product asked for is not there."""
+    rows = result.rows
+    items = [to_json(row, query) for row in rows]
+    next_cursor = None
+    if result.has_more:
+        next_cursor = query.encode_cursor(CursorPosition(*sort_key(rows[-1])))
     value: object = items
     if query.slug is not None:
         if not items:
@@ -262,70 +271,74 @@ def render(query: Query, found: QueryResult, changed_at: datetime) -> RenderedAn
         value = {
             "items": items,
             "next_cursor": next_cursor,
-            "total": found.total if query.total else None,
-            "facets": _render_facets(query, found.facets) if query.facets else None,
+            "total": result.total if query.total else None,
+            "facets": _render_facets(query, result.facets) if query.facets else None,
         }
-    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    return RenderedAnswer(body, tuple(row["slug"] for row in found.rows), changed_at, next_cursor)
+    slugs = tuple(row["slug"] for row in rows)
+    return RenderedAnswer(_encode(value), slugs, changed_at, next_cursor)
 
 
-def remove_withdrawn(body: bytes, slugs: tuple[str, ...], published: PublishedSlugs) -> bytes:
-    """An older answer without what is not published any more. slugs: its products, in order.
+def remove_withdrawn(answer: RenderedAnswer, published: frozenset[str]) -> RenderedAnswer:
+    """An older answer without the products that are not published any more.
 
     Raises NotFound when it was one product.
     """
-    withdrawn = [slug not in published.slugs for slug in slugs]
-    if not any(withdrawn):
-        return body
-    value = json.loads(body)
+    if published.issuperset(answer.slugs):
+        return answer
+    value = json.loads(answer.body)
     if isinstance(value, dict) and "items" not in value:
         raise NotFound
     items = value["items"] if isinstance(value, dict) else value
-    kept = [item for item, gone in zip(items, withdrawn, strict=True) if not gone]
+    slugs = tuple(slug for slug in answer.slugs if slug in published)
+    remaining = [item for item, slug in zip(items, answer.slugs, strict=True) if slug in published]
+    cursor = answer.next_cursor if slugs else None
     if isinstance(value, dict):
-        value["items"] = kept
+        value |= {"items": remaining, "next_cursor": cursor}
         if value["total"] is not None:
-            value["total"] -= sum(withdrawn)
-        for facet in (value["facets"] or {}).values() if not published.slugs else ():
-            for each in facet:
-                each["count"] = 0
-        if not published.slugs:
-            value |= {"next_cursor": None, "total": None if value["total"] is None else 0}
+            withdrawn = len(items) - len(remaining)
+            value["total"] = value["total"] - withdrawn if published else 0
+        for values in (value["facets"] or {}).values() if not published else ():
+            for counted in values:
+                counted["count"] = 0
     else:
-        value = kept
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        value = remaining
+    return RenderedAnswer(_encode(value), slugs, answer.changed_at, cursor)
 
 
 def to_json(row: Row, query: Query) -> dict[str, object]:
     """A product as callers read it: the fields asked for, in the language asked for."""
-    first, second = (query.locale, next(each for each in LOCALES if each != query.locale))
+    other = next(locale for locale in LOCALES if locale != query.locale)
 
-    def told(name: str) -> Any:
-        return row.get(f"{name}_{first}") or row.get(f"{name}_{second}")
+    def text(column: str) -> Any:
+        return row.get(f"{column}_{query.locale}") or row.get(f"{column}_{other}")
 
-    whole: dict[str, object] = {
+    product: dict[str, object] = {
         "slug": row["slug"],
         "name": row["name"],
         "brand": row["brand"],
         "audience": row["audience"],
         "functions": row["functions"],
         "categories": row["categories"],
-        "summary": told("summary"),
-        "benefits": told("benefits") or [],
-        "howToUse": told("how_to_use") or "",
+        "summary": text("summary"),
+        "benefits": text("benefits") or [],
+        "howToUse": text("how_to_use") or "",
         "image": {
             "url": row.get("image_url"),
-            "alt": told("image_alt"),
-            "caption": told("image_caption"),
+            "alt": text("image_alt"),
+            "caption": text("image_caption"),
         },
     }
-    return {name: whole[name] for name in query.fields}
+    return {name: product[name] for name in query.fields}
 
 
-def _render_facets(query: Query, counted: list[Row]) -> dict[str, list[dict[str, object]]]:
+def _render_facets(query: Query, rows: list[Row]) -> dict[str, list[dict[str, object]]]:
     """Each facet's values with their labels and counts; a facet ignores its own filter."""
-    shown: dict[str, list[dict[str, object]]] = {name: [] for name in query.facets}
-    for row in counted:
+    facets: dict[str, list[dict[str, object]]] = {name: [] for name in query.facets}
+    for row in rows:
         label = row.get(f"label_{query.locale}") or AUDIENCE_LABELS.get(row["value"], row["value"])
-        shown[row["facet"]].append({"value": row["value"], "label": label, "count": int(row["n"])})
-    return shown
+        facets[row["facet"]].append({"value": row["value"], "label": label, "count": int(row["n"])})
+    return facets
+
+
+def _encode(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,7 +1,7 @@
-"""What a caller may ask of the catalogue: every parameter, its rule, the words for each fault.
+"""The query parameters of GET /api/products, their validation and the cursor.
 
-`read` names every fault at once. Two addresses that ask the same have the same `key`, whatever
-the order, repetition or case of their parameters: caches stand on that.
+`parse` reports every error at once. The rule a newcomer would break: two addresses that ask the
+same have the same `cache_key`, whatever the order, repetition or case of their parameters.
 """
 
 import base64
@@ -66,7 +66,7 @@ ERROR_MESSAGES = {
     },
 }
 
-# What normalising leaves whole although people type it as plain letters.
+# Letters that Unicode does not decompose, as people type them.
 _LETTER_REPLACEMENTS = str.maketrans(
     {"ø": "o", "æ": "ae", "œ": "oe", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
 )
@@ -84,7 +84,7 @@ def fold(text: str) -> str:
 
 
 class CursorPosition(NamedTuple):
-    """Where a page ended: the last product's place in its order. It survives inserts."""
+    """The sort key of a page's last product; it stays right when products are inserted."""
 
     rank: int
     name_key: str
@@ -92,10 +92,10 @@ class CursorPosition(NamedTuple):
 
 
 class Query(NamedTuple):
-    """One question. Filters are sorted, without repetition, in the case they are compared in.
+    """A valid query. Filters are sorted, without repetition, in the case they are compared in.
 
     q: folded, None when nothing was typed. limit: None for the bare list. fields: in FIELDS'
-    order. Only `slug`: one product.
+    order. slug: one product; there are no filters beside it.
     """
 
     brands: tuple[str, ...] = ()
@@ -114,68 +114,80 @@ class Query(NamedTuple):
 
     @property
     def cache_key(self) -> str:
-        """The same for everything that asks the same, and for nothing else."""
-        after = self.after and (self.after.rank, self.after.name_key, self.after.slug)
-        asked = [*self._search_parameters(), self.slug, self.limit, after, self.facets, self.total,
-                 self.fields, self.locale]  # fmt: skip
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
+        """A hash of everything that was asked."""
+        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:32]
 
     @property
     def is_unfiltered(self) -> bool:
-        """Whether it is of every product that there is."""
+        """Whether it lists every product that there is."""
         filters = (self.brands, self.categories, self.functions, self.audiences)
         return not any(filters) and (self.q, self.slug, self.after) == (None, None, None)
 
-    def encode_cursor(self, place: CursorPosition) -> str:
-        """What leads on from `place`, in this search alone."""
-        parts = [self._search_hash(), place.rank, place.name_key, place.slug]
+    def _search_hash(self) -> str:
+        search = [self.brands, self.categories, self.functions, self.audiences, self.q, self.sort]
+        return hashlib.sha256(json.dumps(search).encode()).hexdigest()[:10]
+
+    def encode_cursor(self, position: CursorPosition) -> str:
+        """The cursor of the page after `position`, valid in this search alone."""
+        parts = [self._search_hash(), *position]
         text = json.dumps(parts, separators=(",", ":")).encode()
         return base64.urlsafe_b64encode(text).decode().rstrip("=")
 
-    def _search_parameters(self) -> list[object]:
-        return [self.brands, self.categories, self.functions, self.audiences, self.q, self.sort]
-
-    def _search_hash(self) -> str:
-        return hashlib.sha256(json.dumps(self._search_parameters()).encode()).hexdigest()[:10]
-
     def decode_cursor(self, cursor: str) -> CursorPosition | None:
-        """Where `cursor` leads; None when it is none of this search's."""
+        """None when it is not a cursor of this search."""
         try:
             padded = cursor + "=" * (-len(cursor) % 4)
             parts = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
         except (ValueError, RecursionError):
             return None
         match parts:
-            case [str(mark), int(rank), str(name_key), str(slug)] if mark == self._search_hash():
-                place = CursorPosition(rank, name_key, slug)
-                plain = fold(name_key) == name_key and fold(slug) == slug.replace("-", " ")
-                sound = type(rank) is int and abs(rank) < 2**62 and plain
-                # What we wrote, to the letter: another spelling would be another cache entry.
-                return place if sound and self.encode_cursor(place) == cursor else None
-        return None
+            case [str(search), int(rank), str(name_key), str(slug)]:
+                position = CursorPosition(rank, name_key, slug)
+            case _:
+                return None
+        folded = fold(name_key) == name_key and fold(slug) == slug.replace("-", " ")
+        valid = search == self._search_hash() and type(rank) is int and abs(rank) < 2**62 and folded
+        # Byte for byte as it was encoded: another spelling would be another cache entry.
+        return position if valid and self.encode_cursor(position) == cursor else None
 
 
 @dataclass(slots=True)
 class _Parser:
-    """Parameters on their way to a Query, with the faults found so far."""
+    """The parameters given, and the errors found so far."""
 
     parameters: dict[str, list[str]]
     locale: str
     errors: Details = field(default_factory=dict)
 
     def add_error(self, name: str, code: str) -> None:
-        said = self.errors.setdefault(name, [])
-        if (text := ERROR_MESSAGES[code][self.locale]) not in said:
-            said.append(text)
+        messages = self.errors.setdefault(name, [])
+        if (message := ERROR_MESSAGES[code][self.locale]) not in messages:
+            messages.append(message)
+
+    def check(self, name: str, values: list[str]) -> None:
+        """What holds for every parameter."""
+        if name not in (*FILTERS, *SINGLE_VALUED):
+            self.add_error(name[:MAX_CHARACTERS], "unknown")
+            return
+        limit = {"cursor": 600, "fields": 3 * MAX_CHARACTERS}.get(name, MAX_CHARACTERS)
+        for value in values:
+            if len(value) > limit:
+                self.add_error(name, "long")
+            categories = map(unicodedata.category, value)
+            if "\ufffd" in value or not {"Cc", "Cs"}.isdisjoint(categories):
+                self.add_error(name, "unreadable")
+        if "slug" in self.parameters and name not in ALLOWED_WITH_SLUG:
+            self.add_error(name, "beside_slug")
 
     def single(self, name: str) -> str | None:
-        values = set(self.parameters.get(name, ()))
+        values = sorted(set(self.parameters.get(name, ())))
         if len(values) > 1:
             self.add_error(name, "repeated")
-        return next(iter(sorted(values)), None)
+        return values[0] if values else None
 
     def multiple(self, name: str) -> tuple[str, ...]:
-        values = {value.strip() for value in self.parameters.get(name, ())} - {""}
+        given = self.parameters.get(name, ())
+        values = {value.strip() for value in given} - {""}
         if len(values) > MAX_VALUES:
             self.add_error(name, "many")
         if name == "audience":
@@ -184,24 +196,28 @@ class _Parser:
                 self.add_error(name, "audience")
             return tuple(sorted(values))
         if name == "brand":
-            values = {
-                each for value in self.parameters.get(name, ()) for each in _plus_spellings(value)
-            }
-            values -= {""}
+            values = {spelling for value in given for spelling in _plus_spellings(value)} - {""}
         return tuple(sorted({value.lower() for value in values}))
 
     def flag(self, name: str) -> bool:
         text = self.single(name)
-        given = None if text is None else query_parameters.parse_flag(text)
-        if text is not None and given is None:
+        value = None if text is None else query_parameters.parse_flag(text)
+        if text is not None and value is None:
             self.add_error(name, "flag")
-        return bool(given)
+        return bool(value)
 
-    def choice(self, name: str, known: tuple[str, ...], default: str) -> str:
+    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
         text = self.single(name)
-        if text is not None and text not in known:
+        if text is not None and text not in choices:
             self.add_error(name, name)
-        return text if text in known else default
+        return text if text in choices else default
+
+    def choices(self, name: str, text: str, choices: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of `choices` that a comma-separated text names."""
+        chosen = {part.strip() for part in text.split(",")}
+        if chosen - set(choices):
+            self.add_error(name, name)
+        return tuple(choice for choice in choices if choice in chosen)
 
     def limit(self) -> int | None:
         text = self.single("limit")
@@ -214,100 +230,76 @@ class _Parser:
 
     def facets(self) -> tuple[str, ...]:
         text = (self.single("facets") or "0").lower()
-        everything = query_parameters.parse_flag(text)
-        if everything is not None:
-            return FILTERS if everything else ()
-        asked = {part.strip() for part in text.split(",")}
-        if asked - set(FILTERS):
-            self.add_error("facets", "facets")
-        return tuple(name for name in FILTERS if name in asked)
+        flag = query_parameters.parse_flag(text)
+        if flag is not None:
+            return FILTERS if flag else ()
+        return self.choices("facets", text, FILTERS)
 
     def fields(self) -> tuple[str, ...]:
         text = self.single("fields")
-        if text is None:
-            return FIELDS
-        asked = {part.strip() for part in text.split(",")}
-        if asked - set(FIELDS):
-            self.add_error("fields", "fields")
-        return tuple(name for name in FIELDS if name in asked)
+        return FIELDS if text is None else self.choices("fields", text, FIELDS)
 
     def q(self) -> str | None:
         text = self.single("q")
         if text is None or not text.strip():
             return None
-        return fold(text) or "?"  # signs alone are in no product
+        return fold(text) or "?"  # signs alone match no product
 
 
 def _plus_spellings(value: str) -> Iterable[str]:
-    """A brand as it was given, and each way of reading its spaces as pluses: an address typed by
-    hand says `brand=Gamma+`, which arrives as a space."""
+    """A brand as given, and with any of its spaces as pluses: an address typed by hand says
+    `brand=Gamma+`, which arrives as a space."""
     words = value.split(" ")
     if len(words) > MAX_BRAND_SPACES + 1:
         return (value.strip(), value.replace(" ", "+"))
-    joints = itertools.product(" +", repeat=len(words) - 1)
+    separators = itertools.product(" +", repeat=len(words) - 1)
     return {
-        (words[0] + "".join(map("".join, zip(chosen, words[1:], strict=True)))).strip()
-        for chosen in joints
+        "".join(map("".join, zip(words, (*chosen, ""), strict=True))).strip()
+        for chosen in separators
     }
 
 
-def parse(pairs: Iterable[tuple[str, str]], spoken: str) -> Query:
-    """The question in a query string's pairs; faults in the language `spoken`, or in `locale`.
+def parse(pairs: Iterable[tuple[str, str]], locale: str) -> Query:
+    """The query in a query string's pairs.
 
-    Raises Invalid, naming every fault.
+    Raises Invalid, with every error in the language of the parameter `locale`, else of `locale`.
     """
-    given: dict[str, list[str]] = {}
+    parameters: dict[str, list[str]] = {}
     for name, value in pairs:
-        given.setdefault(name, []).append(value)
-    given = query_parameters.drop_empty(given)
-    spoken = next((each for each in given.get("locale", ()) if each in LOCALES), spoken)
-    reading = _Parser(given, spoken)
-    for name, values in given.items():
-        _check_parameter(reading, name, values)
-    query = _build_query(reading)
-    cursor = reading.single("cursor")
-    after = query.decode_cursor(cursor) if cursor is not None else None
-    if cursor is not None and after is None:
-        reading.add_error("cursor", "cursor")
-    if reading.errors:
-        raise Invalid(reading.errors)
-    return query._replace(after=after)
+        parameters.setdefault(name, []).append(value)
+    parameters = query_parameters.drop_empty(parameters)
+    locale = next((value for value in parameters.get("locale", ()) if value in LOCALES), locale)
+    parser = _Parser(parameters, locale)
+    for name, values in parameters.items():
+        parser.check(name, values)
+    query = _build_query(parser)
+    cursor = parser.single("cursor")
+    if cursor is not None:
+        query = query._replace(after=query.decode_cursor(cursor))
+        if query.after is None:
+            parser.add_error("cursor", "cursor")
+    if parser.errors:
+        raise Invalid(parser.errors)
+    return query
 
 
-def _check_parameter(reading: _Parser, name: str, values: list[str]) -> None:
-    if name not in (*FILTERS, *SINGLE_VALUED):
-        reading.add_error(name[:MAX_CHARACTERS], "unknown")
-        return
-    most = 600 if name == "cursor" else 3 * MAX_CHARACTERS if name == "fields" else MAX_CHARACTERS
-    for value in values:
-        if len(value) > most:
-            reading.add_error(name, "long")
-        if any(
-            letter == "\ufffd" or unicodedata.category(letter) in ("Cc", "Cs") for letter in value
-        ):
-            reading.add_error(name, "unreadable")
-    if "slug" in reading.parameters and name not in ALLOWED_WITH_SLUG:
-        reading.add_error(name, "beside_slug")
-
-
-def _build_query(reading: _Parser) -> Query:
-    q = reading.q()
-    limit = reading.limit()
-    facets, total = reading.facets(), reading.flag("total")
-    if limit is None and {"cursor", "facets", "total"} & set(reading.parameters):
+def _build_query(parser: _Parser) -> Query:
+    q = parser.q()
+    limit = parser.limit()
+    if limit is None and {"cursor", "facets", "total"} & set(parser.parameters):
         limit = DEFAULT_LIMIT
-    slug = reading.single("slug")
+    slug = parser.single("slug")
     return Query(
-        brands=reading.multiple("brand"),
-        categories=reading.multiple("category"),
-        functions=reading.multiple("function"),
-        audiences=reading.multiple("audience"),
+        brands=parser.multiple("brand"),
+        categories=parser.multiple("category"),
+        functions=parser.multiple("function"),
+        audiences=parser.multiple("audience"),
         q=q,
         slug=None if slug is None else slug.strip().lower(),
-        sort=reading.choice("sort", SORTS, "name" if q is None else "relevance"),
+        sort=parser.choice("sort", SORTS, "name" if q is None else "relevance"),
         limit=limit,
-        facets=facets,
-        total=total,
-        fields=reading.fields(),
-        locale=reading.choice("locale", LOCALES, LOCALES[0]),
+        facets=parser.facets(),
+        total=parser.flag("total"),
+        fields=parser.fields(),
+        locale=parser.choice("locale", LOCALES, LOCALES[0]),
     )

@@ -1,7 +1,7 @@
-"""Tells the caches that the catalogue changed: Redis by a new version, Vercel's CDN by its tag.
+"""Invalidates cached product answers: in Redis by a new version, in Vercel's CDN by a tag.
 
 Vercel: `POST /v1/edge-cache/invalidate-by-tags` as documented (read 2026-11); never tried on a
-live project. An instance's own memory forgets by itself within seconds.
+live project. An instance's own memory expires within seconds.
 """
 
 import json
@@ -24,15 +24,15 @@ class InvalidationResult(NamedTuple):
 
 
 def invalidate_all(services: Services) -> dict[str, InvalidationResult]:
-    """What each cache said."""
+    """The result by cache."""
     return {"Redis": _invalidate_redis(services), "CDN": _invalidate_cdn(services)}
 
 
 def _invalidate_redis(services: Services) -> InvalidationResult:
     try:
         cache.invalidate(services.cache.pipeline)
-    except NotConfigured as fault:
-        return InvalidationResult(False, f"not told, {fault}")
+    except NotConfigured as error:
+        return InvalidationResult(False, f"not told, {error}")
     except CacheDown:
         return InvalidationResult(
             False, "not told, it cannot be reached; copies expire within a minute"
@@ -44,8 +44,8 @@ def _invalidate_cdn(services: Services) -> InvalidationResult:
     settings = services.settings
     if not settings.vercel_api_token:
         return InvalidationResult(True, "no VERCEL_API_TOKEN; copies expire within a minute")
-    asked = {"projectIdOrName": settings.vercel_project_id, "teamId": settings.vercel_team_id}
-    query = urllib.parse.urlencode({name: value for name, value in asked.items() if value})
+    parameters = {"projectIdOrName": settings.vercel_project_id, "teamId": settings.vercel_team_id}
+    query = urllib.parse.urlencode({name: value for name, value in parameters.items() if value})
     request = urllib.request.Request(  # noqa: S310 - a setting's http(s) address
         f"{settings.vercel_api_url}/v1/edge-cache/invalidate-by-tags?{query}",
         data=json.dumps({"tags": [CACHE_TAG]}).encode(),
@@ -58,8 +58,8 @@ def _invalidate_cdn(services: Services) -> InvalidationResult:
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):  # noqa: S310
             return InvalidationResult(True, "purged")
-    except urllib.error.HTTPError as fault:
-        fault.close()
-        return InvalidationResult(False, f"refused with status {fault.code}")
+    except urllib.error.HTTPError as error:
+        error.close()
+        return InvalidationResult(False, f"refused with status {error.code}")
     except (urllib.error.URLError, OSError):
         return InvalidationResult(False, "cannot be reached; copies expire within a minute")

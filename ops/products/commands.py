@@ -1,4 +1,4 @@
-"""Commands about the catalogue: import, export, and telling the caches."""
+"""Commands about the catalogue: import, export, purge of the caches."""
 
 import argparse
 import sys
@@ -7,47 +7,46 @@ from typing import Any
 
 from lib.services import Services
 from ops import command
-from ops.products import cache_invalidation, catalogue
+from ops.products import cache_invalidation, catalogue, diff, reader, writer
 
-STORE_BUDGET_S = 120
+DATABASE_BUDGET_S = 120
 
 
 def catalogue_import(services: Services, args: argparse.Namespace) -> int:
     """Bring the catalogue to what a file says, all of it or nothing; then purge every cache."""
     text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
     run = services.database.run
-    before = run(catalogue.load, budget_s=STORE_BUDGET_S)
+    before = run(catalogue.load, budget_s=DATABASE_BUDGET_S)
     try:
-        found = catalogue.parse(text, known=before)
-    except catalogue.InvalidCatalogue as unusable:
-        print("\n".join(unusable.errors), file=sys.stderr)
-        print(f"{len(unusable.errors)} faults; nothing was changed", file=sys.stderr)
+        after = reader.parse(text, known=before)
+    except reader.InvalidCatalogue as invalid:
+        print("\n".join(invalid.errors), file=sys.stderr)
+        print(f"{len(invalid.errors)} faults; nothing was changed", file=sys.stderr)
         return 1
-    change = catalogue.diff(before, found, prune=args.prune)
-    print("\n".join(change.lines) or "nothing to change")
+    changes = diff.compare(before, after, prune=args.prune)
+    print("\n".join(changes.lines) or "nothing to change")
     if args.dry_run:
         print("dry run: nothing was changed")
         return 0
-    if change.is_empty:
+    if not changes.lines:
         return 0
-    run(lambda c: catalogue.store(c, found, change), budget_s=STORE_BUDGET_S)
-    print(f"{len(change.changed_products)} products kept, {len(change.removed_slugs)} removed")
+    run(lambda c: catalogue.store(c, after, changes), budget_s=DATABASE_BUDGET_S)
+    print(f"{len(changes.changed_products)} products kept, {len(changes.removed_slugs)} removed")
     return catalogue_purge(services, args)
 
 
 def catalogue_export(services: Services, args: argparse.Namespace) -> int:
     """Write the catalogue to standard output: JSON, which is all of it, or CSV, the products."""
-    found = services.database.run(catalogue.load, budget_s=STORE_BUDGET_S)
-    written = catalogue.to_csv(found) if args.csv else catalogue.to_json(found)
-    sys.stdout.write(written)
+    stored = services.database.run(catalogue.load, budget_s=DATABASE_BUDGET_S)
+    sys.stdout.write(writer.to_csv(stored) if args.csv else writer.to_json(stored))
     return 0
 
 
 def catalogue_purge(services: Services, _args: argparse.Namespace) -> int:
-    """Let no cache answer with an older catalogue. Exit 1 when one could not be told."""
-    told = cache_invalidation.invalidate_all(services)
-    print("\n".join(f"{place}: {outcome.message}" for place, outcome in told.items()))
-    return 0 if all(outcome.ok for outcome in told.values()) else 1
+    """Let no cache answer with an older catalogue. Exit 1 when one could not be purged."""
+    results = cache_invalidation.invalidate_all(services)
+    print("\n".join(f"{cache}: {result.message}" for cache, result in results.items()))
+    return 0 if all(result.ok for result in results.values()) else 1
 
 
 def add_commands(areas: Any) -> None:

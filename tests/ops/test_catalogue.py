@@ -1,4 +1,4 @@
-"""`ops catalogue`: import, export, purge; and the copy that ships."""
+"""`ops catalogue`: import, export, purge; and the snapshot that ships."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def names(database: Database) -> dict[str, str]:
     return {row["slug"]: row["name"] for row in rows}
 
 
-def test_the_seed_is_imported_once_and_every_cache_told(
+def test_the_seed_is_imported_once_and_every_cache_invalidated(
     platform: Platform, database: Database, capsys: Printed
 ) -> None:
     assert ops(platform, "import", str(SEED)) == 0
@@ -68,18 +68,18 @@ def test_a_dry_run_shows_the_difference_and_changes_nothing(
     document = DOCUMENT | {"products": [changed, *rest[1:], make_product("brand-new")]}
     before = names(seeded)
     assert ops(platform, "import", "--dry-run", "--prune", write_file(tmp_path, document)) == 0
-    told = capsys.readouterr().out
-    assert f"~ {first['slug']}" in told
-    assert "    summary_id: " in told
-    assert "-> 'Kalimat baru.'" in told
-    assert "+ brand-new  Brand New" in told
-    assert f"- {rest[0]['slug']}" in told
-    assert "dry run" in told
+    output = capsys.readouterr().out
+    assert f"~ {first['slug']}" in output
+    assert "    summary_id: " in output
+    assert "-> 'Kalimat baru.'" in output
+    assert "+ brand-new  Brand New" in output
+    assert f"- {rest[0]['slug']}" in output
+    assert "dry run" in output
     assert names(seeded) == before
     assert platform.vercel.received() == []
 
 
-def test_what_a_file_leaves_out_stays_unless_it_is_told_to_go(
+def test_what_a_file_leaves_out_stays_unless_it_is_pruned(
     platform: Platform, seeded: Database, tmp_path: Path
 ) -> None:
     file = write_file(tmp_path, {"products": [make_product("brand-new")]})
@@ -89,7 +89,7 @@ def test_what_a_file_leaves_out_stays_unless_it_is_told_to_go(
     assert set(names(seeded)) == {"brand-new"}
 
 
-def test_every_fault_is_named_with_its_line_and_nothing_is_changed(
+def test_every_error_is_reported_with_its_line_and_nothing_is_changed(
     platform: Platform, seeded: Database, tmp_path: Path, capsys: Printed
 ) -> None:
     bad = [
@@ -103,29 +103,29 @@ def test_every_fault_is_named_with_its_line_and_nothing_is_changed(
     text = json.dumps({"products": bad}, indent=1)
     before = names(seeded)
     assert ops(platform, "import", write_file(tmp_path, text)) == 1
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     lines = text.splitlines()
 
     def begins(slug: str, nth: int = 0) -> int:
         """The line that the object with this slug begins on."""
         return [n for n, line in enumerate(lines) if f'"slug": "{slug}"' in line][nth]
 
-    assert f"line {begins('priced')}: 'price' is not known" in said
-    assert f"line {begins('fine', 1)}: fine is there twice" in said
+    assert f"line {begins('priced')}: 'price' is not known" in output
+    assert f"line {begins('fine', 1)}: fine is there twice" in output
     file = write_file(tmp_path, json.dumps({"products": bad[:4]}, indent=1))
     assert ops(platform, "import", file) == 1
-    said = capsys.readouterr().err
-    assert f"line {begins('Not A Slug')}: Not A Slug: slug" in said
-    assert f"line {begins('no-brand')}: no-brand: brand: 'Nobody' is not known" in said
-    assert "categories: 'perfume' is not known" in said
-    assert "audience: SALON, BARBER or both" in said
-    assert "4 faults; nothing was changed" in said
+    output = capsys.readouterr().err
+    assert f"line {begins('Not A Slug')}: Not A Slug: slug" in output
+    assert f"line {begins('no-brand')}: no-brand: brand: 'Nobody' is not known" in output
+    assert "categories: 'perfume' is not known" in output
+    assert "audience: SALON, BARBER or both" in output
+    assert "4 faults; nothing was changed" in output
     assert ops(platform, "import", write_file(tmp_path, '{"products": [\n{]')) == 1
     assert "line 2: this is no JSON" in capsys.readouterr().err
     assert names(seeded) == before
 
 
-def test_csv_goes_out_and_in_again_whole(
+def test_an_exported_csv_is_imported_unchanged(
     platform: Platform, seeded: Database, tmp_path: Path, capsys: Printed
 ) -> None:
     seeded.execute("update products set summary_id = '=1+1' where slug = 'barber-beard-oil'")
@@ -143,9 +143,9 @@ def test_csv_goes_out_and_in_again_whole(
     line = next(n for n, row in enumerate(table.splitlines(), 1) if ",Gamma+," in row)
     assert f"line {line}: " in capsys.readouterr().err
     assert ops(platform, "import", write_file(tmp_path, "slug,cost\nx,1\n", "p.csv")) == 1
-    said = capsys.readouterr().err
-    assert "line 1: column 'cost' is not known" in said
-    assert "line 1: column 'name' is missing" in said
+    output = capsys.readouterr().err
+    assert "line 1: column 'cost' is not known" in output
+    assert "line 1: column 'name' is missing" in output
 
 
 def test_an_export_is_an_import_that_changes_nothing(
@@ -157,15 +157,15 @@ def test_an_export_is_an_import_that_changes_nothing(
     assert capsys.readouterr().out == "nothing to change\n"
 
 
-def test_a_cache_that_cannot_be_told_is_named(
+def test_a_cache_that_cannot_be_invalidated_is_reported(
     platform: Platform, seeded: Database, capsys: Printed
 ) -> None:
     platform.vercel.switch("fail", status=500)
     platform.upstash.switch("fail", status=500)
     assert ops(platform, "purge") == 1
-    said = capsys.readouterr().out
-    assert "Redis: not told" in said
-    assert "CDN: refused with status 500" in said
+    output = capsys.readouterr().out
+    assert "Redis: not output" in output
+    assert "CDN: refused with status 500" in output
     platform.vercel.ok()
     platform.upstash.ok()
     assert ops(platform, "purge", VERCEL_API_TOKEN="") == 0
@@ -181,15 +181,15 @@ def test_an_import_is_seen_by_an_instance_that_holds_the_old_list(
         == 0
     )
     with platform.function("api/products.py") as other:  # Redis still has the older copy
-        answer = get_products(other)
-    assert "brand-new" in slugs(answer)
-    assert answer.headers["X-Data-Source"] == "postgres"
+        response = get_products(other)
+    assert "brand-new" in slugs(response)
+    assert response.headers["X-Data-Source"] == "postgres"
 
 
 def test_the_snapshot_and_the_pages_are_in_step_with_the_seed() -> None:
-    held = snapshot.FILE.read_text("utf-8")
-    made_at = datetime.fromisoformat(json.loads(held)["madeAt"])
-    assert held == writing.render(DOCUMENT, made_at), "python3 -m dev snapshot"
+    text = snapshot.FILE.read_text("utf-8")
+    made_at = datetime.fromisoformat(json.loads(text)["madeAt"])
+    assert text == writing.render(DOCUMENT, made_at), "python3 -m dev snapshot"
     for name, (form, parameter) in writing.PAGES.items():
         page = (ROOT / name).read_text("utf-8")
         assert page == writing.render_product_list(page, DOCUMENT, form, parameter), (

@@ -1,4 +1,4 @@
-"""What the catalogue's tests share: the seed in the database, products made up, a naive model."""
+"""For tests about products: the seed, made-up products, and a function that serves them."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from psycopg.rows import DictRow
 
 from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
-from ops.products import catalogue
+from ops.products import catalogue, diff, reader
 from tests.conftest import ROOT
 
 type Database = psycopg.Connection[DictRow]
@@ -24,11 +24,11 @@ PRODUCTS: list[dict[str, Any]] = DOCUMENT["products"]
 
 
 def store_catalogue(platform: Platform, document: Mapping[str, Any] = DOCUMENT) -> None:
-    """Store a catalogue as the functions' role, whatever was there before."""
+    """Replace the stored catalogue, as the functions' role."""
     with psycopg.connect(platform.database_url, autocommit=True) as connection:
         before = catalogue.load(connection)
-        found = catalogue.parse(json.dumps(document), known=before)
-        catalogue.store(connection, found, catalogue.diff(before, found, prune=True))
+        after = reader.parse(json.dumps(document), known=before)
+        catalogue.store(connection, after, diff.compare(before, after, prune=True))
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def seeded(platform: Platform, database: Database) -> Database:
 
 @pytest.fixture
 def shop(platform: Platform, seeded: Database) -> Iterator[Function]:
-    """A process of its own, which remembers nothing yet."""
+    """A function with an empty memory."""
     with platform.function("api/products.py") as function:
         yield function
 
@@ -49,13 +49,13 @@ def get_products(function: Function, query: str = "", **headers: str) -> httpx.R
     return httpx.get(f"{function.url}/api/products{query}", headers=headers, timeout=20)
 
 
-def slugs(answer: httpx.Response) -> list[str]:
-    found = answer.json()
-    return [item["slug"] for item in (found["items"] if isinstance(found, dict) else found)]
+def slugs(response: httpx.Response) -> list[str]:
+    body = response.json()
+    return [item["slug"] for item in (body["items"] if isinstance(body, dict) else body)]
 
 
 def make_product(slug: str, **changes: Any) -> dict[str, Any]:
-    """A product that every rule accepts."""
+    """A valid product."""
     return {
         "slug": slug,
         "name": slug.replace("-", " ").title(),

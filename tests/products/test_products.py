@@ -29,18 +29,18 @@ SHAPE = ["slug", "name", "brand", "audience", "functions", "categories", "summar
 def test_without_parameters_it_is_a_bare_array_of_everything_sorted_by_name(
     shop: Function,
 ) -> None:
-    answer = get_products(shop)
-    assert answer.status_code == 200
-    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
-    found = answer.json()
-    assert [item["slug"] for item in found] == [
+    response = get_products(shop)
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+    body = response.json()
+    assert [item["slug"] for item in body] == [
         each["slug"]
         for each in sorted(PRODUCTS, key=lambda each: (fold(each["name"]), each["slug"]))
     ]
-    for item in found:
+    for item in body:
         assert list(item) == SHAPE
         assert list(item["image"]) == ["url", "alt", "caption"]
-    assert "price" not in answer.text.lower()
+    assert "price" not in response.text.lower()
 
 
 def test_the_seed_has_sixty_products_over_several_brands_in_both_languages() -> None:
@@ -53,7 +53,7 @@ def test_the_seed_has_sixty_products_over_several_brands_in_both_languages() -> 
             assert each[text]["id"] != each[text]["en"]
 
 
-def test_every_answer_may_be_kept_by_the_cdn_and_purged_by_its_tag(shop: Function) -> None:
+def test_every_response_may_be_cached_by_the_cdn_and_purged_by_its_tag(shop: Function) -> None:
     headers = get_products(shop).headers
     for name in ("Cache-Control", "CDN-Cache-Control", "Vercel-CDN-Cache-Control"):
         assert headers[name] == SHARED
@@ -68,16 +68,16 @@ def test_every_answer_may_be_kept_by_the_cdn_and_purged_by_its_tag(shop: Functio
 
 @pytest.mark.parametrize("parameter", ["limit=3", "facets=1", "total=1"])
 def test_any_paging_parameter_gives_an_envelope(shop: Function, parameter: str) -> None:
-    answer = get_products(shop, f"?{parameter}")
-    assert list(answer.json()) == ["items", "next_cursor", "total", "facets"]
+    response = get_products(shop, f"?{parameter}")
+    assert list(response.json()) == ["items", "next_cursor", "total", "facets"]
 
 
 def test_filters_are_or_within_and_and_between(shop: Function) -> None:
-    found = get_products(
+    body = get_products(
         shop, "?category=shampoo&category=grooming&audience=BARBER&brand=kemon"
     ).json()
-    assert found
-    for item in found:
+    assert body
+    for item in body:
         assert {"shampoo", "grooming"} & set(item["categories"])
         assert "BARBER" in item["audience"]
         assert item["brand"] == "Kemon"
@@ -108,9 +108,9 @@ TYPED = [
 def test_what_a_stylist_types_is_found(shop: Function) -> None:
     missed = []
     for typed, expected in TYPED:
-        answer = httpx.get(f"{shop.url}/api/products", params={"q": typed, "fields": "slug"})
-        if expected not in slugs(answer):
-            missed.append((typed, slugs(answer)))
+        response = httpx.get(f"{shop.url}/api/products", params={"q": typed, "fields": "slug"})
+        if expected not in slugs(response):
+            missed.append((typed, slugs(response)))
     assert not missed
 
 
@@ -119,27 +119,27 @@ def test_the_best_match_comes_first(shop: Function) -> None:
     assert slugs(get_products(shop, "?q=barber"))[0].startswith("barber-")
 
 
-def test_what_nobody_sells_is_found_nowhere(shop: Function) -> None:
-    answer = get_products(shop, "?q=lipstick&total=1")
-    assert answer.json() == {"items": [], "next_cursor": None, "total": 0, "facets": None}
+def test_a_search_without_matches_is_empty(shop: Function) -> None:
+    response = get_products(shop, "?q=lipstick&total=1")
+    assert response.json() == {"items": [], "next_cursor": None, "total": 0, "facets": None}
     assert get_products(shop, "?q=%21%3F").json() == []
 
 
 def test_facets_count_what_each_value_would_give(shop: Function) -> None:
-    found = get_products(shop, "?brand=Gamma%2B&category=tools&facets=1&total=1&limit=1").json()
+    body = get_products(shop, "?brand=Gamma%2B&category=tools&facets=1&total=1&limit=1").json()
     for facet in FILTERS:
-        for value in found["facets"][facet]:
+        for value in body["facets"][facet]:
             others = {"brand": "Gamma+", "category": "tools"} | {facet: value["value"]}
-            answer = httpx.get(f"{shop.url}/api/products", params=others | {"total": "1"})
-            assert value["count"] == answer.json()["total"], (facet, value)
-    labels = {each["value"]: each["label"] for each in found["facets"]["category"]}
+            response = httpx.get(f"{shop.url}/api/products", params=others | {"total": "1"})
+            assert value["count"] == response.json()["total"], (facet, value)
+    labels = {each["value"]: each["label"] for each in body["facets"]["category"]}
     assert labels["shampoo"] == "Sampo"
     english = get_products(shop, "?facets=category&locale=en").json()["facets"]
     assert list(english) == ["category"]
     assert {"value": "shampoo", "label": "Shampoo"}.items() <= english["category"][0].items()
 
 
-def test_cursors_lead_through_everything_once(shop: Function) -> None:
+def test_cursors_walk_through_everything_once(shop: Function) -> None:
     for query in ("", "q=sampo&", "sort=-name&", "sort=newest&", "q=warna&sort=-name&"):
         whole = slugs(get_products(shop, f"?{query}fields=slug"))
         walked: list[str] = []
@@ -169,11 +169,11 @@ def test_a_missing_text_is_given_in_the_other_language(platform: Platform, shop:
         "half", summary={"en": "Only in English."}, benefits={"id": ["Hanya di sini"]}
     )
     store_catalogue(platform, DOCUMENT | {"products": [*PRODUCTS, half]})
-    found = get_products(shop, "?slug=half&locale=id").json()
-    assert (found["summary"], found["benefits"]) == ("Only in English.", ["Hanya di sini"])
-    found = get_products(shop, "?slug=half&locale=en").json()
-    assert (found["summary"], found["benefits"]) == ("Only in English.", ["Hanya di sini"])
-    assert found["howToUse"] == "Rinse."
+    body = get_products(shop, "?slug=half&locale=id").json()
+    assert (body["summary"], body["benefits"]) == ("Only in English.", ["Hanya di sini"])
+    body = get_products(shop, "?slug=half&locale=en").json()
+    assert (body["summary"], body["benefits"]) == ("Only in English.", ["Hanya di sini"])
+    assert body["howToUse"] == "Rinse."
 
 
 def test_one_product_has_its_own_address(platform: Platform, seeded: object) -> None:
@@ -183,12 +183,12 @@ def test_one_product_has_its_own_address(platform: Platform, seeded: object) -> 
 
 
 @pytest.mark.parametrize("path", ["/no-such-thing", "/%20", "?slug=no+such+thing"])
-def test_an_unknown_product_is_404_and_kept_nowhere(
+def test_an_unknown_product_is_404_and_not_cached(
     platform: Platform, seeded: object, path: str
 ) -> None:
-    answer = httpx.get(f"{platform.url}/api/products{path}")
-    assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
-    assert answer.headers["Cache-Control"] == "no-store"
+    response = httpx.get(f"{platform.url}/api/products{path}")
+    assert (response.status_code, response.json()["error"]) == (404, "not_found")
+    assert response.headers["Cache-Control"] == "no-store"
 
 
 def test_an_unpublished_product_is_nowhere(platform: Platform, shop: Function) -> None:
@@ -199,7 +199,7 @@ def test_an_unpublished_product_is_nowhere(platform: Platform, shop: Function) -
     assert get_products(shop, "?slug=hidden-wonder").status_code == 404
 
 
-REFUSED: list[tuple[str, set[str]]] = [
+INVALID: list[tuple[str, set[str]]] = [
     ("page=2", {"page"}),
     ("limit=0&sort=price&colour=red", {"limit", "sort", "colour"}),
     ("limit=101", {"limit"}),
@@ -219,31 +219,31 @@ REFUSED: list[tuple[str, set[str]]] = [
 ]
 
 
-def test_what_is_unknown_or_malformed_is_refused_by_name(
+def test_an_unknown_or_malformed_parameter_is_rejected_by_name(
     platform: Platform, seeded: object
 ) -> None:
-    for query, fields in REFUSED:
-        answer = httpx.get(f"{platform.url}/api/products?{query}")
-        assert (answer.status_code, answer.json()["error"]) == (400, "validation_error"), query
-        assert set(answer.json()["details"]) == fields
-        assert answer.headers["Cache-Control"] == "no-store"
+    for query, fields in INVALID:
+        response = httpx.get(f"{platform.url}/api/products?{query}")
+        assert (response.status_code, response.json()["error"]) == (400, "validation_error"), query
+        assert set(response.json()["details"]) == fields
+        assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_a_cursor_leads_on_in_its_own_search_alone(shop: Function) -> None:
+def test_a_cursor_is_valid_in_its_own_search_alone(shop: Function) -> None:
     cursor = get_products(shop, "?limit=2").json()["next_cursor"]
     assert get_products(shop, f"?limit=3&cursor={cursor}").status_code == 200
     assert get_products(shop, f"?limit=2&q=oil&cursor={cursor}").status_code == 400
     assert get_products(shop, f"?limit=2&sort=newest&cursor={cursor}").status_code == 400
 
 
-def test_faults_are_told_in_the_language_asked_for(platform: Platform, seeded: object) -> None:
-    def said(query: str, **headers: str) -> str:
-        answer = httpx.get(f"{platform.url}/api/products?limit=x{query}", headers=headers)
-        return str(answer.json()["details"]["limit"][0])
+def test_errors_are_in_the_language_asked_for(platform: Platform, seeded: object) -> None:
+    def message(query: str, **headers: str) -> str:
+        response = httpx.get(f"{platform.url}/api/products?limit=x{query}", headers=headers)
+        return str(response.json()["details"]["limit"][0])
 
-    assert said("").startswith("Isi dengan")
-    assert said("&locale=en").startswith("Give")
-    assert said("", **{"Accept-Language": "en"}).startswith("Give")
+    assert message("").startswith("Isi dengan")
+    assert message("&locale=en").startswith("Give")
+    assert message("", **{"Accept-Language": "en"}).startswith("Give")
 
 
 def test_order_repetition_and_case_of_parameters_make_no_second_entry(
@@ -255,25 +255,27 @@ def test_order_repetition_and_case_of_parameters_make_no_second_entry(
         "?brand=Kemon&brand=Gamma%2B&brand=Kemon&audience=BARBER&audience=BARBER&q=b%C3%A0rber+oil",
         "?locale=id&brand=Kemon&brand=Gamma%2B&audience=BARBER&q=barber+oil&q=barber+oil",
     ]
-    answers = [get_products(shop, query) for query in same]
-    assert [answer.headers["X-Data-Source"] for answer in answers] == [
+    responses = [get_products(shop, query) for query in same]
+    assert [response.headers["X-Data-Source"] for response in responses] == [
         "postgres", "memory", "memory", "memory",
     ]  # fmt: skip
-    assert len({answer.headers["ETag"] for answer in answers}) == 1
+    assert len({response.headers["ETag"] for response in responses}) == 1
 
 
 def test_empty_parameters_are_as_if_left_out(shop: Function) -> None:
     bare = get_products(shop)
     empty = "&".join(f"{name}=" for name in (*SINGLE_VALUED, *FILTERS))
     for query in (f"?{empty}", "?q=+&limit=&brand", "?cursor"):
-        answer = get_products(shop, query)
-        assert (answer.status_code, answer.headers["ETag"]) == (200, bare.headers["ETag"]), query
-        assert answer.headers["X-Data-Source"] == "memory", "no second entry"
+        response = get_products(shop, query)
+        assert (response.status_code, response.headers["ETag"]) == (200, bare.headers["ETag"]), (
+            query
+        )
+        assert response.headers["X-Data-Source"] == "memory", "no second entry"
     page = get_products(shop, "?limit=24")
     for query in ("?limit=24&cursor=&sort=", "?sort=&limit=&limit=24&q=", "?total=&limit=24"):
-        answer = get_products(shop, query)
-        assert answer.headers["ETag"] == page.headers["ETag"], query
-        assert answer.headers["X-Data-Source"] == "memory", "no second entry"
+        response = get_products(shop, query)
+        assert response.headers["ETag"] == page.headers["ETag"], query
+        assert response.headers["X-Data-Source"] == "memory", "no second entry"
     one = get_products(shop, "?slug=barber-beard-oil&q=&limit=")
     assert one.json()["name"] == "Barber Beard Oil"
 
@@ -292,7 +294,7 @@ def test_empty_parameters_are_as_if_left_out(shop: Function) -> None:
         ("+Alfaparf+Milano+", "Alfaparf Milano"),
     ],
 )
-def test_a_plus_of_a_brand_may_be_typed_as_it_is(
+def test_a_plus_in_a_brand_may_be_typed_unescaped(
     platform: Platform, shop: Function, typed: str, brand: str
 ) -> None:
     more = [{"name": "Gamma+&Co"}, {"name": "A+, B+"}]
@@ -304,9 +306,9 @@ def test_a_plus_of_a_brand_may_be_typed_as_it_is(
     wanted = {each["slug"] for each in [*PRODUCTS, *made] if each["brand"] == brand}
     assert wanted
     assert set(slugs(get_products(shop, f"?brand={typed}"))) == wanted
-    told = get_products(shop, f"?brand={typed}&limit=100&facets=brand&total=1").json()
-    assert told["total"] == len(wanted)
-    assert {each["value"]: each["count"] for each in told["facets"]["brand"]}[brand] == len(wanted)
+    body = get_products(shop, f"?brand={typed}&limit=100&facets=brand&total=1").json()
+    assert body["total"] == len(wanted)
+    assert {each["value"]: each["count"] for each in body["facets"]["brand"]}[brand] == len(wanted)
 
 
 def test_head_options_and_other_methods(platform: Platform, seeded: object) -> None:

@@ -1,4 +1,4 @@
-"""The catalogue's ladder: a right or honestly older answer, whatever is broken."""
+"""Cached product responses: a current or honestly older one, whatever is broken."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +15,8 @@ from dev.platform.local_platform import Platform
 from lib import metrics
 from lib.monitoring import deployments
 from lib.products import cache, snapshot
+from lib.products.catalogue import RenderedAnswer
+from lib.products.entry import Entry, decode, encode
 from tests.conftest import eventually
 from tests.products.catalogue_data import (
     DOCUMENT,
@@ -41,28 +43,28 @@ def valkey(platform: Platform) -> Iterator["redis.Redis"]:
 
 
 def commands(platform: Platform) -> list[str]:
-    """The Redis commands seen by Upstash's front, by name; but for what is done after an answer:
-    its count, and an instance's question whether its deployment was asked."""
-    found: list[str] = []
+    """The names of the Redis commands sent to Upstash, but for those after a response: its count,
+    and an instance's check of its deployment."""
+    names: list[str] = []
     for request in platform.upstash.received():
         body = request["body"]
-        if isinstance(body, list) and (metrics.INCREMENT in body or _asks_deployment(body)):
+        if isinstance(body, list) and (metrics.INCREMENT in body or _is_deployment_check(body)):
             continue
         single = isinstance(body, list) and body and isinstance(body[0], str)
-        found += [body[0]] if single else [each[0] for each in body or []]
-    return found
+        names += [body[0]] if single else [command[0] for command in body or []]
+    return names
 
 
-def _asks_deployment(body: list[object]) -> bool:
+def _is_deployment_check(body: list[object]) -> bool:
     return any(str(part).startswith(deployments.CHECKED_KEY_PREFIX) for part in body)
 
 
 @pytest.fixture
-def asked(
+def count_queries(
     platform: Platform, seeded: Database, valkey: "redis.Redis"
 ) -> Iterator[Callable[[], int]]:
-    """How often the functions have asked Postgres for products, by the server's own log. Their
-    deployment was asked before whether its statements work."""
+    """How often the functions have queried Postgres for products, by the server's own log. Their
+    deployment has checked its statements before."""
     valkey.set(deployments.CHECKED_KEY_PREFIX + platform.environment["VERCEL_DEPLOYMENT_ID"], "1")
     seeded.execute("alter role alfa_api_a set log_statement = 'all'")
     log = platform.postgres.data.with_name("postgres.log")
@@ -79,11 +81,11 @@ def asked(
 
 def test_a_hit_in_memory_touches_no_network(platform: Platform, shop: Function) -> None:
     get_products(shop)
-    eventually(lambda: "DEL" in commands(platform))  # what is left in Redis comes after the answer
+    eventually(lambda: "DEL" in commands(platform))  # written after the response
     platform.upstash.forget()
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: get_products(shop), range(16)))
-    assert {answer.headers["X-Data-Source"] for answer in answers} == {"memory"}
+        responses = list(pool.map(lambda _: get_products(shop), range(16)))
+    assert {response.headers["X-Data-Source"] for response in responses} == {"memory"}
     assert commands(platform) == []
 
 
@@ -101,30 +103,30 @@ def test_a_hit_in_redis_is_one_command_and_no_statement(
     assert int(second.headers["Age"]) >= 0
 
 
-def test_a_miss_is_one_statement(platform: Platform, asked: Callable[[], int]) -> None:
+def test_a_miss_is_one_statement(platform: Platform, count_queries: Callable[[], int]) -> None:
     with platform.function("api/products.py") as function:
-        answer = get_products(function, "?q=sampo&facets=1&total=1&limit=5&category=shampoo")
-        assert answer.headers["X-Data-Source"] == "postgres"
+        response = get_products(function, "?q=sampo&facets=1&total=1&limit=5&category=shampoo")
+        assert response.headers["X-Data-Source"] == "postgres"
         eventually(lambda: commands(platform)[-2:] == ["SET", "DEL"])
-    assert asked() == 1
+    assert count_queries() == 1
 
 
 def test_two_hundred_misses_at_once_make_at_most_two_queries(
-    platform: Platform, asked: Callable[[], int]
+    platform: Platform, count_queries: Callable[[], int]
 ) -> None:
     with platform.function("api/products.py") as one, platform.function("api/products.py") as two:
-        for function in (one, two):  # awake and connected; another question than the storm's
+        for function in (one, two):  # awake and connected; another query than the burst's
             get_products(function, "?limit=1")
-        before = asked()
+        before = count_queries()
 
         def visit(n: int) -> httpx.Response:
             return get_products((one, two)[n % 2], "?facets=1&limit=50")
 
         with ThreadPoolExecutor(40) as pool:
-            answers = list(pool.map(visit, range(200)))
-    assert {answer.status_code for answer in answers} == {200}
-    assert len({answer.headers["ETag"] for answer in answers}) == 1
-    assert 1 <= asked() - before <= 2
+            responses = list(pool.map(visit, range(200)))
+    assert {response.status_code for response in responses} == {200}
+    assert len({response.headers["ETag"] for response in responses}) == 1
+    assert 1 <= count_queries() - before <= 2
 
 
 def test_304_works_across_instances_and_deployments(platform: Platform, shop: Function) -> None:
@@ -146,11 +148,11 @@ def test_a_change_reaches_instances_within_seconds_of_its_import(
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.incr(cache.VERSION_KEY)
     started = time.monotonic()
-    answer = eventually(
+    response = eventually(
         lambda: next((a for a in [get_products(shop)] if "a-new-thing" in a.text), None)
     )
-    assert answer is not None
-    assert answer.headers["X-Data-Source"] == "postgres"
+    assert response is not None
+    assert response.headers["X-Data-Source"] == "postgres"
     assert time.monotonic() - started < cache.MEMORY_FRESH_S + 2
 
 
@@ -160,64 +162,64 @@ def test_redis_broken_is_a_miss(platform: Platform, seeded: Database, mode: str)
         get_products(function, "?slug=barber-beard-oil")  # awake
         platform.upstash.switch(mode)
         started = time.monotonic()
-        answer = get_products(function)
+        response = get_products(function)
         assert time.monotonic() - started < MOST_S
-    assert set(slugs(answer)) == EVERYTHING
-    assert answer.headers["X-Data-Source"] == "postgres"
+    assert set(slugs(response)) == EVERYTHING
+    assert response.headers["X-Data-Source"] == "postgres"
 
 
 def cut(whole: bytes) -> bytes:
     return whole[:-40]
 
 
-def changed(whole: bytes) -> bytes:
+def altered(whole: bytes) -> bytes:
     return whole.replace(b"A", b"B")
 
 
-LIES: list[Callable[[bytes], bytes]] = [
+DAMAGES: list[Callable[[bytes], bytes]] = [
     cut,
-    changed,
+    altered,
     lambda _whole: b"",
     lambda _whole: b"[1, 2, 3]",
     lambda _whole: b"\xff\xfe\x00",
 ]
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_garbage_in_redis_is_ignored_and_replaced(
-    platform: Platform, shop: Function, valkey: "redis.Redis", lie: Callable[[bytes], bytes]
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_entry_in_redis_is_ignored_and_replaced(
+    platform: Platform, shop: Function, valkey: "redis.Redis", damage: Callable[[bytes], bytes]
 ) -> None:
     get_products(shop)
     [key] = eventually(lambda: valkey.keys("products:entry:*"))
     whole = valkey.get(key)
     assert isinstance(whole, bytes)
-    valkey.set(key, damaged := lie(whole))
+    valkey.set(key, damaged := damage(whole))
     with platform.function("api/products.py") as function:
-        answer = get_products(function)
-        assert set(slugs(answer)) == EVERYTHING
-        assert answer.headers["X-Data-Source"] == "postgres"
+        response = get_products(function)
+        assert set(slugs(response)) == EVERYTHING
+        assert response.headers["X-Data-Source"] == "postgres"
         eventually(lambda: valkey.get(key) != damaged)
     with platform.function("api/products.py", DATABASE_URL=None) as other:
         assert get_products(other).headers["X-Data-Source"] == "redis"
 
 
-def test_another_questions_entry_is_not_believed(
+def test_an_entry_of_another_query_is_ignored(
     platform: Platform, shop: Function, valkey: "redis.Redis"
 ) -> None:
     get_products(shop)
     [whole] = eventually(lambda: valkey.keys("products:entry:*"))
     get_products(shop, "?q=pomade")
     [search] = eventually(lambda: [k for k in valkey.keys("products:entry:*") if k != whole])
-    taken = valkey.get(whole)
-    assert isinstance(taken, bytes)
-    valkey.set(search, taken)
+    stored = valkey.get(whole)
+    assert isinstance(stored, bytes)
+    valkey.set(search, stored)
     with platform.function("api/products.py") as other:
         assert len(get_products(other, "?q=pomade").json()) < 10
 
 
 @pytest.fixture
 def wire(platform: Platform) -> Iterator[FaultProxy]:
-    """The way to Postgres, which can be broken."""
+    """A proxy before Postgres, which can be broken."""
     proxy = FaultProxy("127.0.0.1", urlsplit(platform.database_url).port or 5432)
     yield proxy
     proxy.close()
@@ -248,7 +250,7 @@ def test_postgres_broken_gives_the_last_good_copy(
 
 
 @pytest.mark.parametrize("mode", ["refuse", "stall", "garbage", "reset"])
-def test_with_nothing_anywhere_the_snapshot_answers_every_kind_of_question(
+def test_without_any_store_the_snapshot_answers_every_kind_of_query(
     platform: Platform, database: Database, wire: FaultProxy, mode: str
 ) -> None:
     wire.switch(mode)
@@ -259,7 +261,7 @@ def test_with_nothing_anywhere_the_snapshot_answers_every_kind_of_question(
         assert time.monotonic() - started < MOST_S
         assert (whole.status_code, whole.headers["X-Data-Source"]) == (200, "snapshot")
         assert set(slugs(whole)) == EVERYTHING
-        found = get_products(function, "?q=kreatin&facets=1&total=1&limit=2&locale=en").json()
+        found = get_products(function, "?q=kerat&facets=1&total=1&limit=2&locale=en").json()
         assert found["total"] == 3
         assert found["next_cursor"]
         assert sum(each["count"] for each in found["facets"]["brand"]) == 3
@@ -268,23 +270,23 @@ def test_with_nothing_anywhere_the_snapshot_answers_every_kind_of_question(
 
 
 def recall(database: Database, which: str = "true") -> None:
-    """Withdraw products by hand, as an operator does in SQL: no cache is told."""
+    """Withdraw products as an operator does in SQL: no cache is invalidated."""
     database.execute(f"update products set published = false where {which}".encode())
 
 
-QUESTIONS = ("", "?limit=5&total=1&facets=1", "?brand=Farmavita", "?q=oil", "?sort=newest",
+QUERIES = ("", "?limit=5&total=1&facets=1", "?brand=Farmavita", "?q=oil", "?sort=newest",
              "?fields=name&limit=9", "?locale=en")  # fmt: skip
 ONE = "?slug=barber-beard-oil"
 
 
 def withdrawn(function: Function) -> bool:
-    """Whether every question is answered as if there were no product."""
-    for question in QUESTIONS:
-        answer = get_products(function, question)
-        assert answer.status_code == 200, question
-        body = answer.json()
+    """Whether every query is answered as if there were no product."""
+    for query in QUERIES:
+        response = get_products(function, query)
+        assert response.status_code == 200, query
+        body = response.json()
         items = body["items"] if isinstance(body, dict) else body
-        assert items == [], (question, answer.headers["X-Data-Source"])
+        assert items == [], (query, response.headers["X-Data-Source"])
         if isinstance(body, dict):
             assert body["next_cursor"] is None
             assert not body["total"]
@@ -297,16 +299,16 @@ def withdrawn(function: Function) -> bool:
 def test_a_recall_of_everything_is_an_empty_list(
     platform: Platform, shop: Function, seeded: Database, valkey: "redis.Redis", how: str
 ) -> None:
-    for question in (*QUESTIONS, ONE):
-        get_products(shop, question)
-    eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
+    for query in (*QUERIES, ONE):
+        get_products(shop, query)
+    eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUERIES) + 1)
     if how == "unpublish":
         recall(seeded)
     else:
         seeded.execute("delete from products")
     with platform.function("api/products.py") as other:
-        answer = get_products(other, "?q=never+asked")
-        assert answer.headers["X-Data-Source"] == "postgres"
+        response = get_products(other, "?q=never+asked")
+        assert response.headers["X-Data-Source"] == "postgres"
         assert withdrawn(other)
         assert get_products(other).headers["X-Data-Source"] == "memory", (
             "a good copy like any other"
@@ -321,11 +323,11 @@ def test_what_was_recalled_does_not_come_back_from_a_copy_while_the_database_is_
     platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy, redis_too: bool
 ) -> None:
     with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as function:
-        for question in (*QUESTIONS, ONE):
-            get_products(function, question)
-        eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
+        for query in (*QUERIES, ONE):
+            get_products(function, query)
+        eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUERIES) + 1)
         recall(seeded)
-        get_products(function, "?limit=1")  # heard, by one question alone
+        get_products(function, "?limit=1")  # the recall is read by one query
         wire.switch("refuse")
         if redis_too:
             platform.upstash.switch("fail")
@@ -333,13 +335,13 @@ def test_what_was_recalled_does_not_come_back_from_a_copy_while_the_database_is_
         assert get_products(function, "?audience=BARBER").json() == [], "nor from the snapshot"
 
 
-def test_another_instance_knows_of_a_recall_by_redis(
+def test_another_instance_learns_of_a_recall_from_redis(
     platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy
 ) -> None:
     with platform.function("api/products.py") as function:
-        for question in (*QUESTIONS, ONE):
-            get_products(function, question)
-        eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
+        for query in (*QUERIES, ONE):
+            get_products(function, query)
+        eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUERIES) + 1)
         before = valkey.get(cache.PUBLISHED_KEY)
         recall(seeded)
         get_products(function, "?limit=1")
@@ -354,9 +356,9 @@ def test_one_recalled_product_is_left_out_of_every_older_copy(
     platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy
 ) -> None:
     with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as function:
-        for question in (*QUESTIONS, ONE):
-            get_products(function, question)
-        eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUESTIONS) + 1)
+        for query in (*QUERIES, ONE):
+            get_products(function, query)
+        eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUERIES) + 1)
         recall(seeded, "slug = 'barber-beard-oil'")
         assert get_products(function, "?limit=1&q=beard").status_code == 200
         wire.switch("refuse")
@@ -377,7 +379,7 @@ def test_what_is_published_again_is_shown_again(
     recall(seeded)
     assert withdrawn(shop)
     seeded.execute("update products set published = true")
-    get_products(shop, "?limit=2")  # heard, by one question
+    get_products(shop, "?limit=2")  # read by one query
     eventually(lambda: set(slugs(get_products(shop))) == EVERYTHING)
 
 
@@ -385,9 +387,9 @@ def test_a_catalogue_that_cannot_be_seen_is_no_recall(platform: Platform, seeded
     seeded.execute("drop policy alfa_app_all on products")
     try:
         with platform.function("api/products.py") as function:
-            answer = get_products(function)
-            assert set(slugs(answer)) == EVERYTHING
-            assert answer.headers["X-Data-Source"] == "snapshot"
+            response = get_products(function)
+            assert set(slugs(response)) == EVERYTHING
+            assert response.headers["X-Data-Source"] == "snapshot"
     finally:
         seeded.execute(
             "create policy alfa_app_all on products to alfa_app using (true) with check (true)"
@@ -399,8 +401,8 @@ def test_a_database_that_never_held_a_catalogue_is_no_recall(
 ) -> None:
     database.execute("delete from catalogue_state")
     with platform.function("api/products.py") as function:
-        answer = get_products(function)
-        assert (answer.status_code, answer.headers["X-Data-Source"]) == (200, "snapshot")
+        response = get_products(function)
+        assert (response.status_code, response.headers["X-Data-Source"]) == (200, "snapshot")
         assert valkey.keys("products:entry:*") == []
     with platform.function("api/products.py", **dict.fromkeys(platform.environment)) as function:
         assert set(slugs(get_products(function))) == EVERYTHING
@@ -412,13 +414,13 @@ def test_a_missing_right_or_table_is_answered_from_a_copy(
     seeded.execute("revoke select on products from alfa_app")
     try:
         with platform.function("api/products.py") as function:
-            answer = get_products(function)
-            assert (answer.status_code, answer.headers["X-Data-Source"]) == (200, "snapshot")
+            response = get_products(function)
+            assert (response.status_code, response.headers["X-Data-Source"]) == (200, "snapshot")
     finally:
         seeded.execute("grant select on products to alfa_app")
 
 
-def test_neither_a_404_nor_an_empty_list_is_kept(
+def test_neither_a_404_nor_an_empty_search_is_cached(
     platform: Platform, shop: Function, valkey: "redis.Redis"
 ) -> None:
     for query in ("?q=lipstick", "?slug=soon-here", "?brand=nobody&limit=3"):
@@ -428,36 +430,37 @@ def test_neither_a_404_nor_an_empty_list_is_kept(
     assert get_products(shop, "?slug=soon-here").status_code == 200
 
 
-def test_a_dear_copy_is_refreshed_early_after_the_answer_by_one(
-    platform: Platform, shop: Function, valkey: "redis.Redis", asked: Callable[[], int]
+def test_an_expensive_answer_is_refreshed_early_by_one_instance(
+    platform: Platform, shop: Function, valkey: "redis.Redis", count_queries: Callable[[], int]
 ) -> None:
     first = get_products(shop)
     [key] = eventually(lambda: valkey.keys("products:entry:*"))
     text = valkey.get(key)
     assert isinstance(text, bytes)
     assert isinstance(key, bytes)
-    question = key.decode().rpartition(":")[2]
-    entry = cache.decode(text.decode(), question)
+    cache_key = key.decode().rpartition(":")[2]
+    entry = decode(text.decode(), cache_key)
     assert entry is not None
-    dear = cache.encode(entry._replace(cost_s=1e9), question)
-    valkey.set(key, dear)
-    before = asked()
+    expensive = encode(entry._replace(cost_s=1e9), cache_key)
+    valkey.set(key, expensive)
+    before = count_queries()
     with platform.function("api/products.py") as other:
-        answer = get_products(other)
-        assert (answer.headers["X-Data-Source"], answer.content) == ("redis", first.content)
-        eventually(lambda: valkey.get(key) != dear.encode())
-    assert asked() - before == 1
+        response = get_products(other)
+        assert (response.headers["X-Data-Source"], response.content) == ("redis", first.content)
+        eventually(lambda: valkey.get(key) != expensive.encode())
+    assert count_queries() - before == 1
 
 
-def test_a_sealed_entry_opens_whole_and_for_its_own_question_alone() -> None:
-    entry = cache.Entry(b"[1]", "tag", snapshot.load().made_at, None, 5.0, 0.1, "7", ("a",))
-    again = cache.decode(cache.encode(entry, "key"), "key")
-    assert again is not None
-    assert (again.body, again.version, again.made_at, again.cost_s) == (b"[1]", "7", 5.0, 0.1)
-    assert cache.decode(cache.encode(entry, "key"), "other") is None
+def answer_of(body: bytes) -> RenderedAnswer:
+    return RenderedAnswer(body, ("a",), snapshot.load().made_at, None)
 
 
-def test_compression_pays() -> None:
+def test_an_encoded_entry_is_decoded_for_its_own_query_alone() -> None:
+    entry = Entry(answer_of(b"[1]"), 5.0, 0.1, "7")
+    assert decode(encode(entry, "key"), "key") == entry
+    assert decode(encode(entry, "key"), "other") is None
+
+
+def test_entries_are_compressed() -> None:
     body = snapshot.FILE.read_bytes()
-    entry = cache.Entry(body, "tag", snapshot.load().made_at, None, 0.0, 0.0, "0", ())
-    assert len(cache.encode(entry, "key")) < len(body) / 2
+    assert len(encode(Entry(answer_of(body), 0.0), "key")) < len(body) / 2

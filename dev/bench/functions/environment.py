@@ -17,7 +17,8 @@ from dev.bench.functions.wire import Wire
 from dev.bootstrap import ROOT
 from dev.platform.local_platform import Platform
 from dev.platform.pgbouncer import PgBouncer
-from lib.products import cache, catalogue, query, snapshot
+from lib.products import catalogue, query, snapshot
+from lib.products.entry import Entry, encode
 
 REDIS_S, MAIL_S, POSTGRES_S = 0.002, 0.150, 0.001
 POOL_SIZE = 20  # connections of the pooler to Postgres, which stay, as Supabase's do
@@ -59,7 +60,7 @@ class World:
         found = snapshot.load()
         self._query = query.parse([], "id")
         self._answer = catalogue.render(self._query, found.find(self._query), datetime.now(UTC))
-        self.etag = cache.etag_of(self._answer.body)
+        self.etag = self._answer.etag
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,9 +68,9 @@ class World:
 
     def stock(self) -> None:
         """Put a fresh copy of the catalogue into Redis, for us and for the twins."""
-        entry = cache.make_entry(self._answer, made_at=time.time(), cost_s=0.01, version="0")
+        entry = Entry(self._answer, time.time(), cost_s=0.01, version="0")
         key = f"products:entry:{self._query.cache_key}"
-        self._redis.set(key, cache.encode(entry, self._query.cache_key))
+        self._redis.set(key, encode(entry, self._query.cache_key))
         self._redis.set("twin:products", self._answer.body)
 
     def trips(self) -> dict[str, int]:
