@@ -1,13 +1,13 @@
 """POST /api/rum: a browser's vitals, or a drain of Vercel's. GET, HEAD /api/rum: read them.
 
-POST: 204 at once whatever comes, and the counting after the answer; bad items are dropped and
-counted in the log line. At most 64 KiB and 50 items, application/json or text/plain. With
-`x-vercel-signature` the body is a drain's (JSON array or NDJSON): 403 forbidden when the
-signature is not RUM_DRAIN_SECRET's.
+POST: 204 at once whatever comes, and the counting after the response; bad items are dropped and
+counted in the log line, and all are lost while Redis is down. At most 64 KiB and 50 items,
+application/json or text/plain. With `x-vercel-signature` the body is a drain's (JSON array or
+NDJSON): 403 forbidden when the signature is not RUM_DRAIN_SECRET's.
 
 GET: public, cached for a minute. 200 with p75, shares and n of each group; parameters `days` or
 `from` and `to`, `path`, `device`, `metric`, `release`, `by`, `compare`, `histogram`;
-400 validation_error names every faulty one; 503 temporarily_unavailable without Postgres.
+400 validation_error names every wrong one; 503 temporarily_unavailable without Postgres.
 """
 
 from datetime import UTC, datetime
@@ -15,95 +15,82 @@ from datetime import UTC, datetime
 from lib import app as lib_app
 from lib import log
 from lib.app import Context, Response
-from lib.problems import (
-    CacheDown,
-    DatabaseDown,
-    Forbidden,
-    Invalid,
-    NotConfigured,
-    Unavailable,
-)
+from lib.problems import CacheDown, DatabaseDown, Forbidden, NotConfigured, Unavailable
 from lib.vitals import drain, ingest, query, report, rollup, samples
-from lib.vitals.samples import ParsedReports, RequestInfo
+from lib.vitals.samples import RequestInfo, Sample
 
 
-def post(call: Context) -> Response:
-    body, visit = call.request.get_data(), _request_info(call)
-    if drain.SIGNATURE_HEADER in call.request.headers:
-        _require_signature(call, body)
-        found = drain.parse(body, visit.release, call.now)
-        call.add_log_fields(drain=True)
+def post(context: Context) -> Response:
+    body, request = context.request.get_data(), _request_info(context)
+    if drain.SIGNATURE_HEADER in context.request.headers:
+        _require_signature(context, body)
+        parsed = drain.parse(body, request.release, context.now)
+        context.add_log_fields(drain=True)
     else:
-        found = samples.parse(body, visit)
-    call.add_log_fields(
-        samples=len(found.samples), dropped=found.dropped or None, why=found.drop_reason
+        parsed = samples.parse(body, request)
+    context.add_log_fields(
+        samples=len(parsed.samples), dropped=parsed.dropped or None, why=parsed.drop_reason
     )
-    if found.samples:
-        call.after_response(lambda: _record_samples(call, found))
+    if parsed.samples:
+        context.after_response(lambda: _record(context, parsed.samples))
     return Response(status=204)
 
 
-def _require_signature(call: Context, body: bytes) -> None:
-    signature = call.request.headers[drain.SIGNATURE_HEADER]
-    settings = call.services.settings
+def _require_signature(context: Context, body: bytes) -> None:
+    signature = context.request.headers[drain.SIGNATURE_HEADER]
+    settings = context.services.settings
     try:
         secrets = (settings.rum_drain_secret, settings.rum_drain_secret_previous)
-    except NotConfigured as fault:
-        log.not_configured(fault, call.request_id)
+    except NotConfigured as error:
+        log.not_configured(error, context.request_id)
         raise Forbidden from None
-    if not any(drain.verify_signature(one, signature, body) for one in secrets if one):
+    if not any(drain.verify_signature(secret, signature, body) for secret in secrets if secret):
         raise Forbidden
 
 
-def _request_info(call: Context) -> RequestInfo:
-    headers, settings = call.request.headers, call.services.settings
+def _request_info(context: Context) -> RequestInfo:
+    headers, settings = context.request.headers, context.services.settings
     return RequestInfo(
         user_agent=headers.get("User-Agent", ""),
         mobile_hint=headers.get("Sec-CH-UA-Mobile"),
         referrer=headers.get("Referer", ""),
         release=samples.release_name(settings.vercel_deployment_id, settings.vercel_git_commit_sha),
-        now=call.now,
+        now=context.now,
     )
 
 
-def _record_samples(call: Context, found: ParsedReports) -> None:
-    kept = ingest.record(call.services, found.samples, call.now)
-    call.add_log_fields(kept=kept.where)
-    if kept.lost:
-        log.write("rum_dropped", "warning", id=call.request_id, samples=kept.lost)
-    call.services.probe_open_breakers()
-    if kept.rollup_due and call.cached_maintenance is None:
-        _roll_up(call)
+def _record(context: Context, parsed: list[Sample]) -> None:
+    result = ingest.record(context.services, parsed, context.now)
+    if result.lost:
+        log.write("rum_dropped", "warning", id=context.request_id, samples=result.lost)
+    context.services.probe_open_breakers()
+    if result.rollup_due and context.cached_maintenance is None:
+        _roll_up(context)
 
 
-def _roll_up(call: Context) -> None:
-    """So that no plan's slow cron is the only one to take the counts over."""
+def _roll_up(context: Context) -> None:
+    """Beside the cron, which on some plans comes once a day."""
     try:
-        folded = rollup.roll_up(call.services, datetime.now(UTC))
-    except (CacheDown, DatabaseDown, NotConfigured) as fault:
-        call.add_log_fields(not_folded=type(fault).__name__)
-        return
-    if folded is not None:
-        call.add_log_fields(folded=folded.counts)
+        context.add_log_fields(rolled_up=rollup.roll_up(context.services, datetime.now(UTC)))
+    except (CacheDown, DatabaseDown, NotConfigured) as error:
+        context.add_log_fields(rollup_failed=type(error).__name__)
 
 
-def get(call: Context) -> Response:
+def get(context: Context) -> Response:
+    parameters = context.request.args.to_dict(flat=False)
+    parsed = query.parse(parameters, context.now, context.locale)
+    context.after_response(context.services.probe_open_breakers)
+    database = context.services.database
     try:
-        asked = query.parse(call.request.args.to_dict(flat=False), call.now)
-    except query.ValidationError as faulty:
-        raise Invalid(faulty.details(call.locale)) from None
-    call.after_response(call.services.probe_open_breakers)
-    database = call.services.database
-    try:
-        found, complete = report.load(call.services, asked)
-        body = report.render(asked, found, complete=complete)
-        if asked.compare is not None:
-            body["comparison"] = report.compare_releases(call.services, asked, found)
-    except DatabaseDown as fault:
-        call.record_outage("database", fault)
+        data = report.load(context.services, parsed)
+        body = report.render(data)
+        if parsed.compare is not None:
+            body["comparison"] = report.compare_releases(context.services, data)
+    except DatabaseDown as error:
+        context.record_outage("database", error)
         raise Unavailable from None
-    except database.all_errors as fault:
-        call.add_log_fields(refused=type(fault).__name__)  # a table or a right that is missing
+    except database.all_errors as error:
+        context.add_log_fields(refused=type(error).__name__)  # a table or a right is missing
         raise Unavailable from None
     response = lib_app.json_response(body)
     response.headers["Cache-Control"] = "public, s-maxage=60"

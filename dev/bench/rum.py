@@ -1,10 +1,9 @@
-"""A million beacons into the sketches: what they cost in Postgres, and how true p75 stays.
+"""A million beacons: how much room they take in Postgres, and how far p75 is off.
 
 `python3 -m dev bench rum [--beacons N]`. A platform of its own. The beacons are spread over a year
-of ten pages; each is read as the function reads it (lib.vitals.samples) and its bucket added up
-in this process, then every day's counts are taken over as a batch (lib.vitals.rollup) into real
-Postgres: the
-same numbers as over HTTP, without hours of waiting. A thousand go the whole way, for a rate.
+of ten pages; each is parsed as the function does it (lib.vitals.samples) and counted in this
+process, then every day's counts are added to real Postgres as a batch (lib.vitals.rollup): the
+same numbers as over HTTP, without hours of waiting. A thousand go through Redis, for a rate.
 """
 
 import argparse
@@ -24,11 +23,11 @@ import psycopg
 
 from dev.bootstrap import ROOT
 from dev.platform.local_platform import Platform
-from lib import services, settings
-from lib.vitals import quantile_sketch, rollup, samples
+from lib.services import Services
+from lib.settings import Settings
+from lib.vitals import ingest, quantile_sketch, rollup, samples
 from lib.vitals import query as vitals_query
 from lib.vitals import report as vitals_report
-from lib.vitals.ingest import record
 from lib.vitals.samples import METRICS, RequestInfo
 
 PAGES = [f"/halaman-{letter}" for letter in "abcdefghij"]
@@ -62,16 +61,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _measure(platform: Platform, beacons: int) -> None:
-    means = services.Services(settings.Settings(platform.environment))
+    services = Services(Settings(platform.environment))
     now = datetime.now(UTC)
     exact: ExactValues = {name: [] for name in METRICS}
     started = time.perf_counter()
     for number in range(DAYS):
         day = now - timedelta(days=DAYS - number)
         rows = _simulate_day(day, beacons // DAYS + (number < beacons % DAYS), exact)
-        take_over = partial(rollup.add_batch, batch=f"bench-{number}", rows=rows, now=now)
-        means.database.run(take_over, budget_s=60)
-        rollup.roll_up(means, day)  # hours into days, as the cron does it
+        add_day = partial(rollup.add_batch, batch=f"bench-{number}", rows=rows, now=now)
+        services.database.run(add_day, budget_s=60)
+        rollup.roll_up(services, day)  # hours into days, as the cron does it
     took_s = time.perf_counter() - started
     print(f"{beacons:,} beacons over {DAYS} days of {len(PAGES)} pages, 3 devices, 5 metrics,")
     print(f"a release every {RELEASE_DAYS} days: {took_s:.0f} s, {beacons / took_s:,.0f} a second")
@@ -79,16 +78,15 @@ def _measure(platform: Platform, beacons: int) -> None:
         _print_size(admin)
         _print_accuracy(admin, exact)
         _print_projection(admin)
-    _print_reading(means, now)
-    _print_rate(means, now)
-    means.cache.close()
-    means.database.close()
+    _print_reading(services, now)
+    _print_rate(services, now)
+    services.close()
 
 
 def _simulate_day(
     day: datetime, n: int, exact: ExactValues
 ) -> list[tuple[datetime, str, str, str, str, int, int]]:
-    """A day's visits as counts by place, read one by one as the function reads them."""
+    """A day's counts, from beacons parsed one by one."""
     release = f"dpl_{day.toordinal() // RELEASE_DAYS}"
     counts: Counter[tuple[datetime, str, str, str, str, int]] = Counter()
     for _ in range(n):
@@ -97,10 +95,10 @@ def _simulate_day(
         name = random.choice(list(METRICS))
         value = _value(name)
         exact[name].append(value)
-        visit = RequestInfo(USER_AGENTS[device], None, "", release, moment)
-        for one in samples.parse(_beacon(name, value), visit).samples:
-            counts[one.hour, one.path, one.device, one.metric, one.release, one.bucket] += 1
-    return [(*place, count) for place, count in counts.items()]
+        request = RequestInfo(USER_AGENTS[device], None, "", release, moment)
+        for sample in samples.parse(_beacon(name, value), request).samples:
+            counts[sample[2:]] += 1
+    return [(*dimensions, count) for dimensions, count in counts.items()]
 
 
 _HOUR_WEIGHTS = [1 + 9 * math.exp(-(((hour - 6) % 24 - 6) ** 2) / 18) for hour in range(24)]
@@ -135,8 +133,8 @@ def _print_accuracy(admin: psycopg.Connection[Any], exact: ExactValues) -> None:
         assert quantile_sketch.total_count(counts) == len(values), "every beacon counts once"
         values.sort()
         true = values[max(1, math.ceil(0.75 * len(values))) - 1]
-        found = quantile_sketch.quantile(METRICS[name], counts, 0.75) or 0.0
-        print(f"{name:5} {true:10.4f} {found:10.4f} {abs(found - true) / true:8.2%}")
+        p75 = quantile_sketch.quantile(METRICS[name], counts, 0.75) or 0.0
+        print(f"{name:5} {true:10.4f} {p75:10.4f} {abs(p75 - true) / true:8.2%}")
 
 
 def _load_sketch(admin: psycopg.Connection[Any], name: str) -> dict[int, int]:
@@ -162,27 +160,27 @@ def _print_projection(admin: psycopg.Connection[Any]) -> None:
     print(f"  if every row used 100 buckets, with any traffic: {rows * float(full) / 1e6:.0f} MB")
 
 
-def _print_reading(means: services.Services, now: datetime) -> None:
+def _print_reading(services: Services, now: datetime) -> None:
     print()
-    for asked in ("days=28", "days=90&by=day", "days=365&by=path,device&compare=latest",
+    for parameters in ("days=28", "days=90&by=day", "days=365&by=path,device&compare=latest",
                   "days=90&by=day,path,device,release"):  # fmt: skip
         started = time.perf_counter()
-        query = vitals_query.parse(parse_qs(asked), now)
-        found, complete = vitals_report.load(means, query)
-        vitals_report.render(query, found, complete=complete)
+        query = vitals_query.parse(parse_qs(parameters), now, "en")
+        data = vitals_report.load(services, query)
+        vitals_report.render(data)
         if query.compare is not None:
-            vitals_report.compare_releases(means, query, found)
-        print(f"GET /api/rum?{asked:38} {(time.perf_counter() - started) * 1000:7.0f} ms")
+            vitals_report.compare_releases(services, data)
+        print(f"GET /api/rum?{parameters:38} {(time.perf_counter() - started) * 1000:7.0f} ms")
 
 
-def _print_rate(means: services.Services, now: datetime) -> None:
+def _print_rate(services: Services, now: datetime) -> None:
     """Whole beacons of three metrics through Redis, one call each."""
-    visit = RequestInfo(USER_AGENTS["mobile"], "?1", "", "dpl_rate", now)
+    request = RequestInfo(USER_AGENTS["mobile"], "?1", "", "dpl_rate", now)
     started = time.perf_counter()
     for number in range(1000):
         items = [{"name": name, "value": 0.1, "id": f"r{number}", "page": "/"}
                  for name in ("LCP", "CLS", "INP")]  # fmt: skip
-        kept = record(means, samples.parse(json.dumps(items).encode(), visit).samples, now)
-        assert kept.where == "redis"
+        parsed = samples.parse(json.dumps(items).encode(), request)
+        assert ingest.record(services, parsed.samples, now).lost == 0
     ms = time.perf_counter() - started  # seconds for a thousand
     print(f"\none beacon of three metrics into Redis, one call: {ms:.2f} ms")

@@ -1,8 +1,10 @@
 """`up`, `migrate` and `cron`: the platform from a terminal."""
 
+import json
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from types import FrameType
 from typing import Any, Never
@@ -79,6 +81,21 @@ def _sow(root: Path, platform: Platform) -> None:
         found = catalogue.parse(seed, known=held)
         catalogue.store(connection, found, catalogue.diff(held, found, prune=False))
     print(f"      put {len(found.products)} products of the seed in the catalogue", flush=True)
+
+
+def run_throwaway(root: Path, major: int) -> int:
+    """A platform for another program: its state in one line, until standard input closes."""
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="alfa-") as data,
+            Platform(root, Path(data), durable=False, major=major) as platform,
+        ):
+            print(json.dumps(platform.state()), flush=True)
+            sys.stdin.read()
+    except FAILURES as fault:
+        print(f"The platform did not start: {fault}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def migrate(root: Path, data: Path, dsn: str | None) -> int:

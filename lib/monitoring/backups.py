@@ -4,12 +4,11 @@ Until there is one, its age counts from the monitor's first run, so that a new i
 day, and a week, to begin with.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from lib.incidents.rules import MAX_BACKUP_AGE, MAX_DRILL_AGE
+from lib.interfaces import RunQuery
 
 LABELS = ("backup", "restore_drill")
 
@@ -59,7 +58,7 @@ def _hours(age: timedelta) -> str:
     return f"{age.total_seconds() / 3600:.0f} hours"
 
 
-def load_status(run: Callable[..., Any], now: datetime) -> BackupStatus:
+def load_status(run: RunQuery, now: datetime) -> BackupStatus:
     """Raises DatabaseDown."""
     row = run(lambda connection: connection.execute(SELECT_NEWEST).fetchone())
     return BackupStatus(*(at and now - at for at in row))

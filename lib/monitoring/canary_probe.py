@@ -9,9 +9,9 @@ from uuid import UUID
 
 from lib.incidents import rules
 from lib.incidents.rules import Facts
+from lib.interfaces import Services
 from lib.leads import canary
 from lib.monitoring import deployments
-from lib.monitoring.services import Services
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
 TIMEOUT_S = 8.0

@@ -13,11 +13,11 @@ from typing import Any
 from lib.incidents import rules
 from lib.incidents.alerting import describe_fault
 from lib.incidents.rules import Facts
+from lib.interfaces import Services
 from lib.leads import delivery_status, mailed_leads, reconciliation
 from lib.leads.queue import ACCEPTED, DEAD_LETTERS, QUEUE
 from lib.maintenance import MaintenanceWindow
 from lib.monitoring import backups, probes, rollup, secrets, server_errors, statement_check
-from lib.monitoring.services import Services
 from lib.privacy import requests, retention
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 

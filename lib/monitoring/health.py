@@ -12,10 +12,10 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from lib.interfaces import Services
 from lib.leads import reconciliation
 from lib.monitoring import backups, server_errors, statement_check
 from lib.monitoring.backups import BackupStatus
-from lib.monitoring.services import Services
 from lib.problems import CacheDown, DatabaseDown, NotConfigured, SlackError, TransientMailError
 
 DEADLINE_S = 1.0

@@ -17,11 +17,11 @@ from lib.incidents.alerting import with_unavailable_errors
 from lib.incidents.model import Finding
 from lib.incidents.rules import Facts
 from lib.incidents.slack_store import SlackIncident
+from lib.interfaces import Services
 from lib.leads import canary, mailed_leads
 from lib.maintenance import MaintenanceWindow
 from lib.monitoring import rollup, service_levels, status_page
 from lib.monitoring.facts import collect_facts
-from lib.monitoring.services import Services
 from lib.problems import CacheDown, DatabaseDown, NotConfigured, SlackError
 
 LEASE_S = 55  # below a minute, above what a run takes

@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lib.incidents.rules import Facts
+from lib.interfaces import Services
 from lib.leads import mailed_leads
 from lib.monitoring import canary_probe
-from lib.monitoring.services import Services
 from lib.problems import DatabaseDown, NotConfigured, SlackError, TransientMailError
 
 TIMEOUT_S = 5.0

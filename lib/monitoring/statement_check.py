@@ -14,8 +14,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
+from lib.interfaces import RunQuery
 from lib.leads import canary, outbox, queue, repository
-from lib.leads.repository import Lead, Recipients
+from lib.leads.lead import CANARY_MAILBOX, Lead, Recipients
 from lib.leads.submission import Submission
 from lib.monitoring import server_errors
 from lib.problems import ErasedSubject, PermanentMailError, Problem, TransientMailError
@@ -25,8 +26,6 @@ from lib.products.query import FILTERS, Query
 if TYPE_CHECKING:
     from psycopg import Connection
 
-type RunQuery = Callable[..., Any]
-"""`Database.run`, which passes the errors of statements through."""
 
 STATEMENT_TIMEOUT_S = 0.8  # for locks, or to run: below deep health's second
 # No real mail was due then: only the synthetic ones are claimed.
@@ -263,7 +262,7 @@ def _search_products(connection: "Connection[Any]", _now: datetime) -> None:
 
 
 def _insert(connection: "Connection[Any]", lead: Lead, mailed_at: datetime) -> None:
-    recipients = Recipients("rehearsal@alfabeauty.co.id", (repository.CANARY_MAILBOX,))
+    recipients = Recipients("rehearsal@alfabeauty.co.id", (CANARY_MAILBOX,))
     run = _runner_on(connection)
     repository.insert(
         run, lead, recipients, now=mailed_at, deliver_now=False, erasure_keys=(bytes(32),)
@@ -339,7 +338,7 @@ def _longest_submission(now: datetime) -> Submission:
         phone_whatsapp="+628120000000000",
         salon_type="OTHER",
         consent=True,
-        email=repository.CANARY_MAILBOX,
+        email=CANARY_MAILBOX,
         chair_count=10_000,
         locale="id",
     )
@@ -347,7 +346,7 @@ def _longest_submission(now: datetime) -> Submission:
 
 def _sample_lead(submission: Submission, now: datetime, key: str | None = None) -> Lead:
     """A canary: if it were committed, it would be counted nowhere and mailed to a test mailbox."""
-    return repository.from_submission(
+    return Lead.from_submission(
         submission,
         key=key,
         locale="en",

@@ -10,10 +10,9 @@ import hmac
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from lib.vitals import samples as vitals_samples
-from lib.vitals.samples import DEVICES, ParsedReports, Sample
+from lib.vitals.samples import DEVICES, VIEWS, ParsedReports, Sample
 
 SIGNATURE_HEADER = "x-vercel-signature"
 VITALS_SCHEMA = "vercel.speed_insights."
@@ -29,19 +28,13 @@ def verify_signature(secret: str, signature: str, body: bytes) -> bool:
 
 def parse(body: bytes, release: str, now: datetime) -> ParsedReports:
     """The samples of a delivery: a JSON array, one object, or an object a line."""
-    samples: list[Sample] = []
-    dropped = 0
-    for event in _events(body):
-        sample = _to_sample(event, release, now) if isinstance(event, dict) else None
-        if sample is None:
-            dropped += 1
-        else:
-            samples.append(sample)
-    return ParsedReports(vitals_samples.deduplicate(samples), dropped)
+    parsed = [_to_sample(event, release, now) for event in _events(body)]
+    samples = [sample for sample in parsed if sample is not None]
+    return ParsedReports(vitals_samples.deduplicate(samples), len(parsed) - len(samples))
 
 
 def _events(body: bytes) -> Iterator[object]:
-    """What was delivered, whole or line by line; None for what cannot be read."""
+    """The events of a delivery; None for what cannot be parsed."""
     whole = _parse_json(body)
     if whole is not None:
         yield from whole if isinstance(whole, list) else [whole]
@@ -58,33 +51,40 @@ def _parse_json(text: bytes) -> object:
         return None
 
 
-def _to_sample(event: dict[str, Any], release: str, now: datetime) -> Sample | None:
+def _to_sample(event: object, release: str, now: datetime) -> Sample | None:
+    if not isinstance(event, dict):
+        return None
     schema, path = event.get("schema"), event.get("path")
     if not isinstance(schema, str) or not isinstance(path, str):
+        return None
+    metric, bucket = "", None
+    if schema.startswith(VITALS_SCHEMA):
+        metric = str(event.get("metricType"))
+        bucket = vitals_samples.bucket_for(metric, event.get("value"))
+    elif schema.startswith(ANALYTICS_SCHEMA) and event.get("eventType") == "pageview":
+        metric, bucket = VIEWS, 0
+    if bucket is None:
         return None
     moment = _event_time(event.get("timestamp"), now)
     device = str(event.get("deviceType") or "").lower()
     deployment = event.get("deploymentId") or event.get("deployment")
-    placed: dict[str, Any] = {
-        "id": json.dumps(event, sort_keys=True),
-        "at_ms": int(moment.timestamp() * 1000),
-        "hour": moment.replace(minute=0, second=0, microsecond=0),
-        "page": path,
-        "device": device if device in DEVICES else "unknown",
-        "release": vitals_samples.release_name(deployment, "")
-        if isinstance(deployment, str)
-        else release,
-    }
-    if schema.startswith(VITALS_SCHEMA):
-        return vitals_samples.to_sample(str(event.get("metricType")), event.get("value"), **placed)
-    if schema.startswith(ANALYTICS_SCHEMA) and event.get("eventType") == "pageview":
-        return vitals_samples.page_view(**placed)
-    return None
+    if isinstance(deployment, str):
+        release = vitals_samples.release_name(deployment, "")
+    return vitals_samples.make_sample(
+        metric,
+        bucket,
+        id=json.dumps(event, sort_keys=True),
+        at_ms=int(moment.timestamp() * 1000),
+        hour=moment.replace(minute=0, second=0, microsecond=0),
+        page=path,
+        device=device if device in DEVICES else "unknown",
+        release=release,
+    )
 
 
-def _event_time(stated: object, now: datetime) -> datetime:
-    """When it happened: ISO text in one drain, milliseconds in the other; now if not likely."""
-    at_ms = vitals_samples.parse_timestamp_ms(stated)
+def _event_time(timestamp: object, now: datetime) -> datetime:
+    """When it happened: ISO text in one drain, milliseconds in the other; now if implausible."""
+    at_ms = vitals_samples.parse_timestamp_ms(timestamp)
     if at_ms is None:
         return now
     moment = datetime.fromtimestamp(at_ms / 1000, UTC)

@@ -1,34 +1,30 @@
-"""Counting samples: one atomic call to Redis a beacon, taken over by Postgres every few minutes.
+"""Counting samples in Redis: one atomic call a beacon, which may be repeated.
 
-The last value of an id counts once: Redis remembers for some hours where an id was counted, and
-a newer value moves that one count to another bucket. Counts are only ever added, so it does not
-matter that the old bucket's count has been taken over meanwhile: a minus one follows it.
-
-Redis down: Postgres does the same by itself, and hands what it remembers back later. Both down:
-the samples are dropped and the log says how many. The rule a newcomer would break: every step
-may be done twice (a lost reply, a killed function), so each one says when it was done already.
+Redis remembers for some hours in which bucket an id was counted; a newer value moves that count to
+another bucket, so the last value of an id counts once. Counts are only ever added: it does not
+matter that the rollup has stored the old bucket's count meanwhile, a minus one follows it.
+Redis down: the samples are lost, and the log says how many.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from datetime import UTC, datetime
+from itertools import batched
+from typing import Any, NamedTuple
 
-from lib.problems import CacheDown, DatabaseDown, NotConfigured
-from lib.vitals.samples import KNOWN_PATHS, OTHER_PATHS, Sample
-
-if TYPE_CHECKING:
-    from psycopg import Connection
+from lib.interfaces import Services
+from lib.problems import CacheDown, NotConfigured
+from lib.vitals.samples import KNOWN_PATHS, Sample
 
 OPEN_COUNTS_KEY = "rum:open"
 BATCHES_KEY = "rum:batches"
 ROLLUP_THROTTLE_KEY = "rum:folded"
 SAMPLE_ID_TTL_S = 6 * 3600  # a page open for longer and reporting again is a second visit
 SAMPLES_PER_CALL = 200
-MAX_PATHS_PER_DAY = 200  # invented ones beyond the site's own pages; the rest is "(other)"
+MAX_PATHS_PER_DAY = 200  # beyond the site's own pages; the rest is "(other)"
 
-# KEYS: open counts, the day's paths, when a fold was, then one an id. Answers whether a fold is
-# due. ARGV: most paths, an id's seconds, then for
-# each id its moment, hour, path, whether that is known, the rest of its place, its bucket.
+# KEYS: open counts, the day's paths, the rollup's throttle, then one an id. ARGV: the limit of
+# paths, an id's TTL, then for each id its time, hour, path, whether the path is one of the site's,
+# the other dimensions and the bucket. Returns whether a rollup is due.
 COUNT_SAMPLES = """
 local function add(place, bucket, n)
   local field = place .. '|' .. bucket
@@ -60,154 +56,67 @@ end
 return 1 - redis.call('EXISTS', KEYS[3])
 """
 
-# KEYS: open counts, batches. What is not in Postgres yet, at one moment: name, fields, name, …
+# KEYS: open counts, batches. Returns what Postgres does not hold yet: name, fields, name, …
 READ_PENDING = """
-local found = {'', redis.call('HGETALL', KEYS[1])}
+local pending = {'', redis.call('HGETALL', KEYS[1])}
 for _, name in ipairs(redis.call('SMEMBERS', KEYS[2])) do
-  found[#found + 1] = name
-  found[#found + 1] = redis.call('HGETALL', 'rum:batch:' .. name)
+  pending[#pending + 1] = name
+  pending[#pending + 1] = redis.call('HGETALL', 'rum:batch:' .. name)
 end
-return found
+return pending
 """
-
-# Repeat-safe: an id counts again only when its moment is newer, and what it counted as before
-# comes from the row as it was locked, so two at once cannot both be the first.
-COUNT_HERE = """
-with given as (
-  select id, at, hour, device, metric, release, bucket,
-    case when path = any(%(known)s) or exists (
-        select from rum_hours as had where had.path = g.path and had.hour >= %(today)s)
-      or (select count(distinct path) from rum_hours where hour >= %(today)s) < %(max_paths)s
-    then path else %(other)s end as path
-  from unnest(%(id)s::text[], %(at)s::bigint[], %(hour)s::timestamptz[], %(path)s::text[],
-    %(device)s::text[], %(metric)s::text[], %(release)s::text[], %(bucket)s::smallint[])
-    as g (id, at, hour, path, device, metric, release, bucket)
-), kept as (
-  insert into rum_lasts as last
-    (id, at, hour, path, device, metric, release, bucket, seen_at)
-  select id, at, hour, path, device, metric, release, bucket, %(now)s from given order by id
-  on conflict (id) do update set at = excluded.at, bucket_before = last.bucket,
-    bucket = excluded.bucket, seen_at = excluded.seen_at
-  where last.at < excluded.at
-  returning hour, path, device, metric, release, bucket, bucket_before
-), changed as (
-  select hour, path, device, metric, release, bucket, 1 as n from kept
-  union all
-  select hour, path, device, metric, release, bucket_before, -1 from kept
-  where bucket_before is not null
-), summed as (
-  select hour, path, device, metric, release, bucket, sum(n)::int as n from changed
-  group by hour, path, device, metric, release, bucket having sum(n) <> 0
-)
-insert into rum_hours as ours (hour, path, device, metric, release, buckets, counts)
-select hour, path, device, metric, release, array_agg(bucket order by bucket),
-  array_agg(n order by bucket)
-from summed group by hour, path, device, metric, release
-order by hour, path, device, metric, release
-on conflict (hour, path, device, metric, release) do update set (buckets, counts) = (
-  select * from rum_sum(ours.buckets, ours.counts, excluded.buckets, excluded.counts))
-"""
-
-UPSERT_RELEASES = """
-insert into rum_releases as ours (release, first_at)
-select release, min(hour) from unnest(%(release)s::text[], %(hour)s::timestamptz[])
-  as given (release, hour)
-group by release order by release
-on conflict (release) do update set first_at = excluded.first_at
-where excluded.first_at < ours.first_at
-"""
-
-
-class Services(Protocol):
-    """Redis and Postgres. Each may raise NotConfigured, which counts as down."""
-
-    @property
-    def cache(self) -> Any: ...
-    @property
-    def database(self) -> Any: ...
-
-
-class IngestResult(NamedTuple):
-    """where: redis, postgres, or nowhere (then `lost` samples are gone). due: fold now."""
-
-    where: str
-    lost: int = 0
-    rollup_due: bool = False
-
-
-def record(means: Services, samples: Sequence[Sample], now: datetime) -> IngestResult:
-    """Count the samples, in Redis, else in Postgres, else not at all."""
-    lost, where, due = 0, "redis", False
-    for start in range(0, len(samples), SAMPLES_PER_CALL):
-        some = samples[start : start + SAMPLES_PER_CALL]
-        try:
-            due = bool(means.cache.execute(*_count_command(some, now)))
-            continue
-        except (CacheDown, NotConfigured):
-            where = "postgres"
-        try:
-            means.database.run(lambda connection, some=some: _count_here(connection, some, now))
-        except (DatabaseDown, NotConfigured):
-            lost += len(some)
-    return IngestResult("nowhere" if lost else where, lost, due)
-
 
 type CountRow = tuple[datetime, str, str, str, str, int, int]
 """hour, path, device, metric, release, bucket, n"""
 
 
-def parse_counts(counts: Iterable[tuple[str, Any]]) -> list[CountRow]:
-    """Rows from the fields and counts of a hash in Redis."""
-    rows = []
-    for place, n in counts:
-        hour, path, device, metric, release, bucket = place.split("|")
-        at = datetime.fromtimestamp(int(hour), UTC)
-        rows.append((at, path, device, metric, release, int(bucket), int(n)))
-    return rows
+class IngestResult(NamedTuple):
+    """lost: how many samples Redis did not take."""
+
+    lost: int
+    rollup_due: bool
 
 
-def read_pending(redis: Callable[..., Any]) -> dict[str, list[CountRow]]:
-    """What is not in Postgres yet, by batch; the open counts under "". Raises CacheDown."""
-    found = redis("EVAL", READ_PENDING, 2, OPEN_COUNTS_KEY, BATCHES_KEY)
-    return {name: parse_counts(_pairs(flat)) for name, flat in _pairs(found)}
-
-
-def _pairs(flat: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """What Redis lists as one, two, one, two, …"""
-    return list(zip(flat[::2], flat[1::2], strict=True))
+def record(services: Services, samples: Sequence[Sample], now: datetime) -> IngestResult:
+    """Count the samples."""
+    lost, rollup_due = 0, False
+    for chunk in batched(samples, SAMPLES_PER_CALL):
+        try:
+            rollup_due = bool(services.cache.execute(*_count_command(chunk, now)))
+        except (CacheDown, NotConfigured):
+            lost += len(chunk)
+    return IngestResult(lost, rollup_due)
 
 
 def _count_command(samples: Sequence[Sample], now: datetime) -> tuple[str | int, ...]:
     keys = [OPEN_COUNTS_KEY, f"rum:paths:{now:%Y%m%d}", ROLLUP_THROTTLE_KEY]
     args: list[str | int] = [MAX_PATHS_PER_DAY, SAMPLE_ID_TTL_S]
-    for one in samples:
-        keys.append(sample_key(one.id))
-        known = int(one.path in KNOWN_PATHS)
-        rest = f"{one.device}|{one.metric}|{one.release}"
-        args += [one.at_ms, int(one.hour.timestamp()), one.path, known, rest, one.bucket]
+    for sample in samples:
+        keys.append(f"rum:last:{sample.id}")
+        known = int(sample.path in KNOWN_PATHS)
+        rest = f"{sample.device}|{sample.metric}|{sample.release}"
+        hour = int(sample.hour.timestamp())
+        args += [sample.at_ms, hour, sample.path, known, rest, sample.bucket]
     return ("EVAL", COUNT_SAMPLES, len(keys), *keys, *args)
 
 
-def _count_here(connection: "Connection[Any]", samples: Sequence[Sample], now: datetime) -> None:
-    values: dict[str, object] = {
-        name: [getattr(one, name) for one in samples]
-        for name in ("id", "hour", "path", "device", "metric", "release", "bucket")
-    }
-    values |= {
-        "at": [one.at_ms for one in samples],
-        "now": now,
-        "today": now - timedelta(days=1),
-        "known": [*KNOWN_PATHS, OTHER_PATHS],
-        "other": OTHER_PATHS,
-        "max_paths": MAX_PATHS_PER_DAY,
-    }
-    with connection.transaction():
-        connection.execute(COUNT_HERE, values)
-        connection.execute(UPSERT_RELEASES, values)
+def read_pending(execute: Callable[..., Any]) -> dict[str, list[CountRow]]:
+    """The counts that Postgres does not hold yet, by batch; the open ones under "".
+
+    Raises CacheDown.
+    """
+    flat = execute("EVAL", READ_PENDING, 2, OPEN_COUNTS_KEY, BATCHES_KEY)
+    return {name: parse_counts(batched(fields, 2)) for name, fields in batched(flat, 2)}
 
 
-def sample_key(sample_id: str) -> str:
-    return f"rum:last:{sample_id}"
+def parse_counts(counts: Iterable[tuple[str, Any]]) -> list[CountRow]:
+    """Rows from the fields and counts of a hash in Redis."""
+    rows = []
+    for field, n in counts:
+        hour, path, device, metric, release, bucket = field.split("|")
+        at = datetime.fromtimestamp(int(hour), UTC)
+        rows.append((at, path, device, metric, release, int(bucket), int(n)))
+    return rows
 
 
 def batch_key(name: str) -> str:

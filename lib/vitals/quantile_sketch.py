@@ -1,10 +1,10 @@
-"""Distributions that can be added up: counts in buckets whose borders grow by a constant factor.
+"""Quantile sketches: counts in buckets whose edges grow by a constant factor, so they add up.
 
 After DDSketch (Masson, Rim, Lee, "DDSketch: A Fast and Fully-Mergeable Quantile Sketch with
 Relative-Error Guarantees", VLDB 2019): a value v belongs to bucket ceil(log v / log gamma), so any
-quantile is off by at most RELATIVE_ERROR, however sketches are merged. No library does it here:
-on the way in a value is one number, from one math.log; Redis and Postgres do the adding. Ours
-never collapses buckets, since the values are bounded: at most some 1300 numbers, 60 to 100 in use.
+quantile is off by at most RELATIVE_ERROR, however sketches are merged. No library does it here: a
+value becomes one number, and Redis and Postgres add the counts. Buckets are never collapsed, since
+values are bounded: at most some 1300 buckets, 60 to 100 in use.
 
 The rule a newcomer would break: a bucket's number is stored for ever. RELATIVE_ERROR and a scale's
 figures cannot change without a migration. Each bucket is split where the rating changes, so the
@@ -13,8 +13,7 @@ shares of good, needs improvement and poor are exact, not estimates.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from itertools import accumulate
+from collections.abc import Mapping
 from typing import NamedTuple
 
 RELATIVE_ERROR = 0.018
@@ -62,7 +61,7 @@ class Difference(NamedTuple):
 
 
 def bucket_of(scale: Scale, value: float) -> int:
-    """The number of the bucket `value` belongs to; 0 <= value <= scale.most."""
+    """The number of the bucket `value` belongs to; 0 <= value <= scale.maximum."""
     if value < scale.floor:
         return 0
     step = math.ceil(math.log(value / scale.floor) / _LOG_GAMMA)
@@ -88,14 +87,6 @@ def bucket_middle(scale: Scale, number: int) -> float:
     return 2 * low * high / (low + high)
 
 
-def merge(sketches: Iterable[Counts]) -> Counter[int]:
-    """All of them as one: what averaging quantiles only pretends to be."""
-    total: Counter[int] = Counter()
-    for sketch in sketches:
-        total.update(sketch)
-    return total
-
-
 def total_count(counts: Counts) -> int:
     return sum(counts.values())
 
@@ -103,13 +94,13 @@ def total_count(counts: Counts) -> int:
 def quantile(scale: Scale, counts: Counts, share: float) -> float | None:
     """The value that `share` of all do not exceed (nearest rank); None of nothing."""
     n = total_count(counts)
-    return (
-        bucket_middle(scale, _bucket_at_rank(counts, max(1, math.ceil(share * n)))) if n else None
-    )
+    if n == 0:
+        return None
+    return bucket_middle(scale, _bucket_at_rank(counts, max(1, math.ceil(share * n))))
 
 
 def rating_shares(counts: Counts) -> dict[str, float]:
-    """What part is good, needs improvement, is poor: exact. `counts` is not empty."""
+    """The exact shares of good, needs improvement and poor. `counts` is not empty."""
     by_rating = Counter[int]()
     for number, n in counts.items():
         by_rating[number % 3] += n
@@ -132,9 +123,9 @@ def confidence_interval(
     first, last = math.floor(n * share - spread), math.ceil(n * share + spread) + 1
     if first < 1 or last > n:
         return None
-    return bucket_edges(scale, _bucket_at_rank(counts, first))[0], bucket_edges(
-        scale, _bucket_at_rank(counts, last)
-    )[1]
+    low, _ = bucket_edges(scale, _bucket_at_rank(counts, first))
+    _, high = bucket_edges(scale, _bucket_at_rank(counts, last))
+    return low, high
 
 
 def quantile_difference(scale: Scale, new: Counts, old: Counts, share: float) -> Difference | None:
@@ -143,24 +134,24 @@ def quantile_difference(scale: Scale, new: Counts, old: Counts, share: float) ->
     The two intervals are combined by MOVER (Zou and Donner, Statistics in Medicine 2008), which
     wants no symmetry: web vitals have a long right tail.
     """
-    ours, theirs = quantile(scale, new, share), quantile(scale, old, share)
-    if ours is None or theirs is None:
+    newer, older = quantile(scale, new, share), quantile(scale, old, share)
+    if newer is None or older is None:
         return None
-    here, there = (
-        confidence_interval(scale, new, share, Z_99),
-        confidence_interval(scale, old, share, Z_99),
-    )
-    if here is None or there is None:
-        return Difference(ours - theirs, None, None)
-    down = math.hypot(ours - here[0], there[1] - theirs)
-    up = math.hypot(here[1] - ours, theirs - there[0])
-    return Difference(ours - theirs, ours - theirs - down, ours - theirs + up)
+    new_bounds = confidence_interval(scale, new, share, Z_99)
+    old_bounds = confidence_interval(scale, old, share, Z_99)
+    change = newer - older
+    if new_bounds is None or old_bounds is None:
+        return Difference(change, None, None)
+    down = math.hypot(newer - new_bounds[0], old_bounds[1] - older)
+    up = math.hypot(new_bounds[1] - newer, older - old_bounds[0])
+    return Difference(change, change - down, change + up)
 
 
 def _bucket_at_rank(counts: Counts, rank: int) -> int:
     """The bucket that holds the value at a rank, counted from 1."""
-    numbers = sorted(counts)
-    for number, reached in zip(numbers, accumulate(counts[each] for each in numbers), strict=True):
+    reached = 0
+    for number in sorted(counts):
+        reached += counts[number]
         if reached >= rank:
             return number
     raise ValueError("fewer values than that")

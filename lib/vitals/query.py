@@ -1,4 +1,4 @@
-"""What GET /api/rum is asked: its parameters, strictly, every fault by its name."""
+"""The query parameters of GET /api/rum: parsed strictly, every error reported by name."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from lib import query_parameters
+from lib.problems import Invalid
 from lib.vitals.samples import DEVICES, METRICS, VIEWS
 
 DIMENSIONS = ("day", "path", "device", "metric", "release")
@@ -37,16 +38,7 @@ ERROR_MESSAGES = {
 }
 
 type FieldErrors = dict[str, str]
-"""Parameter -> a key of FAULTS."""
-
-
-class ValidationError(Exception):
-    def __init__(self, faults: FieldErrors) -> None:
-        super().__init__(faults)
-        self.errors = faults
-
-    def details(self, locale: str) -> dict[str, list[str]]:
-        return {name: [ERROR_MESSAGES[kind][locale]] for name, kind in self.errors.items()}
+"""Parameter -> a key of ERROR_MESSAGES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,63 +59,63 @@ class Query:
         return {name: getattr(self, name) for name in DIMENSIONS[1:]}
 
 
-def parse(given: Mapping[str, Sequence[str]], now: datetime) -> Query:
-    """The parameters' meaning. Raises Faulty, naming every fault."""
-    given = query_parameters.drop_empty(given)
-    faults: FieldErrors = {name: "unknown" for name in given if name not in PARAMETERS}
-    faults |= {name: "repeated" for name, texts in given.items() if len(texts) > 1}
-    one = {name: texts[0] for name, texts in given.items()}
-    since, until = _parse_days(one, now, faults)
+def parse(parameters: Mapping[str, Sequence[str]], now: datetime, locale: str) -> Query:
+    """Raises Invalid, naming every wrong parameter in the language `locale`."""
+    parameters = query_parameters.drop_empty(parameters)
+    errors: FieldErrors = {name: "unknown" for name in parameters if name not in PARAMETERS}
+    errors |= {name: "repeated" for name, values in parameters.items() if len(values) > 1}
+    given = {name: values[0] for name, values in parameters.items()}
+    since, until = _parse_days(given, now, errors)
     for name, known in (("device", DEVICES), ("metric", (*METRICS, VIEWS))):
-        if name in one and one[name] not in known:
-            faults[name] = "value"
-    histogram = query_parameters.parse_flag(one.get("histogram", "0"))
+        if name in given and given[name] not in known:
+            errors[name] = "value"
+    histogram = query_parameters.parse_flag(given.get("histogram", "0"))
     if histogram is None:
-        faults["histogram"] = "value"
+        errors["histogram"] = "value"
     for name in ("path", "release", "compare"):
-        if name in one and not 1 <= len(one[name]) <= 200:
-            faults[name] = "text"
-    by = one.get("by", "metric").split(",")
+        if name in given and not 1 <= len(given[name]) <= 200:
+            errors[name] = "text"
+    by = given.get("by", "metric").split(",")
     if len(set(by)) < len(by) or set(by) - set(DIMENSIONS):
-        faults["by"] = "value"
+        errors["by"] = "value"
     elif "day" in by and {"path", "release"} & set(by) and until - since >= MAX_DETAILED_RANGE:
-        faults["by"] = "fine"
-    if faults:
-        raise ValidationError(faults)
+        errors["by"] = "fine"
+    if errors:
+        raise Invalid({name: [ERROR_MESSAGES[code][locale]] for name, code in errors.items()})
     return Query(
         since,
         until,
         tuple(name for name in DIMENSIONS if name in {*by, "metric"}),
-        **{name: one.get(name) for name in ("path", "device", "metric", "release", "compare")},
+        **{name: given.get(name) for name in ("path", "device", "metric", "release", "compare")},
         histogram=bool(histogram),
     )
 
 
-def _parse_days(one: Mapping[str, str], now: datetime, faults: FieldErrors) -> tuple[date, date]:
+def _parse_days(given: Mapping[str, str], now: datetime, errors: FieldErrors) -> tuple[date, date]:
     today = (now + WIB_OFFSET).date()
-    if "from" in one or "to" in one:
-        return _parse_range(one, faults) or (today, today)
-    text = one.get("days", str(DEFAULT_DAYS))
+    if "from" in given or "to" in given:
+        return _parse_range(given, errors) or (today, today)
+    text = given.get("days", str(DEFAULT_DAYS))
     if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MAX_DAYS:
-        faults.setdefault("days", "days")
+        errors.setdefault("days", "days")
         return today, today
     return today - timedelta(days=int(text) - 1), today
 
 
-def _parse_range(one: Mapping[str, str], faults: FieldErrors) -> tuple[date, date] | None:
-    found = []
+def _parse_range(given: Mapping[str, str], errors: FieldErrors) -> tuple[date, date] | None:
+    dates = []
     for name in ("from", "to"):
+        text = given.get(name, "")
         try:
-            text = one.get(name, "")
             if not re.fullmatch(r"\d{4}-\d\d-\d\d", text):
                 raise ValueError
-            found.append(date.fromisoformat(text))
+            dates.append(date.fromisoformat(text))
         except ValueError:
-            faults.setdefault(name, "date")
-    if len(found) < 2:
+            errors.setdefault(name, "date")
+    if len(dates) < 2:
         return None
-    since, until = found
-    if "days" in one or not timedelta(0) <= until - since < timedelta(days=MAX_DAYS):
-        faults.setdefault("from", "range")
+    since, until = dates
+    if "days" in given or not timedelta(0) <= until - since < timedelta(days=MAX_DAYS):
+        errors.setdefault("from", "range")
         return None
     return since, until

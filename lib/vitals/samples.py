@@ -1,8 +1,8 @@
-"""What a browser's report of its vitals may say, and what of it is kept: a Sample.
+"""Parses a browser's Web Vitals beacon into samples.
 
-The rule a newcomer would break: nothing of the visitor leaves this module. A page's address
-becomes a template without query, host or ids; a user agent becomes a device class; the metric's
-id becomes a hash. What is not understood is dropped and counted, never answered with a fault.
+The rule a newcomer would break: nothing of the visitor leaves this module. A page's address loses
+its query, host and ids; a user agent becomes a device class; the metric's id becomes a hash. What
+is not understood is dropped and counted, never refused.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, TypedDict, Unpack
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from lib.vitals import quantile_sketch
@@ -21,7 +21,7 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_ITEMS = 50
 MAX_ID_CHARACTERS = 128
 
-# Thresholds: web-vitals 6.2.3's own (2026-11). Floors are far below what anybody can notice.
+# Thresholds: web-vitals 6.2.3's own (2026-11). Floors are far below what a person notices.
 METRICS = {
     "LCP": Scale("ms", 0.1, 2500, 4000, 600_000),
     "INP": Scale("ms", 0.1, 200, 500, 600_000),
@@ -29,14 +29,14 @@ METRICS = {
     "FCP": Scale("ms", 0.1, 1800, 3000, 600_000),
     "TTFB": Scale("ms", 0.1, 800, 1800, 600_000),
 }
-VIEWS = "views"  # kept like a metric, all in bucket 0: how many pages were shown
+VIEWS = "views"  # counted like a metric, all in bucket 0: how many pages were shown
 DEVICES = ("mobile", "tablet", "desktop", "unknown")
 
-# The site's own pages: they keep a row of their own however many others are invented.
+# The site's own pages: always counted by their own path, however many others are invented.
 KNOWN_PATHS = frozenset(
     {"/", "/en", "/terima-kasih", "/en/thank-you", "/produk", "/en/products", "/vitals", "/status"}
 )
-OTHER_PATHS = "(other)"  # every path past the day's limit
+OTHER_PATHS = "(other)"  # an address that cannot be parsed, or a path past the day's limit
 
 _BOTS = re.compile(
     r"bot\b|bot[/_-]|crawl|spider|slurp|headless|lighthouse|pagespeed|ptst|gtmetrix|pingdom"
@@ -46,8 +46,8 @@ _BOTS = re.compile(
     r"|site24x7|checkly|newrelicpinger",
     re.IGNORECASE,
 )
-# What a phone is called says nothing of who holds it: an Android's model stands after its version
-# and language, and in apps' own lists again. CUBOT makes phones.
+# A phone's model may look like a bot's name: an Android's stands after its version and language,
+# and in apps' own lists again. CUBOT makes phones.
 _PHONE_MODEL = re.compile(
     r"(?<=android) [\d.]+;(?: *[a-z]{2,3}[-_][a-z]{2};)?[^;()]*(?=[;)])"
     r"|(?<![a-z])cubot(?![a-z])",
@@ -62,7 +62,7 @@ _UNSAFE_IN_RELEASE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class Sample(NamedTuple):
-    """One value, placed. id: a hash; at_ms orders reports of one id; hour: an aware hour."""
+    """One value. id: a hash; at_ms orders reports of one id; hour: an aware hour."""
 
     id: str
     at_ms: int
@@ -74,19 +74,8 @@ class Sample(NamedTuple):
     bucket: int
 
 
-class SampleContext(TypedDict):
-    """Whose value it is, when and where; `page` is an address, not yet a template."""
-
-    id: str
-    at_ms: int
-    hour: datetime
-    page: str
-    device: str
-    release: str
-
-
 class RequestInfo(NamedTuple):
-    """What the request itself says. release: of the deployment that answers."""
+    """What the HTTP request says. release: of the deployment that answers."""
 
     user_agent: str
     mobile_hint: str | None
@@ -96,31 +85,31 @@ class RequestInfo(NamedTuple):
 
 
 class ParsedReports(NamedTuple):
-    """dropped: items that were no report of a vital. why: the reason when all were."""
+    """dropped: items that were no report of a vital. drop_reason: when all were, and why."""
 
     samples: list[Sample]
     dropped: int = 0
     drop_reason: str | None = None
 
 
-def parse(body: bytes, visit: RequestInfo) -> ParsedReports:
+def parse(body: bytes, request: RequestInfo) -> ParsedReports:
     """The samples in a beacon's body, the last of each id."""
     if len(body) > MAX_BODY_BYTES:
         return ParsedReports([], 1, "too_large")
-    if is_bot(visit.user_agent):
+    if is_bot(request.user_agent):
         return ParsedReports([], 1, "bot")
     try:
         values = json.loads(body, object_pairs_hook=_without_duplicate_keys)
     except (ValueError, RecursionError):
         return ParsedReports([], 1, "no_json")
     items = values if isinstance(values, list) else [values]
-    found = [_parse_item(item, visit) for item in items[:MAX_ITEMS]]
-    kept = [sample for sample in found if sample is not None]
-    return ParsedReports(deduplicate(kept), len(items) - len(kept))
+    parsed = (_parse_item(item, request) for item in items[:MAX_ITEMS])
+    samples = [sample for sample in parsed if sample is not None]
+    return ParsedReports(deduplicate(samples), len(items) - len(samples))
 
 
 def _without_duplicate_keys(pairs: list[tuple[str, object]]) -> dict[str, object] | None:
-    """A JSON object; None, which is no report, where it holds a key twice."""
+    """A JSON object; None, which is dropped, where it holds a key twice."""
     values = dict(pairs)
     return values if len(values) == len(pairs) else None
 
@@ -134,58 +123,55 @@ def deduplicate(samples: list[Sample]) -> list[Sample]:
     return list(last.values())
 
 
-def to_sample(metric: str, value: object, **where: Unpack[SampleContext]) -> Sample | None:
-    """A value where it belongs; None when it is no metric's, or out of its range."""
+def bucket_for(metric: str, value: object) -> int | None:
+    """The value's bucket; None when there is no such metric, or the value is out of its range."""
     scale = METRICS.get(metric)
     number = _finite_number(value)
     if scale is None or number is None or not 0 <= number <= scale.maximum:
         return None
     if metric == "TTFB" and number == 0:
         return None  # the page came out of the browser's own memory: no server was asked
-    return _make_sample(metric, quantile_sketch.bucket_of(scale, number), where)
+    return quantile_sketch.bucket_of(scale, number)
 
 
-def page_view(**where: Unpack[SampleContext]) -> Sample:
-    """A page shown."""
-    return _make_sample(VIEWS, 0, where)
+def make_sample(
+    metric: str,
+    bucket: int,
+    *,
+    id: str,  # noqa: A002 - as in Sample
+    at_ms: int,
+    hour: datetime,
+    page: str,
+    device: str,
+    release: str,
+) -> Sample:
+    """A sample without what names the visitor. page: an address."""
+    path = normalize_path(page)
+    return Sample(hash_id(metric, id), at_ms, hour, path, device, metric, release, bucket)
 
 
-def _make_sample(metric: str, bucket: int, where: SampleContext) -> Sample:
-    return Sample(
-        id=hash_id(metric, where["id"]),
-        at_ms=where["at_ms"],
-        hour=where["hour"],
-        path=normalize_path(where["page"]),
-        device=where["device"],
-        metric=metric,
-        release=where["release"],
-        bucket=bucket,
-    )
-
-
-def _parse_item(item: object, visit: RequestInfo) -> Sample | None:
+def _parse_item(item: object, request: RequestInfo) -> Sample | None:
     if not isinstance(item, dict) or item.get("webdriver") is True:
         return None
     metric_id = _first_present(item, "id", "metric_id")
-    metric = _first_present(item, "name", "metric_name")
     if not isinstance(metric_id, str) or not 0 < len(metric_id) <= MAX_ID_CHARACTERS:
         return None
-    if not isinstance(metric, str):
+    metric = str(_first_present(item, "name", "metric_name")).upper()
+    bucket = bucket_for(metric, item.get("value"))
+    if bucket is None:
         return None
-    page = (
-        _first_present(item, "page", "page_url_current", "url", "navigationURL") or visit.referrer
-    )
-    now_ms = _epoch_ms(visit.now)
-    return to_sample(
-        metric.upper(),
-        item.get("value"),
+    page = _first_present(item, "page", "page_url_current", "url", "navigationURL")
+    now_ms = _epoch_ms(request.now)
+    return make_sample(
+        metric,
+        bucket,
         id=metric_id,
-        # The page's clock orders its own reports; the hour is by ours.
+        # The page's clock orders its own reports; the hour is by the server's.
         at_ms=parse_timestamp_ms(item.get("timestamp")) or now_ms,
         hour=hour_start(now_ms),
-        page=page if isinstance(page, str) else visit.referrer,
-        device=device_class(visit.user_agent, visit.mobile_hint, item.get("device_type")),
-        release=visit.release,
+        page=page if isinstance(page, str) and page else request.referrer,
+        device=device_class(request.user_agent, request.mobile_hint, item.get("device_type")),
+        release=request.release,
     )
 
 
@@ -205,7 +191,7 @@ def _finite_number(value: object) -> float | None:
 
 
 def parse_timestamp_ms(value: object) -> int | None:
-    """Milliseconds since 1970 from a number of them or an ISO time; None when it is neither."""
+    """Milliseconds since 1970, from that number or an ISO time; None when it is neither."""
     if isinstance(value, str):
         try:
             return _epoch_ms(datetime.fromisoformat(value).astimezone(UTC))
@@ -224,13 +210,13 @@ def _epoch_ms(moment: datetime) -> int:
 
 
 def hash_id(*parts: str) -> str:
-    """22 characters for any texts: an id is only ever compared."""
+    """22 characters: an id is only ever compared."""
     text = "\x1f".join(parts).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, digest_size=11).hexdigest()
 
 
 def normalize_path(address: str) -> str:
-    """A page's path with what names a thing or a person folded to `:id`.
+    """A page's path, with `:id` for each part that names a thing or a person.
 
     Query, fragment and host are gone; so is every part that is not plain ASCII (an address, a
     name typed by somebody), a number, a UUID or a long token. At most 8 parts.
@@ -249,19 +235,19 @@ def _normalize_segment(part: str) -> str:
 
 
 def release_name(deployment: str, commit: str) -> str:
-    """What a deployment is called in the sketches."""
+    """A deployment's name in the counts."""
     return _UNSAFE_IN_RELEASE.sub("", deployment or commit[:12])[:64] or "unknown"
 
 
 def is_bot(user_agent: str) -> bool:
-    """Crawlers, monitors and browsers that nobody looks at."""
+    """Whether it is a crawler, a monitor or a browser that nobody looks at."""
     return bool(_BOTS.search(_PHONE_MODEL.sub(" ", user_agent)))
 
 
 def device_class(user_agent: str, mobile_hint: str | None, stated: object = None) -> str:
     """A class of DEVICES: by the client hint, else the user agent, else what the page says.
 
-    The hint says `?0` for tablets too, so those are told by their user agent first.
+    The hint says `?0` for tablets too, so their user agent is tested first.
     """
     if re.search(r"iPad|Tablet|Android(?!.*Mobile)", user_agent):
         return "tablet"

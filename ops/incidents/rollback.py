@@ -11,18 +11,16 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
-
 from lib.services import Services
 from ops import command
 from ops.incidents import notes, rollback_candidates
 from ops.incidents.rollback_candidates import Candidate
 from ops.vendors.http import ApiError
+from ops.vendors.redeployment import CONSECUTIVE_ANSWERS, serving_deployment
 from ops.vendors.vercel import Vercel
 
 TIMEOUT_S = 180
 POLL_S = 0.5
-CONSECUTIVE_ANSWERS = 3  # Vercel's edge changes one place after the other
 NEXT_STEPS = """
 From now on pushes to the production branch are built but no longer served: Vercel switched the
 automatic assignment of domains off. Once the fault is mended, undo it and switch it on again:
@@ -150,17 +148,6 @@ def _wait_until_serving(
             return f"Vercel says that the rollback {move.status}; {serving} answers"
         time.sleep(POLL_S if not in_a_row else 0.1)
     return f"accepted by Vercel, but {serving} still answers: look at its dashboard, or ask again"
-
-
-def serving_deployment(site_url: str) -> str:
-    """The deployment that answers the site's health check; "no deployment" where none does."""
-    headers = {"Accept": "application/health+json", "Cache-Control": "no-cache"}
-    url = f"{site_url}/api/health"
-    try:
-        response = httpx.get(url, headers=headers, timeout=5, trust_env=False)
-        return str(response.json()["serviceId"])
-    except (httpx.TransportError, ValueError, LookupError, TypeError):
-        return "no deployment"
 
 
 def add_commands(areas: Any) -> None:

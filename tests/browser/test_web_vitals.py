@@ -15,7 +15,7 @@ from dev.build import browser_libraries
 from dev.platform.local_platform import Platform
 from tests.browser.test_form import PHONE_SCREEN, QUIET_ARGUMENTS
 from tests.conftest import ROOT
-from tests.vitals.test_rum import LAPTOP, counted, not_due, send, vital
+from tests.vitals.test_rum import LAPTOP, not_due, post_beacon, vital, wait_for_count
 
 __all__ = ["not_due"]
 
@@ -28,7 +28,7 @@ const send = navigator.sendBeacon.bind(navigator);
 navigator.sendBeacon = (address, body) => {
   const sent = [...JSON.parse(localStorage.sent ?? "[]"), ...JSON.parse(body)];
   localStorage.sent = JSON.stringify(sent);
-  return send(address, body);
+  return post_beacon(address, body);
 };
 """
 
@@ -88,7 +88,7 @@ def test_a_visit_is_found_in_the_sketches(context: BrowserContext, site: httpx.C
     names = [report["name"] for report in last.values()]
     for name in ("LCP", "CLS", "INP"):
         assert names.count(name) == VISITS, f"{name}: {names}"
-    groups = counted(site, len(last), by="path,device,metric", histogram="1")
+    groups = wait_for_count(site, len(last), by="path,device,metric", histogram="1")
     assert {(group["path"], group["device"]) for group in groups} == {("/en", "desktop")}
     for group in groups:
         values = [each["value"] for each in last.values() if each["name"] == group["metric"]]
@@ -127,8 +127,8 @@ def page(browser: Browser, platform: Platform, site: httpx.Client) -> Iterator[P
         reports = [vital(name, abs(chance.gauss(middle, middle / 3)), page=path)
                    for name, middle in (("LCP", 2600), ("CLS", 0.06), ("INP", 180))
                    for path in ("/", "/en") for _ in range(8)]  # fmt: skip
-        send(site, reports)
-    counted(site, 4 * 48)
+        post_beacon(site, reports)
+    wait_for_count(site, 4 * 48)
     with browser.new_context(base_url=platform.url, viewport=PHONE_SCREEN) as context:
         context.add_init_script(
             "Object.defineProperty(Navigator.prototype, 'webdriver', {get: () => true})"

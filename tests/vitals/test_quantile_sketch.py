@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import permutations
@@ -33,10 +34,8 @@ def samples(draw: st.DrawFn) -> tuple[Scale, list[float]]:
     return scale, draw(st.lists(value, min_size=1, max_size=200))
 
 
-def sketched(scale: Scale, values: list[float]) -> dict[int, int]:
-    return dict(
-        quantile_sketch.merge({quantile_sketch.bucket_of(scale, value): 1} for value in values)
-    )
+def sketch_of(scale: Scale, values: list[float]) -> dict[int, int]:
+    return dict(Counter(quantile_sketch.bucket_of(scale, value) for value in values))
 
 
 @given(samples(), st.floats(0.01, 1))
@@ -45,7 +44,7 @@ def test_any_quantile_is_off_by_two_percent_at_most(
 ) -> None:
     scale, values = drawn
     exact = sorted(values)[max(1, math.ceil(share * len(values))) - 1]
-    found = quantile_sketch.quantile(scale, sketched(scale, values), share)
+    found = quantile_sketch.quantile(scale, sketch_of(scale, values), share)
     assert found is not None
     if exact < scale.floor:
         assert found == 0
@@ -56,7 +55,7 @@ def test_any_quantile_is_off_by_two_percent_at_most(
 @given(samples())
 def test_shares_are_exact(drawn: tuple[Scale, list[float]]) -> None:
     scale, values = drawn
-    shares = quantile_sketch.rating_shares(sketched(scale, values))
+    shares = quantile_sketch.rating_shares(sketch_of(scale, values))
     for index, name in enumerate(RATINGS):
         exact = sum(scale.rating(value) == index for value in values) / len(values)
         assert shares[name] == exact
@@ -75,28 +74,6 @@ def test_a_value_lies_between_the_edges_of_its_bucket_and_buckets_keep_its_order
         assert low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
 
 
-counts = st.dictionaries(st.integers(0, 1400), st.integers(1, 10**6), max_size=30)
-
-
-@given(counts, counts, counts)
-def test_merging_is_associative_and_commutative(
-    one: dict[int, int], two: dict[int, int], three: dict[int, int]
-) -> None:
-    left = quantile_sketch.merge([quantile_sketch.merge([one, two]), three])
-    right = quantile_sketch.merge([one, quantile_sketch.merge([two, three])])
-    assert left == right == quantile_sketch.merge([three, one, two])
-    assert quantile_sketch.total_count(left) == sum(
-        quantile_sketch.total_count(each) for each in (one, two, three)
-    )
-
-
-@given(samples(), st.integers(0, 200))
-def test_a_merged_sketch_is_the_sketch_of_all(drawn: tuple[Scale, list[float]], cut: int) -> None:
-    scale, values = drawn
-    parts = [sketched(scale, values[:cut]), sketched(scale, values[cut:])]
-    assert dict(quantile_sketch.merge(parts)) == sketched(scale, values)
-
-
 def test_nothing_has_no_quantile_and_one_value_no_interval() -> None:
     assert quantile_sketch.quantile(LCP, {}, 0.75) is None
     assert quantile_sketch.confidence_interval(LCP, {300: 1}, 0.75) is None
@@ -107,7 +84,7 @@ def test_nothing_has_no_quantile_and_one_value_no_interval() -> None:
 
 
 def drawn_from(chance: random.Random, n: int, centre: float) -> dict[int, int]:
-    return sketched(LCP, [chance.lognormvariate(math.log(centre), 0.6) for _ in range(n)])
+    return sketch_of(LCP, [chance.lognormvariate(math.log(centre), 0.6) for _ in range(n)])
 
 
 def test_the_interval_of_a_quantile_holds_the_truth_as_often_as_it_says() -> None:
@@ -144,24 +121,14 @@ def test_a_real_regression_is_told_with_enough_visits() -> None:
     assert told >= 90
 
 
-# --- The last value of an id counts once, in Redis itself and in Postgres itself.
+# --- The last value of an id counts once.
 
 
 @pytest.fixture(scope="module")
-def means(platform: Platform) -> Iterator[services.Services]:
-    made = services.Services(settings.Settings(platform.environment))
-    yield made
-    made.cache.close()
-    made.database.close()
-
-
-class OnlyPostgres:
-    """What a function has at hand while Redis is down."""
-
-    def __init__(self, platform: Platform, database: object) -> None:
-        nowhere = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
-        self.cache = services.Services(settings.Settings(platform.environment | nowhere)).cache
-        self.database = database
+def all_services(platform: Platform) -> Iterator[services.Services]:
+    all_services = services.Services(settings.Settings(platform.environment))
+    yield all_services
+    all_services.close()
 
 
 reports = st.lists(
@@ -184,55 +151,53 @@ def beacon(some: list[tuple[str, int, float]]) -> list[vitals_samples.Sample]:
 def expected(some: list[tuple[str, int, float]]) -> dict[int, int]:
     """One count an id: that of its latest moment."""
     last = {name: value for name, _, value in sorted(some, key=lambda report: report[1])}
-    return sketched(CLS, list(last.values()))
+    return sketch_of(CLS, list(last.values()))
 
 
-@pytest.mark.parametrize("where", ["redis", "postgres"])
 @hypothesis_settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(some=reports, chance=st.randoms(use_true_random=False))
 def test_the_last_value_of_an_id_counts_once_in_any_order_and_split(
     platform: Platform,
-    means: services.Services,
-    where: str,
+    all_services: services.Services,
     some: list[tuple[str, int, float]],
     chance: random.Random,
 ) -> None:
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.flushall()
-    means.database.run(lambda connection: connection.execute("delete from rum_lasts"))
-    means.database.run(lambda connection: connection.execute("delete from rum_hours"))
-    hands: ingest.Services = means if where == "redis" else OnlyPostgres(platform, means.database)
+    all_services.database.run(lambda connection: connection.execute("delete from rum_hours"))
     arrivals = [*some, *chance.sample(some, len(some) // 2)]  # some beacons come twice
     chance.shuffle(arrivals)
     cut = chance.randrange(len(arrivals) + 1)
     for part in (arrivals[:cut], arrivals[cut:]):
         if part:
-            assert ingest.record(hands, beacon(part), NOW).where == where
-    assert held(means) == expected(some)
+            assert ingest.record(all_services, beacon(part), NOW).lost == 0
+    assert counts_of(all_services) == expected(some)
 
 
-def held(means: services.Services) -> dict[int, int]:
-    """Every bucket that is not empty, wherever it lies."""
-    fresh = [
+def counts_of(all_services: services.Services) -> dict[int, int]:
+    """Every bucket that is not empty, in Redis and Postgres together."""
+    pending = [
         (row[5], row[6])
-        for rows in ingest.read_pending(means.cache.execute).values()
+        for rows in ingest.read_pending(all_services.cache.execute).values()
         for row in rows
     ]
     flat = "select bucket, n from rum_hours, unnest(buckets, counts) as u (bucket, n)"
-    kept = means.database.run(lambda connection: connection.execute(flat).fetchall())
-    total = quantile_sketch.merge({bucket: n} for bucket, n in [*fresh, *kept])
+    stored = all_services.database.run(lambda connection: connection.execute(flat).fetchall())
+    total = Counter[int]()
+    for bucket, n in [*pending, *stored]:
+        total[bucket] += n
     return {bucket: n for bucket, n in total.items() if n}
 
 
 def test_every_order_of_three_reports_says_the_same(
-    platform: Platform, means: services.Services, database: object
+    platform: Platform, all_services: services.Services, database: object
 ) -> None:
     some = [("a", 1, 0.05), ("a", 2, 0.3), ("a", 3, 0.2)]
     for order in permutations(some):
         with redis.Redis.from_url(platform.redis_url) as valkey:
             valkey.flushall()
         for report in order:
-            ingest.record(means, beacon([report]), NOW)
-        assert held(means) == expected(some)
+            ingest.record(all_services, beacon([report]), NOW)
+        assert counts_of(all_services) == expected(some)

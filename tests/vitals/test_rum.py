@@ -1,10 +1,11 @@
-"""POST and GET /api/rum: what browsers report, and what is made of it."""
+"""POST and GET /api/rum: browsers' beacons, and the report made of them."""
 
 import json
 import random
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -41,54 +42,56 @@ NOW = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 
 
 def vital(name: str = "LCP", value: object = 1800, **more: object) -> dict[str, object]:
-    """A report as web-vitals makes it, of a page view of its own."""
+    """A report as web-vitals sends it, of a page view of its own."""
     number = random.randrange(10**12)
     return {"name": name, "value": value, "id": f"v6-{number}", "delta": value,
             "rating": "good", "navigationType": "navigate", "page": "/", **more}  # fmt: skip
 
 
-def send(site: httpx.Client, body: object, *, agent: str = PHONE, **headers: str) -> httpx.Response:
+def post_beacon(
+    site: httpx.Client, body: object, *, agent: str = PHONE, **headers: str
+) -> httpx.Response:
     text = body if isinstance(body, str | bytes) else json.dumps(body)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    sent = {"User-Agent": agent, "Content-Type": "text/plain;charset=UTF-8"} | named
-    answer = site.post("/api/rum", content=text, headers=sent)
-    assert (answer.status_code, answer.content) == (204, b""), answer.text
-    return answer
+    all_headers = {"User-Agent": agent, "Content-Type": "text/plain;charset=UTF-8"} | named
+    response = site.post("/api/rum", content=text, headers=all_headers)
+    assert (response.status_code, response.content) == (204, b""), response.text
+    return response
 
 
-def read(site: httpx.Client, **parameters: str) -> dict[str, Any]:
-    answer = site.get("/api/rum", params=parameters)
-    assert answer.status_code == 200, answer.text
-    body: dict[str, Any] = answer.json()
+def get_report(site: httpx.Client, **parameters: str) -> dict[str, Any]:
+    response = site.get("/api/rum", params=parameters)
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
     return body
 
 
-def counted(site: httpx.Client, n: int, **parameters: str) -> list[dict[str, Any]]:
-    """The groups, once they hold `n` values."""
+def wait_for_count(site: httpx.Client, n: int, **parameters: str) -> list[dict[str, Any]]:
+    """The report's groups, once they hold `n` values."""
 
-    def look() -> list[dict[str, Any]]:
-        groups: list[dict[str, Any]] = read(site, **parameters)["groups"]
+    def current() -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = get_report(site, **parameters)["groups"]
         assert sum(group["n"] for group in groups) <= n, "something was counted twice"
         return groups if sum(group["n"] for group in groups) == n else []
 
-    return eventually(look)
+    return eventually(current)
 
 
-def rated(site: httpx.Client, rating: str) -> bool:
-    groups = read(site)["groups"]
+def is_rated(site: httpx.Client, rating: str) -> bool:
+    groups = get_report(site)["groups"]
     return bool(groups) and groups[0]["rating"] == rating
 
 
-def said(platform: Platform, number: int) -> list[dict[str, Any]]:
-    """The log lines of `number` posts, once all are there."""
+def request_logs(platform: Platform, number: int) -> list[dict[str, Any]]:
+    """The log lines of `number` posts, once all are written."""
 
-    def look() -> list[dict[str, Any]]:
+    def current() -> list[dict[str, Any]]:
         lines = [json.loads(line["message"]) for line in platform.logs()
                  if '"endpoint": "rum"' in line["message"]]  # fmt: skip
         posts = [line for line in lines if line["event"] == "request" and line["method"] == "POST"]
         return posts if len(posts) >= number else []
 
-    return eventually(look)
+    return eventually(current)
 
 
 def nothing_is_counted(platform: Platform, database: Rows) -> bool:
@@ -99,48 +102,47 @@ def nothing_is_counted(platform: Platform, database: Rows) -> bool:
 
 @pytest.fixture(autouse=True)
 def not_due(platform: Platform, database: Rows) -> None:
-    """No fold by itself: it could still be at work when the next test has emptied everything."""
+    """No rollup by itself: it could still run when the next test has emptied everything."""
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.set("rum:folded", 1)
 
 
 @pytest.fixture
-def means(platform: Platform) -> Iterator[services.Services]:
-    """What a function has at hand, for work that HTTP does not reach."""
-    made = services.Services(settings.Settings(platform.environment))
-    yield made
-    made.cache.close()
-    made.database.close()
+def all_services(platform: Platform) -> Iterator[services.Services]:
+    """What a function has, for work that HTTP does not reach."""
+    all_services = services.Services(settings.Settings(platform.environment))
+    yield all_services
+    all_services.close()
 
 
-# --- What comes in.
+# --- Beacons.
 
 
-def test_a_beacon_is_answered_204_and_its_vitals_are_read_back(site: httpx.Client) -> None:
+def test_a_beacon_is_answered_204_and_its_values_are_in_the_report(site: httpx.Client) -> None:
     for _ in range(5):
-        send(site, [vital("LCP", 1800), vital("CLS", 0.02), vital("INP", 90)])
-    groups = {group["metric"]: group for group in counted(site, 15)}
+        post_beacon(site, [vital("LCP", 1800), vital("CLS", 0.02), vital("INP", 90)])
+    groups = {group["metric"]: group for group in wait_for_count(site, 15)}
     assert set(groups) == {"LCP", "CLS", "INP"}
     for name, value in (("LCP", 1800), ("CLS", 0.02), ("INP", 90)):
         assert groups[name]["p75"] == pytest.approx(value, rel=0.02)
         assert (groups[name]["n"], groups[name]["rating"], groups[name]["good"]) == (5, "good", 1)
 
 
-def test_one_object_and_json_are_taken_like_an_array_of_text(site: httpx.Client) -> None:
+def test_one_object_and_json_are_accepted_like_an_array_of_text(site: httpx.Client) -> None:
     for _ in range(5):
-        send(site, vital(), Content_Type="application/json")
-    assert counted(site, 5)[0]["metric"] == "LCP"
+        post_beacon(site, vital(), Content_Type="application/json")
+    assert wait_for_count(site, 5)[0]["metric"] == "LCP"
 
 
 def test_the_older_names_are_understood(site: httpx.Client) -> None:
     for number in range(5):
-        send(site, {
+        post_beacon(site, {
             "metric_id": f"m-{number}", "metric_name": "inp", "value": 260, "delta": 260,
             "rating": "good", "navigation_type": "navigate", "device_type": "desktop",
             "page_url_initial": "https://alfabeauty.co.id/", "timestamp": "2026-11-23T09:00:00Z",
             "page_url_current": "https://alfabeauty.co.id/en?utm_source=ig#x",
         }, agent="Something/1.0")  # fmt: skip
-    (group,) = counted(site, 5, by="path,device,metric")
+    (group,) = wait_for_count(site, 5, by="path,device,metric")
     assert (group["path"], group["device"], group["metric"]) == ("/en", "desktop", "INP")
     assert group["needs_improvement"] == 1, "the rating is our own, not the page's"
 
@@ -148,8 +150,8 @@ def test_the_older_names_are_understood(site: httpx.Client) -> None:
 def test_the_last_value_of_an_id_counts_once(site: httpx.Client) -> None:
     for number in range(5):
         for value in (0.01, 0.12, 0.31):
-            send(site, vital("CLS", value, id=f"page-{number}"))
-    groups = counted(site, 5, metric="CLS")
+            post_beacon(site, vital("CLS", value, id=f"page-{number}"))
+    groups = wait_for_count(site, 5, metric="CLS")
     assert groups[0]["p75"] == pytest.approx(0.31, rel=0.02)
     assert groups[0]["poor"] == 1
 
@@ -158,14 +160,14 @@ def test_a_report_that_arrives_late_does_not_undo_a_newer_one(site: httpx.Client
     for number in range(5):
         newer, older = vital("INP", 700, timestamp=2000), vital("INP", 90, timestamp=1000)
         for report in (newer, older, newer):
-            send(site, {**report, "id": f"page-{number}"})
-    assert counted(site, 5)[0]["poor"] == 1
+            post_beacon(site, {**report, "id": f"page-{number}"})
+    assert wait_for_count(site, 5)[0]["poor"] == 1
 
 
 def test_one_id_may_name_two_metrics(site: httpx.Client) -> None:
     for number in range(5):
-        send(site, [vital("LCP", id=f"x{number}"), vital("FCP", 900, id=f"x{number}")])
-    assert {group["metric"] for group in counted(site, 10)} == {"LCP", "FCP"}
+        post_beacon(site, [vital("LCP", id=f"x{number}"), vital("FCP", 900, id=f"x{number}")])
+    assert {group["metric"] for group in wait_for_count(site, 10)} == {"LCP", "FCP"}
 
 
 BAD = {
@@ -190,8 +192,8 @@ BAD = {
 def test_a_bad_item_is_dropped_and_counted(
     site: httpx.Client, platform: Platform, database: Rows, name: str
 ) -> None:
-    send(site, BAD[name])
-    (line,) = said(platform, 1)
+    post_beacon(site, BAD[name])
+    (line,) = request_logs(platform, 1)
     assert line["samples"] == 0
     assert line["dropped"] >= 1
     assert nothing_is_counted(platform, database)
@@ -214,19 +216,21 @@ BODIES: dict[str, bytes] = {
 def test_whatever_comes_is_204(
     site: httpx.Client, platform: Platform, database: Rows, name: str
 ) -> None:
-    send(site, BODIES[name])
-    assert said(platform, 1)[0]["dropped"] >= 1
+    post_beacon(site, BODIES[name])
+    assert request_logs(platform, 1)[0]["dropped"] >= 1
     assert nothing_is_counted(platform, database)
 
 
 def test_good_items_are_kept_beside_bad_ones_and_no_more_than_fifty(site: httpx.Client) -> None:
-    send(site, [vital() for _ in range(49)] + [vital(value=-1)] + [vital() for _ in range(20)])
-    counted(site, 49)
+    post_beacon(
+        site, [vital() for _ in range(49)] + [vital(value=-1)] + [vital() for _ in range(20)]
+    )
+    wait_for_count(site, 49)
 
 
 def test_zero_is_a_real_shift(site: httpx.Client) -> None:
-    send(site, [vital("CLS", 0) for _ in range(5)])
-    assert (counted(site, 5)[0]["p75"], counted(site, 5)[0]["good"]) == (0, 1)
+    post_beacon(site, [vital("CLS", 0) for _ in range(5)])
+    assert (wait_for_count(site, 5)[0]["p75"], wait_for_count(site, 5)[0]["good"]) == (0, 1)
 
 
 @pytest.mark.parametrize("agent", [
@@ -238,8 +242,8 @@ def test_zero_is_a_real_shift(site: httpx.Client) -> None:
 def test_bots_and_headless_browsers_are_left_out(
     site: httpx.Client, platform: Platform, database: Rows, agent: str
 ) -> None:
-    send(site, vital(), agent=agent)
-    assert said(platform, 1)[0]["why"] == "bot"
+    post_beacon(site, vital(), agent=agent)
+    assert request_logs(platform, 1)[0]["why"] == "bot"
     assert nothing_is_counted(platform, database)
 
 
@@ -254,29 +258,29 @@ def test_a_crawler_or_monitor_is_one_on_whatever_phone(agent: str) -> None:
 
 
 def test_a_cubot_phone_is_counted(site: httpx.Client) -> None:
-    send(site, [vital() for _ in range(5)], agent=user_agents.PEOPLE[0])
-    assert counted(site, 5)[0]["n"] == 5
+    post_beacon(site, [vital() for _ in range(5)], agent=user_agents.PEOPLE[0])
+    assert wait_for_count(site, 5)[0]["n"] == 5
 
 
 def test_an_item_with_a_key_twice_is_dropped_alone(site: httpx.Client, platform: Platform) -> None:
     twice = json.dumps(vital()).replace("{", '{"value": 1, ', 1)
     good = json.dumps([vital() for _ in range(5)])[1:-1]
     site.post("/api/rum", content=f"[{twice}, {good}]", headers={"User-Agent": PHONE})
-    assert said(platform, 1)[0]["dropped"] == 1
-    assert counted(site, 5)[0]["n"] == 5
+    assert request_logs(platform, 1)[0]["dropped"] == 1
+    assert wait_for_count(site, 5)[0]["n"] == 5
 
 
 def test_empty_parameters_are_as_if_left_out(site: httpx.Client) -> None:
     bare = site.get("/api/rum").json()
     empty = "days=&from=&to=&path=&device=&metric=&release=&by=&compare=&histogram="
     assert site.get(f"/api/rum?{empty}").json() == bare
-    assert site.get("/api/rum?days=7&days=").json()["from"] == read(site, days="7")["from"]
+    assert site.get("/api/rum?days=7&days=").json()["from"] == get_report(site, days="7")["from"]
     assert "histogram" not in site.get("/api/rum?histogram=false").text
 
 
 def test_other_methods_are_refused(site: httpx.Client) -> None:
-    answer = site.put("/api/rum", content="{}")
-    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS, POST")
+    response = site.put("/api/rum", content="{}")
+    assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD, OPTIONS, POST")
 
 
 def test_the_answer_does_not_wait_for_redis_or_postgres(platform: Platform) -> None:
@@ -295,7 +299,7 @@ def test_the_answer_does_not_wait_for_redis_or_postgres(platform: Platform) -> N
             assert time.monotonic() - started < 1.0
 
 
-# --- Where it belongs, and what is forgotten.
+# --- Dimensions, and what is not stored.
 
 
 @pytest.mark.parametrize(("address", "kept"), [
@@ -317,7 +321,7 @@ def test_the_answer_does_not_wait_for_redis_or_postgres(platform: Platform) -> N
     ("http://[", "(other)"),
     ("", "/"),
 ])  # fmt: skip
-def test_a_page_is_kept_as_a_template_without_query_host_or_ids(address: str, kept: str) -> None:
+def test_a_page_is_counted_without_query_host_or_ids(address: str, kept: str) -> None:
     assert samples.normalize_path(address) == kept
 
 
@@ -331,19 +335,19 @@ def test_a_page_is_kept_as_a_template_without_query_host_or_ids(address: str, ke
     ("", "?0", "desktop"),
     ("", None, "unknown"),
 ])  # fmt: skip
-def test_a_device_is_a_class_by_its_hint_and_its_user_agent(
+def test_a_device_is_classified_by_its_hint_and_its_user_agent(
     agent: str, hint: str | None, kept: str
 ) -> None:
     assert samples.device_class(agent, hint) == kept
 
 
-def test_a_page_that_is_not_named_is_the_one_the_browser_says_it_was_on(
+def test_a_page_that_is_not_named_is_the_referrer(
     site: httpx.Client,
 ) -> None:
     reports = [{name: value for name, value in vital().items() if name != "page"}
                for _ in range(5)]  # fmt: skip
-    send(site, reports, Referer="https://alfabeauty.co.id/en/thank-you?ref=ALFA-7KQ2M")
-    assert counted(site, 5, by="path")[0]["path"] == "/en/thank-you"
+    post_beacon(site, reports, Referer="https://alfabeauty.co.id/en/thank-you?ref=ALFA-7KQ2M")
+    assert wait_for_count(site, 5, by="path")[0]["path"] == "/en/thank-you"
 
 
 def test_nothing_of_the_visitor_is_stored(
@@ -351,8 +355,8 @@ def test_nothing_of_the_visitor_is_stored(
 ) -> None:
     page = "https://alfabeauty.co.id/en?name=Budi&phone=08-555-12"
     for number in range(5):
-        send(site, vital(page=page, id=f"metric-id-{number}", timestamp=number + 1))
-    counted(site, 5)
+        post_beacon(site, vital(page=page, id=f"metric-id-{number}", timestamp=number + 1))
+    wait_for_count(site, 5)
     with redis.Redis.from_url(platform.redis_url, decode_responses=True) as valkey:
         held = list(valkey.scan_iter("rum:*"))
         held += [str(valkey.hgetall(key)) for key in held if valkey.type(key) == "hash"]
@@ -367,14 +371,14 @@ def test_nothing_of_the_visitor_is_stored(
 
 def test_invented_pages_cannot_crowd_out_the_sites_own(site: httpx.Client) -> None:
     for start in range(0, 250, 50):
-        send(site, [vital(page=f"/invented-{start + each}") for each in range(50)])
-    send(site, [vital(page="/en") for _ in range(5)])
+        post_beacon(site, [vital(page=f"/invented-{start + each}") for each in range(50)])
+    post_beacon(site, [vital(page="/en") for _ in range(5)])
     body = eventually(
-        lambda: next((g for g in read(site, by="path")["groups"] if g["path"] == "/en"), None)
+        lambda: next((g for g in get_report(site, by="path")["groups"] if g["path"] == "/en"), None)
     )
     assert body is not None
     assert body["n"] == 5
-    paths = {group["path"]: group["n"] for group in read(site, by="path")["groups"]}
+    paths = {group["path"]: group["n"] for group in get_report(site, by="path")["groups"]}
     assert paths == {"/en": 5, "(other)": 50}
 
 
@@ -390,14 +394,14 @@ def test_every_page_of_the_site_is_known() -> None:
     assert addresses - {"/404"} == samples.KNOWN_PATHS
 
 
-# --- What is read.
+# --- The report.
 
 
 def test_p75_is_the_merged_sketches_own_and_never_an_average(site: httpx.Client) -> None:
     slow = [vital(value=6000, page="/en") for _ in range(10)]
     quick = [vital(value=1000) for _ in range(40)]
-    send(site, slow + quick)
-    (group,) = counted(site, 50)
+    post_beacon(site, slow + quick)
+    (group,) = wait_for_count(site, 50)
     assert group["p75"] == pytest.approx(1000, rel=0.02), "an average would say 2000 or 3500"
     assert (group["good"], group["poor"]) == (0.8, 0.2)
 
@@ -406,35 +410,35 @@ def test_p75_is_the_merged_sketches_own_and_never_an_average(site: httpx.Client)
 def test_the_thresholds_are_inclusive_and_shares_exact(site: httpx.Client, name: str) -> None:
     scale = METRICS[name]
     values = (scale.good, scale.good * 1.0001, scale.poor, scale.poor * 1.0001)
-    send(site, [vital(name, value) for value in values for _ in range(3)])
-    (group,) = counted(site, 12)
+    post_beacon(site, [vital(name, value) for value in values for _ in range(3)])
+    (group,) = wait_for_count(site, 12)
     assert (group["good"], group["needs_improvement"], group["poor"]) == (0.25, 0.5, 0.25)
 
 
-def test_a_small_group_is_hidden_and_said_to_be(site: httpx.Client) -> None:
-    send(site, [vital(page="/en") for _ in range(4)] + [vital() for _ in range(5)])
-    counted(site, 9)
-    body = read(site, by="path")
+def test_a_small_group_is_hidden_and_counted_as_hidden(site: httpx.Client) -> None:
+    post_beacon(site, [vital(page="/en") for _ in range(4)] + [vital() for _ in range(5)])
+    wait_for_count(site, 9)
+    body = get_report(site, by="path")
     assert [group["path"] for group in body["groups"]] == ["/"]
     assert body["hidden"] == 1
 
 
 def test_groups_and_filters_by_every_dimension(site: httpx.Client) -> None:
-    send(site, [vital() for _ in range(5)])
-    send(site, [vital(page="/en") for _ in range(6)], agent=LAPTOP)
-    counted(site, 11)
+    post_beacon(site, [vital() for _ in range(5)])
+    post_beacon(site, [vital(page="/en") for _ in range(6)], agent=LAPTOP)
+    wait_for_count(site, 11)
     today = (datetime.now(UTC) + timedelta(hours=7)).date().isoformat()
-    groups = read(site, by="day,path,device,metric,release")["groups"]
+    groups = get_report(site, by="day,path,device,metric,release")["groups"]
     named = [(g["day"], g["path"], g["device"], g["metric"], g["release"], g["n"]) for g in groups]
     assert named == [
         (today, "/", "mobile", "LCP", "dpl_local", 5),
         (today, "/en", "desktop", "LCP", "dpl_local", 6),
     ]
     for filters in ({"path": "/en"}, {"device": "desktop"}, {"path": "/en", "metric": "LCP"}):
-        assert counted(site, 6, **filters)
-    assert read(site, release="dpl_other")["groups"] == []
-    assert read(site, metric="CLS")["groups"] == []
-    assert [each["release"] for each in read(site)["releases"]] == ["dpl_local"]
+        assert wait_for_count(site, 6, **filters)
+    assert get_report(site, release="dpl_other")["groups"] == []
+    assert get_report(site, metric="CLS")["groups"] == []
+    assert [each["release"] for each in get_report(site)["releases"]] == ["dpl_local"]
 
 
 @pytest.mark.parametrize(("parameters", "names"), [
@@ -455,8 +459,8 @@ def test_groups_and_filters_by_every_dimension(site: httpx.Client) -> None:
     ([("path", "/"), ("path", "/en")], {"path"}),
 ])  # fmt: skip
 def test_a_faulty_parameter_is_named(platform: Platform, parameters: Any, names: set[str]) -> None:
-    answer = httpx.get(f"{platform.url}/api/rum", params=parameters)
-    assert (answer.status_code, set(answer.json()["details"])) == (400, names)
+    response = httpx.get(f"{platform.url}/api/rum", params=parameters)
+    assert (response.status_code, set(response.json()["details"])) == (400, names)
 
 
 def test_the_answer_is_public_and_cached_for_a_minute(site: httpx.Client) -> None:
@@ -465,8 +469,8 @@ def test_the_answer_is_public_and_cached_for_a_minute(site: httpx.Client) -> Non
 
 
 def test_a_histogram_adds_up_to_n_within_its_edges(site: httpx.Client) -> None:
-    send(site, [vital(value=value) for value in (0, 900, 901, 2500, 2501, 599_999)])
-    (group,) = counted(site, 6, histogram="1")
+    post_beacon(site, [vital(value=value) for value in (0, 900, 901, 2500, 2501, 599_999)])
+    (group,) = wait_for_count(site, 6, histogram="1")
     assert sum(bar["n"] for bar in group["histogram"]) == 6
     edges = [(bar["from"], bar["to"]) for bar in group["histogram"]]
     assert all(low < high for low, high in edges)
@@ -476,11 +480,9 @@ def test_a_histogram_adds_up_to_n_within_its_edges(site: httpx.Client) -> None:
 # --- Releases.
 
 
-def seeded(database: Rows, release: str, first_at: datetime, values: list[float]) -> None:
-    """A release's visits, as they lie in Postgres."""
-    counts = quantile_sketch.merge(
-        {quantile_sketch.bucket_of(METRICS["LCP"], value): 1} for value in values
-    )
+def store_release(database: Rows, release: str, first_at: datetime, values: list[float]) -> None:
+    """Store a release's visits in Postgres."""
+    counts = Counter(quantile_sketch.bucket_of(METRICS["LCP"], value) for value in values)
     database.execute(
         "insert into rum_hours values (%s, '/', 'mobile', 'LCP', %s, %s, %s)",
         [first_at, release, sorted(counts), [counts[each] for each in sorted(counts)]],
@@ -494,19 +496,19 @@ def visits(chance: random.Random, n: int, centre: float) -> list[float]:
 
 def two_releases(database: Rows, before: list[float], after: list[float]) -> None:
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=3)
-    seeded(database, "dpl_1", hour, before)
-    seeded(database, "dpl_2", hour + timedelta(hours=1), after)
+    store_release(database, "dpl_1", hour, before)
+    store_release(database, "dpl_2", hour + timedelta(hours=1), after)
 
 
 def test_a_release_that_is_slower_is_called_worse(site: httpx.Client, database: Rows) -> None:
     chance = random.Random(1)
     two_releases(database, visits(chance, 1500, 1800), visits(chance, 1500, 2300))
-    comparison = read(site, compare="latest")["comparison"]
+    comparison = get_report(site, compare="latest")["comparison"]
     assert (comparison["release"], comparison["before"]) == ("dpl_2", "dpl_1")
     (group,) = comparison["groups"]
     assert group["verdict"] == "worse"
     assert 0 < group["low"] < group["difference"] < group["high"]
-    assert read(site, compare="dpl_1")["comparison"] is None, "nothing was before the first"
+    assert get_report(site, compare="dpl_1")["comparison"] is None, "nothing was before the first"
 
 
 def test_noise_between_two_releases_is_not_called_a_regression(
@@ -514,7 +516,7 @@ def test_noise_between_two_releases_is_not_called_a_regression(
 ) -> None:
     chance = random.Random(2)
     two_releases(database, visits(chance, 60, 1800), visits(chance, 60, 1950))
-    (group,) = read(site, compare="dpl_2")["comparison"]["groups"]
+    (group,) = get_report(site, compare="dpl_2")["comparison"]["groups"]
     assert group["verdict"] == "no clear difference"
     assert group["low"] < 0 < group["high"]
 
@@ -523,94 +525,92 @@ def test_two_releases_of_a_few_visits_are_shown_without_an_interval(
     site: httpx.Client, database: Rows
 ) -> None:
     two_releases(database, [1000.0] * 6, [9000.0] * 6)
-    (group,) = read(site, compare="latest")["comparison"]["groups"]
+    (group,) = get_report(site, compare="latest")["comparison"]["groups"]
     assert (group["low"], group["high"], group["verdict"]) == (None, None, "no clear difference")
 
 
-# --- Folding.
+# --- Rollup.
 
 
-def test_counts_are_taken_over_once_however_often_a_fold_is_cut_off(
-    site: httpx.Client, platform: Platform, means: services.Services, database: Rows
+def test_counts_are_stored_once_however_often_a_rollup_is_cut_off(
+    site: httpx.Client, platform: Platform, all_services: services.Services, database: Rows
 ) -> None:
-    send(site, [vital() for _ in range(20)])
-    counted(site, 20)
+    post_beacon(site, [vital() for _ in range(20)])
+    wait_for_count(site, 20)
     with redis.Redis.from_url(platform.redis_url, decode_responses=True) as valkey:
         valkey.delete("rum:folded")
-        assert rollup.roll_up(means, datetime.now(UTC)) is not None
-        assert rollup.roll_up(means, datetime.now(UTC)) is None, "not due again so soon"
+        assert rollup.roll_up(all_services, datetime.now(UTC)) is not None
+        assert rollup.roll_up(all_services, datetime.now(UTC)) is None, "not due again so soon"
         batch = database.execute("select batch from rum_folds").fetchall()[-1]["batch"]
         # As after a crash between the transaction and the deletion: the batch is there again.
         hour = int(samples.hour_start(int(datetime.now(UTC).timestamp() * 1000)).timestamp())
         valkey.hset(f"rum:batch:{batch}", f"{hour}|/|mobile|LCP|dpl_local|900", 20)
         valkey.sadd("rum:batches", batch)
-        assert counted(site, 20), "a batch taken over already is not read again either"
+        assert wait_for_count(site, 20), "a batch taken over already is not read again either"
         valkey.delete("rum:folded")
-        rollup.roll_up(means, datetime.now(UTC))
+        rollup.roll_up(all_services, datetime.now(UTC))
         assert valkey.smembers("rum:batches") == set()
-    counted(site, 20)
+    wait_for_count(site, 20)
 
 
-def test_a_value_that_grows_after_its_count_was_taken_over_still_counts_once(
-    site: httpx.Client, platform: Platform, means: services.Services
+def test_a_value_that_grows_after_its_count_was_stored_still_counts_once(
+    site: httpx.Client, platform: Platform, all_services: services.Services
 ) -> None:
     with redis.Redis.from_url(platform.redis_url, decode_responses=True) as valkey:
         for value in (0.01, 0.3):
-            send(site, [vital("CLS", value, id=f"page-{each}") for each in range(6)])
+            post_beacon(site, [vital("CLS", value, id=f"page-{each}") for each in range(6)])
             rating = quantile_sketch.RATINGS[METRICS["CLS"].rating(value)]
-            eventually(partial(rated, site, rating))
+            eventually(partial(is_rated, site, rating))
             valkey.delete("rum:folded")
-            rollup.roll_up(means, datetime.now(UTC))
+            rollup.roll_up(all_services, datetime.now(UTC))
         assert valkey.keys("rum:open") == []
-    (group,) = counted(site, 6)
+    (group,) = wait_for_count(site, 6)
     assert group["poor"] == 1
 
 
 def test_hours_become_days_and_say_the_same(
-    site: httpx.Client, platform: Platform, means: services.Services, database: Rows
+    site: httpx.Client, platform: Platform, all_services: services.Services, database: Rows
 ) -> None:
     chance = random.Random(3)
     old = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=6)
-    seeded(database, "dpl_1", old, visits(chance, 300, 2000))
-    seeded(database, "dpl_2", old + timedelta(hours=1), visits(chance, 300, 2500))
-    before = read(site, by="metric,release")
+    store_release(database, "dpl_1", old, visits(chance, 300, 2000))
+    store_release(database, "dpl_2", old + timedelta(hours=1), visits(chance, 300, 2500))
+    before = get_report(site, by="metric,release")
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.delete("rum:folded")
-    assert rollup.roll_up(means, datetime.now(UTC)) is not None
+    assert rollup.roll_up(all_services, datetime.now(UTC)) is not None
     assert database.execute("select 1 from rum_hours").fetchall() == []
     assert len(database.execute("select 1 from rum_days").fetchall()) == 2
-    assert read(site, by="metric,release")["groups"] == before["groups"]
+    assert get_report(site, by="metric,release")["groups"] == before["groups"]
 
 
-def test_a_beacon_takes_counts_over_when_that_is_due(
+def test_a_beacon_starts_a_rollup_that_is_due(
     site: httpx.Client, platform: Platform, database: Rows
 ) -> None:
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.delete("rum:folded")
-        send(site, [vital() for _ in range(6)])
+        post_beacon(site, [vital() for _ in range(6)])
         eventually(lambda: database.execute("select 1 from rum_folds").fetchone())
         eventually(lambda: not valkey.exists("rum:batches"))
-    counted(site, 6)
+    wait_for_count(site, 6)
 
 
-def test_the_cron_takes_counts_over_too(
-    site: httpx.Client, platform: Platform, database: Rows
-) -> None:
-    send(site, [vital() for _ in range(6)])
-    counted(site, 6)
+def test_the_cron_rolls_up_too(site: httpx.Client, platform: Platform, database: Rows) -> None:
+    post_beacon(site, [vital() for _ in range(6)])
+    wait_for_count(site, 6)
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.delete("rum:folded")
         platform.cron("deliver")
         eventually(lambda: not valkey.exists("rum:open", "rum:batches"))
-    counted(site, 6)
+    wait_for_count(site, 6)
 
 
-# --- Trouble.
+# --- Outages.
 
 
 @contextmanager
 def silent() -> Iterator[tuple[str, str]]:
-    """Addresses of a Redis and a Postgres that accept and never answer."""
+    """Addresses of a Redis and a Postgres that accept and never response."""
     with socket.create_server(("127.0.0.1", 0)) as ear:
         port = ear.getsockname()[1]
         yield f"http://127.0.0.1:{port}", f"postgresql://a:b@127.0.0.1:{port}/x"
@@ -626,105 +626,59 @@ def function_of(platform: Platform, **variables: str | None) -> Iterator[httpx.C
         yield client
 
 
-REFUSING = {
-    "UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1",
-    "DATABASE_URL": "postgresql://a:b@127.0.0.1:1/x",
-}
-
-
 @pytest.mark.parametrize("how", ["refuses", "is silent", "is not configured"])
-def test_with_redis_down_postgres_counts_by_the_same_rule(
-    site: httpx.Client, platform: Platform, database: Rows, how: str
+def test_samples_are_lost_and_logged_while_redis_is_down(
+    platform: Platform, database: Rows, how: str
 ) -> None:
     with silent() as (address, _):
         url = {"refuses": "http://127.0.0.1:1", "is silent": address}.get(how)
         with function_of(platform, UPSTASH_REDIS_REST_URL=url) as client:
-            for value in (0.31, 0.01):
-                moment = int(value * 100_000)  # the late one is the older
-                reports = [vital("CLS", value, id=f"p{each}", timestamp=moment)
-                           for each in range(6)]  # fmt: skip
-                send(client, reports)
-                send(client, reports)
-            eventually(partial(rated, client, "poor"))
-            counted(client, 6)
-            assert read(client)["complete"] is False
-
-
-def test_what_postgres_counted_is_handed_back_and_moves_on_in_redis(
-    site: httpx.Client, platform: Platform, means: services.Services, database: Rows
-) -> None:
-    with function_of(platform, UPSTASH_REDIS_REST_URL="http://127.0.0.1:1") as client:
-        send(client, [vital("INP", 90, id=f"p{each}", timestamp=10) for each in range(6)])
-        counted(client, 6)
-    # One of them had reached Redis after all: its reply alone was lost.
-    send(site, vital("INP", 90, id="p0", timestamp=10))
-    said(platform, 2)
-    with redis.Redis.from_url(platform.redis_url) as valkey:
-        eventually(lambda: valkey.exists("rum:folded"))
-        for _ in range(2):
-            valkey.delete("rum:folded")
-            rollup.roll_up(means, datetime.now(UTC))
-    assert database.execute("select 1 from rum_lasts").fetchall() == []
-    assert counted(site, 6)[0]["good"] == 1
-    send(site, [vital("INP", 900, id=f"p{each}", timestamp=20) for each in range(6)])
-    eventually(partial(rated, site, "poor"))
-    counted(site, 6)
-
-
-@pytest.mark.parametrize("how", ["refuse", "are silent", "are not configured"])
-def test_with_both_down_samples_are_dropped_and_counted_in_the_log(
-    platform: Platform, database: Rows, how: str
-) -> None:
-    with silent() as (redis_url, database_url):
-        changes: dict[str, dict[str, str | None]] = {
-            "refuse": dict(REFUSING),
-            "are silent": {"UPSTASH_REDIS_REST_URL": redis_url, "DATABASE_URL": database_url},
-            "are not configured": dict.fromkeys(REFUSING),
-        }
-        with platform.function("api/rum.py", **changes[how]) as function:
-            with httpx.Client(base_url=function.url, timeout=20) as client:
-                send(client, [vital(), vital()])
+            post_beacon(client, [vital(), vital()])
 
             def dropped() -> list[str]:
                 return [str(line["message"]) for line in platform.logs()
                         if "rum_dropped" in line["message"]]  # fmt: skip
 
             assert json.loads(eventually(dropped)[0])["samples"] == 2
-            answer = httpx.get(f"{function.url}/api/rum", timeout=20)
-            assert answer.status_code == 503
+    assert nothing_is_counted(platform, database)
 
 
-def test_without_a_redis_at_all_postgres_is_kept_tidy(
-    site: httpx.Client, platform: Platform, database: Rows
-) -> None:
-    with function_of(platform, UPSTASH_REDIS_REST_URL=None) as client:
-        send(client, [vital() for _ in range(6)])
-        counted(client, 6)
-    database.execute("update rum_lasts set seen_at = seen_at - interval '2 days'")
-    database.execute("update rum_hours set hour = hour - interval '5 days'")
-    nowhere = platform.environment | {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
-    lonely = services.Services(settings.Settings(nowhere))
-    with pytest.raises(CacheDown):
-        rollup.roll_up(lonely, datetime.now(UTC))
-    lonely.cache.close()
-    lonely.database.close()
-    assert (
-        database.execute("select 1 from rum_lasts union all select 1 from rum_hours").fetchall()
-        == []
+@pytest.mark.parametrize("how", ["refuses", "is silent", "is not configured"])
+def test_a_report_is_503_without_postgres(platform: Platform, how: str) -> None:
+    with silent() as (_, address):
+        url = {"refuses": "postgresql://a:b@127.0.0.1:1/x", "is silent": address}.get(how)
+        with function_of(platform, DATABASE_URL=url) as client:
+            assert client.get("/api/rum").status_code == 503
+
+
+def test_postgres_is_pruned_although_redis_is_down(platform: Platform, database: Rows) -> None:
+    store_release(database, "dpl_1", datetime.now(UTC) - timedelta(days=6), [1000.0] * 6)
+    database.execute(
+        "insert into rum_lasts (id, at, hour, path, device, metric, release, bucket, seen_at)"
+        " values ('x', 1, now(), '/', 'mobile', 'LCP', 'dpl_1', 1, now() - interval '2 days')"
     )
-    counted(site, 6)
+    settings_without_redis = settings.Settings(
+        platform.environment | {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
+    )
+    without_redis = services.Services(settings_without_redis)
+    with pytest.raises(CacheDown):
+        rollup.roll_up(without_redis, datetime.now(UTC))
+    without_redis.close()
+    stored = "select 1 from rum_lasts union all select 1 from rum_hours"
+    assert database.execute(stored).fetchall() == []
+    assert len(database.execute("select 1 from rum_days").fetchall()) == 1
 
 
-def test_with_redis_down_reading_goes_on_from_postgres(
+def test_with_redis_down_the_report_is_what_postgres_holds(
     site: httpx.Client, platform: Platform, database: Rows
 ) -> None:
-    seeded(
+    store_release(
         database, "dpl_1", datetime.now(UTC).replace(minute=0, second=0, microsecond=0), [1.0] * 9
     )
     with silent() as (url, _), function_of(platform, UPSTASH_REDIS_REST_URL=url) as client:
-        body = read(client)
+        body = get_report(client)
     assert (body["complete"], body["groups"][0]["n"]) == (False, 9)
-    assert read(site)["complete"] is True
+    assert get_report(site)["complete"] is True
 
 
 def test_a_visit_reads_the_same_whatever_its_shape() -> None:
