@@ -9,9 +9,9 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from lib.incidents.messages import Message, MessageRef, Thread
 from lib.problems import MessageNotFound, SlackError
 
 TIMEOUT_S = 4.0
@@ -30,6 +30,21 @@ NOT_FOUND_ERRORS = (
 )
 
 
+type MessageRef = tuple[str, str]
+"""channel and ts; ts is '' where the message cannot be edited."""
+
+
+class Message(Protocol):
+    """text: what a notification shows. metadata: by which the message is found again."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def blocks(self) -> Sequence[dict[str, Any]]: ...
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+
+
 class Slack:
     """One channel. token and channel: the bot's; webhook_url: the other way. Either may be ''."""
 
@@ -45,17 +60,17 @@ class Slack:
         return bool(self._token and self._channel)
 
     def post(
-        self, message: Message, *, thread: str | None = None, aloud: bool = False
+        self, message: Message, *, thread: str | None = None, reply_broadcast: bool = False
     ) -> MessageRef:
-        """A new message, or a reply in a thread; aloud: the channel sees the reply too.
+        """A new message, or a reply in a thread; reply_broadcast: the channel sees the reply too.
 
-        Raises AlertDelayed.
+        Raises SlackError.
         """
         if not self.can_update:
             return self._post_to_webhook(message)
         fields: dict[str, Any] = {**_content(message), "unfurl_links": False}
         if thread is not None:
-            fields |= {"thread_ts": thread, "reply_broadcast": aloud}
+            fields |= {"thread_ts": thread, "reply_broadcast": reply_broadcast}
         try:
             answer = self._call("chat.postMessage", fields)
         except MessageNotFound:  # somebody deleted what this replies to
@@ -65,51 +80,54 @@ class Slack:
                 raise
             self.last_bot_error = fault.reason
             return self._post_to_webhook(message)
-        return MessageRef(str(answer["channel"]), str(answer["ts"]))
+        return str(answer["channel"]), str(answer["ts"])
 
-    def update(self, posted: MessageRef, message: Message) -> None:
-        """Make an earlier message say this. Raises AlertDelayed; AlertGone when it is not there,
-        or cannot be edited by us."""
-        fields = {**_content(message), "channel": posted.channel, "ts": posted.ts}
-        self._call("chat.update", fields)
+    def update(self, ref: MessageRef, message: Message) -> None:
+        """Raises SlackError; MessageNotFound when it is not there, or cannot be edited by us."""
+        channel, ts = ref
+        self._call("chat.update", {**_content(message), "channel": channel, "ts": ts})
 
-    def delete(self, posted: MessageRef) -> None:
-        """Take a message of ours away. Raises AlertDelayed, AlertGone."""
-        self._call("chat.delete", {"channel": posted.channel, "ts": posted.ts})
+    def delete(self, ref: MessageRef) -> None:
+        """Raises SlackError, MessageNotFound."""
+        channel, ts = ref
+        self._call("chat.delete", {"channel": channel, "ts": ts})
 
-    def read_thread(self, posted: MessageRef) -> Thread:
-        """Who answered a message, and what we replied to it. Raises AlertDelayed, AlertGone."""
-        query = {"channel": posted.channel, "ts": posted.ts, "limit": HISTORY_LIMIT}
+    def read_thread(self, ref: MessageRef) -> tuple[str | None, tuple[dict[str, str], ...]]:
+        """The first person who replied or reacted, and the metadata of our replies, oldest first.
+
+        Raises SlackError, MessageNotFound.
+        """
+        channel, ts = ref
+        query = {"channel": channel, "ts": ts, "limit": HISTORY_LIMIT}
         answer = self._read("conversations.replies", query)
         root, *replies = answer.get("messages") or [{}]
-        people = [one["user"] for one in replies if one.get("user") and not one.get("bot_id")]
-        people += [user for one in root.get("reactions", ()) for user in one.get("users", ())]
-        marks = [_metadata_of(one) for one in replies if one.get("bot_id")]
-        return Thread(people[0] if people else None, tuple(one for one in marks if one))
+        people = [each["user"] for each in replies if each.get("user") and not each.get("bot_id")]
+        people += [user for each in root.get("reactions", ()) for user in each.get("users", ())]
+        metadata = [_metadata_of(each) for each in replies if each.get("bot_id")]
+        return people[0] if people else None, tuple(each for each in metadata if each)
 
-    def list_with_metadata(self, mark: str) -> list[tuple[MessageRef, dict[str, str]]]:
-        """The messages of ours that carry this mark, newest first, with all their marks. Raises
-        AlertDelayed."""
+    def list_with_metadata(self, key: str) -> list[tuple[MessageRef, dict[str, str]]]:
+        """Our messages with this key in their metadata, newest first. Raises SlackError."""
         if not self.can_update:
             return []
         query = {"channel": self._channel, "limit": HISTORY_LIMIT}
-        found = []
+        messages: list[tuple[MessageRef, dict[str, str]]] = []
         for message in self._read("conversations.history", query).get("messages", []):
-            marks = _metadata_of(message)
-            if mark in marks:
-                found.append((MessageRef(self._channel, str(message["ts"])), marks))
-        return found
+            metadata = _metadata_of(message)
+            if key in metadata:
+                messages.append(((self._channel, str(message["ts"])), metadata))
+        return messages
 
-    def find(self, mark: str, value: str) -> MessageRef | None:
-        """The newest message with this mark: posted by an attempt whose answer was lost, or by an
-        instance that could write nothing down. Raises AlertDelayed."""
+    def find(self, key: str, value: str) -> MessageRef | None:
+        """The newest message with this metadata: of an attempt whose response was lost, or of an
+        instance that could record nothing. Raises SlackError."""
         try:
-            found = self.list_with_metadata(mark)
-        except SlackError as fault:
-            if fault.permanent:  # without the right to read, a lost answer means a second message
+            messages = self.list_with_metadata(key)
+        except SlackError as error:
+            if error.permanent:  # without the right to read, a lost response means a second message
                 return None
             raise
-        return next((posted for posted, marks in found if marks[mark] == value), None)
+        return next((ref for ref, metadata in messages if metadata[key] == value), None)
 
     def bot_error(self) -> str | None:
         """Why Slack refuses our bot or its channel, by Slack's name for it; None if it does not,
@@ -132,7 +150,7 @@ class Slack:
         content = {"text": message.text, "blocks": list(message.blocks)}
         if self._send(self._webhook_url, _json_bytes(content), JSON_TYPE).strip() != "ok":
             raise SlackError("nonsense")
-        return MessageRef("webhook", "")
+        return "webhook", ""
 
     def _call(self, method: str, fields: dict[str, Any]) -> dict[str, Any]:
         return self._request(method, _json_bytes({"channel": self._channel, **fields}), JSON_TYPE)

@@ -96,13 +96,13 @@ REQUIREMENTS = (
     Requirement(
         MONITORING,
         "Sev2 (high): API over 5 s latency, error rate over 5 %",
-        code=("lib/incidents/rules.py",),
+        code=("lib/incidents/rules.py", "lib/incidents/traffic.py"),
         tests=("tests/incidents/test_rules.py",),
     ),
     Requirement(
         RESPONSE,
         "Detect (alert fires in Slack or Sentry)",
-        code=("lib/monitoring/monitor.py", "lib/incidents/messages.py", "lib/error_reporting.py"),
+        code=("lib/monitoring/monitor.py", "lib/incidents/notifier.py", "lib/error_reporting.py"),
         tests=("tests/incidents/test_alerts.py", "tests/monitoring/test_monitor.py"),
         drill="alert",
     ),
@@ -127,7 +127,7 @@ REQUIREMENTS = (
     Requirement(
         RESPONSE,
         "Resolve (fix the root cause)",
-        code=("lib/incidents/store.py", "ops/incidents/commands.py"),
+        code=("lib/incidents/store.py", "ops/incidents/lifecycle.py"),
         tests=("tests/incidents/test_incidents.py",),
     ),
     Requirement(

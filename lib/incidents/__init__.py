@@ -1,6 +1,6 @@
-"""Incidents and what is said of them.
+"""Incidents and their alerts.
 
-rules (which facts are an incident) -> store (one open incident a fault, in Postgres; redis_store
-and slack_store while it is down) -> messages (one Slack message an incident) <- alerting, which
-the monitor and a failing request call. model is an incident's life without any store.
+Flow: rules (facts -> findings) -> alerting -> stores (one open incident an area: in Postgres, else
+Redis, else Slack) -> notifier (one Slack message an incident; texts in messages). model is an
+incident without any store. Called by the monitor, and by a request that met an outage.
 """

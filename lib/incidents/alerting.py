@@ -1,8 +1,7 @@
-"""Findings into incidents, and incidents into Slack, whatever is down.
+"""Raise alerts: findings become incidents, incidents become Slack messages, whatever is down.
 
-Postgres keeps the record; without it Redis does; without both Slack itself. What Slack does not
-take is said by what is left: Sentry and the log. Used by the watch, and by a request that met a
-Sev1 fact and waits for no watch.
+Used by the monitor, and by a request that met an outage or lost a lead and cannot wait for the
+monitor. What Slack does not take goes to Sentry and the log.
 """
 
 import threading
@@ -13,24 +12,20 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from lib import log
-from lib.incidents import messages, redis_store, rules, slack_store
-from lib.incidents import store as incident_store
-from lib.incidents.messages import MessageRef, NotifyStats
-from lib.incidents.model import Finding, Incident
+from lib.incidents import rules, stores
+from lib.incidents.model import Finding, Incident, IncidentError
+from lib.incidents.notifier import NotifyStats
+from lib.incidents.redis_store import RedisStore
+from lib.incidents.store import PostgresStore
+from lib.incidents.stores import NoStore
 from lib.interfaces import Services
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
-ALERT_COOLDOWN_S = 30.0  # an instance enters the same alarm no oftener
-UNDELIVERED_COOLDOWN_S = 600.0  # and says no oftener that Slack takes none
+ALERT_COOLDOWN_S = 30.0  # between two alerts of an instance for the same reason
+UNDELIVERED_COOLDOWN_S = 600.0  # between two reports that Slack takes none
 
 _last_raised_at: dict[str, float] = {}
 _lock = threading.Lock()
-
-
-def with_unavailable_errors(means: Services) -> Callable[..., Any]:
-    """How Postgres is asked: whatever it refuses is an outage too, for alerts must go on."""
-    run: Callable[..., Any] = means.database.run_or_down
-    return run
 
 
 class Context(Protocol):
@@ -47,227 +42,198 @@ class Context(Protocol):
     def after_response(self, work: Callable[[], None]) -> None: ...
 
 
-def raise_alert_after_response(call: Context, name: str, **facts: object) -> None:
-    """Wake somebody (Sev1), after the answer: an incident, Slack, the log and Sentry.
+def with_unavailable_errors(services: Services) -> Callable[..., Any]:
+    """A query's runner for which whatever Postgres refuses is an outage, too."""
+    run: Callable[..., Any] = services.database.run_or_down
+    return run
 
-    name: a rule of lib/incidents/rules.py. facts: ids and numbers, which its sentence is made of.
-    """
-    what = ", ".join(f"{key} {value}" for key, value in facts.items())
-    effect = {"lead_not_kept": "refused", "lead_not_stored_nor_queued": "mailed"}.get(name, "")
 
-    def now() -> None:
-        log.write("alarm", "error", name=name, severity="sev1", id=call.request_id, **facts)
-        raise_alert(call.services, name, what, datetime.now(UTC), effect)
+def raise_alert_after_response(context: Context, rule: str, **facts: object) -> None:
+    """A Sev1: an incident, Slack, the log and Sentry. facts: ids and numbers, for the sentence."""
+    description = ", ".join(f"{key} {value}" for key, value in facts.items())
+    effects = {"lead_not_kept": "refused", "lead_not_stored_nor_queued": "mailed"}
+
+    def alert() -> None:
+        log.write("alarm", "error", name=rule, severity="sev1", id=context.request_id, **facts)
+        now = datetime.now(UTC)
+        raise_alert(context.services, rule, description, now, effects.get(rule, ""))
 
     def report() -> None:
-        reporter = call.services.reporter
-        if reporter is not None:
-            reporter.alert(name, request_id=call.request_id)
+        if context.services.reporter is not None:
+            context.services.reporter.alert(rule, request_id=context.request_id)
 
-    call.after_response(now)
-    call.after_response(report)
+    context.after_response(alert)
+    context.after_response(report)
 
 
-def confirm_outage(call: Context, service: str, status: int) -> str | None:
-    """After an answer whose request met an outage: look again, and alert at once if it is one.
+def raise_alert(
+    services: Services, rule: str, description: str, now: datetime, lead_effect: str = ""
+) -> None:
+    """The incident of a rule that a request found broken, and Slack, at once."""
+    if _not_throttled(f"raise {rule}", ALERT_COOLDOWN_S):
+        finding = rules.make_finding(rules.BY_NAME[rule], description, now, effect=lead_effect)
+        _record_and_notify(services, [finding], now)
 
-    What was found, for the log. An outage costs an instance one second look in SAME_FOR_S.
+
+def confirm_outage(context: Context, service: str, status: int) -> str | None:
+    """After a response whose request met an outage: check again, and alert if it is confirmed.
+
+    The result, for the log; None within ALERT_COOLDOWN_S of the last check.
     """
-    what = f"met {' '.join(sorted(call.outages))}"
-    if not _not_throttled(what, ALERT_COOLDOWN_S):
+    key = f"outage {' '.join(sorted(context.outages))}"
+    if not _not_throttled(key, ALERT_COOLDOWN_S):
         return None
     now = datetime.now(UTC)
-    found = [] if call.maintenance is not None else _check_outages(call, service, status, now)
-    if not found:
-        _last_raised_at.pop(what, None)  # the next request that meets one looks again
+    findings = []
+    if context.maintenance is None:
+        findings = _check_outages(context, service, status, now)
+    if not findings:
+        _last_raised_at.pop(key, None)  # the next request that meets one checks again
         return "not confirmed"
-    log.write("outage", "error", id=call.request_id, rules=[one.rule for one in found])
-    _record_and_notify(call.services, found, now, "request")
+    broken = [finding.rule for finding in findings]
+    log.write("outage", "error", id=context.request_id, rules=broken)
+    _record_and_notify(context.services, findings, now)
     return "confirmed"
 
 
-def _check_outages(call: Context, service: str, status: int, now: datetime) -> list[Finding]:
+def _check_outages(context: Context, service: str, status: int, now: datetime) -> list[Finding]:
+    """What is still broken of what the request met."""
+    services, response = context.services, f"a request to /api/{service} was answered {status}"
     effect = ""
     if service == "leads" and status >= 500:
         effect = "refused"
     elif service == "leads" and status == 202:
-        effect = "mailed" if "queue" in call.outages else "queued"
-    answered = f"a request to /api/{service} was answered {status}"
-    found = []
-    if "database" in call.outages:
-        rule, fault = _check_database(call.services, now)
-        if fault is not None:
-            what = f"{fault}; {answered}"
-            found.append(rules.make_finding(rules.BY_NAME[rule], what, now, effect=effect))
-    if "queue" in call.outages:
-        try:
-            call.services.cache.ping()
-        except (CacheDown, NotConfigured) as fault:
-            what = f"{describe_fault(fault, 'Redis')}; {answered}"
-            found.append(rules.make_finding(rules.BY_NAME["redis_down"], what, now))
-    return found
+        effect = "mailed" if "queue" in context.outages else "queued"
+    faults = []
+    if "database" in context.outages:
+        faults.append((*_check_database(services, now), effect))
+    if "queue" in context.outages:
+        faults.append(("redis_down", _check_redis(services), ""))
+    return [
+        rules.make_finding(rules.BY_NAME[rule], f"{fault}; {response}", now, effect=effect)
+        for rule, fault, effect in faults
+        if fault is not None
+    ]
 
 
-def _check_database(means: Services, now: datetime) -> tuple[str, str | None]:
-    """A second look at Postgres, and at whether it would take a lead: rule and fault."""
-    from lib.monitoring import statement_check  # what a request that met no outage never needs
+def _check_database(services: Services, now: datetime) -> tuple[str, str | None]:
+    """Whether Postgres answers, and whether it would take a lead: rule and fault."""
+    from lib.monitoring import statement_check  # not needed unless a request met an outage
 
     try:
-        means.database.ping()
-        return "store_refused", statement_check.store_fault(means.database.run, now)
-    except (DatabaseDown, NotConfigured) as fault:
-        return "database_down", describe_fault(fault, "Postgres")
+        services.database.ping()
+        return "store_refused", statement_check.store_fault(services.database.run, now)
+    except (DatabaseDown, NotConfigured) as error:
+        return "database_down", describe_fault(error, "Postgres")
+
+
+def _check_redis(services: Services) -> str | None:
+    try:
+        services.cache.ping()
+    except (CacheDown, NotConfigured) as error:
+        return describe_fault(error, "Redis")
+    return None
 
 
 def describe_fault(fault: Exception, name: str) -> str:
-    """Of an outage, or of a refusal: a table or a right that is missing."""
+    """Of an outage, or of a missing table or right."""
     cause = type(fault.__cause__).__name__ if fault.__cause__ else ""
     return str(fault) or f"{name} does not answer{cause and f' ({cause})'}"
 
 
-def raise_alert(means: Services, name: str, what: str, now: datetime, effect: str = "") -> None:
-    """A rule of rules.py that a request found broken: its incident, and Slack, at once."""
-    if not _not_throttled(f"ring {name}", ALERT_COOLDOWN_S):
-        return
-    _record_and_notify(
-        means, [rules.make_finding(rules.BY_NAME[name], what, now, effect=effect)], now, "request"
-    )
-
-
-def _record_and_notify(
-    means: Services, found: Sequence[Finding], now: datetime, actor: str
-) -> None:
-    _, tally = record_findings(means, found, now, actor)
-    report_undelivered(means, tally)
-    report_undelivered(means, notify(means, now))
+def _record_and_notify(services: Services, findings: Sequence[Finding], now: datetime) -> None:
+    _, stats = record_findings(services, findings, now, "request")
+    report_undelivered(services, stats)
+    report_undelivered(services, notify(services, now))
 
 
 def record_findings(
-    means: Services, found: Sequence[Finding], now: datetime, actor: str
+    services: Services, findings: Sequence[Finding], now: datetime, actor: str
 ) -> tuple[str, NotifyStats]:
-    """Open or join the incidents of what was found; where it is written (postgres, redis, slack),
-    and what Slack was told by that."""
-    if not found:
+    """Open or merge their incidents. Where (postgres, redis, slack, nowhere), and what was sent."""
+    if not findings:
         return "nowhere", NotifyStats()
-    with suppress(DatabaseDown, NotConfigured):
-        _insist(
-            means.database,
-            lambda: incident_store.record_findings(
-                with_unavailable_errors(means), found, now, means.deployment, actor
-            ),
-        )
-        return "postgres", NotifyStats()
-    with suppress(CacheDown, NotConfigured):
-        _insist(
-            means.cache,
-            lambda: redis_store.record_findings(
-                means.cache.execute, found, now, means.deployment, actor
-            ),
-        )
-        return "redis", NotifyStats()
+
+    def record(store: stores.IncidentStore) -> tuple[str, NotifyStats]:
+        _ping_if_circuit_open(services, store)
+        return store.name.lower(), store.record_findings(findings, actor)
+
     try:
-        channel = means.slack
-    except NotConfigured as fault:
-        tally = NotifyStats()
-        tally.add_refusal(str(fault), ())
-        tally.undelivered_rules = tuple(one.rule for one in found if one.severity == "sev1")
-        return "nowhere", tally
-    hurried = actor == "request"
-    return "slack", slack_store.record_findings(
-        channel, found, now, means.deployment, means.links, hurried=hurried
-    )
+        return stores.use_first_available(services, now, record)
+    except NoStore as error:
+        urgent = tuple(finding.rule for finding in findings if finding.severity == "sev1")
+        return "nowhere", NotifyStats(delayed=1, reason=str(error), undelivered_rules=urgent)
 
 
-def _insist(store: Any, work: Callable[[], Any]) -> None:
-    """Do it; where an open circuit breaker stands in the way, ask the server itself first."""
-    if store.breaker.is_open:
-        store.ping()
-    work()
+def _ping_if_circuit_open(services: Services, store: stores.IncidentStore) -> None:
+    """An alert does not wait for the circuit breaker to close. Raises DatabaseDown, CacheDown."""
+    if isinstance(store, PostgresStore) and services.database.breaker.is_open:
+        services.database.ping()
+    if isinstance(store, RedisStore) and services.cache.breaker.is_open:
+        services.cache.ping()
 
 
-def notify(means: Services, now: datetime) -> NotifyStats:
-    """Bring Slack up to what is due. No Slack configured: nothing is told, nothing forgotten."""
+def notify(services: Services, now: datetime) -> NotifyStats:
+    """Bring Slack up to date; without Slack nothing is sent and nothing forgotten."""
+
+    def send(store: stores.IncidentStore) -> NotifyStats:
+        stats = store.notify(channel, services.links)
+        if isinstance(store, PostgresStore):
+            with suppress(CacheDown, NotConfigured):
+                stores.in_redis(services, now).sync(store.list_open())
+        return stats
+
     try:
-        channel = means.slack
-    except NotConfigured as fault:
-        return _undelivered_stats(means, str(fault))
-    with suppress(DatabaseDown, NotConfigured):
-        tally = messages.notify_due(
-            incident_store.NotificationStore(with_unavailable_errors(means)),
-            channel,
-            means.links,
-            now,
-        )
-        with suppress(CacheDown, NotConfigured):
-            open_ones = incident_store.list_open(with_unavailable_errors(means))
-            redis_store.sync(means.cache.execute, open_ones)
-        return tally
-    with suppress(CacheDown, NotConfigured):
-        return messages.notify_due(
-            redis_store.NotificationStore(means.cache.execute), channel, means.links, now
-        )
-    return slack_store.remind_unacknowledged(channel, means.links, now)
+        channel = services.slack
+        return stores.use_first_available(services, now, send)
+    except (NoStore, NotConfigured) as error:
+        stats = NotifyStats()
+        waiting = [each for each in list_open(services, now) if each.told < each.version]
+        if any(incident.severity == "sev1" for incident in waiting):
+            stats.add_refusal(str(error), waiting)
+        return stats
 
 
-def _undelivered_stats(means: Services, reason: str) -> NotifyStats:
-    tally = NotifyStats()
-    waiting = [one for one in list_open(means) if one.told < one.version]
-    if any(one.severity == "sev1" for one in waiting):
-        tally.add_refusal(reason, waiting)
-    return tally
-
-
-def list_open(means: Services) -> list[Incident]:
-    """The open incidents as Postgres or Redis has them; none where neither answers."""
-    with suppress(DatabaseDown, NotConfigured):
-        return incident_store.list_open(with_unavailable_errors(means))
-    with suppress(CacheDown, NotConfigured):
-        return [one.incident for one in redis_store.list_open(means.cache.execute)]
+def list_open(services: Services, now: datetime) -> list[Incident]:
+    """Empty where no store can be read."""
+    with suppress(NoStore):
+        return stores.use_first_available(services, now, lambda store: store.list_open())
     return []
 
 
-def import_slack_acknowledgements(means: Services, now: datetime) -> None:
-    """Whoever replied or reacted to a Sev1's message in Slack has acknowledged it."""
+def import_slack_acknowledgements(services: Services, now: datetime) -> None:
+    """Whoever replied or reacted to a Sev1's message has acknowledged it."""
     with suppress(SlackError, NotConfigured):
-        channel = means.slack
-        for one in list_open(means):
-            waits = one.severity == "sev1" and one.acknowledged_at is None
-            if not (waits and one.slack_ts and channel.can_update):
-                continue
-            with suppress(MessageNotFound):
-                person = channel.read_thread(
-                    MessageRef(one.slack_channel or "", one.slack_ts)
-                ).first_responder
-                if person is not None:
-                    _acknowledge(means, one.id, f"slack:{person}", now)
+        channel = services.slack
+        for incident in list_open(services, now) if channel.can_update else ():
+            is_waiting = incident.severity == "sev1" and incident.acknowledged_at is None
+            if is_waiting and incident.slack_ts:
+                with suppress(MessageNotFound, IncidentError, NoStore):
+                    person, _ = channel.read_thread(incident.message_ref)
+                    if person is not None:
+                        _acknowledge(services, incident.id, f"slack:{person}", now)
 
 
-def _acknowledge(means: Services, incident_id: str, who: str, now: datetime) -> None:
-    with suppress(DatabaseDown, NotConfigured):
-        incident_store.acknowledge(with_unavailable_errors(means), incident_id, who, now)
+def _acknowledge(services: Services, incident_id: str, who: str, now: datetime) -> None:
+    stores.use_first_available(services, now, lambda store: store.acknowledge(incident_id, who))
+
+
+def report_undelivered(services: Services, stats: NotifyStats) -> None:
+    """A Sev1 that Slack did not take goes to the log and Sentry."""
+    undelivered = stats.undelivered_rules
+    key = f"undelivered {undelivered}"
+    if not undelivered or not _not_throttled(key, UNDELIVERED_COOLDOWN_S):
         return
-    with suppress(CacheDown, NotConfigured):
-        redis_store.acknowledge(means.cache.execute, incident_id, who, now)
-
-
-def report_undelivered(means: Services, tally: NotifyStats) -> None:
-    """A Sev1 that Slack did not take is said by what is left: the log and Sentry."""
-    if not tally.undelivered_rules or not _not_throttled(
-        f"unheard {tally.undelivered_rules}", UNDELIVERED_COOLDOWN_S
-    ):
-        return
-    log.write(
-        "alert_undelivered", "error", rules=list(tally.undelivered_rules), reason=tally.reason
-    )
+    log.write("alert_undelivered", "error", rules=list(undelivered), reason=stats.reason)
     with suppress(NotConfigured):
-        if means.reporter is not None:
-            for rule in tally.undelivered_rules:
-                means.reporter.alert(rule, request_id="-")
+        if services.reporter is not None:
+            for rule in undelivered:
+                services.reporter.alert(rule, request_id="-")
 
 
-def _not_throttled(what: str, every_s: float) -> bool:
+def _not_throttled(key: str, cooldown_s: float) -> bool:
     with _lock:
-        if time.monotonic() < _last_raised_at.get(what, float("-inf")) + every_s:
+        if time.monotonic() < _last_raised_at.get(key, float("-inf")) + cooldown_s:
             return False
-        _last_raised_at[what] = time.monotonic()
+        _last_raised_at[key] = time.monotonic()
         return True

@@ -1,256 +1,160 @@
-"""Open incidents in Redis: a mirror while Postgres is there, the record while it is not.
+"""Open incidents in Redis: a copy while Postgres answers, the record while it does not.
 
-A hash, area -> document. While Postgres is away incidents begin here and are told of from here;
-when it is back the watch takes them over, under the same id. The rule a newcomer would break:
-every write is a compare-and-set, for a request and the watch may both be at it.
+One hash, area -> JSON document. A document with pending events is not imported into Postgres yet.
 """
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from lib.incidents import model
-from lib.incidents.model import Finding, Incident, IncidentError
-from lib.incidents.store import Event
-
-type RunCommand = Callable[..., Any]
-"""`Cache.run`."""
+from lib.incidents.fallback import Document, DocumentStore
+from lib.incidents.messages import Links
+from lib.incidents.model import Event, Incident, IncidentError, MessageRef
+from lib.incidents.notifier import Channel, NotifyStats, notify_due
 
 KEY = "incidents"
-LEASE = timedelta(seconds=60)
-MAX_ATTEMPTS = 5
 
-# KEYS: the hash. ARGV: area, what was read ('' for nothing), what it is to be ('' to remove it).
+# KEYS: the hash. ARGV: area, the document that was read ('' for none), the new one ('' to remove).
 COMPARE_AND_SET = """
-local held = redis.call('HGET', KEYS[1], ARGV[1]) or ''
-if held ~= ARGV[2] then return 0 end
+local stored = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if stored ~= ARGV[2] then return 0 end
 if ARGV[3] == '' then redis.call('HDEL', KEYS[1], ARGV[1])
 else redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
 return 1
 """
 
 
-@dataclass(frozen=True, slots=True)
-class StoredIncident:
-    """An incident as Redis holds it. stored: Postgres has it too. events: what Postgres has not
-    been told. text: as it was read."""
+class RedisStore(DocumentStore):
+    """It is a notifier.NotificationStore, too. execute: `Cache.execute`."""
 
-    incident: Incident
-    in_postgres: bool
-    pending_events: tuple[Event, ...]
-    raw_json: str
+    name = "Redis"
 
+    def __init__(self, execute: Callable[..., Any], now: datetime, deployment: str) -> None:
+        super().__init__(now, deployment)
+        self._execute = execute
 
-def list_open(command: RunCommand) -> list[StoredIncident]:
-    """Everything in it; what is none of ours is passed over. Raises CacheDown."""
-    return parse_all(command("HGETALL", KEY))
+    def list_documents(self) -> list[Document]:
+        documents = list_open(self._execute)
+        return sorted(documents, key=lambda each: each.incident.detected_at, reverse=True)
 
+    def events(self, document: Document) -> Sequence[Event]:
+        return document.pending_events
 
-def parse_all(held: object) -> list[StoredIncident]:
-    """What Redis answers to HGETALL KEY."""
-    texts = held.values() if isinstance(held, dict) else ()
-    return [found for found in map(_from_json, texts) if found is not None]
+    def write(self, before: Document | None, after: Document) -> bool:
+        return self._compare_and_set(after.incident.area, before, _to_json(after))
 
+    def remove(self, document: Document) -> bool:
+        return self._compare_and_set(document.incident.area, document, "")
 
-def record_findings(
-    command: RunCommand, findings: Sequence[Finding], now: datetime, deployment: str, actor: str
-) -> list[Incident]:
-    """Open or join, as lib/incidents/store.py does. Raises CacheDown."""
-    areas = sorted({one.area for one in findings})
-    return [
-        _record_area(command, [o for o in findings if o.area == area], now, deployment, actor)
-        for area in areas
-    ]
+    def _compare_and_set(self, area: str, before: Document | None, text: str) -> bool:
+        read = "" if before is None else before.raw_json
+        return bool(self._execute("EVAL", COMPARE_AND_SET, 1, KEY, area, read, text))
 
+    def import_incident(self, incident: Incident, events: Sequence[Event]) -> str:
+        """Enter what Slack alone knew; the id it has now."""
+        existing = self.find_in_area(incident.area)
+        if existing is not None:
+            return existing.incident.id
+        descriptions = {"what": incident.descriptions}
+        opened: Event = (incident.detected_at.isoformat(), "detected", "slack", descriptions, None)
+        self.write(None, Document(incident, (opened, *events)))
+        return incident.id
 
-def _record_area(
-    command: RunCommand, findings: Sequence[Finding], now: datetime, deployment: str, actor: str
-) -> Incident:
-    area = findings[0].area
-    for _ in range(MAX_ATTEMPTS):
-        before = _from_json(command("HGET", KEY, area))
-        if before is None:
-            incident = model.open_incident(findings, now, deployment)
-            after = StoredIncident(incident, False, (), "")
-        else:
-            incident = model.merge_findings(before.incident, findings, now)
-            events = before.pending_events
-            if incident.version > before.incident.version:
-                what = {one.rule: one.description for one in findings}
-                events = (*events, (now.isoformat(), "detected", actor, {"what": what}, None))
-            after = replace(before, incident=incident, pending_events=events)
-        if compare_and_set(command, area, before, after):
-            return incident
-    return incident  # others are at it this very moment, and tell of it
+    def sync(self, open_in_postgres: Sequence[Incident]) -> None:
+        """Copy what Postgres holds, except over what is not imported yet."""
+        stored = {document.incident.area: document for document in self.list_documents()}
+        for incident in open_in_postgres:
+            before = stored.pop(incident.area, None)
+            if before is None or not (before.pending_events or before.incident == incident):
+                self.write(before, Document(incident))
+        for document in stored.values():
+            if not document.pending_events:
+                self.remove(document)
 
-
-def insert_from_slack(command: RunCommand, incident: Incident, events: Sequence[Event]) -> str:
-    """Enter what Slack alone knew; the id it stands under now. Raises CacheDown."""
-    before = _from_json(command("HGET", KEY, incident.area))
-    if before is None:
-        before = StoredIncident(incident, False, tuple(events), "")
-        compare_and_set(command, incident.area, None, before)
-    return before.incident.id
-
-
-def acknowledge(command: RunCommand, text: str, who: str, now: datetime) -> Incident:
-    """Somebody has it. Raises CacheDown, Refused."""
-
-    def work(before: StoredIncident) -> StoredIncident:
-        after = model.acknowledge(before.incident, who, now)
-        if after is before.incident:
-            return before
-        event: Event = (now.isoformat(), "acknowledged", who, {}, None)
-        return replace(before, incident=after, pending_events=(*before.pending_events, event))
-
-    return _update(command, text, work)
-
-
-def add_note(command: RunCommand, text: str, who: str, now: datetime, words: str) -> Incident:
-    """A person's words. Raises CacheDown, Refused."""
-
-    def work(before: StoredIncident) -> StoredIncident:
-        event: Event = (now.isoformat(), "note", who, {}, words)
-        return replace(before, pending_events=(*before.pending_events, event))
-
-    return _update(command, text, work)
-
-
-def find(command: RunCommand, text: str) -> StoredIncident:
-    """By id, number, or `last`. Raises CacheDown, Refused."""
-    held = sorted(list_open(command), key=lambda one: one.incident.detected_at)
-    named = held[-1:] if text == "last" else held
-    for one in named:
-        if text in ("last", one.incident.id, str(one.incident.number or "")):
-            return one
-    raise IncidentError(f"there is no open incident {text} in Redis")
-
-
-def _update(
-    command: RunCommand, text: str, work: Callable[[StoredIncident], StoredIncident]
-) -> Incident:
-    for _ in range(MAX_ATTEMPTS):
-        before = find(command, text)
-        after = work(before)
-        if after is before or compare_and_set(command, before.incident.area, before, after):
-            return after.incident
-    raise IncidentError(f"{text} is being changed by others: run it again")
-
-
-def compare_and_set(
-    command: RunCommand, area: str, before: StoredIncident | None, after: StoredIncident | None
-) -> bool:
-    """Compare and set; whether it was as read. after: None to remove it."""
-    held = "" if before is None else before.raw_json
-    return bool(
-        command(
-            "EVAL", COMPARE_AND_SET, 1, KEY, area, held, "" if after is None else _to_json(after)
-        )
-    )
-
-
-def sync(command: RunCommand, open_ones: Sequence[Incident]) -> None:
-    """Make it what Postgres says, but for what Postgres does not have yet. Raises CacheDown."""
-    now_open = {one.area: one for one in open_ones}
-    held = {one.incident.area: one for one in list_open(command)}
-    for area, before in held.items():
-        if before.in_postgres and not before.pending_events and area not in now_open:
-            compare_and_set(command, area, before, None)
-    for area, incident in now_open.items():
-        before_it = held.get(area)
-        ahead = before_it is not None and (not before_it.in_postgres or before_it.pending_events)
-        if not ahead and (before_it is None or before_it.incident != incident):
-            compare_and_set(command, area, before_it, StoredIncident(incident, True, (), ""))
-
-
-class NotificationStore:
-    """What lib/incidents/messages.py asks of a store, over Redis."""
-
-    def __init__(self, command: RunCommand) -> None:
-        self._command = command
+    def notify(self, channel: Channel, links: Links) -> NotifyStats:
+        return notify_due(self, channel, links, self._now)
 
     def claim_due(self, now: datetime) -> list[Incident]:
-        """Those to tell of; putting the next try off is the lease."""
-        mine = []
-        for before in list_open(self._command):
-            one = before.incident
-            due = one.told < one.version and one.tell_at <= now
-            leased = replace(before, incident=replace(one, tell_at=now + LEASE))
-            if due and compare_and_set(self._command, one.area, before, leased):
-                mine.append(one)
-        return mine
+        def is_due(incident: Incident) -> bool:
+            return incident.told < incident.version and incident.tell_at <= now
 
-    def incidents_in_message(self, channel: str, ts: str) -> list[Incident]:
-        held = [one.incident for one in list_open(self._command)]
-        return [one for one in held if (one.slack_channel, one.slack_ts) == (channel, ts)]
+        return self._claim(is_due, tell_at=now + model.NOTIFY_LEASE)
 
     def claim_reminders(self, now: datetime) -> list[Incident]:
-        mine = []
-        for before in list_open(self._command):
-            one = before.incident
-            if one.remind_at is None or one.remind_at > now or one.slack_ts is None:
-                continue
-            after = replace(one, remind_at=now + model.REMINDER_INTERVAL)
-            if compare_and_set(self._command, one.area, before, replace(before, incident=after)):
-                mine.append(one)
-        return mine
+        def is_due(incident: Incident) -> bool:
+            remind_at = incident.remind_at
+            return remind_at is not None and remind_at <= now and incident.slack_ts is not None
+
+        return self._claim(is_due, remind_at=now + model.REMINDER_INTERVAL)
+
+    def _claim(self, is_due: Callable[[Incident], bool], **lease: Any) -> list[Incident]:
+        due = [document for document in self.list_documents() if is_due(document.incident)]
+        return [
+            before.incident
+            for before in due
+            if self.write(before, replace(before, incident=replace(before.incident, **lease)))
+        ]
+
+    def incidents_in_message(self, ref: MessageRef) -> list[Incident]:
+        return [incident for incident in self.list_open() if incident.message_ref == ref]
 
     def mark_notified(self, incident: Incident, now: datetime) -> None:
-        def heard(one: Incident) -> Incident:
-            behind = one.version > incident.version
+        def change(current: Incident) -> Incident:
             return replace(
-                one,
-                told=max(one.told, incident.version),
+                current,
+                told=max(current.told, incident.version),
                 slack_channel=incident.slack_channel,
                 slack_ts=incident.slack_ts,
-                tell_at=now if behind else one.tell_at,
+                tell_at=now if current.version > incident.version else current.tell_at,
             )
 
-        self._change(incident, heard)
-
-    def postpone_reminder(self, incident: Incident, at: datetime) -> None:
-        self._change(incident, lambda one: replace(one, remind_at=at))
+        self._change(incident, change)
 
     def postpone(self, incident: Incident, at: datetime) -> None:
-        self._change(incident, lambda one: replace(one, tell_at=at))
+        self._change(incident, lambda current: replace(current, tell_at=at))
+
+    def postpone_reminder(self, incident: Incident, at: datetime) -> None:
+        self._change(incident, lambda current: replace(current, remind_at=at))
 
     def _change(self, incident: Incident, change: Callable[[Incident], Incident]) -> None:
-        for _ in range(MAX_ATTEMPTS):
-            before = _from_json(self._command("HGET", KEY, incident.area))
-            if before is None or before.incident.id != incident.id:
-                return
-            after = replace(before, incident=change(before.incident))
-            if compare_and_set(self._command, incident.area, before, after):
-                return
+        with suppress(IncidentError):  # it is no longer there
+            self._update(
+                incident.id, lambda before: replace(before, incident=change(before.incident))
+            )
 
 
-def _to_json(spooled: StoredIncident) -> str:
-    return json.dumps(
-        {
-            "incident": spooled.incident.to_document(),
-            "stored": spooled.in_postgres,
-            "events": spooled.pending_events,
-        },
-        ensure_ascii=False,
-    )
+def list_open(execute: Callable[..., Any]) -> list[Document]:
+    """Raises CacheDown."""
+    return parse_all(execute("HGETALL", KEY))
 
 
-def _from_json(text: object) -> StoredIncident | None:
-    if not isinstance(text, str):
-        return None
+def parse_all(reply: object) -> list[Document]:
+    """The reply to HGETALL KEY; a document that cannot be parsed is skipped."""
+    documents = reply.values() if isinstance(reply, dict) else ()
+    return [document for document in map(_from_json, documents) if document is not None]
+
+
+def _to_json(document: Document) -> str:
+    values = {
+        "incident": document.incident.to_document(),
+        "events": document.pending_events,
+        "stored": not document.pending_events,  # read by the release before, after a rollback
+    }
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _from_json(text: object) -> Document | None:
     try:
-        held = json.loads(text)
-        events = tuple(_event(*each) for each in held["events"])
-        return StoredIncident(
-            model.from_document(held["incident"]), held["stored"] is True, events, text
-        )
+        values = json.loads(str(text))
+        events = tuple(_event(*event) for event in values["events"])
+        return Document(model.from_document(values["incident"]), events, str(text))
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
-def _event(
-    at: str, kind: str, actor: str, facts: dict[str, Any], words: str | None = None
-) -> Event:
-    return at, kind, actor, facts, words
+def _event(at: str, kind: str, actor: str, facts: dict[str, Any], note: str | None = None) -> Event:
+    return at, kind, actor, facts, note

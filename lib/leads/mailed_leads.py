@@ -24,7 +24,8 @@ MAX_LEADS_PER_MESSAGE = 40  # entries in one message
 MAX_REFERENCES = 20  # references named; the rest are counted
 
 if TYPE_CHECKING:
-    from lib.incidents.messages import Message, MessageRef
+    from lib.incidents.messages import Message
+    from lib.incidents.model import MessageRef
 
 
 class MailedLead(NamedTuple):

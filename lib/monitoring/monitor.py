@@ -1,6 +1,6 @@
 """The monitor: once a minute it collects facts, applies the alert rules and notifies.
 
-run: lease, import what was recorded elsewhere while Postgres was down, facts, rules, incidents,
+run: lease, import of what was recorded while Postgres was down, facts, rules, incidents,
 notifications, rollup of the request counts, status page. The rule a newcomer would break: every
 step may run twice or be the last one, and the next run continues from the facts.
 """
@@ -9,20 +9,17 @@ import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from uuid import uuid4
 
-from lib.incidents import alert_mail, alerting, redis_store, rules, slack_store, store
-from lib.incidents.alerting import with_unavailable_errors
+from lib.incidents import alert_mail, alerting, redis_store, rules, store, stores
 from lib.incidents.model import Finding
 from lib.incidents.rules import Facts
-from lib.incidents.slack_store import SlackIncident
 from lib.interfaces import Services
 from lib.leads import canary, mailed_leads
 from lib.maintenance import MaintenanceWindow
 from lib.monitoring import rollup, service_levels, status_page
 from lib.monitoring.facts import collect_facts
-from lib.problems import CacheDown, DatabaseDown, NotConfigured, SlackError
+from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
 LEASE_S = 55  # below a minute, above what a run takes
 SEV2_CLOSES_AFTER = timedelta(hours=24)
@@ -140,43 +137,16 @@ def _release_lease(services: Services, holder: str) -> None:
         services.database.run_or_down(lambda c: c.execute(RELEASE_LEASE, {"holder": holder}))
 
 
-# ---------------------------------------------------------------- after Postgres was away
+# ---------------------------------------------------------------- after an outage of Postgres
 
 
-def _import_fallback_records(means: Services, now: datetime) -> None:
-    """Enter in Postgres what was written to Redis, or only said in Slack, while it was away."""
+def _import_fallback_records(services: Services, now: datetime) -> None:
+    """Import into Postgres what Redis or Slack recorded while it was down."""
+    stores.import_fallback(services, now)
     with suppress(DatabaseDown, CacheDown, NotConfigured):
-        for one in redis_store.list_open(means.cache.execute):
-            if one.in_postgres and not one.pending_events:
-                continue
-            enter = partial(
-                store.import_fallback,
-                incident=one.incident,
-                events=one.pending_events,
-                now=now,
-                stored=one.in_postgres,
-            )
-            with_unavailable_errors(means)(enter)
-            redis_store.compare_and_set(means.cache.execute, one.incident.area, one, None)
-    with suppress(NotConfigured, SlackError):
-        keep = partial(_import_slack_incident, means, now)
-        slack_store.transfer(means.slack, means.links, now, keep)
-    with suppress(DatabaseDown, CacheDown, NotConfigured):
-        mailed_leads.import_from_redis(means, now)
+        mailed_leads.import_from_redis(services, now)
     with suppress(DatabaseDown, NotConfigured):
-        canary.remove_old(with_unavailable_errors(means), now)
-
-
-def _import_slack_incident(means: Services, now: datetime, held: SlackIncident) -> str | None:
-    """Where an incident that Slack alone held stands from now on."""
-    events = slack_store.events(means.slack, held)
-    with suppress(DatabaseDown, NotConfigured):
-        enter = partial(store.import_fallback, incident=held.incident, events=events, now=now,
-                        stored=False, actor="slack")  # fmt: skip
-        return with_unavailable_errors(means)(enter) or f"{held.incident.id} (over)"
-    with suppress(CacheDown, NotConfigured):
-        return redis_store.insert_from_slack(means.cache.execute, held.incident, events)
-    return None
+        canary.remove_old(services.database.run_or_down, now)
 
 
 # ---------------------------------------------------------------- rollup and status page

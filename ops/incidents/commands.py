@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from lib import json_body
-from lib.incidents import alerting, store
+from lib.incidents import alerting, stores
 from lib.incidents.model import Incident, IncidentError
+from lib.incidents.store import PostgresStore
+from lib.incidents.stores import IncidentStore, NoStore
 from lib.services import Services
 from ops import command
-from ops.incidents import postmortem, records
+from ops.command import Failed
+from ops.incidents import alert_drill, lifecycle, postmortem
 
 NEXT_STATES = ("contain", "resolve", "review", "closed")
 SELECT_BROKEN_SEALS = "select incident_id, seq from broken_timelines()"
@@ -23,39 +26,43 @@ SELECT_BROKEN_SEALS = "select incident_id, seq from broken_timelines()"
 def list_incidents(services: Services, args: argparse.Namespace) -> int:
     """Incidents of the last days, newest first. Exit 1 while one is open."""
     since = datetime.now(UTC) - timedelta(days=args.days)
-    held = _record(services).recent(since)
+    incidents = _in_store(services, lambda store: store.list_recent(since))
     if args.json:
-        command.print_json([one.to_document() for one in held])
+        command.print_json([incident.to_document() for incident in incidents])
     else:
-        names = ("number", "id", "severity", "state", "began", "title")
-        command.print_table(names, [_row(one) for one in held])
-    return 1 if any(one.is_open for one in held) else 0
+        columns = ("number", "id", "severity", "state", "began", "title")
+        command.print_table(columns, [_row(incident) for incident in incidents])
+    return 1 if any(incident.is_open for incident in incidents) else 0
 
 
-def _row(one: Incident) -> tuple[Any, ...]:
-    began = f"{one.started_at:%Y-%m-%d %H:%M}"
-    return (one.number, one.id, one.severity, one.state, began, one.title)
+def _row(incident: Incident) -> tuple[Any, ...]:
+    began = f"{incident.started_at:%Y-%m-%d %H:%M}"
+    return (
+        incident.number, incident.id, incident.severity, incident.state, began, incident.title
+    )  # fmt: skip
 
 
 def show(services: Services, args: argparse.Namespace) -> int:
     """One incident with its timeline, whose seals are checked. Exit 1 if one is broken."""
-    record = _record(services)
-    incident = record.find(args.incident)
-    lines = record.timeline(incident)
-    sealed = isinstance(record, records.InPostgres)
-    broken = _broken_events(services, incident) if sealed else []
+
+    def load(store: IncidentStore) -> tuple[Incident, list[tuple[Any, ...]], bool]:
+        incident = store.find(args.incident)
+        return incident, store.list_events(incident), isinstance(store, PostgresStore)
+
+    incident, rows, is_sealed = _in_store(services, load)
+    broken = _broken_events(services, incident) if is_sealed else []
     if args.json:
-        names = ("seq", "at", "kind", "actor", "facts", "note")
-        events = [dict(zip(names, line, strict=True)) for line in lines]
+        columns = ("seq", "at", "kind", "actor", "facts", "note")
+        events = [dict(zip(columns, row, strict=True)) for row in rows]
         command.print_json({**incident.to_document(), "events": events, "broken_at": broken})
         return 1 if broken else 0
     print(f"{incident.id}  {incident.severity}  {incident.state}  {incident.title}")
-    for what in incident.descriptions.values():
-        print(f"  {what}")
-    for seq, at, kind, actor, facts, note in lines:
-        told = note if note is not None else json.dumps(facts, ensure_ascii=False)
-        print(f"{seq:>4}  {at:%Y-%m-%d %H:%M:%S}  {kind:<12}  {actor:<10}  {told}")
-    if sealed:
+    for description in incident.descriptions.values():
+        print(f"  {description}")
+    for seq, at, kind, actor, facts, note in rows:
+        text = note if note is not None else json.dumps(facts, ensure_ascii=False)
+        print(f"{seq:>4}  {at:%Y-%m-%d %H:%M:%S}  {kind:<12}  {actor:<10}  {text}")
+    if is_sealed:
         print(f"BROKEN at event {broken}" if broken else "the timeline is whole")
     return 1 if broken else 0
 
@@ -66,72 +73,82 @@ def _broken_events(services: Services, incident: Incident) -> list[int]:
     return [seq for incident_id, seq in rows if incident_id == incident.id]
 
 
-def _record(services: Services) -> records.Record:
-    record = records.of(services)
-    if not isinstance(record, records.InPostgres):
-        print(f"Postgres cannot be asked: this is what {record.name} holds", file=sys.stderr)
-    return record
+def _in_store[R](services: Services, operation: Callable[[IncidentStore], R]) -> R:
+    """Says so where it is not Postgres that was asked."""
+
+    def run(store: IncidentStore) -> R:
+        result = operation(store)
+        if not isinstance(store, PostgresStore):
+            print(f"Postgres cannot be asked: this is what {store.name} holds", file=sys.stderr)
+        return result
+
+    try:
+        return stores.use_first_available(services, datetime.now(UTC), run)
+    except NoStore as error:
+        raise Failed(str(error)) from None
 
 
 def acknowledge(services: Services, args: argparse.Namespace) -> int:
     """Say that you have it: reminders stop, and Slack shows your name."""
-    held = _record(services).acknowledge(args.incident, args.by, datetime.now(UTC))
-    return _notify_and_print(services, held, args)
+    incident = _in_store(services, lambda store: store.acknowledge(args.incident, args.by))
+    return _notify_and_print(services, incident, args)
 
 
 def add_note(services: Services, args: argparse.Namespace) -> int:
     """Enter a line in the timeline. No personal data: name a lead by its id."""
-    words = sys.stdin.read().strip() if args.words == ["-"] else " ".join(args.words)
-    held = _record(services).note(args.incident, args.by, datetime.now(UTC), words)
-    return _notify_and_print(services, held, args)
+    note = sys.stdin.read().strip() if args.words == ["-"] else " ".join(args.words)
+    incident = _in_store(services, lambda store: store.add_note(args.incident, args.by, note))
+    return _notify_and_print(services, incident, args)
 
 
 def transition(services: Services, args: argparse.Namespace) -> int:
     """Move it on: contain, resolve, review, closed. A Sev1 is closed only with its RCA."""
     run, now = services.database.run, datetime.now(UTC)
-    moved = store.transition(run, args.incident, args.state, args.by, now, args.note)
-    return _notify_and_print(services, moved, args)
+    incident = lifecycle.transition(run, args.incident, args.state, args.by, now, args.note)
+    return _notify_and_print(services, incident, args)
 
 
 def save_rca(services: Services, args: argparse.Namespace) -> int:
     """Keep the root cause analysis: cause, impact, and actions with an owner and a date."""
-    given = {"cause": args.cause, "impact": args.impact, "actions": args.action}
+    rca = {"cause": args.cause, "impact": args.impact, "actions": args.action}
     if args.file:
-        given, repeated = json_body.parse(Path(args.file).read_bytes())
-        if repeated:
-            print(f"{args.file} holds a key twice: {', '.join(repeated)}", file=sys.stderr)
+        rca, repeated_keys = json_body.parse(Path(args.file).read_bytes())
+        if repeated_keys:
+            print(f"{args.file} holds a key twice: {', '.join(repeated_keys)}", file=sys.stderr)
             return 2
-    now = datetime.now(UTC)
-    complete = store.set_rca(services.database.run, args.incident, given, args.by, now)
-    print("complete" if complete else "kept, but not complete: cause, impact, and every action "
-          "with what, owner and due date")  # fmt: skip
-    return 0 if complete else 1
+    run, now = services.database.run, datetime.now(UTC)
+    is_complete = lifecycle.set_rca(run, args.incident, rca, args.by, now)
+    missing = (
+        "kept, but not complete: cause, impact, and every action with what, owner and due date"
+    )
+    print("complete" if is_complete else missing)
+    return 0 if is_complete else 1
 
 
 def write_postmortem(services: Services, args: argparse.Namespace) -> int:
     """Render the post-mortem as Markdown: facts filled in, TODO where a person must write."""
-    found = postmortem.load(services, args.incident)
+    data = postmortem.load(services, args.incident)
     if args.json:
-        command.print_json(postmortem.as_dict(found))
+        command.print_json(postmortem.as_dict(data))
     else:
-        sys.stdout.write(postmortem.render(found))
+        sys.stdout.write(postmortem.render(data))
     return 0
 
 
 def run_alert_drill(services: Services, args: argparse.Namespace) -> int:
     """Send a test alert through the whole chain to Slack, and note the drill with its seconds."""
-    return postmortem.run_alert_drill(services, dry_run=args.dry_run)
+    return alert_drill.run(services, dry_run=args.dry_run)
 
 
 def _notify_and_print(services: Services, incident: Incident, args: argparse.Namespace) -> int:
-    tally = alerting.notify(services, datetime.now(UTC))
+    stats = alerting.notify(services, datetime.now(UTC))
     if args.json:
         command.print_json(incident.to_document())
-    else:
-        told = "Slack knows"
-        if tally.reason is not None:
-            told = f"Slack did not take it ({tally.reason}) and hears of it later"
-        print(f"{incident.id} is in {incident.state}; {told}")
+        return 0
+    slack = "Slack knows"
+    if stats.reason is not None:
+        slack = f"Slack did not take it ({stats.reason}) and hears of it later"
+    print(f"{incident.id} is in {incident.state}; {slack}")
     return 0
 
 

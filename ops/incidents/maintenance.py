@@ -8,13 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lib import maintenance
-from lib.incidents import alerting, store
 from lib.maintenance import MODES, MaintenanceWindow
 from lib.problems import DatabaseDown, NotConfigured
 from lib.services import Services
 from lib.settings import parse_maintenance_mode
 from ops import command
-from ops.incidents import site_mode
+from ops.incidents import notes, site_mode
 from ops.vendors import redeployment
 from ops.vendors.http import ApiError
 from ops.vendors.vercel import Vercel
@@ -23,11 +22,11 @@ from ops.vendors.vercel import Vercel
 def switch_on(services: Services, args: argparse.Namespace) -> int:
     """Open a window now: leads are queued and answered 202, health says so and stays 200."""
     now = datetime.now(UTC)
-    switch = MaintenanceWindow(args.mode, now, now + args.length, args.reason, args.by)
+    window = MaintenanceWindow(args.mode, now, now + args.length, args.reason, args.by)
     if not args.dry_run:
-        maintenance.open_window(services.cache.execute, switch, now)
-        _note_on_incidents(services, "on", switch)
-    _print_window(args, switch, "would be" if args.dry_run else "is")
+        maintenance.open_window(services.cache.execute, window, now)
+        _note_on_incidents(services, "on", window)
+    _print_window(args, window, "would be" if args.dry_run else "is")
     return 0
 
 
@@ -42,11 +41,11 @@ def switch_off(services: Services, args: argparse.Namespace) -> int:
         command.print_json({"was": was and was.mode})
     else:
         print("no window was open" if was is None else f"{was.mode} is over")
-    found = site_mode.load(services, datetime.now(UTC))
-    if found.deployed_mode in MODES and not args.dry_run:
+    status = site_mode.load(services, datetime.now(UTC))
+    if status.deployed_mode in MODES and not args.dry_run:
         print(
-            f"production is in maintenance all the same: {found.deployment} was built with "
-            f"MAINTENANCE_MODE={found.deployed_mode}; `ops maintenance deploy off`",
+            f"production is in maintenance all the same: {status.deployment} was built with "
+            f"MAINTENANCE_MODE={status.deployed_mode}; `ops maintenance deploy off`",
             file=sys.stderr,
         )
         return 1
@@ -55,31 +54,31 @@ def switch_off(services: Services, args: argparse.Namespace) -> int:
 
 def show_status(services: Services, args: argparse.Namespace) -> int:
     """What production does, asked of the site itself, of Redis and of Vercel. Exit 1 unless off."""
-    found = site_mode.load(services, datetime.now(UTC))
-    switch = found.window
+    status = site_mode.load(services, datetime.now(UTC))
+    window = status.window
     if args.json:
         command.print_json({
-            "mode": found.mode,
-            "until": found.until,
-            "reason": switch and switch.reason,
-            "by": switch and switch.by,
-            "deployment": found.deployment,
-            "site": found.deployed_mode,
-            "switch": found.window_mode,
-            "next_deployment": found.next_mode,
+            "mode": status.mode,
+            "until": status.until,
+            "reason": window and window.reason,
+            "by": window and window.by,
+            "deployment": status.deployment,
+            "site": status.deployed_mode,
+            "switch": status.window_mode,
+            "next_deployment": status.next_mode,
         })  # fmt: skip
-        return int(not found.is_off)
-    print(found.mode if found.mode in ("off", "unknown") else f"{found.mode} is on")
-    built = found.deployed_mode
-    if found.deployed_mode in MODES:
+        return int(not status.is_off)
+    print(status.mode if status.mode in ("off", "unknown") else f"{status.mode} is on")
+    built = status.deployed_mode
+    if status.deployed_mode in MODES:
         built += ", until it is deployed anew: `ops maintenance deploy off`"
-    print(f"  {found.deployment or 'the deployment that serves'} was built with: {built}")
-    held = found.window_mode
-    if switch is not None:
-        held += f", until {switch.until:%Y-%m-%d %H:%M} UTC: {switch.reason} ({switch.by})"
-    print(f"  the switch in Redis: {held}")
-    print(f"  the next deployment gets, by Vercel's variable: {found.next_mode}")
-    return int(not found.is_off)
+    print(f"  {status.deployment or 'the deployment that serves'} was built with: {built}")
+    switch = status.window_mode
+    if window is not None:
+        switch += f", until {window.until:%Y-%m-%d %H:%M} UTC: {window.reason} ({window.by})"
+    print(f"  the switch in Redis: {switch}")
+    print(f"  the next deployment gets, by Vercel's variable: {status.next_mode}")
+    return int(not status.is_off)
 
 
 def deploy(services: Services, args: argparse.Namespace) -> int:
@@ -113,15 +112,15 @@ def deploy(services: Services, args: argparse.Namespace) -> int:
         "off" if mode == "off" else "on",
         MaintenanceWindow(mode, reason=f"{site_mode.VARIABLE} of {target}", by=args.by),
     )
-    found = site_mode.load(services, datetime.now(UTC))
-    if found.deployed_mode != mode:
+    status = site_mode.load(services, datetime.now(UTC))
+    if status.deployed_mode != mode:
         print(
-            f"{target} serves, and says {found.deployed_mode}: look at its variables",
+            f"{target} serves, and says {status.deployed_mode}: look at its variables",
             file=sys.stderr,
         )
         return 1
     print(f"production is built with maintenance {mode}")
-    if mode == "off" and found.window is not None:
+    if mode == "off" and status.window is not None:
         print("the switch in Redis is still on: `ops maintenance off`", file=sys.stderr)
         return 1
     return 0
@@ -134,38 +133,37 @@ def _confirm(mode: str) -> bool:
         return False
 
 
-def _print_window(args: argparse.Namespace, switch: MaintenanceWindow, verb: str) -> None:
+def _print_window(args: argparse.Namespace, window: MaintenanceWindow, verb: str) -> None:
     if args.json:
         command.print_json(
-            {"mode": switch.mode, "until": switch.until, "reason": switch.reason, "by": switch.by}
+            {"mode": window.mode, "until": window.until, "reason": window.reason, "by": window.by}
         )
         return
-    until = "a redeploy" if switch.until is None else f"{switch.until:%Y-%m-%d %H:%M} UTC"
-    print(f"{switch.mode} {verb} on until {until}: {switch.reason} ({switch.by})")
+    until = "a redeploy" if window.until is None else f"{window.until:%Y-%m-%d %H:%M} UTC"
+    print(f"{window.mode} {verb} on until {until}: {window.reason} ({window.by})")
 
 
-def _note_on_incidents(services: Services, what: str, switch: MaintenanceWindow) -> None:
-    """On the open incident, if there is one; a database that is down is why it is switched."""
-    facts: dict[str, object] = {"switched": what, "mode": switch.mode, "reason": switch.reason}
+def _note_on_incidents(services: Services, what: str, window: MaintenanceWindow) -> None:
+    """Postgres may be down: that can be why maintenance is switched on."""
+    facts: dict[str, object] = {"switched": what, "mode": window.mode, "reason": window.reason}
+    now = datetime.now(UTC)
     try:
-        run = alerting.with_unavailable_errors(services)
-        for incident in store.add_event_to_open(
-            run, "maintenance", switch.by, datetime.now(UTC), facts
-        ):
-            print(f"noted on {incident}")
+        run = services.database.run_or_down
+        for incident_id in notes.add_event_to_open(run, "maintenance", window.by, now, facts):
+            print(f"noted on {incident_id}")
     except (DatabaseDown, NotConfigured):
         print("not noted: the database is down", file=sys.stderr)
 
 
 def parse_duration(text: str) -> timedelta:
     """30m, 2h: at most 24h."""
-    found = re.fullmatch(r"(\d+)([mh])", text)
-    if not found:
+    match = re.fullmatch(r"(\d+)([mh])", text)
+    if not match:
         raise argparse.ArgumentTypeError("a length is 30m or 2h")
-    made = timedelta(minutes=int(found[1]) * (60 if found[2] == "h" else 1))
-    if not timedelta() < made <= maintenance.MAX_DURATION:
+    duration = timedelta(minutes=int(match[1]) * (60 if match[2] == "h" else 1))
+    if not timedelta() < duration <= maintenance.MAX_DURATION:
         raise argparse.ArgumentTypeError("more than nothing, at most 24h")
-    return made
+    return duration
 
 
 def add_commands(areas: Any) -> None:

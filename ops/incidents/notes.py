@@ -1,29 +1,53 @@
-"""What commands did, kept on the open incidents.
+"""What commands did, as events of the open incidents.
 
-A command must work while the database is down: a note that cannot be kept is told, and no more.
+The rule a newcomer would break: a command must work while Postgres is down. An event that cannot be
+stored is reported, and that is all.
 """
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib.incidents import alerting, store
+from lib.interfaces import RunQuery
 from lib.problems import DatabaseDown, NotConfigured
 from lib.services import Services
+
+if TYPE_CHECKING:
+    from psycopg import Connection
 
 ACTOR = "ops"
 
 
-def add_note_to_open(
-    services: Services, kind: str, facts: dict[str, Any], words: str, now: datetime
+def add_event_to_open(
+    run: RunQuery,
+    kind: str,
+    actor: str,
+    now: datetime,
+    facts: dict[str, Any],
+    note: str | None = None,
 ) -> list[str]:
-    """The ids of the open incidents that hold the note. words: a person's own."""
+    """Enter what was done (maintenance, rollback, restore …) on every open incident; their ids."""
+
+    def work(connection: "Connection[Any]") -> list[str]:
+        with connection.transaction():
+            incidents = store.select(connection, store.SELECT_OPEN_FOR_UPDATE)
+            for incident in incidents:
+                store.add_event(connection, incident.id, now, kind, actor, facts, note)
+            return [incident.id for incident in incidents]
+
+    return list(run(work))
+
+
+def add_note_to_open(
+    services: Services, kind: str, facts: dict[str, Any], note: str, now: datetime
+) -> list[str]:
+    """As add_event_to_open; none where Postgres is down. note: a person's own words."""
     try:
-        run = alerting.with_unavailable_errors(services)
-        return store.add_event_to_open(run, kind, ACTOR, now, facts, words)
+        return add_event_to_open(services.database.run_or_down, kind, ACTOR, now, facts, note)
     except (DatabaseDown, NotConfigured):
         return []
 
 
-def raise_key_leaked(services: Services, what: str, now: datetime) -> None:
-    """Open a Sev1, in Postgres, Redis or Slack alone, and tell Slack at once."""
-    alerting.raise_alert(services, "key_leaked", what, now)
+def raise_key_leaked(services: Services, description: str, now: datetime) -> None:
+    """A Sev1, in Postgres, Redis or Slack alone; Slack is notified at once."""
+    alerting.raise_alert(services, "key_leaked", description, now)

@@ -1,17 +1,15 @@
-"""A post-mortem's facts, from the incident's timeline and the counters; and its Markdown."""
+"""A post-mortem: its figures, from the incident's timeline and the counters, and its Markdown."""
 
 import json
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lib.incidents import alerting, messages, store
+from lib.incidents import store
 from lib.incidents.model import WIB, Incident
 from lib.leads import queue
-from lib.problems import CacheDown, DatabaseDown, NotConfigured, SlackError
+from lib.problems import CacheDown, NotConfigured
 from lib.services import Services
 
 TODO = "TODO"
@@ -28,16 +26,67 @@ select count(*), count(*) filter (where arrival <> 'direct')
 from leads where created_at between %(since)s and %(until)s and not canary
 """
 SELECT_STORED_IDS = "select id::text from leads where id = any(%(ids)s::uuid[])"
-INSERT_DRILL = """
-insert into drills (kind, at, verdict, facts) values ('alert', %(at)s, %(verdict)s, %(facts)s)
+
+
+TEMPLATE = """\
+# Post-mortem {id}: {title}
+
+{severity}, {state}. Times are WIB. Blameless: about causes, not people.
+
+| fact | figure |
+| --- | --- |
+| Began | {started_at} |
+| Detected | {detected_at}, after {time_to_detect} |
+| Acknowledged | {acknowledged_at} |
+| Contained | {contained_at} |
+| Recovered | {resolved_at}, after {time_to_recover} |
+| Deployment | {deployment} |
+| Leads accepted | {accepted} |
+| Leads stored by now | {stored} |
+| Of them recovered from queue or mail | {recovered} |
+| Leads still queued | {queued} |
+| Leads lost | {lost} |
+| Submissions refused with an error | {refused} |
+{requests}
+## What was seen
+
+{descriptions}
+
+## Impact
+
+{impact}
+
+## Root cause
+
+{cause}
+
+## Actions
+
+| what | owner | due |
+| --- | --- | --- |
+{actions}
+
+## Lessons
+
+- Went well: TODO
+- Went badly: TODO
+- Where we were lucky: TODO
+
+## Timeline
+
+| at | what | who | |
+| --- | --- | --- | --- |
+{timeline}
 """
 
 
 @dataclass(frozen=True, slots=True)
 class LeadCounts:
-    """Of the incident's time. accepted: told so, as Redis counted; None where that is forgotten
-    (48 h). stored: in Postgres by now; recovered: of those, what came by the queue or a mail;
-    queued: still waiting; lost: accepted, and nowhere; refused: answered 5xx, never accepted."""
+    """Of the incident's time. accepted: by the journal; None where it has expired (48 h).
+
+    stored: in Postgres by now; recovered: of those, from the queue or a mail; queued: still
+    waiting; lost: accepted, and nowhere; refused: answered 5xx, never accepted.
+    """
 
     accepted: int | None
     stored: int
@@ -49,6 +98,8 @@ class LeadCounts:
 
 @dataclass(frozen=True, slots=True)
 class PostmortemData:
+    """requests: service, requests, failed, queued. timeline: see store.list_events."""
+
     incident: Incident
     timeline: Sequence[tuple[Any, ...]]
     rca: dict[str, Any]
@@ -57,15 +108,16 @@ class PostmortemData:
 
 
 def load(services: Services, text: str) -> PostmortemData:
-    """Everything known of one incident. Raises Refused, DatabaseDown."""
+    """text: id, number, or `last`. Raises IncidentError, DatabaseDown."""
     run = services.database.run
     incident = store.find(run, text)
     until = (incident.resolved_at or datetime.now(UTC)) + MARGIN
     values = {"since": incident.started_at - MARGIN, "until": until}
-    rca = run(lambda c: (c.execute(SELECT_RCA, {"id": incident.id}).fetchone() or [None])[0]) or {}
+    [(rca,)] = run(lambda c: c.execute(SELECT_RCA, {"id": incident.id}).fetchall())
     requests = [tuple(row) for row in run(lambda c: c.execute(COUNT_REQUESTS, values).fetchall())]
-    lines = store.list_events(run, incident.id)
-    return PostmortemData(incident, lines, rca, requests, _count_leads(services, values, requests))
+    events = store.list_events(run, incident.id)
+    leads = _count_leads(services, values, requests)
+    return PostmortemData(incident, events, rca or {}, requests, leads)
 
 
 def _count_leads(
@@ -73,108 +125,99 @@ def _count_leads(
 ) -> LeadCounts:
     run = services.database.run
     stored, recovered = run(lambda c: c.execute(COUNT_LEADS, values).fetchone()) or (0, 0)
-    refused = sum(errors for service, _, errors, _ in requests if service == "leads")
+    refused = sum(failed for service, _, failed, _ in requests if service == "leads")
     span = (values["since"].timestamp(), values["until"].timestamp())
     try:
-        accepted, queued, aside = services.cache.pipeline(
+        accepted, queued, dead = services.cache.pipeline(
             ("ZRANGE", queue.ACCEPTED, *span, "BYSCORE"),
             ("HKEYS", queue.QUEUE),
             ("HKEYS", queue.DEAD_LETTERS),
         )
     except (CacheDown, NotConfigured):
         return LeadCounts(None, stored, recovered, 0, 0, refused)
-    kept = {
-        row[0]
-        for row in run(lambda c: c.execute(SELECT_STORED_IDS, {"ids": list(accepted)}).fetchall())
+    rows = run(lambda c: c.execute(SELECT_STORED_IDS, {"ids": list(accepted)}).fetchall())
+    waiting = {*accepted} & {*queued, *dead}
+    lost = {*accepted} - {lead_id for (lead_id,) in rows} - waiting
+    is_expired = datetime.now(UTC) - values["since"] > timedelta(seconds=queue.JOURNAL_TTL_S)
+    known = None if is_expired else len(accepted)
+    return LeadCounts(known, stored, recovered, len(waiting), len(lost), refused)
+
+
+def as_dict(data: PostmortemData) -> dict[str, Any]:
+    """The figures, for a register. Seconds; None for what has not happened."""
+    incident, leads = data.incident, data.leads
+    return {
+        "incident_id": incident.id,
+        "severity": incident.severity,
+        "title": incident.title,
+        "state": incident.state,
+        "started_at": incident.started_at,
+        "detected_at": incident.detected_at,
+        "acknowledged_at": incident.acknowledged_at,
+        "contained_at": incident.contained_at,
+        "resolved_at": incident.resolved_at,
+        "time_to_detect_s": _seconds(incident.started_at, incident.detected_at),
+        "time_to_acknowledge_s": _seconds(incident.detected_at, incident.acknowledged_at),
+        "time_to_recover_s": _seconds(incident.started_at, incident.resolved_at),
+        "leads_accepted": leads.accepted,
+        "leads_stored": leads.stored,
+        "leads_recovered": leads.recovered,
+        "leads_queued": leads.queued,
+        "leads_lost": leads.lost,
+        "submissions_refused": leads.refused,
+        "requests": {service: n for service, n, _, _ in data.requests},
+        "requests_failed": {service: failed for service, _, failed, _ in data.requests},
+        "deployment_id": incident.deployment,
+        "rca": data.rca,
     }
-    waiting = {*accepted} & {*queued, *aside}
-    lost = {*accepted} - kept - waiting
-    forgotten = datetime.now(UTC) - values["since"] > timedelta(seconds=queue.JOURNAL_TTL_S)
-    return LeadCounts(
-        None if forgotten else len(accepted), stored, recovered, len(waiting), len(lost), refused
+
+
+def render(data: PostmortemData) -> str:
+    """Markdown. What no counter knows is marked TODO."""
+    incident, figures, rca, leads = data.incident, as_dict(data), data.rca, data.leads
+    actions = rca.get("actions") or [{"what": TODO, "owner": TODO, "due": TODO}]
+    return TEMPLATE.format(
+        id=incident.id,
+        title=incident.title,
+        severity=incident.severity.upper(),
+        state=incident.state,
+        started_at=_format_time(incident.started_at),
+        detected_at=_format_time(incident.detected_at),
+        time_to_detect=_format_duration(figures["time_to_detect_s"]),
+        acknowledged_at=_format_time(incident.acknowledged_at),
+        contained_at=_format_time(incident.contained_at),
+        resolved_at=_format_time(incident.resolved_at),
+        time_to_recover=_format_duration(figures["time_to_recover_s"]),
+        deployment=incident.deployment,
+        accepted="no longer known (48 h)" if leads.accepted is None else leads.accepted,
+        stored=leads.stored,
+        recovered=leads.recovered,
+        queued=leads.queued,
+        lost=leads.lost,
+        refused=leads.refused,
+        requests="".join(
+            f"| Requests to {service} | {n}, {failed} failed, {queued} queued |\n"
+            for service, n, failed, queued in data.requests
+        ),
+        descriptions="\n".join(f"- `{rule}`: {d}" for rule, d in incident.descriptions.items()),
+        impact=rca.get("impact") or TODO,
+        cause=rca.get("cause") or TODO,
+        actions="\n".join(
+            f"| {a.get('what')} | {a.get('owner')} | {a.get('due')} |" for a in actions
+        ),
+        timeline="\n".join(_timeline_row(event) for event in data.timeline),
     )
 
 
-def as_dict(found: PostmortemData) -> dict[str, Any]:
-    """The figures, for a register. Seconds; None for what has not happened."""
-    one = found.incident
-    return {
-        "incident_id": one.id,
-        "severity": one.severity,
-        "title": one.title,
-        "state": one.state,
-        "started_at": one.started_at,
-        "detected_at": one.detected_at,
-        "acknowledged_at": one.acknowledged_at,
-        "contained_at": one.contained_at,
-        "resolved_at": one.resolved_at,
-        "time_to_detect_s": _seconds(one.started_at, one.detected_at),
-        "time_to_acknowledge_s": _seconds(one.detected_at, one.acknowledged_at),
-        "time_to_recover_s": _seconds(one.started_at, one.resolved_at),
-        "leads_accepted": found.leads.accepted,
-        "leads_stored": found.leads.stored,
-        "leads_recovered": found.leads.recovered,
-        "leads_queued": found.leads.queued,
-        "leads_lost": found.leads.lost,
-        "submissions_refused": found.leads.refused,
-        "requests": {service: n for service, n, _, _ in found.requests},
-        "requests_failed": {service: errors for service, _, errors, _ in found.requests},
-        "deployment_id": one.deployment,
-        "rca": found.rca,
-    }
+def _timeline_row(event: tuple[Any, ...]) -> str:
+    _, at, kind, actor, facts, note = event
+    text = note if note is not None else json.dumps(facts, ensure_ascii=False)
+    cell = text.replace("|", "\\|").replace("\n", " ")
+    return f"| {_format_time(at)} | {kind} | {actor} | {cell} |"
 
 
 def _seconds(since: datetime, until: datetime | None) -> int | None:
     return None if until is None else int((until - since).total_seconds())
-
-
-def render(found: PostmortemData) -> str:
-    """Markdown. What no counter knows is marked TODO."""
-    one, figures, rca, leads = found.incident, as_dict(found), found.rca, found.leads
-    recovered_after = _format_duration(figures["time_to_recover_s"])
-    lines = [
-        f"# Post-mortem {one.id}: {one.title}",
-        "",
-        f"{one.severity.upper()}, {one.state}. Times are WIB. Blameless: about causes, not people.",
-        "",
-        "| fact | figure |",
-        "| --- | --- |",
-        f"| Began | {_format_time(one.started_at)} |",
-        f"| Detected | {_format_time(one.detected_at)},"
-        f" after {_format_duration(figures['time_to_detect_s'])} |",
-        f"| Acknowledged | {_format_time(one.acknowledged_at)} |",
-        f"| Contained | {_format_time(one.contained_at)} |",
-        f"| Recovered | {_format_time(one.resolved_at)}, after {recovered_after} |",
-        f"| Deployment | {one.deployment} |",
-        f"| Leads accepted | {_format_count(leads.accepted)} |",
-        f"| Leads stored by now | {leads.stored} |",
-        f"| Of them recovered from queue or mail | {leads.recovered} |",
-        f"| Leads still queued | {leads.queued} |",
-        f"| Leads lost | {leads.lost} |",
-        f"| Submissions refused with an error | {leads.refused} |",
-    ]
-    lines += [
-        f"| Requests to {service} | {n}, {errors} failed, {queued} queued |"
-        for service, n, errors, queued in found.requests
-    ]
-    lines += ["", "## What was seen", ""]
-    lines += [f"- `{rule}`: {what}" for rule, what in one.descriptions.items()]
-    lines += ["", "## Impact", "", str(rca.get("impact") or TODO)]
-    lines += ["", "## Root cause", "", str(rca.get("cause") or TODO)]
-    lines += ["", "## Actions", "", "| what | owner | due |", "| --- | --- | --- |"]
-    actions = rca.get("actions") or [{"what": TODO, "owner": TODO, "due": TODO}]
-    lines += [f"| {a.get('what')} | {a.get('owner')} | {a.get('due')} |" for a in actions]
-    lines += ["", "## Lessons", "", f"- Went well: {TODO}", f"- Went badly: {TODO}"]
-    lines += [f"- Where we were lucky: {TODO}", "", "## Timeline", ""]
-    lines += ["| at | what | who | |", "| --- | --- | --- | --- |"]
-    for _, at, kind, actor, what, note in found.timeline:
-        told = note if note is not None else json.dumps(what, ensure_ascii=False)
-        lines.append(f"| {_format_time(at)} | {kind} | {actor} | {_escape_cell(told)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _escape_cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _format_time(moment: datetime | None) -> str:
@@ -186,65 +229,3 @@ def _format_duration(seconds: int | None) -> str:
         return "-"
     minutes, rest = divmod(seconds, 60)
     return f"{minutes} min {rest:02d} s"
-
-
-def _format_count(count: int | None) -> str:
-    return "no longer known (48 h)" if count is None else str(count)
-
-
-# ---------------------------------------------------------------- the drill of the alert itself
-
-
-def run_alert_drill(services: Services, *, dry_run: bool) -> int:
-    """Say in Slack that this is a drill, take it back, and write down how long it took."""
-    now = datetime.now(UTC)
-    message = messages.Message(
-        "DRILL: a test alert, nothing is wrong",
-        (
-            {
-                "type": "section",
-                "text": {"type": "mrkdwn", "text": "*DRILL*: nothing is wrong. Who reads this "
-                         "would have read an alert."},
-            },
-        ),
-        {"drill": f"{now:%Y%m%d%H%M%S}"},
-    )  # fmt: skip
-    if dry_run:
-        print(f"would post: {message.text}")
-        return 0
-    started = time.monotonic()
-    fault = _send_drill(services, message)
-    verdict = "FAIL" if fault else "PASS"
-    facts: dict[str, object] = {"reason": fault} if fault else {}
-    facts["seconds"] = round(time.monotonic() - started, 2)
-    print(f"{verdict} {fault or 'Slack took it'} ({facts['seconds']} s)")
-    values = {"at": now, "verdict": verdict, "facts": json.dumps(facts)}
-    try:
-        alerting.with_unavailable_errors(services)(lambda c: c.execute(INSERT_DRILL, values))
-    except (DatabaseDown, NotConfigured):
-        print("not written down: Postgres cannot be asked", file=sys.stderr)
-    return 0 if verdict == "PASS" else 1
-
-
-def _send_drill(services: Services, message: messages.Message) -> str | None:
-    """Why an alert would not have come as it should; None when it would.
-
-    A bot that is refused is a fault although the webhook takes its word: alerts are then neither
-    edited, nor found again, nor acknowledged in Slack.
-    """
-    try:
-        channel = services.slack
-        posted = channel.post(message)
-        if not channel.can_update:
-            return None
-        if not posted.ts:
-            return f"Slack refuses the bot ({channel.last_bot_error}); the webhook took it"
-        channel.post(message, thread=posted.ts)
-        [mark] = message.metadata
-        if not channel.list_with_metadata(mark):
-            return "Slack took it, and it is not in the channel"
-    except NotConfigured as fault:
-        return f"no channel: {fault}"
-    except SlackError as fault:
-        return f"Slack did not take it: {fault.reason}"
-    return None

@@ -1,7 +1,7 @@
-"""Whether production is in maintenance: what the site itself says, whoever switched it.
+"""Whether production is in maintenance, whoever switched it on.
 
-Three may hold a window open, and each is asked: the deployment that serves, by the variable it
-was built with; the switch in Redis; and, for the next deployment, the variable at Vercel.
+Three sources are read: the deployment that serves (the variable it was built with), the switch in
+Redis, and the variable at Vercel, which the next deployment gets.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ MISSPELT_PREFIX = "not in maintenance: "
 
 @dataclass(frozen=True, slots=True)
 class MaintenanceStatus:
-    """site: what the deployment that serves was built with. switch: the one in Redis. next_mode:
-    what the next deployment gets. Each is a mode, `off`, or why it is not known."""
+    """deployed_mode: of the deployment that serves. window, window_mode: the switch in Redis.
+    next_mode: of the next deployment. Each is a mode, `off`, or why it is not known."""
 
     deployed_mode: str
     deployment: str
@@ -35,7 +35,7 @@ class MaintenanceStatus:
 
     @property
     def mode(self) -> str:
-        """What holds: the variable wins; `unknown` where neither says that it is off."""
+        """The deployment's wins; `unknown` where neither says that it is off."""
         if self.deployed_mode in maintenance.MODES:
             return self.deployed_mode
         if self.window is not None:
@@ -45,55 +45,56 @@ class MaintenanceStatus:
 
     @property
     def is_off(self) -> bool:
-        """No window is open, and nobody meant one to be."""
+        """Nobody meant it to be on, either."""
         return (self.deployed_mode, self.window_mode) == ("off", "off")
 
     @property
     def until(self) -> datetime | None:
         """When it ends by itself; None where only a redeployment ends it, or nothing is on."""
-        held_by_switch = self.deployed_mode not in maintenance.MODES and self.window is not None
-        return self.window.until if held_by_switch and self.window else None
+        if self.window is None or self.deployed_mode in maintenance.MODES:
+            return None
+        return self.window.until
 
 
 def load(services: Services, now: datetime) -> MaintenanceStatus:
-    site, deployment = _load_deployed(services.settings.site_url)
-    switch, word = _load_window(services, now)
-    return MaintenanceStatus(site, deployment, switch, word, _load_variable(services))
+    deployed_mode, deployment = _load_deployed(services.settings.site_url)
+    window, window_mode = _load_window(services, now)
+    next_mode = _load_variable(services)
+    return MaintenanceStatus(deployed_mode, deployment, window, window_mode, next_mode)
 
 
 def _load_deployed(url: str) -> tuple[str, str]:
     headers = {"Accept": "application/health+json", "Cache-Control": "no-cache"}
     try:
-        answer = httpx.get(f"{url}/api/health", headers=headers, timeout=5, trust_env=False)
-        said: dict[str, Any] = answer.json()
-        held = said.get("maintenance")
-        deployment = str(said["serviceId"])
-        if said.get("notes") and held is None:
-            return f"{MISSPELT_PREFIX}{'; '.join(said['notes'])}", deployment
-        if held and held["set_by"] == "variable":
-            return str(held["mode"]), deployment
+        response = httpx.get(f"{url}/api/health", headers=headers, timeout=5, trust_env=False)
+        health: dict[str, Any] = response.json()
+        window, deployment = health.get("maintenance"), str(health["serviceId"])
+        if health.get("notes") and window is None:
+            return f"{MISSPELT_PREFIX}{'; '.join(health['notes'])}", deployment
+        if window and window["set_by"] == "variable":
+            return str(window["mode"]), deployment
         return "off", deployment
-    except (httpx.TransportError, ValueError, LookupError, TypeError, AttributeError) as fault:
-        return f"the site does not say ({type(fault).__name__})", ""
+    except (httpx.TransportError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return f"the site does not say ({type(error).__name__})", ""
 
 
 def _load_window(services: Services, now: datetime) -> tuple[MaintenanceWindow | None, str]:
     try:
-        found = maintenance.parse_window(services.cache.execute("GET", maintenance.KEY), now)
-    except (CacheDown, NotConfigured) as fault:
-        return None, f"Redis cannot be asked ({fault or type(fault).__name__})"
-    return found, "off" if found is None else found.mode
+        window = maintenance.parse_window(services.cache.execute("GET", maintenance.KEY), now)
+    except (CacheDown, NotConfigured) as error:
+        return None, f"Redis cannot be asked ({error or type(error).__name__})"
+    return window, "off" if window is None else window.mode
 
 
 def _load_variable(services: Services) -> str:
     try:
         vercel = Vercel(services.settings)
-    except NotConfigured as fault:
-        return f"not asked: {fault}"
+    except NotConfigured as error:
+        return f"not asked: {error}"
     try:
         text = vercel.get_variable(VARIABLE)
-    except ApiError as refused:
-        return f"Vercel does not say: {refused}"
+    except ApiError as error:
+        return f"Vercel does not say: {error}"
     finally:
         vercel.close()
     if text in (None, ""):

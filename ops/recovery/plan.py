@@ -17,13 +17,13 @@ from typing import Any
 import psycopg
 
 from lib import maintenance
-from lib.incidents import store
 from lib.leads import queue
 from lib.maintenance import MaintenanceWindow
 from lib.problems import DatabaseDown
 from lib.services import Services
 from ops import steps
 from ops.command import Failed
+from ops.incidents import notes
 from ops.keys.key_file import write_private
 from ops.privacy import tombstone_replay
 from ops.products import cache_invalidation
@@ -243,7 +243,7 @@ class Restore:
         self._state["rto_s"] = round(took_s, 1)
         facts: dict[str, object] = {"source": self.source.kind, "rto_s": self._state["rto_s"]}
         run = self._services.database.run
-        noted = store.add_event_to_open(run, "restore", getpass.getuser(), now, facts)
+        noted = notes.add_event_to_open(run, "restore", getpass.getuser(), now, facts)
         return f"open after {took_s:,.0f} s" + "".join(f"; noted on {one}" for one in noted)
 
     # ---------------------------------------------------------------- confirmation

@@ -36,7 +36,7 @@ from lib.services import Services
 from lib.settings import Settings
 from tests.browser.test_form import QUIET_ARGUMENTS
 from tests.conftest import LEAD, ROOT, eventually
-from tests.incidents.test_alerts import LINKS, NOW, found, messages, over, tell
+from tests.incidents.test_alerts import LINKS, NOW, messages, notify, record, resolve
 from tests.vitals.test_rum import LAPTOP
 
 type Rows = psycopg.Connection[DictRow]
@@ -77,10 +77,10 @@ def as_written(value: Any) -> Any:
 
 def test_slacks_own_models_accept_every_alert(services: Services, platform: Platform) -> None:
     for step, name in enumerate(rules.BY_NAME):
-        found(services, name, now=NOW + timedelta(minutes=step))
-    tell(services, NOW + timedelta(hours=1))
-    over(services, NOW + timedelta(hours=2))
-    tell(services, NOW + timedelta(hours=3))
+        record(services, name, now=NOW + timedelta(minutes=step))
+    notify(services, NOW + timedelta(hours=1))
+    resolve(services, NOW + timedelta(hours=2))
+    notify(services, NOW + timedelta(hours=3))
     sent = [one["fields"]["blocks"] for one in messages(platform) if one["fields"].get("blocks")]
     lost = rules.make_finding(rules.BY_NAME["lead_not_kept"], "lead 1", NOW)
     held = model.open_incident([lost], NOW, "dpl_1")

@@ -1,4 +1,4 @@
-"""What Slack is told: one message an incident, whatever Slack does; and nothing of a visitor."""
+"""Slack messages: one an incident, whatever Slack does; and nothing of a visitor."""
 
 import json
 from collections.abc import Iterator
@@ -14,10 +14,12 @@ from psycopg.rows import DictRow
 from dev.platform.environment import SLACK_WEBHOOK_PATH
 from dev.platform.local_platform import Platform
 from dev.vendors import block_kit
-from lib.incidents import alerting, model, redis_store, rules
+from lib.incidents import alerting, model, rules
 from lib.incidents import messages as incident_messages
 from lib.incidents import store as incident_store
 from lib.incidents.messages import Links
+from lib.incidents.notifier import NotifyStats
+from lib.incidents.redis_store import RedisStore
 from lib.services import Services
 from lib.settings import Settings
 from lib.slack import Slack
@@ -32,42 +34,40 @@ LINKS = Links("https://runbook.example/x", "https://sentry.example", "https://si
 
 @pytest.fixture
 def services(platform: Platform, database: Rows) -> Iterator[Services]:
-    made = Services(Settings(platform.environment))
-    yield made
-    made.close()
+    services = Services(Settings(platform.environment))
+    yield services
+    services.close()
 
 
-def found(services: Services, *names: str, now: datetime = NOW) -> None:
-    seen = [rules.make_finding(rules.BY_NAME[name], f"what {name} saw", now) for name in names]
-    incident_store.record_findings(services.database.run, seen, now, "dpl", "watch")
+def record(services: Services, *names: str, now: datetime = NOW) -> None:
+    findings = [rules.make_finding(rules.BY_NAME[name], f"what {name} saw", now) for name in names]
+    incident_store.record_findings(services.database.run, findings, now, "dpl", "watch")
 
 
-def tell(
-    services: Services, now: datetime = NOW, channel: Slack | None = None
-) -> incident_messages.NotifyStats:
-    store = incident_store.NotificationStore(services.database.run)
-    return incident_messages.notify_due(store, channel or services.slack, LINKS, now)
+def notify(services: Services, now: datetime = NOW, channel: Slack | None = None) -> NotifyStats:
+    store = incident_store.PostgresStore(services.database.run, now, "dpl")
+    return store.notify(channel or services.slack, LINKS)
 
 
 def messages(platform: Platform) -> list[dict[str, Any]]:
-    kept: list[dict[str, Any]] = platform.slack.vendor.messages()  # type: ignore[attr-defined]
-    return kept
+    posted: list[dict[str, Any]] = platform.slack.vendor.messages()  # type: ignore[attr-defined]
+    return posted
 
 
 def roots(platform: Platform) -> list[dict[str, Any]]:
-    return [one for one in messages(platform) if not one["fields"].get("thread_ts")]
+    return [message for message in messages(platform) if not message["fields"].get("thread_ts")]
 
 
-def over(services: Services, now: datetime) -> None:
+def resolve(services: Services, now: datetime) -> None:
     for step in range(2):
         incident_store.record_clean_check(services.database.run, set(), now + step * MINUTE)
 
 
-def test_it_says_what_since_when_whom_it_hits_and_where_to_read_on(
+def test_a_message_names_the_fault_its_start_the_services_and_links(
     services: Services, platform: Platform
 ) -> None:
-    found(services, "database_down")
-    assert tell(services).posted == 1
+    record(services, "database_down")
+    assert notify(services).posted == 1
     [message] = messages(platform)
     text = json.dumps(message["fields"], ensure_ascii=False)
     for wanted in ("SEV1", "what database_down saw", "since 24 Nov 10:05 WIB", "leads, products",
@@ -76,54 +76,56 @@ def test_it_says_what_since_when_whom_it_hits_and_where_to_read_on(
         assert wanted in text
 
 
-def test_as_it_moves_the_message_is_edited_and_its_thread_tells_the_story(
+def test_a_change_edits_the_message_and_adds_a_reply_to_its_thread(
     services: Services, platform: Platform
 ) -> None:
-    found(services, "database_down")
-    tell(services)
+    record(services, "database_down")
+    notify(services)
     incident_store.acknowledge(services.database.run, "last", "Sri", NOW + MINUTE)
-    tell(services, NOW + MINUTE)
-    over(services, NOW + 5 * MINUTE)
-    tell(services, NOW + 7 * MINUTE)
+    notify(services, NOW + MINUTE)
+    resolve(services, NOW + 5 * MINUTE)
+    notify(services, NOW + 7 * MINUTE)
     [root, *replies] = messages(platform)
     assert root["fields"]["text"].startswith("RECOVERED SEV1")
     assert "acknowledged by Sri" in json.dumps(root["fields"])
-    assert [one["fields"]["thread_ts"] for one in replies] == [root["ts"]] * 2
+    assert [message["fields"]["thread_ts"] for message in replies] == [root["ts"]] * 2
     assert replies[-1]["fields"]["reply_broadcast"] is True
 
 
-def test_told_once_it_is_quiet_until_something_changes(
-    services: Services, platform: Platform
-) -> None:
-    found(services, "database_down")
+def test_without_a_change_nothing_more_is_posted(services: Services, platform: Platform) -> None:
+    record(services, "database_down")
     for minute in range(5):
-        tell(services, NOW + minute * MINUTE)
+        notify(services, NOW + minute * MINUTE)
     assert len(messages(platform)) == 1
 
 
-def test_nobody_having_acknowledged_it_is_said_again_each_hour(
+def test_an_unacknowledged_sev1_is_repeated_each_hour(
     services: Services, platform: Platform
 ) -> None:
-    found(services, "database_down")
+    record(services, "database_down")
     for minute in range(0, 181, 10):
-        tell(services, NOW + minute * MINUTE)
-    reminders = [one for one in messages(platform) if "Still firing" in one["fields"]["text"]]
+        notify(services, NOW + minute * MINUTE)
+    reminders = [
+        message for message in messages(platform) if "Still firing" in message["fields"]["text"]
+    ]
     assert len(reminders) == 3
     incident_store.acknowledge(services.database.run, "last", "Sri", NOW + 181 * MINUTE)
     for minute in range(181, 400, 10):
-        tell(services, NOW + minute * MINUTE)
-    again = [one for one in messages(platform) if "Still firing" in one["fields"]["text"]]
+        notify(services, NOW + minute * MINUTE)
+    again = [
+        message for message in messages(platform) if "Still firing" in message["fields"]["text"]
+    ]
     assert len(again) == 3
 
 
-def test_what_collected_until_the_morning_is_one_message(
+def test_the_sev2_of_a_night_are_one_message_in_the_morning(
     services: Services, platform: Platform
 ) -> None:
-    found(services, "redis_down", "backup_old", "key_old")
-    tell(services, NOW + 60 * MINUTE)
+    record(services, "redis_down", "backup_old", "key_old")
+    notify(services, NOW + 60 * MINUTE)
     assert messages(platform) == []
     morning = model.notify_time("sev2", NOW)
-    tell(services, morning)
+    notify(services, morning)
     [digest] = messages(platform)
     assert digest["fields"]["text"] == "3 Sev2 incidents, 3 still open"
     assert block_kit.validate(digest["fields"]) == []
@@ -131,87 +133,89 @@ def test_what_collected_until_the_morning_is_one_message(
     run = services.database.run
     for _ in range(2):
         incident_store.record_clean_check(run, {"backup", "keys"}, morning + MINUTE)
-    tell(services, morning + 2 * MINUTE)
+    notify(services, morning + 2 * MINUTE)
     [edited] = roots(platform)
     assert edited["fields"]["text"] == "3 Sev2 incidents, 2 still open"
 
 
-def test_a_sev2_that_is_over_before_the_morning_is_still_told(
+def test_a_sev2_that_is_resolved_before_the_morning_is_still_posted(
     services: Services, platform: Platform
 ) -> None:
-    found(services, "redis_down")
-    over(services, NOW + MINUTE)
-    tell(services, NOW + 5 * MINUTE)
+    record(services, "redis_down")
+    resolve(services, NOW + MINUTE)
+    notify(services, NOW + 5 * MINUTE)
     assert messages(platform) == []
-    tell(services, model.notify_time("sev2", NOW))
+    notify(services, model.notify_time("sev2", NOW))
     [message] = messages(platform)
     assert message["fields"]["text"].startswith("RECOVERED SEV2")
 
 
 @pytest.mark.parametrize("mode", ["fail", "reset"])
-def test_slack_down_is_tried_again_after_a_minute(
+def test_a_failed_post_is_retried_after_a_minute(
     services: Services, platform: Platform, mode: str
 ) -> None:
-    found(services, "database_down")
+    record(services, "database_down")
     platform.slack.switch(mode)
-    assert tell(services).delayed == 1
+    assert notify(services).delayed == 1
     platform.slack.ok()
-    assert tell(services, NOW + 30 * timedelta(seconds=1)).posted == 0
-    assert tell(services, NOW + MINUTE).posted == 1
+    assert notify(services, NOW + 30 * timedelta(seconds=1)).posted == 0
+    assert notify(services, NOW + MINUTE).posted == 1
 
 
-def test_slack_asking_to_wait_is_given_its_time(services: Services, platform: Platform) -> None:
-    found(services, "database_down")
+def test_slacks_retry_after_is_respected(services: Services, platform: Platform) -> None:
+    record(services, "database_down")
     platform.slack.switch("rate_limit", retry_after_s=120)
-    tell(services)
+    notify(services)
     platform.slack.ok()
-    assert tell(services, NOW + MINUTE).posted == 0
-    assert tell(services, NOW + 2 * MINUTE).posted == 1
+    assert notify(services, NOW + MINUTE).posted == 0
+    assert notify(services, NOW + 2 * MINUTE).posted == 1
 
 
-def test_an_answer_lost_on_the_way_does_not_make_a_second_message(
+def test_a_lost_response_does_not_make_a_second_message(
     services: Services, platform: Platform
 ) -> None:
-    found(services, "database_down")
+    record(services, "database_down")
     platform.slack.switch("lose_reply", match="chat.postMessage", times=1)
-    tell(services)
-    assert tell(services, NOW + MINUTE).updated == 1
+    notify(services)
+    assert notify(services, NOW + MINUTE).updated == 1
     assert len(roots(platform)) == 1
 
 
-def test_killed_between_saying_and_writing_it_down_it_is_said_once(
+def test_a_kill_between_posting_and_recording_makes_no_second_message(
     services: Services, platform: Platform
 ) -> None:
-    found(services, "database_down")
-    store = incident_store.NotificationStore(services.database.run)
+    record(services, "database_down")
+    store = incident_store.PostgresStore(services.database.run, NOW, "dpl")
     [mine] = store.claim_due(NOW)
     services.slack.post(
         incident_messages.render_incidents([mine], LINKS, NOW)
     )  # and then the process is gone
-    assert tell(services, NOW + 30 * timedelta(seconds=1)).posted == 0, "the lease"
-    assert tell(services, NOW + MINUTE).updated == 1
+    assert notify(services, NOW + 30 * timedelta(seconds=1)).posted == 0, "the lease"
+    assert notify(services, NOW + MINUTE).updated == 1
     assert len(roots(platform)) == 1
 
 
-def test_a_message_somebody_deleted_is_posted_anew(services: Services, platform: Platform) -> None:
-    found(services, "database_down")
-    tell(services)
+def test_a_deleted_message_is_posted_anew(services: Services, platform: Platform) -> None:
+    record(services, "database_down")
+    notify(services)
     platform.slack.forget()
-    found(services, "lead_not_kept", now=NOW + MINUTE)
-    assert tell(services, NOW + MINUTE).posted == 1
+    record(services, "lead_not_kept", now=NOW + MINUTE)
+    assert notify(services, NOW + MINUTE).posted == 1
     assert len(roots(platform)) == 1
 
 
-def test_two_who_tell_at_once_say_it_once(services: Services, platform: Platform) -> None:
-    found(services, "database_down")
-    store = incident_store.NotificationStore(services.database.run)
+def test_an_incident_is_claimed_by_one_of_two_notifiers(
+    services: Services, platform: Platform
+) -> None:
+    record(services, "database_down")
+    store = incident_store.PostgresStore(services.database.run, NOW, "dpl")
     assert len(store.claim_due(NOW)) == 1
     assert store.claim_due(NOW) == []
-    spool = redis_store.NotificationStore(services.cache.execute)
-    seen = [rules.make_finding(rules.BY_NAME["database_down"], "x", NOW)]
-    redis_store.record_findings(services.cache.execute, seen, NOW, "dpl", "watch")
-    assert len(spool.claim_due(NOW)) == 1
-    assert spool.claim_due(NOW) == []
+    redis = RedisStore(services.cache.execute, NOW, "dpl")
+    findings = [rules.make_finding(rules.BY_NAME["database_down"], "x", NOW)]
+    redis.record_findings(findings, "watch")
+    assert len(redis.claim_due(NOW)) == 1
+    assert redis.claim_due(NOW) == []
 
 
 # --- An edit notifies nobody.
@@ -220,12 +224,12 @@ def test_two_who_tell_at_once_say_it_once(services: Services, platform: Platform
 def test_a_new_outage_is_a_new_message_and_the_old_one_stays_recovered(
     services: Services, platform: Platform
 ) -> None:
-    found(services, "database_down")
-    tell(services)
-    over(services, NOW + MINUTE)
-    tell(services, NOW + 2 * MINUTE)
-    found(services, "database_down", now=NOW + 3 * MINUTE)
-    assert tell(services, NOW + 3 * MINUTE).posted == 1
+    record(services, "database_down")
+    notify(services)
+    resolve(services, NOW + MINUTE)
+    notify(services, NOW + 2 * MINUTE)
+    record(services, "database_down", now=NOW + 3 * MINUTE)
+    assert notify(services, NOW + 3 * MINUTE).posted == 1
     first, second = roots(platform)
     assert first["fields"]["text"].startswith("RECOVERED SEV1")
     assert second["fields"]["text"].startswith("SEV1")
@@ -235,40 +239,40 @@ def test_a_new_outage_is_a_new_message_and_the_old_one_stays_recovered(
 def test_a_sev2_that_becomes_sev1_gets_a_message_of_its_own(
     services: Services, platform: Platform
 ) -> None:
-    found(services, "mail_delayed", "backup_old")
+    record(services, "mail_delayed", "backup_old")
     morning = model.notify_time("sev2", NOW)
-    tell(services, morning)
-    found(services, "dead_letters", now=morning + MINUTE)
-    assert tell(services, morning + MINUTE).posted == 1
+    notify(services, morning)
+    record(services, "dead_letters", now=morning + MINUTE)
+    assert notify(services, morning + MINUTE).posted == 1
     digest, alert = roots(platform)
     assert digest["fields"]["text"] == "2 Sev2 incidents, 2 still open"
     assert alert["fields"]["text"] == "SEV1 Mails were given up"
 
 
-def test_several_in_one_message_are_named_by_what_they_are() -> None:
+def test_a_message_about_several_incidents_counts_them_by_severity() -> None:
     names = ("database_down", "leads_set_aside", "backup_old")
     several = [
         model.open_incident([rules.make_finding(rules.BY_NAME[name], "x", NOW)], NOW, "dpl")
         for name in names
     ]
-    said = [incident_messages.render_incidents(several[:n], LINKS, NOW).text for n in (2, 3)]
-    assert said == ["2 Sev1 incidents, 2 still open", "2 Sev1 and 1 Sev2 incidents, 3 still open"]
+    texts = [incident_messages.render_incidents(several[:n], LINKS, NOW).text for n in (2, 3)]
+    assert texts == ["2 Sev1 incidents, 2 still open", "2 Sev1 and 1 Sev2 incidents, 3 still open"]
 
 
-def test_what_happens_to_leads_now_is_in_the_title_and_worse_is_said_aloud(
+def test_the_title_says_what_happens_to_leads_and_a_worse_effect_is_broadcast(
     services: Services, platform: Platform
 ) -> None:
     rule = rules.BY_NAME["database_down"]
-    said = []
+    texts = []
     for minute, effect in enumerate(("queued", "queued", "refused", "queued", "refused")):
         now = NOW + minute * MINUTE
-        seen = [rules.make_finding(rule, "Postgres does not answer", now, effect=effect)]
-        incident_store.record_findings(services.database.run, seen, now, "dpl", "watch")
-        tell(services, now)
+        findings = [rules.make_finding(rule, "Postgres does not answer", now, effect=effect)]
+        incident_store.record_findings(services.database.run, findings, now, "dpl", "watch")
+        notify(services, now)
         [root] = roots(platform)
         aloud = [m for m in messages(platform) if m["fields"].get("reply_broadcast")]
-        said.append((root["fields"]["text"], len(aloud)))
-    assert said == [
+        texts.append((root["fields"]["text"], len(aloud)))
+    assert texts == [
         ("SEV1 Postgres is down: leads are queued", 0),
         ("SEV1 Postgres is down: leads are queued", 0),
         ("SEV1 Postgres is down: leads are refused", 1),
@@ -277,26 +281,26 @@ def test_what_happens_to_leads_now_is_in_the_title_and_worse_is_said_aloud(
     ]
 
 
-def test_a_reminder_that_slack_did_not_take_comes_a_minute_later(
+def test_a_failed_reminder_is_retried_a_minute_later(
     services: Services, platform: Platform
 ) -> None:
-    found(services, "database_down")
-    tell(services)
+    record(services, "database_down")
+    notify(services)
     platform.slack.switch("fail")
-    assert tell(services, NOW + 60 * MINUTE).delayed == 1
+    assert notify(services, NOW + 60 * MINUTE).delayed == 1
     platform.slack.ok()
-    assert tell(services, NOW + 61 * MINUTE).posted == 1
+    assert notify(services, NOW + 61 * MINUTE).posted == 1
     assert "Still firing after 1 h 01 min" in messages(platform)[-1]["fields"]["text"]
 
 
-def test_a_bot_revoked_in_the_middle_leaves_the_recovery_to_the_webhook(
+def test_a_bot_revoked_during_an_incident_leaves_the_recovery_to_the_webhook(
     services: Services, platform: Platform
 ) -> None:
-    found(services, "database_down")
-    tell(services)
-    over(services, NOW + MINUTE)
+    record(services, "database_down")
+    notify(services)
+    resolve(services, NOW + MINUTE)
     revoked = webhook(platform, token="revoked", channel="C0LOCAL")
-    assert tell(services, NOW + 2 * MINUTE, revoked).posted == 1
+    assert notify(services, NOW + 2 * MINUTE, revoked).posted == 1
     [_, last] = messages(platform)
     assert last["channel"] == "webhook"
     assert last["fields"]["text"].startswith("RECOVERED SEV1")
@@ -306,30 +310,33 @@ def test_a_bot_revoked_in_the_middle_leaves_the_recovery_to_the_webhook(
 
 
 @pytest.mark.parametrize("how", ["reply", "react"])
-def test_a_person_who_replies_or_reacts_has_acknowledged_it(
+def test_a_reply_or_a_reaction_acknowledges_an_incident(
     services: Services, platform: Platform, how: str
 ) -> None:
-    found(services, "database_down")
-    tell(services)
+    record(services, "database_down")
+    notify(services)
     [root] = roots(platform)
     alerting.import_slack_acknowledgements(services, NOW + MINUTE)
     assert incident_store.find(services.database.run, "last").acknowledged_by is None
     vendor = platform.slack.vendor
     getattr(vendor, how)(root["ts"], "looking")
     alerting.import_slack_acknowledgements(services, NOW + 2 * MINUTE)
-    tell(services, NOW + 2 * MINUTE)
-    held = incident_store.find(services.database.run, "last")
-    assert (held.acknowledged_by, held.acknowledged_at) == ("slack:U0PERSON", NOW + 2 * MINUTE)
+    notify(services, NOW + 2 * MINUTE)
+    incident = incident_store.find(services.database.run, "last")
+    assert (incident.acknowledged_by, incident.acknowledged_at) == (
+        "slack:U0PERSON",
+        NOW + 2 * MINUTE,
+    )
     assert "acknowledged by <@U0PERSON>" in json.dumps(roots(platform)[0]["fields"])
     for minute in range(3, 200, 10):
-        tell(services, NOW + minute * MINUTE)
+        notify(services, NOW + minute * MINUTE)
     assert not [m for m in messages(platform) if "Still firing" in m["fields"]["text"]]
 
 
 def test_our_own_replies_acknowledge_nothing(services: Services, platform: Platform) -> None:
-    found(services, "database_down")
-    tell(services)
-    tell(services, NOW + 60 * MINUTE)
+    record(services, "database_down")
+    notify(services)
+    notify(services, NOW + 60 * MINUTE)
     assert len(messages(platform)) == 2
     alerting.import_slack_acknowledgements(services, NOW + 61 * MINUTE)
     assert incident_store.find(services.database.run, "last").acknowledged_at is None
@@ -347,7 +354,7 @@ MUTE = {
 
 @pytest.mark.parametrize("stores", ["with stores", "without stores"])
 @pytest.mark.parametrize("broken", MUTE)
-def test_a_sev1_that_slack_does_not_take_is_said_by_sentry_log_and_watch(
+def test_a_sev1_that_slack_does_not_take_goes_to_sentry_and_the_monitors_response(
     platform: Platform, database: Rows, broken: str, stores: str
 ) -> None:
     down = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa", "SLACK_WEBHOOK_URL": ""}
@@ -355,9 +362,9 @@ def test_a_sev1_that_slack_does_not_take_is_said_by_sentry_log_and_watch(
         down["UPSTASH_REDIS_REST_URL"] = "http://127.0.0.1:1"
     with platform.function("api/cron/watch.py", **{**MUTE[broken], **down}) as function:
         token = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
-        said = httpx.get(f"{function.url}/api/cron/watch", headers=token, timeout=60).json()
-        assert said["undelivered"]
-        assert said["messages"] == 0
+        report = httpx.get(f"{function.url}/api/cron/watch", headers=token, timeout=60).json()
+        assert report["undelivered"]
+        assert report["messages"] == 0
         eventually(lambda: "alarm: database_down" in json.dumps(platform.sentry.received()))
     assert messages(platform) == []
 
@@ -375,30 +382,30 @@ def test_a_webhook_posts_anew_where_a_bot_would_edit(
     services: Services, platform: Platform
 ) -> None:
     channel = webhook(platform)
-    found(services, "database_down")
-    tell(services, NOW, channel)
-    over(services, NOW + MINUTE)
-    tell(services, NOW + 3 * MINUTE, channel)
-    said = [one["fields"]["text"] for one in messages(platform)]
-    assert said[0].startswith("SEV1")
-    assert said[1].startswith("RECOVERED SEV1")
-    assert len(said) == 2
+    record(services, "database_down")
+    notify(services, NOW, channel)
+    resolve(services, NOW + MINUTE)
+    notify(services, NOW + 3 * MINUTE, channel)
+    texts = [message["fields"]["text"] for message in messages(platform)]
+    assert texts[0].startswith("SEV1")
+    assert texts[1].startswith("RECOVERED SEV1")
+    assert len(texts) == 2
 
 
-def test_a_bot_that_was_revoked_leaves_the_word_to_the_webhook(
+def test_a_revoked_bot_leaves_the_alert_to_the_webhook(
     services: Services, platform: Platform
 ) -> None:
-    found(services, "database_down")
-    tally = tell(services, NOW, webhook(platform, token="revoked", channel="C0LOCAL"))
-    assert tally.posted == 1
-    assert [one["channel"] for one in messages(platform)] == ["webhook"]
+    record(services, "database_down")
+    stats = notify(services, NOW, webhook(platform, token="revoked", channel="C0LOCAL"))
+    assert stats.posted == 1
+    assert [message["channel"] for message in messages(platform)] == ["webhook"]
 
 
 # --- Within Slack's limits.
 
 
 def test_however_much_is_wrong_a_message_keeps_to_block_kits_limits() -> None:
-    one = model.open_incident(
+    incident = model.open_incident(
         [
             rules.make_finding(rule, "x" * 2000 + " <&> " + rule.name, NOW)
             for rule in rules.RULES
@@ -407,8 +414,8 @@ def test_however_much_is_wrong_a_message_keeps_to_block_kits_limits() -> None:
         NOW,
         "dpl",
     )
-    many = [replace(one, id=f"INC-20261124-03{n:02d}-service") for n in range(60)]
-    for batch in ([one], many):
+    many = [replace(incident, id=f"INC-20261124-03{n:02d}-service") for n in range(60)]
+    for batch in ([incident], many):
         message = incident_messages.render_incidents(batch, LINKS, NOW)
         fields = {"text": message.text, "blocks": list(message.blocks)}
         assert block_kit.validate(fields) == []

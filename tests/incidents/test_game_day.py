@@ -27,7 +27,7 @@ __all__ = ["rig", "shared_rig"]
 
 @pytest.fixture
 def day(rig: SiteUnderTest) -> Iterator[SiteUnderTest]:
-    """An ordinary day: everything is whole, and one watch has been made."""
+    """Nothing is broken, and the monitor has run once."""
     rig.environment["SITE_URL"] = rig.url
     kill(rig, "api/leads", "api/cron/watch", "api/status", "api/health")
     assert watch(rig)["findings"] == []
@@ -54,8 +54,8 @@ def watch(rig: SiteUnderTest) -> dict[str, Any]:
     answer = httpx.get(f"{rig.url}/api/cron/watch", headers=token, timeout=60)
     assert answer.status_code == 200, answer.text
     rig.wait_idle(10)
-    found: dict[str, Any] = answer.json()
-    return found
+    report: dict[str, Any] = answer.json()
+    return report
 
 
 def post(rig: SiteUnderTest, number: int = 0) -> httpx.Response:
@@ -65,20 +65,20 @@ def post(rig: SiteUnderTest, number: int = 0) -> httpx.Response:
 
 def messages(rig: SiteUnderTest) -> list[dict[str, Any]]:
     """What stands in the channel, replies in threads left out."""
-    found: list[dict[str, Any]] = rig.slack.vendor.messages()  # type: ignore[attr-defined]
-    return [one for one in found if not one["fields"].get("thread_ts")]
+    posted: list[dict[str, Any]] = rig.slack.vendor.messages()  # type: ignore[attr-defined]
+    return [each for each in posted if not each["fields"].get("thread_ts")]
 
 
 def replies(rig: SiteUnderTest) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = rig.slack.vendor.messages()  # type: ignore[attr-defined]
-    return [one for one in found if one["fields"].get("thread_ts")]
+    posted: list[dict[str, Any]] = rig.slack.vendor.messages()  # type: ignore[attr-defined]
+    return [each for each in posted if each["fields"].get("thread_ts")]
 
 
 def status(rig: SiteUnderTest) -> dict[str, Any]:
     answer = httpx.get(f"{rig.url}/api/status", timeout=30)
     assert answer.status_code == 200
-    found: dict[str, Any] = answer.json()
-    return found
+    document: dict[str, Any] = answer.json()
+    return document
 
 
 def incidents(rig: SiteUnderTest) -> list[dict[str, Any]]:
@@ -98,19 +98,19 @@ def quiet(rig: SiteUnderTest) -> None:
     rig.admin.execute(passed)
 
 
-def test_postgres_down_is_one_sev1_within_one_watch_and_its_recovery_edits_it(
+def test_postgres_down_is_one_sev1_within_one_monitor_run_and_its_recovery_edits_it(
     day: SiteUnderTest,
 ) -> None:
     day.database.switch("refuse")
     assert post(day).status_code == 202
-    told = watch(day)
-    assert told["written"] == "redis"
-    assert "database_down" in told["findings"]
+    report = watch(day)
+    assert report["written"] == "redis"
+    assert "database_down" in report["findings"]
     [alert] = messages(day)
     assert alert["fields"]["text"] == "SEV1 Postgres is down: leads are queued"
     for _ in range(3):
         watch(day)
-    assert len(messages(day)) == 1, "the same outage, said once"
+    assert len(messages(day)) == 1, "the same outage, posted once"
     shown = status(day)
     assert shown["data"]["source"] == "copy"
     assert shown["status"]["indicator"] == "major"
@@ -169,8 +169,8 @@ def test_its_post_mortem_counts_the_leads_and_it_closes_with_an_rca_alone(
 
 def test_redis_down_is_one_sev2_that_waits_for_the_morning(day: SiteUnderTest) -> None:
     day.redis.switch("refuse")
-    told = watch(day)
-    assert told["findings"] == ["redis_down"]
+    report = watch(day)
+    assert report["findings"] == ["redis_down"]
     watch(day)
     assert messages(day) == []
     [incident] = incidents(day)
@@ -185,7 +185,7 @@ def test_redis_down_is_one_sev2_that_waits_for_the_morning(day: SiteUnderTest) -
     assert "SEV2 Redis is down" in json.dumps(digest["fields"])
 
 
-def test_a_lead_kept_nowhere_is_told_by_the_request_that_met_it(day: SiteUnderTest) -> None:
+def test_a_lead_kept_nowhere_is_alerted_by_its_own_request(day: SiteUnderTest) -> None:
     day.database.switch("refuse")
     day.redis.switch("refuse")
     day.resend.switch("fail", status=500)
@@ -195,9 +195,9 @@ def test_a_lead_kept_nowhere_is_told_by_the_request_that_met_it(day: SiteUnderTe
     assert "A lead was kept nowhere" in alert["fields"]["text"]
     assert post(day, 2).status_code == 503
     day.wait_idle(20)
-    told = watch(day)
-    assert told["written"] == "slack"
-    assert len(messages(day)) == 1, "nothing can be written down, and still it is said once"
+    report = watch(day)
+    assert report["written"] == "slack"
+    assert len(messages(day)) == 1, "nothing can be recorded, and still it is posted once"
     # What nobody could write down is taken over when they can, and over after ten quiet minutes.
     day.clear_faults_and_wait()
     recovered(day)
@@ -208,7 +208,7 @@ def test_a_lead_kept_nowhere_is_told_by_the_request_that_met_it(day: SiteUnderTe
     assert messages(day)[0]["fields"]["text"].startswith("RECOVERED SEV1")
 
 
-def test_a_lead_in_a_mail_alone_is_told_at_once(day: SiteUnderTest) -> None:
+def test_a_lead_in_a_mail_alone_is_alerted_at_once(day: SiteUnderTest) -> None:
     day.database.switch("refuse")
     day.upstash.switch("fail", status=500, match="HSETNX")
     assert post(day).status_code == 202
@@ -223,7 +223,7 @@ def test_resend_down_delays_mails_and_waits_for_the_morning(day: SiteUnderTest) 
     day.admin.execute("update outbox set created_at = now() - interval '20 min'")
     assert watch(day)["findings"] == ["mail_delayed"]
     assert messages(day) == []
-    assert [one["severity"] for one in incidents(day)] == ["sev2"]
+    assert [each["severity"] for each in incidents(day)] == ["sev2"]
 
 
 def test_a_mail_given_up_is_sev1(day: SiteUnderTest) -> None:
@@ -232,7 +232,7 @@ def test_a_mail_given_up_is_sev1(day: SiteUnderTest) -> None:
     day.wait_idle(10)
     day.admin.execute("update outbox set dead_at = now(), leased_until = null")
     assert watch(day)["findings"] == ["dead_letters"]
-    assert [one["fields"]["text"] for one in messages(day)] == ["SEV1 Mails were given up"]
+    assert [each["fields"]["text"] for each in messages(day)] == ["SEV1 Mails were given up"]
 
 
 @pytest.mark.parametrize(
@@ -258,19 +258,19 @@ def test_slack_down_delays_an_alert_and_loses_none(
     assert "Postgres is down" in alert["fields"]["text"]
 
 
-def test_an_alert_whose_answer_was_lost_is_not_said_twice(day: SiteUnderTest) -> None:
+def test_an_alert_whose_response_was_lost_is_not_posted_twice(day: SiteUnderTest) -> None:
     day.slack.switch("lose_reply", match="chat.postMessage", times=1)
     day.database.switch("refuse")
     watch(day)
     assert len(messages(day)) == 1
-    held = json.loads(str(day.redis_command("HGET", "incidents", "service").decode()))  # type: ignore[union-attr]
-    held["incident"]["tell_at"] = held["incident"]["detected_at"]
-    day.redis_command("HSET", "incidents", "service", json.dumps(held))
+    document = json.loads(str(day.redis_command("HGET", "incidents", "service").decode()))  # type: ignore[union-attr]
+    document["incident"]["tell_at"] = document["incident"]["detected_at"]
+    day.redis_command("HSET", "incidents", "service", json.dumps(document))
     watch(day)
     assert len(messages(day)) == 1
 
 
-def test_sentry_silent_costs_nothing_and_tells_nobody(day: SiteUnderTest) -> None:
+def test_a_silent_sentry_raises_no_alert(day: SiteUnderTest) -> None:
     day.sentry.switch("stall")
     assert watch(day)["findings"] == []
     assert messages(day) == []
@@ -290,7 +290,7 @@ def test_every_message_keeps_to_block_kits_limits_and_names_no_person(day: SiteU
             assert private not in json.dumps(body)
 
 
-def test_the_watch_checks_in_with_sentry(day: SiteUnderTest) -> None:
+def test_the_monitor_checks_in_with_sentry(day: SiteUnderTest) -> None:
     day.sentry.forget()
     watch(day)
 
@@ -303,6 +303,6 @@ def test_the_watch_checks_in_with_sentry(day: SiteUnderTest) -> None:
         ]
         return [item["payload"] for item in items]
 
-    [told] = eventually(check_ins)
-    assert (told["monitor_slug"], told["status"]) == ("watch", "ok")
-    assert told["monitor_config"]["schedule"]["value"] == 1
+    [check_in] = eventually(check_ins)
+    assert (check_in["monitor_slug"], check_in["status"]) == ("watch", "ok")
+    assert check_in["monitor_config"]["schedule"]["value"] == 1

@@ -12,10 +12,11 @@ from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
 from lib.incidents import model, redis_store, rules, store
-from lib.incidents.model import Finding, IncidentError
-from lib.incidents.store import Event
+from lib.incidents.model import Event, Finding, IncidentError
+from lib.incidents.redis_store import RedisStore
 from lib.services import Services
 from lib.settings import Settings
+from ops.incidents import lifecycle, notes
 from tests.conftest import eventually
 
 type Rows = psycopg.Connection[DictRow]
@@ -30,13 +31,13 @@ def finding(name: str, what: str = "1 of 1", since: datetime = NOW) -> Finding:
 
 @pytest.fixture
 def services(platform: Platform, database: Rows) -> Iterator[Services]:
-    made = Services(Settings(platform.environment))
-    made.cache.ping()
-    yield made
-    made.close()
+    services = Services(Settings(platform.environment))
+    services.cache.ping()
+    yield services
+    services.close()
 
 
-def found(services: Services, *names: str, now: datetime = NOW) -> list[model.Incident]:
+def record(services: Services, *names: str, now: datetime = NOW) -> list[model.Incident]:
     run = services.database.run
     return store.record_findings(run, [finding(name) for name in names], now, "dpl", "watch")
 
@@ -58,39 +59,41 @@ RCA: dict[str, Any] = {
 # --- Beginning.
 
 
-def test_what_goes_wrong_together_is_one_incident_of_the_worst_severity(
+def test_findings_of_one_area_are_one_incident_of_the_worst_severity(
     services: Services, database: Rows
 ) -> None:
-    [made] = found(services, "errors_over_5_percent", "database_down", "canary_failing")
-    assert (made.severity, made.state) == ("sev1", "classify")
-    assert made.title == "Postgres is down"
-    assert len(made.rules) == 3
-    assert events(database, made.id) == ["detected", "classified"]
+    [incident] = record(services, "errors_over_5_percent", "database_down", "canary_failing")
+    assert (incident.severity, incident.state) == ("sev1", "classify")
+    assert incident.title == "Postgres is down"
+    assert len(incident.rules) == 3
+    assert events(database, incident.id) == ["detected", "classified"]
 
 
-def test_found_again_it_is_the_same_and_not_told_again(services: Services, database: Rows) -> None:
-    [first] = found(services, "database_down")
+def test_the_same_finding_again_changes_nothing(services: Services, database: Rows) -> None:
+    [first] = record(services, "database_down")
     for minute in range(1, 4):
-        [again] = found(services, "database_down", now=NOW + minute * MINUTE)
+        [again] = record(services, "database_down", now=NOW + minute * MINUTE)
         assert (again.id, again.version) == (first.id, 1)
     assert events(database, first.id) == ["detected", "classified"]
 
 
-def test_something_new_in_its_area_joins_it_and_is_told(services: Services, database: Rows) -> None:
-    [first] = found(services, "errors_over_5_percent")
+def test_a_new_finding_in_its_area_joins_it_and_raises_its_version(
+    services: Services, database: Rows
+) -> None:
+    [first] = record(services, "errors_over_5_percent")
     assert first.severity == "sev2"
-    [worse] = found(services, "lead_not_kept", now=NOW + MINUTE)
+    [worse] = record(services, "lead_not_kept", now=NOW + MINUTE)
     assert (worse.id, worse.severity, worse.version) == (first.id, "sev1", 2)
     assert worse.tell_at == NOW + MINUTE, "no longer a matter for the morning"
 
 
 def test_another_area_is_another_incident(services: Services, database: Rows) -> None:
-    made = found(services, "database_down", "backup_old")
-    assert {one.area for one in made} == {"service", "backup"}
+    incidents = record(services, "database_down", "backup_old")
+    assert {incident.area for incident in incidents} == {"service", "backup"}
 
 
-def test_many_who_find_it_at_once_open_one(services: Services, database: Rows) -> None:
-    threads = [threading.Thread(target=found, args=(services, "lead_not_kept")) for _ in range(8)]
+def test_many_who_record_it_at_once_open_one_incident(services: Services, database: Rows) -> None:
+    threads = [threading.Thread(target=record, args=(services, "lead_not_kept")) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -103,28 +106,26 @@ def test_many_who_find_it_at_once_open_one(services: Services, database: Rows) -
 # --- Its end.
 
 
-def test_two_quiet_watches_end_it(services: Services, database: Rows) -> None:
-    [made] = found(services, "database_down")
+def test_two_clean_checks_resolve_it(services: Services, database: Rows) -> None:
+    [incident] = record(services, "database_down")
     run = services.database.run
     assert store.record_clean_check(run, set(), NOW + MINUTE) == []
     [over] = store.record_clean_check(run, set(), NOW + 2 * MINUTE)
-    assert (over.id, over.state, over.resolved_at) == (made.id, "resolve", NOW + 2 * MINUTE)
+    assert (over.id, over.state, over.resolved_at) == (incident.id, "resolve", NOW + 2 * MINUTE)
 
 
-def test_a_watch_that_finds_it_again_in_between_starts_the_count_anew(
+def test_a_finding_in_between_resets_the_count_of_clean_checks(
     services: Services, database: Rows
 ) -> None:
-    found(services, "database_down")
+    record(services, "database_down")
     run = services.database.run
     store.record_clean_check(run, set(), NOW + MINUTE)
-    found(services, "database_down", now=NOW + 2 * MINUTE)
+    record(services, "database_down", now=NOW + 2 * MINUTE)
     assert store.record_clean_check(run, set(), NOW + 3 * MINUTE) == []
 
 
-def test_what_happened_rather_than_lasts_stays_open_for_ten_quiet_minutes(
-    services: Services, database: Rows
-) -> None:
-    found(services, "lead_not_kept")
+def test_an_event_stays_open_for_ten_quiet_minutes(services: Services, database: Rows) -> None:
+    record(services, "lead_not_kept")
     run = services.database.run
     for minute in range(1, 10):
         assert store.record_clean_check(run, set(), NOW + minute * MINUTE) == []
@@ -132,26 +133,26 @@ def test_what_happened_rather_than_lasts_stays_open_for_ten_quiet_minutes(
 
 
 @pytest.mark.parametrize("minutes", [3, 20])
-def test_once_over_it_stays_over_and_what_comes_after_is_another(
+def test_a_resolved_incident_stays_resolved_and_the_next_one_is_another(
     services: Services, database: Rows, minutes: int
 ) -> None:
-    [made] = found(services, "database_down")
+    [incident] = record(services, "database_down")
     for minute in (1, 2):
         store.record_clean_check(services.database.run, set(), NOW + minute * MINUTE)
     later = NOW + minutes * MINUTE
-    seen = [finding("database_down", since=later)]
-    [again] = store.record_findings(services.database.run, seen, later, "dpl", "watch")
-    assert again.id != made.id
+    findings = [finding("database_down", since=later)]
+    [again] = store.record_findings(services.database.run, findings, later, "dpl", "watch")
+    assert again.id != incident.id
     assert (again.started_at, again.told) == (NOW + minutes * MINUTE, 0)
-    assert store.find(services.database.run, made.id).state == "resolve"
+    assert store.find(services.database.run, incident.id).state == "resolve"
 
 
 def test_two_outages_of_one_minute_are_two_incidents(services: Services, database: Rows) -> None:
     ids = set()
     for second in range(0, 30, 10):
         now = NOW + timedelta(seconds=second)
-        [made] = found(services, "database_down", now=now)
-        ids.add(made.id)
+        [incident] = record(services, "database_down", now=now)
+        ids.add(incident.id)
         for _ in range(2):
             store.record_clean_check(services.database.run, set(), now)
     assert len(ids) == 3
@@ -160,14 +161,16 @@ def test_two_outages_of_one_minute_are_two_incidents(services: Services, databas
 def test_a_milder_finding_that_began_before_does_not_move_its_start(
     services: Services, database: Rows
 ) -> None:
-    [made] = found(services, "database_down")
+    [incident] = record(services, "database_down")
     early = finding("errors_over_5_percent", since=NOW - 16 * MINUTE)
     run = services.database.run
     [after] = store.record_findings(run, [early], NOW + MINUTE, "dpl", "watch")
-    assert (after.id, after.started_at) == (made.id, NOW)
+    assert (after.id, after.started_at) == (incident.id, NOW)
 
 
-def test_worse_it_begins_when_it_got_worse(services: Services, database: Rows) -> None:
+def test_a_higher_severity_moves_the_start_to_when_it_got_worse(
+    services: Services, database: Rows
+) -> None:
     run = services.database.run
     early = finding("errors_over_5_percent", since=NOW - 16 * MINUTE)
     store.record_findings(run, [early], NOW - MINUTE, "dpl", "watch")
@@ -175,40 +178,40 @@ def test_worse_it_begins_when_it_got_worse(services: Services, database: Rows) -
     assert (after.severity, after.started_at) == ("sev1", NOW)
 
 
-def test_back_later_it_is_another(services: Services, database: Rows) -> None:
-    [made] = found(services, "database_down")
+def test_the_same_fault_later_is_another_incident(services: Services, database: Rows) -> None:
+    [incident] = record(services, "database_down")
     for minute in (1, 2):
         store.record_clean_check(services.database.run, set(), NOW + minute * MINUTE)
-    [other] = found(services, "database_down", now=NOW + 40 * MINUTE)
-    assert other.id != made.id
+    [other] = record(services, "database_down", now=NOW + 40 * MINUTE)
+    assert other.id != incident.id
 
 
 # --- People.
 
 
 def resolved(services: Services, name: str = "database_down") -> str:
-    [made] = found(services, name)
+    [incident] = record(services, name)
     for minute in (1, 2):
         store.record_clean_check(services.database.run, set(), NOW + minute * MINUTE)
-    return made.id
+    return incident.id
 
 
 @pytest.mark.parametrize("state", ["resolve", "review", "closed"])
 def test_a_step_that_does_not_follow_is_refused(
     services: Services, database: Rows, state: str
 ) -> None:
-    found(services, "database_down")
+    record(services, "database_down")
     run = services.database.run
-    store.transition(run, "last", "contain", "ops", NOW, None)
+    lifecycle.transition(run, "last", "contain", "ops", NOW, None)
     if state == "resolve":
-        assert store.transition(run, "last", state, "ops", NOW, None).state == state
+        assert lifecycle.transition(run, "last", state, "ops", NOW, None).state == state
     else:
         with pytest.raises(IncidentError, match="what follows is resolve"):
-            store.transition(run, "last", state, "ops", NOW, None)
+            lifecycle.transition(run, "last", state, "ops", NOW, None)
 
 
 @pytest.mark.parametrize(
-    "lacking",
+    "incomplete",
     [
         {},
         {**RCA, "cause": " "},
@@ -219,20 +222,22 @@ def test_a_step_that_does_not_follow_is_refused(
     ],
 )
 def test_a_sev1_without_a_whole_rca_is_not_closed(
-    services: Services, database: Rows, lacking: dict[str, Any]
+    services: Services, database: Rows, incomplete: dict[str, Any]
 ) -> None:
     run, incident_id = services.database.run, resolved(services)
-    store.transition(run, incident_id, "review", "ops", NOW, None)
-    assert store.set_rca(run, incident_id, lacking, "ops", NOW) is False
+    lifecycle.transition(run, incident_id, "review", "ops", NOW, None)
+    assert lifecycle.set_rca(run, incident_id, incomplete, "ops", NOW) is False
     with pytest.raises(IncidentError, match="RCA"):
-        store.transition(run, incident_id, "closed", "ops", NOW, None)
+        lifecycle.transition(run, incident_id, "closed", "ops", NOW, None)
     with pytest.raises(psycopg.errors.CheckViolation):  # nor by hand
         database.execute("update incidents set state = 'closed', closed_at = now()")
-    assert store.set_rca(run, incident_id, RCA, "ops", NOW) is True
-    assert store.transition(run, incident_id, "closed", "ops", NOW, None).state == "closed"
+    assert lifecycle.set_rca(run, incident_id, RCA, "ops", NOW) is True
+    assert lifecycle.transition(run, incident_id, "closed", "ops", NOW, None).state == "closed"
 
 
-def test_a_sev2_closes_itself_a_day_after_it_is_over(services: Services, database: Rows) -> None:
+def test_a_sev2_closes_itself_a_day_after_it_is_resolved(
+    services: Services, database: Rows
+) -> None:
     incident_id, run = resolved(services, "redis_down"), services.database.run
     day = timedelta(hours=24)
     store.close_old_sev2(run, NOW + day - MINUTE, day)
@@ -244,9 +249,9 @@ def test_a_sev2_closes_itself_a_day_after_it_is_over(services: Services, databas
 def test_what_was_done_is_entered_on_every_open_incident(
     services: Services, database: Rows
 ) -> None:
-    [first, second] = found(services, "database_down", "backup_old")
+    [first, second] = record(services, "database_down", "backup_old")
     run = services.database.run
-    ids = store.add_event_to_open(run, "maintenance", "ops", NOW, {"switched": "on"})
+    ids = notes.add_event_to_open(run, "maintenance", "ops", NOW, {"switched": "on"})
     assert {*ids} == {first.id, second.id}
     assert events(database, first.id)[-1] == "maintenance"
 
@@ -262,7 +267,7 @@ def broken(database: Rows) -> list[tuple[str, int]]:
 def test_the_timeline_cannot_be_edited_or_shortened_by_the_functions(
     services: Services, platform: Platform, database: Rows
 ) -> None:
-    found(services, "database_down")
+    record(services, "database_down")
     with psycopg.connect(platform.database_url, autocommit=True) as connection:
         for statement in (
             "update incident_events set actor = 'nobody'",
@@ -276,18 +281,18 @@ def test_the_timeline_cannot_be_edited_or_shortened_by_the_functions(
     assert broken(database) == []
 
 
-def test_a_change_behind_its_back_breaks_the_seal_where_it_was_made(
+def test_a_change_past_the_trigger_breaks_the_seal_of_its_event(
     services: Services, database: Rows
 ) -> None:
-    [made] = found(services, "database_down")
+    [incident] = record(services, "database_down")
     store.add_note(services.database.run, "last", "ops", NOW, "looked at the pooler")
     assert broken(database) == []
     database.execute("alter table incident_events disable trigger chain")
     try:
         database.execute("update incident_events set facts = '{}' where seq = 2")
-        assert broken(database) == [(made.id, 2)]
+        assert broken(database) == [(incident.id, 2)]
         database.execute("delete from incident_events where seq = 2")
-        assert broken(database) == [(made.id, 3)]
+        assert broken(database) == [(incident.id, 3)]
     finally:
         database.execute("alter table incident_events enable trigger chain")
 
@@ -295,13 +300,13 @@ def test_a_change_behind_its_back_breaks_the_seal_where_it_was_made(
 def test_a_notes_text_may_be_erased_and_the_chain_still_holds(
     services: Services, database: Rows
 ) -> None:
-    found(services, "database_down")
+    record(services, "database_down")
     store.add_note(services.database.run, "last", "ops", NOW, "called Ibu Andi")
     database.execute("update incident_events set note = null where note is not null")
     assert broken(database) == []
 
 
-# --- When somebody is told.
+# --- When somebody is notified.
 
 
 @pytest.mark.parametrize(
@@ -320,63 +325,69 @@ def test_sev2_waits_for_the_next_working_morning_in_jakarta(now: str, morning: s
     assert model.notify_time("sev1", moment) == moment
 
 
-# --- While Postgres is away.
+# --- While Postgres is down.
 
 
-def spooled(services: Services) -> list[redis_store.StoredIncident]:
-    return redis_store.list_open(services.cache.execute)
+def redis(services: Services, now: datetime = NOW) -> RedisStore:
+    return RedisStore(services.cache.execute, now, "dpl")
 
 
-def test_redis_opens_joins_and_remembers_as_postgres_does(services: Services) -> None:
-    run = services.cache.execute
-    [first] = redis_store.record_findings(run, [finding("database_down")], NOW, "dpl", "watch")
-    later = NOW + MINUTE
-    [second] = redis_store.record_findings(run, [finding("lead_not_kept")], later, "dpl", "request")
-    assert (second.id, second.version) == (first.id, 2)
-    [held] = spooled(services)
-    assert (held.in_postgres, len(held.pending_events)) == (False, 1)
-    assert model.from_document(held.incident.to_document()) == held.incident
+def test_redis_opens_and_merges_as_postgres_does(services: Services) -> None:
+    redis(services).record_findings([finding("database_down")], "watch")
+    redis(services, NOW + MINUTE).record_findings([finding("lead_not_kept")], "request")
+    [document] = redis(services).list_documents()
+    assert (document.incident.detected_at, document.incident.version) == (NOW, 2)
+    assert len(document.pending_events) == 2
+    assert model.from_document(document.incident.to_document()) == document.incident
 
 
 def test_many_at_once_lose_no_event(services: Services) -> None:
     names = ["database_down", "canary_failing", "lead_not_kept", "health_failing"]
 
-    def work(name: str) -> None:
-        redis_store.record_findings(services.cache.execute, [finding(name)], NOW, "dpl", "request")
+    def record(name: str) -> None:
+        redis(services).record_findings([finding(name)], "request")
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    threads = [threading.Thread(target=record, args=(name,)) for name in names]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    [held] = eventually(lambda: spooled(services))
-    assert {*held.incident.rules} == {*names}
+    [incident] = eventually(lambda: redis(services).list_open())
+    assert {*incident.rules} == {*names}
 
 
-def test_taken_over_twice_it_is_there_once(services: Services, database: Rows) -> None:
-    made = model.open_incident([finding("database_down")], NOW, "dpl")
+def test_imported_twice_it_is_there_once(services: Services, database: Rows) -> None:
+    incident = model.open_incident([finding("database_down")], NOW, "dpl")
     event: Event = (NOW.isoformat(), "detected", "request", {"what": {}}, None)
     for _ in range(2):
-        services.database.run(lambda c: store.import_fallback(c, made, [event], NOW, stored=False))
-    assert events(database, made.id).count("detected") == 1
+        services.database.run(
+            lambda c: store.import_incident(c, incident, [event], NOW, source="redis")
+        )
+    assert events(database, incident.id).count("detected") == 1
     assert broken(database) == []
 
 
 def test_one_opened_in_redis_joins_the_one_postgres_had_open(
     services: Services, database: Rows
 ) -> None:
-    [before] = found(services, "errors_over_5_percent")
-    made = model.open_incident([finding("database_down")], NOW + 5 * MINUTE, "dpl")
-    made = replace(made, slack_channel="C", slack_ts="1.1", told=1)
-    services.database.run(lambda c: store.import_fallback(c, made, [], NOW, stored=False))
-    held = store.find(services.database.run, "last")
-    assert (held.id, held.severity, held.slack_ts) == (before.id, "sev1", "1.1")
+    [before] = record(services, "errors_over_5_percent")
+    opened = model.open_incident([finding("database_down")], NOW + 5 * MINUTE, "dpl")
+    opened = replace(opened, slack_channel="C", slack_ts="1.1", told=1)
+    services.database.run(lambda c: store.import_incident(c, opened, [], NOW, source="redis"))
+    after = store.find(services.database.run, "last")
+    assert (after.id, after.severity, after.slack_ts) == (before.id, "sev1", "1.1")
 
 
-def test_nonsense_in_redis_is_passed_over(services: Services) -> None:
-    services.cache.execute("HSET", redis_store.KEY, "service", "{", "keys", '{"incident": 1}')
-    assert spooled(services) == []
-    [made] = redis_store.record_findings(
-        services.cache.execute, [finding("database_down")], NOW, "dpl", "watch"
-    )
-    assert made.version == 1
+def test_nonsense_in_redis_is_skipped(services: Services) -> None:
+    services.cache.execute("HSET", redis_store.KEY, "backup", "{", "keys", '{"incident": 1}')
+    assert redis(services).list_documents() == []
+    redis(services).record_findings([finding("database_down")], "watch")
+    assert [incident.version for incident in redis(services).list_open()] == [1]
+
+
+def test_redis_keeps_a_copy_of_what_postgres_holds_and_nothing_more(services: Services) -> None:
+    [open_in_postgres] = record(services, "backup_old")
+    redis(services).sync([open_in_postgres])
+    redis(services).record_findings([finding("database_down")], "watch")
+    redis(services).sync([])
+    assert [incident.area for incident in redis(services).list_open()] == ["service"]

@@ -16,7 +16,7 @@ from psycopg.rows import DictRow
 from dev.faults.test_site import SiteUnderTest
 from dev.platform.environment import SLACK_WEBHOOK_PATH
 from dev.platform.local_platform import Platform
-from lib.incidents import alerting, redis_store, rules, slack_store, store
+from lib.incidents import alerting, rules, slack_store, store, stores
 from lib.monitoring import monitor
 from lib.problems import DatabaseDown
 from lib.services import Services
@@ -46,7 +46,7 @@ DEAD = {
 
 @pytest.fixture
 def day(rig: SiteUnderTest) -> Iterator[SiteUnderTest]:
-    """Everything is whole, and every function is a new process."""
+    """Nothing is broken, and every function is a new process."""
     rig.environment["SITE_URL"] = rig.url
     kill(rig, "api/leads", "api/products", "api/cron/watch", "api/status", "api/health")
     yield rig
@@ -55,13 +55,13 @@ def day(rig: SiteUnderTest) -> Iterator[SiteUnderTest]:
 
 
 def texts(rig: SiteUnderTest) -> list[str]:
-    return [one["fields"]["text"] for one in roots(rig)]
+    return [root["fields"]["text"] for root in roots(rig)]
 
 
-# --- Rung at once, by the request.
+# --- At once, by the request.
 
 
-def test_a_lead_that_met_a_dead_postgres_rings_after_its_answer_and_once(
+def test_a_lead_that_met_a_dead_postgres_alerts_after_its_response_and_once(
     day: SiteUnderTest,
 ) -> None:
     day.database.switch("refuse")
@@ -73,12 +73,12 @@ def test_a_lead_that_met_a_dead_postgres_rings_after_its_answer_and_once(
     day.wait_idle(20)
     call_watch(day)
     assert texts(day) == ["SEV1 Postgres is down: leads are queued"]
-    said = json.dumps(roots(day)[0]["fields"])
-    assert "a request to /api/leads was answered 202" in said
+    message = json.dumps(roots(day)[0]["fields"])
+    assert "a request to /api/leads was answered 202" in message
     assert not replies(day), "nothing new was found"
 
 
-def test_any_endpoint_rings(day: SiteUnderTest) -> None:
+def test_any_endpoint_alerts(day: SiteUnderTest) -> None:
     day.database.switch("refuse")
     answer = httpx.get(f"{day.url}/api/products?q=wax", timeout=20)
     assert answer.status_code == 200
@@ -112,7 +112,9 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_postgres_that_answers_and_refuses_is_called_so(day: SiteUnderTest, name: str) -> None:
+def test_a_postgres_that_answers_and_refuses_has_its_own_title(
+    day: SiteUnderTest, name: str
+) -> None:
     with altered(day.admin, *REFUSALS[name]):
         answer = post(day)
         [text] = eventually(lambda: texts(day))
@@ -132,7 +134,7 @@ def test_nothing_kept_a_lead_and_the_title_says_refused(day: SiteUnderTest) -> N
     assert "queued" not in json.dumps(roots(day)[0]["fields"])
 
 
-def test_it_gets_worse_and_the_channel_is_told_in_the_words_of_now(day: SiteUnderTest) -> None:
+def test_a_worse_effect_on_leads_edits_the_title_and_is_broadcast(day: SiteUnderTest) -> None:
     day.database.switch("refuse")
     assert post(day, 1).status_code == 202
     assert eventually(lambda: texts(day)) == ["SEV1 Postgres is down: leads are queued"]
@@ -144,15 +146,16 @@ def test_it_gets_worse_and_the_channel_is_told_in_the_words_of_now(day: SiteUnde
     day.wait_idle(20)
     call_watch(day)
     assert texts(day) == ["SEV1 Postgres is down: leads are refused"]
-    aloud = [one["fields"] for one in replies(day) if one["fields"]["reply_broadcast"]]
-    assert any("leads are refused" in one["text"] for one in aloud)
+    sent = [reply["fields"] for reply in replies(day)]
+    broadcast = [fields["text"] for fields in sent if fields["reply_broadcast"]]
+    assert any("leads are refused" in text for text in broadcast)
     shown = httpx.get(f"{day.url}/api/status", timeout=20).json()
-    states = {one["id"]: one["status"] for one in shown["components"]}
+    states = {each["id"]: each["status"] for each in shown["components"]}
     assert states["leads"] == "major_outage"
     assert shown["status"]["description"] == "Much does not work: forms cannot be taken just now"
 
 
-def test_the_status_page_follows_an_alarm_between_two_watches(day: SiteUnderTest) -> None:
+def test_the_status_page_shows_an_alert_between_two_monitor_runs(day: SiteUnderTest) -> None:
     call_watch(day)
     day.database.switch("refuse")
     assert post(day).status_code == 202
@@ -161,13 +164,13 @@ def test_the_status_page_follows_an_alarm_between_two_watches(day: SiteUnderTest
     day.wait_idle(20)
     shown = httpx.get(f"{day.url}/api/status", timeout=20).json()
     assert shown["data"]["source"] == "watch"
-    assert [one["name"] for one in shown["incidents"]] == ["Postgres is down: leads are queued"]
+    assert [each["name"] for each in shown["incidents"]] == ["Postgres is down: leads are queued"]
     assert shown["status"]["indicator"] == "major"
 
 
 @dataclass
-class Asked:
-    """What a request leaves for lib/incidents/alerting.py."""
+class FakeContext:
+    """What a request leaves for alerting."""
 
     services: Services
     outages: dict[str, BaseException] = field(default_factory=dict)
@@ -178,13 +181,13 @@ class Asked:
         work()
 
 
-def test_what_a_second_look_does_not_confirm_rings_nobody(
+def test_an_outage_that_a_second_check_does_not_confirm_alerts_nobody(
     platform: Platform, database: Rows
 ) -> None:
     services = Services(Settings(platform.environment))
     for _ in range(2):
-        asked = Asked(services, {"database": DatabaseDown(), "mail": TimeoutError()})
-        assert alerting.confirm_outage(asked, "leads", 202) == "not confirmed"
+        context = FakeContext(services, {"database": DatabaseDown(), "mail": TimeoutError()})
+        assert alerting.confirm_outage(context, "leads", 202) == "not confirmed"
     assert messages(platform) == []
     services.close()
 
@@ -193,32 +196,34 @@ def test_what_a_second_look_does_not_confirm_rings_nobody(
 
 
 def messages(platform: Platform) -> list[dict[str, Any]]:
-    kept: list[dict[str, Any]] = platform.slack.vendor.messages()  # type: ignore[attr-defined]
-    return kept
+    posted: list[dict[str, Any]] = platform.slack.vendor.messages()  # type: ignore[attr-defined]
+    return posted
 
 
 @pytest.fixture
-def dead(platform: Platform, database: Rows) -> Iterator[Services]:
+def no_stores(platform: Platform, database: Rows) -> Iterator[Services]:
     """An instance that reaches nothing but Slack."""
     alerting._last_raised_at.clear()
-    made = Services(Settings({**platform.environment, **DEAD}))
-    yield made
-    made.close()
+    services = Services(Settings({**platform.environment, **DEAD}))
+    yield services
+    services.close()
 
 
-def found(
+def record(
     services: Services, name: str, now: datetime | None = None, effect: str = "refused"
 ) -> None:
     now = now or NOW
-    seen = [rules.make_finding(rules.BY_NAME[name], "Postgres does not answer", now, effect=effect)]
-    alerting.record_findings(services, seen, now, "request")
+    findings = [
+        rules.make_finding(rules.BY_NAME[name], "Postgres does not answer", now, effect=effect)
+    ]
+    alerting.record_findings(services, findings, now, "request")
 
 
-def test_many_instances_with_no_store_between_them_say_it_once(
-    platform: Platform, dead: Services
+def test_many_instances_without_a_store_post_one_message(
+    platform: Platform, no_stores: Services
 ) -> None:
     threads = [
-        threading.Thread(target=found, args=(dead, "database_down", NOW + n * MINUTE / 60))
+        threading.Thread(target=record, args=(no_stores, "database_down", NOW + n * MINUTE / 60))
         for n in range(6)
     ]
     for thread in threads:
@@ -229,16 +234,16 @@ def test_many_instances_with_no_store_between_them_say_it_once(
     assert message["fields"]["text"] == "SEV1 Postgres is down: leads are refused"
 
 
-def test_the_watch_says_it_once_again_each_hour_and_no_more_once_acknowledged(
-    platform: Platform, dead: Services, capsys: Printed
+def test_without_a_store_it_is_repeated_each_hour_until_acknowledged(
+    platform: Platform, no_stores: Services, capsys: Printed
 ) -> None:
     for minute in range(0, 130, 10):
-        report = monitor.run(dead, None, NOW + minute * MINUTE)
+        report = monitor.run(no_stores, None, NOW + minute * MINUTE)
         assert report.written == "slack"
     root, *more = messages(platform)
     assert root["fields"]["text"].startswith("SEV1 ")
-    assert [one["fields"]["text"][:12] for one in more] == ["Still firing"] * 2
-    assert all(one["fields"]["thread_ts"] == root["ts"] for one in more)
+    assert [reply["fields"]["text"][:12] for reply in more] == ["Still firing"] * 2
+    assert all(reply["fields"]["thread_ts"] == root["ts"] for reply in more)
     environment = {**platform.environment, **DEAD}
 
     def ops(*arguments: str) -> int:
@@ -250,65 +255,67 @@ def test_the_watch_says_it_once_again_each_hour_and_no_more_once_acknowledged(
     assert ops("ack", "last", "--by", "Sri") == 0
     assert ops("ack", "last", "--by", "Budi") == 0
     assert ops("show", "last") == 0
-    said = capsys.readouterr().out
-    assert "called the vendor" in said
-    assert "acknowledged" in said
+    output = capsys.readouterr().out
+    assert "called the vendor" in output
+    assert "acknowledged" in output
     before = len(messages(platform))
     for minute in range(130, 400, 10):
-        monitor.run(dead, None, NOW + minute * MINUTE)
+        monitor.run(no_stores, None, NOW + minute * MINUTE)
     assert len(messages(platform)) == before
     assert "acknowledged by Sri" in json.dumps(messages(platform)[0]["fields"])
 
 
 @pytest.mark.parametrize("how", ["reply", "react"])
-def test_with_no_store_a_reply_or_a_reaction_acknowledges(
-    platform: Platform, dead: Services, how: str
+def test_without_a_store_a_reply_or_a_reaction_acknowledges(
+    platform: Platform, no_stores: Services, how: str
 ) -> None:
-    monitor.run(dead, None, NOW)
+    monitor.run(no_stores, None, NOW)
     [root] = messages(platform)
     getattr(platform.slack.vendor, how)(root["ts"], "eyes")
     for minute in range(1, 200, 10):
-        monitor.run(dead, None, NOW + minute * MINUTE)
-    said = messages(platform)
-    assert not [one for one in said if "Still firing" in one["fields"]["text"]]
-    assert "acknowledged by <@U0PERSON>" in json.dumps(said[0]["fields"])
+        monitor.run(no_stores, None, NOW + minute * MINUTE)
+    [root, *others] = messages(platform)
+    assert not [each for each in others if "Still firing" in each["fields"]["text"]]
+    assert "acknowledged by <@U0PERSON>" in json.dumps(root["fields"])
 
 
-def test_the_first_store_that_is_back_takes_it_over_with_what_people_did(
-    platform: Platform, dead: Services, database: Rows
+def test_the_first_store_that_is_back_imports_it_with_what_people_did(
+    platform: Platform, no_stores: Services, database: Rows
 ) -> None:
-    monitor.run(dead, None, NOW)
+    monitor.run(no_stores, None, NOW)
     [root] = messages(platform)
     environment = {**platform.environment, **DEAD}
     assert cli.main(["incident", "ack", "last", "--by", "Sri"], environment) == 0
     assert cli.main(["incident", "note", "last", "--by", "Sri", "rebooted"], environment) == 0
     # Redis first, then Postgres too.
     redis_alone = {**platform.environment, "DATABASE_URL": DEAD["DATABASE_URL"]}
-    half = Services(Settings(redis_alone))
-    monitor.run(half, None, NOW + MINUTE)
-    [held] = [o for o in redis_store.list_open(half.cache.execute) if o.incident.area == "service"]
-    assert (held.incident.acknowledged_by, held.incident.slack_ts) == ("Sri", root["ts"])
-    whole = Services(Settings(platform.environment))
+    redis_only = Services(Settings(redis_alone))
+    monitor.run(redis_only, None, NOW + MINUTE)
+    [in_redis] = [
+        each for each in stores.in_redis(redis_only, NOW).list_open() if each.area == "service"
+    ]
+    assert (in_redis.acknowledged_by, in_redis.slack_ts) == ("Sri", root["ts"])
+    healthy = Services(Settings(platform.environment))
     for minute in range(2, 5):
-        monitor.run(whole, None, NOW + minute * MINUTE)
-    incident = store.find(whole.database.run, held.incident.id)
+        monitor.run(healthy, None, NOW + minute * MINUTE)
+    incident = store.find(healthy.database.run, in_redis.id)
     assert (incident.state, incident.acknowledged_by) == ("resolve", "Sri")
-    lines = store.list_events(whole.database.run, incident.id)
-    assert "rebooted" in [line[5] for line in lines]
-    [still] = [one for one in messages(platform) if not one["fields"].get("thread_ts")]
-    assert still["fields"]["text"].startswith("RECOVERED SEV1")
+    events = store.list_events(healthy.database.run, incident.id)
+    assert "rebooted" in [event[5] for event in events]
+    [edited] = [each for each in messages(platform) if not each["fields"].get("thread_ts")]
+    assert edited["fields"]["text"].startswith("RECOVERED SEV1")
     recoveries = [m for m in messages(platform) if "recovered" in m["fields"]["text"]]
-    assert len(recoveries) == 1, "said once"
+    assert len(recoveries) == 1, "posted once"
     # And a second outage without stores is a new message, although the first is minutes old.
-    monitor.run(dead, None, NOW + 6 * MINUTE)
-    fresh = [one for one in messages(platform) if not one["fields"].get("thread_ts")]
-    assert [one["fields"]["text"][:9] for one in fresh] == [
+    monitor.run(no_stores, None, NOW + 6 * MINUTE)
+    fresh = [each for each in messages(platform) if not each["fields"].get("thread_ts")]
+    assert [each["fields"]["text"][:9] for each in fresh] == [
         "RECOVERED",
         fresh[1]["fields"]["text"][:9],
     ]
     assert fresh[1]["fields"]["text"].startswith("SEV1")
-    half.close()
-    whole.close()
+    redis_only.close()
+    healthy.close()
 
 
 def test_a_second_outage_with_stores_is_a_new_message_too(day: SiteUnderTest) -> None:
@@ -334,36 +341,44 @@ def test_a_second_outage_with_stores_is_a_new_message_too(day: SiteUnderTest) ->
     assert roots(day)[0]["ts"] == first["ts"]
 
 
-def test_two_incidents_of_one_outage_become_one(platform: Platform, dead: Services) -> None:
+def test_two_incidents_of_one_outage_become_one(platform: Platform, no_stores: Services) -> None:
     """One instance reached no store; another reached Postgres."""
-    found(dead, "database_down")
-    whole = Services(Settings(platform.environment))
-    seen = [rules.make_finding(rules.BY_NAME["database_down"], "a blip", NOW)]
-    store.record_findings(whole.database.run, seen, NOW + MINUTE, "dpl", "request")
-    monitor.run(whole, None, NOW + 2 * MINUTE)
-    [held] = store.list_open(whole.database.run)
-    said = [m["fields"]["text"] for m in messages(platform) if not m["fields"].get("thread_ts")]
-    assert said == [f"Told of in {held.id} from here on: Postgres is down", "SEV1 Postgres is down"]
-    assert slack_store.list_open(whole.slack) == []
-    whole.close()
+    record(no_stores, "database_down")
+    healthy = Services(Settings(platform.environment))
+    findings = [rules.make_finding(rules.BY_NAME["database_down"], "a blip", NOW)]
+    store.record_findings(healthy.database.run, findings, NOW + MINUTE, "dpl", "request")
+    monitor.run(healthy, None, NOW + 2 * MINUTE)
+    [incident] = store.list_open(healthy.database.run)
+    texts = [m["fields"]["text"] for m in messages(platform) if not m["fields"].get("thread_ts")]
+    assert texts == [
+        f"Told of in {incident.id} from here on: Postgres is down",
+        "SEV1 Postgres is down",
+    ]
+    assert stores.in_slack(healthy, NOW).list_open() == []
+    healthy.close()
 
 
 @pytest.mark.filterwarnings("ignore:The send_default_pii option")
 @pytest.mark.parametrize("token", ["", "revoked"])
-def test_with_a_webhook_alone_an_instance_says_it_once_an_hour(
-    platform: Platform, dead: Services, token: str
+def test_with_a_webhook_alone_an_instance_posts_once_an_hour(
+    platform: Platform, no_stores: Services, token: str
 ) -> None:
     slack_store._last_posted_at.clear()
     url = platform.slack.url + SLACK_WEBHOOK_PATH
-    given = {**platform.environment, **DEAD, "SLACK_BOT_TOKEN": token, "SLACK_WEBHOOK_URL": url}
-    mute = Services(Settings(given))
+    environment = {
+        **platform.environment,
+        **DEAD,
+        "SLACK_BOT_TOKEN": token,
+        "SLACK_WEBHOOK_URL": url,
+    }
+    webhook_only = Services(Settings(environment))
     for minute in range(5):
-        monitor.run(mute, None, NOW + minute * MINUTE)
-    said = [one["fields"]["text"] for one in messages(platform)]
-    assert len([text for text in said if "Slack" not in text]) == 1, said
-    # A bot that is refused is said by the same way, once too.
-    assert len(said) == (2 if token else 1), said
-    mute.close()
+        monitor.run(webhook_only, None, NOW + minute * MINUTE)
+    texts = [each["fields"]["text"] for each in messages(platform)]
+    assert len([text for text in texts if "Slack" not in text]) == 1, texts
+    # That the bot is refused is posted by the webhook, once too.
+    assert len(texts) == (2 if token else 1), texts
+    webhook_only.close()
 
 
 # --- Postgres down, Redis there: the commands of whoever is on call.
@@ -373,19 +388,21 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
     platform: Platform, database: Rows, capsys: Printed, request: pytest.FixtureRequest
 ) -> None:
     environment = {**platform.environment, "DATABASE_URL": DEAD["DATABASE_URL"]}
-    half = Services(Settings(environment))
-    request.addfinalizer(half.close)
-    seen = [rules.make_finding(rules.BY_NAME["database_down"], "Postgres does not answer", NOW)]
-    [made] = redis_store.record_findings(half.cache.execute, seen, NOW, "dpl", "watch")
+    redis_only = Services(Settings(environment))
+    request.addfinalizer(redis_only.close)
+    findings = [rules.make_finding(rules.BY_NAME["database_down"], "Postgres does not answer", NOW)]
+    redis = stores.in_redis(redis_only, NOW)
+    redis.record_findings(findings, "watch")
+    [incident] = redis.list_open()
 
     def ops(*arguments: str) -> int:
         return cli.main(["incident", *arguments], environment)
 
     assert ops("list") == 1
     shown = capsys.readouterr()
-    assert made.id in shown.out
+    assert incident.id in shown.out
     assert "this is what Redis holds" in shown.err
-    assert ops("ack", made.id, "--by", "Sri") == 0
+    assert ops("ack", incident.id, "--by", "Sri") == 0
     assert "Slack knows" in capsys.readouterr().out
     assert ops("note", "last", "--by", "Sri", "pool", "restarted") == 0
     assert ops("show", "last") == 0
@@ -393,20 +410,20 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
     assert ops("ack", "INC-1") == 1
     [message] = messages(platform)
     assert "acknowledged by Sri" in json.dumps(message["fields"])
-    half.close()
-    whole = Services(Settings(platform.environment))
-    monitor.run(whole, None, NOW + MINUTE)
-    kinds = [line[2] for line in store.list_events(whole.database.run, made.id)]
+    redis_only.close()
+    healthy = Services(Settings(platform.environment))
+    monitor.run(healthy, None, NOW + MINUTE)
+    kinds = [event[2] for event in store.list_events(healthy.database.run, incident.id)]
     assert {"acknowledged", "note"} <= {*kinds}
-    assert store.find(whole.database.run, made.id).acknowledged_by == "Sri"
-    whole.close()
+    assert store.find(healthy.database.run, incident.id).acknowledged_by == "Sri"
+    healthy.close()
 
 
 # --- The drill.
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("changed", "words"),
     [
         ({"SLACK_BOT_TOKEN": "revoked"}, "Slack refuses the bot (invalid_auth)"),
         ({"SLACK_BOT_TOKEN": "revoked", "SLACK_WEBHOOK_URL": ""}, "invalid_auth"),
@@ -416,10 +433,10 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
     ],
 )
 def test_the_alert_drill_fails_when_its_channel_did_not_take_it(
-    platform: Platform, database: Rows, capsys: Printed, given: dict[str, str], words: str
+    platform: Platform, database: Rows, capsys: Printed, changed: dict[str, str], words: str
 ) -> None:
     hook = {"SLACK_WEBHOOK_URL": platform.slack.url + SLACK_WEBHOOK_PATH}
-    status = cli.main(["alert-drill"], {**platform.environment, **hook, **given})
+    status = cli.main(["alert-drill"], {**platform.environment, **hook, **changed})
     shown = capsys.readouterr()
     assert words in shown.out + shown.err
-    assert status == (0 if "DATABASE_URL" in given else 1)
+    assert status == (0 if "DATABASE_URL" in changed else 1)

@@ -16,7 +16,7 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 def broken(**facts: Any) -> list[tuple[str, str]]:
     """(severity, rule) of what these facts break."""
-    return [(one.severity, one.rule) for one in rules.evaluate(Facts(now=NOW, **facts))]
+    return [(finding.severity, finding.rule) for finding in rules.evaluate(Facts(now=NOW, **facts))]
 
 
 def traffic(service: str, n: int, errors: int = 0, slow: int = 0, age: int = 1) -> Any:
@@ -33,17 +33,17 @@ def traffic(service: str, n: int, errors: int = 0, slow: int = 0, age: int = 1) 
         ({"canary_fault": "refused"}, [("sev1", "canary_failing")]),
         ({"database_fault": "down"}, [("sev1", "database_down")]),
         ({"dead_letters": 1}, [("sev1", "dead_letters")]),
-        ({"set_aside": 1}, [("sev1", "leads_set_aside")]),
-        ({"missing": 1}, [("sev1", "ledger_gap")]),
-        ({"queue_waits": 25 * HOUR}, [("sev1", "queue_very_old"), ("sev2", "queue_old")]),
+        ({"queue_dead_letters": 1}, [("sev1", "leads_set_aside")]),
+        ({"missing_leads": 1}, [("sev1", "ledger_gap")]),
+        ({"oldest_queued_age": 25 * HOUR}, [("sev1", "queue_very_old"), ("sev2", "queue_old")]),
         ({"backup_age": 49 * HOUR}, [("sev1", "backup_very_old"), ("sev2", "backup_old")]),
         # Sev2: the next working morning.
         ({"redis_fault": "down"}, [("sev2", "redis_down")]),
         ({"backup_age": 27 * HOUR}, [("sev2", "backup_old")]),
         ({"backup_age": 25 * HOUR}, []),
-        ({"queue_waits": 20 * HOUR}, [("sev2", "queue_old")]),
-        ({"queue_waits": HOUR / 10}, []),
-        ({"mail_waits": HOUR / 3}, [("sev2", "mail_delayed")]),
+        ({"oldest_queued_age": 20 * HOUR}, [("sev2", "queue_old")]),
+        ({"oldest_queued_age": HOUR / 10}, []),
+        ({"oldest_mail_age": HOUR / 3}, [("sev2", "mail_delayed")]),
         ({"drill_age": 8 * DAY}, [("sev2", "drill_old")]),
         ({"overdue_keys": ("RESEND_API_KEY",)}, [("sev2", "key_old")]),
         ({"overdue_requests": ("a",)}, [("sev2", "request_overdue")]),
@@ -83,16 +83,16 @@ def test_three_failed_leads_are_a_broken_form_however_few_there_are() -> None:
     assert broken(traffic=traffic("leads", 7, 3)) == []
 
 
-def test_what_was_answered_before_the_window_is_forgotten() -> None:
+def test_requests_before_the_window_do_not_count() -> None:
     assert broken(traffic=traffic("products", 100, 50, age=31)) == []
     assert broken(traffic=traffic("products", 100, 50, age=11)) == [], "over for ten minutes"
 
 
-def test_the_first_bad_minute_is_when_it_began_and_nothing_begins_before_its_first_fact() -> None:
+def test_it_starts_at_the_end_of_its_first_bad_minute() -> None:
     bad = {NOW - timedelta(minutes=age): MinuteCounts(20, 15, 0) for age in (1, 2, 4)}
     good = {NOW - timedelta(minutes=age): MinuteCounts(20, 0, 0) for age in (3, 5, 6)}
-    [found, *_] = rules.evaluate(Facts(now=NOW, traffic={"products": {**bad, **good}}))
-    assert found.started_at == NOW - timedelta(minutes=4) + timedelta(seconds=59)
+    [finding, *_] = rules.evaluate(Facts(now=NOW, traffic={"products": {**bad, **good}}))
+    assert finding.started_at == NOW - timedelta(minutes=4) + timedelta(seconds=59)
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,11 @@ def test_the_first_bad_minute_is_when_it_began_and_nothing_begins_before_its_fir
         {"rum": {NOW - timedelta(minutes=3): MinuteCounts(9, 0, 1)}},  # slow, and no error
     ],
 )
-def test_what_went_wrong_before_and_apart_did_not_begin_it(before: Any) -> None:
+def test_unrelated_or_older_errors_do_not_move_its_start(before: Any) -> None:
     began = {NOW - timedelta(minutes=1): MinuteCounts(3, 3, 0)}
-    given = {**before, "leads": {**before.get("leads", {}), **began}}
-    [found] = rules.evaluate(Facts(now=NOW, traffic=given))
-    assert (found.rule, found.started_at) == ("leads_failing", NOW - timedelta(seconds=1))
+    merged = {**before, "leads": {**before.get("leads", {}), **began}}
+    [finding] = rules.evaluate(Facts(now=NOW, traffic=merged))
+    assert (finding.rule, finding.started_at) == ("leads_failing", NOW - timedelta(seconds=1))
 
 
 @pytest.mark.parametrize(
@@ -122,20 +122,20 @@ def test_what_went_wrong_before_and_apart_did_not_begin_it(before: Any) -> None:
         (None, {"canary_effect": "refused"}, "refused"),
     ],
 )
-def test_what_happens_to_leads_is_what_the_last_answers_say(
+def test_the_effect_on_leads_follows_the_last_answers(
     minute: MinuteCounts | None, facts: dict[str, Any], effect: str
 ) -> None:
     lately = {} if minute is None else {NOW - timedelta(minutes=1): minute}
     long_ago = {NOW - timedelta(minutes=4): MinuteCounts(9, 1, 0)}
-    given = Facts(now=NOW, database_fault="down", traffic={"leads": lately | long_ago}, **facts)
-    [found] = [one for one in rules.evaluate(given) if one.rule == "database_down"]
-    assert found.lead_effect == effect
+    down = Facts(now=NOW, database_fault="down", traffic={"leads": lately | long_ago}, **facts)
+    [finding] = [each for each in rules.evaluate(down) if each.rule == "database_down"]
+    assert finding.lead_effect == effect
 
 
 def test_a_postgres_that_refuses_some_leads_still_stores_the_others() -> None:
     lately = {"leads": {NOW - timedelta(minutes=1): MinuteCounts(4, 0, 0)}}
-    [found] = rules.evaluate(Facts(now=NOW, store_fault="no column", traffic=lately))
-    assert (found.rule, found.lead_effect) == ("store_refused", "stored")
+    [finding] = rules.evaluate(Facts(now=NOW, store_fault="no column", traffic=lately))
+    assert (finding.rule, finding.lead_effect) == ("store_refused", "stored")
 
 
 def test_leads_that_wait_for_a_person_are_counted_in_the_alert() -> None:
@@ -155,7 +155,7 @@ def test_maintenance_mutes_what_it_causes_and_never_a_lost_lead_or_an_old_backup
 
 
 def test_a_queue_that_waits_for_postgres_is_not_a_second_alert() -> None:
-    assert broken(database_fault="down", queue_waits=HOUR) == [("sev1", "database_down")]
+    assert broken(database_fault="down", oldest_queued_age=HOUR) == [("sev1", "database_down")]
 
 
 def test_every_rule_has_a_section_in_the_runbook() -> None:
@@ -176,7 +176,7 @@ USUAL = {"products": 6.0, "rum": 4.0, "leads": 0.12, "health": 0.2}
 
 def quiet_minute(draw: random.Random, hour: int, error_rate: float) -> dict[str, MinuteCounts]:
     """One minute's answers: Poisson traffic, a few errors, rare answers over 5 s, retries."""
-    seen = {}
+    counts = {}
     for service, mean in USUAL.items():
         n = _poisson(draw, mean * SHAPE[hour])
         errors = sum(draw.random() < error_rate for _ in range(n))
@@ -184,8 +184,8 @@ def quiet_minute(draw: random.Random, hour: int, error_rate: float) -> dict[str,
         again = sum(draw.random() < 0.5 for _ in range(errors))
         slow = sum(draw.random() < 0.002 for _ in range(n))
         if n:
-            seen[service] = MinuteCounts(n + errors, errors + again, slow)
-    return seen
+            counts[service] = MinuteCounts(n + errors, errors + again, slow)
+    return counts
 
 
 def _poisson(draw: random.Random, mean: float) -> int:
@@ -205,13 +205,15 @@ def false_alerts(days: int, seed: int, error_rate: float) -> list[str]:
     for minute in range(days * 1440):
         now = start + timedelta(minutes=minute)
         window.append((now, quiet_minute(draw, (now.hour + 7) % 24, error_rate)))
-        seen: dict[str, dict[datetime, MinuteCounts]] = {}
+        traffic_now: dict[str, dict[datetime, MinuteCounts]] = {}
         for at, services in window:
             for service, counts in services.items():
-                seen.setdefault(service, {})[at] = counts
-        found = {one.rule for one in rules.evaluate(Facts(now=now, traffic=seen))}
-        alerts += sorted(found - open_now)
-        open_now = found
+                traffic_now.setdefault(service, {})[at] = counts
+        broken_rules = {
+            finding.rule for finding in rules.evaluate(Facts(now=now, traffic=traffic_now))
+        }
+        alerts += sorted(broken_rules - open_now)
+        open_now = broken_rules
     return alerts
 
 
@@ -229,9 +231,9 @@ def test_even_with_one_request_in_a_hundred_failing_the_mornings_are_quiet() -> 
 def test_an_outage_at_any_hour_of_the_day_is_found_by_the_traffic_or_the_probes() -> None:
     for hour in range(24):
         draw = random.Random(hour)
-        seen: dict[str, dict[datetime, MinuteCounts]] = {}
+        traffic_now: dict[str, dict[datetime, MinuteCounts]] = {}
         for age in range(6):
             for service, counts in quiet_minute(draw, hour, 1.0).items():
-                seen.setdefault(service, {})[NOW - timedelta(minutes=age)] = counts
-        facts = Facts(now=NOW, traffic=seen, health_fault="/api/health answers 500")
+                traffic_now.setdefault(service, {})[NOW - timedelta(minutes=age)] = counts
+        facts = Facts(now=NOW, traffic=traffic_now, health_fault="/api/health answers 500")
         assert rules.evaluate(facts)[0].severity == "sev1"

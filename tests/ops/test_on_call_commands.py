@@ -27,17 +27,17 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture
 def services(platform: Platform, database: Rows) -> Iterator[Services]:
-    made = Services(Settings(platform.environment))
-    yield made
-    made.close()
+    services = Services(Settings(platform.environment))
+    yield services
+    services.close()
 
 
 @pytest.fixture
 def incident(services: Services) -> str:
     """An open Sev1."""
-    seen = [rules.make_finding(rules.BY_NAME["database_down"], "Postgres does not answer", NOW)]
-    [made] = store.record_findings(services.database.run, seen, NOW, "dpl", "watch")
-    return made.id
+    findings = [rules.make_finding(rules.BY_NAME["database_down"], "Postgres does not answer", NOW)]
+    [opened] = store.record_findings(services.database.run, findings, NOW, "dpl", "watch")
+    return opened.id
 
 
 def ops(platform: Platform, *arguments: str) -> int:
@@ -56,18 +56,18 @@ def test_the_list_exits_1_while_one_is_open(
     assert ops(platform, "incident", "list") == 1
     assert incident in capsys.readouterr().out
     database.execute("update incidents set state = 'resolve', resolved_at = now()")
-    status, found = printed(capsys, platform, "incident", "list")
-    assert (status, [one["id"] for one in found]) == (0, [incident])
+    status, document = printed(capsys, platform, "incident", "list")
+    assert (status, [each["id"] for each in document]) == (0, [incident])
 
 
-def test_acknowledging_is_seen_in_slack_and_done_once(
+def test_an_acknowledgement_is_shown_in_slack_and_done_once(
     platform: Platform, incident: str, services: Services
 ) -> None:
     for _ in range(2):
         assert ops(platform, "incident", "ack", "last", "--by", "Sri") == 0
     [message] = platform.slack.vendor.messages()  # type: ignore[attr-defined]
     assert "acknowledged by Sri" in json.dumps(message["fields"])
-    kinds = [line[2] for line in store.list_events(services.database.run, incident)]
+    kinds = [event[2] for event in store.list_events(services.database.run, incident)]
     assert kinds.count("acknowledged") == 1
     assert "alerted" in kinds
 
@@ -80,11 +80,11 @@ def test_an_incident_is_named_by_last_id_or_number(
     assert row is not None
     name = {"last": "last", "id": incident, "number": str(row["number"])}[which]
     assert ops(platform, "incident", "note", name, "looked", "at", "the", "pooler") == 0
-    found = database.execute("select note from incident_events where kind = 'note'").fetchall()
-    assert found == [{"note": "looked at the pooler"}]
+    rows = database.execute("select note from incident_events where kind = 'note'").fetchall()
+    assert rows == [{"note": "looked at the pooler"}]
 
 
-def test_an_incident_that_is_not_there_is_said_so(
+def test_an_unknown_incident_is_an_error(
     platform: Platform, database: Rows, capsys: Printed
 ) -> None:
     assert ops(platform, "incident", "show", "INC-1") == 1
@@ -117,9 +117,9 @@ def test_an_action_without_owner_or_date_is_refused(
 def test_a_post_mortem_has_its_figures_in_json_too(
     platform: Platform, incident: str, capsys: Printed
 ) -> None:
-    status, found = printed(capsys, platform, "postmortem", "last")
+    status, document = printed(capsys, platform, "postmortem", "last")
     assert status == 0
-    assert (found["incident_id"], found["leads_lost"]) == (incident, 0)
+    assert (document["incident_id"], document["leads_lost"]) == (incident, 0)
     assert ops(platform, "postmortem", "last") == 0
     text = capsys.readouterr().out
     for part in ("## Impact", "## Root cause", "## Actions", "## Lessons", "## Timeline"):
@@ -138,25 +138,25 @@ def test_the_alert_drill_goes_to_slack_and_is_written_down(
     assert [row["verdict"] for row in rows] == ["PASS", "FAIL"]
 
 
-def test_measures_tell_one_deployment_from_another(
+def test_metrics_are_shown_by_deployment(
     platform: Platform, services: Services, site: httpx.Client, capsys: Printed
 ) -> None:
     for _ in range(3):
         site.get("/api/health")
 
-    def seen() -> bool:
+    def counted() -> bool:
         """The watch has taken the counts over."""
         platform.cron("watch")
-        _, found = printed(capsys, platform, "metrics")
-        rows = {(one["service"], one["deployment"]): one["n"] for one in found["services"]}
+        _, document = printed(capsys, platform, "metrics")
+        rows = {(each["service"], each["deployment"]): each["n"] for each in document["services"]}
         return bool(rows.get(("health", "dpl_local"), 0) >= 3)
 
-    eventually(seen, 15)
+    eventually(counted, 15)
     assert ops(platform, "metrics") == 0
     assert "burn rate" in capsys.readouterr().out
 
 
-def test_a_watch_from_here_says_what_is_wrong_and_exits_1(
+def test_a_monitor_run_by_hand_prints_findings_and_exits_1(
     platform: Platform, database: Rows, capsys: Printed
 ) -> None:
     assert ops(platform, "watch", "--dry-run") == 0
@@ -166,6 +166,6 @@ def test_a_watch_from_here_says_what_is_wrong_and_exits_1(
     )
     assert ops(platform, "watch", "--dry-run") == 1
     assert database.execute("select from incidents").fetchone() is None
-    status, found = printed(capsys, platform, "watch")
-    assert (status, [one["rule"] for one in found]) == (1, ["backup_old"])
+    status, document = printed(capsys, platform, "watch")
+    assert (status, [each["rule"] for each in document]) == (1, ["backup_old"])
     assert database.execute("select area from incidents").fetchone() == {"area": "backup"}
