@@ -96,22 +96,15 @@ REQUIREMENTS = (
     Requirement(
         MONITORING,
         "Sev2 (high): API over 5 s latency, error rate over 5 %",
-        ("lib/incidents/traffic.py::SLOW_REQUEST_MS", "lib/incidents/traffic.py::MAX_ERROR_RATE"),
-        (
-            "tests/incidents/test_rules.py::test_a_slow_api_is_one_whose_p95_is_over_five_seconds",
-            "tests/incidents/test_rules.py::test_an_error_rate_counts_where_there_are_enough_requests",
-        ),
+        code=("lib/incidents/rules.py", "lib/incidents/traffic.py"),
+        tests=("tests/incidents/test_rules.py",),
     ),
     Requirement(
         RESPONSE,
         "Detect (alert fires in Slack or Sentry)",
-        (
-            "lib/monitoring/monitor.py::run",
-            "lib/incidents/notifier.py::notify_due",
-            "lib/error_reporting.py::Reporter",
-        ),
-        ("tests/incidents/test_alerts.py", "tests/monitoring/test_monitor.py"),
-        "alert",
+        code=("lib/monitoring/monitor.py", "lib/incidents/notifier.py", "lib/error_reporting.py"),
+        tests=("tests/incidents/test_alerts.py", "tests/monitoring/test_monitor.py"),
+        drill="alert",
     ),
     Requirement(
         RESPONSE,
@@ -134,8 +127,8 @@ REQUIREMENTS = (
     Requirement(
         RESPONSE,
         "Resolve (fix the root cause)",
-        ("lib/incidents/store.py", "ops/incidents/lifecycle.py"),
-        ("tests/incidents/test_incidents.py::test_a_step_that_does_not_follow_is_refused",),
+        code=("lib/incidents/store.py", "ops/incidents/lifecycle.py"),
+        tests=("tests/incidents/test_incidents.py",),
     ),
     Requirement(
         RESPONSE,

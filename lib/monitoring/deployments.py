@@ -6,12 +6,12 @@ soon as any statement of the bundle needs it; tests hold both to supabase/migrat
 """
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from lib.interfaces import RunQuery
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
 RETRY_AFTER_S = 30.0  # where Postgres was down
@@ -66,12 +66,12 @@ def build_from(settings: Any) -> Build:
     return Build(settings.vercel_deployment_id, commit, "" if mode == "off" else mode)
 
 
-def record_build(run: Callable[..., Any], build: Build, now: datetime) -> None:
+def record_build(run: RunQuery, build: Build, now: datetime) -> None:
     """Record that this build serves production; repeatable. Raises DatabaseDown."""
     run(lambda connection: connection.execute(RECORD_BUILD, _columns(build, now)) and None)
 
 
-def record_canary(run: Callable[..., Any], deployment: str, passed: bool, now: datetime) -> None:
+def record_canary(run: RunQuery, deployment: str, passed: bool, now: datetime) -> None:
     """Record the result of a canary that this deployment answered. Raises DatabaseDown."""
     values = {"deployment": deployment, "passed": passed, "now": now}
     run(lambda connection: connection.execute(RECORD_CANARY, values) and None)

@@ -1,6 +1,6 @@
 """The monitor: once a minute it collects facts, applies the alert rules and notifies.
 
-run: lease, import what was recorded elsewhere while Postgres was down, facts, rules, incidents,
+run: lease, import of what was recorded while Postgres was down, facts, rules, incidents,
 notifications, rollup of the request counts, status page. The rule a newcomer would break: every
 step may run twice or be the last one, and the next run continues from the facts.
 """
@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from lib.incidents import alert_mail, alerting, redis_store, rules, store, stores
-from lib.incidents.alerting import with_unavailable_errors
 from lib.incidents.model import Finding
 from lib.incidents.rules import Facts
 from lib.interfaces import Services
@@ -138,19 +137,19 @@ def _release_lease(services: Services, holder: str) -> None:
         services.database.run_or_down(lambda c: c.execute(RELEASE_LEASE, {"holder": holder}))
 
 
-# ---------------------------------------------------------------- after Postgres was away
+# ---------------------------------------------------------------- after an outage of Postgres
 
 
-def _import_fallback_records(means: Services, now: datetime) -> None:
-    """Enter in Postgres what was written to Redis, or only said in Slack, while it was away."""
-    stores.import_fallback(means, now)
+def _import_fallback_records(services: Services, now: datetime) -> None:
+    """Import into Postgres what Redis or Slack recorded while it was down."""
+    stores.import_fallback(services, now)
     with suppress(DatabaseDown, CacheDown, NotConfigured):
-        mailed_leads.import_from_redis(means, now)
+        mailed_leads.import_from_redis(services, now)
     with suppress(DatabaseDown, NotConfigured):
-        canary.remove_old(with_unavailable_errors(means), now)
+        canary.remove_old(services.database.run_or_down, now)
 
 
-# ---------------------------------------------------------------- asking
+# ---------------------------------------------------------------- rollup and status page
 
 
 def _roll_up(services: Services, now: datetime) -> int | None:

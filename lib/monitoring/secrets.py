@@ -7,10 +7,11 @@ gets an age here and a row in ops/keys/inventory.py (a test asks for both).
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+
+from lib.interfaces import RunQuery
 
 MAX_AGE_DAYS = {
     "DATABASE_URL": 90,
@@ -90,7 +91,7 @@ class SecretUsage:
 
 
 def record_usage(
-    run: Callable[..., Any], values: Mapping[str, str], pepper: str, deployment: str, now: datetime
+    run: RunQuery, values: Mapping[str, str], pepper: str, deployment: str, now: datetime
 ) -> None:
     """Record which secrets this deployment uses: one statement, repeatable. Raises DatabaseDown.
 
@@ -108,7 +109,7 @@ def record_usage(
     run(lambda connection: connection.execute(RECORD_USAGE, parameters) and None)
 
 
-def list_in_use(run: Callable[..., Any]) -> list[SecretUsage]:
+def list_in_use(run: RunQuery) -> list[SecretUsage]:
     """Raises DatabaseDown."""
     rows = run(lambda connection: connection.execute(SELECT_IN_USE).fetchall())
     return [
@@ -117,6 +118,6 @@ def list_in_use(run: Callable[..., Any]) -> list[SecretUsage]:
     ]
 
 
-def list_overdue(run: Callable[..., Any], now: datetime) -> tuple[str, ...]:
+def list_overdue(run: RunQuery, now: datetime) -> tuple[str, ...]:
     """Names of secrets in use that are older than MAX_AGE_DAYS allows. Raises DatabaseDown."""
     return tuple(sorted({usage.name for usage in list_in_use(run) if usage.is_overdue(now)}))

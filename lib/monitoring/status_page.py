@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from lib.incidents import messages, model, store
 from lib.incidents.model import LEAD_EFFECTS, WIB, Incident
+from lib.interfaces import RunQuery
 from lib.maintenance import MaintenanceWindow
 from lib.monitoring import rollup, service_levels
 from lib.monitoring.service_levels import SERVICES, Service
@@ -113,7 +114,7 @@ class StatusData:
 # ---------------------------------------------------------------- loading and publishing
 
 
-def load(run: Callable[..., Any], now: datetime, source: str) -> StatusData:
+def load(run: RunQuery, now: datetime, source: str) -> StatusData:
     """Everything, from Postgres. Raises DatabaseDown."""
 
     def query(connection: "Connection[Any]") -> tuple[Any, Any]:
