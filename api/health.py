@@ -24,12 +24,12 @@ from lib.settings import Settings
 HEALTH_JSON = "application/health+json"
 
 
-def get(call: Context) -> Response:
-    if query_parameters.parse_flag(call.request.args.get("deep", "")):
-        return _deep_check(call)
-    window = call.cached_maintenance
-    timestamp = _format_time(call.now)
-    if HEALTH_JSON in call.request.headers.get("Accept", ""):
+def get(context: Context) -> Response:
+    if query_parameters.parse_flag(context.request.args.get("deep", "")):
+        return _deep_check(context)
+    window = context.cached_maintenance
+    timestamp = _format_time(context.now)
+    if HEALTH_JSON in context.request.headers.get("Accept", ""):
         settings = Settings()
         body: dict[str, object] = {
             "status": "warn" if window else "pass",
@@ -50,26 +50,26 @@ def get(call: Context) -> Response:
     )
 
 
-def _deep_check(call: Context) -> Response:
-    settings = call.services.settings
+def _deep_check(context: Context) -> Response:
+    settings = context.services.settings
     try:
         tokens = (settings.health_check_token, settings.health_check_token_previous)
     except NotConfigured:
         raise Forbidden from None
-    if not lib_app.has_bearer_token(call.request, tokens):
+    if not lib_app.has_bearer_token(context.request, tokens):
         raise Unauthorized
-    from lib.monitoring import health  # only here: the public answer stays light
+    from lib.monitoring import health  # only here: the shallow answer stays light
 
-    found = health.check_all(call.services, call.now)
+    report = health.check_all(context.services, context.now)
     body = {
-        "status": found.status,
-        "services": found.services,
-        "ledger": found.reconciliation,
-        "timestamp": _format_time(call.now),
+        "status": report.status,
+        "services": report.services,
+        "ledger": report.reconciliation,
+        "timestamp": _format_time(context.now),
         "version": Settings().vercel_git_commit_sha,
     }
-    call.add_log_fields(decision=found.status)
-    return lib_app.json_response(body, 503 if found.status == "unhealthy" else 200)
+    context.add_log_fields(decision=report.status)
+    return lib_app.json_response(body, 503 if report.status == "unhealthy" else 200)
 
 
 def _format_time(moment: datetime) -> str:

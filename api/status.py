@@ -1,81 +1,68 @@
-"""GET, HEAD /api/status: how each service does, for anybody, in Statuspage's shape.
+"""GET, HEAD /api/status: each service's SLA figures, incidents and maintenance.
 
-200 always, within a second though nothing answers, cached a quarter of a minute: per service its
-SLA, p95, share inside the SLA, error rate and n over 1 h, 24 h and 30 d ("insufficient data" under
-20 requests), 90 days; incidents; maintenance. Served when the database is down: `data.source` says
-from where, and how old it is.
+200 always and within a second, whatever is down, cached 15 s, in Statuspage's shape: per service
+its SLA, p95, share inside the SLA, error rate and n over 1 h, 24 h and 30 d ("insufficient data"
+under 20 requests), and 90 days. `data.source` says where it comes from: `watch` (what the monitor
+published), `database`, `copy` (an outdated publication) or `none`; `data.as_of` how old it is.
 """
-
-from typing import Any
 
 from lib import app as lib_app
 from lib import deadlines, maintenance
 from lib.app import Context, Response
 from lib.incidents import redis_store
 from lib.monitoring import status_page
+from lib.monitoring.status_page import StatusData
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
 CACHE_CONTROL = "public, s-maxage=15"
-REDIS_TIMEOUT_S, DATABASE_TIMEOUT_S = 0.25, 0.45  # for the first word of each
+REDIS_TIMEOUT_S, DATABASE_TIMEOUT_S = 0.25, 0.45  # until each answers at all
 
 
-def get(call: Context) -> Response:
-    found = _read_published(call)
-    if found is None or status_page.age(found, call.now) > status_page.MAX_AGE:
-        found = _render_from_database(call) or _as_outdated_copy(found)
-    if found is None:
-        found = status_page.unknown_status(
-            call.services.site_url, call.cached_maintenance, call.now
-        )
-    call.add_log_fields(decision=found["data"]["source"])
-    response = lib_app.json_response(
-        status_page.merge_maintenance(found, call.cached_maintenance, call.now)
-    )
+def get(context: Context) -> Response:
+    now = context.now
+    data = _read_published(context)
+    if data is None or now - data.checked_at > status_page.MAX_AGE:
+        data = _load_from_database(context) or (data and data.as_copy())
+    data = data or status_page.no_data(now)
+    context.add_log_fields(decision=data.source)
+    site_url = context.services.site_url
+    document = status_page.render(data, site_url, context.cached_maintenance, now)
+    response = lib_app.json_response(document)
     response.headers["Cache-Control"] = CACHE_CONTROL
     response.headers["Access-Control-Allow-Origin"] = "*"
-    call.after_response(call.services.probe_open_breakers)
+    context.after_response(context.services.probe_open_breakers)
     return response
 
 
-def _read_published(call: Context) -> dict[str, Any] | None:
-    """The document in Redis; and on the way what it says of maintenance."""
+def _read_published(context: Context) -> StatusData | None:
+    """What the monitor published, with the open incidents; refreshes the maintenance window."""
     commands = (
         ("GET", status_page.KEY), ("HGETALL", redis_store.KEY), ("GET", maintenance.KEY)
     )  # fmt: skip
     try:
-        cache = call.services.cache
-        text, held, window = deadlines.call_with_deadline(
+        cache = context.services.cache
+        text, incidents, window = deadlines.call_with_deadline(
             lambda: cache.pipeline(*commands), REDIS_TIMEOUT_S
         )
     except (CacheDown, NotConfigured, TimeoutError):
         return None
     lib_app.maintenance_cache.update(window)
-    return status_page.merge_new_incidents(
-        status_page.parse(text),
-        [one.incident for one in redis_store.parse_all(held)],
-        call.cached_maintenance,
-        call.now,
-    )
+    data = status_page.parse(text)
+    stored = redis_store.parse_all(incidents)
+    return data and data.with_incidents([one.incident for one in stored])
 
 
-def _render_from_database(call: Context) -> dict[str, Any] | None:
+def _load_from_database(context: Context) -> StatusData | None:
     try:
-        database = call.services.database
+        database = context.services.database
         deadlines.require_database_answer(database.run, DATABASE_TIMEOUT_S)
-        known = status_page.load(database.run, call.now)
+        return status_page.load(database.run, context.now, "database")
     except (DatabaseDown, NotConfigured) as fault:
-        call.record_outage("database", fault)
-        return None
+        context.record_outage("database", fault)
     except database.all_errors as fault:
-        call.add_log_fields(refused=type(fault).__name__)
-        call.record_outage("database", fault)
-        return None
-    site = call.services.site_url
-    return status_page.render(known, site, call.cached_maintenance, call.now, "database")
-
-
-def _as_outdated_copy(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    return found and {**found, "data": {**found["data"], "source": "copy"}}
+        context.add_log_fields(refused=type(fault).__name__)
+        context.record_outage("database", fault)
+    return None
 
 
 app = lib_app.wsgi_app("status", GET=get)

@@ -1,6 +1,6 @@
 """GET, HEAD /terima-kasih and /en/thank-you: the thank-you page with the lead's reference.
 
-200 always: a reference that is none of ours is left out. Touches nothing.
+200 always: an invalid reference is left out. No service is asked.
 """
 
 from lib import app as lib_app
@@ -16,10 +16,10 @@ CHAT_TEXT = {
 }
 
 
-def get(call: Context) -> Response:
-    locale = "en" if call.request.args.get("locale") == "en" else "id"
-    given = call.request.args.get("ref", "")
-    ref = given if reference.is_valid(given) else None
+def get(context: Context) -> Response:
+    locale = "en" if context.request.args.get("locale") == "en" else "id"
+    parameter = context.request.args.get("ref", "")
+    ref = parameter if reference.is_valid(parameter) else None
     page = form_pages.render_thank_you(locale, ref, _chat_url(locale, ref))
     return Response(page, content_type="text/html; charset=utf-8")
 

@@ -1,6 +1,7 @@
 """The verbs of `python3 -m dev`, run inside `.venv`."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -87,6 +88,13 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=out, help="where to (default: .dev/build)")
 
 
+def _settings(_args: argparse.Namespace) -> int:
+    from dev.build import settings_reference
+
+    print(settings_reference.write(ROOT))
+    return 0
+
+
 def _snapshot(args: argparse.Namespace) -> int:
     from dev.build import catalogue_snapshot
 
@@ -108,6 +116,47 @@ def _test(args: argparse.Namespace) -> int:
 
 def _test_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to pytest")
+
+
+def _prepare(_args: argparse.Namespace) -> int:
+    return 0  # `python3 -m dev` has made .venv by now
+
+
+def _environment(_args: argparse.Namespace) -> int:
+    from dev.platform.state import State
+
+    state = State(DATA).read()
+    if state is None:
+        print("no local platform is running: python3 -m dev", file=sys.stderr)
+        return 1
+    print(json.dumps(state["environment"]))
+    return 0
+
+
+def _postgres(args: argparse.Namespace) -> int:
+    from dev import tools
+    from dev.platform import postgres_binaries
+
+    try:
+        print(postgres_binaries.ensure(args.major))
+    except tools.Missing as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _postgres_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("major", type=int)
+
+
+def _throwaway(args: argparse.Namespace) -> int:
+    from dev.platform import up
+
+    return up.run_throwaway(ROOT, args.postgres)
+
+
+def _throwaway_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--postgres", type=int, required=True, metavar="MAJOR")
 
 
 def _vendor(_args: argparse.Namespace) -> int:
@@ -144,8 +193,22 @@ COMMANDS = {
     "migrate": Command("apply supabase/migrations", _migrate, _migrate_arguments),
     "cron": Command("call a cron as Vercel's scheduler does", _cron, _cron_arguments),
     "build": Command("run `vercel build` on a clean copy of the tree", _build, _build_arguments),
+    "prepare": Command("make .venv, and nothing else", _prepare),
+    "environment": Command("print the running platform's variables as JSON", _environment),
+    "postgres": Command(
+        "print the folder of a major's programs, fetched when missing",
+        _postgres,
+        _postgres_arguments,
+    ),
+    "throwaway": Command(
+        "run a platform for another program: its state as a line of JSON on standard output, "
+        "until standard input closes",
+        _throwaway,
+        _throwaway_arguments,
+    ),
     "vendor": Command("fetch the pinned libraries that pages load into public/", _vendor),
     "snapshot": Command("write the catalogue that ships", _snapshot, _snapshot_arguments),
+    "settings": Command("write docs/settings.md", _settings),
     "bench": Command("print a benchmark's figures", _bench, _test_arguments),
     "chaos": Command("break everything by a seed; count every lead", _chaos, _chaos_arguments),
     "test": Command("lint, types and tests; with arguments: pytest alone", _test, _test_arguments),

@@ -1,8 +1,8 @@
 """The language of an answer, by the caller's Accept-Language: RFC 4647 lookup, in order of q.
 
 A range counts by its primary subtag: the region is dropped. Speakers of Malay, Javanese and
-Sundanese read Indonesian rather than English. The rule a newcomer would break: a header comes from
-anywhere, so whatever is malformed in it is passed over, never an error.
+Sundanese read Indonesian rather than English. The rule a newcomer would break: whatever is
+malformed in a header is skipped, never an error.
 """
 
 import re
@@ -36,13 +36,14 @@ def best_locale(header: str) -> str:
             wanted.append((quality, locale))
     # A language asked for by one of its regions is not refused by another.
     refused -= {locale for _, locale in wanted}
-    open_to_all = next((each for each in LOCALES if each not in refused), LOCALES[0])
-    ranked = sorted(wanted, key=lambda entry: -entry[0])  # stable: of equals, the first
-    return next((open_to_all if each == "*" else each for _, each in ranked), open_to_all)
+    default = next((locale for locale in LOCALES if locale not in refused), LOCALES[0])
+    # max keeps the first of equals.
+    _, best = max(wanted, key=lambda entry: entry[0], default=(0, "*"))
+    return default if best == "*" else best
 
 
 def _quality(parameters: list[str]) -> float | None:
-    """1 where none is given; None where it is no quality."""
+    """The q parameter; 1 without one; None when it is malformed."""
     for parameter in parameters:
         name, _, value = (part.strip() for part in parameter.partition("="))
         if name == "q":

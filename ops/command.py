@@ -1,8 +1,7 @@
-"""What every command is made of: its place on the command line, its examples, its output.
+"""How a command is declared, and how it prints.
 
-A module of commands has `declare(areas)`, which ops/cli.py calls. Exit status: 0 done, or all is
-well; 1 something is wrong with what was asked about, or it was refused; 2 wrong usage, or a
-variable is missing.
+A module of commands has `add_commands(groups)`, which ops/cli.py calls. Exit status: 0 done, or all
+is well; 1 something is wrong, or the command was refused; 2 wrong usage, or a variable is missing.
 """
 
 import argparse
@@ -14,7 +13,7 @@ from lib.services import Services
 
 
 class Failed(Exception):
-    """What a command could not do, in words for a person; status is its exit status."""
+    """A command failed; the text is for a person, status is the exit status."""
 
     def __init__(self, words: str, *, status: int = 1) -> None:
         super().__init__(words)
@@ -24,26 +23,26 @@ class Failed(Exception):
 type CommandFunction = Callable[[Services, argparse.Namespace], int]
 
 
-def group(areas: Any, name: str, summary: str) -> Any:
-    """A word with verbs of its own: `ops leads import`."""
-    return areas.add_parser(name, help=summary, description=summary).add_subparsers(
+def group(groups: Any, name: str, summary: str) -> Any:
+    """Commands below a common name: `ops leads import`."""
+    return groups.add_parser(name, help=summary, description=summary).add_subparsers(
         required=True, metavar="VERB"
     )
 
 
 def command(
-    verbs: Any,
+    groups: Any,
     name: str,
     run: CommandFunction,
     *examples: str,
     dry_run: bool = False,
     as_json: bool = False,
 ) -> argparse.ArgumentParser:
-    """A command that `run` does; its first help is the function's docstring.
+    """A command that calls `run`, whose docstring is its help.
 
-    dry_run, as_json: it knows --dry-run, --json.
+    dry_run, as_json: whether it has --dry-run, --json.
     """
-    made: argparse.ArgumentParser = verbs.add_parser(
+    parser: argparse.ArgumentParser = groups.add_parser(
         name,
         help=(run.__doc__ or "").partition("\n")[0],
         description=run.__doc__,
@@ -51,19 +50,27 @@ def command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     if dry_run:
-        made.add_argument("--dry-run", action="store_true", help="say what would be done, alone")
+        parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     if as_json:
-        made.add_argument("--json", action="store_true", help="print JSON, for a program")
-    made.set_defaults(run=run)
-    return made
+        parser.add_argument("--json", action="store_true", help="print JSON, for a program")
+    parser.set_defaults(run=run)
+    return parser
 
 
-def add_limit(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--limit", type=int, default=50, help="rows (default: 50)")
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", type=int, default=50, help="rows (default: 50)")
+
+
+def confirm(question: str) -> bool:
+    """Whether a person at the terminal answers yes."""
+    try:
+        return input(f"{question} (yes/no) ") == "yes"
+    except EOFError:
+        return False
 
 
 def print_table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Rows under their names, for a person."""
+    """Rows under their column names, for a person."""
     cells = [tuple(names), *(tuple(str(value) for value in row) for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(names))]
     for row in cells:
@@ -73,5 +80,5 @@ def print_table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def print_json(value: object) -> None:
-    """The same facts, for a program; moments and ids as text."""
+    """For a program; times and ids as text."""
     print(json.dumps(value, ensure_ascii=False, indent=2, default=str))

@@ -1,8 +1,7 @@
-"""How far a long command is: a bar, or what it waits for."""
+"""Progress of a long command: a bar, or what it waits for."""
 
 import sys
 import time
-from types import TracebackType
 from typing import Self
 
 from tqdm import tqdm
@@ -11,8 +10,8 @@ from tqdm import tqdm
 class ProgressBar:
     """Bytes so far, the rate, and the time that is left; nothing where there is no terminal.
 
-    about: bytes to come; where that is a guess (exact=False) and they are more, the bar says
-    what it knows and no longer when it ends.
+    about: the expected size; where it is an estimate (exact=False) and more bytes come, the bar
+    shows no end any more.
     """
 
     def __init__(self, title: str, about: int, *, exact: bool = True, quiet: bool = False) -> None:
@@ -35,24 +34,19 @@ class ProgressBar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _fault: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
 
 class WaitMessage:
-    """What is waited for, and since when: on standard error, every `every_s` seconds."""
+    """What is waited for, and for how long: on standard error, every `every_s` seconds."""
 
     def __init__(self, *, every_s: float = 5.0) -> None:
         self._every_s = every_s
-        self._started = self._shown_at = time.monotonic()
+        self._started = self._printed_at = time.monotonic()
 
     def print(self, words: str) -> None:
         now = time.monotonic()
-        if now - self._shown_at >= self._every_s:
-            self._shown_at = now
+        if now - self._printed_at >= self._every_s:
+            self._printed_at = now
             print(f"  {now - self._started:.0f} s: {words}", file=sys.stderr, flush=True)

@@ -389,6 +389,8 @@ def test_built_functions_start_without_any_variable_and_name_it_in_the_log_alone
         names = [variable.name for variable in settings.all_settings()]
         assert not [name for name in names if name.lower() in answer.text.lower()]
         told = eventually(
-            lambda: [line["message"] for line in log.since() if '"lost"' in line["message"]]
+            lambda: [
+                line["message"] for line in log.since() if '"store_failures"' in line["message"]
+            ]
         )
         assert [name for name in names if name in told[0]], "the log names the variable"

@@ -40,11 +40,11 @@ NOUNS = {
     "lib.products.sources",
     "lib.monitoring.health",
     "lib.leads.consent",
-    "lib.leads.serialization",
+    "lib.leads.lead",
+    "lib.leads.redirects",
     "lib.monitoring.deployments",
     "lib.privacy.erasure",
     "lib.privacy.requests",
-    "lib.privacy.replay",
     "lib.privacy.redis_erasure",
     "lib.leads.validators",
     "lib.leads.admission",
@@ -74,6 +74,11 @@ NOUNS = {
     "lib.query_parameters",
     "lib.monitoring.backups",
     "lib.leads.reference",
+    "lib.monitoring.canary_probe",
+    "lib.monitoring.facts",
+    "lib.monitoring.probes",
+    "lib.monitoring.server_errors",
+    "lib.monitoring.service_levels",
     "lib.monitoring.statement_check",
     "lib.privacy.retention",
     "lib.leads.worker",
@@ -123,6 +128,7 @@ TABLE: dict[str, May] = {
     # What we decide.
     **{f"{noun.replace('.', '/')}.py": NOUN for noun in NOUNS},
     "lib/incidents/alerting.py": May({*NOUN.at_the_top, "lib.log"}),
+    "lib/monitoring/server_errors.py": NOUN._replace(inside_functions={"psycopg"}),
     "lib/monitoring/statement_check.py": NOUN._replace(
         inside_functions={"psycopg"}
     ),  # reads a server's words

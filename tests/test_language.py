@@ -79,13 +79,15 @@ def test_a_header_chooses_a_language(header: str, locale: str) -> None:
         (None, "Wajib diisi."),
     ],
 )
-def test_faults_follow_it(site: httpx.Client, header: str | None, words: str) -> None:
+def test_validation_messages_follow_the_header(
+    site: httpx.Client, header: str | None, words: str
+) -> None:
     headers = {} if header is None else {"Accept-Language": header}
     answer = site.post("/api/leads", json={}, headers=headers)
     assert answer.json()["details"]["city"] == [words]
 
 
-def test_a_form_comes_back_in_it(site: httpx.Client) -> None:
+def test_a_form_with_errors_comes_back_in_the_language_of_the_header(site: httpx.Client) -> None:
     headers = {"Accept-Language": "in-ID,en-US;q=0.8", "Accept": "text/html"}
     page = site.post("/api/leads", data={"city": "Medan"}, headers=headers).text
     assert '<html lang="id"' in page
@@ -95,7 +97,7 @@ def test_a_form_comes_back_in_it(site: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/products?limit=0", "/api/rum?days=0"])
-def test_every_endpoint_follows_it(site: httpx.Client, path: str) -> None:
+def test_every_endpoint_follows_the_header(site: httpx.Client, path: str) -> None:
     indonesian = site.get(path, headers={"Accept-Language": "jv,en;q=0.9"}).json()
     english = site.get(path, headers={"Accept-Language": "en-SG,in;q=0.9"}).json()
     assert indonesian["title"] == "Ada isian yang perlu diperbaiki."

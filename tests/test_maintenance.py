@@ -22,7 +22,7 @@ from lib import maintenance
 from lib.maintenance import MaintenanceWindow, WindowCache
 from lib.settings import Settings
 from ops import cli
-from ops.incidents import rollback
+from ops.vendors import redeployment
 from tests.conftest import LEAD, ROOT, delivered, eventually
 from tests.products.catalogue_data import PRODUCTS, seeded
 
@@ -268,7 +268,7 @@ def deployed(platform: Platform, valkey: redis.Redis) -> Iterator[None]:
     """Whatever was deployed, the first deployment serves again afterwards."""
     yield
     platform.vercel.forget()
-    eventually(lambda: rollback.serving_deployment(platform.url) == "dpl_local", 30)
+    eventually(lambda: redeployment.serving_deployment(platform.url) == "dpl_local", 30)
 
 
 def status(platform: Platform, capsys: Printed) -> tuple[int, dict[str, Any]]:
@@ -309,7 +309,7 @@ def test_it_asks_before_it_deploys(
     monkeypatch.setattr("builtins.input", lambda _: "no")
     assert ops(platform, "deploy", "on") == 1
     assert "nothing was changed" in capsys.readouterr().err
-    assert rollback.serving_deployment(platform.url) == "dpl_local"
+    assert redeployment.serving_deployment(platform.url) == "dpl_local"
 
 
 @pytest.mark.parametrize("lie", ["build_fails", "env_is_not_kept"])

@@ -19,10 +19,11 @@ from psycopg.rows import DictRow
 from dev.platform.local_platform import Platform
 from lib import metrics
 from lib.metrics import BUCKET_EDGES_MS, RequestCounter
-from lib.monitoring import rollup, status_page
+from lib.monitoring import rollup, service_levels
 from lib.problems import CacheDown
 from lib.services import Services
 from lib.settings import Settings
+from ops.incidents import metrics as metrics_command
 from tests.conftest import eventually
 
 type Rows = psycopg.Connection[DictRow]
@@ -234,7 +235,7 @@ def put(services: Services, at: datetime, field: str, n: int) -> None:
 
 def fold(services: Services, since: datetime, now: datetime) -> int:
     run, run_all = services.database.run, services.cache.pipeline
-    return rollup.roll_up(run, run_all, since, now, status_page.SLA_BUCKETS)
+    return rollup.roll_up(run, run_all, since, now, service_levels.SLA_BUCKETS)
 
 
 def total(database: Rows, table: str) -> int:
@@ -287,6 +288,6 @@ def test_burn_rates_tell_how_fast_the_error_budget_goes(services: Services, data
     put(services, NOW - timedelta(minutes=2), "leads|a|error|5", 10)
     put(services, NOW - timedelta(hours=3), "leads|a|ok|5", 900)
     fold(services, NOW - timedelta(hours=5), NOW)
-    rates = services.database.run(lambda c: rollup.burn_rates(c, NOW))
+    rates = services.database.run(lambda c: metrics_command.burn_rates(c, NOW))
     assert rates["leads"]["5m"] == pytest.approx(20)  # 10 % where 0.5 % is allowed
     assert rates["leads"]["6h"] == pytest.approx(2)

@@ -159,14 +159,14 @@ def test_a_form_has_the_same_fields_and_may_say_where_to_go_next() -> None:
 
 
 def functions() -> dict[str, set[str]]:
-    """`/api/<name>` -> the methods its file gives to `endpoint.wsgi`, in lower case."""
+    """`/api/<name>` -> the methods its file gives to `wsgi_app`, in lower case."""
     found = {}
     for file in sorted((ROOT / "api").rglob("*.py")):
         address = "/" + file.relative_to(ROOT).with_suffix("").as_posix()
         calls = (
             node
             for node in ast.walk(ast.parse(file.read_text("utf-8")))
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "endpoint.wsgi"
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("wsgi_app")
         )
         given = {str(word.arg) for call in calls for word in call.keywords}
         methods = {name.lower() for name in given if name.isupper()}

@@ -11,6 +11,7 @@ from psycopg.rows import DictRow
 
 import lib
 from dev.platform.local_platform import Platform
+from lib.privacy import retention
 from tests.conftest import both_majors
 
 type Rows = psycopg.Connection[DictRow]
@@ -24,8 +25,13 @@ def statements() -> Iterator[tuple[str, str]]:
     """(where it stands, text) of every text constant in capitals that begins like SQL."""
     for module in pkgutil.walk_packages(lib.__path__, "lib."):
         for name, value in sorted(vars(importlib.import_module(module.name)).items()):
-            if isinstance(value, str) and name.isupper() and BEGINNING.match(value):
+            if not (isinstance(value, str) and name.isupper() and BEGINNING.match(value)):
+                continue
+            if "{table}" not in value:  # a template of retention, filled in below
                 yield f"{module.name}.{name}", value
+    for rule in retention.rules(leads_days=1095):
+        for number, statement in enumerate(rule.statements()):
+            yield f"lib.privacy.retention.{rule.name}.{number}", statement
 
 
 STATEMENTS = dict(statements())

@@ -28,7 +28,7 @@ def send(client: httpx.Client, **fields: Any) -> int:
     return client.post("/api/leads", json={**LEAD, **fields}).status_code
 
 
-def kept(database: Rows) -> list[str]:
+def places(database: Rows) -> list[str]:
     """Where leads are: `lead`, why they wait for review, or why they are in the spam box."""
     rows = database.execute(
         "select coalesce('review: ' || review, 'lead') as place from leads"
@@ -39,27 +39,27 @@ def kept(database: Rows) -> list[str]:
 
 def test_a_solved_challenge_makes_a_lead(challenged: httpx.Client, database: Rows) -> None:
     assert send(challenged, **{"cf-turnstile-response": "good-1"}) == 200
-    assert kept(database) == ["lead"]
+    assert places(database) == ["lead"]
 
 
 @pytest.mark.parametrize(
     ("token", "place"),
     [("", "review: unchallenged"), ("bad", "spam: challenge_failed")],
 )
-def test_a_challenge_not_solved_is_kept_where_nobody_is_mailed(
+def test_a_lead_without_a_solved_challenge_mails_nobody(
     challenged: httpx.Client, platform: Platform, database: Rows, token: str, place: str
 ) -> None:
     assert send(challenged, **{"cf-turnstile-response": token}) == 200
-    assert kept(database) == [place]
+    assert places(database) == [place]
     assert platform.resend.received() == []
 
 
-def test_a_token_that_was_used_or_is_too_old_is_no_sign_of_spam(
+def test_a_used_or_expired_token_is_no_sign_of_spam(
     challenged: httpx.Client, database: Rows
 ) -> None:
     for message in ("Satu", "Dua"):
         send(challenged, message=message, **{"cf-turnstile-response": "good-1"})
-    assert sorted(kept(database)) == ["lead", "review: challenge_down"]
+    assert sorted(places(database)) == ["lead", "review: challenge_down"]
 
 
 @pytest.mark.parametrize("mode", ["stall", "fail", "reset"])
@@ -68,12 +68,12 @@ def test_turnstile_down_is_review_and_neither_a_refusal_nor_spam(
 ) -> None:
     platform.turnstile.switch(mode=mode)
     assert send(challenged, **{"cf-turnstile-response": "good-1"}) == 200
-    assert kept(database) == ["review: challenge_down"]
+    assert places(database) == ["review: challenge_down"]
 
 
 def test_without_a_secret_nobody_is_challenged_and_a_token_is_ignored(
     site: httpx.Client, platform: Platform, database: Rows
 ) -> None:
     assert send(site, **{"cf-turnstile-response": "bad"}) == 200
-    assert kept(database) == ["lead"]
+    assert places(database) == ["lead"]
     assert platform.turnstile.received() == []

@@ -14,7 +14,8 @@ from lib import app as lib_app
 from lib import log
 from lib.app import Context, Response
 from lib.incidents import alerting
-from lib.leads import repository, worker
+from lib.leads import worker
+from lib.leads.lead import Recipients
 from lib.privacy import erasure
 from lib.problems import DatabaseDown, NotConfigured
 from lib.vitals import rollup
@@ -34,7 +35,7 @@ def get(call: Context) -> Response:
     settings = call.services.settings
     call.after_response(call.services.probe_open_breakers)
     call.attempt(lambda: _run_pending_erasures(call), None, unless=(DatabaseDown,))
-    desk = repository.Recipients(settings.mail_from, settings.mail_sales_to)
+    desk = Recipients(settings.mail_from, settings.mail_sales_to)
     found = worker.process_pending(
         call.services, desk, _utc_now, queue_s=QUEUE_BUDGET_S, mails_s=EMAIL_BUDGET_S
     )

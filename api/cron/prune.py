@@ -1,17 +1,17 @@
-"""GET /api/cron/prune: end what was kept long enough; finish erasures; publish their tombstones.
+"""GET /api/cron/prune: end data past its retention, finish erasures, copy tombstones to Redis.
 
-Once a day. Safe twice at once, late, or cut off: what is left is the next run's. 200
+Once a day. Safe twice at once, late or interrupted: the next run goes on. 200
 `{"ended": {class: rows}, "in_redis": n, "late": [class], "unheard": [id], "erasures": {…},
-"tombstones": n}`, where `late` names the classes that still hold something that should have ended a
-day ago, `unheard` the leads (20 at most) that are kept past their time because sales never heard of
-them, and `in_redis` and `tombstones` are null with Redis down; in maintenance everything waits,
-`{"maintenance": "<mode>"}`; 401 without the cron token; 503 without Postgres.
+"tombstones": n}`: `late` are the classes that hold a row which should have ended a day ago,
+`unheard` the leads (20 at most) that are kept past their time because sales were never told of
+them; `in_redis` and `tombstones` are null with Redis down. In maintenance everything waits,
+`{"maintenance": "<mode>"}`. 401 without the cron token; 503 without Postgres.
 """
 
 from lib import app as lib_app
 from lib import log
 from lib.app import Context, Response
-from lib.privacy import erasure, replay, retention
+from lib.privacy import erasure, retention, tombstones
 from lib.problems import CacheDown, NotConfigured
 
 EVERY_MINUTES = 24 * 60  # vercel.json
@@ -44,10 +44,14 @@ def _run_pending_erasures(call: Context) -> dict[str, int] | None:
 
 
 def _prune_redis(call: Context) -> dict[str, int | None]:
-    """Redis down is no reason to keep rows: the next run comes to it."""
+    """With Redis down, rows in Postgres end all the same."""
     try:
-        ended = retention.prune_redis(call.services.cache.execute, call.now)
-        return {"in_redis": ended, "tombstones": replay.publish_tombstones(call.services)}
+        execute = call.services.cache.execute
+        erased_at = tombstones.load_all(call.services.database.run)
+        return {
+            "in_redis": retention.prune_redis(execute, call.now),
+            "tombstones": tombstones.copy_to_redis(execute, erased_at),
+        }
     except (CacheDown, NotConfigured) as fault:
         call.add_log_fields(cache_fault=str(fault) or "redis is down")
         return {"in_redis": None, "tombstones": None}

@@ -6,10 +6,11 @@ person erased, the tables dropped, and `ops restore` as an operator runs it, to 
 """
 
 import argparse
-import contextlib
 import hashlib
-import io
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,12 +18,11 @@ from typing import Any
 
 import httpx
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from dev.bootstrap import ROOT
 from dev.faults.test_site import NO_RATE_LIMITS
 from dev.platform.local_platform import Platform
-from ops import cli
-from ops.recovery import postgres
 
 AFTER = 100  # leads taken between the backup and the disaster
 ERASED = f"{hashlib.md5(b'1').hexdigest()}@example.com"  # the first made-up lead's
@@ -112,7 +112,8 @@ def _measure(platform: Platform, folder: Path, leads: int) -> int:
     time.sleep(2)  # the journal is written after the answer
     with psycopg.connect(platform.admin_database_url, autocommit=True) as admin:
         admin.execute("drop schema public cascade")
-    target = postgres.display_address(platform.admin_database_url)
+    address = conninfo_to_dict(platform.admin_database_url)
+    target = f"{address['host']}/{address['dbname']}"
     said = ("--yes-replace", target, "--yes-erase", "--yes-open")
     status, done = _ops(environ, "restore", "--state", str(folder / "restore.json"), *said)
     for step in done["steps"]:
@@ -129,8 +130,9 @@ def _measure(platform: Platform, folder: Path, leads: int) -> int:
 
 
 def _ops(environ: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any]]:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        status = cli.main([*arguments, "--json"], environ)
-    found: dict[str, Any] = json.loads(printed.getvalue())
-    return status, found
+    command = [sys.executable, "-m", "ops.cli", *arguments, "--json"]
+    result = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environ}, stdout=subprocess.PIPE, check=False
+    )
+    printed: dict[str, Any] = json.loads(result.stdout)
+    return result.returncode, printed

@@ -9,21 +9,20 @@ from dev.build.source_tree import Patch
 MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "no-dedupe": (
         Patch(
-            "lib/leads/repository.py",
-            'identity = _sha256("key", key) if key is not None else _sha256("content", *said)',
+            "lib/leads/lead.py",
+            'identity = _sha256("key", key) if key is not None else _sha256("content", *words)',
             'identity = _sha256("key", __import__("secrets").token_hex())',
         ),
     ),
     "acknowledge-before-write": (
         Patch(
             "api/leads.py",
-            "        kept = intake.keep(\n"
-            "            call.services, offered, desk, spam=spam_reason, "
-            "closed=window is not None\n"
+            "        persisted = service.persist(\n"
+            "            services, lead, recipients.for_lead(lead), use_database=use_database\n"
             "        )\n",
-            '        kept = Kept(offered, "stored")\n'
-            "        call.later("
-            "lambda: intake.keep(call.services, offered, desk, spam=spam_reason))\n",
+            '        persisted = PersistedLead(lead, "stored")\n'
+            "        context.after_response("
+            "lambda: service.persist(services, lead, recipients) and None)\n",
         ),
     ),
     "no-deadline": (
@@ -36,9 +35,9 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "pop-before-store": (
         Patch(
             "lib/leads/queue.py",
-            "            lead = copies.from_json(vault.open(sealed))\n",
+            "            lead = Lead.from_json(vault.decrypt(sealed))\n",
             '            command("HDEL", QUEUE, field)\n'
-            "            lead = copies.from_json(vault.open(sealed))\n",
+            "            lead = Lead.from_json(vault.decrypt(sealed))\n",
         ),
     ),
     "mail-without-a-key": (
@@ -51,17 +50,16 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "names-in-the-log": (
         Patch(
             "api/leads.py",
-            "    call.note(lead=str(lead.id))\n",
-            "    call.note(lead=str(lead.id), business=lead.submission.business_name)\n",
+            "    context.add_log_fields(lead=str(lead.id))\n",
+            "    context.add_log_fields(lead=lead.submission.business_name)\n",
         ),
     ),
     "falls-through-on-outages-alone": (
         Patch(
             "lib/leads/service.py",
-            "        except Exception as fault:  # noqa: BLE001 - whatever it is,"
+            "        except Exception as error:  # noqa: BLE001 - whatever it is,"
             " the next store may take the lead\n",
-            "        except (CacheDown, DatabaseDown, MailDelayed, MailRefused, NotConfigured)"
-            " as fault:\n",
+            "        except OUTAGE_ERRORS as error:\n",
         ),
     ),
     "reference-of-its-own": (

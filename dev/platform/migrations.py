@@ -1,33 +1,22 @@
-"""Applies `supabase/migrations/*.sql` and records them as the Supabase CLI does.
-
-The record is its own table, so a database migrated here and one migrated by `supabase db push`
-agree on what has been applied.
-"""
+"""A local database and its login role; `python3 -m ops migrate` applies the migrations to it."""
 
 import contextlib
-import re
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
-_NAME = re.compile(r"(?P<version>\d{14})_(?P<name>.+)\.sql")
+from dev.bootstrap import ROOT
 
 # Any number that nothing else locks: two runs at once take turns.
-_LOCK = 7_236_518_841
-
-ENSURE_RECORD = """
-CREATE SCHEMA IF NOT EXISTS supabase_migrations;
-CREATE TABLE IF NOT EXISTS supabase_migrations.schema_migrations (
-    version text PRIMARY KEY, statements text[], name text
-);
-ALTER TABLE supabase_migrations.schema_migrations ADD COLUMN IF NOT EXISTS statements text[];
-ALTER TABLE supabase_migrations.schema_migrations ADD COLUMN IF NOT EXISTS name text;
-"""
+_LOCK = 7_236_518_842
 
 
 class MigrationFailed(RuntimeError):
-    """A migration that could not be applied; the text names file, line and fault."""
+    """A migration that could not be applied; the text names file, line and error."""
 
 
 def ensure_database(dsn: str, name: str) -> None:
@@ -40,21 +29,25 @@ def ensure_database(dsn: str, name: str) -> None:
 
 
 def apply(dsn: str, directory: Path) -> list[str]:
-    """Apply what is not recorded yet, in order, each file in one transaction; returns the names.
-
-    MigrationFailed leaves the earlier files applied and nothing of the failed one.
-    """
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        with connection.transaction():
-            _lock(connection)
-            connection.execute(ENSURE_RECORD)
-        return [file.name for file in _files(directory) if _apply_one(connection, file)]
+    """Apply what is not recorded yet; returns the files' names. Raises MigrationFailed."""
+    result = subprocess.run(
+        [sys.executable, "-m", "ops.cli", "migrate", "--folder", str(directory.resolve())],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_DIRECT_URL": dsn},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise MigrationFailed(result.stderr.strip())
+    lines = result.stdout.splitlines()
+    return [line.removeprefix("applied ") for line in lines if line.startswith("applied ")]
 
 
 def ensure_login(dsn: str, role: str, group: str, password: str) -> bool:
     """Make `role` log in with `password` as a member of `group`; False when there is no group."""
     with psycopg.connect(dsn) as connection:
-        _lock(connection)
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         known = {
             name
             for (name,) in connection.execute(
@@ -69,44 +62,3 @@ def ensure_login(dsn: str, role: str, group: str, password: str) -> bool:
         membership = (sql.Identifier(group), sql.Identifier(role))
         connection.execute(sql.SQL("GRANT {} TO {}").format(*membership))
     return True
-
-
-def _apply_one(connection: "psycopg.Connection[tuple[object, ...]]", file: Path) -> bool:
-    found = _NAME.fullmatch(file.name)
-    if found is None:
-        return False
-    text = file.read_text(encoding="utf-8")
-    try:
-        with connection.transaction():
-            _lock(connection)
-            record = connection.execute(
-                "INSERT INTO supabase_migrations.schema_migrations (version, statements, name)"
-                " VALUES (%s, %s, %s) ON CONFLICT (version) DO NOTHING",
-                [found["version"], [text], found["name"]],
-            )
-            if record.rowcount == 0:
-                return False
-            # No parameters: the file is sent as it is, whatever signs it holds.
-            connection.execute(text.encode())
-    except psycopg.Error as fault:
-        raise MigrationFailed(f"{file.name}{_line(text, fault)}: {fault}") from fault
-    return True
-
-
-def _lock(connection: "psycopg.Connection[tuple[object, ...]]") -> None:
-    """Until the transaction's end; a session's lock would exclude nobody behind a pooler."""
-    connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-
-
-def _line(text: str, fault: psycopg.Error) -> str:
-    position = fault.diag.statement_position
-    return f", line {text[: int(position)].count(chr(10)) + 1}" if position else ""
-
-
-def _files(directory: Path) -> list[Path]:
-    """MigrationFailed when a file's name is none the Supabase CLI would take."""
-    found = sorted(directory.glob("*.sql"))
-    for file in found:
-        if _NAME.fullmatch(file.name) is None:
-            raise MigrationFailed(f"{file.name}: a migration is named <14 digits>_<name>.sql")
-    return found

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from types import FrameType
 from typing import Any, Never
@@ -78,6 +79,21 @@ def _sow(root: Path, platform: Platform) -> None:
         seed = json.loads((root / catalogue_snapshot.SEED).read_text(encoding="utf-8"))
         stored = load_seed(connection, seed)
     print(f"      put {stored} products of the seed in the catalogue", flush=True)
+
+
+def run_throwaway(root: Path, major: int) -> int:
+    """A platform for another program: its state in one line, until standard input closes."""
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="alfa-") as data,
+            Platform(root, Path(data), durable=False, major=major) as platform,
+        ):
+            print(json.dumps(platform.state()), flush=True)
+            sys.stdin.read()
+    except FAILURES as fault:
+        print(f"The platform did not start: {fault}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def migrate(root: Path, data: Path, dsn: str | None) -> int:

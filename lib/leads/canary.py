@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
+from lib.leads.lead import CANARY_MAILBOX
 from lib.leads.queue import ACCEPTED, QUEUE, journal_key
-from lib.leads.repository import CANARY_MAILBOX
 
 if TYPE_CHECKING:
     from psycopg import Connection

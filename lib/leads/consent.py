@@ -1,6 +1,6 @@
 """The sentences visitors agree to, by version. Never edit one: add a version for the form to use.
 
-A lead records which sentence was shown as its version, language and SHA-256.
+A lead records the version, language and SHA-256 of the sentence that was shown.
 """
 
 import hashlib
@@ -23,9 +23,6 @@ SENTENCES: dict[str, dict[str, str]] = {
 
 
 def sentence_sha256(version: str, locale: str) -> str | None:
-    """SHA-256, in hex, of the sentence shown; None for a version we do not have.
-
-    A page may be newer than this deployment: its lead is still worth keeping.
-    """
+    """SHA-256, in hex, of the sentence shown; None for a version that a newer deployment shows."""
     sentence = SENTENCES.get(version, {}).get(locale)
     return sentence and hashlib.sha256(sentence.encode()).hexdigest()

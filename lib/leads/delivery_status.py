@@ -1,12 +1,10 @@
 """How mails stand, for the watch: given up, waiting, and why the mail service takes none."""
 
-from collections.abc import Callable
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from lib.interfaces import RunQuery
 from lib.leads.outbox import ADDRESS_REFUSED
-
-type RunQuery = Callable[..., Any]
 
 # Resend's names, and ours: see lib/mail.py. What one of these says of a mail, it says of all.
 BLOCKING_ERRORS = (

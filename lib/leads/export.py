@@ -7,13 +7,14 @@ row, with the cursor to go on from. A cell that a spreadsheet would run gets a '
 import csv
 import io
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from lib import query_parameters
+from lib.interfaces import RunQuery
 from lib.problems import DatabaseDown, Details
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ ERROR_MESSAGES = {
     "unknown": {"id": "Parameter ini tidak dikenal.", "en": "This parameter is not known."},
     "repeated": {"id": "Diberikan lebih dari sekali.", "en": "Given more than once."},
 }
-
-type RunQuery = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)

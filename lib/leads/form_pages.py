@@ -1,8 +1,7 @@
-"""The site's own pages with a visitor's words in them, for whoever has no JavaScript.
+"""Renders the form with its errors, and the thank-you page, for browsers without JavaScript.
 
-The pages under public/ are plain HTML and the only copy: here a form is given back with what
-was typed and the faults beside it, and the thank-you page is given its reference. Everything
-put in is escaped; nothing else of a page is touched.
+Both are the plain pages under public/, rewritten tag by tag, so there is no second template. The
+rule a newcomer would break: everything that is inserted is escaped.
 """
 
 from collections.abc import Mapping
@@ -18,33 +17,32 @@ THANK_YOU_FILES = {"id": "thanks/id.html", "en": "thanks/en.html"}
 
 
 def render_form_with_errors(
-    locale: str, typed: Mapping[str, str], faults: Details, summary: str
+    locale: str, submitted: Mapping[str, str], errors: Details, summary: str
 ) -> str:
-    """The form page in `locale` with `typed` in its fields and every fault shown beside its own."""
+    """The form in `locale` with the submitted values, and every error beside its field."""
     page = (PUBLIC_DIR / FORM_FILES[locale]).read_text(encoding="utf-8")
-    names = _LabelCollector()
-    names.feed(page)
-    filler = _FormRewriter(typed, faults, summary, names.labels)
-    filler.feed(page)
-    filler.close()
-    return "".join(filler.output)
+    collector = _LabelCollector()
+    collector.feed(page)
+    return _FormRewriter(submitted, errors, summary, collector.labels).rewrite(page)
 
 
 def render_thank_you(locale: str, ref: str | None, whatsapp: str | None) -> str:
     """The thank-you page with its reference and its chat link; each left out if None."""
     page = (PUBLIC_DIR / THANK_YOU_FILES[locale]).read_text(encoding="utf-8")
-    filler = _ThankYouRewriter(ref, whatsapp)
-    filler.feed(page)
-    filler.close()
-    return "".join(filler.output)
+    return _ThankYouRewriter(ref, whatsapp).rewrite(page)
 
 
 class _HtmlRewriter(HTMLParser):
-    """Copies a page to `out` as it stands. Subclasses change single tags."""
+    """Copies a page as it is. Subclasses change single tags."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=False)
         self.output: list[str] = []
+
+    def rewrite(self, page: str) -> str:
+        self.feed(page)
+        self.close()
+        return "".join(self.output)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.output.append(self.get_starttag_text() or "")
@@ -69,15 +67,15 @@ class _HtmlRewriter(HTMLParser):
 
     def write_tag(self, tag: str, attrs: Mapping[str, str | None]) -> None:
         """Write a start tag with these attributes instead of the page's own."""
-        written = (
+        attributes = (
             f" {name}" if value is None else f' {name}="{escape(value)}"'
             for name, value in attrs.items()
         )
-        self.output.append(f"<{tag}{''.join(written)}>")
+        self.output.append(f"<{tag}{''.join(attributes)}>")
 
 
 class _LabelCollector(HTMLParser):
-    """What a form calls its fields: labels by control, legends by fieldset."""
+    """The texts of labels by control, and of legends by fieldset."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,15 +102,15 @@ class _LabelCollector(HTMLParser):
 class _FormRewriter(_HtmlRewriter):
     def __init__(
         self,
-        typed: Mapping[str, str],
-        faults: Details,
+        submitted: Mapping[str, str],
+        errors: Details,
         summary: str,
-        names: Mapping[str, str],
+        labels: Mapping[str, str],
     ) -> None:
         super().__init__()
-        self.labels = names
-        self.submitted = typed
-        self.errors = faults
+        self.submitted = submitted
+        self.errors = errors
+        self.labels = labels
         self.summary = summary
         self.select = ""
 
@@ -132,39 +130,36 @@ class _FormRewriter(_HtmlRewriter):
         if "data-errors-summary" in values:
             values.pop("hidden", None)
         if tag == "details":
-            values["open"] = None  # a fault, or what was typed, may be inside
+            values["open"] = None  # an error or a value may be inside
         self.write_tag(tag, values)
         self._write_content(tag, values, name)
 
-    def _set_value(self, values: dict[str, str | None], typed: str) -> None:
-        kind = values.get("type", "text")
-        if kind == "radio":
-            ticked = values.get("value") == typed
-        elif kind == "checkbox":
-            ticked = typed.strip().lower() in ("on", "true", "1")
-        else:
-            values["value"] = typed
+    def _set_value(self, values: dict[str, str | None], submitted: str) -> None:
+        input_type = values.get("type", "text")
+        if input_type not in ("radio", "checkbox"):
+            values["value"] = submitted
             return
         values.pop("checked", None)
-        if ticked:
+        on = submitted.strip().lower() in ("on", "true", "1")
+        if on if input_type == "checkbox" else values.get("value") == submitted:
             values["checked"] = None
 
     def _write_content(self, tag: str, values: Mapping[str, str | None], name: str) -> None:
         if tag == "textarea" and name in self.submitted:
-            # A leading newline is dropped by browsers, so one is given away.
+            # Browsers drop a leading newline.
             self.output.append("\n" + escape(self.submitted[name]))
-        about = values.get("data-error-for")
-        if about == "_":
+        field = values.get("data-error-for")
+        if field == "_":
             self.output.append(escape(" ".join([self.summary, *self.errors.get("_", [])])))
-        elif about in self.errors:
-            self.output.append(escape(" ".join(self.errors[about])))
+        elif field in self.errors:
+            self.output.append(escape(" ".join(self.errors[field])))
         if "data-errors-list" in values:
             self.output += [self._error_item(field) for field in self.errors if field != "_"]
 
     def _error_item(self, field: str) -> str:
-        name = " ".join(self.labels.get(field, field).split())
-        words = f"{name}: {' '.join(self.errors[field])}"
-        return f'<li><a href="#{escape(field)}">{escape(words)}</a></li>'
+        label = " ".join(self.labels.get(field, field).split())
+        text = f"{label}: {' '.join(self.errors[field])}"
+        return f'<li><a href="#{escape(field)}">{escape(text)}</a></li>'
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "select":

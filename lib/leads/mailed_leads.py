@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lib.interfaces import RunQuery, Services
 from lib.leads import repository
-from lib.leads.repository import Lead
+from lib.leads.lead import Lead
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
 REDIS_KEY = "mailed"  # hash in Redis: id -> entry, until Postgres has it
@@ -25,8 +26,6 @@ MAX_REFERENCES = 20  # references named; the rest are counted
 if TYPE_CHECKING:
     from lib.incidents.messages import Message, MessageRef
 
-type RunQuery = Callable[..., Any]
-
 
 class MailedLead(NamedTuple):
     """marks: keyed hashes of the person; none where they were not carried along."""
@@ -35,19 +34,6 @@ class MailedLead(NamedTuple):
     ref: str
     accepted_at: datetime
     marks: tuple[str, ...] = ()
-
-
-class Services(Protocol):
-    """Any of them may raise NotConfigured."""
-
-    @property
-    def database(self) -> Any: ...
-    @property
-    def cache(self) -> Any: ...
-    @property
-    def slack(self) -> Any: ...
-    @property
-    def erasure_keys(self) -> tuple[bytes, ...]: ...
 
 
 # ---------------------------------------------------------------- by the instance that accepted it

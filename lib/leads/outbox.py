@@ -13,17 +13,14 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import NamedTuple
 from uuid import UUID
 
+from lib.interfaces import RunQuery, Services
 from lib.leads import send_rate
 from lib.leads.emails import Email
 from lib.problems import IdempotencyConflict, NotConfigured, PermanentMailError, TransientMailError
 
-if TYPE_CHECKING:
-    from psycopg import Connection
-
-type RunQuery = Callable[[Callable[["Connection[Any]"], Any]], Any]
 type SendEmail = Callable[..., str]
 """`Mailer.send`: a letter and its idempotency key -> the provider's id."""
 
@@ -158,26 +155,6 @@ def mark_abandoned_dead(run: RunQuery, now: datetime) -> int:
 
 
 # ------------------------------------------------------------------ at Resend's pace
-
-
-class Mailer(Protocol):
-    @property
-    def per_second(self) -> float: ...
-    def send(self, letter: Email, idempotency_key: str, *, timeout_s: float = ...) -> str: ...
-
-
-class Database(Protocol):
-    @property
-    def all_errors(self) -> send_rate.ErrorTypes: ...
-
-
-class Services(Protocol):
-    """The mailer raises NotConfigured without a key."""
-
-    @property
-    def database(self) -> Database: ...
-    @property
-    def mailer(self) -> Mailer: ...
 
 
 class Transport(NamedTuple):

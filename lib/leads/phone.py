@@ -1,7 +1,7 @@
-"""A telephone number as people write it, read with libphonenumber into what can be dialled.
+"""A telephone number as people write it, parsed with libphonenumber into E.164.
 
-Of several readings the valid one wins; where none is valid, the possible one as typed is taken, for
-a new prefix must not cost a lead. validators.py reads ordinary Indonesian mobile numbers without
+Of several candidates a valid one wins; where none is valid, the possible one as typed is taken, for
+a new prefix must not cost a lead. validators.py parses ordinary Indonesian mobile numbers without
 this module: loading the library takes longer than storing a lead.
 """
 
@@ -15,9 +15,9 @@ import phonenumbers
 from lib.leads.validators import FieldError
 
 COUNTRY_CODE = "62"
-MIN_DIGITS, MAX_DIGITS = 10, 15  # digits, with the country's
-MAX_TEXT_CHARACTERS = 4096  # characters: a link with a long text in it
-MAX_NUMBER_CHARACTERS = 256  # characters, most of them invisible
+MIN_DIGITS, MAX_DIGITS = 10, 15  # with the country's
+MAX_TEXT_CHARACTERS = 4096  # a link with a long text in it
+MAX_NUMBER_CHARACTERS = 256  # most of them invisible
 
 # Ways to dial abroad: of Indonesia's networks, of the world, of North America and Australia.
 INTERNATIONAL_PREFIXES = ("01017", "001", "007", "008", "009", "00", "0011", "011")
@@ -33,7 +33,7 @@ MOBILE_TYPES = (
     phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE,
 )
 
-# Letters that Unicode does not call invisible, though they show nothing.
+# Letters that show nothing, though Unicode does not call them invisible.
 INVISIBLE_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 WHATSAPP_LINK = re.compile(
     r"(?:\bwa\.me/|(?:\bwhatsapp\.com|\bwhatsapp:/)/send/?\?(?:[^#\s]*&)?phone=)([^?&/#]*)", re.I
@@ -54,13 +54,11 @@ LABEL_AFTER = re.compile(r"\b(?:wa|whatsapp|hp)\W{0,3}\Z", re.I)
 NUMBER_SEPARATOR = re.compile(r"[,;/|\\&~#*]")  # may separate a second number or an extension
 
 
-def normalize(text: str, *, lost_plus: bool = False) -> str:
-    """The number in E.164. lost_plus: a + may have stood before it. Raises Fault."""
-    return candidates(text, lost_plus=lost_plus)[0]
-
-
 def candidates(text: str, *, lost_plus: bool = False) -> list[str]:
-    """Every number that may be meant, in E.164, the likeliest first. Raises Fault."""
+    """Every number that may be meant, in E.164, the likeliest first; at least one.
+
+    lost_plus: it may have begun with a +. Raises FieldError.
+    """
     if len(text) > MAX_TEXT_CHARACTERS:
         raise FieldError("phone")
     number, is_link = _extract_number(text)
@@ -75,30 +73,31 @@ def candidates(text: str, *, lost_plus: bool = False) -> list[str]:
     if is_link and re.match(r"\D*[1-9]", written):
         written = f"+{written}"  # as WhatsApp reads it
     valid, possible = _valid_and_possible(written, lost_plus=lost_plus)
-    found = valid or possible[:1]
-    if not found:
+    if not valid and not possible:
         raise FieldError("phone")
-    return found
+    return valid or possible[:1]
 
 
 def renormalize(number: str) -> str:
     """A stored number as it would be stored today.
 
-    Older ones may hold a trunk zero, or have lost but the 00 of 001, 007, 008 or 009.
+    Older ones may hold a trunk zero, or the last digit of 001, 007, 008 or 009.
     """
     digits = number.removeprefix("+")
-    ways = [digits, *_strip_international_prefix(f"00{digits}", "")]
-    return next(iter(_distinct(map(_best_valid, ways))), None) or _possible_e164(digits) or number
+    numbers = [digits, *_strip_international_prefix(f"00{digits}", "")]
+    return (
+        next(iter(_distinct(map(_best_valid, numbers))), None) or _possible_e164(digits) or number
+    )
 
 
 def national_number(number: str) -> str:
-    """A stored number without its country's code: as it may stand in a sentence, zero or not."""
+    """A stored number without its country's code and trunk zero, as a sentence may hold it."""
     parsed = _parse(number.removeprefix("+"))
     return number if parsed is None else phonenumbers.national_significant_number(parsed)
 
 
 def _extract_number(text: str) -> tuple[str, bool]:
-    """The number's part of a link, a `tel:` address or a labelled number; whether of a link."""
+    """The number in a link, a `tel:` address or a text; whether it was a link."""
     link = WHATSAPP_LINK.search(text)
     if link:
         return unquote(link[1]), True
@@ -112,7 +111,7 @@ def _extract_number(text: str) -> tuple[str, bool]:
 
 
 def _to_ascii(text: str) -> str:
-    """Only ASCII digits, + where one is meant, and what stands between; nothing invisible."""
+    """ASCII digits, + where one is meant, and separators; no label, nothing invisible."""
     plain = "".join(map(_to_ascii_character, text))
     label = LABEL_BEFORE.match(plain)
     return LABEL_AFTER.sub("", plain[label.end() :] if label else plain)
@@ -133,7 +132,7 @@ def _to_ascii_character(character: str) -> str:
 
 
 def _valid_and_possible(written: str, *, lost_plus: bool) -> tuple[list[str], list[str]]:
-    """Every valid reading, every possible one, the likeliest first."""
+    """Every valid number, every possible one, the likeliest first."""
     before, plus, digits = "".join(re.findall(r"[0-9+]", written)).rpartition("+")
     before = before.replace("+", "")
     if before:
@@ -144,21 +143,19 @@ def _valid_and_possible(written: str, *, lost_plus: bool) -> tuple[list[str], li
             raise FieldError("phone_digits")
     if not digits or len(digits) > 2 * MAX_DIGITS:
         return [], []
-    ways = (
-        [digits]
-        if plus and digits[0] != "0"
-        else _with_country_code(digits, re.findall(r"\d+", written)[0])
-    )
-    valid = _distinct(_best_valid(way) for way in ways)
+    if plus and digits[0] != "0":
+        numbers = [digits]
+    else:
+        numbers = _with_country_code(digits, re.findall(r"\d+", written)[0])
+    valid = _distinct(_best_valid(number) for number in numbers)
     if digits.startswith("00"):
-        valid = [
-            n for n in valid if n != _best_valid(ways[-1])
-        ] or valid  # no trunk zero has another
-    if lost_plus and not plus and (meant := _best_valid(digits)):
-        parsed = phonenumbers.parse(meant)
-        is_first = phonenumbers.number_type(parsed) in MOBILE_TYPES or not valid
-        valid = _distinct([meant, *valid] if is_first else [*valid, meant])
-    return valid, _distinct(_possible_e164(way) for way in _as_typed(ways, digits))
+        national = _best_valid(numbers[-1])  # but no national number begins with two zeros
+        valid = [number for number in valid if number != national] or valid
+    if lost_plus and not plus and (international := _best_valid(digits)):
+        number_type = phonenumbers.number_type(phonenumbers.parse(international))
+        is_first = number_type in MOBILE_TYPES or not valid
+        valid = _distinct([international, *valid] if is_first else [*valid, international])
+    return valid, _distinct(_possible_e164(number) for number in _as_typed(numbers, digits))
 
 
 def _distinct(numbers: Iterable[str | None]) -> list[str]:
@@ -179,32 +176,32 @@ def _with_country_code(digits: str, first_group: str) -> list[str]:
 
 
 def _strip_international_prefix(digits: str, first_group: str) -> list[str]:
-    """What follows each way to dial abroad: the one written apart first, then as is likeliest."""
+    """What follows each international prefix: the one written apart first, then the likeliest."""
 
-    def unlikely(prefix: str) -> int:
+    def rank(prefix: str) -> int:
         if prefix == first_group:
             return 0
         if prefix in ("001", "008") and digits.startswith(NEIGHBOUR_PREFIXES):
             return 1
         return 2 if prefix == "00" else 3
 
-    prefixes = sorted((p for p in INTERNATIONAL_PREFIXES if digits.startswith(p)), key=unlikely)
+    prefixes = sorted((p for p in INTERNATIONAL_PREFIXES if digits.startswith(p)), key=rank)
     return [digits[len(prefix) :] for prefix in prefixes]
 
 
-def _as_typed(ways: list[str], digits: str) -> list[str]:
-    """Of what is nowhere valid only 00 is taken off."""
+def _as_typed(numbers: list[str], digits: str) -> list[str]:
+    """The numbers to try where none is valid: of the international prefixes only 00 is removed."""
     if digits.startswith("00"):
-        return [digits[2:], ways[-1]]
-    return ways[-1:] if digits[0] == "0" else ways
+        return [digits[2:], numbers[-1]]
+    return numbers[-1:] if digits[0] == "0" else numbers
 
 
 def _best_valid(digits: str) -> str | None:
-    """The valid number that is meant by a country's code and what follows it, if any is."""
+    """The valid number, where the country's code may stand twice; None if there is none."""
     rest = digits.removeprefix(COUNTRY_CODE).lstrip("0")
     if digits.startswith(COUNTRY_CODE) and rest.startswith(COUNTRY_CODE):
-        plain, doubled = _valid_e164(digits), _valid_e164(rest)
-        return doubled or plain if len(rest) >= MIN_DIGITS_AFTER_DOUBLED_CODE else plain or doubled
+        once, twice = _valid_e164(digits), _valid_e164(rest)
+        return twice or once if len(rest) >= MIN_DIGITS_AFTER_DOUBLED_CODE else once or twice
     return _valid_e164(digits)
 
 

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import batched
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
-from lib.leads import repository, serialization
-from lib.leads.repository import Lead, Recipients, Run
+from lib.interfaces import Cipher, RunQuery
+from lib.leads import repository
+from lib.leads.lead import Lead, Recipients
 from lib.problems import (
     CacheDown,
     DatabaseDown,
@@ -35,11 +36,6 @@ MAX_ATTEMPTS = 5  # of a lead whose statement is cut off each time while others 
 
 type RedisCommand = Callable[..., Any]
 type RedisPipeline = Callable[..., list[Any]]
-
-
-class Cipher(Protocol):
-    def encrypt(self, text: str) -> str: ...
-    def decrypt(self, sealed: str) -> str: ...
 
 
 class DrainStats:
@@ -65,7 +61,7 @@ def enqueue(
     under the id and its own hash. remember: commands of the same trip.
     """
     queued = lead._replace(arrival="queue")
-    sealed = vault.encrypt(serialization.to_json(queued))
+    sealed = vault.encrypt(queued.to_json())
     waiting = _enqueue_once(commands, str(lead.id), sealed, *remember)
     if waiting == sealed:
         return
@@ -95,7 +91,7 @@ def journal_commands(
     correction: beside the copy of what it corrects, not instead of it.
     """
     at = lead.created_at.timestamp()
-    sealed = vault.encrypt(serialization.to_json(lead))
+    sealed = vault.encrypt(lead.to_json())
     key = journal_key(f"{lead.id}:{lead.body_sha256[:16]}" if correction else lead.id)
     return (
         ("SET", key, sealed, "EX", JOURNAL_TTL_S, "NX"),
@@ -110,7 +106,7 @@ def journal_key(lead_id: UUID | str) -> str:
 
 def drain(
     command: RedisCommand,
-    run: Run,
+    run: RunQuery,
     vault: Cipher,
     desk: Recipients,
     clock: Callable[[], datetime],
@@ -132,7 +128,7 @@ def drain(
         if time.monotonic() > end:
             break
         try:
-            lead = serialization.from_json(vault.decrypt(sealed))
+            lead = Lead.from_json(vault.decrypt(sealed))
             _insert(run, lead, desk, clock(), erasure_keys)
         except ErasedSubject:
             command("DEL", journal_key(lead.id), journal_key(field))
@@ -189,7 +185,7 @@ limit 200
 MARK_JOURNALED = "update leads set journaled = true where id = any(%(ids)s::uuid[])"
 
 
-def backfill_journal(commands: RedisPipeline, run: Run, vault: Cipher) -> int:
+def backfill_journal(commands: RedisPipeline, run: RunQuery, vault: Cipher) -> int:
     """Enter stored leads in the journal that are not marked as being there; how many."""
     rows = run(_select_unjournaled)
     entries = [entry for lead in rows for entry in journal_commands(vault, lead)]
@@ -203,11 +199,11 @@ def backfill_journal(commands: RedisPipeline, run: Run, vault: Cipher) -> int:
 def _select_unjournaled(connection: "Connection[Any]") -> list[Lead]:
     cursor = connection.execute(SELECT_UNJOURNALED)
     names = [column.name for column in cursor.description or ()]
-    return [serialization.from_row(dict(zip(names, row, strict=True))) for row in cursor]
+    return [Lead.from_columns(dict(zip(names, row, strict=True))) for row in cursor]
 
 
 def _insert(
-    run: Run, lead: Lead, desk: Recipients, now: datetime, erasure_keys: tuple[bytes, ...]
+    run: RunQuery, lead: Lead, desk: Recipients, now: datetime, erasure_keys: tuple[bytes, ...]
 ) -> None:
     if lead.spam is not None:
         repository.insert_spam(run, lead, lead.spam, erasure_keys)
@@ -271,7 +267,7 @@ def delete_if_unchanged(command: RedisCommand, copy: SealedLead) -> bool:
 
 def _decrypt_or_none(vault: Cipher, sealed: str) -> Lead | None:
     try:
-        return serialization.from_json(vault.decrypt(sealed))
+        return Lead.from_json(vault.decrypt(sealed))
     except DecryptionError:
         return None
 

@@ -1,4 +1,4 @@
-"""The code people say to each other about a lead: `ALFA-` and five characters drawn from its id."""
+"""A lead's reference, short enough to be spoken: `ALFA-` and five characters, from its id."""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,35 +6,35 @@ from uuid import UUID
 
 PREFIX = "ALFA-"
 
-# Told apart by ear in Indonesian and English, and by eye in any handwriting: no 0/O, 1/I/L,
+# Distinct by ear in Indonesian and English, and in any handwriting: no 0/O, 1/I/L,
 # no B D E G P T V, no M/N, no S/F.
 ALPHABET = "23456789ACHJKMQRWXYZ"
 
-# A code that is taken grows, like a short commit id. Postgres finds that out; a lead it could not
-# be asked about was told the five, which are then the beginning of what is kept (one queued lead
-# in 160 with 20,000 stored). The code is fixed before the first attempt, like the id, so that
-# whichever attempt comes through keeps what was told.
+# A reference that is taken gets longer, like a short commit id. Only Postgres knows: while it is
+# down the visitor is given five characters, and the stored reference begins with them (one queued
+# lead in 160 with 20,000 stored). The reference is fixed before the first attempt, like the id, so
+# every attempt stores the one that the visitor was given.
 LENGTHS = (5, 6, 8, 13)
 
 
-def for_lead(identity: UUID, length: int = LENGTHS[0]) -> str:
-    """The code of an id. Longer ones begin with the shorter ones, so either finds the lead."""
-    number = int.from_bytes(hashlib.sha256(identity.bytes).digest())
-    drawn = []
+def for_lead(lead_id: UUID, length: int = LENGTHS[0]) -> str:
+    """The reference of an id. A longer one begins with the shorter ones, so each finds the lead."""
+    number = int.from_bytes(hashlib.sha256(lead_id.bytes).digest())
+    characters = []
     for _ in range(length):
         number, index = divmod(number, len(ALPHABET))
-        drawn.append(ALPHABET[index])
-    return PREFIX + "".join(drawn)
+        characters.append(ALPHABET[index])
+    return PREFIX + "".join(characters)
 
 
-def candidates(code: str, identity: UUID) -> Iterator[str]:
-    """A code and the longer ones to try when it is taken."""
-    yield code
-    drawn = len(code) - len(PREFIX)
-    yield from (for_lead(identity, length) for length in LENGTHS if length > drawn)
+def candidates(ref: str, lead_id: UUID) -> Iterator[str]:
+    """A reference and the longer ones to try when it is taken."""
+    yield ref
+    taken = len(ref) - len(PREFIX)
+    yield from (for_lead(lead_id, length) for length in LENGTHS if length > taken)
 
 
 def is_valid(text: str) -> bool:
-    """Whether a text has the shape of a code."""
-    drawn = text.removeprefix(PREFIX)
-    return text != drawn and len(drawn) in LENGTHS and not set(drawn) - set(ALPHABET)
+    """Whether a text has the form of a reference."""
+    rest = text.removeprefix(PREFIX)
+    return text != rest and len(rest) in LENGTHS and not set(rest) - set(ALPHABET)

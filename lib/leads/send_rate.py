@@ -5,17 +5,11 @@ mails leave all the same, one worker's no faster than its own gap: a pace must n
 """
 
 import time
-from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
 
 from lib import log
+from lib.interfaces import RunQuery
 from lib.problems import DatabaseDown
-
-if TYPE_CHECKING:
-    from psycopg import Connection
-
-type RunQuery = Callable[[Callable[["Connection[Any]"], Any]], Any]
 
 # Requests a second of a whole team at Resend: 2 until 2026, 5 since
 # (resend.com/docs/api-reference/rate-limit, read 2026-11-28). The lower one suits every account.

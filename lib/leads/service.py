@@ -1,100 +1,45 @@
-"""Taking a lead: the stores it is kept in, one after the other, and what is done once it is kept.
+"""Accepts a lead: stores it in the first store that takes it, and records it after the answer.
 
 Postgres; else the sealed queue in Redis; else a mail to sales that carries the lead; else the
-caller is told, truthfully, that it is kept nowhere. Whatever a store fails with, an error of our
-own included, sends the lead to the next one: what Postgres refuses for a renamed column or a
-missing right is a lead all the same. The rule a newcomer would break: no lead is left to a mail,
-or refused, before every store was really asked; an open circuit breaker only moves it back.
+caller is told that it is stored nowhere. Any error of a store sends the lead to the next one, an
+error of our own included: what Postgres refuses for a renamed column is a lead all the same. The
+rule a newcomer would break: no lead is left to a mail, or refused, before every store was really
+asked; an open circuit breaker only moves it back.
 
 The whole answer fits in 8 s whatever stalls: the rate limit 1.3, the challenge 0.9, Postgres 3.5,
 the queue 1.3 unless Redis was silent before, the mail 2 x MAIL_TIMEOUT_S.
 """
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
-from lib.leads import admission, emails, queue, repository, serialization
-from lib.leads.admission import Admitted, IdempotencyRecord, RateLimits, TooMany
+from lib.interfaces import Services
+from lib.leads import admission, emails, queue, repository
+from lib.leads.admission import IdempotencyRecord
 from lib.leads.emails import Email
-from lib.leads.repository import Lead, Recipients
+from lib.leads.lead import Lead, Recipients
 from lib.problems import (
     CacheDown,
     DatabaseDown,
     IdempotencyConflict,
-    IdempotencyKeyReused,
     NotConfigured,
     NotPersisted,
     PermanentMailError,
     Problem,
-    RateLimited,
     TransientMailError,
-    TurnstileDown,
 )
 
 MAIL_TIMEOUT_S = 1.0
-DUPLICATE_WAIT_S, DUPLICATE_POLL_S = 1.5, 0.05
 
 
-class Breaker(Protocol):
-    @property
-    def is_open(self) -> bool: ...
-
-
-class Database(Protocol):
-    @property
-    def breaker(self) -> Breaker: ...
-    @property
-    def all_errors(self) -> tuple[type[Exception], ...]: ...
-    def run(
-        self, work: Callable[[Any], Any], *, budget_s: float = ..., even_if_open: bool = ...
-    ) -> Any: ...
-    def preconnect(self) -> None: ...
-    def ping(self, *, budget_s: float = ...) -> None: ...
-
-
-class Cache(Protocol):
-    @property
-    def breaker(self) -> Breaker: ...
-    def execute(self, *command: str | int | float) -> Any: ...
-    def pipeline(
-        self, *commands: tuple[str | int | float, ...], even_if_open: bool = ...
-    ) -> list[Any]: ...
-    def ping(self) -> None: ...
-
-
-class Mailer(Protocol):
-    @property
-    def per_second(self) -> float: ...
-    def send(self, letter: Email, idempotency_key: str, *, timeout_s: float = ...) -> str: ...
-
-
-class Challenge(Protocol):
-    def verify(self, token: str, address: str | None, attempt: str) -> bool: ...
-
-
-class Means(Protocol):
-    """What keeping a lead takes. Each may raise NotConfigured, which counts as down."""
-
-    @property
-    def database(self) -> Database: ...
-    @property
-    def cache(self) -> Cache: ...
-    @property
-    def mailer(self) -> Mailer: ...
-    @property
-    def cipher(self) -> queue.Cipher: ...
-    @property
-    def erasure_keys(self) -> tuple[bytes, ...]: ...
-    @property
-    def turnstile(self) -> Challenge | None: ...
+OUTAGE_ERRORS = (CacheDown, DatabaseDown, TransientMailError, PermanentMailError, NotConfigured)
+"""What a store fails with in an outage; anything else is reported."""
 
 
 class StoreFailure(NamedTuple):
-    """A store that did not take the lead, and what it failed with."""
+    """A store that did not take the lead, and why."""
 
     store: str
     error: Exception
@@ -105,10 +50,10 @@ class StoreFailure(NamedTuple):
 
 
 class PersistedLead(NamedTuple):
-    """A lead as kept, in which store, and the mails to send now.
+    """A lead as stored, and the mails to send now.
 
-    decision: stored, stored_before, corrected, queued, mailed, spam. lost: the stores that were
-    asked before and did not take it.
+    decision: stored, stored_before, corrected, queued, mailed, spam. failures: of the stores that
+    were asked before.
     """
 
     lead: Lead
@@ -118,196 +63,97 @@ class PersistedLead(NamedTuple):
 
     @property
     def needs_alert(self) -> bool:
-        """Neither stored nor queued: a person must know at once."""
+        """It is neither stored nor queued."""
         return self.decision == "mailed"
 
 
-OUTAGE_ERRORS = (CacheDown, DatabaseDown, TransientMailError, PermanentMailError, NotConfigured)
-"""What a store fails with in an outage; anything else is reported."""
-
-
-def preconnect(means: Means) -> None:
-    """Have a connection to Postgres coming while Redis is asked."""
-    with suppress(NotConfigured):  # which `keep` will say
-        means.database.preconnect()
-
-
-def admit(
-    means: Means, lead: Lead, limits: RateLimits, member: str, now: datetime
-) -> Admitted | IdempotencyRecord:
-    """Let a submission in, or recognise it.
-
-    Raises KeyReused, RateLimited. Redis down lets everybody in.
-    """
-    try:
-        command = means.cache.execute
-    except NotConfigured as fault:
-        return Admitted(flooded=False, repeats=0, not_counted_because=str(fault))
-    answer = admission.admit(
-        command,
-        identity=lead.identity,
-        content_identity=lead.content_identity,
-        body_sha256=lead.body_sha256,
-        keyed=lead.keyed,
-        text_sha256=lead.text_sha256,
-        client=admission.client_key(lead.ip_address),
-        member=member,
-        limits=limits,
-        now=now,
-    )
-    if isinstance(answer, Admitted) and answer.in_flight:
-        answer = _await_in_flight(command, lead) or answer
-    if (
-        isinstance(answer, IdempotencyRecord)
-        and lead.keyed
-        and answer.body_sha256 != lead.body_sha256
-    ):
-        raise IdempotencyKeyReused
-    if isinstance(answer, TooMany):
-        reset_at_s = int(now.timestamp()) + answer.retry_after_s
-        raise RateLimited(
-            limit=answer.limit, remaining=0, wait_s=answer.retry_after_s, reset_at_s=reset_at_s
-        )
-    if answer is None:
-        return Admitted(flooded=False, repeats=0, not_counted_because="redis is down")
-    return answer
-
-
-def _await_in_flight(command: admission.RunCommand, lead: Lead) -> IdempotencyRecord | None:
-    """How the request that is at the same submission is answered; None if that takes too long."""
-    end = time.monotonic() + DUPLICATE_WAIT_S
-    while time.monotonic() < end:
-        time.sleep(DUPLICATE_POLL_S)
-        seen = admission.find_record(command, lead.identity)
-        if seen is not None:
-            # Without a key another body is no repeat: it corrects what was just accepted.
-            return seen if lead.keyed or seen.body_sha256 == lead.body_sha256 else None
-    return None
-
-
-def verify_challenge(means: Means, lead: Lead, token: str) -> str | None:
-    """Why a lead is kept for review by the page's challenge; None if it passed or there is none."""
-    if means.turnstile is None:
-        return None
-    if not token:
-        return "unchallenged"
-    try:
-        passed = means.turnstile.verify(token, lead.ip_address, str(lead.id))
-    except TurnstileDown:
-        return "challenge_down"
-    return None if passed else "challenge_failed"
-
-
-def with_earlier_identity(lead: Lead, earlier: IdempotencyRecord | None) -> Lead:
-    """The lead under the id and reference that its words had before, unless both had a key."""
-    if earlier is None or (lead.keyed and earlier.keyed):
-        return lead
-    return repository.as_duplicate(lead, earlier.id, earlier.ref)
-
-
 def persist(
-    means: Means, lead: Lead, desk: Recipients, *, spam: str | None, closed: bool = False
+    services: Services, lead: Lead, recipients: Recipients, *, use_database: bool = True
 ) -> PersistedLead:
-    """Keep a lead in the first store that takes it. spam: why it goes to the spam box instead.
+    """Store a lead in the first store that takes it.
 
-    closed: Postgres is under maintenance and is not tried, not even last: what it is given now
-    may be undone by a restore.
-
-    Raises NotPersisted when none did; it may then be sent again as it is. KeyReused.
+    use_database: false under maintenance: Postgres is not asked, not even last, for a restore may
+    undo what it is given now. Raises IdempotencyKeyReused; NotPersisted when no store took it: it
+    may be sent again as it is.
     """
-    lost: list[StoreFailure] = []
-    stores = {} if closed else {"database": _insert_in_postgres}
-    for name, take in {
-        **_closed_breakers_first(means, {**stores, "queue": _enqueue}),
-        "mail": _mail_to_sales,
-    }.items():
+    stores: dict[str, Store] = {"database": _insert} if use_database else {}
+    stores = {**_closed_breakers_first(services, {**stores, "queue": _enqueue}), "mail": _mail}
+    failures: list[StoreFailure] = []
+    for name, store in stores.items():
         try:
-            return take(means, lead, desk, spam)._replace(failures=tuple(lost))
+            return store(services, lead, recipients)._replace(failures=tuple(failures))
         except Problem:
             raise
-        except Exception as fault:  # noqa: BLE001 - whatever it is, the next store may take the lead
-            lost.append(StoreFailure(name, fault))
-    raise NotPersisted(lost=tuple(lost))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next store may take the lead
+            failures.append(StoreFailure(name, error))
+    raise NotPersisted(lost=tuple(failures))
 
 
-type _Persist = Callable[[Means, Lead, Recipients, str | None], PersistedLead]
+type Store = Callable[[Services, Lead, Recipients], PersistedLead]
 
 
-def _closed_breakers_first(means: Means, stores: dict[str, _Persist]) -> dict[str, _Persist]:
-    """The stores as given, but those whose circuit breaker is open last."""
-
+def _closed_breakers_first(services: Services, stores: dict[str, Store]) -> dict[str, Store]:
     def is_open(name: str) -> bool:
         try:
-            return (means.database if name == "database" else means.cache).breaker.is_open
+            return (services.database if name == "database" else services.cache).breaker.is_open
         except NotConfigured:
             return True
 
     return dict(sorted(stores.items(), key=lambda store: is_open(store[0])))
 
 
-def _insert_in_postgres(
-    means: Means, lead: Lead, desk: Recipients, spam: str | None
-) -> PersistedLead:
-    run = partial(means.database.run, even_if_open=True)
-    if spam is not None:
-        repository.insert_spam(run, lead, spam, ())
+def _insert(services: Services, lead: Lead, recipients: Recipients) -> PersistedLead:
+    run = partial(services.database.run, even_if_open=True)
+    if lead.spam is not None:
+        repository.insert_spam(run, lead, lead.spam, ())
         return PersistedLead(lead, "spam")
-    stored = repository.insert(
-        run, lead, desk, now=lead.created_at, deliver_now=True, erasure_keys=()
+    inserted = repository.insert(
+        run, lead, recipients, now=lead.created_at, deliver_now=True, erasure_keys=()
     )
-    return PersistedLead(stored.lead, stored.decision, stored.emails)
+    return PersistedLead(inserted.lead, inserted.decision, inserted.emails)
 
 
-def _enqueue(means: Means, lead: Lead, _desk: Recipients, spam: str | None) -> PersistedLead:
-    queued = lead._replace(arrival="queue", spam=spam)
-    # Remembered with it, for nothing else tells a repeat that comes before this answer is read.
-    status = 200 if spam is not None else queued.status
-    seen = IdempotencyRecord(queued.id, queued.ref, status, lead.body_sha256, lead.keyed)
-    remember = admission.remember_command(lead.identity, seen)
-    queue.enqueue(partial(means.cache.pipeline, even_if_open=True), means.cipher, queued, remember)
+def _enqueue(services: Services, lead: Lead, _recipients: Recipients) -> PersistedLead:
+    queued = lead._replace(arrival="queue")
+    # Remembered in the same trip: nothing else recognises a duplicate that comes at once.
+    remember = admission.remember_command(lead.identity, _idempotency_record(queued, lead))
+    pipeline = partial(services.cache.pipeline, even_if_open=True)
+    queue.enqueue(pipeline, services.cipher, queued, remember)
     return PersistedLead(queued, "queued")
 
 
-def _mail_to_sales(means: Means, lead: Lead, desk: Recipients, spam: str | None) -> PersistedLead:
-    if spam is not None:
-        # Nobody is mailed for spam. It is sent again, or it is not missed.
-        raise PermanentMailError("spam")
+def _mail(services: Services, lead: Lead, recipients: Recipients) -> PersistedLead:
+    if lead.spam is not None:
+        raise PermanentMailError("spam")  # nobody is mailed for spam
     mailed = lead._replace(arrival="mail")
-    letter = repository.render_emails(mailed, desk)[0]
+    email = repository.render_emails(mailed, recipients)[0]
     with suppress(NotConfigured):  # without a key sales still read the lead; no command does
-        letter = emails.attach_sealed_lead(
-            letter, means.cipher.encrypt(serialization.to_json(mailed))
-        )
+        email = emails.attach_sealed_lead(email, services.cipher.encrypt(mailed.to_json()))
     with suppress(IdempotencyConflict):  # then an earlier attempt's copy is out
-        means.mailer.send(letter, f"sales/{lead.id}", timeout_s=MAIL_TIMEOUT_S)
+        services.mailer.send(email, f"sales/{lead.id}", timeout_s=MAIL_TIMEOUT_S)
     return PersistedLead(mailed, "mailed")
 
 
-def record_accepted(means: Means, kept: PersistedLead, original: Lead) -> None:
-    """After the answer: remember the submission, in the idempotency records, journal and ledger.
-
-    Raises CacheDown or NotConfigured; a drain enters later what is missing here.
-    """
-    lead = kept.lead
-    status = 200 if kept.decision == "spam" else lead.status
-    seen = IdempotencyRecord(lead.id, lead.ref, status, original.body_sha256, original.keyed)
-    commands: list[tuple[str | int | float, ...]] = [
-        admission.remember_command(original.identity, seen)
-    ]
-    if original.keyed:
-        # The same words without a key are the same lead.
-        commands.append(admission.remember_command(original.content_identity, seen))
-    if kept.decision == "corrected":
-        commands += queue.journal_commands(
-            means.cipher, repository.as_duplicate(original, lead.id, lead.ref), correction=True
-        )
-    elif kept.decision in ("stored", "queued", "mailed") and not lead.canary:
-        commands += queue.journal_commands(means.cipher, lead)
-    means.cache.pipeline(*commands)
-
-
-def release(means: Means, lead: Lead, member: str) -> None:
-    """After a refusal: what was kept nowhere may come again at once, and does not count."""
-    means.cache.pipeline(
-        *admission.release_commands(lead.identity, admission.client_key(lead.ip_address), member)
+def _idempotency_record(stored: Lead, submitted: Lead) -> IdempotencyRecord:
+    return IdempotencyRecord(
+        stored.id, stored.ref, stored.status, submitted.body_sha256, submitted.keyed
     )
+
+
+def record_accepted(services: Services, persisted: PersistedLead, submitted: Lead) -> None:
+    """After the answer: write the idempotency records, the journal and the ledger.
+
+    Raises CacheDown or NotConfigured; the worker writes later what is missing here.
+    """
+    lead = persisted.lead
+    record = _idempotency_record(lead, submitted)
+    identities = {submitted.identity, submitted.content_identity}  # the same words without a key
+    commands: list[tuple[str | int | float, ...]] = [
+        admission.remember_command(identity, record) for identity in identities
+    ]
+    if persisted.decision == "corrected":
+        corrected = submitted._replace(id=lead.id, ref=lead.ref)
+        commands += queue.journal_commands(services.cipher, corrected, correction=True)
+    elif persisted.decision in ("stored", "queued", "mailed") and not lead.canary:
+        commands += queue.journal_commands(services.cipher, lead)
+    services.cache.pipeline(*commands)

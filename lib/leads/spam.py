@@ -1,35 +1,67 @@
-"""Whether a submission looks like spam, without asking anybody. It decides where a lead is kept,
-never whether: everything found here can be restored. A flood is no sign of spam: a real lead that
-comes in one is stored as a lead, for a person to look at (`review`).
+"""Where a lead is stored: with the leads, among spam, or with the leads for a person to review.
 
-One mark is not enough, for each is also left by honest people in a hurry.
+Nothing is refused here, and all of it can be restored. One signal is not enough, for honest people
+in a hurry leave each of them. A flood is no signal: a real lead that comes in one is stored as a
+lead, for review.
 """
 
-from lib.leads.submission import Submission
+from typing import Protocol
 
-MIN_SIGNALS = 2  # marks
+from lib.leads.lead import Lead
+from lib.leads.submission import Submission
+from lib.problems import TurnstileDown
+
+MIN_SIGNALS = 2
 MIN_FILL_S = 3  # nobody fills eight fields faster
 SUSPICIOUS_LINKS = 2
-MAX_REPEATS = 5  # the same message from anyone within a day
-# Of the challenge: honest people without JavaScript, or everybody while Turnstile is down.
-INCONCLUSIVE_CHALLENGES = ("unchallenged", "challenge_down")
+MAX_REPEATS = 5  # of the same message from anyone within a day
+
+
+class Turnstile(Protocol):
+    def verify(self, token: str, address: str | None, attempt: str) -> bool: ...
+
+
+def screen(
+    lead: Lead,
+    *,
+    seconds_to_fill: int | None,
+    repeats: int,
+    flooded: bool,
+    turnstile: Turnstile | None,
+    challenge_token: str,
+) -> Lead:
+    """The lead with `spam` or `review` set to the reason. turnstile: None where nobody is asked."""
+    signals = classify(lead.submission, seconds_to_fill=seconds_to_fill, repeats=repeats)
+    if signals is not None:
+        return lead._replace(spam=signals)
+    if flooded:
+        return lead._replace(review="flood")
+    if turnstile is None:
+        return lead
+    if not challenge_token:
+        return lead._replace(review="unchallenged")  # a browser without JavaScript
+    try:
+        passed = turnstile.verify(challenge_token, lead.ip_address, str(lead.id))
+    except TurnstileDown:
+        return lead._replace(review="challenge_down")
+    return lead if passed else lead._replace(spam="challenge_failed")
 
 
 def classify(submission: Submission, *, seconds_to_fill: int | None, repeats: int) -> str | None:
-    """Why it goes to the spam box (codes joined by `+`); None when it is a lead."""
+    """Why it is spam (signals joined by `+`); None when it is not."""
     if submission.company is not None:
         return "honeypot"
-    found = {
+    signals = {
         "hasty": seconds_to_fill is not None and seconds_to_fill < MIN_FILL_S,
         "links": _count_links(submission) >= SUSPICIOUS_LINKS,
         "link_in_name": _has_link_in_name(submission),
         "disposable_address": False,
         "repeated_text": repeats > MAX_REPEATS,
     }
-    if sum(found.values()) >= MIN_SIGNALS - 1:  # else the list, dear to load, decides nothing
-        found["disposable_address"] = _is_disposable(submission.email)
-    marks = [name for name, there in found.items() if there]
-    return "+".join(marks) if len(marks) >= MIN_SIGNALS else None
+    if sum(signals.values()) >= MIN_SIGNALS - 1:  # else the list, slow to load, decides nothing
+        signals["disposable_address"] = _is_disposable(submission.email)
+    present = [name for name, is_present in signals.items() if is_present]
+    return "+".join(present) if len(present) >= MIN_SIGNALS else None
 
 
 def _count_links(submission: Submission) -> int:

@@ -1,15 +1,15 @@
-"""What a visitor may send: the lead's fields, their rules, and the words for each fault.
+"""What a visitor may send: the lead's fields, their rules, and the message of each error.
 
-`read` finds every fault at once; it never stops at the first. A rule that is not here does
-not exist: the form's own checks only save a round trip.
+`parse` finds every error at once. A rule that is not here does not exist: the form's own checks
+only save a round trip.
 
-By hand, for pydantic takes longer to load than a lead to be stored: tests/leads/contract.py has the
-same with it, and a property test holds the two equal.
+By hand, for pydantic takes longer to load than a lead to be stored: tests/leads/contract.py states
+the same with it, and a property test holds the two equal.
 """
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from lib.leads.validators import (
     MAX_URL_CHARACTERS,
@@ -28,7 +28,7 @@ from lib.leads.validators import (
 )
 from lib.problems import Details
 
-# What a fault is called, in the caller's language. Keys are pydantic's error types and ours.
+# Keys are pydantic's error types and ours.
 ERROR_MESSAGES: dict[str, dict[str, str]] = {
     "missing": {"id": "Wajib diisi.", "en": "This is required."},
     "string_type": {"id": "Harus berupa teks.", "en": "This must be text."},
@@ -88,80 +88,64 @@ ERROR_MESSAGES: dict[str, dict[str, str]] = {
 }
 
 
-# Field by field the contract's table.
-_VALIDATORS: dict[str, Validator] = {
-    "business_name": required(text_field(255, 2)),
-    "contact_name": required(text_field(255, 2)),
-    "phone_whatsapp": required(normalize_phone),
-    "city": required(text_field(80, 2)),
-    "salon_type": required(choice_field("SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER")),
-    "consent": require_consent,
-    "email": text_field(NO_LIMIT, then=normalize_email),
-    "chair_count": parse_chair_count,
-    "specialization": text_field(200),
-    "current_brands_used": text_field(200),
-    "monthly_spend_range": text_field(80),
-    "message": text_field(2000, lines=True),
-    "page_url_initial": text_field(MAX_URL_CHARACTERS, then=strip_query),
-    "page_url_current": text_field(MAX_URL_CHARACTERS, then=strip_query),
-    "referrer": text_field(MAX_URL_CHARACTERS, then=strip_query),
-    "utm_source": text_field(200),
-    "utm_medium": text_field(200),
-    "utm_campaign": text_field(200),
-    "utm_term": text_field(200),
-    "utm_content": text_field(200),
-    "locale": choice_field("id", "en"),
-    "consent_version": text_field(80),
-    "company": text_field(2000),
-}
-_REQUIRED = ("business_name", "contact_name", "phone_whatsapp", "city", "salon_type", "consent")
+Name = Annotated[str, required(text_field(255, 2))]
+OptionalText = Annotated[str | None, text_field(200)]
+OptionalShortText = Annotated[str | None, text_field(80)]
+OptionalUrl = Annotated[str | None, text_field(MAX_URL_CHARACTERS, then=strip_query)]
 
 
 class Submission(NamedTuple):
-    """One accepted form, normalised: `read` makes it. In the order it is stored and hashed."""
+    """One accepted form, normalised by `parse`: each field with the validator that reads it.
 
-    business_name: str
-    contact_name: str
-    phone_whatsapp: str
-    city: str
-    salon_type: str
-    consent: bool
-    email: str | None = None
-    chair_count: int | None = None
-    specialization: str | None = None
-    current_brands_used: str | None = None
-    monthly_spend_range: str | None = None
-    message: str | None = None
-    page_url_initial: str | None = None
-    page_url_current: str | None = None
-    referrer: str | None = None
-    utm_source: str | None = None
-    utm_medium: str | None = None
-    utm_campaign: str | None = None
-    utm_term: str | None = None
-    utm_content: str | None = None
-    locale: str | None = None
-    consent_version: str | None = None
-    company: str | None = None
+    The one list of a lead's fields, in the order in which they are stored and hashed. A field
+    without a default is required.
+    """
+
+    business_name: Name
+    contact_name: Name
+    phone_whatsapp: Annotated[str, required(normalize_phone)]
+    city: Annotated[str, required(text_field(80, 2))]
+    salon_type: Annotated[
+        str, required(choice_field("SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER"))
+    ]
+    consent: Annotated[bool, require_consent]
+    email: Annotated[str | None, text_field(NO_LIMIT, then=normalize_email)] = None
+    chair_count: Annotated[int | None, parse_chair_count] = None
+    specialization: OptionalText = None
+    current_brands_used: OptionalText = None
+    monthly_spend_range: OptionalShortText = None
+    message: Annotated[str | None, text_field(2000, lines=True)] = None
+    page_url_initial: OptionalUrl = None
+    page_url_current: OptionalUrl = None
+    referrer: OptionalUrl = None
+    utm_source: OptionalText = None
+    utm_medium: OptionalText = None
+    utm_campaign: OptionalText = None
+    utm_term: OptionalText = None
+    utm_content: OptionalText = None
+    locale: Annotated[str | None, choice_field("id", "en")] = None
+    consent_version: OptionalShortText = None
+    company: Annotated[str | None, text_field(2000)] = None  # the honeypot
 
     @classmethod
     def from_stored(cls, **values: Any) -> Self:
         """One that was checked when it was taken; what this version does not know is left out."""
-        return cls(**{name: value for name, value in values.items() if name in _VALIDATORS})
+        return cls(**{name: value for name, value in values.items() if name in cls._fields})
 
-    def to_dict(
-        self, *, exclude: Collection[str] = (), exclude_none: bool = False
-    ) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in _VALIDATORS if name not in exclude}
-        if exclude_none:
-            return {name: value for name, value in values.items() if value is not None}
-        return values
+    def to_dict(self, *, exclude_none: bool = False) -> dict[str, Any]:
+        values = self._asdict()
+        return {k: v for k, v in values.items() if v is not None} if exclude_none else values
 
     def to_json(self, *, exclude_none: bool = False) -> str:
-        """Byte for byte what it was before: a submission's hash is made of it."""
+        """Never change a byte of it: a submission's hash is made of it."""
         values = self.to_dict(exclude_none=exclude_none)
         return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
+
+_VALIDATORS: dict[str, Validator] = {
+    name: annotation.__metadata__[0] for name, annotation in Submission.__annotations__.items()
+}
+_REQUIRED = Submission._fields[: -len(Submission._field_defaults)]
 
 _PERSON_VALIDATORS: dict[str, Validator] = {
     "email": text_field(NO_LIMIT, then=normalize_email),
@@ -170,9 +154,9 @@ _PERSON_VALIDATORS: dict[str, Validator] = {
 
 
 class Person(NamedTuple):
-    """Who a request is about: an address, a number or both, normalised as in a lead.
+    """Who a privacy request is about: an address, a number or both, normalised as in a lead.
 
-    other_phones: what the number may be read as instead.
+    other_phones: the other numbers that may be meant.
     """
 
     email: str | None = None
@@ -192,82 +176,78 @@ def from_form(fields: Mapping[str, str]) -> dict[str, object]:
 
 
 type ErrorTypes = dict[str, list[tuple[str, dict[str, Any]]]]
-"""Faults by field: each one's kind, a key of FAULTS, and the facts its words need."""
+"""Errors by field: each one's type, a key of ERROR_MESSAGES, and the parameters of its message."""
 
 
 class ValidationError(Exception):
-    """A submission with faults: `kinds` names them by field, free of language."""
+    """A form with errors, in no language yet."""
 
-    def __init__(self, kinds: ErrorTypes) -> None:
-        super().__init__("faulty submission")
-        self.error_types = kinds
+    def __init__(self, error_types: ErrorTypes) -> None:
+        super().__init__("the form has errors")
+        self.error_types = error_types
 
     def details(self, locale: str) -> Details:
-        """Every fault in words: `{field: [message, ...]}`."""
+        """Every error as a message: `{field: [message, ...]}`."""
         return {
-            field: [ERROR_MESSAGES[kind][locale].format(**facts) for kind, facts in kinds]
-            for field, kinds in self.error_types.items()
+            field: [ERROR_MESSAGES[name][locale].format(**params) for name, params in errors]
+            for field, errors in self.error_types.items()
         }
 
 
 def parse(values: object, ambiguous: Mapping[str, str] = {}) -> Submission:
-    """A submission from decoded JSON or `from_form`. Raises Faulty with every fault.
+    """A submission from decoded JSON or `from_form`. Raises ValidationError with every error.
 
-    ambiguous: fields whose value is not certain -> why, a key of FAULTS. They are faults, too.
+    ambiguous: fields whose value is not certain -> why, a key of ERROR_MESSAGES. Errors as well.
     """
     if not isinstance(values, dict):
         raise ValidationError({"_": [("not_an_object", {})]})
-    if not ambiguous:
-        return Submission(**_validate(values, _VALIDATORS, _REQUIRED))
-    kinds: ErrorTypes = {_printable_name(name): [(kind, {})] for name, kind in ambiguous.items()}
-    try:
-        _validate(values, _VALIDATORS, _REQUIRED)
-    except ValidationError as faulty:
-        kinds = faulty.error_types | kinds
-    raise ValidationError(kinds)
+    fields, errors = _validate(values, _VALIDATORS, _REQUIRED)
+    errors |= {_printable_name(name): [(reason, {})] for name, reason in ambiguous.items()}
+    if errors:
+        raise ValidationError(errors)
+    return Submission(**fields)
 
 
 def parse_person(values: Mapping[str, str], *, certain: bool = False) -> Person:
-    """Who is meant. Raises Faulty with every fault, also when nobody is named.
+    """Who is meant. Raises ValidationError with every error, also when nobody is named.
 
-    certain: whoever may be somebody else is a fault too.
+    certain: what may be somebody else's is an error too.
     """
-    kept = _validate(values, _PERSON_VALIDATORS, ())
-    numbers: tuple[str, ...] = kept.get("phone", ())
-    unclear: ErrorTypes = {}
+    fields, errors = _validate(values, _PERSON_VALIDATORS, ())
+    if errors:
+        raise ValidationError(errors)
+    email: str | None = fields.get("email")
+    numbers: tuple[str, ...] = fields.get("phone", ())
     if certain and values.get("email", "").startswith(" "):
-        unclear["email"] = [("email_space", {})]  # +andi@… is another address than andi@…
+        errors["email"] = [("email_space", {})]  # +andi@… is another address than andi@…
     if certain and len(numbers) > 1:
-        unclear["phone"] = [("phone_unclear", {"readings": ", ".join(numbers)})]
-    if unclear:
-        raise ValidationError(unclear)
-    person = Person(kept.get("email"), numbers[0] if numbers else None, numbers[1:])
-    if person.email is None and person.phone is None:
-        raise ValidationError({"_": [("nobody", {})]})
-    return person
+        errors["phone"] = [("phone_unclear", {"readings": ", ".join(numbers)})]
+    if email is None and not numbers and not errors:
+        errors.setdefault("_", [("nobody", {})])
+    if errors:
+        raise ValidationError(errors)
+    return Person(email, numbers[0] if numbers else None, numbers[1:])
 
 
 def _validate(
-    values: Mapping[str, object], rules: Mapping[str, Validator], wanted: Collection[str]
-) -> dict[str, Any]:
-    """Every field as it is kept. Raises Faulty with every fault."""
-    kept: dict[str, Any] = {}
-    kinds: ErrorTypes = {}
-    for name, rule in rules.items():
+    values: Mapping[str, object], validators: Mapping[str, Validator], required: Collection[str]
+) -> tuple[dict[str, Any], ErrorTypes]:
+    """Every field as it is stored, and every error."""
+    fields: dict[str, Any] = {}
+    errors: ErrorTypes = {}
+    for name, validate in validators.items():
         try:
             if name in values:
-                kept[name] = rule(values[name])
-            elif name in wanted:
+                fields[name] = validate(values[name])
+            elif name in required:
                 # An unticked box is not sent at all.
                 raise FieldError("consent" if name == "consent" else "missing")
-        except FieldError as fault:
-            kinds[name] = [(fault.error_type, fault.params)]
+        except FieldError as error:
+            errors[name] = [(error.error_type, error.params)]
     for name in values:
-        if name not in rules:
-            kinds.setdefault(_printable_name(str(name)), []).append(("extra_forbidden", {}))
-    if kinds:
-        raise ValidationError(kinds)
-    return kept
+        if name not in validators:
+            errors.setdefault(_printable_name(str(name)), []).append(("extra_forbidden", {}))
+    return fields, errors
 
 
 def _printable_name(name: str) -> str:

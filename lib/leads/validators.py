@@ -1,6 +1,6 @@
-"""How one field of the form is read: tidied, checked, or refused by the name of its fault.
+"""Validators of the form's fields: each cleans a value, checks it and returns it as it is stored.
 
-A text is cleaned first; then it is asked whether anything is left, and whether it keeps its rule.
+A text is cleaned first, so an empty one and its length are judged by what is left.
 """
 
 import re
@@ -9,12 +9,9 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-MAX_URL_CHARACTERS = 2048  # characters
-NO_LIMIT = 1 << 31  # a rule of its own says how long
-CAMPAIGN_PARAMETERS = (
-    "gclid",
-    "fbclid",
-)  # beside utm_*: the rest of a query string may be personal
+MAX_URL_CHARACTERS = 2048
+NO_LIMIT = 1 << 31  # the `then` of the field limits it
+CAMPAIGN_PARAMETERS = ("gclid", "fbclid")  # beside utm_*: any other may be personal
 
 # Unicode's direction marks and overrides, zero-width spaces and the byte order mark: invisible,
 # able to disguise a text, and pasted along with numbers. Not U+200D, which joins emoji.
@@ -24,59 +21,106 @@ _INVISIBLE = dict.fromkeys(
 
 
 class FieldError(Exception):
-    """kind: a key of FAULTS; facts: what its words need."""
+    """error_type: a key of ERROR_MESSAGES. params: of its message."""
 
-    def __init__(self, kind: str, **facts: Any) -> None:
-        super().__init__(kind)
-        self.error_type = kind
-        self.params = facts
+    def __init__(self, error_type: str, **params: Any) -> None:
+        super().__init__(error_type)
+        self.error_type = error_type
+        self.params = params
+
+
+type Validator = Callable[[object], Any]
+"""A value as it came -> as it is stored. Raises FieldError."""
+
+
+def text_field(
+    max_length: int,
+    min_length: int = 0,
+    then: Callable[[str], str | None] | None = None,
+    *,
+    lines: bool = False,
+) -> Validator:
+    """An optional text; empty is not given. lines: line breaks stay."""
+
+    def validate(value: object) -> str | None:
+        text = _clean_text(value, lines=lines)
+        if text is None or text == "":
+            return None
+        if not isinstance(text, str):
+            raise FieldError("string_type")
+        if len(text) < min_length:
+            raise FieldError("string_too_short", min_length=min_length)
+        if len(text) > max_length:
+            raise FieldError("string_too_long", max_length=max_length)
+        return text if then is None else then(text)
+
+    return validate
+
+
+def choice_field(*choices: str) -> Validator:
+    def validate(value: object) -> str | None:
+        if value is None or value == "":
+            return None
+        if not isinstance(value, str) or value not in choices:
+            raise FieldError("literal_error", expected=", ".join(choices))
+        return value
+
+    return validate
+
+
+def required(validate: Validator) -> Validator:
+    def validate_given(value: object) -> Any:
+        result = validate(value)
+        if result is None:
+            raise FieldError("missing")
+        return result
+
+    return validate_given
 
 
 def _clean_text(value: object, *, lines: bool) -> object:
-    """Text as we keep it: NFC, trimmed, no control characters. Anything else as it came."""
+    """Text as it is stored: NFC, trimmed, no control characters. No text: as it came."""
     if not isinstance(value, str):
         return value
     if value.isascii() and value.isprintable():
-        return value.strip()  # as nearly all are
+        return value.strip()  # nearly all
     if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
         # Postgres refuses NUL, and a lone surrogate is no character at all.
         raise FieldError("unreadable")
     text = value.replace("\r\n", "\n").replace("\r", "\n").translate(_INVISIBLE)
-    kept = "\n\t" if lines else ""
-    spaced = (" " if char in "\n\t" and not lines else char for char in text)
-    shown = "".join(c for c in spaced if c in kept or unicodedata.category(c) != "Cc")
+    if not lines:
+        text = text.replace("\n", " ").replace("\t", " ")
+    visible = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
     # Last, for what was dropped may have stood between a letter and its accent.
-    return unicodedata.normalize("NFC", shown).strip()
+    return unicodedata.normalize("NFC", visible).strip()
 
 
-# Indonesian mobile numbers as nearly all are written. What the library calls valid, and reads as
-# this does: a test asks it.
+# Indonesian mobile numbers as nearly all are written; the library reads them the same (a test).
 _PHONE_SEPARATORS = dict.fromkeys(map(ord, " -.()"))
 _INDONESIAN_MOBILE = re.compile(r"(?:\+?620?|0)?(8[1-35-9][0-9]{7,10})")
 
 
 def normalize_phone(value: object) -> str | None:
     """A WhatsApp number in E.164, from whatever people write."""
-    typed = _text_or_none(value)
-    if typed is None:
+    text = _phone_text(value)
+    if text is None:
         return None
-    lost_plus = _may_have_lost_plus(value)
-    mobile = _INDONESIAN_MOBILE.fullmatch(typed.translate(_PHONE_SEPARATORS))
-    if mobile and not (lost_plus and typed[0] == "8"):
+    mobile = _INDONESIAN_MOBILE.fullmatch(text.translate(_PHONE_SEPARATORS))
+    if mobile and not (_may_have_lost_plus(value) and text[0] == "8"):
         return "+62" + mobile[1]
-    from lib.leads.phone import normalize  # 35 ms that only another number pays
+    from lib.leads.phone import candidates  # 35 ms that only another number pays
 
-    return normalize(typed, lost_plus=lost_plus)
+    return candidates(text, lost_plus=_may_have_lost_plus(value))[0]
 
 
 def possible_phones(value: object) -> tuple[str, ...]:
     """Every number that may be meant, the likeliest first; empty for none."""
-    typed = _text_or_none(value)
-    if typed is None:
+    text = _phone_text(value)
+    if text is None:
         return ()
     from lib.leads.phone import candidates
 
-    return tuple(candidates(typed, lost_plus=_may_have_lost_plus(value)))
+    return tuple(candidates(text, lost_plus=_may_have_lost_plus(value)))
 
 
 def renormalize_phone(stored: str) -> str:
@@ -88,15 +132,11 @@ def renormalize_phone(stored: str) -> str:
     return renormalize(stored)
 
 
-def _text_or_none(value: object) -> str | None:
-    typed = _clean_text(value, lines=False)
-    if typed is not None and not isinstance(typed, str):
-        raise FieldError("string_type")
-    return typed or None
+_phone_text = text_field(NO_LIMIT)
 
 
 def _may_have_lost_plus(value: object) -> bool:
-    """Whether a + may have stood before it: in a query string or a form it arrives as a space."""
+    """Whether it may have begun with a +, which an unescaped query string turns into a space."""
     return isinstance(value, str) and value.startswith(" ")
 
 
@@ -110,11 +150,11 @@ _NAME_AND_ADDRESS = (
     r"\s*(?:(?:[\w.!#$%&'*+\-/=?^_`{|}~]+\s+)*[\w.!#$%&'*+\-/=?^_`{|}~]+|\"(?:[^\"]|\")+\")?"
     r"\s*<(.+)>\s*"
 )
-_MAX_NAMED_CHARACTERS = 2048  # characters
+_MAX_NAMED_CHARACTERS = 2048
 
 
 def _is_ordinary_email(text: str) -> bool:
-    """Whether it is an address as nearly all are: dots, letters, digits, nothing to think about."""
+    """Whether it is of letters, digits, dots and dashes only, as nearly all are, and valid."""
     local, _, domain = text.partition("@")
     labels = domain.split(".")
     return (
@@ -131,7 +171,7 @@ def _is_ordinary_email(text: str) -> bool:
 
 
 def normalize_email(text: str) -> str:
-    """An e-mail address in lower case, as pydantic.EmailStr takes it. Nobody asks the DNS."""
+    """An e-mail address in lower case, as pydantic.EmailStr takes it. The DNS is not asked."""
     if _is_ordinary_email(text):
         return text.lower()
     if len(text) > _MAX_NAMED_CHARACTERS:
@@ -140,10 +180,10 @@ def normalize_email(text: str) -> str:
 
     named = re.fullmatch(_NAME_AND_ADDRESS, text) if text.endswith(">") else None
     try:
-        found = validate_email(named[1].strip() if named else text, check_deliverability=False)
+        email = validate_email(named[1].strip() if named else text, check_deliverability=False)
     except EmailNotValidError:
         raise FieldError("email") from None
-    return found.normalized.lower()
+    return email.normalized.lower()
 
 
 def parse_chair_count(value: object) -> int | None:
@@ -166,64 +206,15 @@ def require_consent(value: object) -> bool:
 
 
 def strip_query(text: str) -> str | None:
-    """An address whose query string keeps campaign marks alone: the rest may name a person."""
+    """A URL whose query keeps campaign parameters only: the rest may name a person."""
     bare = text.partition("?")[0].partition("#")[0].strip()
     try:
         parts = urlsplit(text)
         query = parse_qsl(parts.query, max_num_fields=200)
     except ValueError:
         return bare or None
-    kept = [(k, v) for k, v in query if k.startswith("utm_") or k in CAMPAIGN_PARAMETERS]
-    # Writing a parameter out may make it longer than it was; and what is no web address has none.
-    tidied = f"{bare}?{urlencode(kept)}"
-    is_web = parts.scheme in ("http", "https") and bool(kept)
-    return (tidied if is_web and len(tidied) <= MAX_URL_CHARACTERS else bare) or None
-
-
-type Validator = Callable[[object], Any]
-"""A value as it came -> as it is kept. Raises Fault."""
-
-
-def text_field(
-    most: int,
-    least: int = 0,
-    then: Callable[[str], str | None] | None = None,
-    *,
-    lines: bool = False,
-) -> Validator:
-    """An optional text; empty is not given."""
-
-    def read(value: object) -> str | None:
-        kept = _clean_text(value, lines=lines)
-        if kept is None or kept == "":
-            return None
-        if not isinstance(kept, str):
-            raise FieldError("string_type")
-        if len(kept) < least:
-            raise FieldError("string_too_short", min_length=least)
-        if len(kept) > most:
-            raise FieldError("string_too_long", max_length=most)
-        return kept if then is None else then(kept)
-
-    return read
-
-
-def required(read: Validator) -> Validator:
-    def read_given(value: object) -> Any:
-        kept = read(value)
-        if kept is None:
-            raise FieldError("missing")
-        return kept
-
-    return read_given
-
-
-def choice_field(*choices: str) -> Validator:
-    def read(value: object) -> str | None:
-        if value is None or value == "":
-            return None
-        if not isinstance(value, str) or value not in choices:
-            raise FieldError("literal_error", expected=", ".join(choices))
-        return value
-
-    return read
+    campaign = [(k, v) for k, v in query if k.startswith("utm_") or k in CAMPAIGN_PARAMETERS]
+    url = f"{bare}?{urlencode(campaign)}"  # escaping may make it longer than it was
+    if campaign and parts.scheme in ("http", "https") and len(url) <= MAX_URL_CHARACTERS:
+        return url
+    return bare or None

@@ -10,10 +10,10 @@ from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
+from lib.interfaces import Services
 from lib.leads import outbox
 from lib.leads import queue as lead_queue
-from lib.leads.repository import Recipients
-from lib.leads.service import Means
+from lib.leads.lead import Recipients
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
 MIN_INTERVAL_S = 20.0
@@ -48,7 +48,12 @@ class WorkerReport(NamedTuple):
 
 
 def process_pending(
-    means: Means, desk: Recipients, clock: Callable[[], datetime], *, queue_s: float, mails_s: float
+    means: Services,
+    desk: Recipients,
+    clock: Callable[[], datetime],
+    *,
+    queue_s: float,
+    mails_s: float,
 ) -> WorkerReport:
     """One round of at most queue_s and mails_s seconds. Raises DatabaseDown, NotConfigured."""
     faults: dict[str, Exception] = {}
@@ -85,7 +90,7 @@ def process_pending(
 
 
 def _drain_queue(
-    means: Means, desk: Recipients, clock: Callable[[], datetime], budget_s: float
+    means: Services, desk: Recipients, clock: Callable[[], datetime], budget_s: float
 ) -> lead_queue.DrainStats:
     run = means.database.run
 

@@ -1,19 +1,16 @@
-"""Whether what was lost could be brought back: the ages of the newest good backup and drill.
+"""The ages of the newest complete backup and the newest passed restore drill.
 
-A backup counts when it is COMPLETED, a drill when it passed: one that could not be verified shows
-nothing. Ages count from the watch's first run where there has been none, so that a new
-installation has a day, and a week, to begin with.
+Until there is one, its age counts from the monitor's first run, so that a new installation has a
+day, and a week, to begin with.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
 
 from lib.incidents.rules import MAX_BACKUP_AGE, MAX_DRILL_AGE
-from lib.leads.repository import Run
+from lib.interfaces import RunQuery
 
-if TYPE_CHECKING:
-    from psycopg import Connection
+LABELS = ("backup", "restore_drill")
 
 SELECT_NEWEST = """
 select
@@ -25,7 +22,7 @@ select
 
 @dataclass(frozen=True, slots=True)
 class BackupStatus:
-    """Ages at one moment; None: there has been none. watched: how long anybody has looked."""
+    """Ages; None: there has been none. monitored_for: since the monitor's first run."""
 
     since_backup: timedelta | None
     since_drill: timedelta | None
@@ -33,29 +30,26 @@ class BackupStatus:
 
     @property
     def labels(self) -> dict[str, str]:
-        """A word each, `fresh` when all is well."""
-        return {
-            "backup": self._label(self.since_backup, MAX_BACKUP_AGE),
-            "restore_drill": self._label(self.since_drill, MAX_DRILL_AGE),
-        }
+        ages = ((self.since_backup, MAX_BACKUP_AGE), (self.since_drill, MAX_DRILL_AGE))
+        return {name: self._label(*age) for name, age in zip(LABELS, ages, strict=True)}
+
+    @property
+    def is_fresh(self) -> bool:
+        return set(self.labels.values()) <= {"fresh", "not yet"}
 
     @property
     def backup_age(self) -> timedelta | None:
-        """What the watch judges; None until it has run once."""
+        """What the alert rules judge; None until the monitor has run once."""
         return self.monitored_for if self.since_backup is None else self.since_backup
 
     @property
     def drill_age(self) -> timedelta | None:
         return self.monitored_for if self.since_drill is None else self.since_drill
 
-    @property
-    def is_fresh(self) -> bool:
-        return set(self.labels.values()) <= {"fresh", "not yet"}
-
-    def _label(self, age: timedelta | None, bound: timedelta) -> str:
+    def _label(self, age: timedelta | None, max_age: timedelta) -> str:
         if age is not None:
-            return "fresh" if age <= bound else f"stale: {_hours(age)}"
-        if self.monitored_for is None or self.monitored_for <= bound:
+            return "fresh" if age <= max_age else f"stale: {_hours(age)}"
+        if self.monitored_for is None or self.monitored_for <= max_age:
             return "not yet"
         return f"none in {_hours(self.monitored_for)}"
 
@@ -64,11 +58,7 @@ def _hours(age: timedelta) -> str:
     return f"{age.total_seconds() / 3600:.0f} hours"
 
 
-def load_status(run: Run, now: datetime) -> BackupStatus:
-    """One question to Postgres. Raises DatabaseDown."""
-
-    def ask(connection: "Connection[Any]") -> Any:
-        return connection.execute(SELECT_NEWEST).fetchone()
-
-    backup, drill, watched = (at and now - at for at in run(ask))
-    return BackupStatus(backup, drill, watched)
+def load_status(run: RunQuery, now: datetime) -> BackupStatus:
+    """Raises DatabaseDown."""
+    row = run(lambda connection: connection.execute(SELECT_NEWEST).fetchone())
+    return BackupStatus(*(at and now - at for at in row))

@@ -1,8 +1,8 @@
-"""What a build says of itself, kept so that whoever rolls back to it knows what comes back.
+"""What each production build says of itself, and whether its statements fit the database.
 
-A deployment is for ever: its code, its variables and its idea of the schema return with it. The
-rule a newcomer would break: a new migration raises SCHEMA_MAX, and SCHEMA_MIN too as soon as any
-statement of the bundle needs it; tests hold both to supabase/migrations.
+A rollback brings a deployment back as it was built: its code, its variables and the schema it
+expects. The rule a newcomer would break: a new migration raises SCHEMA_MAX, and SCHEMA_MIN too as
+soon as any statement of the bundle needs it; tests hold both to supabase/migrations.
 """
 
 import time
@@ -10,15 +10,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
-if TYPE_CHECKING:
-    from psycopg import Connection
-
 RETRY_AFTER_S = 30.0  # where Postgres was down
-CHECKED_KEY_PREFIX = "deployment:asked:"  # and the deployment: there once an instance asks
+CHECKED_KEY_PREFIX = "deployment:asked:"  # + the deployment; set by the instance that checks
 CHECKED_TTL_S = 30 * 86400
 
 SCHEMA_MIN = "20261128400000"
@@ -44,7 +41,7 @@ on conflict (deployment) do update set
   first_seen_at = least(deployments.first_seen_at, excluded.first_seen_at)
 """
 
-# Compare and set: of all instances of a deployment, the one that gets a row back asks.
+# Compare and set: of all instances of a deployment, the one that gets a row back runs the check.
 CLAIM_FIRST_CHECK = """
 insert into deployments (deployment, commit, schema_min, schema_max, maintenance_mode,
   first_seen_at, last_seen_at, asked_at)
@@ -63,16 +60,25 @@ where deployment = %(deployment)s and (canary_at is null or canary_at <= %(now)s
 """
 
 
+def build_from(settings: Any) -> Build:
+    mode = settings.maintenance_mode
+    commit = settings.vercel_git_commit_sha
+    return Build(settings.vercel_deployment_id, commit, "" if mode == "off" else mode)
+
+
 def record_build(run: Callable[..., Any], build: Build, now: datetime) -> None:
-    """Say that this build serves production; one statement, safe to repeat. Raises DatabaseDown."""
-    values = {"schema_min": SCHEMA_MIN, "schema_max": SCHEMA_MAX, "now": now, **asdict(build)}
-    run(lambda connection: _execute(connection, RECORD_BUILD, values))
+    """Record that this build serves production; repeatable. Raises DatabaseDown."""
+    run(lambda connection: connection.execute(RECORD_BUILD, _columns(build, now)) and None)
 
 
 def record_canary(run: Callable[..., Any], deployment: str, passed: bool, now: datetime) -> None:
-    """Keep how a canary that this deployment answered came out. Raises DatabaseDown."""
+    """Record the result of a canary that this deployment answered. Raises DatabaseDown."""
     values = {"deployment": deployment, "passed": passed, "now": now}
-    run(lambda connection: _execute(connection, RECORD_CANARY, values))
+    run(lambda connection: connection.execute(RECORD_CANARY, values) and None)
+
+
+def _columns(build: Build, now: datetime) -> dict[str, object]:
+    return {"schema_min": SCHEMA_MIN, "schema_max": SCHEMA_MAX, "now": now, **asdict(build)}
 
 
 class Context(Protocol):
@@ -89,84 +95,69 @@ class Context(Protocol):
 
 
 class FirstCheck:
-    """An instance's memory of whether its deployment has been asked if its statements would work.
+    """The statement check of a new deployment, started by its first request.
 
-    Before a visitor finds out: a build may name a column that no migration has brought.
+    A build may name a column that no migration has brought: so it is known before a visitor meets
+    it. One per instance; an instance remembers that the check is done.
     """
 
     def __init__(self) -> None:
         self._next: float | None = 0.0
 
-    def check_after_response(self, call: Context) -> None:
-        """After this answer, if nobody did; a request later where Postgres is down."""
-        if self._next is None or time.monotonic() < self._next or call.cached_maintenance:
+    def check_after_response(self, context: Context) -> None:
+        """Run it after this response, unless it was run; again later where Postgres is down."""
+        if self._next is None or time.monotonic() < self._next or context.cached_maintenance:
             return
         self._next = time.monotonic() + RETRY_AFTER_S
-        call.after_response(lambda: self._check(call))
+        context.after_response(lambda: self._check(context))
 
-    def _check(self, call: Context) -> None:
-        if call.outages:
-            return  # the request itself alerts, and knows what becomes of leads; a later one asks
-        build = build_from(call.services.settings)
-        if not build.deployment or call.services.settings.vercel_env == "preview":
-            self._next = None
-            return
-        fault = _check_once_by_redis(call.services, build, datetime.now(UTC))
+    def _check(self, context: Context) -> None:
+        if context.outages:
+            return  # the request itself alerts; a later one checks
+        services, fault = context.services, None
+        build = build_from(services.settings)
+        if build.deployment and services.settings.vercel_env != "preview":
+            fault = _check_unless_claimed(services, build, datetime.now(UTC))
         self._next = None
         if fault is not None:
-            call.add_log_fields(deployment_fault=fault)
+            context.add_log_fields(deployment_fault=fault)
 
 
-def _check_once_by_redis(means: Any, build: Build, now: datetime) -> str | None:
-    """Redis spares all instances but one their connection to Postgres, which decides."""
-    key, known = CHECKED_KEY_PREFIX + build.deployment, False
+def _check_unless_claimed(services: Any, build: Build, now: datetime) -> str | None:
+    """A key in Redis saves all instances but one the connection to Postgres, which decides."""
+    key = CHECKED_KEY_PREFIX + build.deployment
     with suppress(CacheDown, NotConfigured):
-        known = not means.cache.execute("SET", key, "1", "NX", "EX", CHECKED_TTL_S)
-    if known:
-        return None
+        if not services.cache.execute("SET", key, "1", "NX", "EX", CHECKED_TTL_S):
+            return None
     try:
-        return check_once(means, build, now)
+        return check_once(services, build, now)
     except DatabaseDown:
         with suppress(CacheDown, NotConfigured):
-            means.cache.execute("DEL", key)
+            services.cache.execute("DEL", key)
         raise
 
 
-def build_from(settings: Any) -> Build:
-    """What this build says of itself."""
-    mode = settings.maintenance_mode
-    commit = settings.vercel_git_commit_sha
-    return Build(settings.vercel_deployment_id, commit, "" if mode == "off" else mode)
+def check_once(services: Any, build: Build, now: datetime) -> str | None:
+    """Run the statement check, once per deployment, and alert. Raises DatabaseDown.
 
-
-def check_once(means: Any, build: Build, now: datetime) -> str | None:
-    """Rehearse what the deployment's functions need, once for all its instances, and alert.
-
-    What would fail; None where nothing would, or somebody has asked. Raises DatabaseDown.
+    What would fail; None where nothing would, or another instance has checked.
     """
     from lib.incidents import alerting
-    from lib.monitoring import statement_check
+    from lib.monitoring import server_errors, statement_check
 
-    run = means.database.run
-    values = {"schema_min": SCHEMA_MIN, "schema_max": SCHEMA_MAX, "now": now, **asdict(build)}
+    run = services.database.run
+    values = _columns(build, now)
     try:
         if not run(lambda connection: connection.execute(CLAIM_FIRST_CHECK, values).fetchone()):
             return None
-        found = statement_check.find_faults(run, now)
-        fault = "; ".join(found.values()) or None
-        run(
-            lambda connection: connection.execute(RECORD_FAULT, {**values, "fault": fault}) and None
-        )
-    except statement_check.server_errors() as refusal:
-        # Not even that could be written down: whoever meets this asks.
-        found = statement_check.find_faults(run, now) or {
-            "watch_blind": statement_check.describe_error(refusal)
+        faults = statement_check.find_faults(run, now)
+        values["fault"] = "; ".join(faults.values()) or None
+        run(lambda connection: connection.execute(RECORD_FAULT, values) and None)
+    except server_errors.server_errors() as error:
+        # The table of deployments itself is refused: every instance that meets this checks.
+        faults = statement_check.find_faults(run, now) or {
+            "watch_blind": server_errors.describe_error(error)
         }
-        fault = "; ".join(found.values())
-    for rule, what in found.items():
-        alerting.raise_alert(means, rule, f"a new deployment found: {what}", now)
-    return fault
-
-
-def _execute(connection: "Connection[Any]", statement: str, values: dict[str, Any]) -> None:
-    connection.execute(statement, values)
+    for rule, fault in faults.items():
+        alerting.raise_alert(services, rule, f"a new deployment found: {fault}", now)
+    return "; ".join(faults.values()) or None

@@ -1,7 +1,7 @@
-"""What Redis counted, taken over into Postgres, and summed there over windows of time.
+"""Rollup: the minute counts of metrics in Redis, written to Postgres as minutes, hours and days.
 
-A minute in Redis only grows, so taking it over is writing the greater number: it may be done
-twice, late, or cut off anywhere. Hours and days are sums of minutes, written over the same way.
+A count in Redis only grows, so a rollup writes the greater number: it may run twice, late, or be
+cut off anywhere. Hours and days are sums of minutes, written the same way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,20 +13,18 @@ from typing import TYPE_CHECKING, Any
 from lib import metrics
 from lib.incidents.model import WIB
 from lib.incidents.rules import SLOW_REQUEST_MS, MinuteCounts
+from lib.interfaces import RunQuery
 from lib.metrics import BUCKET_EDGES_MS, Field
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-type RunQuery = Callable[[Callable[["Connection[Any]"], Any]], Any]
 type RunPipeline = Callable[..., list[Any]]
+type Counts = Mapping[datetime, Mapping[Field, int]]
 
-MINUTES_PER_TRIP = 120  # minutes a trip to Redis
+MINUTES_PER_TRIP = 120
 MAX_LOOKBACK = timedelta(hours=48)  # Redis keeps no more
-OVERLAP_MINUTES = 3  # minutes: an instance may be late with its counts
-AVAILABILITY_OBJECTIVE = (
-    0.995  # of requests are not our errors: what the burn rate is measured against
-)
+OVERLAP_MINUTES = 3  # an instance may be late with its counts
 
 UPSERT_MINUTES = """
 insert into metric_minutes as held (minute, service, deployment, class, bucket, n)
@@ -81,29 +79,10 @@ SELECT_DAYS = """
 select day, service, n, errors, within_sla from service_days where day > %(since)s order by day
 """
 
-SELECT_RECENT_MINUTES = """
-select minute, service, deployment, class, bucket, n from metric_minutes where minute >= %(since)s
-"""
-
-SELECT_BURN_RATES = """
-select service, w.name, sum(n)::float, coalesce(sum(n) filter (where class = 'error'), 0)::float
-from metric_minutes, (values ('5m', interval '5 minutes'), ('30m', interval '30 minutes'),
-  ('1h', interval '1 hour'), ('6h', interval '6 hours')) as w (name, length)
-where minute > %(now)s::timestamptz - w.length
-group by service, w.name, w.length order by service, w.length
-"""
-
-SELECT_BY_DEPLOYMENT = """
-select service, deployment, min(hour), max(hour), sum(n)::bigint,
-  coalesce(sum(n) filter (where class = 'error'), 0)::bigint, array_agg(bucket), array_agg(n)
-from metric_hours where hour > %(since)s group by service, deployment order by service, min(hour)
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """A service's requests over a window. counts: bucket -> how many, errors included; good: the
-    same without the errors."""
+    """A service's requests over a window. histogram: bucket -> requests, errors included."""
 
     requests: int
     errors: int
@@ -111,124 +90,102 @@ class Aggregate:
     success_histogram: Mapping[int, int]
 
 
-# ---------------------------------------------------------------- taking over
+# ---------------------------------------------------------------- from Redis to Postgres
 
 
 def roll_up(
-    run: RunQuery, run_all: RunPipeline, since: datetime, now: datetime, promised: Mapping[str, int]
+    run: RunQuery,
+    pipeline: RunPipeline,
+    since: datetime,
+    now: datetime,
+    sla_buckets: Mapping[str, int],
 ) -> int:
-    """Take over every minute from `since` on; how many counts. promised: service -> its SLA's
-    bucket. Raises CacheDown, DatabaseDown."""
+    """Write every minute from `since` on; returns how many counts. Raises CacheDown, DatabaseDown.
+
+    sla_buckets: service -> the last bucket inside its SLA.
+    """
     first = metrics.minute_of(max(since, now - MAX_LOOKBACK)) - OVERLAP_MINUTES
     minutes = range(first, metrics.minute_of(now) + 1)
-    taken = 0
+    written = 0
     for start in range(0, len(minutes), MINUTES_PER_TRIP):
-        found = _read_minutes(run_all, minutes[start : start + MINUTES_PER_TRIP])
-        taken += sum(len(counts) for counts in found.values())
-        run(partial(_upsert_minutes, found=found))
-    run(partial(_upsert_hours_and_days, since=metrics.minute_start(first), promised=promised))
-    return taken
+        counts = _read_minutes(pipeline, minutes[start : start + MINUTES_PER_TRIP])
+        written += sum(len(fields) for fields in counts.values())
+        run(partial(_upsert_minutes, counts=counts))
+    since = metrics.minute_start(first)
+    run(partial(_upsert_hours_and_days, since=since, sla_buckets=sla_buckets))
+    return written
 
 
-def _read_minutes(run_all: RunPipeline, minutes: Sequence[int]) -> dict[datetime, dict[Field, int]]:
-    replies = run_all(*(("HGETALL", metrics.minute_key(minute)) for minute in minutes))
-    found = {
-        metrics.minute_start(minute): metrics.parse_minute(reply)
+def _read_minutes(pipeline: RunPipeline, minutes: Sequence[int]) -> Counts:
+    replies = pipeline(*(("HGETALL", metrics.minute_key(minute)) for minute in minutes))
+    return {
+        metrics.minute_start(minute): fields
         for minute, reply in zip(minutes, replies, strict=True)
+        if (fields := metrics.parse_minute(reply))
     }
-    return {minute: counts for minute, counts in found.items() if counts}
 
 
-def _upsert_minutes(
-    connection: "Connection[Any]", found: Mapping[datetime, Mapping[Field, int]]
-) -> None:
+def _upsert_minutes(connection: "Connection[Any]", counts: Counts) -> None:
     rows = [
         (minute, *field, n)
-        for minute, counts in sorted(found.items())
-        for field, n in counts.items()
+        for minute, fields in sorted(counts.items())
+        for field, n in fields.items()
     ]
     names = ("minute", "service", "deployment", "class", "bucket", "n")
-    values = {name: [row[at] for row in rows] for at, name in enumerate(names)}
     if rows:
+        columns = zip(*rows, strict=True)
+        values = {name: list(column) for name, column in zip(names, columns, strict=True)}
         connection.execute(UPSERT_MINUTES, values)
 
 
 def _upsert_hours_and_days(
-    connection: "Connection[Any]", since: datetime, promised: Mapping[str, int]
+    connection: "Connection[Any]", since: datetime, sla_buckets: Mapping[str, int]
 ) -> None:
     hour = since.replace(minute=0, second=0, microsecond=0)
-    there = since.astimezone(WIB)
-    day = there.replace(hour=0, minute=0, second=0, microsecond=0).astimezone(UTC)
+    local_day = since.astimezone(WIB).replace(hour=0, minute=0, second=0, microsecond=0)
+    buckets = {"service": list(sla_buckets), "bucket": list(sla_buckets.values())}
     with connection.transaction():
         connection.execute(UPSERT_HOURS, {"since": hour})
-        given = {"service": list(promised), "bucket": list(promised.values())}
-        connection.execute(UPSERT_DAYS, {"since": day, **given})
+        connection.execute(UPSERT_DAYS, {"since": local_day.astimezone(UTC), **buckets})
 
 
-# ---------------------------------------------------------------- windows
+# ---------------------------------------------------------------- reading
 
 
-def recent_from_redis(
-    run_all: RunPipeline, now: datetime, length: timedelta
+def recent_traffic(
+    pipeline: RunPipeline, now: datetime, length: timedelta
 ) -> dict[str, dict[datetime, MinuteCounts]]:
-    """What was answered lately, by service and minute, out of Redis. Raises CacheDown."""
+    """service -> minute -> its requests, from Redis. Raises CacheDown."""
     last = metrics.minute_of(now)
     minutes = range(last - int(length.total_seconds()) // 60, last + 1)
-    return _minutes_by_service(_read_minutes(run_all, minutes))
-
-
-def recent_from_postgres(
-    run: RunQuery, now: datetime, length: timedelta
-) -> dict[str, dict[datetime, MinuteCounts]]:
-    """The same out of Postgres, as far as it was taken over. Raises DatabaseDown."""
-    rows = run(lambda c: c.execute(SELECT_RECENT_MINUTES, {"since": now - length}).fetchall())
-    found: dict[datetime, dict[Field, int]] = {}
-    for minute, *field, n in rows:
-        found.setdefault(minute, {})[field[0], field[1], field[2], field[3]] = n
-    return _minutes_by_service(found)
-
-
-def _minutes_by_service(
-    found: Mapping[datetime, Mapping[Field, int]],
-) -> dict[str, dict[datetime, MinuteCounts]]:
     slow_from = BUCKET_EDGES_MS.index(SLOW_REQUEST_MS)
-    made: dict[str, dict[datetime, MinuteCounts]] = {}
-    for minute, counts in found.items():
-        for (service, _, kind, bucket), n in counts.items():
-            before = made.setdefault(service, {}).get(minute, MinuteCounts(0, 0, 0))
-            made[service][minute] = MinuteCounts(
-                before.requests + n,
-                before.errors + (n if kind == "error" else 0),
-                before.slow + (n if bucket > slow_from else 0),
-                before.queued + (n if kind == "queued" else 0),
+    traffic: dict[str, dict[datetime, MinuteCounts]] = {}
+    for minute, fields in _read_minutes(pipeline, minutes).items():
+        for (service, _, outcome, bucket), n in fields.items():
+            total = traffic.setdefault(service, {}).get(minute, MinuteCounts(0, 0, 0))
+            traffic[service][minute] = MinuteCounts(
+                total.requests + n,
+                total.errors + (n if outcome == "error" else 0),
+                total.slow + (n if bucket > slow_from else 0),
+                total.queued + (n if outcome == "queued" else 0),
             )
-    return made
+    return traffic
 
 
 def load_windows(connection: "Connection[Any]", now: datetime) -> dict[tuple[str, str], Aggregate]:
-    """(window, service) -> what was answered; windows 1h, 24h, 30d."""
-    parts: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
-    for window, service, kind, bucket, n in connection.execute(SELECT_WINDOWS, {"now": now}):
-        parts.setdefault((window, service), []).append((kind, bucket, n))
-    return {place: aggregate(rows) for place, rows in parts.items()}
+    """(window, service) -> its requests; windows 1h, 24h, 30d."""
+    rows: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
+    for window, service, outcome, bucket, n in connection.execute(SELECT_WINDOWS, {"now": now}):
+        rows.setdefault((window, service), []).append((outcome, bucket, n))
+    return {key: _aggregate(window_rows) for key, window_rows in rows.items()}
 
 
-def aggregate(rows: Sequence[tuple[str, int, int]]) -> Aggregate:
-    """(class, bucket, n) rows as one."""
-    counts: dict[int, int] = {}
-    good: dict[int, int] = {}
-    for kind, bucket, n in rows:
-        counts[bucket] = counts.get(bucket, 0) + n
-        if kind != "error":
-            good[bucket] = good.get(bucket, 0) + n
-    n = sum(counts.values())
-    return Aggregate(n, n - sum(good.values()), counts, good)
-
-
-def burn_rates(connection: "Connection[Any]", now: datetime) -> dict[str, dict[str, float]]:
-    """service -> window -> how many times faster than OBJECTIVE allows errors are made: above
-    14.4 over 1h and 5m, or 6 over 6h and 30m, is worth a look (SRE workbook). For reports."""
-    rates: dict[str, dict[str, float]] = {}
-    for service, window, n, errors in connection.execute(SELECT_BURN_RATES, {"now": now}):
-        rates.setdefault(service, {})[window] = round(errors / n / (1 - AVAILABILITY_OBJECTIVE), 2)
-    return rates
+def _aggregate(rows: Sequence[tuple[str, int, int]]) -> Aggregate:
+    histogram: dict[int, int] = {}
+    successes: dict[int, int] = {}
+    for outcome, bucket, n in rows:
+        histogram[bucket] = histogram.get(bucket, 0) + n
+        if outcome != "error":
+            successes[bucket] = successes.get(bucket, 0) + n
+    total = sum(histogram.values())
+    return Aggregate(total, total - sum(successes.values()), histogram, successes)

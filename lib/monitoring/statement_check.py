@@ -1,47 +1,43 @@
-"""Would the database take a lead now? The very statements, run with a synthetic lead, rolled back.
+"""The statement check: would Postgres store a lead, send its mails and list the products?
 
-EXPLAIN would see missing columns and rights only; NOT NULL, CHECK, triggers, policies, rules and a
-read-only server show themselves when the statement runs. Everything happens in one transaction
-that is always rolled back, under `set local` time limits, so it works through a transaction pooler
-and leaves nothing behind: no row, no mail, nothing that is counted. The rule a newcomer would
-break: what is said of a fault names tables, columns and constraints, and never a value.
+It runs the statements the functions run, with synthetic leads, in a transaction that is always
+rolled back. EXPLAIN would find missing columns and rights only; NOT NULL, CHECK, triggers,
+policies, rules and a read-only server show when a statement runs. Time limits are `set local`, so
+it works through a transaction pooler. The rule a newcomer would break: a fault names tables,
+columns and constraints, never a value.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
+from lib.interfaces import RunQuery
 from lib.leads import canary, outbox, queue, repository
-from lib.leads.repository import Lead, Recipients
+from lib.leads.lead import CANARY_MAILBOX, Lead, Recipients
 from lib.leads.submission import Submission
+from lib.monitoring import server_errors
 from lib.problems import ErasedSubject, PermanentMailError, Problem, TransientMailError
-from lib.products import catalogue as product_catalogue
+from lib.products import catalogue
 from lib.products.query import FILTERS, Query
 
 if TYPE_CHECKING:
-    import psycopg
     from psycopg import Connection
 
-type RunQuery = Callable[..., Any]
-"""`Database.run`, whose own errors of statements pass through."""
 
-STATEMENT_TIMEOUT_S = (
-    0.8  # a statement may wait for locks, or take, so long: below deep health's second
-)
-# No real mail was ever due before: only the synthetic ones are claimed.
+STATEMENT_TIMEOUT_S = 0.8  # for locks, or to run: below deep health's second
+# No real mail was due then: only the synthetic ones are claimed.
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
-READ_ONLY_SQLSTATE = "25006"
 MAX_SESSIONS = 8  # that an instance may keep open
 
 SET_TIMEOUTS = """
 select set_config('lock_timeout', %(lock)s, true),
   set_config('statement_timeout', %(statement)s, true)
 """
-# A new session begins with these; ours, or a pooler's, may have begun before they were set.
+# A new session starts with these defaults; ours, or a pooler's, may be older than they are.
 APPLY_SESSION_DEFAULTS = """
 select set_config(
   case name when 'default_transaction_read_only' then 'transaction_read_only' else name end,
@@ -59,10 +55,10 @@ from (
 ) as last
 where name = 'search_path' or name = 'default_transaction_read_only' and value::boolean
 """
-# Deferred constraints and triggers speak at the commit, which never comes.
+# Deferred constraints and triggers run at the commit, which never comes.
 CHECK_CONSTRAINTS = "set constraints all immediate"
 
-# Row level security without a policy refuses no SELECT, UPDATE or DELETE: they find no row.
+# Without a policy, row level security refuses no SELECT, UPDATE or DELETE: they find no row.
 SELECT_HIDDEN_TABLES = """
 select needed.name, needed.command
 from unnest(%(tables)s::text[], %(commands)s::text[]) as needed (name, command)
@@ -78,14 +74,117 @@ COMMAND_NAMES = {"r": "select", "w": "update", "d": "delete"}
 
 TOUCH_OUTBOX = "update outbox set attempts = attempts where lead_id = %(id)s"
 
-# Groups are counted by triggers, so they tell that there is something to see.
+# product_groups is filled by triggers: it shows that there are products to see.
 SELECT_VISIBLE_PRODUCTS = """
 select exists (select from products where published), exists (select from product_groups)
 """
 
 
+class SilentFailure(Exception):
+    """The database raised no error, and yet did not do what it was asked; the text says what."""
+
+
+class Check(NamedTuple):
+    """consequence: of a fault. tables: whose rows must be visible, and to which commands."""
+
+    consequence: str
+    tables: Mapping[str, str]
+    run_statements: Callable[["Connection[Any]", datetime], None]
+
+
+def find_faults(
+    run: RunQuery, now: datetime, *, timeout_s: float = STATEMENT_TIMEOUT_S
+) -> dict[str, str]:
+    """Alert rule -> fault, of all CHECKS. Raises DatabaseDown.
+
+    Where no lead can be stored, its mails are no fault of their own.
+    """
+    faults: dict[str, str] = {}
+    for rule in CHECKS:
+        if rule == "outbox_refused" and "store_refused" in faults:
+            continue
+        if fault := find_fault(run, rule, now, timeout_s=timeout_s):
+            faults[rule] = fault
+    return faults
+
+
+def store_fault(run: RunQuery, now: datetime) -> str | None:
+    """Why a lead would not be stored with its mails. Raises DatabaseDown."""
+    return find_fault(run, "store_refused", now)
+
+
+def find_fault(
+    run: RunQuery, rule: str, now: datetime, *, timeout_s: float = STATEMENT_TIMEOUT_S
+) -> str | None:
+    """What refuses the statements of one of CHECKS; None when nothing does. Raises DatabaseDown."""
+    check = CHECKS[rule]
+
+    def attempt(connection: "Connection[Any]") -> str | None:
+        return _run_rolled_back(connection, check, now, timeout_s)
+
+    budget_s = max(3.5, 3 * timeout_s)
+    fault: str | None = run(attempt, budget_s=budget_s)
+    for _ in range(MAX_SESSIONS):
+        # A session may stay read-only after the server no longer is: it was closed, take another.
+        if fault is None or not fault.endswith(f"({server_errors.READ_ONLY_SQLSTATE})"):
+            break
+        fault = run(attempt, budget_s=budget_s)
+    return fault
+
+
+def _run_rolled_back(
+    connection: "Connection[Any]", check: Check, now: datetime, timeout_s: float
+) -> str | None:
+    import psycopg  # loaded already by whoever has a connection
+
+    recording: Any = _RecordingConnection(connection)
+    try:
+        with _rolled_back(connection, timeout_s):
+            _require_visible(connection, check.tables)
+            check.run_statements(recording, now)
+            connection.execute(CHECK_CONSTRAINTS)
+    except psycopg.Error as error:
+        if error.sqlstate is None or connection.closed:
+            raise  # from no server, or from one that is shutting down
+        connection.close()
+        return server_errors.describe_error(error, recording.parameter_name)
+    except SilentFailure as failure:
+        return str(failure)
+    except (ErasedSubject, Problem, RuntimeError):
+        return 'a row written to table "leads" is not there (a trigger, rule or constraint?)'
+    return None
+
+
+@contextmanager
+def _rolled_back(connection: "Connection[Any]", timeout_s: float) -> Iterator[None]:
+    timeout_ms = int(timeout_s * 1000)
+    with connection.transaction(force_rollback=True):
+        values = {"lock": f"{timeout_ms}ms", "statement": f"{timeout_ms + 100}ms"}
+        connection.execute(SET_TIMEOUTS, values)
+        connection.execute(APPLY_SESSION_DEFAULTS)
+        yield
+
+
+def _require_visible(connection: "Connection[Any]", tables: Mapping[str, str]) -> None:
+    """Raises SilentFailure where row level security hides every row from a command."""
+    pairs = [(table, command) for table, commands in tables.items() for command in commands]
+    values = {
+        "tables": [table for table, _ in pairs],
+        "commands": [command for _, command in pairs],
+    }
+    hidden = connection.execute(SELECT_HIDDEN_TABLES, values).fetchall()
+    if hidden:
+        raise SilentFailure(
+            "; ".join(
+                f'row level security hides every row of table "{table}" from'
+                f" {COMMAND_NAMES[command]}"
+                for table, command in hidden
+            )
+        )
+
+
 class _RecordingConnection:
-    """A connection that remembers its last statement: a server tells of a parameter by number."""
+    """A connection that keeps its last statement: the server names a parameter by its number."""
 
     def __init__(self, connection: "Connection[Any]") -> None:
         self._connection = connection
@@ -104,319 +203,155 @@ class _RecordingConnection:
         return names[number - 1] if 0 < number <= len(names) else None
 
 
-class SilentFailure(Exception):
-    """The database raised nothing, and yet did not do what it was asked; the text says what."""
-
-
-def store_fault(
-    run: RunQuery, now: datetime, *, patience_s: float = STATEMENT_TIMEOUT_S
-) -> str | None:
-    """Why a lead would not be stored with its mails; None when it would.
-
-    Names SQLSTATE, table, column and constraint, never a value. Raises DatabaseDown.
-    """
-    return _run_rolled_back(run, lambda connection: _store_leads(connection, now), patience_s)
-
-
-def outbox_fault(
-    run: RunQuery, now: datetime, *, patience_s: float = STATEMENT_TIMEOUT_S
-) -> str | None:
-    """Why the mails of a stored lead would not be sent; None when they would.
-
-    Where no lead can be stored either, that is the fault, and told here too. Raises DatabaseDown.
-    """
-    return _run_rolled_back(run, lambda connection: _send_emails(connection, now), patience_s)
-
-
-def products_fault(run: RunQuery, *, patience_s: float = STATEMENT_TIMEOUT_S) -> str | None:
-    """Why the catalogue cannot be read; None when it can. Raises DatabaseDown."""
-    return _run_rolled_back(run, _search_products, patience_s)
-
-
-def find_faults(
-    run: RunQuery, now: datetime, *, patience_s: float = STATEMENT_TIMEOUT_S
-) -> dict[str, str]:
-    """All three, by the rule of lib/incidents/rules.py that a fault breaks. Raises DatabaseDown.
-
-    Where no lead can be stored, its mails are no fault of their own.
-    """
-    store = store_fault(run, now, patience_s=patience_s)
-    outbox = None if store else outbox_fault(run, now, patience_s=patience_s)
-    catalogue = products_fault(run, patience_s=patience_s)
-    found = {"store_refused": store, "outbox_refused": outbox, "products_refused": catalogue}
-    return {rule: fault for rule, fault in found.items() if fault is not None}
-
-
 # ---------------------------------------------------------------- the statements
 
 
 def _store_leads(connection: "Connection[Any]", now: datetime) -> None:
-    """Leads of every kind, one twice and corrected, and one kept as spam."""
-    _require_visible(connection, leads="rw", outbox="r", erasure_tombstones="r")
-    made = _sample_leads(now)
-    for lead in made:
-        _store_lead(connection, lead, now)
-        seen = canary.find(_runner_on(connection), lead.id)
-        if not seen.stored or not seen.emails:
-            what = "outbox" if seen.stored else "leads"
+    """Leads of every kind, one of them twice and corrected, and one spam."""
+    leads = _sample_leads(now)
+    for lead in leads:
+        _insert(connection, lead, now)
+        stored = canary.find(_runner_on(connection), lead.id)
+        if not stored.stored or not stored.emails:
+            table = "outbox" if stored.stored else "leads"
             raise SilentFailure(
-                f'a row written to table "{what}" is not there (a trigger or a policy?)'
+                f'a row written to table "{table}" is not there (a trigger or a policy?)'
             )
-    _store_lead(connection, made[0], now)
-    changed = made[0].submission._replace(city="Medan", chair_count=2)
+    _insert(connection, leads[0], now)
+    correction = leads[0].submission._replace(city="Medan", chair_count=2)
     later = now + timedelta(seconds=1)
-    _store_lead(connection, _sample_lead(changed, later, "id"), later)
-    _store_lead(connection, _sample_lead(changed, later, "id", key=str(uuid4())), later)
-    repository.insert_spam(
-        _runner_on(connection), _sample_lead(_longest_submission(now), now, "en"), "rehearsal", ()
-    )
-    connection.execute(CHECK_CONSTRAINTS)
+    _insert(connection, _sample_lead(correction, later), later)
+    _insert(connection, _sample_lead(correction, later, key=str(uuid4())), later)
+    spam = _sample_lead(_longest_submission(now), now)
+    repository.insert_spam(_runner_on(connection), spam, "rehearsal", ())
 
 
 def _send_emails(connection: "Connection[Any]", now: datetime) -> None:
-    """Claim the mails of a lead; have one sent, one delayed and given up; enter the journal."""
-    _require_visible(connection, leads="rw", outbox="rw")
+    """Mails of a lead: one sent, one delayed and given up; and the journal's marks."""
     run, lead = _runner_on(connection), _sample_leads(now)[0]
-    _store_lead(connection, lead, LONG_AGO)
+    _insert(connection, lead, LONG_AGO)
     if not connection.execute(TOUCH_OUTBOX, {"id": str(lead.id)}).rowcount:
         raise SilentFailure('a row of table "outbox" cannot be changed (a trigger or a policy?)')
-    mine = outbox.claim(run, LONG_AGO, 2)
-    for mail, answer in zip(
-        mine, (None, TransientMailError("rehearsal", uncertain=False)), strict=False
+    mails = outbox.claim(run, LONG_AGO, 2)
+    if len(mails) < 2:
+        raise SilentFailure('a row of table "outbox" cannot be claimed (a trigger or a policy?)')
+    for mail, error in (
+        (mails[0], None),
+        (mails[1], TransientMailError("rehearsal", uncertain=False)),
+        (mails[1], PermanentMailError("rehearsal")),
     ):
         outbox.send_claimed(
-            run, _fake_sender(answer), [mail], lambda: LONG_AGO, outbox.DeliveryStats()
+            run, _fake_sender(error), [mail], lambda: LONG_AGO, outbox.DeliveryStats()
         )
-    for mail in mine[1:]:
-        refused = _fake_sender(PermanentMailError("rehearsal"))
-        outbox.send_claimed(run, refused, [mail], lambda: LONG_AGO, outbox.DeliveryStats())
     connection.execute(queue.SELECT_UNJOURNALED)
     connection.execute(queue.MARK_JOURNALED, {"ids": [str(lead.id)]})
-    connection.execute(CHECK_CONSTRAINTS)
 
 
-def _search_products(connection: "Connection[Any]") -> None:
-    """A search with facets, the bare list's beginning, and one product."""
-    tables = ("products", "product_groups", "brands", "categories", "functions", "catalogue_state",
-              "synonyms", "search_words")  # fmt: skip
-    _require_visible(connection, **dict.fromkeys(tables, "r"))
+def _search_products(connection: "Connection[Any]", _now: datetime) -> None:
+    """A search with facets, the beginning of the plain list in every order, and one product."""
     run = _runner_on(connection)
-    product_catalogue.find(
-        run, Query(q="shampoo", sort="relevance", limit=1, facets=FILTERS, total=True)
-    )
-    for sort in ("name", "-name", "newest"):
-        product_catalogue.find(run, Query(sort=sort, limit=1, facets=FILTERS, total=True))
-    product_catalogue.find(run, Query(slug="shampoo"))
-    seen, counted = connection.execute(SELECT_VISIBLE_PRODUCTS).fetchone() or (False, False)
-    if counted and not seen:
+    for query in (
+        Query(q="shampoo", sort="relevance", limit=1, facets=FILTERS, total=True),
+        *(Query(sort=s, limit=1, facets=FILTERS, total=True) for s in ("name", "-name", "newest")),
+        Query(slug="shampoo"),
+    ):
+        catalogue.find(run, query)
+    visible, expected = connection.execute(SELECT_VISIBLE_PRODUCTS).fetchone() or (False, False)
+    if expected and not visible:
         raise SilentFailure('no row of table "products" can be read (a policy?)')
 
 
-def _store_lead(connection: "Connection[Any]", lead: Lead, mailed_at: datetime) -> None:
-    desk = Recipients("rehearsal@alfabeauty.co.id", (repository.CANARY_MAILBOX,))
-    keys = (bytes(32),)
+def _insert(connection: "Connection[Any]", lead: Lead, mailed_at: datetime) -> None:
+    recipients = Recipients("rehearsal@alfabeauty.co.id", (CANARY_MAILBOX,))
+    run = _runner_on(connection)
     repository.insert(
-        _runner_on(connection), lead, desk, now=mailed_at, deliver_now=False, erasure_keys=keys
+        run, lead, recipients, now=mailed_at, deliver_now=False, erasure_keys=(bytes(32),)
     )
 
 
 def _runner_on(connection: "Connection[Any]") -> RunQuery:
-    """`run` inside this transaction."""
-    return lambda work, **_bounds: work(connection)
+    """A `run` inside this transaction."""
+    return lambda query, **_bounds: query(connection)
 
 
-def _fake_sender(answer: Exception | None) -> Callable[..., str]:
-    """Sends nothing, and answers so."""
+def _fake_sender(error: Exception | None) -> Callable[..., str]:
+    """Sends nothing; raises the error."""
 
     def send(*_: object, **__: object) -> str:
-        if answer is not None:
-            raise answer
+        if error is not None:
+            raise error
         return "rehearsal"
 
     return send
+
+
+CHECKS: Mapping[str, Check] = {
+    "store_refused": Check(
+        "would refuse a lead",
+        {"leads": "rw", "outbox": "r", "erasure_tombstones": "r"},
+        _store_leads,
+    ),
+    "outbox_refused": Check("would send no mail", {"leads": "rw", "outbox": "rw"}, _send_emails),
+    "products_refused": Check(
+        "would show no product",
+        dict.fromkeys(
+            ("products", "product_groups", "brands", "categories", "functions", "catalogue_state",
+             "synonyms", "search_words"), "r",
+        ),
+        _search_products,
+    ),
+}  # fmt: skip
+"""Alert rule -> the check whose fault breaks it."""
 
 
 # ---------------------------------------------------------------- synthetic leads
 
 
 def _sample_leads(now: datetime) -> list[Lead]:
-    """One of every salon type: the fullest that is taken, the shortest, and between."""
-    fullest = _longest_submission(now)
-    short = Submission("AB", "CD", "+6281200000000", "EF", "SALON", consent=True)
-    said = f"Rehearsal {uuid4()}"
-    shorts = [
-        short._replace(salon_type=one, message=f"{said} {number}", business_name=one)
-        for number, one in enumerate(("SALON", "BARBER", "BRIDAL", "UNISEX", "UNISEX"))
+    """One of every salon type: the longest fields that are accepted, the shortest, and between."""
+    text = f"Rehearsal {uuid4()}"
+    shortest = Submission("AB", "CD", "+6281200000000", "EF", "SALON", consent=True)
+    short = [
+        shortest._replace(
+            salon_type=salon_type, message=f"{text} {number}", business_name=salon_type
+        )
+        for number, salon_type in enumerate(("SALON", "BARBER", "BRIDAL", "UNISEX", "UNISEX"))
     ]
-    shorts[0] = shorts[0]._replace(message=None, business_name=said)
-    made = [_sample_lead(fullest, now, "id"), *(_sample_lead(one, now, "en") for one in shorts)]
-    made[1] = made[1]._replace(ip_address=None, user_agent=None)
-    made[2] = made[2]._replace(arrival="queue")
-    made[3] = made[3]._replace(arrival="mail", ip_address="2001:db8::1")
-    return made
+    short[0] = short[0]._replace(message=None, business_name=text)
+    leads = [_sample_lead(s, now) for s in (_longest_submission(now), *short)]
+    leads[1] = leads[1]._replace(ip_address=None, user_agent=None)
+    leads[2] = leads[2]._replace(arrival="queue")
+    leads[3] = leads[3]._replace(arrival="mail", ip_address="2001:db8::1")
+    return leads
 
 
 def _longest_submission(now: datetime) -> Submission:
-    """Every field, as long as the contract takes it."""
-    said = f"Rehearsal {uuid4()} of {now:%Y-%m-%d} "
-    link = "https://alfabeauty.co.id/?utm_source="
-    return Submission(
-        business_name="Rehearsal ".ljust(255, "x"),
-        contact_name="Rehearsal ".ljust(255, "x"),
+    """Every field, as long as the contract accepts it."""
+    lengths = {"business_name": 255, "contact_name": 255, "city": 80, "specialization": 200,
+               "current_brands_used": 200, "monthly_spend_range": 80, "page_url_initial": 2048,
+               "page_url_current": 2048, "referrer": 2048, "utm_source": 200, "utm_medium": 200,
+               "utm_campaign": 200, "utm_term": 200, "utm_content": 200,
+               "consent_version": 80}  # fmt: skip
+    return Submission.from_stored(
+        **{name: "Rehearsal ".ljust(length, "x") for name, length in lengths.items()},
+        message=f"Rehearsal {uuid4()} of {now:%Y-%m-%d} ".ljust(2000, "x"),
         phone_whatsapp="+628120000000000",
-        city="Jakarta ".ljust(80, "x"),
         salon_type="OTHER",
         consent=True,
-        email=repository.CANARY_MAILBOX,
+        email=CANARY_MAILBOX,
         chair_count=10_000,
-        specialization="x" * 200,
-        current_brands_used="x" * 200,
-        monthly_spend_range="x" * 80,
-        message=said.ljust(2000, "x"),
-        page_url_initial=link.ljust(2048, "x"),
-        page_url_current=link.ljust(2048, "x"),
-        referrer=link.ljust(2048, "x"),
-        utm_source="x" * 200,
-        utm_medium="x" * 200,
-        utm_campaign="x" * 200,
-        utm_term="x" * 200,
-        utm_content="x" * 200,
         locale="id",
-        consent_version="x" * 80,
     )
 
 
-def _sample_lead(
-    submission: Submission, now: datetime, locale: str, key: str | None = None
-) -> Lead:
-    """A canary: were it ever kept, it would be counted nowhere and mailed to a test mailbox."""
-    return repository.from_submission(
+def _sample_lead(submission: Submission, now: datetime, key: str | None = None) -> Lead:
+    """A canary: if it were committed, it would be counted nowhere and mailed to a test mailbox."""
+    return Lead.from_submission(
         submission,
         key=key,
-        locale=locale,
+        locale="en",
         now=now,
         ip_address="192.0.2.1",
         user_agent="rehearsal".ljust(255, "x"),
         canary=True,
     )
-
-
-# ---------------------------------------------------------------- always rolled back
-
-
-def _run_rolled_back(
-    run: RunQuery, work: Callable[["Connection[Any]"], None], patience_s: float
-) -> str | None:
-    def ask(connection: "Connection[Any]") -> str | None:
-        import psycopg  # which whoever has a connection has loaded
-
-        noting: Any = _RecordingConnection(connection)
-        try:
-            with _rolled_back(connection, patience_s):
-                work(noting)
-        except psycopg.Error as fault:
-            if fault.sqlstate is None or connection.closed:
-                raise  # said by no server, or by one on its way out
-            connection.close()  # a session may stay so when the server no longer is
-            return describe_error(fault, noting.parameter_name)
-        except SilentFailure as refusal:
-            return str(refusal)
-        except (ErasedSubject, Problem, RuntimeError):
-            return 'a row written to table "leads" is not there (a trigger, rule or constraint?)'
-        return None
-
-    budget_s = max(3.5, 3 * patience_s)
-    said: str | None = run(ask, budget_s=budget_s)
-    for _ in range(MAX_SESSIONS):
-        if said is None or not said.endswith(f"({READ_ONLY_SQLSTATE})"):
-            break
-        said = run(ask, budget_s=budget_s)
-    return said
-
-
-@contextmanager
-def _rolled_back(connection: "Connection[Any]", patience_s: float) -> Iterator[None]:
-    patience_ms = int(patience_s * 1000)
-    with connection.transaction(force_rollback=True):
-        values = {"lock": f"{patience_ms}ms", "statement": f"{patience_ms + 100}ms"}
-        connection.execute(SET_TIMEOUTS, values)
-        connection.execute(APPLY_SESSION_DEFAULTS)
-        yield
-
-
-def _require_visible(connection: "Connection[Any]", **needed: str) -> None:
-    """See that row level security hides none of these tables. needed: table -> commands."""
-    pairs = [(table, command) for table, commands in needed.items() for command in commands]
-    values = {"tables": [one for one, _ in pairs], "commands": [one for _, one in pairs]}
-    hidden = connection.execute(SELECT_HIDDEN_TABLES, values).fetchall()
-    if hidden:
-        raise SilentFailure("; ".join(_describe_hidden(hidden)))
-
-
-def _describe_hidden(rows: Sequence[Any]) -> Iterator[str]:
-    for table, command in rows:
-        yield f'row level security hides every row of table "{table}" from {COMMAND_NAMES[command]}'
-
-
-# ---------------------------------------------------------------- in words
-
-# What a server says under these names things and quotes no value, unless a function raised it.
-QUOTABLE_SQLSTATE_CLASSES = ("0A", "23", "25", "40", "42", "53", "54", "55", "57", "2F", "3D", "3F")
-SQLSTATE_MEANINGS = {
-    READ_ONLY_SQLSTATE: "the database is read-only",
-    "42501": "a right or a policy is missing",
-    "53100": "the disk is full",
-    "55P03": "a table is locked",
-    "57014": "it takes too long",
-    "P0001": "a trigger or function refuses it",
-}
-DIAGNOSTIC_FIELDS = ("schema_name", "table_name", "column_name", "datatype_name", "constraint_name")
-
-
-def is_server_error(fault: BaseException | None) -> "TypeGuard[psycopg.Error]":
-    """Whether a server said it, and so says why."""
-    return getattr(fault, "sqlstate", None) is not None and isinstance(fault, server_errors())
-
-
-def server_errors() -> "tuple[type[psycopg.Error], ...]":
-    """What a statement of ours fails with when a server refuses it."""
-    import psycopg
-
-    return (psycopg.Error,)
-
-
-def describe_error(
-    fault: "psycopg.Error", parameter: Callable[[int], str | None] = lambda _: None
-) -> str:
-    """A statement's failure for a person: what it means, the names a server gives, the SQLSTATE.
-
-    parameter: the name behind a statement's parameter.
-    """
-    diag, code = fault.diag, fault.sqlstate or "?"
-    raised = diag.source_function == "exec_stmt_raise"
-    said = (
-        (diag.message_primary or "") if code[:2] in QUOTABLE_SQLSTATE_CLASSES and not raised else ""
-    )
-    parts = [
-        part
-        for part in (SQLSTATE_MEANINGS.get(code, "" if said else _error_name(fault)), said)
-        if part
-    ]
-    if code == "0A000" and not raised and diag.message_hint:
-        parts.append(diag.message_hint)  # of a rule, which the message does not name
-    text = ": ".join(parts)
-    names = [
-        f"{name.removesuffix('_name')} {value}"
-        for name in DIAGNOSTIC_FIELDS
-        if (value := getattr(diag, name)) and value not in text and value != "public"
-    ]
-    if (place := re.search(r"parameter \$(\d+)", diag.context or "")) is not None:
-        names.append(f"value of {parameter(int(place[1]))}")
-    if (function := re.search(r"function ([\w.\"]+)\(", diag.context or "")) is not None:
-        names.append(f"in function {function[1]}")
-    return ", ".join([text, *names]) + f" ({code})"
-
-
-def _error_name(fault: Exception) -> str:
-    """psycopg names its errors as the standard does: `InvalidTextRepresentation`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", " ", type(fault).__name__).lower()

@@ -1,22 +1,21 @@
-"""The service catalogue, and how it does: what /api/status says, in Statuspage's shape.
+"""The status page: each service's SLA figures, incidents and maintenance, in Statuspage's shape.
 
-The watch writes the document to Redis every minute; a request only reads it. Without the watch it
-is made from Postgres, without Postgres an older copy serves, and with nothing at all it still says
-what is promised. It tells the public: no hosts, no ids of visitors, no sentence of an operator.
+The monitor publishes StatusData to Redis every minute; /api/status adds the incidents and the
+maintenance window of this moment and renders it. The rule a newcomer would break: the public reads
+it, so it holds no hosts, no ids of visitors and no operator's sentence.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self
 
-from lib import metrics
-from lib.incidents import messages, store
+from lib.incidents import messages, model, store
 from lib.incidents.model import LEAD_EFFECTS, WIB, Incident
 from lib.maintenance import MaintenanceWindow
-from lib.monitoring import rollup
-from lib.monitoring.rollup import Aggregate
+from lib.monitoring import rollup, service_levels
+from lib.monitoring.service_levels import SERVICES, Service
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -24,38 +23,15 @@ if TYPE_CHECKING:
 KEY = "status"
 TTL_S = 7 * 86400
 MAX_AGE = timedelta(minutes=3)
-MIN_REQUESTS = 20  # requests; fewer say nothing about a p95
-SLA_SHARE = 0.95
-HISTORY_DAYS = 90
 INCIDENT_HISTORY = timedelta(days=14)
-WINDOWS = ("1h", "24h", "30d")
+
+SELECT_EVENTS = """
+select incident_id, at, kind from incident_events where incident_id = any(%(ids)s::text[])
+order by incident_id, seq
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
-    """A row of the handbook's catalogue. sla_ms: what p95 stays under; None: nobody waits."""
-
-    id: str
-    name: str
-    path: str
-    sla_ms: int | None
-    depends_on: tuple[str, ...]
-
-
-SERVICES = (
-    Service("leads", "Lead capture", "/api/leads", 1000, ("Supabase", "Resend")),
-    Service("products", "Product list", "/api/products", 500, ("Supabase", "Redis (cache)")),
-    Service("health", "Health check", "/api/health", 200, ()),
-    Service("rum", "Analytics", "/api/rum", None, ("Vercel Analytics",)),
-)
-
-AFFECTED_BY_MAINTENANCE = ("leads", "products")  # what maintenance changes for visitors
-
-SLA_BUCKETS = {
-    one.id: metrics.BUCKET_EDGES_MS.index(one.sla_ms) for one in SERVICES if one.sla_ms is not None
-}
-"""Service -> the last bucket inside its SLA."""
-
+AFFECTED_BY_MAINTENANCE = ("leads", "products")
 INDICATORS = {
     "none": "All systems operational",
     "minor": "Some things are slower or less certain than usual",
@@ -64,7 +40,7 @@ INDICATORS = {
     "maintenance": "Maintenance under way: forms are taken and answered later",
 }
 UNKNOWN_DESCRIPTION = "We cannot say just now how things are, and some things do not work"
-# What happens to a form that is sent now, where an incident tells.
+# What happens to a form sent now, by an incident's lead effect.
 FORM_EFFECTS = {
     "queued": "forms are taken and answered later",
     "mailed": "forms are taken and answered later",
@@ -93,321 +69,228 @@ _UPDATES = {
 
 @dataclass(frozen=True, slots=True)
 class IncidentView:
-    """An incident and its timeline's kinds with their moments."""
+    """An incident, and the time and kind of its timeline's events, oldest first."""
 
     incident: Incident
-    events: tuple[tuple[datetime, str], ...]
+    events: Sequence[tuple[datetime, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class StatusData:
-    """What a document is made of."""
+    """What the page is rendered from.
 
-    windows: Mapping[tuple[str, str], Aggregate]
-    days: Mapping[tuple[date, str], tuple[int, int, int]]
-    incidents: Sequence[IncidentView]
+    source: watch, database, copy or none. checked_at: when the incidents were read; as_of: the
+    same of the figures, None when there are none. figures: service -> its windows and days, as
+    rendered. incidents: those visitors notice, newest first.
+    """
+
+    source: str
+    checked_at: datetime
+    as_of: datetime | None
+    figures: Mapping[str, Mapping[str, Any]]
+    incidents: Sequence[IncidentView] = ()
+
+    @property
+    def open_incidents(self) -> list[Incident]:
+        return [view.incident for view in self.incidents if view.incident.is_open]
+
+    def as_copy(self, checked_at: datetime | None = None) -> Self:
+        return replace(self, source="copy", checked_at=checked_at or self.checked_at)
+
+    def with_incidents(self, incidents: Sequence[Incident]) -> Self:
+        """Adds incidents opened since, and newer versions of known ones."""
+        views = {view.incident.id: view for view in self.incidents}
+        for incident in incidents:
+            known = views.get(incident.id)
+            if not incident.services or (known and known.incident.version >= incident.version):
+                continue
+            events = known.events if known else [(incident.detected_at, "detected")]
+            views[incident.id] = IncidentView(incident, events)
+        newest_first = sorted(views.values(), key=lambda v: v.incident.started_at, reverse=True)
+        return replace(self, incidents=newest_first)
 
 
-NO_DATA = StatusData({}, {}, ())
+# ---------------------------------------------------------------- loading and publishing
 
 
-def load(run: Callable[..., Any], now: datetime) -> StatusData:
-    """All of it out of Postgres. Raises DatabaseDown."""
+def load(run: Callable[..., Any], now: datetime, source: str) -> StatusData:
+    """Everything, from Postgres. Raises DatabaseDown."""
 
-    def look(connection: "Connection[Any]") -> tuple[Any, Any]:
-        since = (now - timedelta(days=HISTORY_DAYS)).astimezone(WIB).date()
-        rows = connection.execute(rollup.SELECT_DAYS, {"since": since}).fetchall()
-        return rollup.load_windows(connection, now), {
-            (day, service): (n, errors, within) for day, service, n, errors, within in rows
-        }
+    def query(connection: "Connection[Any]") -> tuple[Any, Any]:
+        since = (now - timedelta(days=service_levels.HISTORY_DAYS)).astimezone(WIB).date()
+        days = connection.execute(rollup.SELECT_DAYS, {"since": since}).fetchall()
+        return rollup.load_windows(connection, now), days
 
-    sums, days = run(look)
-    told = []
-    for incident in store.list_recent(run, now - INCIDENT_HISTORY):
-        if not incident.services:
-            continue  # nothing that visitors notice
-        events = store.list_events(run, incident.id)
-        told.append(IncidentView(incident, tuple((at, kind) for _, at, kind, *_ in events)))
-    return StatusData(sums, days, told)
+    aggregates, day_rows = run(query)
+    days = {(day, service): (n, errors, within) for day, service, n, errors, within in day_rows}
+    incidents = [i for i in store.list_recent(run, now - INCIDENT_HISTORY) if i.services]
+    ids = [incident.id for incident in incidents]
+    rows = run(lambda c: c.execute(SELECT_EVENTS, {"ids": ids}).fetchall())
+    views = [
+        IncidentView(incident, [(at, kind) for key, at, kind in rows if key == incident.id])
+        for incident in incidents
+    ]
+    return StatusData(source, now, now, service_levels.figures(aggregates, days, now), views)
+
+
+def no_data(now: datetime) -> StatusData:
+    """What is known when neither Postgres nor Redis answers: the services and their SLAs."""
+    return StatusData("none", now, None, service_levels.figures({}, {}, now))
+
+
+def publish(execute: Callable[..., Any], data: StatusData) -> None:
+    """Keep it in Redis for every request. Raises CacheDown."""
+    document = {
+        "source": data.source,
+        "checked_at": data.checked_at.isoformat(),
+        "as_of": data.as_of and data.as_of.isoformat(),
+        "figures": data.figures,
+        "incidents": [
+            {
+                "incident": view.incident.to_document(),
+                "events": [(at.isoformat(), kind) for at, kind in view.events],
+            }
+            for view in data.incidents
+        ],
+    }
+    execute("SET", KEY, json.dumps(document, ensure_ascii=False), "EX", TTL_S)
+
+
+def parse(text: object) -> StatusData | None:
+    """What was published; None when there is nothing, or another version's format."""
+    if not isinstance(text, str):
+        return None
+    try:
+        document = json.loads(text)
+        incidents = [
+            IncidentView(
+                model.from_document(view["incident"]),
+                [(datetime.fromisoformat(at), kind) for at, kind in view["events"]],
+            )
+            for view in document["incidents"]
+        ]
+        as_of = document["as_of"]
+        return StatusData(
+            document["source"],
+            datetime.fromisoformat(document["checked_at"]),
+            as_of and datetime.fromisoformat(as_of),
+            {service.id: document["figures"][service.id] for service in SERVICES},
+            incidents,
+        )
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+# ---------------------------------------------------------------- rendering
 
 
 def render(
-    known: StatusData, site_url: str, switch: MaintenanceWindow | None, now: datetime, source: str
+    data: StatusData, site_url: str, window: MaintenanceWindow | None, now: datetime
 ) -> dict[str, Any]:
-    """What callers read. source: watch, database, copy or none."""
-    open_ones = [one.incident for one in known.incidents if one.incident.is_open]
-    components = [_render_component(service, known, open_ones, switch, now) for service in SERVICES]
-    indicator = _indicator(components, open_ones, switch)
+    """The JSON document of /api/status."""
+    components = [_render_component(service, data, window) for service in SERVICES]
     return {
         "page": {
             "name": "Alfa Beauty",
             "url": site_url,
             "time_zone": "Asia/Jakarta",
-            "updated_at": _format_time(now),
+            "updated_at": _format_time(data.checked_at),
         },
-        "status": _overall_status(indicator, open_ones),
+        "status": _overall_status(components, data, window),
         "components": components,
-        "incidents": [_render_incident(one) for one in known.incidents],
-        "scheduled_maintenances": [] if switch is None else [_render_maintenance(switch, now)],
-        "data": {"source": source, "as_of": None if source == "none" else _format_time(now)},
+        "incidents": [_render_incident(view) for view in data.incidents],
+        "scheduled_maintenances": [] if window is None else [_render_maintenance(window, now)],
+        "data": {"source": data.source, "as_of": data.as_of and _format_time(data.as_of)},
     }
-
-
-def publish(command: Callable[..., Any], made: Mapping[str, Any]) -> None:
-    """Leave it for every request. Raises CacheDown."""
-    command("SET", KEY, json.dumps(made, ensure_ascii=False), "EX", TTL_S)
-
-
-def parse(text: object) -> dict[str, Any] | None:
-    """The document left in Redis; None when there is none, or it is none of ours."""
-    if not isinstance(text, str):
-        return None
-    try:
-        made: dict[str, Any] = json.loads(text)
-        datetime.fromisoformat(made["page"]["updated_at"])
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return None
-    return made
-
-
-def age(made: Mapping[str, Any], now: datetime) -> timedelta:
-    """Since a watch last looked; its figures may be older, see data.as_of."""
-    return now - datetime.fromisoformat(made["page"]["updated_at"])
-
-
-def merge_current(
-    made: dict[str, Any],
-    open_ones: Sequence[Incident],
-    switch: MaintenanceWindow | None,
-    now: datetime,
-) -> dict[str, Any]:
-    """An older document with the incidents of now: its figures keep their age."""
-    hour = {one["id"]: one["windows"]["1h"] for one in made["components"]}
-    states = {
-        s.id: _component_status(s, open_ones, switch, hour[s.id]) for s in SERVICES if s.id in hour
-    }
-    components = [
-        {**one, "status": states.get(one["id"], one["status"])} for one in made["components"]
-    ]
-    seen = [one for one in open_ones if one.services]
-    shown = [_render_incident(IncidentView(one, ((one.detected_at, "detected"),))) for one in seen]
-    ids = {one["id"] for one in shown}
-    indicator = _indicator(components, open_ones, switch)
-    return {
-        **made,
-        "page": {**made["page"], "updated_at": _format_time(now)},
-        "status": _overall_status(indicator, open_ones),
-        "components": components,
-        "incidents": [*shown, *(one for one in made["incidents"] if one["id"] not in ids)],
-        "scheduled_maintenances": [] if switch is None else [_render_maintenance(switch, now)],
-        "data": {**made["data"], "source": "copy"},
-    }
-
-
-def merge_new_incidents(
-    made: dict[str, Any] | None,
-    open_ones: Sequence[Incident],
-    switch: MaintenanceWindow | None,
-    now: datetime,
-) -> dict[str, Any] | None:
-    """The watch's document with what opened or changed since: a request may have rung."""
-    if made is None:
-        return None
-    states = {one["id"]: (one["status"], one["name"]) for one in made["incidents"]}
-    news = [
-        one
-        for one in open_ones
-        if one.services
-        and states.get(one.id) != (_PUBLIC_STATES[one.state], messages.title_with_effect(one))
-    ]
-    if not news:
-        return made
-    return {
-        **merge_current(made, open_ones, switch, now),
-        "page": made["page"],
-        "data": made["data"],
-    }
-
-
-def unknown_status(
-    site_url: str, switch: MaintenanceWindow | None, now: datetime
-) -> dict[str, Any]:
-    """What is promised, where neither Postgres nor Redis can be asked how it is kept."""
-    made = render(NO_DATA, site_url, switch, now, "none")
-    for one in made["components"]:
-        if one["id"] in AFFECTED_BY_MAINTENANCE:
-            one["status"] = "partial_outage"
-    made["status"] = {"indicator": "major", "description": UNKNOWN_DESCRIPTION}
-    return made
-
-
-def merge_maintenance(
-    made: dict[str, Any], switch: MaintenanceWindow | None, now: datetime
-) -> dict[str, Any]:
-    """The document with what is known of maintenance this very moment."""
-    windows = [] if switch is None else [_render_maintenance(switch, now)]
-    if bool(windows) == bool(made["scheduled_maintenances"]):
-        return made
-    # The watch's next document says it by itself; until then no service changes but for this.
-    was, now_is = (
-        ("operational", "under_maintenance") if windows else ("under_maintenance", "operational")
-    )
-    components = [
-        {**one, "status": now_is}
-        if one["status"] == was and one["id"] in AFFECTED_BY_MAINTENANCE
-        else one
-        for one in made["components"]
-    ]
-    changed = {**made, "scheduled_maintenances": windows, "components": components}
-    if switch is not None and made["status"]["indicator"] in ("none", "minor"):
-        changed["status"] = {"indicator": "maintenance", "description": INDICATORS["maintenance"]}
-    elif made["status"]["indicator"] == "maintenance":
-        changed["status"] = {"indicator": "none", "description": INDICATORS["none"]}
-    return changed
-
-
-# ---------------------------------------------------------------- its parts
 
 
 def _render_component(
-    service: Service,
-    known: StatusData,
-    open_ones: Sequence[Incident],
-    switch: MaintenanceWindow | None,
-    now: datetime,
+    service: Service, data: StatusData, window: MaintenanceWindow | None
 ) -> dict[str, Any]:
-    windows = {
-        name: _window_stats(service, known.windows.get((name, service.id))) for name in WINDOWS
-    }
     return {
         "id": service.id,
         "name": service.name,
         "description": service.path,
-        "status": _component_status(service, open_ones, switch, windows["1h"]),
+        "status": _component_status(service.id, data, window),
         "sla_ms": service.sla_ms,
-        "windows": windows,
-        "days": _day_history(service.id, known.days, now),
+        **data.figures[service.id],
     }
 
 
-def _window_stats(service: Service, found: Aggregate | None) -> dict[str, Any]:
-    n = 0 if found is None else found.requests
-    if found is None or n < MIN_REQUESTS:
-        return {"n": n, "p95_ms": None, "p95_between_ms": None, "within_sla": None,
-                "verdict": "insufficient data", "error_rate": None}  # fmt: skip
-    value, low, high = metrics.quantile(found.histogram, SLA_SHARE) or (0.0, 0, 0)
-    if service.sla_ms is None:
-        within = n - found.errors
-    else:
-        within = metrics.count_within(found.success_histogram, service.sla_ms)
-    return {
-        "n": n,
-        "p95_ms": round(value),
-        "p95_between_ms": [low, high],
-        "within_sla": round(within / n, 4),
-        # Whole numbers: no rounding decides it.
-        "verdict": "met" if within * 100 >= n * round(SLA_SHARE * 100) else "breached",
-        "error_rate": round(found.errors / n, 4),
-    }
-
-
-def _component_status(
-    service: Service,
-    open_ones: Sequence[Incident],
-    switch: MaintenanceWindow | None,
-    last_hour: Mapping[str, Any],
-) -> str:
-    hit = [one for one in open_ones if service.id in one.services]
-    if any(one.severity == "sev1" for one in hit):
-        return "major_outage" if any(map(_is_total_outage, hit)) else "partial_outage"
-    if switch is not None and service.id in AFFECTED_BY_MAINTENANCE:
+def _component_status(service: str, data: StatusData, window: MaintenanceWindow | None) -> str:
+    incidents = [one for one in data.open_incidents if service in one.services]
+    if any(incident.severity == "sev1" for incident in incidents):
+        return "major_outage" if any(map(_is_total_outage, incidents)) else "partial_outage"
+    if service in AFFECTED_BY_MAINTENANCE and data.source == "none":
+        return "partial_outage"
+    if service in AFFECTED_BY_MAINTENANCE and window is not None:
         return "under_maintenance"
-    return "degraded_performance" if hit or last_hour["verdict"] == "breached" else "operational"
+    breached = data.figures[service]["windows"]["1h"]["verdict"] == "breached"
+    return "degraded_performance" if incidents or breached else "operational"
 
 
 def _is_total_outage(incident: Incident) -> bool:
     """Whether visitors get nothing: by what happens to leads now, where that is known."""
     if incident.lead_effect:
         return incident.lead_effect == "refused"
-    lost = {"health_failing", "leads_failing", "lead_not_kept", "most_requests_failing"}
-    return bool(lost & {*incident.rules})
+    rules = {"health_failing", "leads_failing", "lead_not_kept", "most_requests_failing"}
+    return bool(rules & {*incident.rules})
 
 
-def _overall_status(indicator: str, open_ones: Sequence[Incident]) -> dict[str, str]:
-    """Statuspage's status, with what happens to a form that is sent now."""
-    effects = {one.lead_effect for one in open_ones if "leads" in one.services}
+def _overall_status(
+    components: Sequence[Mapping[str, Any]], data: StatusData, window: MaintenanceWindow | None
+) -> dict[str, str]:
+    """Indicator, and a description that says what happens to a form sent now."""
+    indicator = _indicator({component["status"] for component in components}, data, window)
+    if data.source == "none":
+        return {"indicator": indicator, "description": UNKNOWN_DESCRIPTION}
+    effects = {one.lead_effect for one in data.open_incidents if "leads" in one.services}
     worst = max(effects & {*FORM_EFFECTS}, key=LEAD_EFFECTS.index, default="")
-    words = INDICATORS[indicator]
+    description = INDICATORS[indicator]
     if worst and indicator in ("major", "critical"):
-        words = f"{words}: {FORM_EFFECTS[worst]}"
-    return {"indicator": indicator, "description": words}
+        description = f"{description}: {FORM_EFFECTS[worst]}"
+    return {"indicator": indicator, "description": description}
 
 
-def _indicator(
-    components: Sequence[Mapping[str, Any]],
-    open_ones: Sequence[Incident],
-    switch: MaintenanceWindow | None,
-) -> str:
-    states = {one["status"] for one in components}
-    if "major_outage" in states:
+def _indicator(statuses: set[str], data: StatusData, window: MaintenanceWindow | None) -> str:
+    if "major_outage" in statuses:
         return "critical"
-    if "partial_outage" in states:
+    if "partial_outage" in statuses:
         return "major"
-    if switch is not None:
+    if window is not None:
         return "maintenance"
-    visible = any(one.services for one in open_ones)
-    return "minor" if visible or "degraded_performance" in states else "none"
+    return "minor" if data.open_incidents or "degraded_performance" in statuses else "none"
 
 
-def _day_history(
-    service: str, days: Mapping[tuple[date, str], tuple[int, int, int]], now: datetime
-) -> list[dict[str, Any]]:
-    today = now.astimezone(WIB).date()
-    shown = []
-    for back in reversed(range(HISTORY_DAYS)):
-        day = today - timedelta(days=back)
-        n, errors, within = days.get((day, service), (0, 0, 0))
-        shown.append(
-            {
-                "day": day.isoformat(),
-                "n": n,
-                "within_sla": round(within / n, 4) if n else None,
-                "error_rate": round(errors / n, 4) if n else None,
-            }
-        )
-    return shown
-
-
-def _render_incident(told: IncidentView) -> dict[str, Any]:
-    one = told.incident
+def _render_incident(view: IncidentView) -> dict[str, Any]:
+    incident = view.incident
     updates = [
         {"status": _UPDATES[kind][0], "body": _UPDATES[kind][1], "created_at": _format_time(at)}
-        for at, kind in reversed(told.events)
+        for at, kind in reversed(view.events)
         if kind in _UPDATES
     ]
-    impact = {"sev1": "critical" if one.services else "major", "sev2": "minor"}[one.severity]
     return {
-        "id": one.id,
-        "name": messages.title_with_effect(one),
-        "status": _PUBLIC_STATES[one.state],
-        "impact": impact,
-        "started_at": _format_time(one.started_at),
-        "created_at": _format_time(one.detected_at),
-        "resolved_at": one.resolved_at and _format_time(one.resolved_at),
-        "components": list(one.services),
+        "id": incident.id,
+        "name": messages.title_with_effect(incident),
+        "status": _PUBLIC_STATES[incident.state],
+        "impact": "critical" if incident.severity == "sev1" else "minor",
+        "started_at": _format_time(incident.started_at),
+        "created_at": _format_time(incident.detected_at),
+        "resolved_at": incident.resolved_at and _format_time(incident.resolved_at),
+        "components": list(incident.services),
         "incident_updates": updates,
     }
 
 
-def _render_maintenance(switch: MaintenanceWindow, now: datetime) -> dict[str, Any]:
+def _render_maintenance(window: MaintenanceWindow, now: datetime) -> dict[str, Any]:
     return {
         "id": "maintenance",
         "name": "Maintenance",
         "status": "in_progress",
         "impact": "maintenance",
-        "scheduled_for": _format_time(switch.since or now),
-        "scheduled_until": switch.until and _format_time(switch.until),
-        "mode": switch.mode,
+        "scheduled_for": _format_time(window.since or now),
+        "scheduled_until": window.until and _format_time(window.until),
+        "mode": window.mode,
     }
 
 

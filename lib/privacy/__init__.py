@@ -1,6 +1,6 @@
-"""A person's rights, and how long anything is kept.
+"""A person's rights, and how long data is kept.
 
-data_subject (find and export) -> requests (the register, with deadlines) -> erasure (Postgres) and
-redis_erasure -> tombstones, so that no restore brings a person back (replay). retention ends
-what is old, by the prune cron.
+requests (the register and its deadline) -> data_subject (what is held) -> erasure (Postgres) ->
+redis_erasure (Redis) -> a receipt. tombstones keep erased data from coming back. retention ends old
+data. Callers: api/leads_subject.py, api/cron/, ops/privacy/, and monitoring for the deadlines.
 """

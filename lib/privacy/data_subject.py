@@ -1,18 +1,19 @@
-"""A person, as requests name them, and everything that is held of them.
+"""A person as requests name them, and everything that is held about them.
 
-Matched by what was stored, normalised as at intake: an address and a number given together mean
-either. Who shares only the other of the two is counted and named nowhere.
+Addresses and numbers are compared as they are stored: normalised as when a lead is accepted. An
+address and a number given together mean either. Someone who shares only the other one is counted
+and never named.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from lib.leads import queue, serialization
-from lib.leads.repository import Lead
-from lib.leads.service import Means
+from lib.interfaces import Services
+from lib.leads import queue
+from lib.leads.lead import Lead
 from lib.leads.submission import Person
 from lib.leads.validators import renormalize_phone
 from lib.privacy import tombstones
@@ -22,19 +23,20 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 DATABASE_BUDGET_S = 8.0
-REDIS_BUDGET_S = 25.0  # of Redis
-MIN_NATIONAL_DIGITS = 8  # digits that are still nobody else's
-SUFFIX_DIGITS = 7  # digits in which the older forms of a number are alike
+REDIS_BUDGET_S = 25.0
+MIN_NATIONAL_DIGITS = 8  # fewer may belong to someone else
+SUFFIX_DIGITS = 7  # in which the legacy forms of a number agree
 SEALED_LEAD_STORES = ("queue", "set_aside", "journal")
+COUNTED_STORES = ("leads", "mails", "spam", "incident_notes", *SEALED_LEAD_STORES)
 
-# Where nothing of ours can look. Words for an operator, who reads English.
+# Where no code of ours can search: instructions for an operator.
 EXTERNAL_STORES = {
     "sales_mailbox": "every lead was mailed to sales: search for its ref, and for the person",
     "resend": "keeps the mails it sent: by the provider_id of each mail above",
     "sentry": "is sent no personal data: search for the lead's id to see that",
     "logs": "hold ids alone, and are deleted after 90 days at most",
     "backups": "hold what the tables held then, and are overwritten by age",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,37 +45,32 @@ class Subject:
     phones: tuple[str, ...] = ()
 
     def tombstone_hashes(self, keys: tuple[bytes, ...]) -> list[str]:
-        """Each once: an older form of a number has the marks of today's too."""
-        found = [mark for mail in self.emails for mark in tombstones.hashes(keys, email=mail)]
-        found += [mark for phone in self.phones for mark in tombstones.hashes(keys, phone=phone)]
-        return list(dict.fromkeys(found))
+        """Each once: a legacy form of a number has the hashes of the current form too."""
+        hashes = [h for email in self.emails for h in tombstones.hashes(keys, email=email)]
+        hashes += [h for phone in self.phones for h in tombstones.hashes(keys, phone=phone)]
+        return list(dict.fromkeys(hashes))
 
     def matches(self, lead: Lead) -> bool:
-        told = lead.submission
-        return told.email in self.emails or (
-            bool(self.phones)
-            and not {told.phone_whatsapp, renormalize_phone(told.phone_whatsapp)}.isdisjoint(
-                self.phones
-            )
+        email, phone = lead.submission.email, lead.submission.phone_whatsapp
+        return email in self.emails or (
+            bool(self.phones) and not {phone, renormalize_phone(phone)}.isdisjoint(self.phones)
         )
 
     def sql_parameters(self) -> dict[str, object]:
-        """For statements. spoken: the numbers as sentences may have them, too."""
+        """spoken: the numbers as they may stand in a text, too."""
         phones = list(self.phones)
-        return {
-            "emails": list(self.emails),
-            "phones": phones,
-            "spoken": phones + self._national_numbers(),
-        }
+        spoken = phones + self._national_numbers()
+        return {"emails": list(self.emails), "phones": phones, "spoken": spoken}
 
     def _national_numbers(self) -> list[str]:
-        abroad = [phone for phone in self.phones if not phone.startswith("+62")]
-        if not abroad:
-            return []  # a statement takes +62 off itself
+        """Without the country's code, which the statements themselves only take off for +62."""
+        foreign = [phone for phone in self.phones if not phone.startswith("+62")]
+        if not foreign:
+            return []
         from lib.leads.phone import national_number
 
         return [
-            short for short in map(national_number, abroad) if len(short) >= MIN_NATIONAL_DIGITS
+            number for number in map(national_number, foreign) if len(number) >= MIN_NATIONAL_DIGITS
         ]
 
 
@@ -89,29 +86,32 @@ where right(submission ->> 'phone_whatsapp', %(end)s) = any(%(ends)s::text[])
 """
 
 
-def with_legacy_numbers(means: Means, subject: Subject) -> Subject:
+def with_legacy_numbers(services: Services, subject: Subject) -> Subject:
     """The same person by every form of their numbers that is stored. Raises DatabaseDown."""
-    values = {"end": SUFFIX_DIGITS, "ends": [phone[-SUFFIX_DIGITS:] for phone in subject.phones]}
     if not subject.phones:
         return subject
-    rows = means.database.run(
-        lambda c: c.execute(SELECT_NUMBERS_BY_SUFFIX, values).fetchall(), budget_s=DATABASE_BUDGET_S
+    values = {"end": SUFFIX_DIGITS, "ends": [phone[-SUFFIX_DIGITS:] for phone in subject.phones]}
+    rows = services.database.run(
+        lambda c: c.execute(SELECT_NUMBERS_BY_SUFFIX, values).fetchall(),
+        budget_s=DATABASE_BUDGET_S,
     )
-    alike = sorted({row[0] for row in rows} - {*subject.phones})
-    older = tuple(phone for phone in alike if renormalize_phone(phone) in subject.phones)
-    return Subject(subject.emails, subject.phones + older)
+    stored = sorted({row[0] for row in rows} - {*subject.phones})
+    legacy = tuple(phone for phone in stored if renormalize_phone(phone) in subject.phones)
+    return Subject(subject.emails, subject.phones + legacy)
 
 
 SELECT_LEADS = """
 select to_jsonb(l) - '{identity,body_sha256,same_until,content_identity,key_span}'::text[]
 from leads as l
 where (email = any(%(emails)s::text[]) or phone_whatsapp = any(%(phones)s::text[]))
+  and not canary
 order by created_at
 """
 
 SELECT_MAILS = """
 select to_jsonb(o) from outbox as o join leads as l on l.id = o.lead_id
-where l.email = any(%(emails)s::text[]) or l.phone_whatsapp = any(%(phones)s::text[])
+where (l.email = any(%(emails)s::text[]) or l.phone_whatsapp = any(%(phones)s::text[]))
+  and not l.canary
 order by o.created_at, o.kind
 """
 
@@ -151,110 +151,61 @@ where (phone_whatsapp in (
 """
 
 
-def export_all(means: Means, subject: Subject, now: datetime) -> dict[str, Any]:
-    """Everything held, as JSON values. `not_searched` names what was down, and must be asked again.
+def export_all(services: Services, subject: Subject, now: datetime) -> dict[str, Any]:
+    """Everything held, as JSON values; `not_searched` names the stores that were down.
 
     Raises DatabaseDown.
     """
-    subject = with_legacy_numbers(means, subject)
-    values = {**subject.sql_parameters(), "marks": subject.tombstone_hashes(means.erasure_keys)}
-    found: dict[str, Any] = means.database.run(
-        lambda connection: _select_all(connection, values), budget_s=DATABASE_BUDGET_S
-    )
+    subject = with_legacy_numbers(services, subject)
+    hashes = subject.tombstone_hashes(services.erasure_keys)
+    values = {**subject.sql_parameters(), "marks": hashes}
+    rows = services.database.run(lambda c: _select_all(c, values), budget_s=DATABASE_BUDGET_S)
+    sealed: dict[str, list[Any]] = {store: [] for store in SEALED_LEAD_STORES}
     not_searched: tuple[str, ...] = ()
-    copies_found: list[dict[str, object]] = []
     try:
-        for_each_sealed_lead(means, lambda copy: copies_found.append(_shown(copy, subject)))
+        for copy in sealed_leads(services):
+            if copy.lead is not None and subject.matches(copy.lead):
+                sealed[copy.location].append(copy.lead.to_dict())
     except (CacheDown, NotConfigured):
         not_searched = SEALED_LEAD_STORES
-    shown = [copy for copy in copies_found if copy]
     return {
         "subject": {"email": subject.emails, "phone": subject.phones},
         "at": now.isoformat(),
-        **found,
-        **{
-            place: [c["copy"] for c in shown if c["place"] == place] for place in SEALED_LEAD_STORES
-        },
+        **rows,
+        **sealed,
         "elsewhere": EXTERNAL_STORES,
         "not_searched": not_searched,
     }
 
 
-def for_each_sealed_lead(means: Means, look: Callable[[queue.SealedLead], Any]) -> None:
-    """Show every sealed copy in Redis to `look`. Raises CacheDown, also when it takes too long."""
-    end = time.monotonic() + REDIS_BUDGET_S
-    for copy in queue.iter_sealed_leads(means.cache.execute, means.cipher):
-        if time.monotonic() > end:
-            raise CacheDown
-        look(copy)
-
-
-def _shown(copy: queue.SealedLead, subject: Subject) -> dict[str, object]:
-    if copy.lead is None or not subject.matches(copy.lead):
-        return {}
-    return {"place": copy.location, "copy": serialization.to_dict(copy.lead)}
-
-
-def _select_all(connection: "Connection[Any]", values: dict[str, object]) -> dict[str, Any]:
-    leads = _first_column(connection, SELECT_LEADS, values)
-    words = {"words": [word for lead in leads for word in (lead["ref"], lead["id"])]}
+def count(held: dict[str, Any]) -> dict[str, int | None]:
+    """How much of an export an erasure would delete, by store; None where it is not known."""
     return {
-        "leads": leads,
-        "mails": _first_column(connection, SELECT_MAILS, values),
-        "spam": _first_column(connection, SELECT_SPAM, values),
-        "incident_notes": _first_column(connection, SELECT_NOTES, values | words),
-        "requests": _first_column(connection, SELECT_REQUESTS, values),
-        "related_leads": (connection.execute(COUNT_RELATED_LEADS, values).fetchone() or (0,))[0],
+        store: None if store in held["not_searched"] else len(held[store])
+        for store in COUNTED_STORES
     }
 
 
-def _first_column(
-    connection: "Connection[Any]", statement: str, values: dict[str, object]
-) -> list[Any]:
-    return [row[0] for row in connection.execute(statement, values)]
+def sealed_leads(services: Services) -> Iterator[queue.SealedLead]:
+    """Every sealed copy in Redis. Raises CacheDown, also when REDIS_BUDGET_S is not enough."""
+    deadline = time.monotonic() + REDIS_BUDGET_S
+    for copy in queue.iter_sealed_leads(services.cache.execute, services.cipher):
+        if time.monotonic() > deadline:
+            raise CacheDown
+        yield copy
 
 
-# ------------------------------------------------------------------ how much it is
+def _select_all(connection: "Connection[Any]", values: dict[str, object]) -> dict[str, Any]:
+    def select(statement: str) -> list[Any]:
+        return [row[0] for row in connection.execute(statement, values)]
 
-COUNT_ROWS = """
-select
-  (select count(*) from leads where not canary
-    and (email = any(%(emails)s::text[]) or phone_whatsapp = any(%(phones)s::text[]))),
-  (select count(*) from outbox as o join leads as l on l.id = o.lead_id where not l.canary
-    and (l.email = any(%(emails)s::text[]) or l.phone_whatsapp = any(%(phones)s::text[]))),
-  (select count(*) from spam where submission ->> 'email' = any(%(emails)s::text[])
-    or submission ->> 'phone_whatsapp' = any(%(phones)s::text[])),
-  (select count(*) from incident_events where note is not null and speaks_of(note,
-    %(emails)s::text[] || array(
-      select word from leads, unnest(array[ref, id::text]) as word
-      where email = any(%(emails)s::text[]) or phone_whatsapp = any(%(phones)s::text[])
-    ), %(spoken)s::text[]))
-"""
-
-
-def count_all(means: Means, whom: Subject) -> dict[str, int | None]:
-    """How much is held, by place; None where it cannot be asked. Raises DatabaseDown."""
-    whom = with_legacy_numbers(means, whom)
-    row = means.database.run(
-        lambda c: c.execute(COUNT_ROWS, whom.sql_parameters()).fetchone(),
-        budget_s=DATABASE_BUDGET_S,
-    )
-    counts: dict[str, int | None] = dict(
-        zip(("leads", "mails", "spam", "incident_notes"), row, strict=True)
-    )
-    counts |= _count_sealed_leads(means, whom)
-    return counts
-
-
-def _count_sealed_leads(means: Means, whom: Subject) -> dict[str, int | None]:
-    found: dict[str, int | None] = dict.fromkeys(SEALED_LEAD_STORES, 0)
-
-    def look(copy: queue.SealedLead) -> None:
-        if copy.lead is not None and whom.matches(copy.lead):
-            found[copy.location] = (found[copy.location] or 0) + 1
-
-    try:
-        for_each_sealed_lead(means, look)
-    except (CacheDown, NotConfigured):
-        return dict.fromkeys(SEALED_LEAD_STORES, None)
-    return found
+    leads = select(SELECT_LEADS)
+    values = values | {"words": [lead[key] for lead in leads for key in ("ref", "id")]}
+    return {
+        "leads": leads,
+        "mails": select(SELECT_MAILS),
+        "spam": select(SELECT_SPAM),
+        "incident_notes": select(SELECT_NOTES),
+        "requests": select(SELECT_REQUESTS),
+        "related_leads": select(COUNT_RELATED_LEADS)[0],
+    }

@@ -1,29 +1,25 @@
-"""Erasing a person: the rows at once, every other place by a step that somebody finishes.
+"""Erase a person: request, rows in Postgres, copies in Redis, receipt.
 
-One transaction deletes the rows, leaves tombstones and writes down what is left to do; it locks
-`leads` against writers, so that a drain comes either before it and is deleted, or after it and
-meets the tombstone. What follows may die anywhere: the next round finds the steps that wait.
+One transaction deletes the rows, writes tombstones and records every other store as a step. It
+locks `leads` against writers, so a queued lead is stored either before it, and deleted, or after
+it, and refused because of its tombstone. A process may die after the transaction: `run_pending`,
+called by the cron jobs, finishes the steps that wait.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID, uuid4
 
+from lib.interfaces import Services
 from lib.leads import mailed_leads
-from lib.leads.service import Means
-from lib.privacy import redis_erasure, tombstones
+from lib.privacy import redis_erasure, requests, tombstones
 from lib.privacy.data_subject import Subject, with_legacy_numbers
-from lib.privacy.requests import DEADLINE, receipt_number
 from lib.problems import NotConfigured
 
 if TYPE_CHECKING:
     from psycopg import Connection
-
-type Run = Callable[..., Any]
 
 LOG_RETENTION = timedelta(days=90)  # the handbook
 BACKUP_RETENTION = timedelta(days=90)  # longer than any of ours or Supabase's
@@ -39,14 +35,9 @@ order by received_at limit 1
 # No insert into these tables begins, or is still open, while the rows are deleted.
 LOCK_TABLES = "lock table leads, spam in share row exclusive mode"
 
-INSERT_REQUEST = """
-insert into erasure_requests (id, receipt, kind, asked_by, marks, received_at, due_at)
-values (%(id)s, %(receipt)s, %(kind)s, %(asked_by)s, %(marks)s, %(received_at)s, %(due_at)s)
-on conflict (id) do nothing
-"""
-
 IS_ANSWERED = "select answered_at is not null from erasure_requests where id = %(id)s for update"
 
+# The trigger on leads takes a deletion without it for one by hand.
 SET_REQUEST_ID = "select set_config('alfa.erasure', %(id)s::text, true)"
 
 COUNT_MAILS = """
@@ -64,12 +55,12 @@ where (email = any(%(emails)s::text[]) or phone_whatsapp = any(%(phones)s::text[
 returning id::text, ref, created_at
 """
 
-# What the spam box left in Redis is found by these: its ids, texts and senders' addresses.
+# Ids, hashed texts and senders' addresses: what finds the traces of spam in Redis.
 INSERT_SPAM_REMAINS = """
 insert into erasure_remains (
   lead_id, request_id, ref, identity, text_sha256, client, provider_ids, deleted_at)
 select s.id, %(id)s::uuid, s.ref, '',
-  -- As lib/leads/repository.py names a text.
+  -- As lib/leads/repository.py hashes a text.
   encode(sha256(convert_to('4:text' || char_length(said) || ':' || said, 'UTF8')), 'hex'),
   s.ip_address, '{}', %(now)s::timestamptz
 from spam as s, lateral (select coalesce(s.submission ->> 'message', s.id::text) as said) as t
@@ -85,9 +76,9 @@ select spam, notes from erase_beside_leads(
 """
 
 INSERT_TOMBSTONES = """
-insert into erasure_tombstones as held (mark, erased_at)
+insert into erasure_tombstones as existing (mark, erased_at)
 select mark, %(erased_at)s::timestamptz from unnest(%(marks)s::text[]) as mark
-on conflict (mark) do update set erased_at = greatest(held.erased_at, excluded.erased_at)
+on conflict (mark) do update set erased_at = greatest(existing.erased_at, excluded.erased_at)
 """
 
 SELECT_MAIL_IDS = """
@@ -97,7 +88,7 @@ where request_id = %(id)s
 
 INSERT_STEPS = """
 insert into erasure_steps (request_id, place, state, count, due_at, done_at, facts)
-select %(id)s, place, state, count, due_at, done_at, facts
+select %(id)s, place, state, coalesce(count, 0), due_at, done_at, coalesce(facts, '{}')
 from jsonb_to_recordset(%(steps)s::jsonb) as step (
   place text, state text, count integer, due_at timestamptz, done_at timestamptz, facts jsonb)
 on conflict (request_id, place) do nothing
@@ -110,12 +101,11 @@ where id = %(id)s
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ErasureOrder:
+class ErasureOrder(NamedTuple):
     """What one transaction erases.
 
-    ids: single leads, with or without their persons. until: nothing newer; None for everything
-    there is. received_at: when the person asked.
+    lead_ids: single leads, with or without their persons. created_until: no lead newer than this;
+    None for all there are. received_at: when the person asked.
     """
 
     id: UUID
@@ -126,122 +116,130 @@ class ErasureOrder:
     now: datetime
     lead_ids: tuple[str, ...] = ()
     created_until: datetime | None = None
-    already_deleted: int = 0  # rows that somebody else has deleted already
+    already_deleted: int = 0  # leads that a DELETE by hand removed
 
-    @property
     def sql_parameters(self) -> dict[str, Any]:
         return {
+            **requests.to_row(
+                "erasure", self.id, self.asked_by, self.tombstone_hashes, self.received_at
+            ),
             **self.subject.sql_parameters(),
-            "id": self.id,
             "ids": list(self.lead_ids),
-            "marks": self.tombstone_hashes,
             "until": self.created_until or "infinity",
-            "kind": "erasure",
-            "asked_by": self.asked_by,
-            "receipt": receipt_number("erasure", self.id, self.received_at),
-            "received_at": self.received_at,
-            "due_at": self.received_at + DEADLINE,
             "now": self.now,
         }
 
 
 def erase(
-    means: Means,
-    whom: Subject,
+    services: Services,
+    subject: Subject,
     now: datetime,
     *,
     asked_by: str,
     received_at: datetime | None = None,
 ) -> UUID:
-    """Erase a person everywhere; the request's id. An open request of theirs is the one answered.
+    """Erase a person everywhere; the request's id. Answers their open request if there is one.
 
     Raises NotConfigured without ERASURE_KEY, DatabaseDown. Redis down leaves its steps waiting.
     """
-    keys = means.erasure_keys
-    if not keys:
+    if not services.erasure_keys:
         raise NotConfigured("ERASURE_KEY", "is not set")
-    whom = with_legacy_numbers(means, whom)
-    run, marks = means.database.run, whom.tombstone_hashes(keys)
-    waiting = run(lambda c: c.execute(FIND_OPEN_REQUEST, {"marks": marks}).fetchone())
+    run = services.database.run
+    subject = with_legacy_numbers(services, subject)
+    hashes = subject.tombstone_hashes(services.erasure_keys)
+    row = run(lambda c: c.execute(FIND_OPEN_REQUEST, {"marks": hashes}).fetchone())
     order = ErasureOrder(
-        waiting[0] if waiting else uuid4(), whom, marks, asked_by, received_at or now, now
+        row[0] if row else uuid4(), subject, hashes, asked_by, received_at or now, now
     )
-    run(lambda connection: delete_rows(connection, order), budget_s=TRANSACTION_BUDGET_S)
-    redis_erasure.purge_redis(means, now, order.id)
+    run(partial(delete_rows, order=order), budget_s=TRANSACTION_BUDGET_S)
+    redis_erasure.purge_redis(services, now, order.id)
     return order.id
 
 
 def delete_rows(connection: "Connection[Any]", order: ErasureOrder) -> None:
-    """The one transaction; safe to repeat, also when its first reply was lost."""
-    values = order.sql_parameters
+    """The one transaction. Safe to repeat, also when its first reply was lost."""
+    values = order.sql_parameters()
     with connection.transaction():
         connection.execute(LOCK_TABLES)
-        connection.execute(INSERT_REQUEST, values)
-        if connection.execute(IS_ANSWERED, values).fetchone() == (True,):
+        if not open_request(connection, values):
             return
-        connection.execute(SET_REQUEST_ID, values)
         mails = _scalar(connection, COUNT_MAILS, values)
-        gone = connection.execute(DELETE_LEADS, values).fetchall()
+        leads = connection.execute(DELETE_LEADS, values).fetchall()
         connection.execute(mailed_leads.DELETE_OF_PERSON, values)
-        values["words"] = [word for row in gone for word in row[:2]] + list(order.lead_ids)
+        lead_ids = [row[0] for row in leads] + list(order.lead_ids)
+        refs = [row[1] for row in leads]
         connection.execute(INSERT_SPAM_REMAINS, values)
+        values["words"] = lead_ids + refs
         spam, notes = connection.execute(DELETE_RELATED, values).fetchone() or (0, 0)
-        # An instance whose clock is ahead of ours may have dated one of them later than now.
-        values["erased_at"] = max([order.created_until or order.now, *(row[2] for row in gone)])
+        # An instance with a fast clock may have dated a lead later than now.
+        values["erased_at"] = max([order.created_until or order.now, *(row[2] for row in leads)])
         connection.execute(INSERT_TOMBSTONES, values)
-        mail_ids = _scalar(connection, SELECT_MAIL_IDS, values)
         counts = {
-            "leads": len(gone) + order.already_deleted,
+            "leads": len(leads) + order.already_deleted,
             "mails": mails,
             "spam": spam,
             "incident_notes": notes,
+            "caches": 0,
         }
-        ids = {
-            "sales_mailbox": [row[1] for row in gone],
-            "resend": mail_ids,
-            "sentry": [row[0] for row in gone] + list(order.lead_ids),
+        instructions = {
+            "sales_mailbox": refs,
+            "resend": _scalar(connection, SELECT_MAIL_IDS, values),
+            "sentry": lead_ids,
         }
-        connection.execute(
-            INSERT_STEPS, values | {"steps": json.dumps(_build_steps(counts, ids, order))}
-        )
-        connection.execute(MARK_ANSWERED, values)
+        steps = [*own_steps(order, counts), *_external_steps(order, instructions)]
+        record_answer(connection, values, steps)
+
+
+def open_request(connection: "Connection[Any]", values: dict[str, Any]) -> bool:
+    """Record the request of a transaction, and mark its deletions; whether it is unanswered."""
+    connection.execute(requests.INSERT_REQUEST, values)
+    connection.execute(SET_REQUEST_ID, values)
+    return connection.execute(IS_ANSWERED, values).fetchone() == (False,)
+
+
+def record_answer(
+    connection: "Connection[Any]", values: dict[str, Any], steps: list[dict[str, Any]]
+) -> None:
+    connection.execute(INSERT_STEPS, values | {"steps": json.dumps(steps, default=str)})
+    connection.execute(MARK_ANSWERED, values)
+
+
+def own_steps(order: ErasureOrder, counts: dict[str, int]) -> list[dict[str, Any]]:
+    """Postgres is done, by how many rows; Redis waits for a pass."""
+    due_at = order.received_at + requests.DEADLINE
+    done: list[dict[str, Any]] = [
+        {"place": store, "state": "done", "count": rows, "done_at": order.now}
+        for store, rows in counts.items()
+    ]
+    return done + [
+        {"place": store, "state": "waiting", "due_at": due_at} for store in redis_erasure.STORES
+    ]
+
+
+def _external_steps(
+    order: ErasureOrder, ids_by_store: dict[str, list[str]]
+) -> list[dict[str, Any]]:
+    """What a person must do by the deadline, and what ends by age."""
+    steps: list[dict[str, Any]] = []
+    for store, ids in ids_by_store.items():
+        # The mailbox may hold leads that the tables do not: older ones, and those of an outage.
+        if ids or store == "sales_mailbox":
+            unique = sorted(set(ids))
+            steps.append({"place": store, "state": "instruction", "count": len(unique),
+                          "due_at": order.received_at + requests.DEADLINE,
+                          "facts": {"ids": unique}})  # fmt: skip
+        else:
+            steps.append({"place": store, "state": "done", "done_at": order.now})
+    for store, retention in (("logs", LOG_RETENTION), ("backups", BACKUP_RETENTION)):
+        steps.append({"place": store, "state": "expires", "due_at": order.now + retention})
+    return steps
 
 
 def _scalar(connection: "Connection[Any]", statement: str, values: dict[str, Any]) -> Any:
     return (connection.execute(statement, values).fetchone() or (0,))[0]
 
 
-def _build_steps(
-    counts: dict[str, int], ids: dict[str, list[str]], order: ErasureOrder
-) -> list[dict[str, object]]:
-    now, due = order.now.isoformat(), (order.received_at + DEADLINE).isoformat()
-    steps: list[dict[str, object]] = [
-        _build_step(place, "done", count=count, done_at=now) for place, count in counts.items()
-    ]
-    steps += [_build_step(place, "waiting", due_at=due) for place in redis_erasure.REDIS_STORES]
-    steps.append(_build_step("caches", "done", done_at=now))
-    for place, known in ids.items():
-        # The mailbox may hold what the tables do not: older leads, and those of an outage.
-        if known or place == "sales_mailbox":
-            facts = {"ids": sorted(set(known))}
-            steps.append(
-                _build_step(place, "instruction", count=len(set(known)), due_at=due, facts=facts)
-            )
-        else:
-            steps.append(_build_step(place, "done", done_at=now))
-    steps.append(_build_step("logs", "expires", due_at=(order.now + LOG_RETENTION).isoformat()))
-    steps.append(
-        _build_step("backups", "expires", due_at=(order.now + BACKUP_RETENTION).isoformat())
-    )
-    return steps
-
-
-def _build_step(place: str, state: str, **more: object) -> dict[str, object]:
-    empty: dict[str, object] = {"count": 0, "due_at": None, "done_at": None, "facts": {}}
-    return {**empty, "place": place, "state": state, **more}
-
-
-# ------------------------------------------------------------------ a DELETE by hand
+# ------------------------------------------------------------------ a DELETE by hand, in SQL
 
 # What one statement deleted, of the oldest such statement.
 SELECT_MANUAL_DELETES = """
@@ -257,63 +255,49 @@ where lead_id = any(%(ids)s::uuid[])
 """
 
 
-def adopt_manual_deletes(means: Means, now: datetime) -> int:
-    """Make requests of what was deleted by hand in SQL, tombstones included; how many.
+def adopt_manual_deletes(services: Services, now: datetime) -> int:
+    """Make a request, with tombstones, of what each DELETE by hand removed; how many requests.
 
-    Also deletes again what a drain stored between that statement and now.
-    Raises NotConfigured while something waits and there is no ERASURE_KEY.
+    Deletes again what was stored between that DELETE and now. Raises NotConfigured while there is
+    something to adopt and no ERASURE_KEY.
     """
-    run = means.database.run
-    made = 0
-    while rows := run(
-        lambda c: c.execute(SELECT_MANUAL_DELETES, {"limit": MANUAL_DELETE_BATCH}).fetchall()
-    ):
-        keys = means.erasure_keys
+    run, keys, adopted = services.database.run, services.erasure_keys, 0
+    limit = {"limit": MANUAL_DELETE_BATCH}
+    while rows := run(lambda c: c.execute(SELECT_MANUAL_DELETES, limit).fetchall()):
         if not keys:
             raise NotConfigured("ERASURE_KEY", "is not set, and rows were deleted by hand")
-        run(
-            partial(_delete_and_adopt, order=_order_for_manual_delete(rows, keys, now)),
-            budget_s=TRANSACTION_BUDGET_S,
-        )
-        made += 1
-    return made
+        order = _order_for_manual_delete(rows, keys, now)
+        run(partial(_delete_and_adopt, order=order), budget_s=TRANSACTION_BUDGET_S)
+        adopted += 1
+    return adopted
 
 
 def _order_for_manual_delete(
     rows: list[Any], keys: tuple[bytes, ...], now: datetime
 ) -> ErasureOrder:
-    ids, emails, phones, times = zip(*rows, strict=True)
-    whom = Subject(
-        tuple(sorted({each for each in emails if each})),
-        tuple(sorted({each for each in phones if each})),
+    lead_ids, emails, phones, (deleted_at, *_) = zip(*rows, strict=True)
+    subject = Subject(
+        tuple(sorted(set(filter(None, emails)))), tuple(sorted(set(filter(None, phones))))
     )
-    marks = whom.tombstone_hashes(keys) + [
-        mark for each in ids for mark in tombstones.hashes(keys, lead_id=each)
-    ]
-    at = times[0]
+    hashes = subject.tombstone_hashes(keys)
+    for lead_id in lead_ids:
+        hashes += tombstones.hashes(keys, lead_id=lead_id)
     return ErasureOrder(
-        uuid4(),
-        whom,
-        marks,
-        "sql",
-        at,
-        now,
-        lead_ids=ids,
-        created_until=at,
-        already_deleted=len(ids),
-    )
+        uuid4(), subject, hashes, "sql", deleted_at, now,
+        lead_ids=lead_ids, created_until=deleted_at, already_deleted=len(lead_ids),
+    )  # fmt: skip
 
 
 def _delete_and_adopt(connection: "Connection[Any]", order: ErasureOrder) -> None:
     with connection.transaction():
         delete_rows(connection, order)
-        connection.execute(ADOPT_MANUAL_DELETES, order.sql_parameters)
+        connection.execute(ADOPT_MANUAL_DELETES, {"id": order.id, "ids": list(order.lead_ids)})
 
 
-def run_pending(means: Means, now: datetime) -> dict[str, int]:
-    """What a round does: requests of rows deleted by hand, and the sweeps that are due.
+def run_pending(services: Services, now: datetime) -> dict[str, int]:
+    """What a cron job does: adopt DELETEs by hand, and search Redis for the requests that are due.
 
-    Raises DatabaseDown; NotConfigured as take_over.
+    Raises DatabaseDown; NotConfigured as adopt_manual_deletes.
     """
-    made = adopt_manual_deletes(means, now)
-    return {"taken_over": made, "swept": redis_erasure.purge_redis(means, now)}
+    adopted = adopt_manual_deletes(services, now)
+    return {"taken_over": adopted, "swept": redis_erasure.purge_redis(services, now)}

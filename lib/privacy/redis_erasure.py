@@ -1,65 +1,64 @@
-"""What of an erased person lies in Redis: found by opening every sealed copy, and taken away.
+"""Erase people in Redis: decrypt every sealed lead there, and delete what is theirs.
 
-Twice: at once, and again when whatever was on its way during the erasure must have landed. Both
-are safe to repeat and to cut off; a step waits until a whole sweep has come through.
+A pass runs right after the rows are deleted, and again SECOND_PASS_AFTER later, when no process
+can still hold a copy that it read before. A pass may be repeated or interrupted; a step stays
+`waiting` until a whole pass has succeeded.
 """
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from itertools import batched
-from typing import TYPE_CHECKING, Any
+from itertools import batched, chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
+from lib.interfaces import Services
 from lib.leads import admission, queue
-from lib.leads.queue import ACCEPTED
-from lib.leads.repository import Lead, erasure_hashes
-from lib.leads.service import Means
-from lib.privacy import data_subject
+from lib.leads.lead import Lead
+from lib.leads.repository import erasure_hashes
+from lib.privacy import data_subject, tombstones
 from lib.privacy.requests import FINISH_ERASURE_REQUESTS
 from lib.problems import CacheDown, NotConfigured
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-TOMBSTONES_KEY = "erased"  # sorted set: mark by unix seconds; the tombstones' second copy
-SECOND_PASS_AFTER = timedelta(
-    minutes=2
-)  # a function's whole life and its work after the answer, twice
-REDIS_STORES = ("queue", "set_aside", "journal", "ledger", "door")
-MAX_REQUESTS = 20  # requests; the rest wait for the next round
+SECOND_PASS_AFTER = timedelta(minutes=2)  # twice the longest life of a function
+STORES = ("queue", "set_aside", "journal", "ledger", "door")
+MAX_REQUESTS = 20  # in one pass
 
 SELECT_PENDING = """
-select id, sweep_at from erasure_requests
+select id from erasure_requests
 where sweep_at is not null and (id = %(id)s::uuid or %(id)s::uuid is null and sweep_at <= %(now)s)
 order by sweep_at limit %(limit)s
 """
 
 SELECT_TOMBSTONES = """
-select t.mark, extract(epoch from t.erased_at)::float8, r.id
+select t.mark, t.erased_at, r.id
 from erasure_requests as r, unnest(r.marks) as mark (mark)
   join erasure_tombstones as t using (mark)
 where r.id = any(%(ids)s::uuid[])
 """
 
 SELECT_REMAINS = """
-select request_id, lead_id::text, identity, text_sha256, host(client),
-  coalesce(content_identity, identity)
+select request_id, lead_id::text, identity, coalesce(content_identity, identity), text_sha256,
+  host(client)
 from erasure_remains
 where request_id = any(%(ids)s::uuid[])
 """
 
 COMPLETE_STEPS = """
-update erasure_steps as s set count = s.count + found.n, state = 'done', done_at = %(now)s
-from jsonb_to_recordset(%(found)s::jsonb) as found (id uuid, place text, n integer)
-where s.request_id = found.id and s.place = found.place
+update erasure_steps as s set count = s.count + deleted.n, state = 'done', done_at = %(now)s
+from jsonb_to_recordset(%(deleted)s::jsonb) as deleted (id uuid, place text, n integer)
+where s.request_id = deleted.id and s.place = deleted.place
 """
 
-# Once settled, nothing of a lead is left but its marks.
-SCHEDULE_LATER_SWEEP = """
+# After the second pass nothing of a lead is left but its tombstones.
+SCHEDULE_REPEAT = """
 update erasure_requests
-set sweep_at = case when answered_at + %(settled)s <= %(now)s then null
-  else answered_at + %(settled)s end
+set sweep_at = case when answered_at + %(second_pass_after)s <= %(now)s then null
+  else answered_at + %(second_pass_after)s end
 where id = any(%(ids)s::uuid[])
 """
 
@@ -68,149 +67,143 @@ delete from erasure_remains as r using erasure_requests as q
 where q.id = r.request_id and q.sweep_at is null and q.id = any(%(ids)s::uuid[])
 """
 
-type Tombstones = dict[str, tuple[float, UUID]]
+
+class Remains(NamedTuple):
+    """What finds an erased lead's other keys in Redis."""
+
+    request_id: UUID
+    lead_id: str
+    identity: str
+    content_identity: str
+    text_sha256: str
+    ip_address: str | None
 
 
-def purge_redis(means: Means, now: datetime, only: UUID | None = None) -> int:
-    """Sweep for the requests that are due, or for one; how many. Redis down: they go on waiting.
+class Tombstone(NamedTuple):
+    erased_at: datetime
+    request_id: UUID
+
+
+def purge_redis(services: Services, now: datetime, only: UUID | None = None) -> int:
+    """Run a pass for the requests that are due, or for one; how many. Redis down: they wait.
 
     Raises DatabaseDown.
     """
-    run = means.database.run
-    asked = {"id": only, "now": now, "limit": MAX_REQUESTS}
-    due = run(lambda connection: connection.execute(SELECT_PENDING, asked).fetchall())
-    ids = [row[0] for row in due]
+    run = services.database.run
+    values = {"id": only, "now": now, "limit": MAX_REQUESTS}
+    ids = [row[0] for row in run(lambda c: c.execute(SELECT_PENDING, values).fetchall())]
     if not ids:
         return 0
-    rows = run(lambda c: (c.execute(SELECT_TOMBSTONES, {"ids": ids}).fetchall(),
-                          c.execute(SELECT_REMAINS, {"ids": ids}).fetchall()))  # fmt: skip
-    tombstones: Tombstones = {mark: (at, request) for mark, at, request in rows[0]}
+    rows, remains = run(lambda c: (c.execute(SELECT_TOMBSTONES, {"ids": ids}).fetchall(),
+                                   c.execute(SELECT_REMAINS, {"ids": ids}).fetchall()))  # fmt: skip
+    erased = {mark: Tombstone(at, request_id) for mark, at, request_id in rows}
     try:
-        publish_tombstones(means, {mark: at for mark, (at, _) in tombstones.items()})
-        found = _delete_matching(means, tombstones, rows[1])
+        deleted = _delete_matching(services, erased, [Remains(*row) for row in remains])
     except (CacheDown, NotConfigured):
         return 0
-    run(lambda connection: _record(connection, ids, found, now))
+    run(lambda connection: _record(connection, ids, deleted, now))
     return len(ids)
 
 
-def publish_tombstones(means: Means, tombstones: dict[str, float]) -> None:
-    """Keep tombstones in Redis too: the table is as old as the backup it is restored from."""
-    marks = list(tombstones.items())
-    for start in range(0, len(marks), 500):
-        pairs = [word for mark, at in marks[start : start + 500] for word in (at, mark)]
-        means.cache.execute("ZADD", TOMBSTONES_KEY, "GT", *pairs)
+def _delete_matching(
+    services: Services, erased: dict[str, Tombstone], remains: list[Remains]
+) -> Counter[tuple[UUID, str]]:
+    """How much was deleted, by request and store."""
+    execute = services.cache.execute
+    tombstones.copy_to_redis(execute, {mark: stone.erased_at for mark, stone in erased.items()})
+    latest: dict[UUID, float] = {}
+    for erased_at, request_id in erased.values():
+        latest[request_id] = max(latest.get(request_id, 0.0), erased_at.timestamp())
+    deleted: Counter[tuple[UUID, str]] = Counter()
+    for lead in chain(remains, _delete_sealed_leads(services, erased, deleted)):
+        accepted_at = execute("ZSCORE", queue.ACCEPTED, lead.lead_id)
+        # Not one that was sent again after the erasure.
+        if accepted_at is not None and float(accepted_at) <= latest.get(lead.request_id, 0.0):
+            deleted[lead.request_id, "ledger"] += int(execute("ZREM", queue.ACCEPTED, lead.lead_id))
+        deleted[lead.request_id, "door"] += int(execute("DEL", *_admission_keys(lead)))
+    _delete_idempotency_records(execute, remains, deleted)
+    return deleted
 
 
-def _delete_matching(means: Means, tombstones: Tombstones, remains: list[Any]) -> Counter[Any]:
-    """How much was found, by request and place."""
-    found: Counter[Any] = Counter()
-    for request, lead_id, identity, text_sha256, client, content_identity in remains:
-        _delete_ledger_entry(means, found, request, lead_id, tombstones)
-        _delete_admission_keys(
-            means, found, request, identity, content_identity, text_sha256, client
-        )
-
-    def look(copy: queue.SealedLead) -> None:
+def _delete_sealed_leads(
+    services: Services, erased: dict[str, Tombstone], deleted: Counter[tuple[UUID, str]]
+) -> Iterator[Remains]:
+    """Delete the copies of erased people, and yield what finds their other keys."""
+    for copy in data_subject.sealed_leads(services):
         lead = copy.lead
-        request = None if lead is None else matching_request(means, lead, tombstones)
-        if (
-            lead is None
-            or request is None
-            or not queue.delete_if_unchanged(means.cache.execute, copy)
-        ):
-            return
-        found[request, copy.location] += 1
-        _delete_ledger_entry(means, found, request, str(lead.id), tombstones)
-        _delete_admission_keys(
-            means,
-            found,
-            request,
+        if lead is None:
+            continue
+        request_id = _matching_request(lead, services.erasure_keys, erased)
+        if request_id is None or not queue.delete_if_unchanged(services.cache.execute, copy):
+            continue
+        deleted[request_id, copy.location] += 1
+        yield Remains(
+            request_id,
+            str(lead.id),
             lead.identity,
             lead.content_identity,
             lead.text_sha256,
             lead.ip_address,
         )
 
-    data_subject.for_each_sealed_lead(means, look)
-    _delete_idempotency_records(
-        means, found, {lead_id: request for request, lead_id, *_ in remains}
-    )
-    return found
+
+def _matching_request(
+    lead: Lead, keys: tuple[bytes, ...], erased: dict[str, Tombstone]
+) -> UUID | None:
+    """The request that erased this lead, if one did."""
+    for mark in erasure_hashes(lead, keys):
+        tombstone = erased.get(mark)
+        if tombstone is not None and lead.created_at <= tombstone.erased_at:
+            return tombstone.request_id
+    return None
+
+
+def _admission_keys(lead: Remains) -> set[str]:
+    """Idempotency records, repeated text and rate limit: else the same words would be a repeat."""
+    keys = {f"seen:{lead.identity}", f"seen:{lead.content_identity}"}
+    if lead.text_sha256:
+        keys.add(f"text:{lead.text_sha256}")
+    if lead.ip_address is not None:
+        keys.add(f"rate:{admission.client_key(lead.ip_address)}")
+    return keys
 
 
 def _delete_idempotency_records(
-    means: Means, found: Counter[Any], requests: dict[str, UUID]
+    execute: Callable[..., Any], remains: list[Remains], deleted: Counter[tuple[UUID, str]]
 ) -> None:
-    """Idempotency records by the id they hold: a spam row does not say under which key it came."""
+    """Find records by the lead's id: a row of spam does not say under which key it came."""
+    requests = {lead.lead_id: lead.request_id for lead in remains}
     if not requests:
         return
-    run = means.cache.execute
-    for keys in batched(queue.scan_keys(run, "seen:*"), queue.SCAN_COUNT):
-        for key, record in zip(keys, run("MGET", *keys), strict=True):
-            request = requests.get(_lead_id_in(record))
-            if request is not None:
-                found[request, "door"] += int(run("DEL", key))
+    for keys in batched(queue.scan_keys(execute, "seen:*"), queue.SCAN_COUNT):
+        for key, record in zip(keys, execute("MGET", *keys), strict=True):
+            request_id = requests.get(_lead_id_in(record))
+            if request_id is not None:
+                deleted[request_id, "door"] += int(execute("DEL", key))
 
 
 def _lead_id_in(record: object) -> str:
     try:
         return str(json.loads(str(record))["id"])
     except (ValueError, LookupError, TypeError):
-        return ""  # still in work
-
-
-def matching_request(means: Means, lead: Lead, tombstones: Tombstones) -> UUID | None:
-    """The request that erased this lead; None for one that nobody's erasure covers."""
-    for mark in erasure_hashes(lead, means.erasure_keys):
-        at, request = tombstones.get(mark, (0.0, None))
-        if lead.created_at.timestamp() <= at:
-            return request
-    return None
-
-
-def _delete_ledger_entry(
-    means: Means, found: Counter[Any], request: UUID, lead_id: str, tombstones: Tombstones
-) -> None:
-    """Its id in the ledger, unless the same lead was sent again since."""
-    at = means.cache.execute("ZSCORE", ACCEPTED, lead_id)
-    last = max((moment for moment, by in tombstones.values() if by == request), default=0.0)
-    if at is not None and float(at) <= last:
-        found[request, "ledger"] += int(means.cache.execute("ZREM", ACCEPTED, lead_id))
-
-
-def _delete_admission_keys(
-    means: Means,
-    found: Counter[Any],
-    request: UUID,
-    identity: str,
-    content_identity: str,
-    text_sha256: str,
-    address: str | None,
-) -> None:
-    """What the door remembers: else the same words, sent again, would be taken for a repeat."""
-    keys = list({f"seen:{identity}", f"seen:{content_identity}"})
-    if text_sha256:
-        keys.append(f"text:{text_sha256}")
-    if address is not None:
-        keys.append(f"rate:{admission.client_key(address)}")
-    found[request, "door"] += int(means.cache.execute("DEL", *keys))
+        return ""  # still in flight
 
 
 def _record(
-    connection: "Connection[Any]", ids: list[UUID], found: Counter[Any], now: datetime
+    connection: "Connection[Any]",
+    ids: list[UUID],
+    deleted: Counter[tuple[UUID, str]],
+    now: datetime,
 ) -> None:
     rows = [
-        {"id": str(request), "place": place, "n": found[request, place]}
-        for request in ids
-        for place in REDIS_STORES
+        {"id": str(request_id), "place": store, "n": deleted[request_id, store]}
+        for request_id in ids
+        for store in STORES
     ]
-    values = {"ids": ids, "now": now, "settled": SECOND_PASS_AFTER, "found": json.dumps(rows)}
+    values = {"ids": ids, "now": now, "second_pass_after": SECOND_PASS_AFTER,
+              "deleted": json.dumps(rows)}  # fmt: skip
     with connection.transaction():
         for statement in (
-            COMPLETE_STEPS,
-            SCHEDULE_LATER_SWEEP,
-            DELETE_REMAINS,
-            FINISH_ERASURE_REQUESTS,
-        ):
+            COMPLETE_STEPS, SCHEDULE_REPEAT, DELETE_REMAINS, FINISH_ERASURE_REQUESTS
+        ):  # fmt: skip
             connection.execute(statement, values)

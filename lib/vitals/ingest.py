@@ -9,8 +9,9 @@ Redis down: the samples are lost, and the log says how many.
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import batched
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+from lib.interfaces import Services
 from lib.problems import CacheDown, NotConfigured
 from lib.vitals.samples import KNOWN_PATHS, Sample
 
@@ -67,15 +68,6 @@ return pending
 
 type CountRow = tuple[datetime, str, str, str, str, int, int]
 """hour, path, device, metric, release, bucket, n"""
-
-
-class Services(Protocol):
-    """Redis and Postgres. Each may raise NotConfigured, which counts as down."""
-
-    @property
-    def cache(self) -> Any: ...
-    @property
-    def database(self) -> Any: ...
 
 
 class IngestResult(NamedTuple):

@@ -11,12 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from lib.interfaces import Services
 from lib.vitals.ingest import (
     BATCHES_KEY,
     OPEN_COUNTS_KEY,
     ROLLUP_THROTTLE_KEY,
     CountRow,
-    Services,
     batch_key,
     parse_counts,
 )

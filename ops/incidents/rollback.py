@@ -10,18 +10,16 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
-
 from lib.services import Services
 from ops import command
 from ops.incidents import notes, rollback_candidates
 from ops.incidents.rollback_candidates import Candidate
 from ops.vendors.http import ApiError
+from ops.vendors.redeployment import CONSECUTIVE_ANSWERS, serving_deployment
 from ops.vendors.vercel import Vercel
 
 WAIT_S = 180
 POLL_S = 0.5
-CONSECUTIVE_ANSWERS = 3  # answers in a row: the edge moves one place after the other
 NEXT_STEPS = """
 From now on pushes to the production branch are built but no longer served: Vercel switched the
 automatic assignment of domains off. Once the fault is mended, undo it and switch it on again:
@@ -164,16 +162,6 @@ def _wait_until_serving(services: Services, vercel: Vercel, target: str, end: fl
             return f"Vercel says that the rollback {move.status}; {seen} answers"
         time.sleep(POLL_S if not in_a_row else 0.1)
     return f"accepted by Vercel, but {seen} still answers: look at its dashboard, or ask again"
-
-
-def serving_deployment(site: str) -> str:
-    """The deployment that answers at the site's health check, or what happened instead."""
-    headers = {"Accept": "application/health+json", "Cache-Control": "no-cache"}
-    try:
-        answer = httpx.get(f"{site}/api/health", headers=headers, timeout=5, trust_env=False)
-        return str(answer.json()["serviceId"])
-    except (httpx.TransportError, ValueError, LookupError, TypeError):
-        return "no deployment"
 
 
 def add_commands(areas: Any) -> None:

@@ -1,6 +1,6 @@
-"""The functions' login at Postgres: two roles take turns, so that both are good for a while.
+"""The functions' login at Postgres: two roles alternate, so that both are valid for a while.
 
-A password goes over the wire as a SCRAM verifier, made here: no log of the server can hold it.
+A password is sent as a SCRAM verifier, computed here: no log of the server can hold it.
 """
 
 import secrets
@@ -14,6 +14,7 @@ from ops.keys.key_types import ACCEPTED, REFUSED, UNKNOWN, KeyType, ProbeResult
 
 LOGIN_ROLES = ("alfa_api_a", "alfa_api_b")
 APP_GROUP = "alfa_app"
+STATEMENT_TIMEOUT = "8s"
 CONNECT_S = 5
 LOGIN_REFUSED = (
     "password authentication failed",
@@ -34,44 +35,47 @@ class DatabaseRole(KeyType):
         other = LOGIN_ROLES[1] if role == LOGIN_ROLES[0] else LOGIN_ROLES[0]
         password = secrets.token_urlsafe(32)
         with self._connect_as_owner() as owner:
-            verifier = owner.pgconn.encrypt_password(
-                password.encode(), other.encode(), b"scram-sha-256"
-            )
-            _enable_login(owner, other, verifier.decode())
-        at = parts.netloc.rpartition("@")[2]
-        made = f"{quote(other + dot + project)}:{quote(password, safe='')}@{at}"
-        return urlunsplit(parts._replace(netloc=made))
+            enable_login(owner, other, password)
+        address = parts.netloc.rpartition("@")[2]
+        netloc = f"{quote(other + dot + project)}:{quote(password, safe='')}@{address}"
+        return urlunsplit(parts._replace(netloc=netloc))
 
     def revoke(self) -> None:
-        """Nobody logs in with it, and whoever did is thrown out."""
+        """Disable the login and end its sessions."""
         role = (urlsplit(self.old).username or "").partition(".")[0]
-        name = sql.Identifier(role)
+        disable = sql.SQL("alter role {} nologin password null").format(sql.Identifier(role))
         with self._connect_as_owner() as owner:
-            owner.execute(sql.SQL("alter role {} nologin password null").format(name))
+            owner.execute(disable)
             owner.execute(TERMINATE_SESSIONS, {"role": role})
 
     def probe(self, value: str) -> ProbeResult:
         try:
             with psycopg.connect(value, connect_timeout=CONNECT_S) as connection:
                 connection.execute("select 1")
-        except psycopg.OperationalError as fault:
-            words = str(fault).lower()
-            if any(no in words for no in LOGIN_REFUSED):
-                return ProbeResult(REFUSED, "Postgres lets it in no more")
+        except psycopg.OperationalError as error:
+            text = str(error).lower()
+            if any(phrase in text for phrase in LOGIN_REFUSED):
+                return ProbeResult(REFUSED, "Postgres refuses the login")
             return ProbeResult(UNKNOWN, "Postgres cannot be reached")
-        return ProbeResult(ACCEPTED, "Postgres lets it in")
+        return ProbeResult(ACCEPTED, "Postgres accepts the login")
 
     def _connect_as_owner(self) -> psycopg.Connection[Any]:
         url = self.services.settings.database_direct_url
         return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_S)
 
 
-def _enable_login(owner: psycopg.Connection[Any], role: str, verifier: str) -> None:
-    name, group = sql.Identifier(role), sql.Identifier(APP_GROUP)
+def enable_login(owner: psycopg.Connection[Any], role: str, password: str) -> None:
+    """Create the role, or change it: it logs in with the password, with the functions' rights."""
+    verifier = owner.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
     known = owner.execute("select from pg_roles where rolname = %s", [role]).fetchone()
-    if known is None:
-        owner.execute(sql.SQL("create role {} nologin").format(name))
-    owner.execute(sql.SQL("grant {} to {}").format(group, name))
-    owner.execute(sql.SQL("alter role {} set statement_timeout = '8s'").format(name))
-    words = sql.SQL("alter role {} login password {}").format(name, sql.Literal(verifier))
-    owner.execute(words)
+    name, text = sql.Identifier(role), sql.Literal(verifier.decode())
+    for statement in (
+        sql.SQL("{} role {} login password {}").format(
+            sql.SQL("create" if known is None else "alter"), name, text
+        ),
+        sql.SQL("grant {} to {}").format(sql.Identifier(APP_GROUP), name),
+        sql.SQL("alter role {} set statement_timeout = {}").format(
+            name, sql.Literal(STATEMENT_TIMEOUT)
+        ),
+    ):
+        owner.execute(statement)

@@ -51,30 +51,30 @@ def quote(name: str, value: str) -> str:
 
 
 def parse(text: str, file: str) -> list[Line]:
-    """Every line, a value of several lines as one. Failed, naming the line that is none."""
+    """Every line, a value of several lines as one. Raises Failed, naming a line it cannot read."""
     return list(_parse_lines(text, file))
 
 
 def read_values(text: str, file: str) -> dict[str, str]:
-    """Name -> value; of a name that is there twice, the last. Failed as lines() does."""
+    """Name -> value; of a name that occurs twice, the last. Raises Failed as parse() does."""
     return {line.name: line.value for line in parse(text, file) if line.name is not None}
 
 
 def with_changes(text: str, file: str, changes: dict[str, str | None]) -> str:
-    """The text with these set, or taken out (None).
+    """The text with these set, or removed (None).
 
     Comments stay; a line that a shell would read differently is quoted.
     """
-    kept = []
+    lines = []
     for line in parse(text, file):
         if line.name is None or (line.name not in changes and _PORTABLE_LINE.fullmatch(line.raw)):
-            kept.append(line.raw.rstrip("\r\n") + "\n" if line.raw else "")
+            lines.append(line.raw.rstrip("\r\n") + "\n" if line.raw else "")
         elif line.name not in changes:
-            kept.append(f"{line.name}={quote(line.name, line.value)}\n")
-    kept += [
-        f"{name}={quote(name, value)}\n" for name, value in changes.items() if value is not None
-    ]
-    return "".join(kept)
+            lines.append(f"{line.name}={quote(line.name, line.value)}\n")
+    for name, value in changes.items():
+        if value is not None:
+            lines.append(f"{name}={quote(name, value)}\n")
+    return "".join(lines)
 
 
 def _parse_lines(text: str, file: str) -> Iterator[Line]:
@@ -87,7 +87,7 @@ def _parse_lines(text: str, file: str) -> Iterator[Line]:
         if binding.error or (binding.key is not None and binding.value is None):
             raise Failed(f"{place}: not NAME=value; quote the value, or make it a comment (#)")
         if binding.key is not None and not NAME.fullmatch(binding.key):
-            raise Failed(f"{place}: {binding.key!r} is no name of a variable")
+            raise Failed(f"{place}: {binding.key!r} is not the name of a variable")
         if "${" in (binding.value or ""):
             raise Failed(f"{place}: ${{…}} is read in different ways: write the value itself")
         yield from (Line(None, "", "\n") for _ in range(skipped.count("\n")))

@@ -5,9 +5,10 @@ NAME__RETIRING: the last step shows with it that the old key works no more. What
 a shell too (`set -a; . FILE`): see ops/keys/env_file.py.
 """
 
+import os
+import secrets
 from pathlib import Path
 
-from dev.platform.local_secrets import write_private
 from ops.keys import env_file
 
 RETIRING_SUFFIX = "__RETIRING"
@@ -29,3 +30,14 @@ class KeyFile:
 
     def _text(self) -> str:
         return self._path.read_text(encoding="utf-8") if self._path.exists() else ""
+
+
+def write_private(file: Path, text: str) -> None:
+    """Replace `file` atomically, readable by its owner alone."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    fresh.replace(file)

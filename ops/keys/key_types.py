@@ -1,12 +1,12 @@
-"""What a kind of key must know how to do; the steps themselves are in rotation.py."""
+"""What each type of key must know how to do; the steps themselves are in rotation.py."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import httpx
 
-from lib.monitoring.secrets import Secret
 from lib.services import Services
+from ops.keys.inventory import Secret
 from ops.keys.key_file import NEW_SUFFIX, KeyFile
 
 REFUSED, ACCEPTED, UNKNOWN = "refused", "accepted", "unknown"
@@ -14,7 +14,7 @@ PROBE_TIMEOUT_S = 10.0
 
 
 class ProbeResult(NamedTuple):
-    """What became of a key that was tried: refused, accepted or unknown, and what was seen."""
+    """What happened to a value that was tried: refused, accepted or unknown, and how it showed."""
 
     outcome: str
     message: str
@@ -22,9 +22,10 @@ class ProbeResult(NamedTuple):
 
 @dataclass(slots=True)
 class KeyType:
-    """One key on its way. old: the value that is in use; facts: kept between runs, never a value.
+    """One key under rotation. old: the value in use; facts: kept between runs, never a value.
 
-    two_deployments: revoking means deploying once more, without the old one.
+    needs_two_deployments: it is revoked by deploying once more, without the old value.
+    reencrypts: data encrypted with the old key is encrypted anew. revoked_by_person: at the vendor.
     """
 
     key: Secret
@@ -35,20 +36,22 @@ class KeyType:
     old_id: str | None = None
     needs_two_deployments = False
     reencrypts = False
+    revoked_by_person = False
 
     def prepare(self, last: dict[str, Any]) -> None:
-        """Before anything is changed: find at the vendor what will be revoked. Raises Refused."""
+        """Before any change: find at the vendor what will be revoked. Raises ApiError."""
 
     def create(self, mark: str) -> str:
-        """A new value. What an earlier try left behind under `mark` is taken away first."""
-        raise NotImplementedError
+        """A new value; by default the one a person made. Removes what an earlier try under `mark`
+        left at the vendor. Empty while there is none."""
+        return self.operator_value()
 
     def overlap_variables(self, new: str) -> dict[str, str]:
-        """Production's variables while both are good."""
+        """Production's variables while both values are valid."""
         return {self.key.name: new}
 
     def final_variables(self, new: str) -> dict[str, str | None]:
-        """Production's variables once the old one is gone; None: none at all."""
+        """Production's variables without the old value; None: delete the variable."""
         return dict(self.overlap_variables(new))
 
     def revoke(self) -> None:
@@ -56,7 +59,7 @@ class KeyType:
 
     def probe(self, value: str) -> ProbeResult:
         """Whether a value works. It changes nothing."""
-        return ProbeResult(UNKNOWN, "nobody can be asked")
+        return ProbeResult(UNKNOWN, "nothing can be asked")
 
     def file_value(self, new: str) -> str:
         """What the operator's own file holds afterwards."""
@@ -66,9 +69,17 @@ class KeyType:
         """A value that a person put into the file as NAME__NEW."""
         return self.file.read().get(self.key.name + NEW_SUFFIX, "")
 
+    def reencrypt(self, new: str) -> int:
+        """Encrypt anew what the old key encrypted; how many."""
+        return 0
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
 
 def request(method: str, url: str, **options: Any) -> httpx.Response | None:
-    """One question; None when nothing answers."""
+    """One request; None when nothing answers."""
     try:
         return httpx.request(method, url, timeout=PROBE_TIMEOUT_S, trust_env=False, **options)
     except httpx.TransportError:
@@ -76,13 +87,16 @@ def request(method: str, url: str, **options: Any) -> httpx.Response | None:
 
 
 def probe_by_status(
-    answer: httpx.Response | None, *, refused: tuple[int, ...] = (401, 403)
+    response: httpx.Response | None, *, refused: tuple[int, ...] = (401, 403)
 ) -> ProbeResult:
-    """A probe where the status alone tells."""
-    if answer is None:
+    """A probe whose status alone decides."""
+    if response is None:
         return ProbeResult(UNKNOWN, "no answer")
-    if answer.status_code in refused:
-        return ProbeResult(REFUSED, f"answered {answer.status_code}")
-    if answer.status_code == 429 or answer.status_code >= 500:
-        return ProbeResult(UNKNOWN, f"answered {answer.status_code}")
-    return ProbeResult(ACCEPTED, f"answered {answer.status_code}")
+    status = response.status_code
+    if status in refused:
+        outcome = REFUSED
+    elif status == 429 or status >= 500:
+        outcome = UNKNOWN
+    else:
+        outcome = ACCEPTED
+    return ProbeResult(outcome, f"answered {status}")

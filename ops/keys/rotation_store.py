@@ -1,6 +1,6 @@
 """The record of rotations, in `key_rotations`: what was done, never a value.
 
-Kept over the owner's direct connection: the functions' role may be what is rotated. Its session
+Written over the owner's direct connection: the functions' role may be what is rotated. The session
 holds a lock on the key's name, so that two operators do not rotate it at once; the lock dies with
 the process.
 """
@@ -44,7 +44,7 @@ COUNT_UNSAFE_DEPLOYMENTS = """
 select count(distinct deployment) as n from key_sightings
 where name = %(name)s and fingerprint = %(fingerprint)s
 """
-TRY_LOCK = "select pg_try_advisory_lock(hashtext('rotate ' || %(name)s)) as got"
+TRY_LOCK = "select pg_try_advisory_lock(hashtext('rotate ' || %(name)s)) as locked"
 
 
 @dataclass(slots=True)
@@ -62,9 +62,13 @@ class RotationRecord:
     revoked_at: datetime | None = None
     finished_at: datetime | None = None
 
+    def remaining_steps(self) -> list[str]:
+        steps: list[str] = self.facts["plan"]
+        return steps[steps.index(self.step) + 1 :] if self.step else steps
+
 
 class RotationStore:
-    """Open while one key is rotated. Raises Refused when the database, or the lock, is not had."""
+    """Open while one key is rotated. Raises ApiError without a database or the lock."""
 
     def __init__(self, url: str, name: str) -> None:
         try:
@@ -72,10 +76,10 @@ class RotationStore:
                 url, autocommit=True, connect_timeout=CONNECT_S, row_factory=dict_row,
                 application_name="alfa-rotate", options="-c statement_timeout=15s",
             )  # fmt: skip
-        except psycopg.OperationalError as fault:
+        except psycopg.OperationalError as error:
             words = "Postgres (DATABASE_DIRECT_URL) cannot be reached; nothing was changed"
-            raise ApiError(0, "no_answer", words) from fault
-        if not self._fetch_row(TRY_LOCK, name=name)["got"]:
+            raise ApiError(0, "no_answer", words) from error
+        if not self._fetch_row(TRY_LOCK, name=name)["locked"]:
             self.connection.close()
             raise ApiError(409, "locked", f"{name} is being rotated by somebody else right now")
 
@@ -92,19 +96,13 @@ class RotationStore:
     def begin(
         self, name: str, reason: str, old: str, facts: dict[str, Any], now: datetime
     ) -> RotationRecord:
-        row = self._fetch_row(
-            INSERT_ROTATION,
-            name=name,
-            reason=reason,
-            now=now,
-            old_fingerprint=old,
-            facts=Jsonb(facts),
-        )
+        row = self._fetch_row(INSERT_ROTATION, name=name, reason=reason, now=now,
+                              old_fingerprint=old, facts=Jsonb(facts))  # fmt: skip
         return RotationRecord(row["id"], name, reason, old, facts=facts)
 
-    def update(self, page: RotationRecord) -> None:
-        values = {name: getattr(page, name) for name in RotationRecord.__slots__}
-        self.connection.execute(UPDATE_ROTATION, values | {"facts": Jsonb(page.facts)})
+    def update(self, record: RotationRecord) -> None:
+        values = {name: getattr(record, name) for name in RotationRecord.__slots__}
+        self.connection.execute(UPDATE_ROTATION, values | {"facts": Jsonb(record.facts)})
 
     def last_facts(self, name: str) -> dict[str, Any]:
         """Of the rotation before: the vendor's id of the key that is now the old one."""
@@ -112,19 +110,16 @@ class RotationStore:
         return {} if row is None else dict(row["facts"])
 
     def fingerprints_by_deployment(self, name: str, since: datetime) -> dict[str, set[str]]:
-        """Deployment -> fingerprints, of those that said so since then."""
-        found: dict[str, set[str]] = {}
+        """Of the deployments that reported their keys since then."""
+        fingerprints: dict[str, set[str]] = {}
         for row in self.connection.execute(SELECT_KEY_USAGE, {"name": name, "since": since}):
-            found.setdefault(row["deployment"], set()).add(row["fingerprint"])
-        return found
+            fingerprints.setdefault(row["deployment"], set()).add(row["fingerprint"])
+        return fingerprints
 
-    def count_unsafe_deployments(self, page: RotationRecord) -> int:
-        """How many deployments were seen with the old key."""
-        return int(
-            self._fetch_row(
-                COUNT_UNSAFE_DEPLOYMENTS, name=page.name, fingerprint=page.old_fingerprint
-            )["n"]
-        )
+    def count_unsafe_deployments(self, record: RotationRecord) -> int:
+        """How many deployments used the old key."""
+        values = {"name": record.name, "fingerprint": record.old_fingerprint}
+        return int(self._fetch_row(COUNT_UNSAFE_DEPLOYMENTS, **values)["n"])
 
     def _fetch_row(self, statement: str, **values: Any) -> DictRow:
         (row,) = self.connection.execute(statement.encode(), values).fetchall()

@@ -1,4 +1,4 @@
-"""Keys that a vendor makes, keeps and deletes; several are good at once.
+"""Keys that a vendor makes, keeps and deletes; several are valid at once.
 
 Formats as documented (read 2026-11-24, never tried on a live account): Resend's OpenAPI file,
 Supabase's management API as its own CLI knows it, Upstash's developer API and `ACL` commands.
@@ -13,108 +13,113 @@ from ops.keys.key_types import (
     UNKNOWN,
     KeyType,
     ProbeResult,
+    bearer,
     probe_by_status,
     request,
 )
 from ops.vendors.http import ApiError, JsonApi
 
 
-class ResendKey(KeyType):
-    """Resend never says which key has which value: the old one is known by its id."""
+class ListedKey(KeyType):
+    """A key that the vendor lists, creates and deletes by an id."""
 
-    def prepare(self, last: dict[str, Any]) -> None:
-        listed = {one["id"]: one for one in self._request("GET", "/api-keys")["data"]}
-        old = self.old_id or last.get("new_id")
-        if old in listed:
-            self.facts["old_id"] = old
-            return
-        told = ", ".join(f"{one['id']} ({one['name']})" for one in listed.values())
-        raise ApiError(0, "which", f"which key is the old one? --old-id, one of: {told}")
+    value_field = ""
+    new_key: dict[str, str]
+    create_query: dict[str, str] = {}
+    delete_query: dict[str, str] = {}
+
+    def list_keys(self) -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = self.call("GET")
+        return listed
+
+    def call(self, method: str, path: str = "", body: Any = None, **query: str) -> Any:
+        """One call to the vendor's management API, below its list of keys."""
+        raise NotImplementedError
 
     def create(self, mark: str) -> str:
-        for one in self._request("GET", "/api-keys")["data"]:
-            if one["name"] == mark:
-                self._delete(one["id"])
-        body = {"name": mark, "permission": "sending_access"}
-        made = self._request("POST", "/api-keys", body)
-        self.facts["new_id"] = made["id"]
-        return str(made["token"])
+        for key in self.list_keys():
+            if key["name"] == mark:
+                self._delete(key["id"])
+        created = self.call("POST", "", {**self.new_key, "name": mark}, **self.create_query)
+        self.facts["new_id"] = created["id"]
+        return str(created[self.value_field])
 
     def revoke(self) -> None:
         self._delete(self.facts["old_id"])
 
-    def probe(self, value: str) -> ProbeResult:
-        """An empty mail: 422 from whoever may send, and nothing is sent."""
-        answer = request(
-            "POST",
-            f"{self.services.settings.resend_api_url}/emails",
-            headers={"Authorization": f"Bearer {value}"},
-            json={},
-        )
-        return probe_by_status(answer)
-
     def _delete(self, key_id: str) -> None:
         try:
-            self._request("DELETE", f"/api-keys/{key_id}")
-        except ApiError as refused:
-            if refused.status != 404:
+            self.call("DELETE", f"/{key_id}", **self.delete_query)
+        except ApiError as error:
+            if error.http_status != 404:
                 raise
 
-    def _request(self, method: str, path: str, body: Any = None) -> Any:
+
+class ResendKey(ListedKey):
+    """Resend never says which key has which value: the old one is known by its id."""
+
+    value_field = "token"
+    new_key = {"permission": "sending_access"}
+
+    def prepare(self, last: dict[str, Any]) -> None:
+        names = {key["id"]: key["name"] for key in self.list_keys()}
+        old = self.old_id or last.get("new_id")
+        if old not in names:
+            listed = ", ".join(f"{key_id} ({name})" for key_id, name in names.items())
+            raise ApiError(0, "which", f"which key is the old one? --old-id, one of: {listed}")
+        self.facts["old_id"] = old
+
+    def list_keys(self) -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = self.call("GET")["data"]
+        return listed
+
+    def probe(self, value: str) -> ProbeResult:
+        """An empty mail: 422 from whoever may send, and nothing is sent."""
+        url = f"{self.services.settings.resend_api_url}/emails"
+        return probe_by_status(request("POST", url, headers=bearer(value), json={}))
+
+    def call(self, method: str, path: str = "", body: Any = None, **query: str) -> Any:
         settings = self.services.settings
         api = JsonApi("Resend", settings.resend_api_url, token=settings.resend_admin_key)
-        with closing(api):
-            once = method == "POST"
-            return (
-                api.request(method, path, body=body)
-                if once
-                else api.request_with_retries(method, path)
-            )
+        return _call(api, method, f"/api-keys{path}", query, body)
 
 
-class SupabaseKey(KeyType):
+class SupabaseKey(ListedKey):
     """A legacy service_role key cannot be made anew: it is replaced by a secret key, once."""
+
+    value_field = "api_key"
+    new_key = {"type": "secret"}
+    create_query = {"reveal": "true"}
+    delete_query = {"reason": "rotation"}
 
     def prepare(self, last: dict[str, Any]) -> None:
         if self.old.startswith("eyJ"):
             words = "is a legacy JWT, which cannot be rotated: make a secret key at Supabase first"
             raise ApiError(0, "legacy", f"{self.key.name} {words}, and disable the legacy keys")
-        for one in self._request("GET"):
-            if one["type"] == "secret" and self.old.startswith(one["prefix"]):
-                self.facts["old_id"] = one["id"]
+        for key in self.list_keys():
+            if key["type"] == "secret" and self.old.startswith(key["prefix"]):
+                self.facts["old_id"] = key["id"]
                 return
         raise ApiError(0, "unknown", f"Supabase has no key that begins as {self.key.name} does")
 
     def create(self, mark: str) -> str:
-        name = mark.replace("-", "_")
-        for one in self._request("GET"):
-            if one["name"] == name:
-                self._delete(one["id"])
-        made = self._request("POST", "", {"type": "secret", "name": name}, reveal="true")
-        self.facts["new_id"] = made["id"]
-        return str(made["api_key"])
-
-    def revoke(self) -> None:
-        self._delete(self.facts["old_id"])
+        return super().create(mark.replace("-", "_"))  # Supabase's names have no hyphens
 
     def probe(self, value: str) -> ProbeResult:
         url = f"{self.services.settings.supabase_url}/rest/v1/"
         return probe_by_status(request("GET", url, headers={"apikey": value}))
 
-    def _delete(self, key_id: str) -> None:
-        try:
-            self._request("DELETE", f"/{key_id}", reason="rotation")
-        except ApiError as refused:
-            if refused.status != 404:
-                raise
-
-    def _request(self, method: str, path: str = "", body: Any = None, **query: str) -> Any:
+    def call(self, method: str, path: str = "", body: Any = None, **query: str) -> Any:
         settings = self.services.settings
         api = JsonApi("Supabase", settings.supabase_api_url, token=settings.supabase_access_token)
-        path = f"/v1/projects/{settings.supabase_project_ref}/api-keys{path}"
-        with closing(api):
-            send = api.request if method == "POST" else api.request_with_retries
-            return send(method, path, query, body)
+        keys_path = f"/v1/projects/{settings.supabase_project_ref}/api-keys"
+        return _call(api, method, f"{keys_path}{path}", query, body)
+
+
+def _call(api: JsonApi, method: str, path: str, query: dict[str, str], body: Any) -> Any:
+    with closing(api):
+        send = api.request if method == "POST" else api.request_with_retries
+        return send(method, path, query, body)
 
 
 class UpstashToken(KeyType):
@@ -158,7 +163,7 @@ class UpstashToken(KeyType):
 
     def _send_command(self, token: str, *words: str) -> Any:
         url = self.services.settings.upstash_redis_rest_url
-        return request("POST", url, headers={"Authorization": f"Bearer {token}"}, json=list(words))
+        return request("POST", url, headers=bearer(token), json=list(words))
 
     def _command(self, token: str, *words: str) -> Any:
         answer = self._send_command(token, *words)
@@ -171,9 +176,6 @@ class UpstashToken(KeyType):
 class SlackBot(KeyType):
     """Slack gives an installed app one token, so two apps take turns; a person installs the other
     (in the channel, same scopes) and puts its token into the file as SLACK_BOT_TOKEN__NEW."""
-
-    def create(self, mark: str) -> str:
-        return self.operator_value()
 
     def revoke(self) -> None:
         if self.probe(self.old).outcome != REFUSED:
@@ -191,5 +193,5 @@ class SlackBot(KeyType):
 
     def _call(self, token: str, method: str) -> Any:
         url = f"{self.services.settings.slack_api_url}/{method}"
-        answer = request("POST", url, headers={"Authorization": f"Bearer {token}"}, json={})
+        answer = request("POST", url, headers=bearer(token), json={})
         return answer.json() if answer is not None and answer.is_success else None

@@ -13,9 +13,9 @@ from typing import Any
 from uuid import UUID
 
 from lib import maintenance
-from lib.leads import canary, mailed_leads, queue, reconciliation, repository, serialization
+from lib.leads import canary, mailed_leads, queue, reconciliation, repository
+from lib.leads.lead import Lead, Recipients
 from lib.leads.outbox import ADDRESS_REFUSED
-from lib.leads.repository import Lead
 from lib.leads.submission import Submission
 from lib.problems import DecryptionError, ErasedSubject, IdempotencyKeyReused
 from lib.services import Services
@@ -94,7 +94,7 @@ class _Importer:
             stored = repository.insert(
                 self._services.database.run,
                 lead,
-                repository.Recipients(settings.mail_from, settings.mail_sales_to),
+                Recipients(settings.mail_from, settings.mail_sales_to),
                 now=datetime.now(UTC),
                 deliver_now=False,
                 erasure_keys=self._services.erasure_keys,
@@ -117,7 +117,7 @@ class _Importer:
 
     def _decrypt(self, sealed: str) -> Lead | None:
         try:
-            return serialization.from_json(self._services.cipher.decrypt(sealed))
+            return Lead.from_json(self._services.cipher.decrypt(sealed))
         except DecryptionError:
             return None
 
@@ -165,16 +165,15 @@ def restore_spam(services: Services, args: argparse.Namespace) -> int:
         return 1
     lead_id, ref, received_at, locale, submission, address, agent = row
     submission.pop("company", None)
-    made = repository.from_submission(
+    lead = Lead.from_submission(
         Submission.from_stored(**submission),
         key=f"spam:{lead_id}",
         locale=locale,
         now=received_at,
         ip_address=address,
         user_agent=agent,
-    )
-    lead = repository.as_duplicate(made, lead_id, ref)
-    readers = repository.Recipients(settings.mail_from, settings.mail_sales_to)
+    )._replace(id=lead_id, ref=ref)
+    readers = Recipients(settings.mail_from, settings.mail_sales_to)
     stored = repository.insert(
         run,
         lead,

@@ -17,7 +17,7 @@ from email.message import Message
 from html.parser import HTMLParser
 from pathlib import Path
 
-from lib.leads.repository import Lead
+from lib.leads.lead import Lead
 
 type Decrypt = Callable[[str], Lead | None]
 """A sealed copy -> the lead; None when it cannot be opened."""

@@ -8,9 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from lib.leads import repository, serialization
-from lib.leads.repository import Lead, Recipients
-from lib.leads.submission import Submission
+from lib.leads import repository
+from lib.leads.lead import Lead, Recipients
 from lib.services import Services
 from ops import command
 
@@ -78,7 +77,7 @@ def release(services: Services, args: argparse.Namespace) -> int:
     for row in rows:
         if args.dry_run:
             print(f"would release {row['ref']}")
-        elif _release(services, _to_lead(row), desk):
+        elif _release(services, Lead.from_columns(row), desk):
             print(f"released {row['ref']}; its mails leave with the next round")
     missing = set(args.refs) - {row["ref"] for row in rows}
     for ref in sorted(missing):
@@ -108,13 +107,6 @@ def _select_waiting(
         lambda c: c.execute(LIST_WAITING, values).fetchall(), budget_s=BUDGET_S
     )
     return [row[0] for row in rows]
-
-
-def _to_lead(row: dict[str, Any]) -> Lead:
-    ours = ("id", "ref", "created_at", "locale", "ip_address", "user_agent", "identity",
-            "body_sha256", "arrival", "canary")  # fmt: skip
-    theirs = set(Submission._fields) - {"company", "consent", "locale"}
-    return serialization.from_row({name: row[name] for name in (*ours, *theirs)})
 
 
 def _release(services: Services, lead: Lead, desk: Recipients) -> bool:

@@ -1,32 +1,29 @@
-"""What every column holds, and what ends it: the record that a test compares with the schema.
+"""Data inventory: every column, whether it is personal data, and what ends it.
 
-A new column goes here first. Of a person: under the retention class that ends it (retention.py,
-or one of ENDED_ELSEWHERE). Of nobody: under `other`. `rows` says what ends the rows themselves.
+A test compares it with the schema, so a new column is declared here first: personal data under the
+retention class that ends it (lib/privacy/retention.py, or OTHER_RETENTION), the rest as other.
 """
 
 from dataclasses import dataclass, field
 
 OTHER_RETENTION = {
-    "round": "a round of the cron, within minutes (lib/privacy/erasure.py, redis_erasure.py)",
-    "fold": "the fold of vitals (lib/vitals/rollup.py)",
+    "round": "a cron job, within minutes (lib/privacy/erasure.py, redis_erasure.py)",
+    "fold": "the rollup of vitals (lib/vitals/rollup.py)",
     "request": "its request's end",
-    "kept": "nothing: it is of nobody, and does not grow with traffic",
+    "kept": "nothing: it is no personal data, and does not grow with traffic",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class TableInventory:
-    """rows: the class that ends rows. personal: columns by class. other: columns of nobody."""
+    """retention_class: ends the rows. Columns: names with spaces between; the personal by class."""
 
     retention_class: str
     other_columns: str
     personal_columns: dict[str, str] = field(default_factory=dict)
 
     def columns(self) -> list[str]:
-        named = [*self.other_columns.split()]
-        for names in self.personal_columns.values():
-            named += names.split()
-        return named
+        return " ".join([self.other_columns, *self.personal_columns.values()]).split()
 
 
 TABLES = {

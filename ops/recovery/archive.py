@@ -1,8 +1,8 @@
-"""What a pg_dump archive says of itself, and which of it a database can be given.
+"""The table of contents of a pg_dump archive, and which entries a database can be given.
 
-Versions are compared here, before anything is touched. `pg_dump --schema` also writes down what
-belongs to other roles (Supabase's default privileges in `public`): a role that is no superuser
-can put none of that back, so it is left out, and told.
+Versions are compared here, before anything is touched. `pg_dump --schema` also writes what belongs
+to other roles (Supabase's default privileges in `public`): only a superuser could restore that, so
+it is left out, and reported.
 """
 
 import re
@@ -15,10 +15,10 @@ from ops.recovery import postgres
 
 ARCHIVE_MAGIC = b"PGDMP"
 
-# The archive's own version -> the first pg_restore that reads it.
+# The archive format's version -> the first pg_restore that reads it.
 FIRST_PG_RESTORE = {(1, 14): 12, (1, 15): 16, (1, 16): 17}
 
-# pg_restore's own, from 17 on; an older server knows no such setting.
+# Written by pg_restore from 17 on; an older server does not know the setting.
 TRANSACTION_TIMEOUT, TRANSACTION_TIMEOUT_SINCE = b"SET transaction_timeout = 0;\n", 17
 
 _ENTRY = re.compile(r"^\d+; \d+ \d+ (?P<words>.+)$")
@@ -28,7 +28,7 @@ _DUMPED_BY = re.compile(r"^;\s+Dumped by pg_dump version: (\d+)", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class TableOfContents:
-    """An archive's table of contents. server, pg_dump: the majors it was made with."""
+    """The majors of the server and the pg_dump it was made with; `pg_restore --list`'s lines."""
 
     server_major: int
     pg_dump_major: int
@@ -37,7 +37,7 @@ class TableOfContents:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """lines: for `pg_restore -L`. left_out: what stays away, in pg_restore's words."""
+    """entries: for `pg_restore -L`. left_out: what is not restored, in pg_restore's words."""
 
     entries: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -54,88 +54,73 @@ def first_pg_restore(archive: bytes) -> int:
     return FIRST_PG_RESTORE[version]
 
 
-def read_contents(pieces: Iterable[bytes]) -> TableOfContents:
-    """The contents of an archive, read from its beginning. Raises Failed."""
-    stream = iter(pieces)
+def read_contents(dump: Iterable[bytes]) -> TableOfContents:
+    """Run `pg_restore --list` on the beginning of an archive. Raises Failed."""
+    stream = iter(dump)
     head = next(stream, b"")
     program = postgres.find_program("pg_restore", first_pg_restore(head), or_newer=True)
-    listed = _run_pg_restore_list(program, head, stream)
-    found = TableOfContents(
-        int(_search(_DUMPED_FROM, listed)), int(_search(_DUMPED_BY, listed)), _parse_entries(listed)
-    )
-    if not found.entries:
-        raise Failed("the backup's archive is empty")
-    return found
-
-
-def _run_pg_restore_list(program: Path, head: bytes, stream: Iterator[bytes]) -> str:
-    command = [str(program), "--list"]
-    with postgres.run_program(command, postgres.base_environment()) as child:
+    with postgres.run_program([str(program), "--list"], postgres.base_environment()) as child:
         postgres.write_in_thread(child, head, stream)
-        return b"".join(postgres.read_output(child)).decode()
+        listing = b"".join(postgres.read_output(child)).decode()
+    server, pg_dump = _DUMPED_FROM.search(listing), _DUMPED_BY.search(listing)
+    entries = tuple(line for line in listing.splitlines() if _ENTRY.match(line))
+    if server is None or pg_dump is None or not entries:
+        raise Failed("the backup's archive is empty, or does not say what made it")
+    return TableOfContents(int(server[1]), int(pg_dump[1]), entries)
 
 
-def _parse_entries(listed: str) -> tuple[str, ...]:
-    return tuple(line for line in listed.splitlines() if _ENTRY.match(line))
-
-
-def _search(pattern: re.Pattern[str], text: str) -> str:
-    found = pattern.search(text)
-    if found is None:
-        raise Failed("pg_restore does not say what made the archive")
-    return found[1]
-
-
-def choose_pg_restore(found: TableOfContents, server: int) -> Path:
+def choose_pg_restore(contents: TableOfContents, server: int) -> Path:
     """The pg_restore to load it into a server of that major with. Raises Failed."""
-    if found.server_major > server:
+    if contents.server_major > server:
         raise Failed(
-            f"the backup was taken from PostgreSQL {found.server_major}, the database is {server}:"
-            " an older server cannot be given it."
-            f" Restore into PostgreSQL {found.server_major} or newer"
+            f"the backup was taken from PostgreSQL {contents.server_major}, the database is"
+            f" {server}: an older server cannot load it. Restore into PostgreSQL"
+            f" {contents.server_major} or newer"
         )
-    return postgres.find_program("pg_restore", found.pg_dump_major, or_newer=True)
+    return postgres.find_program("pg_restore", contents.pg_dump_major, or_newer=True)
 
 
-def select_entries(found: TableOfContents, schemas: Collection[str], roles: Collection[str],
-           then: Collection[str]) -> Selection:  # fmt: skip
-    """What the restoring one can put back.
+def select_entries(
+    contents: TableOfContents,
+    schemas: Collection[str],
+    roles: Collection[str],
+    backup_roles: Collection[str],
+) -> Selection:
+    """What the restoring role can put back.
 
-    roles: whose rights it has there; then: whose rights the one had who took the backup. Default
-    privileges can be changed by `roles` alone; all else becomes the restoring one's own.
+    roles: whose rights it has; backup_roles: whose rights the role had that took the backup.
+    Default privileges can be changed by `roles` alone; all else becomes the restoring role's.
     """
-    kept: list[str] = []
+    entries: list[str] = []
     left_out: list[str] = []
-    for line in found.entries:
-        matched = _ENTRY.match(line)
-        words = matched["words"] if matched else ""
+    for line in contents.entries:
+        match = _ENTRY.match(line)
+        words = match["words"] if match else ""
         if any(words.startswith(f"SCHEMA - {schema} ") for schema in schemas):
-            continue  # it is there, or was made before this
-        owners = roles if words.startswith("DEFAULT ACL ") else {*roles, *then}
-        if _is_owned_by(words, owners):
-            kept.append(line)
+            continue  # it exists, or was created before
+        owners = roles if words.startswith("DEFAULT ACL ") else {*roles, *backup_roles}
+        # An entry ends with its owner; one without an owner ends with a space.
+        if words.endswith((" ", *(f" {owner}" for owner in owners))):
+            entries.append(line)
         else:
             left_out.append(words)
-    if not any(" TABLE DATA " in line for line in kept):
+    if not any(" TABLE DATA " in line for line in entries):
         raise Failed(
-            "nothing in the backup belongs to the role that restores, by DATABASE_DIRECT_URL:"
-            " give it the rights of the tables' owner, or restore as that one"
+            "nothing in the backup belongs to the role of DATABASE_DIRECT_URL: give it the rights"
+            " of the tables' owner, or restore as that owner"
         )
-    return Selection(tuple(kept), tuple(left_out))
-
-
-def _is_owned_by(words: str, owners: Collection[str]) -> bool:
-    # An entry ends with its owner; what has none ends with a space.
-    return words.endswith(" ") or any(words.endswith(f" {owner}") for owner in owners)
+    return Selection(tuple(entries), tuple(left_out))
 
 
 def without_unknown_settings(script: Iterable[bytes], server: int) -> Iterator[bytes]:
-    """pg_restore's script less the setting that an older server would refuse."""
+    """pg_restore's script without the setting that an older server would refuse."""
     stream = iter(script)
     head = b""
     for piece in stream:
         head += piece
         if b"set_config('search_path'" in head:
             break
-    yield head.replace(TRANSACTION_TIMEOUT, b"", 1) if server < TRANSACTION_TIMEOUT_SINCE else head
+    yield (
+        head.replace(TRANSACTION_TIMEOUT, b"", 1) if server < TRANSACTION_TIMEOUT_SINCE else head
+    )
     yield from stream

@@ -1,6 +1,6 @@
-"""Our own backup: pg_dump, sealed while it runs, with a manifest counted in the same snapshot.
+"""Our own backup: pg_dump, encrypted while it runs, with a manifest counted in the same snapshot.
 
-Dies anywhere: what is left is a `.part` file, which a later run removes; run it again.
+A run that dies leaves a `.part` file, which a later run removes; run it again.
 """
 
 import contextlib
@@ -9,8 +9,6 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -121,21 +119,13 @@ on conflict (source, taken_at) do update set status = excluded.status, facts = e
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+def plan(dsn: str, folder: Path) -> dict[str, object]:
     """What would be backed up."""
-
-    database: str
-    tables: int
-    bytes: int
-    folder: str
-
-
-def plan(dsn: str, folder: Path) -> Plan:
     with postgres.connect(dsn) as connection:
         tables = connection.execute(SELECT_TABLES, {"schemas": list(SCHEMAS)}).fetchall()
-        size = _fetch_value(connection, SELECT_SIZE, {"schemas": list(SCHEMAS)})
-    return Plan(postgres.display_address(dsn), len(tables), int(size), str(folder))
+        size = _table_size(connection)
+    database = postgres.display_address(dsn)
+    return {"database": database, "tables": len(tables), "bytes": size, "folder": str(folder)}
 
 
 def take(
@@ -147,19 +137,18 @@ def take(
     started = datetime.now(UTC)
     with postgres.connect(dsn) as connection:
         try:
-            made = _dump_snapshot(connection, dsn, folder, keys, quiet=quiet)
-        except (Failed, OSError, psycopg.Error) as fault:
+            backup = _dump_snapshot(connection, dsn, folder, keys, quiet=quiet)
+        except (Failed, OSError, psycopg.Error) as error:
+            reason = type(error).__name__
             if recorded:
                 with contextlib.suppress(Failed):
-                    record(
-                        connection, OWN_BACKUP, started, "FAILED", {"reason": type(fault).__name__}
-                    )
-            if isinstance(fault, psycopg.Error):
-                raise Failed(f"the backup failed: {type(fault).__name__}") from fault
+                    record(connection, OWN_BACKUP, started, "FAILED", {"reason": reason})
+            if isinstance(error, psycopg.Error):
+                raise Failed(f"the backup failed: {reason}") from error
             raise
         if recorded:
-            record(connection, OWN_BACKUP, made.taken_at, COMPLETED, made.as_dict())
-    return made
+            record(connection, OWN_BACKUP, backup.taken_at, COMPLETED, backup.as_dict())
+    return backup
 
 
 def _dump_snapshot(
@@ -170,7 +159,7 @@ def _dump_snapshot(
     *,
     quiet: bool,
 ) -> Manifest:
-    began = time.monotonic()
+    started = time.monotonic()
     with connection.transaction():
         connection.execute("set transaction isolation level repeatable read, read only")
         connection.execute(SET_TEXT_FORMATS)
@@ -178,63 +167,66 @@ def _dump_snapshot(
         snapshot = _fetch_value(connection, "select pg_export_snapshot()")
         taken_at = _fetch_value(connection, "select now()").astimezone(UTC)
         name = f"alfa-{taken_at:%Y%m%dT%H%M%S%fZ}"
-        server = connection.info.server_version
-        ours = {"schemas": list(SCHEMAS)}
-        foreign = connection.execute(SELECT_FOREIGN_RELATIONS, ours).fetchall()
+        version = connection.info.server_version
+        schemas = {"schemas": list(SCHEMAS)}
+        foreign = connection.execute(SELECT_FOREIGN_RELATIONS, schemas).fetchall()
         facts: dict[str, Any] = {
             "tables": table_checksums(connection),
             "extensions": dict(connection.execute(SELECT_EXTENSIONS).fetchall()),
             "schema_version": _fetch_value(connection, SELECT_SCHEMA_VERSION) or "",
             "owners": tuple(role for (role,) in connection.execute(SELECT_OWNER_ROLES)),
-            "grantees": tuple(role for (role,) in connection.execute(SELECT_GRANTEES, ours)),
-            "left_out": tuple(f"{schema}.{name} of {owner}" for schema, name, owner in foreign),
+            "grantees": tuple(role for (role,) in connection.execute(SELECT_GRANTEES, schemas)),
+            "left_out": tuple(f"{schema}.{table} of {owner}" for schema, table, owner in foreign),
         }
-        about = _estimate_size(connection, folder, keys)
-        with ProgressBar("backup", about, exact=False, quiet=quiet) as bar:
-            program = postgres.find_program("pg_dump", server // 10_000)
-            left_out = [f"--exclude-table={_table_pattern(*names)}" for *names, _ in foreign]
-            command = [str(program), f"--snapshot={snapshot}", *PG_DUMP_OPTIONS, *left_out]
-            sums = _dump(dsn, command, folder, name, keys[0], bar)
-    took_s = round(time.monotonic() - began, 1)
-    key = manifest.fingerprint(keys[0])
-    made = Manifest(
-        name=name, taken_at=taken_at, took_s=took_s, server_version=server, key=key, **facts, **sums
+        estimate = _estimate_size(connection, folder, keys)
+        with ProgressBar("backup", estimate, exact=False, quiet=quiet) as bar:
+            program = postgres.find_program("pg_dump", version // 10_000)
+            excluded = [f"--exclude-table={_table_pattern(*table)}" for *table, _ in foreign]
+            command = [str(program), f"--snapshot={snapshot}", *PG_DUMP_OPTIONS, *excluded]
+            checksums = _dump(dsn, command, folder, name, keys[0], bar)
+    backup = Manifest(
+        name=name,
+        taken_at=taken_at,
+        took_s=round(time.monotonic() - started, 1),
+        server_version=version,
+        key=manifest.fingerprint(keys[0]),
+        **facts,
+        **checksums,
     ).signed(keys[0])
-    manifest.write(folder, made)
-    return made
+    manifest.write(folder, backup)
+    return backup
 
 
 def table_checksums(connection: postgres.Connection) -> dict[str, list[Any]]:
-    """Every table's rows and checksum, as this transaction sees them, under FIX_TEXTS."""
-    found = {}
+    """Every table's rows and checksum, as this transaction sees them, under SET_TEXT_FORMATS."""
+    checksums = {}
     for schema, table in connection.execute(SELECT_TABLES, {"schemas": list(SCHEMAS)}).fetchall():
-        counted = connection.execute(
-            sql.SQL(COUNT_AND_CHECKSUM).format(sql.Identifier(schema, table))
-        )
-        found[f"{schema}.{table}"] = list(counted.fetchone() or ())
-    return found
+        count = sql.SQL(COUNT_AND_CHECKSUM).format(sql.Identifier(schema, table))
+        checksums[f"{schema}.{table}"] = list(connection.execute(count).fetchone() or ())
+    return checksums
 
 
 def _dump(
     dsn: str, command: list[str], folder: Path, name: str, key: bytes, bar: ProgressBar
 ) -> dict[str, Any]:
-    """Sizes and checksums of what was written. The file gets its name when it is whole."""
+    """Sizes and checksums of what was written. The file gets its name when it is complete."""
     part = folder / f".{name}.{secrets.token_hex(4)}.part"
-    dumped, sealed = _Checksum(), _Checksum()
+    dump, encrypted = _Checksum(), _Checksum()
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         with postgres.run_program(command, postgres.libpq_environment(dsn)) as child:
-            for piece in stream_encryption.encrypt(dumped.wrap(postgres.read_output(child)), key):
-                stream.write(sealed.add(piece))
+            output = (dump.add(piece) for piece in postgres.read_output(child))
+            for piece in stream_encryption.encrypt(output, key):
+                stream.write(encrypted.add(piece))
                 bar.add(len(piece))
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(manifest.sealed_file(folder, name))
     manifest.sync(folder)
     return {
-        "dump_bytes": dumped.size,
-        "dump_sha256": dumped.hex,
-        "sealed_bytes": sealed.size,
-        "sealed_sha256": sealed.hex,
+        "dump_bytes": dump.size,
+        "dump_sha256": dump.sha256.hexdigest(),
+        "sealed_bytes": encrypted.size,
+        "sealed_sha256": encrypted.sha256.hexdigest(),
     }
 
 
@@ -245,33 +237,22 @@ def _table_pattern(schema: str, name: str) -> str:
 
 
 class _Checksum:
-    """Size and SHA-256 of what goes by."""
+    """Size and SHA-256 of a stream."""
 
     def __init__(self) -> None:
         self.size = 0
-        self._hash = hashlib.sha256()
-
-    @property
-    def hex(self) -> str:
-        return self._hash.hexdigest()
+        self.sha256 = hashlib.sha256()
 
     def add(self, piece: bytes) -> bytes:
         self.size += len(piece)
-        self._hash.update(piece)
+        self.sha256.update(piece)
         return piece
-
-    def wrap(self, source: Iterable[bytes]) -> Iterator[bytes]:
-        for piece in source:
-            yield self.add(piece)
 
 
 def _estimate_size(connection: postgres.Connection, folder: Path, keys: tuple[bytes, ...]) -> int:
-    """About how many bytes it will be: as the last one, else a share of the tables' size."""
-    before, _ = manifest.list_backups(folder, keys)
-    if before:
-        return before[0].sealed_bytes
-    size = _fetch_value(connection, SELECT_SIZE, {"schemas": list(SCHEMAS)})
-    return int(int(size) * COMPRESSION_RATIO)
+    """As the last backup, else a share of the tables' size."""
+    backups, _ = manifest.list_backups(folder, keys)
+    return backups[0].sealed_bytes if backups else int(_table_size(connection) * COMPRESSION_RATIO)
 
 
 def record(
@@ -281,34 +262,38 @@ def record(
     status: str,
     facts: dict[str, object],
 ) -> None:
-    """Write down a backup that was seen; again is no harm."""
+    """Record a backup in the table `backups`; safe to repeat. Raises Failed."""
     values = {"source": source, "taken_at": taken_at, "status": status, "facts": json.dumps(facts)}
     try:
         connection.execute(UPSERT_BACKUP, values)
-    except psycopg.Error as fault:
-        raise Failed(f"seen, but not recorded in table backups: {type(fault).__name__}") from None
+    except psycopg.Error as error:
+        raise Failed(f"seen, but not recorded in table backups: {type(error).__name__}") from None
 
 
-def expired(found: list[Manifest], now: datetime, keep_days: int) -> list[Manifest]:
-    """Those older than keep_days; never the newest, whatever its age."""
-    return [one for one in found[1:] if now - one.taken_at > timedelta(days=keep_days)]
+def expired(backups: list[Manifest], now: datetime, keep_days: int) -> list[Manifest]:
+    """Those older than keep_days; never the newest (the first), whatever its age."""
+    limit = timedelta(days=keep_days)
+    return [backup for backup in backups[1:] if now - backup.taken_at > limit]
 
 
-def remove(folder: Path, gone: Manifest) -> None:
-    """The manifest first: what is half removed is no backup."""
-    manifest.manifest_file(folder, gone.name).unlink(missing_ok=True)
-    manifest.sealed_file(folder, gone.name).unlink(missing_ok=True)
+def remove(folder: Path, backup: Manifest) -> None:
+    """The manifest first: without it the rest is no backup."""
+    manifest.manifest_file(folder, backup.name).unlink(missing_ok=True)
+    manifest.sealed_file(folder, backup.name).unlink(missing_ok=True)
 
 
 def _remove_stale_files(folder: Path) -> None:
-    """Remove what runs that died have left behind."""
-    for part in folder.glob(".*.part"):
-        if time.time() - part.stat().st_mtime > STALE_PARTIAL_AGE.total_seconds():
-            part.unlink(missing_ok=True)
-    for sealed in folder.glob("*.sealed"):
-        lonely = not sealed.with_suffix(".json").exists()
-        if lonely and time.time() - sealed.stat().st_mtime > STALE_PARTIAL_AGE.total_seconds():
-            sealed.unlink(missing_ok=True)
+    """What runs that died have left behind."""
+    without_manifest = (
+        file for file in folder.glob("*.sealed") if not file.with_suffix(".json").exists()
+    )
+    for file in [*folder.glob(".*.part"), *without_manifest]:
+        if time.time() - file.stat().st_mtime > STALE_PARTIAL_AGE.total_seconds():
+            file.unlink(missing_ok=True)
+
+
+def _table_size(connection: postgres.Connection) -> int:
+    return int(_fetch_value(connection, SELECT_SIZE, {"schemas": list(SCHEMAS)}))
 
 
 def _fetch_value(

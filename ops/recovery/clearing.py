@@ -1,9 +1,12 @@
-"""The SQL around a restore's data, in one transaction with it: room before, a check after.
+"""The SQL around a restore's data, in one transaction: it drops our objects before, and checks
+rows and checksums after.
 
-The schemas stay, with what others own in them and with their default privileges: only what
-belongs to the restoring role goes. What depends on it (somebody's view on our table) goes along
-and is told as a NOTICE that begins with `alfa: ` (ops/recovery/postgres.py picks those out).
+The schemas stay, with what other roles own in them and with their default privileges: only what
+belongs to the restoring role is dropped. What depends on it (another role's view on our table) is
+dropped too, and reported as a NOTICE that begins with `alfa: ` (ops/recovery/postgres.py).
 """
+
+from collections.abc import Iterable
 
 from psycopg import sql
 
@@ -70,31 +73,31 @@ where o.classid = b.classid and o.objid = b.objid;
 
 # All locks first, in one order: what waits, waits while nothing has been done yet.
 DROP_OWN_OBJECTS = """
-do $room$
+do $drop$
 declare
   names text;
-  one record;
+  item record;
 begin
   select pg_catalog.string_agg(identity, ', ' order by identity) into names
   from alfa_ours where type = 'table';
   if names is not null then
     execute 'lock table ' || names || ' in access exclusive mode';
   end if;
-  for one in
+  for item in
     select type, pg_catalog.string_agg(identity, ', ' order by identity) as names
     from alfa_ours where type in ('view', 'materialized view', 'table', 'foreign table')
     group by type order by type in ('table', 'foreign table')
   loop
-    execute pg_catalog.format('drop %s if exists %s cascade', one.type, one.names);
+    execute pg_catalog.format('drop %s if exists %s cascade', item.type, item.names);
   end loop;
-  for one in
+  for item in
     select type, identity from alfa_ours
     where type not in ('view', 'materialized view', 'table', 'foreign table')
     order by type not in ('function', 'procedure', 'aggregate'), identity
   loop
-    execute pg_catalog.format('drop %s if exists %s cascade', one.type, one.identity);
+    execute pg_catalog.format('drop %s if exists %s cascade', item.type, item.identity);
   end loop;
-  for one in
+  for item in
     select words from alfa_bystanders as b
     where not exists (select from pg_catalog.pg_class where oid = b.objid)
       and not exists (select from pg_catalog.pg_proc where oid = b.objid)
@@ -102,9 +105,9 @@ begin
       and not exists (select from pg_catalog.pg_publication_rel where oid = b.objid)
     order by words
   loop
-    raise notice 'alfa: dropped with our tables: %', one.words;
+    raise notice 'alfa: dropped with our tables: %', item.words;
   end loop;
-  for one in
+  for item in
     select n.nspname, pg_catalog.pg_get_userbyid(d.defaclrole) as role, g.grantee,
       case d.defaclobjtype when 'r' then 'tables' when 'S' then 'sequences'
         when 'f' then 'functions' else 'types' end as kind
@@ -115,67 +118,67 @@ begin
   loop
     execute pg_catalog.format(
       'alter default privileges for role %I in schema %I revoke all on %s from %s',
-      one.role, one.nspname, one.kind,
-      case when one.grantee = 0 then 'public'
-        else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(one.grantee)) end);
+      item.role, item.nspname, item.kind,
+      case when item.grantee = 0 then 'public'
+        else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(item.grantee)) end);
   end loop;
 end
-$room$;
+$drop$;
 """
 
 CREATE_PREREQUISITES = """
-do $ground$
+do $create$
 declare
-  one text;
-  place text;
+  item record;
 begin
-  foreach one in array {roles} loop
-    if not exists (select from pg_catalog.pg_roles where rolname = one) then
-      execute pg_catalog.format('create role %I nologin', one);
-      raise notice 'alfa: made the role %, which may not log in', one;
+  for item in select * from unnest({roles}) as wanted (name) loop
+    if not exists (select from pg_catalog.pg_roles where rolname = item.name) then
+      execute pg_catalog.format('create role %I nologin', item.name);
+      raise notice 'alfa: made the role %, which may not log in', item.name;
     end if;
   end loop;
-  foreach one in array {schemas} loop
-    if not exists (select from pg_catalog.pg_namespace where nspname = one) then
-      execute pg_catalog.format('create schema %I', one);
-      if one = 'public' then
+  for item in select * from unnest({schemas}) as wanted (name) loop
+    if not exists (select from pg_catalog.pg_namespace where nspname = item.name) then
+      execute pg_catalog.format('create schema %I', item.name);
+      if item.name = 'public' then
         alter schema public owner to pg_database_owner;
       end if;
     end if;
   end loop;
-  for one, place in select * from unnest({extensions}, {places}) loop
+  for item in select * from unnest({extensions}, {places}) as wanted (name, schema) loop
     begin
-      execute pg_catalog.format('create schema if not exists %I', place);
-      execute pg_catalog.format('create extension if not exists %I schema %I', one, place);
+      execute pg_catalog.format('create schema if not exists %I', item.schema);
+      execute pg_catalog.format(
+        'create extension if not exists %I schema %I', item.name, item.schema);
     exception when others then
-      raise notice 'alfa: could not make the extension %: %', one, sqlerrm;
+      raise notice 'alfa: could not make the extension %: %', item.name, sqlerrm;
     end;
   end loop;
 end
-$ground$;
+$create$;
 """
 
 # As of the manifest, or nothing is kept. A checksum made by another major is not held against it.
 CHECK_CONTENTS = """
 do $check$
 declare
-  one record;
+  item record;
   rows_now bigint;
   contents_now text;
   faults text[] := '{{}}';
 begin
-  for one in
+  for item in
     select * from unnest({names}, {rows}, {contents}) as expected (name, rows, contents)
   loop
     execute 'select count(*), coalesce(sum(hashtextextended(whole_row::text, 0)), 0)::text from '
-      || one.name || ' as whole_row' into rows_now, contents_now;
-    if rows_now <> one.rows then
+      || item.name || ' as whole_row' into rows_now, contents_now;
+    if rows_now <> item.rows then
       faults := faults || pg_catalog.format(
         '%s: %s rows in the backup, %s restored',
-        pg_catalog.replace(one.name, '"', ''), one.rows, rows_now);
-    elsif {same_major} and contents_now <> one.contents then
+        pg_catalog.replace(item.name, '"', ''), item.rows, rows_now);
+    elsif {same_major} and contents_now <> item.contents then
       faults := faults || pg_catalog.format('%s: %s rows, but not the same',
-        pg_catalog.replace(one.name, '"', ''), one.rows);
+        pg_catalog.replace(item.name, '"', ''), item.rows);
     end if;
   end loop;
   if faults <> '{{}}' then
@@ -189,40 +192,37 @@ $check$;
 def sql_before_data(
     connection: postgres.Connection, backed_up: Manifest, schemas: tuple[str, ...], name: str
 ) -> bytes:
-    """What psql is given ahead of the data: it opens the transaction, under that name."""
-    known = {
-        "name": sql.Literal(name),
-        "schemas": _text_array(list(schemas)),
-        "lock_timeout": sql.Literal(LOCK_TIMEOUT),
-    }
-    roles = [*backed_up.grantees, "alfa_app"]
-    room = sql.SQL(
-        BEGIN_TRANSACTION + FIND_OWN_OBJECTS + FIND_DEPENDENT_OBJECTS + DROP_OWN_OBJECTS
-    ).format(**known)
-    ground = sql.SQL(CREATE_PREREQUISITES).format(
-        roles=_text_array(sorted(set(roles))),
-        schemas=known["schemas"],
-        extensions=_text_array(list(backed_up.extensions)),
-        places=_text_array(list(backed_up.extensions.values())),
+    """Opens the transaction, under that application name, and makes room."""
+    statements = BEGIN_TRANSACTION + FIND_OWN_OBJECTS + FIND_DEPENDENT_OBJECTS
+    return (
+        sql.SQL(statements + DROP_OWN_OBJECTS + CREATE_PREREQUISITES)
+        .format(
+            name=sql.Literal(name),
+            lock_timeout=sql.Literal(LOCK_TIMEOUT),
+            schemas=_text_array(schemas),
+            roles=_text_array(sorted({*backed_up.grantees, "alfa_app"})),
+            extensions=_text_array(backed_up.extensions),
+            places=_text_array(backed_up.extensions.values()),
+        )
+        .as_bytes(connection)
     )
-    return (room + ground).as_bytes(connection)
 
 
 def sql_after_data(
-    connection: postgres.Connection, backed_up: Manifest, tables: list[str], fix_texts: str
+    connection: postgres.Connection, backed_up: Manifest, tables: list[str], text_formats: str
 ) -> bytes:
-    """What psql is given behind the data: `tables` hold what the manifest says, or it fails."""
-    held = [backed_up.tables[name] for name in tables]
-    same = connection.info.server_version // 10_000 == backed_up.server_version // 10_000
-    quoted = [sql.Identifier(*name.split(".", 1)).as_string(connection) for name in tables]
+    """Fails unless `tables` hold what the manifest says."""
+    expected = [backed_up.tables[name] for name in tables]
+    same_major = connection.info.server_version // 10_000 == backed_up.server_version // 10_000
+    names = [sql.Identifier(*name.split(".", 1)).as_string(connection) for name in tables]
     check = sql.SQL(CHECK_CONTENTS).format(
-        names=_text_array(quoted),
-        rows=sql.Literal([rows for rows, _ in held]) + sql.SQL("::bigint[]"),
-        contents=_text_array([contents for _, contents in held]),
-        same_major=sql.Literal(same),
+        names=_text_array(names),
+        rows=sql.Literal([rows for rows, _ in expected]) + sql.SQL("::bigint[]"),
+        contents=_text_array(contents for _, contents in expected),
+        same_major=sql.Literal(same_major),
     )
-    return fix_texts.encode() + b";\n" + check.as_bytes(connection)
+    return text_formats.encode() + b";\n" + check.as_bytes(connection)
 
 
-def _text_array(values: list[str]) -> sql.Composed:
-    return sql.Literal(values) + sql.SQL("::text[]")
+def _text_array(values: Iterable[str]) -> sql.Composed:
+    return sql.Literal(list(values)) + sql.SQL("::text[]")

@@ -14,19 +14,19 @@ from functools import partial
 from itertools import batched
 from typing import Any
 
-from lib.leads import repository, serialization
+from lib.interfaces import Cache, RunQuery
+from lib.leads import repository
+from lib.leads.lead import Lead, Recipients
 from lib.leads.queue import (
     ACCEPTED,
     DEAD_LETTERS,
     JOURNAL_TTL_S,
     QUEUE,
-    Cipher,
     journal_key,
     scan_keys,
 )
-from lib.leads.repository import Lead, Recipients, Run
-from lib.leads.service import Cache
 from lib.problems import CacheDown, DecryptionError, ErasedSubject, IdempotencyKeyReused
+from lib.services import Services
 
 BATCH_SIZE = 100
 MAX_ATTEMPTS, RETRY_DELAY_S = 4, 0.5
@@ -59,24 +59,20 @@ class ReplayStats:
         return asdict(self)
 
 
-def replay(
-    command: RedisCommand,
-    run: Run,
-    vault: Cipher,
-    desk: Recipients,
-    now: datetime,
-    *,
-    poison: tuple[type[Exception], ...],
-    erasure_keys: tuple[bytes, ...],
-    dry_run: bool = False,
-) -> ReplayStats:
-    """Store what the journal holds and Postgres does not. Raises CacheDown, DatabaseDown."""
+def replay(services: Services, now: datetime, *, dry_run: bool = False) -> ReplayStats:
+    """Store what the journal holds and Postgres does not; nobody erased comes back.
+
+    Raises CacheDown, DatabaseDown.
+    """
+    run, command, vault = services.database.run, with_retries(services.cache), services.cipher
+    desk = Recipients(services.settings.mail_from, services.settings.mail_sales_to)
+    erasure_keys = services.erasure_keys
+    set_aside: tuple[type[Exception], ...] = (IdempotencyKeyReused, *services.database.data_errors)
     tally = ReplayStats()
-    set_aside: tuple[type[Exception], ...] = (IdempotencyKeyReused, *poison)
     for sealed in _iter_sealed_leads(command):
         tally.found += 1
         try:
-            lead = serialization.from_json(vault.decrypt(sealed))
+            lead = Lead.from_json(vault.decrypt(sealed))
             if dry_run:
                 new = bool(run(partial(_list_missing, ids=[str(lead.id)])))
             else:
@@ -94,7 +90,7 @@ def replay(
 
 
 def _insert_missing(
-    run: Run, lead: Lead, desk: Recipients, now: datetime, erasure_keys: tuple[bytes, ...]
+    run: RunQuery, lead: Lead, desk: Recipients, now: datetime, erasure_keys: tuple[bytes, ...]
 ) -> bool:
     """Whether it was missing."""
     new = False
@@ -150,13 +146,14 @@ class LostLeads:
     oldest: datetime | None
 
 
-def find_lost(command: RedisCommand, run: Run, now: datetime) -> LostLeads:
+def find_lost(services: Services, now: datetime) -> LostLeads:
     """Every lead accepted in the last 48 hours that is neither in Postgres nor queued."""
+    command = with_retries(services.cache)
     since = now.timestamp() - JOURNAL_TTL_S
     accepted = command("ZRANGE", ACCEPTED, since, "+inf", "BYSCORE")
     waiting = {*command("HKEYS", QUEUE), *command("HKEYS", DEAD_LETTERS)}
-    ids = [one for one in accepted if one not in waiting]
-    missing = list(run(lambda c: _list_missing(c, ids)))
+    ids = [lead_id for lead_id in accepted if lead_id not in waiting]
+    missing = services.database.run(partial(_list_missing, ids=ids))
     if not missing:
         return LostLeads((), None)
     scores = [float(score) for score in command("ZMSCORE", ACCEPTED, *missing) if score]

@@ -1,8 +1,7 @@
-"""What a backup says of itself: taken when, of which schema, how many rows, with which checksums.
+"""A backup's manifest: when it was taken, of which schema, how many rows, which checksums.
 
-The manifest is not secret and holds no personal data. It is signed with the backup's key, so a
-backup and the words about it cannot be exchanged for others. A backup without a manifest is none:
-the manifest is written last.
+The manifest is not secret and holds no personal data. It is signed with the backup's key, so that
+neither it nor the backup can be exchanged. A backup without a manifest is none: it is written last.
 """
 
 import hashlib
@@ -25,10 +24,10 @@ FORMAT = 1
 class Manifest:
     """tables: name -> [rows, checksum of their contents]. extensions: name -> schema.
 
-    taken_at: the snapshot's moment. schema_version: the newest migration's. key: the sealing
-    key's fingerprint. sealed_*: of the file, dump_*: of what pg_dump wrote. owners: whose rights
-    the role had that took it; grantees: who holds rights on what is in it; left_out: what is not
-    in it, being somebody else's. These three are not known of backups made before 2026-11-28.
+    taken_at: the snapshot's time. schema_version: the newest migration's. key: the encryption
+    key's fingerprint. sealed_*: of the file, dump_*: of what pg_dump wrote. owners: the roles
+    whose rights the role had that took it; grantees: the roles with rights on its objects;
+    left_out: objects of other roles. Backups made before 2026-11-28 lack these three.
     """
 
     name: str
@@ -54,7 +53,7 @@ class Manifest:
         return sum(rows for rows, _ in self.tables.values())
 
     def as_dict(self) -> dict[str, object]:
-        """What a line about it says, in the table `backups` and on a screen."""
+        """For the table `backups`, and for output."""
         return {
             "name": self.name,
             "rows": self.rows,
@@ -73,19 +72,19 @@ class Manifest:
 
 
 def fingerprint(key: bytes) -> str:
-    """Tells keys apart, and tells nothing of a key."""
+    """Identifies a key without revealing it."""
     return hmac.new(key, b"backup key", hashlib.sha256).hexdigest()[:12]
 
 
 def _mac(manifest: Manifest, key: bytes) -> str:
-    said = _to_json(replace(manifest, mac=""))
-    return hmac.new(key, b"manifest:" + said.encode(), hashlib.sha256).hexdigest()
+    text = _to_json(replace(manifest, mac=""))
+    return hmac.new(key, b"manifest:" + text.encode(), hashlib.sha256).hexdigest()
 
 
 def _to_json(manifest: Manifest) -> str:
     values = asdict(manifest)
     for name in ("owners", "grantees", "left_out"):
-        if not values[name]:  # as it was before there were these fields, and so signed
+        if not values[name]:  # older manifests were signed without these fields
             del values[name]
     return json.dumps(values, default=str, indent=2, sort_keys=True)
 
@@ -102,7 +101,7 @@ def manifest_file(folder: Path, name: str) -> Path:
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Whole or not at all; from now on the backup is one."""
+    """Atomically; from now on the backup counts."""
     file = manifest_file(folder, manifest.name)
     part = folder / f".{manifest.name}.{secrets.token_hex(4)}.part"
     with part.open("w", encoding="utf-8") as stream:
@@ -123,7 +122,7 @@ def sync(folder: Path) -> None:
 
 
 def read(file: Path, keys: tuple[bytes, ...]) -> Manifest:
-    """A manifest we signed. Raises Failed."""
+    """Raises Failed unless it is a manifest that we signed."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         values["taken_at"] = datetime.fromisoformat(values["taken_at"])
@@ -143,20 +142,17 @@ def read(file: Path, keys: tuple[bytes, ...]) -> Manifest:
 
 def list_backups(folder: Path, keys: tuple[bytes, ...]) -> tuple[list[Manifest], list[str]]:
     """Every backup in the folder, newest first; and a sentence on each that cannot be used."""
-    found, faults = [], []
+    backups, faults = [], []
     for file in sorted(folder.glob("*.json")):
         try:
             manifest = read(file, keys)
-        except Failed as fault:
-            faults.append(str(fault))
+        except Failed as error:
+            faults.append(str(error))
             continue
-        sealed = sealed_file(folder, manifest.name)
-        if file.stem == manifest.name and _size(sealed) == manifest.sealed_bytes:
-            found.append(manifest)
+        encrypted = sealed_file(folder, manifest.name)
+        size = encrypted.stat().st_size if encrypted.exists() else -1
+        if file.stem == manifest.name and size == manifest.sealed_bytes:
+            backups.append(manifest)
         else:
             faults.append(f"{file.name} has no such backup beside it, or not all of it")
-    return sorted(found, key=lambda one: one.taken_at, reverse=True), faults
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else -1
+    return sorted(backups, key=lambda backup: backup.taken_at, reverse=True), faults

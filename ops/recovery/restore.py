@@ -8,13 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dev.bootstrap import DATA
 from lib.services import Services
-from ops import command, steps
+from ops import command, local_platform, steps
 from ops.command import Failed
 from ops.recovery.backup_sources import BackupSource, choose_source, newer_data
 from ops.recovery.plan import SKIPPABLE_STEPS, ConfirmationRequired, Restore
-from ops.steps import Outcome
 
 
 def restore(services: Services, args: argparse.Namespace) -> int:
@@ -31,24 +29,23 @@ def restore(services: Services, args: argparse.Namespace) -> int:
     job = Restore(services, args, file, state)
     if args.dry_run:
         return _print_plan(services, args, job, state)
-    if "canary" not in args.skip:  # better now than in the middle
+    if "canary" not in args.skip:  # a missing setting shows now, not in the middle
         _ = services.settings.maintenance_bypass_token, services.settings.canary_secret
     if not args.json:
         going_on = f", going on after {list(state['done'])[-1]}" if state["done"] else ""
         print(f"restoring {job.source.describe(now)}{going_on}")
     job.save()
     try:
-        outcomes = job.run(_ignore_outcome if args.json else steps.print_outcome)
-    except ConfirmationRequired as fault:
-        print(fault, file=sys.stderr)
+        outcomes = job.run(steps.printer(quiet=args.json))
+    except ConfirmationRequired as error:
+        print(error, file=sys.stderr)
         return 2
     finished = "proof" in state["done"]
     if finished:
         file.replace(file.with_name(f"{state['id'].replace(':', '-')}.json"))
     if args.json:
-        command.print_json(
-            {**state, "finished": finished, "steps": [asdict(one) for one in outcomes]}
-        )
+        results = [asdict(outcome) for outcome in outcomes]
+        command.print_json({**state, "finished": finished, "steps": results})
     return 0 if finished else 1
 
 
@@ -78,17 +75,13 @@ def _print_plan(
     return 0
 
 
-def _ignore_outcome(_outcome: Outcome) -> None:
-    pass
-
-
 def _load_state(file: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
-        raise Failed(f"{file} cannot be read: say --start-over, or mend it", status=2) from None
+        raise Failed(f"{file} cannot be read: say --start-over, or correct it", status=2) from None
     return state
 
 
@@ -99,9 +92,9 @@ def parse_time(text: str) -> datetime:
     return at.astimezone(UTC)
 
 
-def add_commands(areas: Any) -> None:
+def add_commands(groups: Any) -> None:
     verb = command.command(
-        areas,
+        groups,
         "restore",
         restore,
         "python3 -m ops restore --dry-run",
@@ -124,6 +117,6 @@ def add_commands(areas: Any) -> None:
     verb.add_argument("--yes-erase", action="store_true")
     verb.add_argument("--yes-open", action="store_true")
     verb.add_argument("--start-over", action="store_true", help="forget an unfinished restore")
-    state = DATA / "restore.json"
+    state = local_platform.DATA / "restore.json"
     verb.add_argument("--state", type=Path, default=state, help="what is done is kept here")
     verb.add_argument("--every", type=float, default=5.0, metavar="S", help="ask Supabase so often")

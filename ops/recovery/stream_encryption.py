@@ -1,7 +1,7 @@
-"""Sealing a stream of any length, chunk by chunk: libsodium's secretstream.
+"""Encrypts a stream of any length, chunk by chunk: libsodium's secretstream.
 
-A chunk that is changed, missing, doubled, moved or cut off at the end is noticed before its
-bytes are used. One chunk is held in memory, and nothing unsealed touches a disk.
+A chunk that is changed, missing, doubled, moved or cut off is detected before its bytes are used.
+One chunk is in memory at a time, and no plaintext touches a disk.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,30 +26,30 @@ _pull = bindings.crypto_secretstream_xchacha20poly1305_pull
 
 
 def encrypt(source: Iterable[bytes], key: bytes) -> Iterator[bytes]:
-    """The stream, sealed."""
     state = _State()
     yield MAGIC + _init_push(state, key)
-    held = bytearray()
+    buffer = bytearray()
     for piece in source:
-        held += piece
-        while len(held) > CHUNK_BYTES:
-            yield _push(state, bytes(held[:CHUNK_BYTES]), tag=_MESSAGE)
-            del held[:CHUNK_BYTES]
-    yield _push(state, bytes(held), tag=_FINAL)
+        buffer += piece
+        while len(buffer) > CHUNK_BYTES:
+            yield _push(state, bytes(buffer[:CHUNK_BYTES]), tag=_MESSAGE)
+            del buffer[:CHUNK_BYTES]
+    yield _push(state, bytes(buffer), tag=_FINAL)
 
 
-def decrypt(sealed: IO[bytes], keys: tuple[bytes, ...]) -> Iterator[bytes]:
-    """The stream again, with whichever key opens it. Raises Unreadable, at the first bad chunk."""
-    if sealed.read(len(MAGIC)) != MAGIC:
+def decrypt(encrypted: IO[bytes], keys: tuple[bytes, ...]) -> Iterator[bytes]:
+    """The stream, by the first key that fits. Raises DecryptionError at the first bad chunk."""
+    if encrypted.read(len(MAGIC)) != MAGIC:
         raise DecryptionError
-    header = sealed.read(_HEADER_BYTES)
-    state, chunk, tag = _decrypt_first(header, sealed.read(CHUNK_BYTES + _TAG_BYTES), keys)
+    header = encrypted.read(_HEADER_BYTES)
+    first = encrypted.read(CHUNK_BYTES + _TAG_BYTES)
+    state, chunk, tag = _decrypt_first(header, first, keys)
     while True:
         yield chunk
         if tag == _FINAL:
             break
-        chunk, tag = _decrypt_chunk(state, sealed.read(CHUNK_BYTES + _TAG_BYTES))
-    if sealed.read(1):
+        chunk, tag = _decrypt_chunk(state, encrypted.read(CHUNK_BYTES + _TAG_BYTES))
+    if encrypted.read(1):
         raise DecryptionError
 
 

@@ -1,7 +1,7 @@
-"""JSON over HTTP to a vendor's management interface: a deadline, and refusals in words.
+"""JSON over HTTP to a vendor's management API: a deadline, and errors in words.
 
-The rule a newcomer would break: `send` asks once; only what may happen twice goes by `repeat`.
-No value that was sent is ever part of a refusal's text.
+The rule a newcomer would break: only what may happen twice goes through `request_with_retries`.
+No value that was sent is ever part of an error's text.
 """
 
 import time
@@ -10,17 +10,19 @@ from typing import Any
 
 import httpx
 
+from ops.command import Failed
+
 TIMEOUT_S = 10.0
 ATTEMPTS = 3
 TRANSIENT_STATUSES = (0, 429, 500, 502, 503, 504)
 
 
-class ApiError(Exception):
-    """The vendor said no, or nothing: its text is for a person. status 0: no answer."""
+class ApiError(Failed):
+    """The vendor refused, or did not answer; the text is for a person. http_status 0: no answer."""
 
-    def __init__(self, status: int, code: str, words: str) -> None:
+    def __init__(self, http_status: int, code: str, words: str) -> None:
         super().__init__(words)
-        self.status, self.code = status, code
+        self.http_status, self.code = http_status, code
 
 
 class JsonApi:
@@ -53,42 +55,42 @@ class JsonApi:
     def request(
         self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
     ) -> Any:
-        """What it answers, as JSON. Raises Refused."""
+        """The JSON of the answer. Raises ApiError."""
         try:
-            answer = self._http.request(method, path, params=dict(query or {}), json=body)
-        except httpx.TransportError as fault:
-            words = f"{self._vendor} does not answer ({type(fault).__name__})"
-            raise ApiError(0, "no_answer", words) from fault
-        if answer.is_success:
-            return answer.json() if answer.content else {}
-        code, message = _parse_error(answer)
-        words = f"{self._vendor} refused with {answer.status_code} {code}: {message}"
-        if meaning := self._meanings.get(answer.status_code):
+            response = self._http.request(method, path, params=dict(query or {}), json=body)
+        except httpx.TransportError as error:
+            words = f"{self._vendor} does not answer ({type(error).__name__})"
+            raise ApiError(0, "no_answer", words) from error
+        if response.is_success:
+            return response.json() if response.content else {}
+        code, message = _parse_error(response)
+        words = f"{self._vendor} refused with {response.status_code} {code}: {message}"
+        if meaning := self._meanings.get(response.status_code):
             words += f" ({meaning})"
-        raise ApiError(answer.status_code, code, words)
+        raise ApiError(response.status_code, code, words)
 
     def request_with_retries(
         self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
     ) -> Any:
-        """The same for what may be done twice: short outages and rate limits are waited out."""
-        for left in reversed(range(ATTEMPTS)):
+        """For what may be done twice: short outages and rate limits are waited out."""
+        for attempt in range(1, ATTEMPTS):
             try:
                 return self.request(method, path, query, body)
-            except ApiError as refused:
-                if not left or refused.status not in TRANSIENT_STATUSES:
+            except ApiError as error:
+                if error.http_status not in TRANSIENT_STATUSES:
                     raise
-                time.sleep(0.2 * (ATTEMPTS - left))
-        raise AssertionError("unreachable")
+                time.sleep(0.2 * attempt)
+        return self.request(method, path, query, body)
 
 
-def _parse_error(answer: httpx.Response) -> tuple[str, str]:
+def _parse_error(response: httpx.Response) -> tuple[str, str]:
     """(code, message), in any of the shapes our vendors use."""
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
         return "-", "no reason given"
-    told = body.get("error", body) if isinstance(body, dict) else body
-    if isinstance(told, dict):
-        code = told.get("code") or told.get("name") or "-"
-        return str(code), str(told.get("message") or "no reason given")
-    return "-", str(told)
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if isinstance(error, dict):
+        code = error.get("code") or error.get("name") or "-"
+        return str(code), str(error.get("message") or "no reason given")
+    return "-", str(error)

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from lib.settings import Settings
 from ops.command import Failed
-from ops.vendors.http import ApiError, JsonApi
+from ops.vendors.http import JsonApi
 
 SOURCE = "supabase"
 COMPLETED = "COMPLETED"
@@ -17,7 +17,7 @@ COMPLETED = "COMPLETED"
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """One backup. number: None for the newest point of PITR."""
+    """One backup. id: None for the newest point of PITR."""
 
     taken_at: datetime
     status: str
@@ -29,7 +29,7 @@ class Backup:
 
 @dataclass(frozen=True, slots=True)
 class BackupList:
-    """What the project has, newest first. points: the span PITR can go back to."""
+    """What the project has, newest first. pitr_range: the times PITR reaches."""
 
     pitr: bool
     backups: tuple[Backup, ...]
@@ -37,13 +37,13 @@ class BackupList:
 
 
 class Project:
-    """One project. Every method raises Failed when the API refuses, lies or is silent."""
+    """One project. Every method raises Failed when the API refuses or does not answer."""
 
     def __init__(self, settings: Settings) -> None:
         self._api = JsonApi(
             "Supabase", settings.supabase_api_url, token=settings.supabase_access_token
         )
-        self._at = f"/v1/projects/{settings.supabase_project_ref}"
+        self._path = f"/v1/projects/{settings.supabase_project_ref}"
 
     def __enter__(self) -> Self:
         return self
@@ -52,53 +52,41 @@ class Project:
         self._api.close()
 
     def list_backups(self) -> BackupList:
+        answer = self._api.request_with_retries("GET", f"{self._path}/database/backups")
         try:
-            return _parse_backups(self._get("/database/backups"))
+            return _parse_backups(answer)
         except (LookupError, TypeError, ValueError, AttributeError):
             raise Failed("Supabase's answer about backups is not understood") from None
 
     def status(self) -> str:
         """`ACTIVE_HEALTHY` when it can be used."""
-        answer = self._get("")
+        answer = self._api.request_with_retries("GET", self._path)
         return str(answer.get("status")) if isinstance(answer, dict) else "UNKNOWN"
 
     def restore(self, number: int) -> None:
         """Begin to restore a daily backup, in place."""
-        self._post("/database/backups/restore", {"id": number})
+        self._api.request("POST", f"{self._path}/database/backups/restore", body={"id": number})
 
     def restore_to_time(self, at: datetime) -> None:
         """Begin to restore to a moment, in place."""
         body = {"recovery_time_target_unix": int(at.timestamp())}
-        self._post("/database/backups/restore-pitr", body)
-
-    def _get(self, path: str) -> Any:
-        try:
-            return self._api.request_with_retries("GET", self._at + path)
-        except ApiError as refusal:
-            raise Failed(str(refusal)) from None
-
-    def _post(self, path: str, body: object) -> None:
-        try:
-            self._api.request("POST", self._at + path, body=body)
-        except ApiError as refusal:
-            raise Failed(str(refusal)) from None
+        self._api.request("POST", f"{self._path}/database/backups/restore-pitr", body=body)
 
 
 def _parse_backups(answer: dict[str, Any]) -> BackupList:
-    seen = [
-        Backup(_parse_time(one["inserted_at"]), str(one["status"]), int(one["id"]))
-        for one in answer["backups"]
+    backups = [
+        Backup(_parse_time(row["inserted_at"]), str(row["status"]), int(row["id"]))
+        for row in answer["backups"]
     ]
-    held = answer.get("physical_backup_data") or {}
-    first, last = (held.get(f"{end}_physical_backup_date_unix") for end in ("earliest", "latest"))
-    points = None
-    if first is not None and last is not None:
-        points = (datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC))
-    pitr = answer["pitr_enabled"] is True
-    if pitr and points is not None:
-        seen.append(Backup(points[1], COMPLETED, None))
-    seen.sort(key=lambda one: one.taken_at, reverse=True)
-    return BackupList(pitr, tuple(seen), points if pitr else None)
+    physical = answer.get("physical_backup_data") or {}
+    first = physical.get("earliest_physical_backup_date_unix")
+    last = physical.get("latest_physical_backup_date_unix")
+    pitr, pitr_range = answer["pitr_enabled"] is True, None
+    if pitr and first is not None and last is not None:
+        pitr_range = (datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC))
+        backups.append(Backup(pitr_range[1], COMPLETED, None))
+    backups.sort(key=lambda backup: backup.taken_at, reverse=True)
+    return BackupList(pitr, tuple(backups), pitr_range)
 
 
 def _parse_time(text: str) -> datetime:

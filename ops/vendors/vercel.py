@@ -29,7 +29,7 @@ STATUS_MEANINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """state: QUEUED, BUILDING, READY, ERROR, CANCELED …; staged: built, but never served."""
+    """state: QUEUED, BUILDING, READY, ERROR, CANCELED …; is_staged: built, but never served."""
 
     id: str
     name: str
@@ -41,16 +41,17 @@ class Deployment:
     meta: dict[str, str]
 
     @classmethod
-    def parse(cls, given: dict[str, Any]) -> Self:
-        meta = given.get("meta") or {}
+    def parse(cls, body: dict[str, Any]) -> Self:
+        """A deployment as v6 lists it, or as v13 shows it."""
+        meta = body.get("meta") or {}
         return cls(
-            given.get("id") or given["uid"],
-            given.get("name", ""),
+            body.get("id") or body["uid"],
+            body.get("name", ""),
             meta.get("githubCommitSha", ""),
-            datetime.fromtimestamp((given.get("createdAt") or given["created"]) / 1000, UTC),
-            given.get("readyState") or given.get("state", ""),
-            given.get("readySubstate") == "STAGED",
-            bool(given.get("isRollbackCandidate")),
+            datetime.fromtimestamp((body.get("createdAt") or body["created"]) / 1000, UTC),
+            body.get("readyState") or body.get("state", ""),
+            body.get("readySubstate") == "STAGED",
+            bool(body.get("isRollbackCandidate")),
             meta,
         )
 
@@ -87,53 +88,48 @@ class Vercel:
 
     def deployments(self, limit: int = PAGE_SIZE) -> list[Deployment]:
         """Production's, newest first."""
-        asked = {"projectId": self.project, "target": PRODUCTION, "limit": limit}
-        listed = self._api.request_with_retries("GET", "/v6/deployments", asked)["deployments"]
-        return [Deployment.parse(one) for one in listed]
+        query = {"projectId": self.project, "target": PRODUCTION, "limit": limit}
+        listed = self._api.request_with_retries("GET", "/v6/deployments", query)["deployments"]
+        return [Deployment.parse(body) for body in listed]
 
     def deployment(self, deployment_id: str) -> Deployment:
-        return Deployment.parse(
-            self._api.request_with_retries("GET", f"/v13/deployments/{deployment_id}")
-        )
+        path = f"/v13/deployments/{deployment_id}"
+        return Deployment.parse(self._api.request_with_retries("GET", path))
 
     def production(self) -> tuple[str, AliasChange | None]:
-        """The deployment the domains lead to, and the last move."""
-        found = self._api.request_with_retries("GET", f"/v9/projects/{self.project}")
-        current = (found.get("targets") or {}).get(PRODUCTION) or {}
-        asked = found.get("lastAliasRequest")
-        if not asked:
+        """The id of the deployment the domains lead to, and the last change of that."""
+        project = self._api.request_with_retries("GET", f"/v9/projects/{self.project}")
+        current = (project.get("targets") or {}).get(PRODUCTION) or {}
+        last = project.get("lastAliasRequest")
+        if not last:
             return current.get("id", ""), None
-        at = datetime.fromtimestamp(asked["requestedAt"] / 1000, UTC)
-        move = AliasChange(asked["toDeploymentId"], asked["jobStatus"], at)
-        return current.get("id", ""), move
+        at = datetime.fromtimestamp(last["requestedAt"] / 1000, UTC)
+        return current.get("id", ""), AliasChange(last["toDeploymentId"], last["jobStatus"], at)
 
-    # -------------------------------------------------------------- moving the domains
+    # -------------------------------------------------------------- where the domains lead
 
     def rollback(self, deployment_id: str, reason: str) -> None:
-        """Ask that the domains lead there; it happens later. Raises Refused."""
+        """Request that the domains lead there; it happens later. Raises ApiError."""
         path = f"/v1/projects/{self.project}/rollback/{deployment_id}"
         self._request_alias_change(path, deployment_id, {"description": reason[:200]})
 
     def promote(self, deployment_id: str) -> None:
-        """Ask that the domains lead there, and to every later deployment. Raises Refused."""
-        self._request_alias_change(
-            f"/v10/projects/{self.project}/promote/{deployment_id}", deployment_id, {}
-        )
+        """Request that the domains lead there, and to later deployments. Raises ApiError."""
+        path = f"/v10/projects/{self.project}/promote/{deployment_id}"
+        self._request_alias_change(path, deployment_id, {})
 
     def _request_alias_change(self, path: str, deployment_id: str, query: dict[str, str]) -> None:
-        asked_at = datetime.now(UTC)
+        now = datetime.now(UTC)
+        started_at = now.replace(microsecond=now.microsecond // 1000 * 1000)  # as Vercel's times
         try:
             self._api.request("POST", path, query, {})
-        except ApiError as refused:
-            if refused.status not in TRANSIENT_STATUSES:
+        except ApiError as error:
+            if error.http_status not in TRANSIENT_STATUSES:
                 raise
-            _, move = self.production()  # the answer was lost: was the request?
-            if (
-                move is None
-                or move.deployment_id != deployment_id
-                or move.requested_at
-                < asked_at.replace(microsecond=asked_at.microsecond // 1000 * 1000)
-            ):
+            _, last = self.production()  # the answer was lost: was the request?
+            if last is None or last.deployment_id != deployment_id:
+                raise
+            if last.requested_at < started_at:
                 raise
 
     def redeploy(self, earlier: Deployment, mark: str) -> Deployment:
@@ -144,33 +140,37 @@ class Vercel:
             "target": PRODUCTION,
             "meta": {"action": "redeploy", "alfaMark": mark},
         }
-        if (made := self.find_redeployment(mark)) is None:
-            try:
-                return Deployment.parse(
-                    self._api.request("POST", "/v13/deployments", {"forceNew": "1"}, body)
-                )
-            except ApiError as refused:
-                if refused.status:
-                    raise
-                if (made := self.find_redeployment(mark)) is None:
-                    raise
-        return made
+        existing = self.find_redeployment(mark)
+        if existing is not None:
+            return existing
+        try:
+            answer = self._api.request("POST", "/v13/deployments", {"forceNew": "1"}, body)
+        except ApiError as error:
+            existing = None if error.http_status else self.find_redeployment(mark)
+            if existing is None:
+                raise
+            return existing
+        return Deployment.parse(answer)
 
     def find_redeployment(self, mark: str) -> Deployment | None:
-        for one in self.deployments():
-            if one.meta.get("alfaMark") == mark and one.state not in ("ERROR", "CANCELED"):
-                return one
+        for deployment in self.deployments():
+            failed = deployment.state in ("ERROR", "CANCELED")
+            if deployment.meta.get("alfaMark") == mark and not failed:
+                return deployment
         return None
 
     # -------------------------------------------------------------- variables
 
-    def get_variable(self, key: str) -> str | None:
-        """What production's next deployment gets; None when it is not set, "?" where Vercel tells
-        no value (only those of type plain are told)."""
+    def _variables(self, key: str | None = None) -> list[dict[str, Any]]:
+        """Production's, or those of one name."""
         listed = self._api.request_with_retries("GET", f"/v10/projects/{self.project}/env")["envs"]
-        for one in listed:
-            if one["key"] == key and PRODUCTION in one["target"]:
-                return str(one.get("value", "")) if one.get("type") == "plain" else "?"
+        return [v for v in listed if PRODUCTION in v["target"] and key in (None, v["key"])]
+
+    def get_variable(self, key: str) -> str | None:
+        """What production's next deployment gets; None when it is not set, "?" where Vercel shows
+        no value (only those of type plain are shown)."""
+        for variable in self._variables(key):
+            return str(variable.get("value", "")) if variable.get("type") == "plain" else "?"
         return None
 
     def set_variable(self, key: str, value: str, *, kind: str = "sensitive") -> None:
@@ -178,32 +178,25 @@ class Vercel:
 
         kind: of a new variable; `plain` for one that is no secret and may be read again.
         """
-        listed = self._api.request_with_retries("GET", f"/v10/projects/{self.project}/env")["envs"]
-        known = [one for one in listed if one["key"] == key and PRODUCTION in one["target"]]
-        if not known:
+        existing = self._variables(key)
+        if not existing:
             body = {"key": key, "value": value, "type": kind, "target": [PRODUCTION]}
             path = f"/v10/projects/{self.project}/env"
             self._api.request_with_retries("POST", path, {"upsert": "true"}, body)
-            return
-        for one in known:
-            path = f"/v9/projects/{self.project}/env/{one['id']}"
+        for variable in existing:
+            path = f"/v9/projects/{self.project}/env/{variable['id']}"
             self._api.request_with_retries("PATCH", path, {}, {"value": value})
 
-    def variables_changed_since(self, moment: datetime) -> dict[str, datetime]:
+    def variables_changed_since(self, time: datetime) -> dict[str, datetime]:
         """Production's variables that were set after it. Vercel does not list removed ones."""
-        listed = self._api.request_with_retries("GET", f"/v10/projects/{self.project}/env")["envs"]
         changed = {
-            one["key"]: datetime.fromtimestamp(one["updatedAt"] / 1000, UTC)
-            for one in listed
-            if PRODUCTION in one["target"]
+            variable["key"]: datetime.fromtimestamp(variable["updatedAt"] / 1000, UTC)
+            for variable in self._variables()
         }
-        return {key: at for key, at in sorted(changed.items()) if at > moment}
+        return {key: at for key, at in sorted(changed.items()) if at > time}
 
     def delete_variable(self, key: str) -> None:
-        """Take it from production's functions, from their next deployment on; safe to repeat."""
-        listed = self._api.request_with_retries("GET", f"/v10/projects/{self.project}/env")["envs"]
-        for one in listed:
-            if one["key"] == key and PRODUCTION in one["target"]:
-                self._api.request_with_retries(
-                    "DELETE", f"/v9/projects/{self.project}/env/{one['id']}"
-                )
+        """Production's functions lack it from their next deployment on; safe to repeat."""
+        for variable in self._variables(key):
+            path = f"/v9/projects/{self.project}/env/{variable['id']}"
+            self._api.request_with_retries("DELETE", path)

@@ -36,8 +36,8 @@ def test_the_programs_are_of_the_major_that_was_asked_for(server: Postgres) -> N
     [(version,)] = ask(server.dsn("postgres"), "show server_version_num")
     assert int(str(version)) // 10_000 == server.major
     for name in ("psql", "pg_dump", "pg_restore"):
-        said = subprocess.check_output([server.tool(name), "--version"], text=True)
-        assert f"(PostgreSQL) {server.major}." in said
+        version = subprocess.check_output([server.tool(name), "--version"], text=True)
+        assert f"(PostgreSQL) {server.major}." in version
 
 
 def test_the_owner_is_no_superuser_and_supabase_admin_made_the_server(server: Postgres) -> None:
@@ -132,12 +132,12 @@ def test_data_of_another_major_are_kept_aside_and_the_person_is_told(
         )
     finally:
         new.close()
-    said = capfd.readouterr().err
-    kept = new.data.with_name("data-18")
-    assert "was made by PostgreSQL 18; this is 17" in said
-    assert str(kept) in said
-    assert (kept / "PG_VERSION").read_text().strip() == "18"
-    kept.rename(new.data.with_name("data-18-again"))
+    error = capfd.readouterr().err
+    old_data = new.data.with_name("data-18")
+    assert "was made by PostgreSQL 18; this is 17" in error
+    assert str(old_data) in error
+    assert (old_data / "PG_VERSION").read_text().strip() == "18"
+    old_data.rename(new.data.with_name("data-18-again"))
     shutil.rmtree(new.data)
     new.data.with_name("data-18-again").rename(new.data)
     again = Postgres(folder, PASSWORD, durable=True, major=18)
@@ -190,7 +190,7 @@ def test_a_major_that_is_not_pinned_is_refused_by_name() -> None:
     with pytest.raises(tools.Missing, match="PostgreSQL 14 is not among those pinned here"):
         postgres_binaries.ensure(14)
     for major in postgres_binaries.MAJORS:
-        text = (ROOT / "dev" / "postgresql" / f"{major}.txt").read_text()
+        text = (ROOT / "dev" / "platform" / "postgresql" / f"{major}.txt").read_text()
         assert f"=={major}." in text
         assert text.count("--hash=sha256:") == 4
 

@@ -76,7 +76,9 @@ def _phone(value: object) -> object:
     if not isinstance(typed, str):
         return typed  # pydantic's own fault
     try:
-        return phone.normalize(typed, lost_plus=isinstance(value, str) and value.startswith(" "))
+        return phone.candidates(typed, lost_plus=isinstance(value, str) and value.startswith(" "))[
+            0
+        ]
     except FieldError as fault:
         raise PydanticCustomError(fault.error_type, fault.error_type) from None
 

@@ -1,4 +1,4 @@
-"""At the door: whose allowance a lead uses, how large it is, and what does not use it up."""
+"""Idempotency and rate limit: which lead is a duplicate, which is refused, and for how long."""
 
 import json
 import random
@@ -19,9 +19,12 @@ from psycopg.rows import DictRow
 from dev.edge.http_server import Response, Server, as_text
 from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
-from lib.cache import Cache
-from lib.leads import admission
-from lib.leads.admission import Admitted, IdempotencyRecord, RateLimits, TooMany
+from lib.leads import admission, submission
+from lib.leads.admission import Admission, IdempotencyRecord, RateLimits
+from lib.leads.lead import Lead
+from lib.problems import IdempotencyKeyReused, RateLimited
+from lib.services import Services
+from lib.settings import Settings
 from tests.conftest import LEAD, eventually
 
 type Rows = psycopg.Connection[DictRow]
@@ -32,37 +35,43 @@ UNLIMITED = {"LEADS_PER_MINUTE": "1000", "LEADS_PER_HOUR": "1000"}
 
 
 @pytest.fixture
-def cache(platform: Platform, database: Rows) -> Iterator[Cache]:
-    shared = Cache(platform.upstash.url, platform.environment["UPSTASH_REDIS_REST_TOKEN"])
-    yield shared
-    shared.close()
+def services(platform: Platform, database: Rows) -> Iterator[Services]:
+    services = Services(Settings(platform.environment))
+    yield services
+    services.close()
 
 
-def knock(
-    cache: Cache,
-    now: datetime,
-    *,
-    client: str = "192.0.2.1",
-    identity: str | None = None,
-    body: str = "ab",
-    content: str | None = None,
-    keyed: bool = True,
-    limits: RateLimits = LIMITS,
-) -> Admitted | IdempotencyRecord | TooMany | None:
-    """A new submission, or a given one."""
-    identity = identity or uuid4().hex
-    return admission.admit(
-        cache.execute,
-        identity=identity,
-        content_identity=content or identity,
-        body_sha256=body,
-        keyed=keyed,
-        text_sha256=uuid4().hex,
-        client=client,
-        member=uuid4().hex,
-        limits=limits,
-        now=now,
+def make_lead(
+    message: str | None = None, *, key: str | None = None, client: str = "192.0.2.1", **fields: str
+) -> Lead:
+    """A lead of its own, unless a message is given."""
+    return Lead.from_submission(
+        submission.parse({**LEAD, "message": message or uuid4().hex, **fields}),
+        key=key,
+        locale="id",
+        now=NOW,
+        ip_address=client,
+        user_agent=None,
     )
+
+
+def admit(
+    services: Services, now: datetime, lead: Lead | None = None, *, limits: RateLimits = LIMITS
+) -> Admission:
+    return admission.decide(services, lead or make_lead(), limits, uuid4().hex, now)
+
+
+def retry_after_s(decision: Admission) -> int:
+    """How long a refused client has to wait."""
+    assert isinstance(decision.refusal, RateLimited), decision
+    return int(decision.refusal.headers["Retry-After"])
+
+
+def accepted(services: Services, lead: Lead) -> IdempotencyRecord:
+    """The record of the lead, remembered as after its answer."""
+    record = IdempotencyRecord(lead.id, lead.ref, 200, lead.body_sha256, lead.keyed)
+    services.cache.pipeline(admission.remember_command(lead.identity, record))
+    return record
 
 
 def post(url: str, number: int, **headers: str) -> httpx.Response:
@@ -78,106 +87,125 @@ def statuses(url: str, numbers: range, **headers: str) -> list[int]:
 # ------------------------------------------------------------------ by a clock
 
 
-def test_the_sixth_in_a_minute_is_turned_away_until_the_first_is_a_minute_old(
-    cache: Cache,
+def test_the_sixth_lead_in_a_minute_is_refused_until_the_first_is_a_minute_old(
+    services: Services,
 ) -> None:
     for second in range(5):
-        assert isinstance(knock(cache, NOW + timedelta(seconds=second)), Admitted)
-    turned = knock(cache, NOW + timedelta(seconds=10))
-    assert turned == TooMany(limit=5, retry_after_s=50)
-    assert isinstance(knock(cache, NOW + timedelta(seconds=59)), TooMany)
-    assert isinstance(knock(cache, NOW + timedelta(seconds=60)), Admitted)
-    assert isinstance(knock(cache, NOW + timedelta(seconds=60)), TooMany), "one place came free"
+        assert admit(services, NOW + timedelta(seconds=second)).is_counted
+    refused = admit(services, NOW + timedelta(seconds=10))
+    assert retry_after_s(refused) == 50
+    assert refused.refusal
+    assert refused.refusal.headers["X-RateLimit-Limit"] == "5"
+    assert admit(services, NOW + timedelta(seconds=59)).refusal
+    assert admit(services, NOW + timedelta(seconds=60)).is_counted
+    assert admit(services, NOW + timedelta(seconds=60)).refusal, "one place came free"
 
 
-def test_the_thirty_first_in_an_hour_is_turned_away_until_the_first_is_an_hour_old(
-    cache: Cache,
+def test_the_thirty_first_lead_in_an_hour_is_refused_until_the_first_is_an_hour_old(
+    services: Services,
 ) -> None:
     for number in range(30):
-        assert isinstance(knock(cache, NOW + timedelta(seconds=100 * number)), Admitted)
-    assert knock(cache, NOW + timedelta(seconds=3000)) == TooMany(limit=30, retry_after_s=600)
-    assert isinstance(knock(cache, NOW + timedelta(seconds=3599)), TooMany)
-    assert isinstance(knock(cache, NOW + timedelta(seconds=3600)), Admitted)
+        assert admit(services, NOW + timedelta(seconds=100 * number)).is_counted
+    refused = admit(services, NOW + timedelta(seconds=3000))
+    assert retry_after_s(refused) == 600
+    assert refused.refusal
+    assert refused.refusal.headers["X-RateLimit-Limit"] == "30"
+    assert admit(services, NOW + timedelta(seconds=3599)).refusal
+    assert admit(services, NOW + timedelta(seconds=3600)).is_counted
 
 
-def test_waiting_as_told_always_helps(cache: Cache) -> None:
-    chance = random.Random(3)
+def test_whoever_waits_for_retry_after_is_let_in(services: Services) -> None:
+    random_choice = random.Random(3).choice
     limits = RateLimits(per_minute=2, per_hour=9, ceiling_per_minute=120)
-    now, turned_away = NOW, 0
+    now, refusals = NOW, 0
     for _ in range(150):
-        answer = knock(cache, now, limits=limits)
-        if isinstance(answer, TooMany):
-            turned_away += 1
-            now += timedelta(seconds=answer.retry_after_s)
-            assert isinstance(knock(cache, now, limits=limits), Admitted)
-        now += timedelta(seconds=chance.choice((0.01, 1, 20, 61, 400)))
-    assert turned_away > 20
+        decision = admit(services, now, limits=limits)
+        if decision.refusal:
+            refusals += 1
+            now += timedelta(seconds=retry_after_s(decision))
+            assert admit(services, now, limits=limits).is_counted
+        now += timedelta(seconds=random_choice((0.01, 1, 20, 61, 400)))
+    assert refusals > 20
 
 
-def test_those_turned_away_do_not_push_their_own_turn_further(cache: Cache) -> None:
+def test_a_refused_request_does_not_prolong_the_wait(services: Services) -> None:
     for _ in range(5):
-        knock(cache, NOW)
+        admit(services, NOW)
     for second in range(1, 60):
-        answer = knock(cache, NOW + timedelta(seconds=second))
-        assert answer == TooMany(limit=5, retry_after_s=60 - second)
+        decision = admit(services, NOW + timedelta(seconds=second))
+        assert retry_after_s(decision) == 60 - second
 
 
-def test_each_client_has_an_allowance_of_its_own(cache: Cache) -> None:
+def test_each_client_has_an_allowance_of_its_own(services: Services) -> None:
     for _ in range(6):
-        turned = knock(cache, NOW, client="192.0.2.1")
-    assert isinstance(turned, TooMany)
-    assert isinstance(knock(cache, NOW, client="192.0.2.2"), Admitted)
+        sixth = admit(services, NOW, make_lead(client="192.0.2.1"))
+    assert sixth.refusal
+    assert admit(services, NOW, make_lead(client="192.0.2.2")).is_counted
 
 
-def test_an_accepted_submission_is_recognised_however_often_it_comes(cache: Cache) -> None:
-    lead = IdempotencyRecord(uuid4(), "ALFA-7KQ2M", 200, "ab")
-    assert isinstance(knock(cache, NOW, identity="i-1"), Admitted)
-    cache.pipeline(admission.remember_command("i-1", lead))
+def test_a_duplicate_is_recognised_however_often_it_comes_and_is_not_counted(
+    services: Services,
+) -> None:
+    lead = make_lead(key="k-1")
+    assert admit(services, NOW, lead).is_counted
+    record = accepted(services, lead)
     for _ in range(10):
-        assert knock(cache, NOW, identity="i-1") == lead
+        assert admit(services, NOW, lead) == Admission(duplicate=record)
     for _ in range(4):
-        assert isinstance(knock(cache, NOW), Admitted), "repeats are not counted"
-    assert isinstance(knock(cache, NOW), TooMany)
-    assert knock(cache, NOW, identity="i-1") == lead, "nor are they turned away"
+        assert admit(services, NOW).is_counted, "duplicates are not counted"
+    assert admit(services, NOW).refusal
+    assert admit(services, NOW, lead) == Admission(duplicate=record), "nor are they refused"
 
 
-def test_the_same_words_with_other_fields_are_let_in_and_counted_and_known(cache: Cache) -> None:
-    lead = IdempotencyRecord(uuid4(), "ALFA-7KQ2M", 200, "ab", keyed=False)
-    cache.pipeline(admission.remember_command("i-1", lead))
-    assert knock(cache, NOW, identity="i-1", keyed=False) == lead
-    for _ in range(5):
-        entered = knock(cache, NOW, identity="i-1", body="cd", keyed=False)
-        assert entered == Admitted(False, 1, earlier=lead)
-    assert isinstance(knock(cache, NOW, identity="i-1", body="cd", keyed=False), TooMany)
+def test_a_key_with_another_body_is_refused(services: Services) -> None:
+    accepted(services, make_lead("Tertarik", key="k-1"))
+    decision = admit(services, NOW, make_lead("Tertarik", key="k-1", city="Binjai"))
+    assert isinstance(decision.refusal, IdempotencyKeyReused)
 
 
-def test_the_same_words_under_a_key_are_let_in_with_what_they_were_before(cache: Cache) -> None:
-    lead = IdempotencyRecord(uuid4(), "ALFA-7KQ2M", 200, "ab", keyed=False)
-    cache.pipeline(admission.remember_command("words", lead))
-    assert knock(cache, NOW, identity="key", content="words") == Admitted(False, 1, earlier=lead)
+def test_a_correction_of_the_same_words_is_admitted_and_counted_and_its_lead_known(
+    services: Services,
+) -> None:
+    lead = make_lead("Tertarik")
+    record = accepted(services, lead)
+    assert admit(services, NOW, lead) == Admission(duplicate=record)
+    correction = make_lead("Tertarik", city="Binjai")
+    for number in range(1, 6):
+        assert admit(services, NOW, correction) == Admission(earlier=record, repeats=number)
+    assert admit(services, NOW, correction).refusal
 
 
-def test_thirty_at_once_are_counted_one_by_one(cache: Cache) -> None:
-    together = threading.Barrier(30)
+def test_the_same_words_under_a_key_are_admitted_with_the_lead_they_were_before(
+    services: Services,
+) -> None:
+    record = accepted(services, make_lead("Tertarik"))
+    keyed = make_lead("Tertarik", key="k-1")
+    assert admit(services, NOW, keyed) == Admission(earlier=record, repeats=1)
 
-    def rush(_number: int) -> object:
-        together.wait()
-        return knock(cache, NOW)
+
+def test_thirty_at_once_are_counted_one_by_one(services: Services) -> None:
+    barrier = threading.Barrier(30)
+
+    def admit_together(_number: int) -> Admission:
+        barrier.wait()
+        return admit(services, NOW)
 
     with ThreadPoolExecutor(30) as pool:
-        answers = list(pool.map(rush, range(30)))
-    assert sum(isinstance(answer, Admitted) for answer in answers) == 5
-    assert sum(isinstance(answer, TooMany) for answer in answers) == 25
+        decisions = list(pool.map(admit_together, range(30)))
+    assert sum(decision.is_counted for decision in decisions) == 5
+    assert sum(decision.refusal is not None for decision in decisions) == 25
 
 
-def test_everybody_together_has_a_ceiling(cache: Cache) -> None:
+def test_all_clients_together_have_a_ceiling(services: Services) -> None:
     limits = RateLimits(per_minute=5, per_hour=30, ceiling_per_minute=3)
     for number in range(3):
-        client = f"192.0.2.{number}"
-        assert knock(cache, NOW, client=client, limits=limits) == Admitted(False, 1)
-    assert knock(cache, NOW, client="192.0.2.9", limits=limits) == Admitted(True, 1)
+        lead = make_lead(client=f"192.0.2.{number}")
+        assert admit(services, NOW, lead, limits=limits) == Admission(repeats=1)
+    last = make_lead(client="192.0.2.9")
+    assert admit(services, NOW, last, limits=limits) == Admission(flooded=True, repeats=1)
     later = NOW + timedelta(minutes=1)
-    assert knock(cache, later, client="192.0.2.9", limits=limits) == Admitted(False, 1)
+    another = make_lead(client="192.0.2.9")
+    assert admit(services, later, another, limits=limits) == Admission(repeats=1)
 
 
 @pytest.mark.parametrize(
@@ -313,9 +341,9 @@ def test_above_the_ceiling_a_lead_is_kept_for_review_and_answered_like_success(
 # ------------------------------------------------------------------ without Redis
 
 
-def uncounted(function: Function) -> list[str]:
+def not_counted(function: Function) -> list[str]:
     lines = [str(line["message"]) for line in function.logs()]
-    return [json.loads(line)["uncounted"] for line in lines if '"uncounted"' in line]
+    return [json.loads(line)["not_counted"] for line in lines if '"not_counted"' in line]
 
 
 def test_without_redis_everybody_is_let_in_and_the_log_says_so(
@@ -324,7 +352,7 @@ def test_without_redis_everybody_is_let_in_and_the_log_says_so(
     with platform.function("api/leads.py", UPSTASH_REDIS_REST_URL="http://127.0.0.1:1") as function:
         assert statuses(function.url, range(7)) == [200] * 7
         assert post(function.url, 0).status_code == 200
-        eventually(lambda: len(uncounted(function)) == 8)
+        eventually(lambda: len(not_counted(function)) == 8)
     assert len(database.execute("select 1 from leads").fetchall()) == 7
 
 
@@ -333,7 +361,7 @@ def test_an_unconfigured_redis_lets_everybody_in_and_the_log_names_the_variable(
 ) -> None:
     with platform.function("api/leads.py", UPSTASH_REDIS_REST_TOKEN=None) as function:
         assert post(function.url, 0).status_code == 200
-        assert "UPSTASH_REDIS_REST_TOKEN" in eventually(lambda: uncounted(function))[0]
+        assert "UPSTASH_REDIS_REST_TOKEN" in eventually(lambda: not_counted(function))[0]
 
 
 def test_a_silent_redis_costs_the_first_lead_a_second_and_the_next_nothing(
@@ -347,7 +375,7 @@ def test_a_silent_redis_costs_the_first_lead_a_second_and_the_next_nothing(
         assert first.status_code == second.status_code == 200
         assert first.elapsed.total_seconds() < 2
         assert second.elapsed.total_seconds() < 2
-        assert eventually(lambda: uncounted(function))
+        assert eventually(lambda: not_counted(function))
     assert len(database.execute("select 1 from leads").fetchall()) == 3
 
 
@@ -362,13 +390,13 @@ GARBAGE = [
     '{"result":5}',
     '{"result":"OK"}',
     '{"result":[]}',
-    '{"result":["entered"]}',
-    '{"result":["entered","x","y"]}',
-    '{"result":["turned",null,null]}',
-    '{"result":["seen",5]}',
-    '{"result":["seen","x"]}',
-    '{"result":["seen","[]"]}',
-    '{"result":["seen","{\\"id\\":5}"]}',
+    '{"result":["admitted"]}',
+    '{"result":["admitted","x","y"]}',
+    '{"result":["rate_limited",null,null]}',
+    '{"result":["duplicate",5]}',
+    '{"result":["duplicate","x"]}',
+    '{"result":["duplicate","[]"]}',
+    '{"result":["duplicate","{\\"id\\":5}"]}',
     '{"result":{"a":1}}',
     '{"error":"ERR"}',
 ]
@@ -377,22 +405,24 @@ GARBAGE = [
 def test_a_redis_that_answers_nonsense_is_a_redis_that_is_down(
     platform: Platform, database: Rows
 ) -> None:
-    said: list[str] = []
+    replies: list[str] = []
 
-    def lie(_request: Any) -> Response:
-        answer = as_text(said[-1])
-        answer.headers["Content-Type"] = "application/json"
-        return answer
+    def answer_nonsense(_request: Any) -> Response:
+        response = as_text(replies[-1])
+        response.headers["Content-Type"] = "application/json"
+        return response
 
-    liar = Server(lie)
-    found: dict[str, object] = {}
-    for garbage in GARBAGE:
-        said.append(garbage)
-        cache = Cache(liar.url, "token")
+    server = Server(answer_nonsense)
+    decisions: dict[str, object] = {}
+    for reply in GARBAGE:
+        replies.append(reply)
+        services = Services(
+            Settings({**platform.environment, "UPSTASH_REDIS_REST_URL": server.url})
+        )
         try:
-            found[garbage] = knock(cache, NOW)
-        except Exception as fault:  # noqa: BLE001 - shown below, with what was said
-            found[garbage] = fault
-        cache.close()
-    liar.close()
-    assert found == dict.fromkeys(GARBAGE)
+            decisions[reply] = admit(services, NOW)
+        except Exception as error:  # noqa: BLE001 - shown below, with the reply
+            decisions[reply] = error
+        services.close()
+    server.close()
+    assert decisions == dict.fromkeys(GARBAGE, Admission(not_counted_because="redis is down"))

@@ -1,4 +1,4 @@
-"""Killed, frozen, crowded: whatever becomes of a process, a lead is kept once and told of once."""
+"""A process killed, frozen or crowded: a lead is stored once and mailed once."""
 
 import signal
 import threading
@@ -15,8 +15,8 @@ from dev.faults.lead_attempt import Answer
 from dev.faults.oracle import ClientBehavior, Oracle, is_idle, run_concurrently
 from dev.faults.test_site import DELIVER, LEADS, SiteUnderTest
 from dev.platform.local_platform import APP_ROLE, Platform
-from lib.leads import repository, service, submission
-from lib.leads.repository import Recipients
+from lib.leads import service, submission
+from lib.leads.lead import Lead, Recipients
 from lib.services import Services
 from lib.settings import Settings
 from tests.conftest import ROOT
@@ -217,10 +217,10 @@ def test_two_drains_at_once_bring_in_a_thousand_waiting_leads_in_bounded_calls(
 def _queue(oracle: Oracle, count: int) -> None:
     """Leads that step down to the queue without the cost of HTTP: as instances do, by intake."""
     services = Services(Settings(oracle.rig.environment))
-    desk = Recipients("a@b.co", ("sales@b.co",))
+    recipients = Recipients("a@b.co", ("sales@b.co",))
     for _ in range(count):
         offer = oracle.new_attempt(with_email=False)
-        lead = repository.from_submission(
+        lead = Lead.from_submission(
             submission.parse(offer.body()),
             key=offer.key,
             locale="id",
@@ -228,7 +228,9 @@ def _queue(oracle: Oracle, count: int) -> None:
             ip_address=None,
             user_agent=None,
         )
-        kept = service.persist(services, lead, desk, spam=None)
-        assert kept.decision == "queued"
-        offer.answers.append(Answer(202, str(kept.lead.id), kept.lead.ref, 0.0, queued=True))
+        persisted = service.persist(services, lead, recipients)
+        assert persisted.decision == "queued"
+        offer.answers.append(
+            Answer(202, str(persisted.lead.id), persisted.lead.ref, 0.0, queued=True)
+        )
     services.close()

@@ -16,6 +16,7 @@ from psycopg.rows import DictRow
 from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
 from lib.leads import consent, repository, submission
+from lib.leads.lead import Lead, Recipients
 from tests.conftest import LEAD, delivered, eventually
 
 type Rows = psycopg.Connection[DictRow]
@@ -24,7 +25,7 @@ FORM = {**{k: str(v) for k, v in LEAD.items()}, "consent": "on"}
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
-def one(database: Rows, query: str) -> dict[str, Any]:
+def fetch_one(database: Rows, query: str) -> dict[str, Any]:
     rows = database.execute(query).fetchall()
     assert len(rows) == 1, rows
     return rows[0]
@@ -48,7 +49,7 @@ def both_mails(platform: Platform) -> list[dict[str, Any]]:
 
 
 def nothing_is_stored(database: Rows) -> bool:
-    counts = one(
+    counts = fetch_one(
         database,
         "select (select count(*) from leads) + (select count(*) from outbox)"
         " + (select count(*) from spam) as n",
@@ -65,7 +66,7 @@ def test_a_lead_is_stored_and_answered_with_its_id_and_reference(
     assert set(body) == {"success", "id", "ref"}
     assert body["success"] is True
     assert re.fullmatch(r"ALFA-[2-9A-Z]{5}", body["ref"])
-    row = one(database, "select * from leads")
+    row = fetch_one(database, "select * from leads")
     assert (row["id"], row["ref"]) == (UUID(body["id"]), body["ref"])
     assert row["phone_whatsapp"] == "+6281234567890"
     assert row["email"] == "andi@example.com"
@@ -79,7 +80,7 @@ def test_the_consent_is_recorded_with_its_version_time_language_and_hash(
     site: httpx.Client, database: Rows
 ) -> None:
     site.post("/api/leads", json={**LEAD, "locale": "en", "consent_version": "2026-11"})
-    row = one(database, "select * from leads")
+    row = fetch_one(database, "select * from leads")
     assert row["consent_version"] == "2026-11"
     assert row["consent_locale"] == "en"
     assert row["consent_sha256"] == consent.sentence_sha256("2026-11", "en")
@@ -91,7 +92,7 @@ def test_a_consent_version_newer_than_this_deployment_does_not_cost_a_lead(
 ) -> None:
     answer = site.post("/api/leads", json={**LEAD, "consent_version": "2031-01"})
     assert answer.status_code == 200
-    row = one(database, "select * from leads")
+    row = fetch_one(database, "select * from leads")
     assert (row["consent_version"], row["consent_sha256"]) == ("2031-01", None)
 
 
@@ -101,7 +102,7 @@ def test_addresses_keep_campaign_marks_and_lose_every_other_parameter(
     link = "https://alfabeauty.co.id/?utm_source=ig&name=Budi&gclid=x1&phone=0812#chat"
     fields = {"page_url_initial": link, "page_url_current": link, "referrer": link}
     site.post("/api/leads", json={**LEAD, **fields, "utm_source": "ig"})
-    row = one(database, "select * from leads")
+    row = fetch_one(database, "select * from leads")
     for name in fields:
         assert row[name] == "https://alfabeauty.co.id/?utm_source=ig&gclid=x1"
     assert row["utm_source"] == "ig"
@@ -115,9 +116,9 @@ def test_sales_get_one_mail_with_every_field(site: httpx.Client, platform: Platf
     assert sales["reply_to"] == ["andi@example.com"]
     message = "Tertarik bermitra.\nMohon info harga."
     chat = "https://wa.me/6281234567890"
-    shown = ("Andi Saputra", "+6281234567890", "Medan", "BARBER", "6", "coloring, keratin",
+    values = ("Andi Saputra", "+6281234567890", "Medan", "BARBER", "6", "coloring, keratin",
              message, "lebaran", ref, chat)  # fmt: skip
-    for value in shown:
+    for value in values:
         assert value in sales["text"]
         assert value in sales["html"]
 
@@ -166,7 +167,7 @@ def test_a_form_body_is_a_lead_too(
 ) -> None:
     answer = send(site, FORM)
     assert answer.status_code == 200, answer.text
-    assert one(database, "select * from leads")["consent_version"] == consent.CURRENT_VERSION
+    assert fetch_one(database, "select * from leads")["consent_version"] == consent.CURRENT_VERSION
 
 
 def test_a_form_navigation_is_sent_to_the_thank_you_page_with_its_reference(
@@ -174,7 +175,7 @@ def test_a_form_navigation_is_sent_to_the_thank_you_page_with_its_reference(
 ) -> None:
     answer = site.post("/api/leads", data={**FORM, "locale": "en"}, headers=BROWSER)
     assert answer.status_code == 303
-    ref = one(database, "select ref from leads")["ref"]
+    ref = fetch_one(database, "select ref from leads")["ref"]
     assert answer.headers["Location"] == f"/en/thank-you?ref={ref}"
     page = site.get(answer.headers["Location"])
     assert page.status_code == 200
@@ -195,7 +196,7 @@ def test_a_form_navigation_is_sent_to_the_thank_you_page_with_its_reference(
         ("https://alfabeauty.co.id@evil.example/", False),
     ],
 )
-def test_redirect_leads_to_this_site_or_is_ignored(
+def test_a_redirect_to_another_site_is_ignored(
     site: httpx.Client, wanted: str, taken: bool
 ) -> None:
     answer = site.post("/api/leads", data={**FORM, "redirect": wanted}, headers=BROWSER)
@@ -230,12 +231,12 @@ def test_a_redirect_gets_the_reference_as_a_parameter_of_its_own(
 ) -> None:
     form = {**FORM, "redirect": wanted.replace("{url}", platform.url)}
     answer = site.post("/api/leads", data=form, headers=BROWSER)
-    ref = one(database, "select ref from leads")["ref"]
+    ref = fetch_one(database, "select ref from leads")["ref"]
     expected = sent_to.replace("{url}", platform.url).replace("{}", ref)
     assert (answer.status_code, answer.headers["Location"]) == (303, expected)
 
 
-def test_a_faulty_form_comes_back_as_a_page_that_keeps_what_was_typed(
+def test_a_form_with_errors_comes_back_with_the_submitted_values(
     site: httpx.Client, database: Rows
 ) -> None:
     typed = {**FORM, "phone_whatsapp": "12", "message": "</textarea><script>x</script>"}
@@ -251,7 +252,7 @@ def test_a_faulty_form_comes_back_as_a_page_that_keeps_what_was_typed(
     assert nothing_is_stored(database)
 
 
-def test_every_fault_is_named_at_once(site: httpx.Client, database: Rows) -> None:
+def test_every_validation_error_is_named_at_once(site: httpx.Client, database: Rows) -> None:
     answer = site.post(
         "/api/leads",
         json={"business_name": "a", "phone_whatsapp": "123", "city": "", "salon_type": "SPA",
@@ -269,7 +270,7 @@ def test_every_fault_is_named_at_once(site: httpx.Client, database: Rows) -> Non
     assert nothing_is_stored(database)
 
 
-def test_faults_speak_the_callers_language_and_codes_never_change(site: httpx.Client) -> None:
+def test_messages_follow_the_callers_language_and_codes_do_not(site: httpx.Client) -> None:
     indonesian = site.post("/api/leads", json={}).json()
     english = site.post("/api/leads", json={}, headers={"Accept-Language": "en-GB"}).json()
     by_field = site.post("/api/leads", json={"locale": "en"}).json()
@@ -283,14 +284,16 @@ def test_faults_speak_the_callers_language_and_codes_never_change(site: httpx.Cl
     [b"", b"{", b"nonsense", b'{"a": NaN}', b"[" * 100_000, b'"\xff"', b"1" * 5000],
     ids=["empty", "cut", "text", "nan", "nested", "not utf-8", "huge number"],
 )
-def test_what_is_not_json_is_named_so(site: httpx.Client, database: Rows, body: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(
+    site: httpx.Client, database: Rows, body: bytes
+) -> None:
     answer = site.post("/api/leads", content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_json")
     assert nothing_is_stored(database)
 
 
 @pytest.mark.parametrize("body", [[], None, "text", 5, [LEAD]])
-def test_json_that_is_no_object_is_a_fault_of_the_whole_body(
+def test_json_that_is_no_object_is_a_validation_error_of_the_body(
     site: httpx.Client, body: object
 ) -> None:
     answer = site.post(
@@ -301,7 +304,7 @@ def test_json_that_is_no_object_is_a_fault_of_the_whole_body(
 
 
 @pytest.mark.parametrize(
-    "poison",
+    "fields",
     [
         {"message": "a\u0000b"},
         {"business_name": "a\ud800b"},
@@ -318,12 +321,12 @@ def test_json_that_is_no_object_is_a_fault_of_the_whole_body(
         {"page_url_current": "x" * 2049},
         {"company": 5},
     ],
-    ids=lambda poison: json.dumps(poison)[:40],
+    ids=lambda fields: json.dumps(fields)[:40],
 )
-def test_poison_gets_a_clear_4xx_and_is_not_stored(
-    site: httpx.Client, database: Rows, poison: dict[str, object]
+def test_malicious_input_is_a_validation_error_and_not_stored(
+    site: httpx.Client, database: Rows, fields: dict[str, object]
 ) -> None:
-    body = json.dumps({**LEAD, **poison}).replace("Infinity", "1e400")
+    body = json.dumps({**LEAD, **fields}).replace("Infinity", "1e400")
     answer = site.post("/api/leads", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"] == "validation_error"
@@ -331,14 +334,17 @@ def test_poison_gets_a_clear_4xx_and_is_not_stored(
     assert nothing_is_stored(database)
 
 
-def test_names_are_tidied_and_cannot_break_a_mail_header(
+def test_names_are_cleaned_and_cannot_break_a_mail_header(
     site: httpx.Client, database: Rows, platform: Platform
 ) -> None:
     site.post(
         "/api/leads",
         json={**LEAD, "email": "", "business_name": " Salon\r\nBcc: all@x.y\u202e <b>Ayu</b> "},
     )
-    assert one(database, "select * from leads")["business_name"] == "Salon Bcc: all@x.y <b>Ayu</b>"
+    assert (
+        fetch_one(database, "select * from leads")["business_name"]
+        == "Salon Bcc: all@x.y <b>Ayu</b>"
+    )
     mail = eventually(lambda: delivered(platform))[0]
     assert "\n" not in mail["subject"]
     assert "<b>Ayu</b>" not in mail["html"]
@@ -366,7 +372,9 @@ def test_other_content_types_are_refused(site: httpx.Client, content_type: str) 
     assert answer.json()["error"] == "content_type_must_be_application_json"
 
 
-def test_a_file_or_a_field_given_twice_is_named(site: httpx.Client, database: Rows) -> None:
+def test_a_file_or_a_field_given_twice_is_a_validation_error(
+    site: httpx.Client, database: Rows
+) -> None:
     answer = site.post("/api/leads", data=FORM, files={"message": ("a.txt", b"text")})
     assert answer.json()["details"] == {"message": ["Berkas tidak diterima."]}
     answer = site.post("/api/leads", data={**FORM, "city": ["Medan", "Binjai"]})
@@ -389,7 +397,7 @@ def test_a_file_or_a_field_given_twice_is_named(site: httpx.Client, database: Ro
         ('"redirect": "/a", "redirect": "/b", ', "redirect"),
     ],
 )
-def test_a_json_key_given_twice_is_named(
+def test_a_json_key_given_twice_is_a_validation_error(
     site: httpx.Client, database: Rows, inserted: str, key: str
 ) -> None:
     body = json.dumps(LEAD).replace("{", "{" + inserted, 1)
@@ -399,16 +407,16 @@ def test_a_json_key_given_twice_is_named(
     assert nothing_is_stored(database)
 
 
-def test_a_key_given_twice_is_named_beside_every_other_fault(site: httpx.Client) -> None:
+def test_a_json_key_given_twice_is_named_beside_every_other_error(site: httpx.Client) -> None:
     headers = {"Content-Type": "application/json", "Accept-Language": "en"}
     body = '{"city": "Medan", "city": "Binjai", "salon_type": "SPA"}'
-    told = site.post("/api/leads", content=body, headers=headers).json()["details"]
-    assert told["city"] == ["Given more than once."]
-    assert set(told) == {
+    details = site.post("/api/leads", content=body, headers=headers).json()["details"]
+    assert details["city"] == ["Given more than once."]
+    assert set(details) == {
         "business_name", "contact_name", "phone_whatsapp", "city", "salon_type", "consent"
     }  # fmt: skip
     form = {"city": ["Medan", "Binjai"], "salon_type": "SPA"}
-    assert site.post("/api/leads", data=form).json()["details"].keys() == told.keys()
+    assert site.post("/api/leads", data=form).json()["details"].keys() == details.keys()
 
 
 def test_a_filled_honeypot_looks_like_success_and_mails_nobody(
@@ -417,9 +425,9 @@ def test_a_filled_honeypot_looks_like_success_and_mails_nobody(
     answer = site.post("/api/leads", json={**LEAD, "company": "SEO Inc"})
     assert answer.status_code == 200
     assert set(answer.json()) == {"success", "id", "ref"}
-    kept = one(database, "select * from spam")
-    assert kept["reason"] == "honeypot"
-    assert kept["submission"]["business_name"] == "Barber Maju Jaya"
+    row = fetch_one(database, "select * from spam")
+    assert row["reason"] == "honeypot"
+    assert row["submission"]["business_name"] == "Barber Maju Jaya"
     assert database.execute("select 1 from leads").fetchone() is None
     assert platform.resend.received() == []
 
@@ -488,13 +496,13 @@ def test_this_site_and_allow_listed_origins_may_post(platform: Platform, databas
     with platform.function(
         "api/leads.py", ALLOWED_ORIGINS="https://promo.alfabeauty.co.id"
     ) as leads:
-        asked = {"Origin": "https://promo.alfabeauty.co.id"}
-        preflight = httpx.options(f"{leads.url}/api/leads", headers=asked)
+        headers = {"Origin": "https://promo.alfabeauty.co.id"}
+        preflight = httpx.options(f"{leads.url}/api/leads", headers=headers)
         assert preflight.status_code == 204
         assert "Idempotency-Key" in preflight.headers["Access-Control-Allow-Headers"]
-        answer = httpx.post(f"{leads.url}/api/leads", json=LEAD, headers=asked)
+        answer = httpx.post(f"{leads.url}/api/leads", json=LEAD, headers=headers)
         assert answer.status_code == 200
-        assert answer.headers["Access-Control-Allow-Origin"] == asked["Origin"]
+        assert answer.headers["Access-Control-Allow-Origin"] == headers["Origin"]
     own = httpx.post(f"{platform.url}/api/leads", json=LEAD, headers={"Origin": platform.url})
     assert own.status_code == 200
 
@@ -506,14 +514,14 @@ def test_other_methods_are_refused_with_what_is_allowed(site: httpx.Client) -> N
     assert site.options("/api/leads").headers["Allow"] == "OPTIONS, POST"
 
 
-def test_a_sane_request_id_is_echoed_and_any_other_replaced(site: httpx.Client) -> None:
-    kept, replaced = ["abc-12345_x"], ["short", "x" * 129, "a b c d e f"]
-    for given, echoed in [(g, True) for g in kept] + [(g, False) for g in replaced]:
-        answer = site.post("/api/leads", json={}, headers={"X-Request-Id": given})
-        assert (answer.headers["X-Request-Id"] == given) is echoed
+def test_a_valid_request_id_is_echoed_and_any_other_replaced(site: httpx.Client) -> None:
+    valid, invalid = ["abc-12345_x"], ["short", "x" * 129, "a b c d e f"]
+    for request_id, is_echoed in [*((v, True) for v in valid), *((v, False) for v in invalid)]:
+        answer = site.post("/api/leads", json={}, headers={"X-Request-Id": request_id})
+        assert (answer.headers["X-Request-Id"] == request_id) is is_echoed
 
 
-def test_every_answer_is_unstored_by_caches_and_carries_the_security_headers(
+def test_every_answer_is_no_store_and_carries_the_security_headers(
     site: httpx.Client,
 ) -> None:
     for answer in (site.post("/api/leads", json=LEAD), site.post("/api/leads", json={})):
@@ -546,7 +554,9 @@ def test_a_missing_variable_is_named_in_the_log_and_not_to_the_caller(
         assert (answer.status_code, answer.json()["error"]) == (503, "persistence_failed")
         assert int(answer.headers["Retry-After"]) > 0
         logged = eventually(
-            lambda: [line for line in map(str, leads.logs()) if '"decision": "not_kept"' in line]
+            lambda: [
+                line for line in map(str, leads.logs()) if '"decision": "not_persisted"' in line
+            ]
         )
     for name in ("DATABASE_URL", "UPSTASH_REDIS_REST_URL", "RESEND_API_KEY"):
         assert name not in answer.text
@@ -557,11 +567,11 @@ def test_a_lead_and_its_mails_are_one_statement_and_one_round_trip(
     platform: Platform, database: Rows, tmp_path: Path
 ) -> None:
     """Counted in libpq's own trace: one Sync is one round trip, outside any BEGIN."""
-    lead = repository.from_submission(
+    lead = Lead.from_submission(
         submission.parse(LEAD), key=None, locale="id", now=datetime.now(UTC),
         ip_address=None, user_agent=None,
     )  # fmt: skip
-    desk = repository.Recipients("a@b.co", ("s@b.co",))
+    recipients = Recipients("a@b.co", ("s@b.co",))
     with (
         (tmp_path / "trace").open("w+") as trace,
         psycopg.connect(
@@ -572,7 +582,7 @@ def test_a_lead_and_its_mails_are_one_statement_and_one_round_trip(
         repository.insert(
             lambda work: work(connection),
             lead,
-            desk,
+            recipients,
             now=lead.created_at,
             deliver_now=True,
             erasure_keys=(),
@@ -581,5 +591,5 @@ def test_a_lead_and_its_mails_are_one_statement_and_one_round_trip(
         trace.seek(0)
         sent = [line.split("\t")[3].strip() for line in trace if "\tF\t" in line]
     assert sent == ["Parse", "Bind", "Describe", "Execute", "Sync"]
-    both = one(database, "select count(*) as n from leads join outbox on lead_id = leads.id")
+    both = fetch_one(database, "select count(*) as n from leads join outbox on lead_id = leads.id")
     assert both["n"] == 2

@@ -16,6 +16,7 @@ from psycopg.rows import DictRow
 from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
 from lib.db import Database
+from lib.interfaces import RunQuery
 from lib.leads import outbox
 from lib.leads.emails import Email
 from lib.leads.outbox import ClaimedEmail, DeliveryStats
@@ -217,7 +218,7 @@ def _put_waiting(database: Rows, count: int) -> None:
 
 
 @pytest.fixture
-def run(platform: Platform, database: Rows) -> Iterator[outbox.RunQuery]:
+def run(platform: Platform, database: Rows) -> Iterator[RunQuery]:
     shared = Database(platform.database_url)
     yield shared.run
     shared.close()
@@ -233,7 +234,7 @@ def _same(at: datetime) -> datetime:
 
 
 def test_retries_follow_the_schedule_and_end_as_a_dead_letter(
-    run: outbox.RunQuery, database: Rows
+    run: RunQuery, database: Rows
 ) -> None:
     """1 m, 5 m, 15 m, 1 h, 6 h, 24 h, each with a little jitter on top."""
     _waiting(database)
@@ -256,9 +257,7 @@ def test_retries_follow_the_schedule_and_end_as_a_dead_letter(
         assert least <= waited <= least * 1.2
 
 
-def test_an_uncertain_mail_is_parked_before_its_key_runs_out(
-    run: outbox.RunQuery, database: Rows
-) -> None:
+def test_an_uncertain_mail_is_parked_before_its_key_runs_out(run: RunQuery, database: Rows) -> None:
     """Past 24 h a retry would be a new mail to Resend."""
     _waiting(database)
     tried: list[datetime] = []
@@ -277,7 +276,7 @@ def test_an_uncertain_mail_is_parked_before_its_key_runs_out(
 
 
 def test_a_worker_killed_while_sending_is_not_followed_after_the_key_ran_out(
-    run: outbox.RunQuery, database: Rows
+    run: RunQuery, database: Rows
 ) -> None:
     _waiting(database)
     assert len(outbox.claim(run, NOW)) == 1  # and then nothing more was heard of it
@@ -291,7 +290,7 @@ def test_a_worker_killed_while_sending_is_not_followed_after_the_key_ran_out(
     assert mail(database)["dead_at"] is not None
 
 
-def test_a_lease_keeps_others_away_until_it_ends(run: outbox.RunQuery, database: Rows) -> None:
+def test_a_lease_keeps_others_away_until_it_ends(run: RunQuery, database: Rows) -> None:
     _waiting(database)
     assert len(outbox.claim(run, NOW)) == 1
     assert outbox.claim(run, NOW + timedelta(seconds=59)) == []
@@ -299,7 +298,7 @@ def test_a_lease_keeps_others_away_until_it_ends(run: outbox.RunQuery, database:
 
 
 def test_a_late_word_from_a_worker_that_lost_its_lease_changes_nothing(
-    run: outbox.RunQuery, database: Rows
+    run: RunQuery, database: Rows
 ) -> None:
     _waiting(database)
     [late] = outbox.claim(run, NOW)
@@ -314,7 +313,7 @@ def test_a_late_word_from_a_worker_that_lost_its_lease_changes_nothing(
 
 
 def test_what_was_sent_is_written_down_whatever_the_next_one_meets(
-    run: outbox.RunQuery, database: Rows
+    run: RunQuery, database: Rows
 ) -> None:
     _waiting(database)
     [first] = outbox.claim(run, NOW)

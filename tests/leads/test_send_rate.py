@@ -16,6 +16,7 @@ from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
 from lib.db import Database
+from lib.interfaces import RunQuery
 from lib.leads import delivery_status, outbox
 from lib.leads.emails import Email
 from lib.leads.outbox import ClaimedEmail, DeliveryStats, Transport
@@ -31,7 +32,7 @@ NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 
 
 @pytest.fixture
-def run(platform: Platform, database: Rows) -> Iterator[outbox.RunQuery]:
+def run(platform: Platform, database: Rows) -> Iterator[RunQuery]:
     shared = Database(platform.database_url)
     yield shared.run
     shared.close()
@@ -41,7 +42,7 @@ def clock() -> datetime:
     return datetime.now(UTC)
 
 
-def status(run: outbox.RunQuery) -> delivery_status.DeliveryStatus:
+def status(run: RunQuery) -> delivery_status.DeliveryStatus:
     return delivery_status.load(run, clock())
 
 
@@ -53,7 +54,7 @@ def mails(database: Rows) -> list[DictRow]:
 
 
 def test_a_mail_whose_every_worker_is_killed_ends_as_a_dead_letter(
-    run: outbox.RunQuery, database: Rows
+    run: RunQuery, database: Rows
 ) -> None:
     put_waiting(database, 1)
     database.execute("update outbox set next_attempt_at = %s, created_at = %s", [NOW, NOW])
@@ -70,7 +71,7 @@ def test_a_mail_whose_every_worker_is_killed_ends_as_a_dead_letter(
 
 
 def test_a_mail_that_killed_its_worker_is_taken_after_the_others(
-    run: outbox.RunQuery, database: Rows
+    run: RunQuery, database: Rows
 ) -> None:
     put_waiting(database, 1)
     [poisonous] = outbox.claim(run, clock())
@@ -108,7 +109,7 @@ def put_waiting_more(database: Rows, count: int) -> None:
         )
 
 
-def test_sales_hear_before_anybody_is_thanked(run: outbox.RunQuery, database: Rows) -> None:
+def test_sales_hear_before_anybody_is_thanked(run: RunQuery, database: Rows) -> None:
     put_waiting(database, 3)
     database.execute(
         """
@@ -122,9 +123,7 @@ def test_sales_hear_before_anybody_is_thanked(run: outbox.RunQuery, database: Ro
     assert kinds == ["sales"] * 3 + ["acknowledgement"] * 3
 
 
-def test_one_mail_that_meets_a_fault_of_ours_stops_no_other(
-    run: outbox.RunQuery, database: Rows
-) -> None:
+def test_one_mail_that_meets_a_fault_of_ours_stops_no_other(run: RunQuery, database: Rows) -> None:
     put_waiting(database, 3)
     first = database.execute("select lead_id from outbox order by next_attempt_at").fetchone()
     assert first is not None
@@ -146,7 +145,7 @@ def test_one_mail_that_meets_a_fault_of_ours_stops_no_other(
 # ------------------------------------------------------------------ pace
 
 
-def test_one_drain_sends_no_faster_than_it_may(run: outbox.RunQuery, database: Rows) -> None:
+def test_one_drain_sends_no_faster_than_it_may(run: RunQuery, database: Rows) -> None:
     put_waiting(database, 30)
     at: list[float] = []
 
@@ -189,7 +188,7 @@ def test_drains_and_new_leads_together_keep_within_an_enforced_limit(
 
 
 def test_a_lead_whose_turn_is_far_off_leaves_its_mails_to_the_drain(
-    run: outbox.RunQuery, database: Rows
+    run: RunQuery, database: Rows
 ) -> None:
     put_waiting(database, 1)
     database.execute(
@@ -270,7 +269,7 @@ QUOTAS = ["daily_quota_exceeded", "monthly_quota_exceeded"]
 
 @pytest.mark.parametrize("name", QUOTAS)
 def test_a_quota_that_is_used_up_delays_mails_and_kills_none(
-    platform: Platform, database: Rows, run: outbox.RunQuery, name: str
+    platform: Platform, database: Rows, run: RunQuery, name: str
 ) -> None:
     put_waiting(database, 3)
     platform.resend.switch("fail", status=429, name=name, message="You have reached your quota.")
@@ -309,7 +308,7 @@ KEY_REFUSALS = [
 
 @pytest.mark.parametrize(("code", "name", "message", "reason"), KEY_REFUSALS)
 def test_a_refused_key_delays_mails_and_is_known_to_the_watch(
-    platform: Platform, database: Rows, run: outbox.RunQuery,
+    platform: Platform, database: Rows, run: RunQuery,
     code: int, name: str, message: str, reason: str,
 ) -> None:  # fmt: skip
     put_waiting(database, 2)
@@ -327,7 +326,7 @@ def test_a_refused_key_delays_mails_and_is_known_to_the_watch(
 
 @pytest.mark.parametrize("key", ["", "re_“pasted”"])
 def test_a_missing_key_delays_mails_and_is_known_to_the_watch(
-    platform: Platform, database: Rows, run: outbox.RunQuery, key: str
+    platform: Platform, database: Rows, run: RunQuery, key: str
 ) -> None:
     with (
         platform.function("api/leads.py", RESEND_API_KEY=key) as leads,
@@ -355,7 +354,7 @@ def test_a_missing_key_delays_mails_and_is_known_to_the_watch(
     ],
 )
 def test_a_refused_sender_delays_its_mails_alone(
-    platform: Platform, database: Rows, run: outbox.RunQuery, code: int, name: str, message: str
+    platform: Platform, database: Rows, run: RunQuery, code: int, name: str, message: str
 ) -> None:
     put_waiting(database, 2)
     database.execute(
@@ -375,7 +374,7 @@ def test_a_refused_sender_delays_its_mails_alone(
 
 
 def test_an_acknowledgement_to_no_address_ends_quietly(
-    platform: Platform, database: Rows, run: outbox.RunQuery
+    platform: Platform, database: Rows, run: RunQuery
 ) -> None:
     message = "Invalid `to` field. The email address needs to follow the `email@example.com` format"
     platform.resend.switch(
@@ -451,7 +450,7 @@ def test_domains_go_to_resend_in_punycode(platform: Platform, database: Rows) ->
     assert any(mail["to"][0].startswith("sari@xn--bcher-kva.") for mail in delivered(platform))
 
 
-def test_a_delay_counts_only_what_was_tried(run: outbox.RunQuery, database: Rows) -> None:
+def test_a_delay_counts_only_what_was_tried(run: RunQuery, database: Rows) -> None:
     put_waiting(database, 1)
     for delay in (
         TransientMailError("rate_limit_exceeded", uncertain=False, retry_after_s=1),

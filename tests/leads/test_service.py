@@ -1,4 +1,4 @@
-"""Taking a lead: the same lead is one, and whatever is down it is kept, or truly refused."""
+"""Accepting a lead: duplicates are one lead; whatever is down, it is stored or honestly refused."""
 
 import contextlib
 import json
@@ -23,8 +23,9 @@ from dev.platform.local_platform import Platform
 from lib.cache import Cache
 from lib.db import Database
 from lib.encryption import SecretBoxCipher
+from lib.interfaces import RunQuery
 from lib.leads import queue, reference, repository, submission
-from lib.leads.repository import Lead, Recipients
+from lib.leads.lead import Lead, Recipients
 from lib.problems import CacheDown
 from lib.settings import encryption_keys
 from ops import cli
@@ -69,7 +70,7 @@ def without_key(platform: Platform) -> Iterator[Function]:
 
 
 @pytest.fixture
-def run(platform: Platform, database: Rows) -> Iterator[repository.Run]:
+def run(platform: Platform, database: Rows) -> Iterator[RunQuery]:
     shared = Database(platform.database_url)
     yield shared.run
     shared.close()
@@ -78,8 +79,8 @@ def run(platform: Platform, database: Rows) -> Iterator[repository.Run]:
 def post(
     at: Platform | Function, lead: dict[str, Any] = LEAD, key: str | None = None, **headers: str
 ) -> httpx.Response:
-    given = headers if key is None else {**headers, "Idempotency-Key": key}
-    return httpx.post(f"{at.url}/api/leads", json=lead, headers=given, timeout=20)
+    headers = headers if key is None else {**headers, "Idempotency-Key": key}
+    return httpx.post(f"{at.url}/api/leads", json=lead, headers=headers, timeout=20)
 
 
 def rows(database: Rows, table: str = "leads") -> list[DictRow]:
@@ -92,29 +93,29 @@ def mails_to(platform: Platform, recipients: list[str]) -> list[dict[str, Any]]:
 
 def everything_in(valkey: redis.Redis) -> str:
     """Every key and every value, as one text."""
-    read: dict[str, Callable[[str], Any]] = {
+    readers: dict[str, Callable[[str], Any]] = {
         "string": valkey.get,
         "hash": valkey.hgetall,
         "zset": lambda key: valkey.zrange(key, 0, -1),
     }
-    found = {key: read[str(valkey.type(key))](key) for key in valkey.scan_iter()}
-    assert found
-    return json.dumps(found, ensure_ascii=False)
+    values = {key: readers[str(valkey.type(key))](key) for key in valkey.scan_iter()}
+    assert values
+    return json.dumps(values, ensure_ascii=False)
 
 
-def remembered(valkey: redis.Redis) -> bool:
-    """The submission is remembered at the door."""
+def is_remembered(valkey: redis.Redis) -> bool:
+    """The idempotency record of an accepted submission is there."""
     return any(valkey.get(key) for key in valkey.scan_iter("seen:*"))
 
 
-def alarms(function: Function) -> list[dict[str, Any]]:
+def alerts(function: Function) -> list[dict[str, Any]]:
     lines = [str(line["message"]) for line in function.logs()]
     return [json.loads(line) for line in lines if '"event": "alarm"' in line]
 
 
 @contextlib.contextmanager
 def leads_locked(platform: Platform) -> Iterator[None]:
-    """Nobody gets at the table: whoever writes a lead waits."""
+    """Hold an exclusive lock on the table, so that writers wait."""
     with psycopg.connect(platform.admin_database_url) as locking:
         locking.execute("lock table leads in access exclusive mode")
         yield
@@ -139,7 +140,7 @@ def test_the_same_key_and_body_get_the_same_answer_and_make_one_lead(
     assert len(delivered(platform)) == 2
 
 
-def test_a_repeat_right_after_the_answer_is_no_repeat_in_progress(
+def test_a_duplicate_right_after_the_answer_gets_the_same_answer(
     platform: Platform, database: Rows
 ) -> None:
     with platform.function("api/leads.py", LEADS_PER_MINUTE="100") as function:
@@ -153,7 +154,7 @@ def test_the_same_key_with_another_body_is_refused(
     platform: Platform, database: Rows, valkey: redis.Redis
 ) -> None:
     first = post(platform, key="k-1")
-    eventually(lambda: remembered(valkey))
+    eventually(lambda: is_remembered(valkey))
     for flushed in (False, True):
         if flushed:  # Postgres alone decides
             valkey.flushall()
@@ -164,7 +165,7 @@ def test_the_same_key_with_another_body_is_refused(
     assert (again.status_code, again.json()) == (200, first.json()), "nothing is in progress"
 
 
-def test_a_refused_reuse_of_a_key_is_told_apart_from_one_that_needs_the_words_corrected(
+def test_a_key_may_be_used_again_after_a_validation_error(
     platform: Platform, database: Rows
 ) -> None:
     refused = post(platform, {**LEAD, "phone_whatsapp": "12"}, key="k-1")
@@ -178,17 +179,17 @@ def test_without_a_key_phone_business_and_message_make_the_lead(
     platform: Platform, database: Rows, valkey: redis.Redis
 ) -> None:
     first = post(platform).json()
-    eventually(lambda: remembered(valkey))
+    eventually(lambda: is_remembered(valkey))
     same = post(platform, {**LEAD, "phone_whatsapp": "+62 812 3456 7890"})
     assert (same.status_code, same.json()) == (200, first)
     valkey.flushall()
     assert post(platform, {**LEAD, "email": ""}).json() == first
-    for other in (
+    for change in (
         {"phone_whatsapp": "0813-3456-7890"},
         {"business_name": "Barber Maju"},
         {"message": "Tertarik."},
     ):
-        assert post(platform, {**LEAD, **other}).json()["id"] != first["id"]
+        assert post(platform, {**LEAD, **change}).json()["id"] != first["id"]
     assert len(rows(database)) == 4
 
 
@@ -210,7 +211,7 @@ def test_two_requests_at_once_of_the_same_lead_get_the_same_answer(
         with leads_locked(platform):
             both = [pool.submit(post, platform, key=key) for key in keys]
             eventually(lambda: database.execute(waiting).fetchone())
-        first, second = (one.result() for one in both)
+        first, second = (future.result() for future in both)
     assert first.status_code == second.status_code == 200
     assert first.json() == second.json()
     assert len(rows(database)) == 1
@@ -223,7 +224,7 @@ MIDNIGHT = datetime.fromtimestamp(86_400 * 20_780, UTC)
 
 
 def make(now: datetime, key: str | None = "k-1", **fields: object) -> Lead:
-    return repository.from_submission(
+    return Lead.from_submission(
         submission.parse({**LEAD, **fields}),
         key=key,
         locale="id",
@@ -233,7 +234,7 @@ def make(now: datetime, key: str | None = "k-1", **fields: object) -> Lead:
     )
 
 
-def put(run: repository.Run, lead: Lead) -> Lead:
+def put(run: RunQuery, lead: Lead) -> Lead:
     return repository.insert(
         run, lead, DESK, now=lead.created_at, deliver_now=False, erasure_keys=()
     )[0]
@@ -241,7 +242,7 @@ def put(run: repository.Run, lead: Lead) -> Lead:
 
 @pytest.mark.parametrize("key", ["k-1", None])
 def test_after_24_hours_the_same_is_a_new_lead(
-    platform: Platform, database: Rows, run: repository.Run, key: str | None
+    platform: Platform, database: Rows, run: RunQuery, key: str | None
 ) -> None:
     yesterday = put(run, make(datetime.now(UTC) - timedelta(hours=24, seconds=1), key))
     answer = post(platform, key=key)
@@ -263,7 +264,7 @@ def test_after_24_hours_the_same_is_a_new_lead(
     ids=["over midnight", "clocks apart", "a day later", "at the end", "a clock behind"],
 )
 def test_within_24_hours_the_first_is_found_wherever_the_day_ends(
-    run: repository.Run, database: Rows, first: timedelta, then: timedelta, key: str | None
+    run: RunQuery, database: Rows, first: timedelta, then: timedelta, key: str | None
 ) -> None:
     stored = put(run, make(MIDNIGHT + first, key))
     again = put(run, make(MIDNIGHT + then, key))
@@ -272,16 +273,14 @@ def test_within_24_hours_the_first_is_found_wherever_the_day_ends(
     assert len(rows(database, "outbox")) == 2
 
 
-def test_at_24_hours_to_the_microsecond_it_is_a_new_lead(
-    run: repository.Run, database: Rows
-) -> None:
+def test_at_24_hours_to_the_microsecond_it_is_a_new_lead(run: RunQuery, database: Rows) -> None:
     first = put(run, make(MIDNIGHT + timedelta(hours=5)))
     second = put(run, make(MIDNIGHT + timedelta(hours=29)))
     assert first.id != second.id
     assert len(rows(database)) == 2
 
 
-def test_fifty_threads_around_midnight_store_one_lead(run: repository.Run, database: Rows) -> None:
+def test_fifty_threads_around_midnight_store_one_lead(run: RunQuery, database: Rows) -> None:
     together = threading.Barrier(50)
 
     def store(number: int) -> Lead:
@@ -299,7 +298,7 @@ def test_fifty_threads_around_midnight_store_one_lead(run: repository.Run, datab
 # ------------------------------------------------------------------ its reference
 
 
-def test_a_reference_is_short_and_safe_to_speak(run: repository.Run, database: Rows) -> None:
+def test_a_reference_is_short_and_safe_to_speak(run: RunQuery, database: Rows) -> None:
     for number in range(20):
         lead = put(run, make(MIDNIGHT, f"k-{number}"))
         assert re.fullmatch(r"ALFA-[2-9ACHJKMQRWXYZ]{5}", lead.ref)
@@ -307,9 +306,7 @@ def test_a_reference_is_short_and_safe_to_speak(run: repository.Run, database: R
     assert len({row["ref"] for row in rows(database)}) == 20
 
 
-def test_a_reference_that_is_taken_grows(
-    platform: Platform, database: Rows, run: repository.Run
-) -> None:
+def test_a_reference_that_is_taken_grows(platform: Platform, database: Rows, run: RunQuery) -> None:
     coming = make(datetime.now(UTC))
     other = put(run, make(datetime.now(UTC), "another"))
     database.execute("update leads set ref = %s where id = %s", [coming.ref, other.id])
@@ -331,12 +328,12 @@ def test_a_lead_that_postgres_cannot_take_waits_sealed_in_redis(
     body = answer.json()
     assert (body["success"], body["queued"]) == (True, True)
     assert reference.is_valid(body["ref"])
-    eventually(lambda: remembered(valkey))
+    eventually(lambda: is_remembered(valkey))
     assert valkey.hkeys("queue") == [body["id"]]
     everything = everything_in(valkey)
     for personal in PERSONAL:
         assert personal not in everything
-    assert alarms(without_database) == []
+    assert alerts(without_database) == []
 
 
 def test_a_queued_lead_is_stored_once_by_the_cron_and_its_mails_are_sent_once(
@@ -364,7 +361,7 @@ def test_a_lead_answered_202_is_answered_202_again_once_it_is_stored(
     without_database: Function,
 ) -> None:
     queued = post(without_database, key="k-1").json()
-    eventually(lambda: remembered(valkey))
+    eventually(lambda: is_remembered(valkey))
     assert post(without_database, key="k-1").json() == queued
     platform.cron("deliver")
     assert len(rows(database)) == 1
@@ -384,7 +381,7 @@ def test_a_queued_lead_sent_again_to_a_healthy_instance_is_one_lead(
     without_database: Function,
 ) -> None:
     queued = post(without_database, key="k-1").json()
-    eventually(lambda: remembered(valkey))
+    eventually(lambda: is_remembered(valkey))
     valkey.delete(*valkey.scan_iter("seen:*"))
     again = post(platform, key="k-1")
     assert again.json()["id"] == queued["id"]
@@ -393,7 +390,7 @@ def test_a_queued_lead_sent_again_to_a_healthy_instance_is_one_lead(
     assert len(mails_to(platform, SALES)) == 1
 
 
-def test_a_form_navigation_is_thanked_for_a_queued_lead_too(
+def test_a_browser_form_gets_the_thank_you_page_for_a_queued_lead(
     platform: Platform, database: Rows, without_database: Function
 ) -> None:
     answer = httpx.post(f"{without_database.url}/api/leads", data=FORM, headers=BROWSER)
@@ -401,18 +398,18 @@ def test_a_form_navigation_is_thanked_for_a_queued_lead_too(
     assert answer.headers["Location"].startswith("/terima-kasih?ref=ALFA-")
 
 
-def test_what_a_retired_key_sealed_is_opened_beside_the_new_one(
+def test_a_lead_encrypted_with_a_retired_key_is_stored_after_the_rotation(
     platform: Platform, database: Rows, without_database: Function
 ) -> None:
     post(without_database)
     old = platform.environment["LEADS_ENCRYPTION_KEY"]
     new = "A" * 43 + "="
     with platform.function("api/cron/deliver.py", LEADS_ENCRYPTION_KEY=f"{new},{old}") as cron:
-        assert round_of(platform, cron)["queue"] == {"stored": 1, "dead": 0, "left": 0}
+        assert drain(platform, cron)["queue"] == {"stored": 1, "dead": 0, "left": 0}
     assert len(rows(database)) == 1
 
 
-def test_what_nobody_can_open_is_set_aside_and_the_rest_drains(
+def test_a_queued_lead_that_cannot_be_decrypted_becomes_a_dead_letter_and_blocks_no_other(
     platform: Platform,
     database: Rows,
     valkey: redis.Redis,
@@ -433,36 +430,36 @@ def test_what_nobody_can_open_is_set_aside_and_the_rest_drains(
     for lead_id, text in sealed.items():
         valkey.hset("queue", lead_id, text)
     with platform.function("api/cron/deliver.py") as cron:
-        assert round_of(platform, cron)["queue"] == {"stored": 1, "dead": 4, "left": 0}
-        assert eventually(lambda: alarms(cron))[0]["name"] == "leads_set_aside"
-        assert round_of(platform, cron)["queue"] == {"stored": 0, "dead": 0, "left": 0}
+        assert drain(platform, cron)["queue"] == {"stored": 1, "dead": 4, "left": 0}
+        assert eventually(lambda: alerts(cron))[0]["name"] == "leads_set_aside"
+        assert drain(platform, cron)["queue"] == {"stored": 0, "dead": 0, "left": 0}
     assert [str(row["id"]) for row in rows(database)] == [good["id"]]
     assert valkey.hgetall("queue:dead") == sealed, "set aside, and not lost"
 
 
-def round_of(platform: Platform, cron: Function) -> dict[str, Any]:
+def drain(platform: Platform, cron: Function) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
     answer = httpx.get(f"{cron.url}/api/cron/deliver", headers=headers, timeout=60)
     assert answer.status_code == 200
-    found: dict[str, Any] = answer.json()
-    return found
+    stats: dict[str, Any] = answer.json()
+    return stats
 
 
-def test_an_acknowledgement_that_is_none_is_not_taken_for_a_queued_lead(
+def test_a_reply_that_is_none_of_redis_is_not_taken_for_a_queued_lead(
     platform: Platform, database: Rows
 ) -> None:
-    liar = Server(lambda _request: _json_text('{"result":null}'))
-    lying = {"UPSTASH_REDIS_REST_URL": liar.url}
+    server = Server(lambda _request: _json_text('{"result":null}'))
+    environment = {"UPSTASH_REDIS_REST_URL": server.url}
     try:
-        with platform.function("api/leads.py", **NO_DATABASE, **lying) as function:
+        with platform.function("api/leads.py", **NO_DATABASE, **environment) as function:
             assert post(function).status_code == 202
     finally:
-        liar.close()
+        server.close()
     assert "BEGIN ALFA LEAD" in mails_to(platform, SALES)[0]["text"], "it is in the mail at least"
 
 
 @pytest.mark.parametrize(
-    "said",
+    "reply",
     [
         "[]",
         "{}",
@@ -474,15 +471,15 @@ def test_an_acknowledgement_that_is_none_is_not_taken_for_a_queued_lead(
         '[{"result":1},{"error":"ERR"}]',
     ],
 )
-def test_whatever_but_a_queued_leads_length_means_that_it_is_not_queued(said: str) -> None:
-    liar = Server(lambda _request: _json_text(said))
-    cache = Cache(liar.url, "token")
+def test_any_reply_but_the_queued_lead_means_that_it_is_not_queued(reply: str) -> None:
+    server = Server(lambda _request: _json_text(reply))
+    cache = Cache(server.url, "token")
     try:
         with pytest.raises(CacheDown):
             queue.enqueue(cache.pipeline, SecretBoxCipher((b"x" * 32,)), make(MIDNIGHT))
     finally:
         cache.close()
-        liar.close()
+        server.close()
 
 
 def _json_text(text: str) -> Response:
@@ -509,9 +506,9 @@ def test_with_postgres_and_redis_down_the_mail_to_sales_carries_the_lead(
     assert mail["to"] == SALES
     assert mail["subject"] == "New Lead: Barber Maju Jaya"
     assert answer.json()["ref"] in mail["text"]
-    alarm = eventually(lambda: alarms(with_mail_alone))[0]
-    assert alarm["name"] == "lead_not_stored_nor_queued"
-    assert (alarm["severity"], alarm["lead"]) == ("sev1", answer.json()["id"])
+    alert = eventually(lambda: alerts(with_mail_alone))[0]
+    assert alert["name"] == "lead_not_stored_nor_queued"
+    assert (alert["severity"], alert["lead"]) == ("sev1", answer.json()["id"])
 
     for _ in range(2):
         assert imported(platform, tmp_path) == 0
@@ -535,7 +532,7 @@ def test_a_lead_answered_by_mail_is_answered_so_again_once_it_is_imported(
     assert len(mails_to(platform, SALES)) == 1
 
 
-def test_a_lead_whose_mail_copy_went_out_unknown_is_told_of_once(
+def test_a_lead_whose_mail_lost_its_reply_is_mailed_to_sales_once(
     platform: Platform, database: Rows, with_mail_alone: Function
 ) -> None:
     platform.resend.switch(mode="lose_reply", times=1)
@@ -550,7 +547,7 @@ def test_a_lead_whose_mail_copy_went_out_unknown_is_told_of_once(
     assert len(mails_to(platform, SALES)) == len(mails_to(platform, ["andi@example.com"])) == 1
 
 
-def test_without_an_encryption_key_nothing_is_queued_in_the_clear(
+def test_without_an_encryption_key_nothing_is_queued_as_plain_text(
     platform: Platform, valkey: redis.Redis, without_key: Function
 ) -> None:
     assert post(without_key).status_code == 202
@@ -563,19 +560,19 @@ def test_without_an_encryption_key_nothing_is_queued_in_the_clear(
 # ------------------------------------------------------------------ everything down
 
 
-def test_a_lead_kept_nowhere_is_refused_and_wakes_somebody(
+def test_a_lead_stored_nowhere_is_refused_and_raises_an_alert(
     platform: Platform, database: Rows
 ) -> None:
     with platform.function("api/leads.py", **NO_DATABASE, **NO_REDIS, **NO_MAIL) as function:
         answer = post(function)
         assert (answer.status_code, answer.json()["error"]) == (503, "persistence_failed")
         assert int(answer.headers["Retry-After"]) > 0
-        [alarm] = eventually(lambda: alarms(function))
-        assert (alarm["name"], alarm["severity"]) == ("lead_not_kept", "sev1")
+        [alert] = eventually(lambda: alerts(function))
+        assert (alert["name"], alert["severity"]) == ("lead_not_kept", "sev1")
         eventually(lambda: "alarm: lead_not_kept" in json.dumps(platform.sentry.received()))
-        told = json.dumps([function.logs(), platform.sentry.received()], ensure_ascii=False)
+        logged = json.dumps([function.logs(), platform.sentry.received()], ensure_ascii=False)
         for personal in PERSONAL:
-            assert personal not in told
+            assert personal not in logged
         page = httpx.post(f"{function.url}/api/leads", data=FORM, headers=BROWSER, timeout=20)
     assert page.status_code == 503
     assert int(page.headers["Retry-After"]) > 0
@@ -584,7 +581,7 @@ def test_a_lead_kept_nowhere_is_refused_and_wakes_somebody(
     assert "Data Anda belum tersimpan" in page.text
 
 
-def test_a_lead_refused_for_want_of_everything_may_come_again_at_once(
+def test_a_refused_lead_may_be_sent_again_at_once_and_was_not_counted(
     platform: Platform, database: Rows, valkey: redis.Redis, without_key: Function
 ) -> None:
     platform.resend.switch(mode="fail", status=500)
@@ -598,10 +595,10 @@ def test_a_lead_refused_for_want_of_everything_may_come_again_at_once(
 # ------------------------------------------------------------------ the journal, and the nudge
 
 
-def opened(platform: Platform, sealed: object) -> dict[str, Any]:
+def decrypt(platform: Platform, sealed: object) -> dict[str, Any]:
     vault = SecretBoxCipher(encryption_keys(platform.environment["LEADS_ENCRYPTION_KEY"]))
-    found: dict[str, Any] = json.loads(vault.decrypt(str(sealed)))
-    return found
+    entry: dict[str, Any] = json.loads(vault.decrypt(str(sealed)))
+    return entry
 
 
 def test_an_accepted_lead_is_in_the_journal_sealed_for_48_hours(
@@ -609,7 +606,7 @@ def test_an_accepted_lead_is_in_the_journal_sealed_for_48_hours(
 ) -> None:
     lead = post(platform).json()
     sealed = eventually(lambda: valkey.get(f"journal:{lead['id']}"))
-    copy = opened(platform, sealed)
+    copy = decrypt(platform, sealed)
     assert (copy["id"], copy["ref"]) == (lead["id"], lead["ref"])
     assert copy["submission"]["phone_whatsapp"] == "+6281234567890"
     assert 47.9 * 3600 < int(valkey.ttl(f"journal:{lead['id']}")) <= 48 * 3600
@@ -618,7 +615,7 @@ def test_an_accepted_lead_is_in_the_journal_sealed_for_48_hours(
         assert personal not in everything_in(valkey)
 
 
-def test_a_lead_accepted_while_redis_was_down_is_entered_in_the_journal_later(
+def test_a_lead_accepted_while_redis_was_down_is_added_to_the_journal_later(
     platform: Platform, database: Rows, valkey: redis.Redis
 ) -> None:
     with platform.function("api/leads.py", **NO_REDIS) as function:
@@ -628,27 +625,27 @@ def test_a_lead_accepted_while_redis_was_down_is_entered_in_the_journal_later(
     journaled = [json.loads(platform.cron("deliver").text)["journaled"] for _ in range(2)]
     assert journaled == [1, 0]
     assert valkey.zrange("accepted", 0, -1) == [lead["id"]]
-    assert opened(platform, valkey.get(f"journal:{lead['id']}"))["ref"] == lead["ref"]
+    assert decrypt(platform, valkey.get(f"journal:{lead['id']}"))["ref"] == lead["ref"]
 
 
-def test_a_copy_entered_later_is_the_copy_that_was_entered_at_once(
+def test_a_journal_entry_added_later_equals_the_one_of_the_request(
     platform: Platform, database: Rows, valkey: redis.Redis
 ) -> None:
     lead = post(platform, {**LEAD, "utm_source": "ig", "locale": "en"}).json()
-    at_once = opened(platform, eventually(lambda: valkey.get(f"journal:{lead['id']}")))
+    at_once = decrypt(platform, eventually(lambda: valkey.get(f"journal:{lead['id']}")))
     valkey.flushall()
     database.execute("update leads set journaled = false")
     platform.cron("deliver")
-    later = opened(platform, valkey.get(f"journal:{lead['id']}"))
+    later = decrypt(platform, valkey.get(f"journal:{lead['id']}"))
     # Known to the request alone, and of no use once the lead is stored.
-    for only_then in ("text_sha256", "keyed"):
-        del at_once[only_then], later[only_then]
+    for request_field in ("text_sha256", "keyed"):
+        del at_once[request_field], later[request_field]
     # Written out by the table where the form left it to us.
     del later["submission"]["consent_version"]
     assert later == at_once
 
 
-def test_a_leads_answer_is_followed_by_a_round_that_needs_no_cron(
+def test_the_worker_runs_after_a_leads_answer_without_the_cron(
     platform: Platform, database: Rows, valkey: redis.Redis, without_database: Function
 ) -> None:
     waiting = post(without_database, {**LEAD, "message": "Menunggu."}).json()

@@ -1,4 +1,4 @@
-"""What looks like spam is kept, nobody is mailed, and a person can make a lead of it again."""
+"""Spam is stored, mails nobody, and can be restored as a lead by a person."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ HASTY_PROMOTION = {**LEAD, "message": PROMOTION}
 UNLIMITED = {"LEADS_PER_MINUTE": "1000", "LEADS_PER_HOUR": "1000"}
 
 
-def reason(seconds: int | None = 60, repeats: int = 1, **fields: object) -> str | None:
+def classify(seconds: int | None = 60, repeats: int = 1, **fields: object) -> str | None:
     read = submission.parse({**LEAD, **fields})
     return spam.classify(read, seconds_to_fill=seconds, repeats=repeats)
 
@@ -53,12 +53,12 @@ def rows(database: Rows, table: str) -> list[DictRow]:
     ],
     ids=str,
 )
-def test_one_mark_alone_leaves_a_lead_a_lead(honest: dict[str, Any]) -> None:
-    assert reason(**honest) is None
+def test_one_signal_alone_is_not_spam(honest: dict[str, Any]) -> None:
+    assert classify(**honest) is None
 
 
 @pytest.mark.parametrize(
-    ("found", "why"),
+    ("signals", "reason"),
     [
         ({"seconds": 2, "message": PROMOTION}, "hasty+links"),
         ({"seconds": -5, "message": PROMOTION.upper()}, "hasty+links"),
@@ -88,37 +88,35 @@ def test_one_mark_alone_leaves_a_lead_a_lead(honest: dict[str, Any]) -> None:
         ({"company": "SEO Inc", "seconds": 1, "message": PROMOTION}, "honeypot"),
     ],
 )
-def test_two_marks_or_a_trap_are_named(found: dict[str, Any], why: str) -> None:
-    assert reason(**found) == why
+def test_two_signals_or_the_honeypot_are_spam(signals: dict[str, Any], reason: str) -> None:
+    assert classify(**signals) == reason
 
 
 # ------------------------------------------------------------------ as it happens
 
 
-def test_a_submission_with_two_marks_looks_like_success_and_mails_nobody(
-    platform: Platform, database: Rows
-) -> None:
+def test_spam_is_answered_like_success_and_mails_nobody(platform: Platform, database: Rows) -> None:
     answers = [post(platform.url, HASTY_PROMOTION, **{"X-Form-Seconds": "1"}) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [200, 200]
     assert answers[0].json() == answers[1].json()
     assert set(answers[0].json()) == {"success", "id", "ref"}
-    [kept] = rows(database, "spam")
-    assert (str(kept["id"]), kept["ref"]) == (answers[0].json()["id"], answers[0].json()["ref"])
-    assert kept["reason"] == "hasty+links"
-    assert kept["submission"]["message"] == PROMOTION
+    [row] = rows(database, "spam")
+    assert (str(row["id"]), row["ref"]) == (answers[0].json()["id"], answers[0].json()["ref"])
+    assert row["reason"] == "hasty+links"
+    assert row["submission"]["message"] == PROMOTION
     assert rows(database, "leads") == rows(database, "outbox") == []
     assert platform.resend.received() == []
 
 
 @pytest.mark.parametrize("seconds", ["4", "", "soon", "1.5", "1e9", "9" * 5000])
-def test_a_time_to_fill_that_is_long_or_no_number_is_no_mark(
+def test_a_time_to_fill_that_is_long_or_no_number_is_no_signal(
     platform: Platform, database: Rows, seconds: str
 ) -> None:
     assert post(platform.url, HASTY_PROMOTION, **{"X-Form-Seconds": seconds}).status_code == 200
     assert rows(database, "spam") == []
 
 
-def test_the_same_words_from_many_people_are_a_mark(platform: Platform, database: Rows) -> None:
+def test_the_same_message_from_many_people_is_a_signal(platform: Platform, database: Rows) -> None:
     with platform.function("api/leads.py", **UNLIMITED) as function:
         for number in range(7):
             sender = {
@@ -126,8 +124,8 @@ def test_the_same_words_from_many_people_are_a_mark(platform: Platform, database
                 "email": f"a{number}@mailinator.com",
             }
             assert post(function.url, {**LEAD, **sender}).status_code == 200
-        other = {"phone_whatsapp": "0812-3456-7899", "email": "b@mailinator.com", "message": ""}
-        assert post(function.url, {**LEAD, **other}).status_code == 200
+        last = {"phone_whatsapp": "0812-3456-7899", "email": "b@mailinator.com", "message": ""}
+        assert post(function.url, {**LEAD, **last}).status_code == 200
     assert len(rows(database, "leads")) == 6
     assert [row["reason"] for row in rows(database, "spam")] == [
         "disposable_address+repeated_text"
@@ -137,12 +135,12 @@ def test_the_same_words_from_many_people_are_a_mark(platform: Platform, database
 def test_a_page_of_an_allowed_origin_may_say_how_long_the_form_took(
     platform: Platform, database: Rows
 ) -> None:
-    asked = {
+    headers = {
         "Origin": platform.url,
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "content-type,idempotency-key,x-form-seconds",
     }
-    answer = httpx.options(f"{platform.url}/api/leads", headers=asked)
+    answer = httpx.options(f"{platform.url}/api/leads", headers=headers)
     allowed = answer.headers["Access-Control-Allow-Headers"].lower()
     assert {name.strip() for name in allowed.split(",")} >= {
         "content-type",
@@ -154,21 +152,21 @@ def test_a_page_of_an_allowed_origin_may_say_how_long_the_form_took(
 # ------------------------------------------------------------------ and back
 
 
-def test_what_is_kept_for_review_is_listed_and_restored_with_its_mails(
+def test_spam_is_listed_and_restored_with_its_mails(
     platform: Platform, database: Rows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lead = {**HASTY_PROMOTION, "locale": "en", "consent_version": "2026-11", "chair_count": "6"}
-    kept = post(platform.url, lead, **{"X-Form-Seconds": "1"}).json()
+    answer = post(platform.url, lead, **{"X-Form-Seconds": "1"}).json()
     assert cli.main(["spam", "list"], platform.environment) == 0
     listed = capsys.readouterr().out
-    for shown in (kept["id"], kept["ref"], "hasty+links", "Barber Maju Jaya"):
-        assert shown in listed
+    for value in (answer["id"], answer["ref"], "hasty+links", "Barber Maju Jaya"):
+        assert value in listed
 
-    assert cli.main(["spam", "restore", kept["id"]], platform.environment) == 0
-    assert kept["ref"] in capsys.readouterr().out
+    assert cli.main(["spam", "restore", answer["id"]], platform.environment) == 0
+    assert answer["ref"] in capsys.readouterr().out
     assert rows(database, "spam") == []
     [row] = rows(database, "leads")
-    assert (str(row["id"]), row["ref"]) == (kept["id"], kept["ref"])
+    assert (str(row["id"]), row["ref"]) == (answer["id"], answer["ref"])
     assert (row["email"], row["chair_count"], row["locale"]) == ("andi@example.com", 6, "en")
     assert (row["consent_version"], str(row["ip_address"])) == ("2026-11", "127.0.0.1")
     platform.cron("deliver")
@@ -177,15 +175,15 @@ def test_what_is_kept_for_review_is_listed_and_restored_with_its_mails(
         "sales@alfabeauty.test",
     ]
 
-    assert cli.main(["spam", "restore", kept["id"]], platform.environment) == 1
-    assert kept["id"] in capsys.readouterr().err
+    assert cli.main(["spam", "restore", answer["id"]], platform.environment) == 1
+    assert answer["id"] in capsys.readouterr().err
     assert cli.main(["spam", "list"], platform.environment) == 0
-    assert kept["id"] not in capsys.readouterr().out
+    assert answer["id"] not in capsys.readouterr().out
 
 
-def test_a_trap_filled_by_mistake_costs_no_lead(platform: Platform, database: Rows) -> None:
-    kept = post(platform.url, {**LEAD, "company": "SEO Inc"}).json()
-    assert cli.main(["spam", "restore", kept["id"]], platform.environment) == 0
+def test_a_honeypot_filled_by_mistake_costs_no_lead(platform: Platform, database: Rows) -> None:
+    answer = post(platform.url, {**LEAD, "company": "SEO Inc"}).json()
+    assert cli.main(["spam", "restore", answer["id"]], platform.environment) == 0
     [row] = rows(database, "leads")
     assert row["business_name"] == "Barber Maju Jaya"
 
@@ -194,13 +192,13 @@ def test_a_trap_filled_by_mistake_costs_no_lead(platform: Platform, database: Ro
 def test_a_restored_lead_that_is_sent_again_is_still_one_lead(
     platform: Platform, database: Rows, key: str | None
 ) -> None:
-    given = {} if key is None else {"Idempotency-Key": key}
-    kept = post(platform.url, HASTY_PROMOTION, **given, **{"X-Form-Seconds": "1"}).json()
-    assert cli.main(["spam", "restore", kept["id"]], platform.environment) == 0
+    headers = {} if key is None else {"Idempotency-Key": key}
+    answer = post(platform.url, HASTY_PROMOTION, **headers, **{"X-Form-Seconds": "1"}).json()
+    assert cli.main(["spam", "restore", answer["id"]], platform.environment) == 0
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.flushall()  # Postgres alone decides
-    again = post(platform.url, HASTY_PROMOTION, **given)
-    assert (again.status_code, again.json()) == (200, kept)
+    again = post(platform.url, HASTY_PROMOTION, **headers)
+    assert (again.status_code, again.json()) == (200, answer)
     assert len(rows(database, "leads")) == 1
     platform.cron("deliver")
     assert eventually(lambda: len(delivered(platform)) == 2)

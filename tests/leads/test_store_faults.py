@@ -1,4 +1,4 @@
-"""Whatever Postgres says, an accepted lead is kept: schema faults, breakers, dead letters."""
+"""An accepted lead is stored whatever Postgres answers: schema faults, breakers, dead letters."""
 
 import contextlib
 import json
@@ -97,14 +97,14 @@ def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def broken(request: pytest.FixtureRequest, platform: Platform, database: Rows) -> Iterator[None]:
-    """The schema as a bad deploy left it; whole again afterwards, whatever the test did."""
-    breaking, mending = FAULTS[request.param]
-    database.execute(breaking.encode())
+    """The schema with a fault, repaired after the test."""
+    damage, repair = FAULTS[request.param]
+    database.execute(damage.encode())
     try:
         yield
     finally:
-        with contextlib.suppress(psycopg.Error):  # a test that mended it itself
-            database.execute(mending.encode())
+        with contextlib.suppress(psycopg.Error):  # the test repaired it
+            database.execute(repair.encode())
 
 
 def post(url: str, lead: dict[str, Any] = LEAD, key: str | None = None) -> httpx.Response:
@@ -116,11 +116,11 @@ def stored(database: Rows) -> list[DictRow]:
     return database.execute("select * from leads order by created_at").fetchall()
 
 
-# ---------------------------------------------------------------- whatever Postgres says
+# ---------------------------------------------------------------- schema faults
 
 
 @pytest.mark.parametrize("broken", FAULTS, indirect=True)
-def test_a_lead_that_postgres_refuses_is_queued_and_stored_once_it_is_mended(
+def test_a_lead_that_postgres_refuses_is_queued_and_stored_after_the_repair(
     request: pytest.FixtureRequest,
     platform: Platform,
     database: Rows,
@@ -169,7 +169,7 @@ def test_with_redis_down_too_the_mail_carries_it_and_with_that_down_it_is_refuse
         assert post(function.url, {**LEAD, "message": "Lagi"}).status_code == 202
 
 
-def test_a_lead_that_only_itself_is_refused_becomes_a_dead_letter_and_holds_up_no_other(
+def test_the_one_lead_that_postgres_refuses_becomes_a_dead_letter_and_blocks_no_other(
     platform: Platform, database: Rows, valkey: redis.Redis
 ) -> None:
     database.execute(
@@ -307,7 +307,7 @@ def test_an_operators_erasure_right_after_an_outage_is_done(
         assert erase() == 200
 
 
-def test_no_repeat_is_told_to_wait_once_nothing_runs_any_more(
+def test_a_lead_is_accepted_again_once_no_request_of_it_runs(
     platform: Platform, database: Rows
 ) -> None:
     """After a refusal, after a killed instance, and right after an answer."""
@@ -330,12 +330,12 @@ def test_no_repeat_is_told_to_wait_once_nothing_runs_any_more(
 # ---------------------------------------------------------------- a form keeps what was typed
 
 
-def test_an_unexpected_error_gives_a_form_back_with_what_was_typed(
+def test_an_unexpected_error_gives_the_form_back_with_the_submitted_values(
     platform: Platform, database: Rows, tmp_path: Path
 ) -> None:
     copied = source_tree.copy(ROOT, tmp_path / "copy")
-    module = copied / "lib" / "submission.py"
-    module.write_text(module.read_text() + "\n\ndef read(_values):\n    raise ZeroDivisionError\n")
+    module = copied / "lib" / "leads" / "submission.py"
+    module.write_text(module.read_text() + "\n\ndef parse(_values):\n    raise ZeroDivisionError\n")
     with SiteUnderTest(platform, copied) as rig:
         page = httpx.post(f"{rig.url}/api/leads", data=FORM, headers=BROWSER, timeout=20)
         plain = post(rig.url)
@@ -347,7 +347,7 @@ def test_an_unexpected_error_gives_a_form_back_with_what_was_typed(
     assert plain.json()["error"] == "internal_error"
 
 
-# ---------------------------------------------------------------- the same words, said otherwise
+# ---------------------------------------------------------------- corrections of a lead
 
 
 def test_a_corrected_resubmission_reaches_sales_once_under_the_same_reference(
@@ -365,12 +365,12 @@ def test_a_corrected_resubmission_reaches_sales_once_under_the_same_reference(
         LEAD["chair_count"],
     )
     eventually(lambda: len(delivered(platform)) == 3)
-    told = delivered(platform)
-    assert sorted(mail["subject"].split(":")[0] for mail in told)[:2] == [
+    mails = delivered(platform)
+    assert sorted(mail["subject"].split(":")[0] for mail in mails)[:2] == [
         "Corrected Lead",
         f"Kami sudah menerima data Anda ({first['ref']})",
     ]
-    [mail] = [mail for mail in told if mail["subject"].startswith("Corrected")]
+    [mail] = [mail for mail in mails if mail["subject"].startswith("Corrected")]
     assert mail["to"] == ["sales@alfabeauty.test"]
     assert first["ref"] in mail["subject"]
     assert "Changed: City: Medan -> Binjai" in mail["text"]
@@ -448,6 +448,6 @@ def test_leads_of_a_flood_are_listed_released_and_dismissed(
     assert cli.main(["review", "list"], platform.environment) == 0
     assert "no lead waits" in capsys.readouterr().out
     platform.cron("deliver")
-    told = [mail["subject"] for mail in delivered(platform)]
-    assert len(told) == 4
-    assert told.count("New Lead: Barber Maju Jaya") == 2
+    subjects = [mail["subject"] for mail in delivered(platform)]
+    assert len(subjects) == 4
+    assert subjects.count("New Lead: Barber Maju Jaya") == 2

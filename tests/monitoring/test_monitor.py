@@ -12,7 +12,8 @@ from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
 from lib import metrics
-from lib.monitoring import monitor
+from lib.monitoring import canary_probe, monitor
+from lib.monitoring.facts import collect_facts
 from lib.services import Services
 from lib.settings import Settings
 from tests.conftest import LEAD, eventually
@@ -120,9 +121,9 @@ def test_it_leaves_the_status_page_its_document(services: Services, platform: Pl
 def test_the_synthetic_lead_goes_through_leaves_nothing_and_comes_now_and_then(
     services: Services, database: Rows, valkey: redis.Redis
 ) -> None:
-    facts, _ = monitor.collect_facts(services, None, NOW)
+    facts = collect_facts(services, None, NOW)
     assert facts.canary_fault is None
-    assert 0 < valkey.ttl(monitor.CANARY_THROTTLE_KEY) <= 1800
+    assert 0 < valkey.ttl(canary_probe.THROTTLE_KEY) <= 1800
 
     def gone() -> bool:
         """Nothing of it is left."""
@@ -139,7 +140,7 @@ def test_a_form_that_refuses_leads_is_sev1_until_the_canary_gets_through(
     broken = Services(Settings(wrong))
     report = monitor.run(broken, None, NOW)
     assert [one.rule for one in report.findings] == ["canary_failing"]
-    assert valkey.exists(monitor.CANARY_THROTTLE_KEY) == 0, "asked again with the next watch"
+    assert valkey.exists(canary_probe.THROTTLE_KEY) == 0, "asked again with the next watch"
     broken.close()
     for minute in (1, 2):
         assert monitor.run(services, None, NOW + minute * MINUTE).findings == ()
@@ -155,23 +156,23 @@ def test_it_finds_an_accepted_lead_that_is_nowhere(
     eventually(lambda: valkey.zscore("accepted", lead_id))
     database.execute("delete from leads")
     valkey.zadd("accepted", {lead_id: (NOW - 10 * MINUTE).timestamp()})
-    facts, _ = monitor.collect_facts(services, None, NOW)
+    facts = collect_facts(services, None, NOW)
     assert facts.missing_leads == 1
 
 
 def test_ages_count_from_its_first_run_where_there_never_was_a_backup(
     services: Services, database: Rows
 ) -> None:
-    facts, _ = monitor.collect_facts(services, None, NOW)
+    facts = collect_facts(services, None, NOW)
     assert facts.backup_age is None
     monitor.run(services, None, NOW)
     later = NOW + timedelta(hours=50)
-    facts, _ = monitor.collect_facts(services, None, later)
+    facts = collect_facts(services, None, later)
     assert facts.backup_age == timedelta(hours=50)
     database.execute(
         "insert into backups (source, taken_at, status) values"
         " ('own', %s, 'COMPLETED'), ('own', %s, 'FAILED')",
         [later - timedelta(hours=3), later],
     )
-    facts, _ = monitor.collect_facts(services, None, later)
+    facts = collect_facts(services, None, later)
     assert facts.backup_age == timedelta(hours=3)

@@ -17,6 +17,7 @@ from psycopg.rows import DictRow
 from dev.platform.local_platform import Platform
 from dev.vendors.slack import Slack
 from lib.monitoring import deployments, monitor
+from lib.monitoring.facts import collect_facts
 from lib.services import Services
 from lib.settings import Settings
 from tests.conftest import LEAD, delivered, eventually
@@ -125,7 +126,7 @@ def test_mails_that_would_not_be_sent_are_a_sev1_and_degrade(
     fault = OUTBOX[name]
     database.execute(fault.broken.encode())
     try:
-        facts, _ = monitor.collect_facts(services, None, datetime.now(UTC))
+        facts = collect_facts(services, None, datetime.now(UTC))
         answer = deep(platform, platform)
     finally:
         database.execute(fault.mended.encode())

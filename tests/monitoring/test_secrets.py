@@ -18,7 +18,7 @@ from lib.monitoring import secrets
 from lib.services import Services
 from lib.settings import Settings
 from ops import cli
-from ops.keys import commands
+from ops.keys import commands, inventory
 from ops.keys.key_file import KeyFile
 from tests.conftest import eventually
 from tests.ops.test_rotation import QUICK, see
@@ -40,26 +40,26 @@ def services(platform: Platform, database: Rows) -> Iterator[Services]:
 
 
 def test_every_secret_variable_has_a_row() -> None:
-    previous = {key.previous_variable for key in secrets.SECRETS if key.previous_variable}
+    previous = {key.previous_variable for key in inventory.SECRETS if key.previous_variable}
     secret = {one.name for one in settings.all_settings() if one.secret}
-    without = secret - set(secrets.BY_NAME) - previous
+    without = secret - set(inventory.BY_NAME) - previous
     assert not without, (
-        f"monitoring/secrets.py: what is {', '.join(sorted(without))} for, and how old may it get?"
+        f"ops/keys/inventory.py: what is {', '.join(sorted(without))} for, and how old may it get?"
     )
 
 
 def test_where_two_are_accepted_there_is_a_variable_for_the_one_being_retired() -> None:
     known = {one.name for one in settings.all_settings()}
-    for key in secrets.SECRETS:
+    for key in inventory.SECRETS:
         assert not key.previous_variable or key.name not in known or key.previous_variable in known
 
 
 def test_every_key_can_be_rotated_by_some_way() -> None:
     assert all(
         key.name in commands.TYPES_BY_NAME or key.overlap in commands.TYPES_BY_OVERLAP
-        for key in secrets.SECRETS
+        for key in inventory.SECRETS
     )
-    assert all(key.max_age_days > 0 and key.purpose and key.owner for key in secrets.SECRETS)
+    assert all(key.max_age_days > 0 and key.purpose and key.owner for key in inventory.SECRETS)
 
 
 # ------------------------------------------------------------------ fingerprints
@@ -138,7 +138,7 @@ def test_seeing_again_keeps_the_first_time_and_moves_the_last(
 def test_a_key_is_overdue_when_it_is_older_than_its_row_says_and_still_used(
     services: Services,
 ) -> None:
-    run, cron = services.database.run, secrets.BY_NAME["CRON_SECRET"]
+    run, cron = services.database.run, inventory.BY_NAME["CRON_SECRET"]
     born = NOW - timedelta(days=cron.max_age_days)
     secrets.record_usage(run, {"CRON_SECRET": "old"}, PEPPER, "dpl_a", born)
     secrets.record_usage(run, {"CRON_SECRET": "old"}, PEPPER, "dpl_b", NOW)
@@ -162,7 +162,7 @@ def test_the_table_of_ages_exits_one_when_a_key_is_overdue(
     secrets.record_usage(services.database.run, {"CRON_SECRET": "x" * 32}, pepper, "dpl_a", now)
     assert cli.main(["keys"], platform.environment) == 0
     told = capsys.readouterr().out
-    assert all(key.name in told for key in secrets.SECRETS)
+    assert all(key.name in told for key in inventory.SECRETS)
     assert secrets.fingerprint(pepper, "x" * 32) in told
     old = now - timedelta(days=400)
     secrets.record_usage(services.database.run, {"RESEND_API_KEY": "y"}, pepper, "dpl_a", old)

@@ -331,8 +331,8 @@ def test_a_sound_database_would_take_a_lead_send_its_mails_and_show_products(
     ask: Database,
 ) -> None:
     assert store_fault(ask) is None
-    assert statement_check.outbox_fault(ask.run, NOW) is None
-    assert statement_check.products_fault(ask.run) is None
+    assert statement_check.find_fault(ask.run, "outbox_refused", NOW) is None
+    assert statement_check.find_fault(ask.run, "products_refused", NOW) is None
 
 
 @pytest.mark.parametrize("name", STORE)
@@ -347,7 +347,7 @@ def test_what_would_keep_mails_from_being_sent_is_named(
     platform: Platform, database: Rows, name: str
 ) -> None:
     def look(asked: Database) -> str | None:
-        return statement_check.outbox_fault(asked.run, NOW)
+        return statement_check.find_fault(asked.run, "outbox_refused", NOW)
 
     found_and_mended(platform, database, OUTBOX[name], look)
 
@@ -363,7 +363,10 @@ def test_what_would_hide_the_catalogue_is_named(
         " values ('satu', 'Satu', 'Merek', '{SALON}', '{hair}', 'Satu')"
     )
     found_and_mended(
-        platform, database, PRODUCTS[name], lambda asked: statement_check.products_fault(asked.run)
+        platform,
+        database,
+        PRODUCTS[name],
+        lambda asked: statement_check.find_fault(asked.run, "products_refused", NOW),
     )
 
 
@@ -426,7 +429,7 @@ def test_it_leaves_nothing_behind_and_no_time_limit_to_others(
     try:
         for _ in range(2):
             assert store_fault(ask) is None
-            assert statement_check.outbox_fault(ask.run, NOW) is None
+            assert statement_check.find_fault(ask.run, "outbox_refused", NOW) is None
         assert database.execute("select count(*) as n from audit").fetchone() == {"n": 0}
     finally:
         database.execute(AWAY)
@@ -453,7 +456,7 @@ def test_mails_that_really_wait_are_not_touched(database: Rows, ask: Database) -
         " now(), now() from leads"
     )
     before = database.execute("select o.*, o.xmin::text as version from outbox as o").fetchall()
-    assert statement_check.outbox_fault(ask.run, datetime.now(UTC)) is None
+    assert statement_check.find_fault(ask.run, "outbox_refused", datetime.now(UTC)) is None
     after = database.execute("select o.*, o.xmin::text as version from outbox as o").fetchall()
     assert before == after
 
@@ -473,8 +476,8 @@ def test_it_works_through_a_transaction_pooler(platform: Platform, database: Row
     try:
         with closing(Database(pooler.dsn)) as asked:
             assert store_fault(asked) is None
-            assert statement_check.outbox_fault(asked.run, NOW) is None
-            assert statement_check.products_fault(asked.run) is None
+            assert statement_check.find_fault(asked.run, "outbox_refused", NOW) is None
+            assert statement_check.find_fault(asked.run, "products_refused", NOW) is None
             fault = STORE["column renamed"]
             database.execute(fault.broken.encode())
             said = store_fault(asked)

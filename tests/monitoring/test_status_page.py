@@ -18,7 +18,7 @@ from dev.faults.fault_proxy import FaultProxy
 from dev.platform.local_platform import Platform
 from lib import metrics
 from lib.incidents import rules, store
-from lib.monitoring import monitor, rollup, status_page
+from lib.monitoring import monitor, rollup, service_levels, status_page
 from lib.services import Services
 from lib.settings import Settings
 from tests.conftest import ROOT
@@ -55,15 +55,19 @@ def put(services: Services, service: str, counts: dict[float, int], kind: str = 
 def shown(services: Services) -> dict[str, Any]:
     run = services.database.run
     since = NOW - timedelta(hours=1)
-    rollup.roll_up(run, services.cache.pipeline, since, NOW, status_page.SLA_BUCKETS)
-    made = status_page.render(status_page.load(run, NOW), "https://site", None, NOW, "database")
-    return {one["id"]: one for one in made["components"]}
+    rollup.roll_up(run, services.cache.pipeline, since, NOW, service_levels.SLA_BUCKETS)
+    return {component["id"]: component for component in rendered(services)["components"]}
+
+
+def rendered(services: Services) -> dict[str, Any]:
+    data = status_page.load(services.database.run, NOW, "database")
+    return status_page.render(data, "https://site", None, NOW)
 
 
 def test_the_catalogue_is_the_handbooks() -> None:
     handbook = {"leads": 1000, "products": 500, "health": 200, "rum": None}
-    assert {one.id: one.sla_ms for one in status_page.SERVICES} == handbook
-    assert all((ROOT / f"{one.path[1:]}.py").exists() for one in status_page.SERVICES)
+    assert {one.id: one.sla_ms for one in service_levels.SERVICES} == handbook
+    assert all((ROOT / f"{one.path[1:]}.py").exists() for one in service_levels.SERVICES)
 
 
 @pytest.mark.parametrize(
@@ -238,25 +242,22 @@ def open_incident(services: Services, name: str) -> None:
 def test_an_incident_shows_on_the_components_it_hits(services: Services) -> None:
     open_incident(services, "database_down")
     store.add_note(services.database.run, "last", "ops", NOW, "a word among us")
-    watch_made = status_page.render(
-        status_page.load(services.database.run, NOW), "https://site", None, NOW, "database"
-    )
-    states = {one["id"]: one["status"] for one in watch_made["components"]}
+    document = rendered(services)
+    states = {component["id"]: component["status"] for component in document["components"]}
     assert states == {
         "leads": "partial_outage",
         "products": "partial_outage",
         "health": "operational",
         "rum": "operational",
     }
-    [incident] = watch_made["incidents"]
+    [incident] = document["incidents"]
     assert (incident["status"], incident["impact"]) == ("investigating", "critical")
-    text = json.dumps(watch_made)
+    text = json.dumps(document)
     assert "10.0.0.1" not in text
     assert "a word among us" not in text
 
 
 def test_what_visitors_do_not_notice_is_not_published(services: Services) -> None:
     open_incident(services, "backup_old")
-    known = status_page.load(services.database.run, NOW)
-    made = status_page.render(known, "https://site", None, NOW, "database")
-    assert (made["incidents"], made["status"]["indicator"]) == ([], "none")
+    document = rendered(services)
+    assert (document["incidents"], document["status"]["indicator"]) == ([], "none")

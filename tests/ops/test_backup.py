@@ -20,14 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.rows import DictRow
 
-from dev.platform import migrations
 from dev.platform.local_platform import Platform
+from dev.platform.migrations import ensure_database
 from dev.platform.pgbouncer import PgBouncer
 from lib.problems import DecryptionError
 from lib.settings import encryption_keys as read_keys
 from ops import cli
 from ops.command import Failed
-from ops.recovery import backup, load, manifest, postgres, stream_encryption
+from ops.recovery import backup, load, manifest, migrations, postgres, stream_encryption
 from ops.recovery.manifest import Manifest
 from tests.conftest import LEAD, ROOT, both_majors, eventually
 
@@ -120,7 +120,7 @@ def test_a_seal_notices_every_kind_of_change() -> None:
 def scratch(platform: Platform) -> Iterator[str]:
     """Another database of the server, as a fresh Supabase project has it."""
     server = platform.postgres.dsn("postgres")
-    migrations.ensure_database(server, "scratch")
+    ensure_database(server, "scratch")
     dsn = platform.postgres.dsn("scratch")
     yield dsn
     with psycopg.connect(server, autocommit=True) as connection:
@@ -128,10 +128,10 @@ def scratch(platform: Platform) -> Iterator[str]:
 
 
 def restored(platform: Platform, folder: Path, dsn: str) -> Manifest:
-    found = the_backup(platform, folder)
-    load.verify_backup(folder, found, key(platform), quiet=True)
-    load.load(dsn, folder, found, key(platform), quiet=True)
-    return found
+    taken = the_backup(platform, folder)
+    load.verify_backup(folder, taken, key(platform), quiet=True)
+    load.load(dsn, folder, taken, key(platform), quiet=True)
+    return taken
 
 
 def test_a_backup_taken_while_leads_come_in_is_exactly_what_its_manifest_says(
@@ -158,11 +158,11 @@ def test_a_backup_taken_while_leads_come_in_is_exactly_what_its_manifest_says(
     finally:
         stop.set()
         writer.join()
-    found = restored(platform, folder, scratch)
+    taken = restored(platform, folder, scratch)
     counted = database.execute("select count(*) as n from spam").fetchone()
     assert counted is not None
-    assert 50 < found.tables["public.spam"][0] < counted["n"], "counted where it was dumped"
-    assert load.differences(scratch, found) == []
+    assert 50 < taken.tables["public.spam"][0] < counted["n"], "counted where it was dumped"
+    assert load.differences(scratch, taken) == []
 
 
 def test_a_restored_database_is_the_same_to_the_last_bit_and_right(
@@ -173,10 +173,10 @@ def test_a_restored_database_is_the_same_to_the_last_bit_and_right(
         lambda: database.execute("select 1 from outbox where sent_at is not null").fetchone()
     )
     assert ops(platform, folder, "backup") == 0
-    found = restored(platform, folder, scratch)
-    assert load.differences(scratch, found) == []
+    taken = restored(platform, folder, scratch)
+    assert load.differences(scratch, taken) == []
     newest = sorted((ROOT / "supabase" / "migrations").glob("*.sql"))[-1]
-    assert found.schema_version == newest.name.partition("_")[0]
+    assert taken.schema_version == newest.name.partition("_")[0]
     assert migrations.apply(scratch, newest.parent) == []
     with psycopg.connect(scratch, autocommit=True) as there:
         rights = "select has_table_privilege(%s, 'public.leads', 'select')"
@@ -185,8 +185,8 @@ def test_a_restored_database_is_the_same_to_the_last_bit_and_right(
         secured = "select relrowsecurity from pg_class where oid = 'public.leads'::regclass"
         assert there.execute(secured).fetchone() == (True,)
         there.execute("update leads set city = 'Bandung'")
-    [said] = load.differences(scratch, found)
-    assert said == "public.leads: 1 rows, but not the same"
+    [difference] = load.differences(scratch, taken)
+    assert difference == "public.leads: 1 rows, but not the same"
 
 
 def test_a_backup_is_recorded_with_its_figures_and_no_personal_data(
@@ -194,11 +194,11 @@ def test_a_backup_is_recorded_with_its_figures_and_no_personal_data(
 ) -> None:
     post(platform, 1)
     assert ops(platform, folder, "backup", "--json") == 0
-    said = json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out)
     row = database.execute("select * from backups").fetchone()
     assert row is not None
     assert (row["source"], row["status"]) == ("own", "COMPLETED")
-    assert row["taken_at"] == datetime.fromisoformat(said["taken_at"])
+    assert row["taken_at"] == datetime.fromisoformat(report["taken_at"])
     assert row["facts"]["sha256"] == the_backup(platform, folder).sealed_sha256
     everything = b"".join(file.read_bytes() for file in folder.iterdir())
     for secret in (b"Barber Maju Jaya", b"+6281234567890", b"INSERT", b"PGDMP"):
@@ -268,9 +268,9 @@ def test_a_dump_that_dies_leaves_no_backup_and_is_recorded_as_failed(
     )
     pretend(platform, tmp_path, monkeypatch, script)
     assert ops(platform, folder, "backup") == 1
-    said = capsys.readouterr().err
-    assert "connection lost" in said
-    assert "andi@example.com" not in said
+    error = capsys.readouterr().err
+    assert "connection lost" in error
+    assert "andi@example.com" not in error
     assert manifest.list_backups(folder, key(platform)) == ([], [])
     assert list(folder.glob("*.sealed")) == list(folder.glob("*.json")) == []
     row = database.execute("select source, status from backups").fetchone()
@@ -319,9 +319,9 @@ def test_a_transaction_pooler_is_refused_by_its_port_and_by_how_it_behaves(
     try:
         for dsn in (supabase, pooler.dsn):
             assert ops(platform, folder, "backup", DATABASE_DIRECT_URL=dsn) == 2
-            said = capsys.readouterr().err
-            assert "transaction pooler" in said
-            assert "secret" not in said
+            error = capsys.readouterr().err
+            assert "transaction pooler" in error
+            assert "secret" not in error
     finally:
         pooler.close()
 
@@ -331,25 +331,25 @@ def test_a_server_that_is_gone_is_said_without_its_address(
 ) -> None:
     dsn = "postgresql://postgres:geheim@127.0.0.1:1/alfa"
     assert ops(platform, folder, "backup", DATABASE_DIRECT_URL=dsn) == 1
-    said = capsys.readouterr()
-    assert "no connection" in said.err
-    assert "geheim" not in said.err + said.out
+    output = capsys.readouterr()
+    assert "no connection" in output.err
+    assert "geheim" not in output.err + output.out
 
 
 @pytest.mark.parametrize("elsewhere", ["/a/postgres/bin/pg_dump", "/z/postgres/bin/pg_dump"])
 def test_of_two_programs_alike_the_one_on_the_path_runs(
     monkeypatch: pytest.MonkeyPatch, elsewhere: str
 ) -> None:
-    found = {Path("/on/the/path/pg_dump"): 18, Path(elsewhere): 18, Path("/newer/pg_dump"): 19}
-    monkeypatch.setattr(postgres, "_candidates", lambda _name: iter(found))
-    monkeypatch.setattr(postgres, "major_of", found.__getitem__)
+    programs = {Path("/on/the/path/pg_dump"): 18, Path(elsewhere): 18, Path("/newer/pg_dump"): 19}
+    monkeypatch.setattr(postgres, "_installed", lambda _name: iter(programs))
+    monkeypatch.setattr(postgres, "major_of", programs.__getitem__)
     assert postgres.find_program("pg_dump", 18) == Path("/on/the/path/pg_dump")
 
 
 def test_a_dump_is_taken_with_the_servers_own_major_and_no_other() -> None:
     for major in (15, 17):
         assert postgres.major_version(postgres.find_program("pg_dump", major)) == major
-    with pytest.raises(Failed, match=r"pg_dump 99 is wanted; found: .*postgresql-client-99"):
+    with pytest.raises(Failed, match=r"pg_dump 99 is needed; found: .*postgresql-client-99"):
         postgres.find_program("pg_dump", 99)
 
 
@@ -360,23 +360,23 @@ def test_a_backup_that_was_changed_is_found_before_anything_is_dropped(
     platform: Platform, database: Rows, folder: Path
 ) -> None:
     assert ops(platform, folder, "backup") == 0
-    found = the_backup(platform, folder)
-    file = manifest.sealed_file(folder, found.name)
+    taken = the_backup(platform, folder)
+    file = manifest.sealed_file(folder, taken.name)
     whole = file.read_bytes()
     broken = bytearray(whole)
     broken[-20] ^= 1
     file.write_bytes(bytes(broken))
     with pytest.raises(Failed, match="damaged"):
-        load.verify_backup(folder, found, key(platform), quiet=True)
+        load.verify_backup(folder, taken, key(platform), quiet=True)
     with pytest.raises(Failed, match="another key"):
-        load.verify_backup(folder, found, (OTHER,), quiet=True)
+        load.verify_backup(folder, taken, (OTHER,), quiet=True)
     exchanged = b"".join(
-        stream_encryption.encrypt([os.urandom(found.dump_bytes)], key(platform)[0])
+        stream_encryption.encrypt([os.urandom(taken.dump_bytes)], key(platform)[0])
     )
     assert len(exchanged) == len(whole)
     file.write_bytes(exchanged)  # sealed by us, and of the same size
     with pytest.raises(Failed, match="not what its manifest says"):
-        load.verify_backup(folder, found, key(platform), quiet=True)
+        load.verify_backup(folder, taken, key(platform), quiet=True)
     file.write_bytes(whole[:-1])
     assert manifest.list_backups(folder, key(platform))[0] == []
 
@@ -385,11 +385,11 @@ def test_a_manifest_that_was_changed_or_exchanged_is_not_believed(
     platform: Platform, database: Rows, folder: Path
 ) -> None:
     assert ops(platform, folder, "backup") == 0
-    found = the_backup(platform, folder)
-    file = manifest.manifest_file(folder, found.name)
-    said = json.loads(file.read_text())
-    said["tables"]["public.leads"][0] = 7
-    file.write_text(json.dumps(said))
+    taken = the_backup(platform, folder)
+    file = manifest.manifest_file(folder, taken.name)
+    values = json.loads(file.read_text())
+    values["tables"]["public.leads"][0] = 7
+    file.write_text(json.dumps(values))
     assert "somebody changed it" in manifest.list_backups(folder, key(platform))[1][0]
     file.write_text("{}")
     assert "no manifest" in manifest.list_backups(folder, key(platform))[1][0]
@@ -403,7 +403,7 @@ def test_old_backups_go_and_the_newest_stays_whatever_its_age() -> None:
             f"alfa-{days}", now - timedelta(days=days), 1, "", 0, {}, {}, 0, "", 0, "", ""
         )
 
-    assert [one.name for one in backup.expired([aged(1), aged(29), aged(31)], now, 30)] == [
+    assert [old.name for old in backup.expired([aged(1), aged(29), aged(31)], now, 30)] == [
         "alfa-31"
     ]
     assert backup.expired([aged(99)], now, 30) == []

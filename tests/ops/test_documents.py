@@ -16,11 +16,12 @@ import pytest
 from dev import cli as dev_cli
 from dev import tools
 from dev.build import vercel_build
-from dev.platform import migrations
 from dev.platform.local_platform import Platform
+from dev.platform.migrations import ensure_database
 from dev.vendors.vercel_deploy import PROJECT, TEAM, DeployApi
 from ops import cli
 from ops.keys import env_file
+from ops.recovery import migrations
 from tests.conftest import ROOT
 
 DOCUMENTS = ("README.md", "dev/README.md", "docs/deploy.md", "ops/README.md")
@@ -36,7 +37,7 @@ def blocks(document: str, kind: str = "sh") -> list[str]:
 
 def written(program: str) -> list[tuple[str, bool]]:
     """Every command of `python3 -m <program>` in the documents; True: a line of its own."""
-    found: dict[tuple[str, bool], None] = {}
+    commands: dict[tuple[str, bool], None] = {}
     for document in DOCUMENTS:
         text = (ROOT / document).read_text("utf-8")
         shown = re.findall(r"^ {4}(\S.*)$", text, re.M)
@@ -45,10 +46,10 @@ def written(program: str) -> list[tuple[str, bool]]:
             # A line may hold two, and end in a comment.
             for part in re.split(r" (?:\|\||&&) ", re.sub(r"\s+#\s.*", "", line)):
                 if part.startswith(f"python3 -m {program}"):
-                    found[part.removeprefix(f"python3 -m {program}").strip(), True] = None
+                    commands[part.removeprefix(f"python3 -m {program}").strip(), True] = None
         for words in re.findall(rf"`(?:python3 -m )?{program} ([^`]+)`", text):
-            found[words, False] = None
-    return list(found)
+            commands[words, False] = None
+    return list(commands)
 
 
 def words_of(command: str) -> list[str]:
@@ -118,10 +119,10 @@ def test_a_line_of_the_runbook_runs(
     for name in ("cur", "new", "tmp"):
         (tmp_path / "Maildir" / name).mkdir(parents=True)
     status = cli.main(words_of(command), platform.environment)
-    said = capsys.readouterr()
-    assert status in (0, 1), said.err
-    assert said.out + said.err != ""
-    assert "Traceback" not in said.out + said.err
+    output = capsys.readouterr()
+    assert status in (0, 1), output.err
+    assert output.out + output.err != ""
+    assert "Traceback" not in output.out + output.err
 
 
 def shutil_link(folder: Path, name: str) -> None:
@@ -139,7 +140,7 @@ def project(platform: Platform, database: object) -> Iterator[str]:
     drop = f'drop database if exists "{name}" with (force)'.encode()
     with psycopg.connect(platform.admin_database_url, autocommit=True) as connection:
         connection.execute(drop)
-        migrations.ensure_database(platform.admin_database_url, name)
+        ensure_database(platform.admin_database_url, name)
         url = urlunsplit(parts._replace(path=f"/{name}"))
         yield url
         connection.execute(drop)
@@ -183,8 +184,8 @@ def test_the_deploy_guide_is_followed_to_the_letter(
     )  # fmt: skip
     assert answer.returncode == 0, answer.stdout[-3000:] + answer.stderr[-3000:]
     assert api.unknown == []
-    asked = [(one.target, one.prebuilt) for one in api.deployments]
-    assert asked == [(None, False), ("production", False), ("production", True)]
+    deployments = [(deployment.target, deployment.prebuilt) for deployment in api.deployments]
+    assert deployments == [(None, False), ("production", False), ("production", True)]
     assert api.variables["MAIL_FROM"] == "A <a@b.co>"
     assert api.variables["DATABASE_URL"] == platform.environment["DATABASE_URL"]
     assert "nothing to apply" in answer.stdout

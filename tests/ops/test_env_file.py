@@ -49,8 +49,8 @@ def sourced(file: Path) -> dict[str, str]:
         check=False,
     )
     assert (answer.returncode, answer.stderr) == (0, "")
-    found: dict[str, str] = json.loads(answer.stdout)
-    return found
+    values: dict[str, str] = json.loads(answer.stdout)
+    return values
 
 
 def by_dotenv(file: Path) -> dict[str, str | None]:

@@ -20,7 +20,8 @@ from psycopg.rows import DictRow
 from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
 from lib.encryption import SecretBoxCipher
-from lib.leads import canary, emails, repository, serialization, submission
+from lib.leads import canary, emails, repository, submission
+from lib.leads.lead import Lead, Recipients
 from lib.settings import encryption_keys
 from ops import cli
 from tests.conftest import LEAD, ROOT, delivered, eventually
@@ -421,7 +422,7 @@ def test_a_saved_mail_is_imported_however_it_was_encoded(
     vault = SecretBoxCipher(encryption_keys(platform.environment["LEADS_ENCRYPTION_KEY"]))
     written = []
     for more in range(3):
-        lead = repository.from_submission(
+        lead = Lead.from_submission(
             submission.parse({**LEAD, "message": "Halo" + "!" * more}),
             key=None,
             locale="id",
@@ -430,10 +431,10 @@ def test_a_saved_mail_is_imported_however_it_was_encoded(
             user_agent=None,
         )
         letter = repository.render_emails(
-            lead, repository.Recipients("noreply@alfabeauty.test", tuple(SALES))
+            lead, Recipients("noreply@alfabeauty.test", tuple(SALES))
         )[0]
         mail = emails.attach_sealed_lead(
-            letter, vault.encrypt(serialization.to_json(lead._replace(arrival="mail")))
+            letter, vault.encrypt(lead._replace(arrival="mail").to_json())
         )
         written.append(lead.id)
         saved = tmp_path / f"{more}.eml"

@@ -17,9 +17,9 @@ from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
 from lib.encryption import SecretBoxCipher
-from lib.leads import emails, repository, serialization, submission
+from lib.leads import emails, repository, submission
 from lib.leads.emails import Email
-from lib.leads.repository import Lead
+from lib.leads.lead import Lead, Recipients
 from lib.problems import DecryptionError
 from lib.settings import encryption_keys
 from ops import cli
@@ -34,7 +34,7 @@ SALES = ("sales@alfabeauty.test",)
 
 
 def lead_of(number: int = 0) -> Lead:
-    made = repository.from_submission(
+    made = Lead.from_submission(
         submission.parse({**LEAD, "message": "Halo — „ja“ " + "!" * number}),
         key=None,
         locale="id",
@@ -46,10 +46,8 @@ def lead_of(number: int = 0) -> Lead:
 
 
 def letter_of(lead: Lead, vault: SecretBoxCipher = VAULT) -> Email:
-    plain = repository.render_emails(lead, repository.Recipients("noreply@alfabeauty.test", SALES))[
-        0
-    ]
-    return emails.attach_sealed_lead(plain, vault.encrypt(serialization.to_json(lead)))
+    plain = repository.render_emails(lead, Recipients("noreply@alfabeauty.test", SALES))[0]
+    return emails.attach_sealed_lead(plain, vault.encrypt(lead.to_json()))
 
 
 LEADS = [lead_of(number) for number in range(3)]
@@ -59,7 +57,7 @@ TEXT, HTML = LETTERS[0].body_text, LETTERS[0].body_html
 
 def opened(sealed: str) -> Lead | None:
     try:
-        return serialization.from_json(VAULT.decrypt(sealed))
+        return Lead.from_json(VAULT.decrypt(sealed))
     except DecryptionError:
         return None
 

@@ -72,8 +72,8 @@ class Site:
                         **changed)  # fmt: skip
 
     def restore_all(self, *arguments: str, **changed: str) -> int:
-        said = ("--yes-replace", self.target, "--yes-erase", "--yes-open")
-        return self.restore(*said, *arguments, **changed)
+        confirmed = ("--yes-replace", self.target, "--yes-erase", "--yes-open")
+        return self.restore(*confirmed, *arguments, **changed)
 
     def answers(self, *arguments: str, **changed: str) -> tuple[int, Any]:
         """A command's status and its JSON."""
@@ -120,19 +120,19 @@ class Site:
 
 @pytest.fixture
 def site(own: Platform, tmp_path: Path, capsys: Printed) -> Iterator[Site]:
-    made = Site(own, tmp_path / "backups", capsys)
+    new_site = Site(own, tmp_path / "backups", capsys)
     own.restart_functions()
     for stand_in in (own.resend, own.upstash, own.supabase, own.slack, own.sentry, own.vercel):
         stand_in.ok()
         stand_in.forget()
-    made.valkey.flushall()
-    tables = made.query(
+    new_site.valkey.flushall()
+    tables = new_site.query(
         "select string_agg(quote_ident(tablename), ', ') as names from pg_tables"
         " where schemaname = 'public'"
     )
-    truncate(made.query, tables[0]["names"])
-    yield made
-    made.valkey.close()
+    truncate(new_site.query, tables[0]["names"])
+    yield new_site
+    new_site.valkey.close()
 
 
 # ------------------------------------------------------------------ the whole way
@@ -153,8 +153,8 @@ def test_after_a_disaster_nothing_accepted_is_missing_and_nobody_is_mailed_twice
     site.destroy()
     assert site.restore_all() == 0
     assert site.leads() == before | after, "every accepted lead, and nobody who was erased"
-    said = site.printed.readouterr().out
-    assert "open after" in said, "the clock"
+    output = site.printed.readouterr().out
+    assert "open after" in output, "the clock"
     [finished] = site.state.parent.glob("restore-*.json")
     assert json.loads(finished.read_text())["rto_s"] > 0
     drain(site)
@@ -206,9 +206,9 @@ def test_a_mail_of_a_lead_that_came_back_after_resends_memory_is_left_to_a_perso
 
 def age_journal(site: Site, lead_id: str, age: timedelta) -> None:
     vault = SecretBoxCipher(read_keys(site.platform.environment["LEADS_ENCRYPTION_KEY"]))
-    held = json.loads(vault.decrypt(str(site.valkey.get(f"journal:{lead_id}"))))
-    held["created_at"] = (datetime.fromisoformat(held["created_at"]) - age).isoformat()
-    site.valkey.set(f"journal:{lead_id}", vault.encrypt(json.dumps(held)))
+    lead = json.loads(vault.decrypt(str(site.valkey.get(f"journal:{lead_id}"))))
+    lead["created_at"] = (datetime.fromisoformat(lead["created_at"]) - age).isoformat()
+    site.valkey.set(f"journal:{lead_id}", vault.encrypt(json.dumps(lead)))
 
 
 def test_a_mail_that_left_after_the_backup_is_not_sent_again_a_day_later(site: Site) -> None:
@@ -280,7 +280,7 @@ def test_a_drill_restores_replays_and_gets_a_lead_through_with_the_clock_running
     site.post(2)
     site.journaled(2)
     site.lose(before)
-    held = site.query("select * from leads order by id")
+    leads_before = site.query("select * from leads order by id")
     status, report = site.answers("restore-drill")
     assert set(verdicts(report).values()) == {"PASS"}, report
     assert (status, report["verdict"]) == (0, "PASS")
@@ -292,7 +292,7 @@ def test_a_drill_restores_replays_and_gets_a_lead_through_with_the_clock_running
     [row] = recorded(site)
     assert (row["kind"], row["verdict"]) == ("restore", report["verdict"])
     assert row["facts"]["rto_s"] == report["rto_s"]
-    assert site.query("select * from leads order by id") == held, "production is as it was"
+    assert site.query("select * from leads order by id") == leads_before, "production is as it was"
 
 
 def test_a_drill_fails_when_an_accepted_lead_is_nowhere(site: Site) -> None:
@@ -325,8 +325,8 @@ def test_a_drill_without_a_backup_could_not_verify_and_says_so_in_the_record(sit
 
 def test_a_drill_on_a_damaged_backup_fails_and_reaches_nothing_else(site: Site) -> None:
     assert site.ops("backup") == 0
-    [found], _ = manifest.list_backups(site.folder, site.keys)
-    file = manifest.sealed_file(site.folder, found.name)
+    [taken], _ = manifest.list_backups(site.folder, site.keys)
+    file = manifest.sealed_file(site.folder, taken.name)
     broken = bytearray(file.read_bytes())
     broken[len(broken) // 2] ^= 1
     file.write_bytes(bytes(broken))
@@ -339,8 +339,8 @@ def test_a_drill_on_a_damaged_backup_fails_and_reaches_nothing_else(site: Site) 
 
 def test_a_drill_on_a_backup_over_a_day_old_fails_its_rpo(site: Site) -> None:
     assert site.ops("backup") == 0
-    [found], _ = manifest.list_backups(site.folder, site.keys)
-    old = replace(found, taken_at=found.taken_at - timedelta(hours=25)).signed(site.keys[0])
+    [taken], _ = manifest.list_backups(site.folder, site.keys)
+    old = replace(taken, taken_at=taken.taken_at - timedelta(hours=25)).signed(site.keys[0])
     manifest.write(site.folder, old)
     status, report = site.answers("restore-drill")
     assert (status, verdicts(report)["rpo"]) == (1, "FAIL")
@@ -354,9 +354,9 @@ def test_a_drill_that_cannot_be_recorded_does_not_end_well(site: Site) -> None:
 
 def test_a_dry_run_of_the_drill_restores_and_records_nothing(site: Site) -> None:
     assert site.ops("backup") == 0
-    status, said = site.answers("restore-drill", "--dry-run")
+    status, report = site.answers("restore-drill", "--dry-run")
     assert status == 0
-    assert said["name"].startswith("alfa-")
+    assert report["name"].startswith("alfa-")
     assert recorded(site) == []
 
 
@@ -393,10 +393,10 @@ def test_without_a_terminal_nothing_that_cannot_be_undone_is_done(site: Site) ->
     assert len(site.leads()) == 2
     # Steps that are done are not done again; the next question stops it again.
     assert site.restore("--yes-replace", site.target, "--yes-erase") == 2
-    said = site.printed.readouterr()
-    assert "--yes-open" in said.err
-    assert "going on after keep" in said.out
-    assert "maintenance " not in said.out.replace("after maintenance", "")
+    output = site.printed.readouterr()
+    assert "--yes-open" in output.err
+    assert "going on after keep" in output.out
+    assert "maintenance " not in output.out.replace("after maintenance", "")
     assert site.valkey.exists("maintenance"), "closed until somebody opens it"
     assert site.restore("--yes-open", "--yes-erase") == 0
     assert len(site.leads()) == 2
@@ -444,8 +444,8 @@ def test_a_backup_that_cannot_be_restored_here_is_refused_before_anything_is_don
     lead_id = site.post(1)
     site.journaled(1)
     assert site.ops("backup") == 0
-    [found], _ = manifest.list_backups(site.folder, site.keys)
-    file = manifest.sealed_file(site.folder, found.name)
+    [taken], _ = manifest.list_backups(site.folder, site.keys)
+    file = manifest.sealed_file(site.folder, taken.name)
     with file.open("rb") as stream:
         dump = b"".join(stream_encryption.decrypt(stream, site.keys))
     major = site.platform.postgres.major
@@ -453,15 +453,15 @@ def test_a_backup_that_cannot_be_restored_here_is_refused_before_anything_is_don
     sealed = b"".join(stream_encryption.encrypt([newer], site.keys[0]))
     file.write_bytes(sealed)
     forged = replace(
-        found,
+        taken,
         sealed_bytes=len(sealed),
         sealed_sha256=hashlib.sha256(sealed).hexdigest(),
         dump_sha256=hashlib.sha256(newer).hexdigest(),
     )
     manifest.write(site.folder, forged.signed(site.keys[0]))
     assert site.restore_all() == 1
-    said = site.printed.readouterr().out
-    assert f"taken from PostgreSQL {major + 1}, the database is {major}" in said
+    output = site.printed.readouterr().out
+    assert f"taken from PostgreSQL {major + 1}, the database is {major}" in output
     assert not site.valkey.exists("maintenance"), "the site was not closed for nothing"
     assert site.leads() == {lead_id}
 
@@ -499,7 +499,7 @@ def test_a_backup_from_before_the_trouble_can_be_asked_for(site: Site) -> None:
     assert site.ops("backup") == 0
     between = datetime.now(UTC)
     assert site.ops("backup") == 0
-    first = min(one.name for one in manifest.list_backups(site.folder, site.keys)[0])
+    first = min(copy.name for copy in manifest.list_backups(site.folder, site.keys)[0])
     site.printed.readouterr()
     assert site.restore("--dry-run", "--json", "--before", between.isoformat()) == 0
     assert json.loads(site.printed.readouterr().out)["source"]["name"] == first
@@ -511,21 +511,21 @@ def test_a_backup_from_before_the_trouble_can_be_asked_for(site: Site) -> None:
 
 def by_supabase(site: Site) -> Callable[[datetime], None]:
     """What Supabase does: the database goes back to what our backup of then holds."""
-    [found], _ = manifest.list_backups(site.folder, site.keys)
+    [taken], _ = manifest.list_backups(site.folder, site.keys)
     dsn = site.platform.admin_database_url
 
     def replace_all(_point: datetime) -> None:
-        load.load(dsn, site.folder, found, site.keys, quiet=True)
+        load.load(dsn, site.folder, taken, site.keys, quiet=True)
 
     return replace_all
 
 
 def test_supabases_backups_are_listed_judged_and_recorded_for_the_watch(site: Site) -> None:
     assert site.ops("backup") == 0
-    status, said = site.answers("backups")
-    assert status == 0, said
-    assert said["pitr"] is False
-    assert [row["source"] for row in said["backups"]] == ["own"] + ["supabase"] * 7
+    status, report = site.answers("backups")
+    assert status == 0, report
+    assert report["pitr"] is False
+    assert [row["source"] for row in report["backups"]] == ["own"] + ["supabase"] * 7
     rows = site.query("select source, status from backups")
     assert len(rows) == 8
     site.answers("backups")
@@ -535,9 +535,9 @@ def test_supabases_backups_are_listed_judged_and_recorded_for_the_watch(site: Si
 def test_point_in_time_recovery_is_the_newest_backup(site: Site) -> None:
     latest = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=2)
     site.supabase.pitr(latest - timedelta(days=7), latest)
-    status, said = site.answers("backups")
-    assert (status, said["pitr"], len(said["backups"])) == (0, True, 1)
-    assert datetime.fromisoformat(said["backups"][0]["taken_at"]) == latest
+    status, report = site.answers("backups")
+    assert (status, report["pitr"], len(report["backups"])) == (0, True, 1)
+    assert datetime.fromisoformat(report["backups"][0]["taken_at"]) == latest
 
 
 def test_backups_that_failed_or_are_old_or_none_are_not_called_good(site: Site) -> None:
@@ -545,8 +545,8 @@ def test_backups_that_failed_or_are_old_or_none_are_not_called_good(site: Site) 
     assert site.answers("backups")[0] == 1
     site.supabase.add_backup(datetime.now(UTC) - timedelta(hours=1), "FAILED")
     site.supabase.add_backup(datetime.now(UTC) - timedelta(hours=30))
-    status, said = site.answers("backups")
-    assert (status, said["faults"]) == (1, ["the newest good backup is over a day old"])
+    status, report = site.answers("backups")
+    assert (status, report["faults"]) == (1, ["the newest good backup is over a day old"])
 
 
 @pytest.mark.parametrize(
@@ -559,18 +559,18 @@ def test_supabase_in_trouble_is_said_and_our_own_are_listed(
 ) -> None:
     assert site.ops("backup") == 0
     site.platform.supabase.switch(**trouble)
-    status, said = site.answers("backups")
-    assert (status, len(said["backups"]), len(said["faults"])) == (1, 1, 1)
-    assert said["pitr"] is None
+    status, report = site.answers("backups")
+    assert (status, len(report["backups"]), len(report["faults"])) == (1, 1, 1)
+    assert report["pitr"] is None
 
 
 def test_without_a_token_supabase_is_not_asked_and_that_is_no_success(site: Site) -> None:
     assert site.ops("backup") == 0
-    status, said = site.answers("backups", SUPABASE_ACCESS_TOKEN="")
-    assert (status, len(said["backups"])) == (2, 1)
-    assert "SUPABASE_ACCESS_TOKEN is not set" in said["faults"][0]
-    status, said = site.answers("backups", SUPABASE_ACCESS_TOKEN="sbp_wrong")
-    assert (status, said["faults"]) == (1, ["Supabase refused with 401 -: Unauthorized"])
+    status, report = site.answers("backups", SUPABASE_ACCESS_TOKEN="")
+    assert (status, len(report["backups"])) == (2, 1)
+    assert "SUPABASE_ACCESS_TOKEN is not set" in report["faults"][0]
+    status, report = site.answers("backups", SUPABASE_ACCESS_TOKEN="sbp_wrong")
+    assert (status, report["faults"]) == (1, ["Supabase refused with 401 -: Unauthorized"])
 
 
 def supabase_restore(site: Site, *more: str) -> int:
@@ -588,8 +588,12 @@ def test_a_restore_by_supabase_walks_the_same_way(site: Site) -> None:
     site.supabase.on_restore = by_supabase(site)
     assert supabase_restore(site, "--source", "supabase") == 0
     assert site.leads() == {before, after}
-    asked = [one["path"] for one in site.platform.supabase.received() if one["method"] == "POST"]
-    assert [path.rsplit("/", 2)[1:] for path in asked] == [["backups", "restore"]]
+    paths = [
+        request["path"]
+        for request in site.platform.supabase.received()
+        if request["method"] == "POST"
+    ]
+    assert [path.rsplit("/", 2)[1:] for path in paths] == [["backups", "restore"]]
 
 
 def test_a_restore_to_a_moment_is_asked_of_pitr_and_refused_out_of_its_reach(site: Site) -> None:
@@ -639,24 +643,24 @@ def drilled(site: Site, age: timedelta, verdict: str = "PASS") -> None:
 def test_deep_health_complains_of_an_old_drill_and_an_old_backup_and_of_none(site: Site) -> None:
     assert services(site)[1]["restore_drill"] == "not yet", "nobody has watched yet"
     watched_for(site, timedelta(days=6))
-    status, said = services(site)
-    assert (status, said["backup"]) == ("degraded", "none in 144 hours")
-    assert said["restore_drill"] == "not yet"
+    status, checks = services(site)
+    assert (status, checks["backup"]) == ("degraded", "none in 144 hours")
+    assert checks["restore_drill"] == "not yet"
     assert site.ops("backup") == 0
     assert services(site)[0] == "healthy"
     watched_for(site, timedelta(days=8))
     assert services(site)[1]["restore_drill"] == "none in 192 hours"
     drilled(site, timedelta(days=7, hours=1))
-    status, said = services(site)
-    assert (status, said["restore_drill"]) == ("degraded", "stale: 169 hours")
+    status, checks = services(site)
+    assert (status, checks["restore_drill"]) == ("degraded", "stale: 169 hours")
     for verdict in ("FAIL", "COULD NOT VERIFY"):
         drilled(site, timedelta(), verdict)
         assert services(site)[1]["restore_drill"] == "stale: 169 hours"
     drilled(site, timedelta(days=1))
     assert services(site)[0] == "healthy"
     site.query("update backups set taken_at = taken_at - interval '27 hours'")
-    status, said = services(site)
-    assert (status, said["backup"]) == ("degraded", "stale: 27 hours")
+    status, checks = services(site)
+    assert (status, checks["backup"]) == ("degraded", "stale: 27 hours")
 
 
 # ------------------------------------------------------------------ at a terminal
@@ -673,22 +677,22 @@ def at_a_terminal(site: Site, *arguments: str, typed: str = "") -> tuple[int, st
     )
     os.close(theirs)
     os.write(ours, typed.encode())
-    seen = b""
+    output = b""
     with suppress(OSError):  # the terminal is gone with its last user
         while piece := os.read(ours, 65536):
-            seen += piece
+            output += piece
     os.close(ours)
-    return running.wait(60), seen.decode()
+    return running.wait(60), output.decode()
 
 
 def test_a_terminal_shows_how_far_the_backup_is_and_no_secret(site: Site) -> None:
-    status, seen = at_a_terminal(site, "backup")
+    status, output = at_a_terminal(site, "backup")
     assert status == 0
-    assert re.search(r"backup: .*\d+(\.\d+)?[kM].*B/s", seen), seen
+    assert re.search(r"backup: .*\d+(\.\d+)?[kM].*B/s", output), output
     for name, value in site.platform.environment.items():
         if any(word in name for word in ("KEY", "TOKEN", "SECRET")) and len(value) > 15:
-            assert value not in seen, name
-    assert site.platform.admin_database_url not in seen
+            assert value not in output, name
+    assert site.platform.admin_database_url not in output
 
 
 def test_a_person_types_what_is_to_be_replaced_and_anything_else_changes_nothing(
@@ -698,12 +702,12 @@ def test_a_person_types_what_is_to_be_replaced_and_anything_else_changes_nothing
     site.post(1)
     site.journaled(1)
     state = ("--state", str(site.state))
-    status, seen = at_a_terminal(site, "restore", *state, typed="yes\n")
+    status, output = at_a_terminal(site, "restore", *state, typed="yes\n")
     assert status == 2
-    assert f"Type `replace {site.target}` to go on" in seen
+    assert f"Type `replace {site.target}` to go on" in output
     assert len(site.leads()) == 1
     typed = f"replace {site.target}\nerase\nopen\n"
-    status, seen = at_a_terminal(site, "restore", *state, typed=typed)
-    assert status == 0, seen
-    assert "open after" in seen
+    status, output = at_a_terminal(site, "restore", *state, typed=typed)
+    assert status == 0, output
+    assert "open after" in output
     assert len(site.leads()) == 1

@@ -18,10 +18,11 @@ import psycopg
 import pytest
 
 from dev.faults.fault_proxy import FaultProxy
-from dev.platform import migrations, postgres_binaries
+from dev.platform import postgres_binaries
+from dev.platform.migrations import ensure_database
 from dev.platform.postgres import Postgres
 from ops.command import Failed
-from ops.recovery import archive, backup, manifest, postgres, stream_encryption
+from ops.recovery import archive, backup, manifest, migrations, postgres, stream_encryption
 from ops.recovery import load as recovery_load
 from ops.recovery.manifest import Manifest
 from tests.conftest import ROOT, eventually
@@ -56,7 +57,7 @@ class Site:
     dsn: str
     super_dsn: str
     folder: Path
-    found: Manifest
+    taken: Manifest
 
     def run(self, query: str, *, by: str = "") -> list[tuple[object, ...]]:
         with psycopg.connect(by or self.dsn, autocommit=True) as connection:
@@ -64,7 +65,7 @@ class Site:
             return cursor.fetchall() if cursor.description else []
 
     def load(self) -> list[str]:
-        return recovery_load.load(self.dsn, self.folder, self.found, KEYS, quiet=True)
+        return recovery_load.load(self.dsn, self.folder, self.taken, KEYS, quiet=True)
 
     def picture(self) -> tuple[dict[str, list[object]], str]:
         """Every row's checksum, and everything that is no row, of all roles."""
@@ -90,13 +91,13 @@ class Site:
     def hold_instead(self, dump: bytes, **changed: object) -> None:
         """The same backup, soundly sealed and signed, of another archive."""
         sealed = b"".join(stream_encryption.encrypt([dump], KEYS[0]))
-        manifest.sealed_file(self.folder, self.found.name).write_bytes(sealed)
+        manifest.sealed_file(self.folder, self.taken.name).write_bytes(sealed)
         sizes = {"sealed_bytes": len(sealed), "dump_bytes": len(dump), **changed}
-        self.found = replace(self.found, **sizes).signed(KEYS[0])  # type: ignore[arg-type]
-        manifest.write(self.folder, self.found)
+        self.taken = replace(self.taken, **sizes).signed(KEYS[0])  # type: ignore[arg-type]
+        manifest.write(self.folder, self.taken)
 
     def dump(self) -> bytes:
-        with manifest.sealed_file(self.folder, self.found.name).open("rb") as file:
+        with manifest.sealed_file(self.folder, self.taken.name).open("rb") as file:
             return b"".join(stream_encryption.decrypt(file, KEYS))
 
     def dumped_by(self, major: int, *, by: str = "") -> bytes:
@@ -124,24 +125,24 @@ def server(
 
 @pytest.fixture
 def site(server: Postgres, tmp_path: Path) -> Iterator[Site]:
-    made = make(server, tmp_path / "backups", "alfa")
-    yield made
+    new_site = make(server, tmp_path / "backups", "alfa")
+    yield new_site
     drop(server, "alfa")
 
 
 def make(server: Postgres, folder: Path, name: str, prepare: str = "") -> Site:
-    migrations.ensure_database(server.dsn("postgres"), name)
+    ensure_database(server.dsn("postgres"), name)
     dsn, super_dsn = server.dsn(name), server.dsn(name, "supabase_admin")
-    migrations.apply(dsn, ROOT / "supabase" / "migrations")
+    migrations.apply(dsn)
     with psycopg.connect(dsn) as connection:
         connection.execute(FILL, [1000])
     if prepare:
         with psycopg.connect(super_dsn) as connection:
             connection.execute(prepare.encode())
-    found = backup.take(dsn, folder, KEYS, quiet=True, recorded=False)
+    taken = backup.take(dsn, folder, KEYS, quiet=True, recorded=False)
     with psycopg.connect(dsn) as connection:
         connection.execute(FILL.replace("'ALFA-'", "'LATER-'"), [10])
-    return Site(server, dsn, super_dsn, folder, found)
+    return Site(server, dsn, super_dsn, folder, taken)
 
 
 def drop(server: Postgres, name: str) -> None:
@@ -156,12 +157,12 @@ def test_a_supabase_database_is_restored_in_place_and_is_the_same_but_for_its_ro
     site: Site,
 ) -> None:
     schema = site.picture()[1]
-    told = site.load()
-    assert recovery_load.differences(site.dsn, site.found) == []
+    notices = site.load()
+    assert recovery_load.differences(site.dsn, site.taken) == []
     assert site.picture()[1] == schema, "definitions, owners, grants and default privileges"
-    left_out = [line for line in told if "DEFAULT PRIVILEGES FOR TABLES supabase_admin" in line]
+    left_out = [line for line in notices if "DEFAULT PRIVILEGES FOR TABLES supabase_admin" in line]
     assert len(left_out) == 1
-    assert all(line.endswith("supabase_admin") for line in told), told
+    assert all(line.endswith("supabase_admin") for line in notices), notices
 
 
 def test_it_is_restored_into_another_project_where_nothing_of_it_is(
@@ -172,15 +173,15 @@ def test_it_is_restored_into_another_project_where_nothing_of_it_is(
         site.run("grant select on products to analyst")
         site.run("create policy seen on products for select to analyst using (true)")
         site.run("create extension citext schema public")
-        found = backup.take(site.dsn, site.folder, KEYS, quiet=True, recorded=False)
-        migrations.ensure_database(server.dsn("postgres"), "elsewhere")
+        taken = backup.take(site.dsn, site.folder, KEYS, quiet=True, recorded=False)
+        ensure_database(server.dsn("postgres"), "elsewhere")
         for name in ("alfa", "elsewhere"):
             site.run("drop owned by analyst cascade", by=server.dsn(name, "supabase_admin"))
         site.run("drop role analyst", by=site.super_dsn)
         there = server.dsn("elsewhere")
-        told = recovery_load.load(there, site.folder, found, KEYS, quiet=True)
-        assert "made the role analyst, which may not log in" in told
-        assert recovery_load.differences(there, found) == []
+        notices = recovery_load.load(there, site.folder, taken, KEYS, quiet=True)
+        assert "made the role analyst, which may not log in" in notices
+        assert recovery_load.differences(there, taken) == []
         rights = "select has_table_privilege('analyst', 'products', 'select')"
         assert site.run(rights, by=there) == [(True,)]
         placed = (
@@ -207,22 +208,22 @@ def test_what_others_own_in_public_is_left_out_and_listed_and_stays_as_it_is(
 ) -> None:
     site = make(server, tmp_path, "shared", THEIRS)
     try:
-        assert site.found.left_out == (
+        assert site.taken.left_out == (
             "public.their_view of supabase_admin", "public.theirs of supabase_admin",
         )  # fmt: skip
-        assert "public.theirs" not in site.found.tables
+        assert "public.theirs" not in site.taken.tables
         site.run("insert into public.theirs values (2, 'later')", by=site.super_dsn)
-        told = site.load()
-        assert "left out: FUNCTION public their_function() supabase_admin" in told
-        assert "left out: TYPE public their_type supabase_admin" in told
-        assert "dropped with our tables: view public.their_view of supabase_admin" in told
+        notices = site.load()
+        assert "left out: FUNCTION public their_function() supabase_admin" in notices
+        assert "left out: TYPE public their_type supabase_admin" in notices
+        assert "dropped with our tables: view public.their_view of supabase_admin" in notices
         published = "publication of table public.products in publication supabase_realtime"
-        assert f"dropped with our tables: {published}" in told
+        assert f"dropped with our tables: {published}" in notices
         assert site.run("select * from public.theirs order by 1", by=site.super_dsn) == [
             (1, "kept"), (2, "later"),
         ]  # fmt: skip
         assert site.run("select public.their_function()") == [(1,)]
-        assert recovery_load.differences(site.dsn, site.found) == []
+        assert recovery_load.differences(site.dsn, site.taken) == []
     finally:
         drop(server, "shared")
 
@@ -232,13 +233,13 @@ def test_an_older_backup_with_what_others_own_in_it_is_restored_without(
 ) -> None:
     site = make(server, tmp_path, "shared", THEIRS)
     try:
-        rows = {"public.theirs": [1, "0"], **site.found.tables}
+        rows = {"public.theirs": [1, "0"], **site.taken.tables}
         old = {"tables": rows, "owners": (), "grantees": (), "left_out": ()}
         with psycopg.connect(site.dsn) as connection:
             connection.execute("delete from spam where ref like 'LATER-%'")
         site.hold_instead(site.dumped_by(server.major, by=site.super_dsn), **old)
-        told = site.load()
-        assert "left out: TABLE DATA public theirs supabase_admin" in told
+        notices = site.load()
+        assert "left out: TABLE DATA public theirs supabase_admin" in notices
         assert site.run("select words from public.theirs", by=site.super_dsn) == [("kept",)]
         assert site.run("select count(*) from spam") == [(1000,)]
     finally:
@@ -258,7 +259,7 @@ def test_what_another_pg_dump_made_is_restored_into_the_server_it_came_from(
     site.hold_instead(site.dumped_by(major))
     site.run("truncate spam")
     site.load()
-    assert recovery_load.differences(site.dsn, site.found) == []
+    assert recovery_load.differences(site.dsn, site.taken) == []
 
 
 def test_a_backup_of_15_is_restored_into_17(site: Site, tmp_path: Path) -> None:
@@ -268,39 +269,39 @@ def test_a_backup_of_15_is_restored_into_17(site: Site, tmp_path: Path) -> None:
     newer = Postgres(tmp_path / "postgres", "secret", durable=False, major=17)
     try:
         there = newer.dsn("postgres")
-        recovery_load.load(there, site.folder, site.found, KEYS, quiet=True)
-        assert recovery_load.differences(there, site.found) == []
-        found = backup.take(there, site.folder, KEYS, quiet=True, recorded=False)
+        recovery_load.load(there, site.folder, site.taken, KEYS, quiet=True)
+        assert recovery_load.differences(there, site.taken) == []
+        taken = backup.take(there, site.folder, KEYS, quiet=True, recorded=False)
         before = site.picture()
         with pytest.raises(Failed, match="taken from PostgreSQL 17, the database is 15"):
-            recovery_load.load(site.dsn, site.folder, found, KEYS, quiet=True)
+            recovery_load.load(site.dsn, site.folder, taken, KEYS, quiet=True)
         assert site.picture() == before
     finally:
         newer.close()
 
 
 def test_sessions_that_read_meanwhile_wait_and_see_either_all_or_all(site: Site) -> None:
-    seen, faults, stop = set(), [], threading.Event()
+    counts, faults, stop = set(), [], threading.Event()
 
     def look() -> None:
         try:
             with psycopg.connect(site.dsn, autocommit=True, prepare_threshold=None) as reading:
                 while not stop.is_set():
-                    seen.add(reading.execute("select count(*) from spam").fetchone())
+                    counts.add(reading.execute("select count(*) from spam").fetchone())
         except psycopg.Error as fault:
             faults.append(fault)
 
     reader = threading.Thread(target=look)
     reader.start()
     try:
-        eventually(lambda: seen)
+        eventually(lambda: counts)
         site.load()
-        eventually(lambda: (1000,) in seen)
+        eventually(lambda: (1000,) in counts)
     finally:
         stop.set()
         reader.join()
     assert not faults, faults
-    assert seen == {(1010,), (1000,)}
+    assert counts == {(1010,), (1000,)}
 
 
 def test_a_deadlock_with_a_function_that_is_running_is_tried_again(site: Site) -> None:
@@ -317,12 +318,12 @@ def test_a_deadlock_with_a_function_that_is_running_is_tried_again(site: Site) -
         crossing.start()
         site.load()
         crossing.join()
-    assert recovery_load.differences(site.dsn, site.found) == []
+    assert recovery_load.differences(site.dsn, site.taken) == []
 
 
 def test_a_backup_is_made_by_the_servers_own_pg_dump(site: Site) -> None:
-    found = archive.read_contents(iter([site.dump()]))
-    assert (found.server_major, found.pg_dump_major) == (site.server.major, site.server.major)
+    contents = archive.read_contents(iter([site.dump()]))
+    assert (contents.server_major, contents.pg_dump_major) == (site.server.major, site.server.major)
 
 
 # ------------------------------------------------------------------ a restore that fails
@@ -349,9 +350,9 @@ def test_an_archive_of_a_version_nobody_knows_is_refused_in_words(site: Site) ->
 def test_a_pg_restore_that_is_nowhere_is_named_with_what_to_install(
     site: Site,
 ) -> None:
-    found = archive.TableOfContents(server_major=site.server.major, pg_dump_major=99, entries=())
+    contents = archive.TableOfContents(server_major=site.server.major, pg_dump_major=99, entries=())
     with pytest.raises(Failed, match=r"pg_restore 99 is wanted.*postgresql-client-99"):
-        archive.choose_pg_restore(found, site.server.major)
+        archive.choose_pg_restore(contents, site.server.major)
 
 
 BREAKS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -391,10 +392,10 @@ def test_default_privileges_of_a_role_we_are_not_fail_and_change_nothing(site: S
 
 
 def test_a_backup_that_is_not_what_its_manifest_says_is_not_kept(site: Site) -> None:
-    rows, contents = site.found.tables["public.spam"]
+    rows, contents = site.taken.tables["public.spam"]
     for held, words in (([rows + 1, contents], "1001 rows in the backup, 1000 restored"),
                         ([rows, "7"], "1000 rows, but not the same")):  # fmt: skip
-        site.hold_instead(site.dump(), tables={**site.found.tables, "public.spam": held})
+        site.hold_instead(site.dump(), tables={**site.taken.tables, "public.spam": held})
         site.refuses(words)
 
 
@@ -416,12 +417,12 @@ def test_a_lock_that_somebody_holds_is_waited_for_and_then_named(site: Site) -> 
             site.load()
     assert site.picture() == before
     site.load()
-    assert recovery_load.differences(site.dsn, site.found) == []
+    assert recovery_load.differences(site.dsn, site.taken) == []
 
 
 def test_a_connection_that_is_cut_changes_nothing(site: Site) -> None:
     site.run(f"truncate spam; {FILL % ROWS}")
-    site.found = backup.take(site.dsn, site.folder, KEYS, quiet=True, recorded=False)
+    site.taken = backup.take(site.dsn, site.folder, KEYS, quiet=True, recorded=False)
     site.run("delete from spam where ref like '%7'")
     before = site.picture()
     proxy = FaultProxy("127.0.0.1", site.server.port)
@@ -435,7 +436,7 @@ def test_a_connection_that_is_cut_changes_nothing(site: Site) -> None:
         cutting.start()
         there = site.dsn.replace(f":{site.server.port}/", f":{proxy.port}/")
         with pytest.raises(Failed, match="connection"):
-            recovery_load.load(there, site.folder, site.found, KEYS, quiet=True)
+            recovery_load.load(there, site.folder, site.taken, KEYS, quiet=True)
         cutting.join()
     finally:
         proxy.close()
@@ -472,7 +473,7 @@ def test_a_disk_that_fills_up_changes_nothing(
         site.refuses(r"No space left on device|could not (extend|write|create)")
         filler.unlink()
         site.load()
-        assert recovery_load.differences(site.dsn, site.found) == []
+        assert recovery_load.differences(site.dsn, site.taken) == []
     finally:
         drop(server, "cramped")
         with psycopg.connect(root, autocommit=True) as connection:
@@ -484,7 +485,7 @@ def test_a_restore_killed_at_ten_moments_leaves_all_of_one_or_all_of_the_other(
     site: Site,
 ) -> None:
     site.run(f"truncate spam; {FILL % ROWS}")
-    site.found = backup.take(site.dsn, site.folder, KEYS, quiet=True, recorded=False)
+    site.taken = backup.take(site.dsn, site.folder, KEYS, quiet=True, recorded=False)
     site.run("delete from spam where ref like '%7'")
     before = site.picture()
     took_s = time.monotonic()
@@ -494,7 +495,7 @@ def test_a_restore_killed_at_ten_moments_leaves_all_of_one_or_all_of_the_other(
     site.run("delete from spam where ref like '%7'")
     assert site.picture() == before
     chance = random.Random(20261128)
-    command = [sys.executable, "-c", LOAD, site.dsn, str(site.folder), site.found.name]
+    command = [sys.executable, "-c", LOAD, site.dsn, str(site.folder), site.taken.name]
     seen = []
     for number in range(10):
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as running:

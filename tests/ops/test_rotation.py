@@ -18,11 +18,10 @@ from psycopg.rows import DictRow
 from dev.platform import migrations
 from dev.platform.local_platform import APP_GROUP, APP_ROLE, Platform
 from lib.encryption import SecretBoxCipher
-from lib.monitoring import secrets
 from lib.services import Services
 from lib.settings import Settings
 from ops import cli
-from ops.keys import commands, rotation
+from ops.keys import commands, inventory, rotation
 from ops.keys.key_file import KeyFile
 from tests.conftest import LEAD, ROOT, delivered, eventually
 from tests.ops.test_rollback import answering
@@ -54,8 +53,8 @@ def file(tmp_path: Path) -> KeyFile:
 @pytest.fixture(autouse=True)
 def production(platform: Platform, database: Rows) -> Iterator[dict[str, str]]:
     """What an operator holds before: the platform's own variables; afterwards all is as it was."""
-    held = dict(platform.environment)
-    yield held
+    variables = dict(platform.environment)
+    yield variables
     platform.vercel_api.forget()
     password = platform._keys["APP_PASSWORD"]
     migrations.ensure_login(platform.admin_database_url, APP_ROLE, APP_GROUP, password)
@@ -67,7 +66,7 @@ def old_id(platform: Platform, name: str) -> tuple[str, ...]:
         return ()
     bearer = {"Authorization": f"Bearer {platform.environment['RESEND_ADMIN_KEY']}"}
     listed = httpx.get(f"{platform.resend.url}/api-keys", headers=bearer).json()["data"]
-    return ("--old-id", next(one["id"] for one in listed if one["name"] == "production"))
+    return ("--old-id", next(key["id"] for key in listed if key["name"] == "production"))
 
 
 def offer(platform: Platform, file: KeyFile, name: str) -> None:
@@ -77,11 +76,13 @@ def offer(platform: Platform, file: KeyFile, name: str) -> None:
         file.update({"SLACK_BOT_TOKEN__NEW": "xoxb-the-other-apps"})
 
 
-def rotate(platform: Platform, held: dict[str, str], file: KeyFile, name: str, *words: str) -> int:
+def rotate(
+    platform: Platform, variables: dict[str, str], file: KeyFile, name: str, *words: str
+) -> int:
     """With the variables an operator has: those of before, as no shell reads the file anew."""
     arguments = ["rotate", name, "--keep", str(file._path), *QUICK, *words]
     known = () if "--old-id" in words else old_id(platform, name)
-    return cli.main([*arguments, *known], held)
+    return cli.main([*arguments, *known], variables)
 
 
 class Traffic:
@@ -135,23 +136,23 @@ def test_a_key_is_rotated_under_traffic_and_the_old_one_fails_afterwards(
     offer(platform, file, name)
     with Traffic(platform) as traffic:
         assert rotate(platform, production, file, name) == 0, capsys.readouterr().err
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     assert traffic.refused == []
     assert len(traffic.accepted) > 5
-    held = file.read()
-    assert held[name] != production[name]
-    assert f"{name}__RETIRING" not in held
+    stored = file.read()
+    assert stored[name] != production[name]
+    assert f"{name}__RETIRING" not in stored
     row = database.execute("select * from key_rotations").fetchone()
     assert row is not None
     assert row["finished_at"] is not None
     assert row["facts"]["probe"].startswith("refused")
-    assert outcome(name, production | held, file, production[name]) == "refused"
+    assert outcome(name, production | stored, file, production[name]) == "refused"
     if name == "LEADS_ENCRYPTION_KEY":
-        assert platform.environment[name] == held[name].split(",")[0]
+        assert platform.environment[name] == stored[name].split(",")[0]
     else:
-        assert outcome(name, production | held, file, held[name]) == "accepted"
-        assert platform.environment[name] == held[name]
-    secrets_of(held, production, name, told.out + told.err + json.dumps(row, default=str))
+        assert outcome(name, production | stored, file, stored[name]) == "accepted"
+        assert platform.environment[name] == stored[name]
+    secrets_of(stored, production, name, output.out + output.err + json.dumps(row, default=str))
     everything_is_stored(platform, traffic, database)
 
 
@@ -160,21 +161,21 @@ def without_limits(platform: Platform) -> None:
     project = platform.vercel_api.project
     for limit in ("LEADS_PER_MINUTE", "LEADS_PER_HOUR", "LEADS_CEILING_PER_MINUTE"):
         project.keep({"key": limit, "value": "100000", "type": "plain"}, upsert=True)
-    made = project.push("busy")
-    eventually(lambda: answering(platform) == made.id)
+    deployment = project.push("busy")
+    eventually(lambda: answering(platform) == deployment.id)
 
 
 def outcome(name: str, environ: dict[str, str], file: KeyFile, value: str) -> str:
     """What becomes of somebody who tries this value."""
-    key = secrets.BY_NAME[name]
+    key = inventory.BY_NAME[name]
     kind = commands.TYPES_BY_NAME.get(name) or commands.TYPES_BY_OVERLAP[key.overlap]
     with contextlib.closing(Services(Settings(environ))) as services:
         return kind(key, services, environ[name], file).probe(value).outcome
 
 
-def secrets_of(held: dict[str, str], before: dict[str, str], name: str, shown: str) -> None:
+def secrets_of(stored: dict[str, str], before: dict[str, str], name: str, shown: str) -> None:
     """No value, new or old, on screen or in the record."""
-    for value in (*held[name].split(","), *before[name].split(",")):
+    for value in (*stored[name].split(","), *before[name].split(",")):
         assert value not in shown
 
 
@@ -232,8 +233,14 @@ def test_killed_before_and_after_every_step_it_goes_on_where_it_was(
     rows = database.execute("select finished_at from key_rotations").fetchall()
     assert len(rows) == 1
     if name == "RESEND_API_KEY":
-        made = platform.resend.received()
-        assert sum(one["method"] == "POST" and one["path"] == "/api-keys" for one in made) == 1
+        requests = platform.resend.received()
+        assert (
+            sum(
+                request["method"] == "POST" and request["path"] == "/api-keys"
+                for request in requests
+            )
+            == 1
+        )
 
 
 def test_a_key_whose_answer_was_lost_is_not_left_behind_at_the_vendor(
@@ -244,7 +251,7 @@ def test_a_key_whose_answer_was_lost_is_not_left_behind_at_the_vendor(
     assert rotate(platform, production, file, "RESEND_API_KEY") == 0
     bearer = {"Authorization": f"Bearer {production['RESEND_ADMIN_KEY']}"}
     listed = httpx.get(f"{platform.resend.url}/api-keys", headers=bearer).json()["data"]
-    assert sorted(one["name"].partition("-")[0] for one in listed) == ["alfa", "operators"]
+    assert sorted(key["name"].partition("-")[0] for key in listed) == ["alfa", "operators"]
 
 
 def test_a_process_killed_in_the_middle_leaves_no_lock(
@@ -287,12 +294,12 @@ def test_after_a_leak_the_vendors_key_is_revoked_first_and_a_sev1_opened(
     platform: Platform, production: dict[str, str], file: KeyFile, database: Rows, capsys: Printed
 ) -> None:
     assert rotate(platform, production, file, "RESEND_API_KEY", "--leak") == 0
-    told = capsys.readouterr().out
-    assert told.index("revoke …") < told.index("create …") < told.index("deploy …")
+    output = capsys.readouterr().out
+    assert output.index("revoke …") < output.index("create …") < output.index("deploy …")
     row = database.execute("select severity, rules, id from incidents").fetchone()
     assert row is not None
     assert (row["severity"], row["rules"]) == ("sev1", ["key_leaked"])
-    kinds = [one["kind"] for one in database.execute("select kind from incident_events")]
+    kinds = [event["kind"] for event in database.execute("select kind from incident_events")]
     assert kinds[-1] == "key_rotated"
 
 
@@ -302,7 +309,9 @@ def test_a_leaked_token_of_ours_is_never_accepted_beside_the_new_one(
     assert rotate(platform, production, file, "CRON_SECRET", "--leak") == 0
     assert "PREVIOUS" not in capsys.readouterr().out
     assert not [
-        one for one in platform.vercel.received() if "CRON_SECRET_PREVIOUS" in str(one["body"])
+        request
+        for request in platform.vercel.received()
+        if "CRON_SECRET_PREVIOUS" in str(request["body"])
     ]
 
 
@@ -314,8 +323,8 @@ def test_a_planned_rotation_that_turns_out_to_be_a_leak_revokes_next(
     platform.vercel_api.project.lie = ""
     capsys.readouterr()
     assert rotate(platform, production, file, "DATABASE_URL", "--leak") == 0
-    told = capsys.readouterr().out
-    assert told.index("revoke …") < told.index("deploy …")
+    output = capsys.readouterr().out
+    assert output.index("revoke …") < output.index("deploy …")
 
 
 # ------------------------------------------------------------------ what else would change
@@ -323,8 +332,8 @@ def test_a_planned_rotation_that_turns_out_to_be_a_leak_revokes_next(
 
 def set_at_vercel(platform: Platform, name: str, value: str) -> None:
     time.sleep(0.002)  # Vercel's moments are of milliseconds
-    given = {"key": name, "value": value, "type": "sensitive", "target": ["production"]}
-    platform.vercel_api.project.keep(given, upsert=True)
+    variable = {"key": name, "value": value, "type": "sensitive", "target": ["production"]}
+    platform.vercel_api.project.keep(variable, upsert=True)
 
 
 def test_variables_that_changed_meanwhile_are_said_and_nothing_is_done_before_a_yes(
@@ -334,11 +343,11 @@ def test_variables_that_changed_meanwhile_are_said_and_nothing_is_done_before_a_
     set_at_vercel(platform, "MAINTENANCE_MODE", "read_only")
     before = len(platform.vercel_api.project.deployments)
     assert rotate(platform, production, file, "CRON_SECRET") == 1  # --yes speaks for the key alone
-    told = capsys.readouterr()
-    assert "MAINTENANCE_MODE, set " in told.err
-    assert "--with-changes" in told.err
-    assert "read_only" not in told.out + told.err
-    assert "create" not in told.out
+    output = capsys.readouterr()
+    assert "MAINTENANCE_MODE, set " in output.err
+    assert "--with-changes" in output.err
+    assert "read_only" not in output.out + output.err
+    assert "create" not in output.out
     assert file.read() == {}
     answers = ["yes", "no"]
     monkeypatch.setattr("builtins.input", lambda _question: answers.pop(0))
@@ -372,9 +381,9 @@ def test_a_change_made_while_the_rotation_is_under_way_is_asked_about_before_the
     words = ["rotate", "CRON_SECRET", "--keep", str(file._path), "--drain", "0"]
     assert cli.main(words, production) == 0
     assert len(questions) == 3
-    told = capsys.readouterr().err
-    assert told.index("LEADS_PER_HOUR, set ") < told.index("MAIL_SALES_TO, set ")
-    assert told.count("LEADS_PER_HOUR") == 1, "it is asked about once"
+    output = capsys.readouterr().err
+    assert output.index("LEADS_PER_HOUR, set ") < output.index("MAIL_SALES_TO, set ")
+    assert output.count("LEADS_PER_HOUR") == 1, "it is asked about once"
 
 
 def test_agreed_to_by_an_option_the_changes_take_effect(
@@ -390,9 +399,11 @@ def test_the_waits_say_what_is_waited_for(
 ) -> None:
     platform.vercel_api.project.build_s = 7.0
     assert rotate(platform, production, file, "LEADS_ENCRYPTION_KEY", "--drain", "8") == 0
-    told = capsys.readouterr().err
-    assert re.search(r"^  [5-8] s: dpl_\w+ is still BUILDING$", told, re.M), told
-    assert re.search(r"^  [5-8] s: requests on the old deployment may finish, ", told, re.M), told
+    output = capsys.readouterr().err
+    assert re.search(r"^  [5-8] s: dpl_\w+ is still BUILDING$", output, re.M), output
+    assert re.search(r"^  [5-8] s: requests on the old deployment may finish, ", output, re.M), (
+        output
+    )
 
 
 @pytest.mark.parametrize("name", ["SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY"])
@@ -400,10 +411,10 @@ def test_the_handbooks_name_leads_to_the_key_it_has_become(
     platform: Platform, production: dict[str, str], capsys: Printed, name: str
 ) -> None:
     assert cli.main(["rotate", name, "--dry-run"], production) == 0
-    told = capsys.readouterr()
-    assert told.out.startswith("SUPABASE_SECRET_KEY (")
-    assert f"{name} is SUPABASE_SECRET_KEY now" in told.err
-    assert "DATABASE_URL" in told.err
+    output = capsys.readouterr()
+    assert output.out.startswith("SUPABASE_SECRET_KEY (")
+    assert f"{name} is SUPABASE_SECRET_KEY now" in output.err
+    assert "DATABASE_URL" in output.err
 
 
 def test_a_name_that_is_no_key_is_told_what_there_is(
@@ -453,8 +464,8 @@ def test_a_value_that_production_does_not_use_is_not_rotated(
     platform: Platform, production: dict[str, str], file: KeyFile, capsys: Printed
 ) -> None:
     see(platform)
-    held = {**production, "CRON_SECRET": "another value that was never deployed"}
-    assert rotate(platform, held, file, "CRON_SECRET") == 1
+    variables = {**production, "CRON_SECRET": "another value that was never deployed"}
+    assert rotate(platform, variables, file, "CRON_SECRET") == 1
     assert "production uses" in capsys.readouterr().err
 
 
@@ -465,11 +476,11 @@ def test_a_deployment_after_a_rotation_is_no_longer_offered_for_a_rollback(
     assert rotate(platform, production, file, "CANARY_SECRET") == 0
     capsys.readouterr()
     cli.main(["rollback", "--dry-run", "--json"], {**production, **file.read()})
-    found = {
-        one["deployment"]: one["unsafe_because"]
-        for one in json.loads(capsys.readouterr().out)["candidates"]
+    reasons = {
+        candidate["deployment"]: candidate["unsafe_because"]
+        for candidate in json.loads(capsys.readouterr().out)["candidates"]
     }
-    assert any("rotation of CANARY_SECRET" in fault for fault in found["dpl_local"])
+    assert any("rotation of CANARY_SECRET" in fault for fault in reasons["dpl_local"])
 
 
 def see(platform: Platform) -> None:
@@ -517,9 +528,9 @@ def test_a_dry_run_prints_the_plan_and_changes_nothing(
 ) -> None:  # fmt: skip
     arguments = ["rotate", name, "--dry-run", "--keep", str(file._path), *words]
     assert cli.main(arguments, production) == 0
-    told = capsys.readouterr().out
-    assert "probe" in told
-    assert production[name] not in told
+    output = capsys.readouterr().out
+    assert "probe" in output
+    assert production[name] not in output
     assert file.read() == {}
     assert database.execute("select 1 from key_rotations").fetchone() is None
 
@@ -528,8 +539,8 @@ def test_without_the_settings_it_needs_it_names_them_and_changes_nothing(
     platform: Platform, production: dict[str, str], file: KeyFile, capsys: Printed
 ) -> None:
     for missing in ("KEY_FINGERPRINT_PEPPER", "DATABASE_DIRECT_URL", "VERCEL_API_TOKEN"):
-        held = {**production, missing: ""}
-        assert rotate(platform, held, file, "CRON_SECRET") == 2
+        variables = {**production, missing: ""}
+        assert rotate(platform, variables, file, "CRON_SECRET") == 2
         assert missing in capsys.readouterr().err
 
 
@@ -560,20 +571,20 @@ def test_even_with_the_old_key_gone_first_no_request_fails_and_no_lead_is_lost(
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in ROTATED if secrets.BY_NAME[name].previous_variable]
+    "name", [name for name in ROTATED if inventory.BY_NAME[name].previous_variable]
 )
 def test_callers_may_present_either_token_until_the_old_one_is_revoked(
     platform: Platform, production: dict[str, str], file: KeyFile, name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     real = rotation.Rotation._revoke
-    found: list[str] = []
+    outcomes: list[str] = []
 
     def asking_first(self: rotation.Rotation) -> str:
         both = (production[name], file.read()[name])
-        found.extend(outcome(name, production, file, value) for value in both)
+        outcomes.extend(outcome(name, production, file, value) for value in both)
         return real(self)
 
     monkeypatch.setattr(rotation.Rotation, "_revoke", asking_first)
     assert rotate(platform, production, file, name) == 0
-    assert found == ["accepted", "accepted"]
+    assert outcomes == ["accepted", "accepted"]

@@ -14,9 +14,10 @@ import pytest
 from psycopg.rows import TupleRow
 
 from dev import tools
-from dev.platform import migrations
 from dev.platform.local_platform import Platform
+from dev.platform.migrations import ensure_database
 from ops import cli
+from ops.recovery import migrations
 from tests.conftest import ROOT
 
 VERSIONS = sorted(file.name[:14] for file in (ROOT / "supabase/migrations").glob("*.sql"))
@@ -27,7 +28,7 @@ def empty(platform: Platform) -> Iterator[str]:
     """The address of a database as a fresh Supabase project has it."""
     name = f"project_{secrets.token_hex(4)}"
     parts = urlsplit(platform.admin_database_url)
-    migrations.ensure_database(platform.admin_database_url, name)
+    ensure_database(platform.admin_database_url, name)
     url = urlunsplit(parts._replace(path=f"/{name}"))
     yield url
     with psycopg.connect(platform.admin_database_url, autocommit=True) as connection:
@@ -67,7 +68,7 @@ def record(url: str) -> list[str]:
 def schema(url: str) -> list[TupleRow]:
     """Columns, policies and rights: whatever made them."""
     with psycopg.connect(url) as connection:
-        found = []
+        shape = []
         for statement in (
             "select table_name, column_name, data_type, is_nullable, column_default"
             " from information_schema.columns where table_schema = 'public' order by 1, 2",
@@ -78,8 +79,8 @@ def schema(url: str) -> list[TupleRow]:
             "select proname, pg_get_functiondef(oid) from pg_proc"
             " where pronamespace = 'public'::regnamespace and prokind = 'f' order by 1, 2",
         ):
-            found += connection.execute(statement.encode()).fetchall()
-    return found
+            shape += connection.execute(statement.encode()).fetchall()
+    return shape
 
 
 def test_push_builds_an_empty_project_and_ops_migrate_agrees(
@@ -143,8 +144,8 @@ def test_the_advisors_would_warn(clone: Path, empty: str) -> None:
         connection.execute("create table public.open (id int); grant select on public.open to anon")
     answer = advise(clone, empty, "security")
     assert answer.returncode != 0
-    (found,) = json.loads(answer.stdout)
-    assert (found["name"], found["level"]) == ("rls_disabled_in_public", "ERROR")
+    (warning,) = json.loads(answer.stdout)
+    assert (warning["name"], warning["level"]) == ("rls_disabled_in_public", "ERROR")
 
 
 def advise(clone: Path, url: str, what: str) -> subprocess.CompletedProcess[str]:
@@ -181,7 +182,7 @@ def test_a_push_leaves_nothing_for_git(clone: Path, empty: str) -> None:
     before = files_of(clone)
     assert push(clone, empty).returncode == 0
     left = files_of(clone) - before
-    asked = subprocess.run(
+    result = subprocess.run(
         ["git", "check-ignore", "--stdin"],
         input="\n".join(left),
         cwd=ROOT,
@@ -190,7 +191,7 @@ def test_a_push_leaves_nothing_for_git(clone: Path, empty: str) -> None:
         check=False,
     )
     assert left
-    assert set(asked.stdout.split()) == left
+    assert set(result.stdout.split()) == left
 
 
 def files_of(clone: Path) -> set[str]:

@@ -51,11 +51,11 @@ def tree(tmp_path: Path) -> Path:
 def vercel(
     api: DeployApi, folder: Path, home: Path, *words: str, token: str = TOKEN
 ) -> subprocess.CompletedProcess[str]:
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("VERCEL")}
+    variables = {name: text for name, text in os.environ.items() if not name.startswith("VERCEL")}
     return subprocess.run(
         [str(tools.ensure_vercel()), *words, "--token", token, "--api", api.url],
         cwd=folder,
-        env={**kept, "HOME": str(home), "CI": "1", "VERCEL_TELEMETRY_DISABLED": "1",
+        env={**variables, "HOME": str(home), "CI": "1", "VERCEL_TELEMETRY_DISABLED": "1",
              "VERCEL_ORG_ID": TEAM, "VERCEL_PROJECT_ID": PROJECT},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
@@ -63,8 +63,8 @@ def vercel(
 
 def only(api: DeployApi) -> Uploaded:
     assert api.unknown == [], "the CLI asked for something the stand-in does not know"
-    (made,) = api.deployments
-    return made
+    (deployment,) = api.deployments
+    return deployment
 
 
 def test_the_prebuilt_output_is_deployed_to_production_with_every_file_of_every_function(
@@ -72,18 +72,18 @@ def test_the_prebuilt_output_is_deployed_to_production_with_every_file_of_every_
 ) -> None:
     answer = vercel(api, built, tmp_path, "deploy", "--prebuilt", "--prod")
     assert answer.returncode == 0, answer.stderr
-    made = only(api)
-    assert (made.target, made.prebuilt) == ("production", True)
+    deployment = only(api)
+    assert (deployment.target, deployment.prebuilt) == ("production", True)
     functions = sorted((built / ".vercel/output/functions").rglob(".vc-config.json"))
     assert len(functions) == len(list((built / "api").rglob("*.py")))
     for file in functions:
         inside = file.relative_to(built).as_posix()
-        assert made.files[inside] == file.read_bytes()
+        assert deployment.files[inside] == file.read_bytes()
         for outside in json.loads(file.read_text())["filePathMap"].values():
-            assert made.files[outside] == (built / outside).read_bytes(), outside
+            assert deployment.files[outside] == (built / outside).read_bytes(), outside
     static = built / ".vercel/output/static"
-    for file in (one for one in static.rglob("*") if one.is_file()):
-        assert made.files[file.relative_to(built).as_posix()] == file.read_bytes()
+    for file in (path for path in static.rglob("*") if path.is_file()):
+        assert deployment.files[file.relative_to(built).as_posix()] == file.read_bytes()
 
 
 def test_output_built_for_preview_is_refused_for_production(
@@ -111,16 +111,16 @@ def test_a_plain_deploy_sends_the_tree_and_nothing_that_git_ignores(
 ) -> None:
     answer = vercel(api, tree, tmp_path, *words)
     assert answer.returncode == 0, answer.stderr
-    made = only(api)
-    assert (made.target, made.prebuilt) == (target, False)
+    deployment = only(api)
+    assert (deployment.target, deployment.prebuilt) == (target, False)
     needed = ["vercel.json", "requirements.txt", ".python-version"]
     for folder in ("api", "lib", "public"):
-        found = (one for one in (tree / folder).rglob("*") if one.is_file())
-        needed += [one.relative_to(tree).as_posix() for one in found]
+        paths = (path for path in (tree / folder).rglob("*") if path.is_file())
+        needed += [path.relative_to(tree).as_posix() for path in paths]
     for name in needed:
-        assert made.files.get(name) == (tree / name).read_bytes(), name
-    assert not set(PRIVATE) & set(made.files)
-    assert not [name for name, content in made.files.items()
+        assert deployment.files.get(name) == (tree / name).read_bytes(), name
+    assert not set(PRIVATE) & set(deployment.files)
+    assert not [name for name, content in deployment.files.items()
                 if b"very-secret" in content and not name.startswith("tests/")]  # fmt: skip
 
 

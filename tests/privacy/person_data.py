@@ -1,7 +1,7 @@
-"""What the tests about persons share: a lead in every place it can be, and a search everywhere."""
+"""For tests about a person: their lead in every store, and a dump of every store."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -10,7 +10,10 @@ from psycopg.rows import DictRow
 
 from lib.leads import queue as lead_queue
 from lib.leads import repository, submission
-from lib.leads.repository import Lead, Recipients
+from lib.leads.lead import Lead, Recipients
+from lib.privacy import erasure, requests
+from lib.privacy.data_subject import Subject
+from lib.problems import DecryptionError
 from lib.services import Services
 from tests.conftest import LEAD
 
@@ -27,31 +30,50 @@ OTHER_PERSON: dict[str, Any] = {
 }
 
 
-def make_lead(now: datetime | None = None, **fields: object) -> Lead:
+BY_EMAIL = Subject(emails=(PERSON["email"],))
+BY_PHONE = Subject(phones=(PERSON["phone"],))
+NO_REDIS = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
+MINUTE = timedelta(minutes=1)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def make_lead(created_at: datetime | None = None, **fields: object) -> Lead:
     """A lead as an instance makes it."""
-    return repository.from_submission(
+    return Lead.from_submission(
         submission.parse({**LEAD, **fields}),
         key=None,
         locale="id",
-        now=now or datetime.now(UTC),
+        now=created_at or now(),
         ip_address="203.0.113.7",
         user_agent="Mozilla/5.0",
     )
 
 
-def store_lead(services: Services, made: Lead) -> None:
+def store_lead(services: Services, lead: Lead, *, is_copy: bool = False) -> None:
+    """is_copy: it was received before, and its person may have been erased since."""
     repository.insert(
         services.database.run,
-        made,
+        lead,
         RECIPIENTS,
-        now=made.created_at,
+        now=lead.created_at,
         deliver_now=False,
-        erasure_keys=(),
+        erasure_keys=services.erasure_keys if is_copy else (),
     )
 
 
-def enqueue_lead(services: Services, made: Lead) -> None:
-    lead_queue.enqueue(services.cache.pipeline, services.cipher, made)
+def store_spam(services: Services, lead: Lead) -> None:
+    repository.insert_spam(services.database.run, lead, "links", ())
+
+
+def enqueue_lead(services: Services, lead: Lead) -> None:
+    lead_queue.enqueue(services.cache.pipeline, services.cipher, lead)
+
+
+def journal_lead(services: Services, lead: Lead) -> None:
+    services.cache.pipeline(*lead_queue.journal_commands(services.cipher, lead))
 
 
 def drain_queue(services: Services) -> lead_queue.DrainStats:
@@ -67,33 +89,27 @@ def drain_queue(services: Services) -> lead_queue.DrainStats:
     )
 
 
-def store_everywhere(services: Services, database: Rows, now: datetime | None = None) -> Lead:
-    """A person's lead stored and mailed, queued, set aside, journalled, as spam, in a note."""
-    made = make_lead(now)
-    store_lead(services, made)
-    enqueue_lead(services, make_lead(now, message="Menunggu"))
-    aside = make_lead(now, message="Disisihkan")
-    sealed = services.cipher.encrypt(json.dumps({**_queued_values(aside)}, ensure_ascii=False))
-    services.cache.execute("HSET", lead_queue.DEAD_LETTERS, str(aside.id), sealed)
-    services.cache.pipeline(*lead_queue.journal_commands(services.cipher, made))
-    services.cache.execute("SET", f"seen:{made.identity}", "{}")
-    services.cache.execute("SET", f"text:{made.text_sha256}", "1")
+def store_everywhere(services: Services, database: Rows) -> Lead:
+    """A person's lead stored and mailed, queued, a dead letter, journalled, as spam, in a note."""
+    lead = make_lead()
+    store_lead(services, lead)
+    enqueue_lead(services, make_lead(message="Menunggu"))
+    dead_letter = make_lead(message="Disisihkan")
+    values = dead_letter._replace(arrival="queue").to_dict()
+    sealed = services.cipher.encrypt(json.dumps(values, ensure_ascii=False))
+    services.cache.execute("HSET", lead_queue.DEAD_LETTERS, str(dead_letter.id), sealed)
+    journal_lead(services, lead)
+    services.cache.execute("SET", f"seen:{lead.identity}", "{}")
+    services.cache.execute("SET", f"text:{lead.text_sha256}", "1")
     services.cache.execute("ZADD", "rate:203.0.113.7", 1, "member")
-    suspect = make_lead(now, message="Promo http://a http://b")
-    repository.insert_spam(services.database.run, suspect, "links", ())
-    add_note(database, "INC-20261124-0101-leads", "Dihubungi: 0812 3456-7890, katanya aman", now)
-    return made
-
-
-def _queued_values(made: Lead) -> dict[str, object]:
-    from lib.leads import serialization
-
-    return serialization.to_dict(made._replace(arrival="queue"))
+    store_spam(services, make_lead(message="Promo http://a http://b"))
+    add_note(database, "INC-20261124-0101-leads", "Dihubungi: 0812 3456-7890, katanya aman")
+    return lead
 
 
 def add_note(database: Rows, incident: str, text: str, at: datetime | None = None) -> None:
     """A note in an incident's timeline."""
-    at = at or datetime.now(UTC)
+    at = at or now()
     database.execute(
         "insert into incidents (id, area, severity, title, rules, started_at, detected_at,"
         " deployment, tell_at) values (%s, %s, 'sev2', 't', '{}', %s, %s, 'd', %s)"
@@ -108,9 +124,9 @@ def add_note(database: Rows, incident: str, text: str, at: datetime | None = Non
 
 
 def dump_everything(database: Rows, valkey: redis.Redis, services: Services) -> str:
-    """Every row of every table and everything in Redis, opened, as one text."""
+    """Every row of every table and every value in Redis, decrypted, as one text."""
     tables = database.execute("select tablename from pg_tables where schemaname = 'public'")
-    said = [
+    texts = [
         str(row["line"])
         for table in tables.fetchall()
         for row in database.execute(
@@ -118,24 +134,22 @@ def dump_everything(database: Rows, valkey: redis.Redis, services: Services) -> 
         )
     ]
     for key in map(str, valkey.keys("*")):
-        said.append(key)
-        said += [_decrypted(services, text) for text in _redis_values(valkey, key)]
-    return "\n".join(sorted(said))
+        texts.append(key)
+        texts += [_decrypted(services, text) for text in _redis_values(valkey, key)]
+    return "\n".join(sorted(texts))
 
 
 def _redis_values(valkey: redis.Redis, key: str) -> list[str]:
     kind = valkey.type(key)
     if kind == "hash":
-        held: Any = valkey.hgetall(key)
-        return [*held, *held.values()]
+        fields: Any = valkey.hgetall(key)
+        return [*fields, *fields.values()]
     if kind == "zset":
         return [str(member) for member in valkey.zrange(key, 0, -1)]
     return [str(valkey.get(key))]
 
 
 def _decrypted(services: Services, text: str) -> str:
-    from lib.problems import DecryptionError
-
     try:
         return services.cipher.decrypt(text)
     except DecryptionError:
@@ -143,7 +157,7 @@ def _decrypted(services: Services, text: str) -> str:
 
 
 def personal_data_in(text: str) -> list[str]:
-    """What of the person a text still gives away."""
+    """What a text still tells about the person."""
     known = ("andi@example.com", "81234567890", "812 3456-7890", "Andi Saputra", "Barber Maju")
     return [word for word in known if word in text]
 
@@ -151,3 +165,17 @@ def personal_data_in(text: str) -> list[str]:
 def count_rows(database: Rows, table: str) -> int:
     row: Any = database.execute(f"select count(*) as n from {table}".encode()).fetchone()
     return int(row["n"])
+
+
+def erase(services: Services, subject: Subject = BY_EMAIL) -> dict[str, Any]:
+    """The receipt of an erasure."""
+    request_id = erasure.erase(services, subject, now(), asked_by="api")
+    receipt = requests.load_receipt(services.database.run, request_id)
+    assert receipt is not None
+    return receipt
+
+
+def lines(receipt: dict[str, Any] | None) -> dict[str, tuple[str, int]]:
+    """(state, count) by store."""
+    assert receipt is not None
+    return {line["place"]: (line["state"], line["count"]) for line in receipt["places"]}

@@ -1,9 +1,8 @@
-"""What is kept ends in time: by class, in batches, whatever else runs. No column is forgotten."""
+"""Each retention class ends on time, in batches, also concurrently; every column has a class."""
 
 import json
 import re
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,15 +15,24 @@ import redis
 from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
-from lib.leads import queue, repository
+from lib.leads import queue
 from lib.privacy import erasure, retention
-from lib.privacy.data_subject import Subject
 from lib.services import Services
 from lib.settings import Settings
 from ops.privacy.data_inventory import OTHER_RETENTION, TABLES
 from tests.conftest import LEAD, both_majors
-from tests.privacy import person_data
-from tests.privacy.person_data import OTHER_PERSON, count_rows, make_lead, store_lead
+from tests.privacy.person_data import (
+    BY_EMAIL,
+    NO_REDIS,
+    OTHER_PERSON,
+    add_note,
+    count_rows,
+    erase,
+    journal_lead,
+    make_lead,
+    store_lead,
+    store_spam,
+)
 
 type Rows = psycopg.Connection[DictRow]
 
@@ -32,12 +40,6 @@ pytestmark = [both_majors, pytest.mark.real_now]
 
 RULES = retention.rules(1095)
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture
-def services(platform: Platform, database: Rows) -> Iterator[Services]:
-    with closing(Services(Settings(platform.environment))) as made:
-        yield made
 
 
 def ago(days: float) -> datetime:
@@ -80,7 +82,7 @@ def test_a_lead_is_kept_three_years_or_as_the_setting_says(
 def test_a_lead_that_ends_by_age_is_no_erasure(services: Services, database: Rows) -> None:
     store_lead(services, make_lead(ago(1096)))
     store_lead(services, make_lead(ago(10), message="Baru"))
-    repository.insert_spam(services.database.run, make_lead(ago(1), message="Spam"), "links", ())
+    store_spam(services, make_lead(ago(1), message="Spam"))
     prune(services)
     assert count_rows(database, "leads") == 1
     assert count_rows(database, "spam") == 1, "the same person's"
@@ -88,8 +90,10 @@ def test_a_lead_that_ends_by_age_is_no_erasure(services: Services, database: Row
     assert erasure.run_pending(services, NOW)["taken_over"] == 0
 
 
-def test_but_a_delete_by_hand_right_after_is_one(services: Services, database: Rows) -> None:
-    """What retention says is said for one transaction, though connections are shared."""
+def test_a_delete_by_hand_right_after_a_pruning_is_an_erasure(
+    services: Services, database: Rows
+) -> None:
+    """Pruning sets alfa.deleting for its transaction, though connections are shared."""
     store_lead(services, make_lead(ago(1096)))
     prune(services)
     store_lead(services, make_lead())
@@ -106,9 +110,7 @@ def test_mails_end_after_90_days_unless_they_still_wait(services: Services, data
 
 def test_spam_ends_after_30_days(services: Services, database: Rows) -> None:
     for days, text in ((29, "a"), (31, "b")):
-        repository.insert_spam(
-            services.database.run, make_lead(ago(days), message=text), "links", ()
-        )
+        store_spam(services, make_lead(ago(days), message=text))
     assert prune(services) == {"spam": 1}
     assert count_rows(database, "spam") == 1
 
@@ -137,8 +139,8 @@ def test_an_entry_of_a_mailed_lead_ends_after_90_days_unless_it_is_open(
 def test_a_notes_text_ends_after_a_year_and_the_timeline_holds(
     services: Services, database: Rows
 ) -> None:
-    person_data.add_note(database, "INC-20251101-0101-leads", "lama", ago(366))
-    person_data.add_note(database, "INC-20251101-0101-leads", "baru", ago(3))
+    add_note(database, "INC-20251101-0101-leads", "lama", ago(366))
+    add_note(database, "INC-20251101-0101-leads", "baru", ago(3))
     assert prune(services) == {"notes": 1}
     notes = database.execute("select note from incident_events order by seq").fetchall()
     assert [row["note"] for row in notes] == [None, "baru"]
@@ -174,9 +176,9 @@ def test_a_class_keeps_its_days_and_no_more(services: Services, database: Rows, 
     assert age.oldest_at >= ago(rule.days)
 
 
-def test_every_class_is_tried_here() -> None:
-    here = {"leads", "origins", "mails", "spam", "notes", "mailed", *SAMPLES}
-    assert {rule.name for rule in RULES} == here
+def test_every_class_is_tested_here() -> None:
+    tested = {"leads", "origins", "mails", "spam", "notes", "mailed", *SAMPLES}
+    assert {rule.name for rule in RULES} == tested
 
 
 def test_an_open_request_never_ends_by_age(services: Services, database: Rows) -> None:
@@ -185,55 +187,51 @@ def test_an_open_request_never_ends_by_age(services: Services, database: Rows) -
     assert prune(services) == {}
 
 
-def test_the_journal_ends_in_redis_and_what_would_not_is_made_to(
+def test_old_entries_in_redis_end_and_journal_entries_expire(
     services: Services, platform: Platform
 ) -> None:
     old = make_lead(datetime.now(UTC) - timedelta(hours=49))
-    services.cache.pipeline(*queue.journal_commands(services.cipher, make_lead()))
+    journal_lead(services, make_lead())
     services.cache.execute("ZADD", queue.ACCEPTED, old.created_at.timestamp(), str(old.id))
     services.cache.execute("SET", queue.journal_key(old.id), "sealed")
     services.cache.execute("ZADD", "erased", ago(401).timestamp(), "mark")
     with redis.Redis.from_url(platform.redis_url, decode_responses=True) as valkey:
         assert retention.prune_redis(services.cache.execute, datetime.now(UTC)) == 3
-        ends = [valkey.ttl(key) for key in valkey.keys("journal:*")]
-        assert len(ends) == 2
-        assert all(0 < seconds <= queue.JOURNAL_TTL_S for seconds in ends)
+        ttls = [valkey.ttl(key) for key in valkey.keys("journal:*")]
+        assert len(ttls) == 2
+        assert all(0 < seconds <= queue.JOURNAL_TTL_S for seconds in ttls)
         assert (valkey.zcard("accepted"), valkey.zcard("erased")) == (1, 0)
 
 
-# ------------------------------------------------------------------ what sales never heard of
+# --------------------------------------------------------------- leads that sales were not told of
 
 
 @pytest.mark.parametrize(
-    "how",
+    "mail",
     [
         "dead_at = now(), last_error = 'validation_error', attempts = 1",
         "attempts = 0, last_error = 'daily_quota_exceeded'",
         "attempts = 3, last_error = 'no_answer'",
     ],
 )
-def test_a_lead_that_sales_never_heard_of_is_kept_and_named(
-    services: Services, database: Rows, platform: Platform, how: str
+def test_a_lead_that_sales_were_never_told_of_is_kept_and_named(
+    services: Services, database: Rows, platform: Platform, mail: str
 ) -> None:
     store_lead(services, make_lead(ago(1200)))
-    database.execute(f"update outbox set {how} where kind = 'sales'".encode())
+    database.execute(f"update outbox set {mail} where kind = 'sales'".encode())
     database.execute("update outbox set created_at = now() - interval '1200 days'")
     assert "leads" not in prune(services)
     [row] = database.execute("select id::text from leads").fetchall()
     assert retention.unnotified_leads(services.database.run, RULES, NOW) == [row["id"]]
-    answer = platform.cron("prune")
-    assert isinstance(answer.body, bytes)
-    told = json.loads(answer.body)
-    assert (told["ended"]["leads"], told["unheard"], told["late"]) == (0, [row["id"]], [])
+    facts = run_cron(platform)
+    assert (facts["ended"]["leads"], facts["unheard"], facts["late"]) == (0, [row["id"]], [])
     assert "lead_unheard" in str(platform.cron("watch").body)
     database.execute("update outbox set sent_at = now(), dead_at = null")
     assert prune(services)["leads"] == 1
     assert retention.unnotified_leads(services.database.run, RULES, NOW) == []
 
 
-def test_a_mail_to_sales_that_was_given_up_stays_until_somebody_saw_to_it(
-    services: Services, database: Rows
-) -> None:
+def test_a_mail_to_sales_that_was_given_up_is_kept(services: Services, database: Rows) -> None:
     store_lead(services, make_lead(ago(100)))
     database.execute("update outbox set dead_at = now(), created_at = now() - interval '100 days'")
     assert prune(services) == {"origins": 1, "mails": 1}
@@ -242,17 +240,15 @@ def test_a_mail_to_sales_that_was_given_up_stays_until_somebody_saw_to_it(
 
 # ------------------------------------------------------------------ batches
 
-MANY = """
+INSERT_OLD_SPAM = """
 insert into spam (id, ref, received_at, reason, submission, locale)
 select gen_random_uuid(), 'ALFA-XXXXX', now() - interval '60 days', 'links', '{}', 'id'
 from generate_series(1, %(n)s)
 """
 
 
-def test_a_run_that_is_out_of_time_leaves_the_rest_to_the_next(
-    services: Services, database: Rows
-) -> None:
-    database.execute(MANY, {"n": 3 * retention.BATCH})
+def test_the_next_run_ends_what_a_run_had_no_time_for(services: Services, database: Rows) -> None:
+    database.execute(INSERT_OLD_SPAM, {"n": 3 * retention.BATCH})
     assert prune(services, budget_s=0) == {}
     done = prune(services, budget_s=0.001).get("spam", 0)
     assert done < 3 * retention.BATCH
@@ -263,7 +259,7 @@ def test_two_runs_at_once_share_the_work(
     services: Services, database: Rows, platform: Platform
 ) -> None:
     n = 8 * retention.BATCH
-    database.execute(MANY, {"n": n})
+    database.execute(INSERT_OLD_SPAM, {"n": n})
     ended: list[int] = []
 
     def work() -> None:
@@ -279,12 +275,10 @@ def test_two_runs_at_once_share_the_work(
     assert count_rows(database, "spam") == 0
 
 
-def test_a_row_that_somebody_holds_is_skipped(
-    services: Services, database: Rows, platform: Platform
-) -> None:
-    database.execute(MANY, {"n": 5})
-    with psycopg.connect(platform.admin_database_url) as holding:
-        holding.execute("select from spam limit 1 for update")
+def test_a_locked_row_is_skipped(services: Services, database: Rows, platform: Platform) -> None:
+    database.execute(INSERT_OLD_SPAM, {"n": 5})
+    with psycopg.connect(platform.admin_database_url) as other:
+        other.execute("select from spam limit 1 for update")
         assert prune(services) == {"spam": 4}
     assert prune(services) == {"spam": 1}
 
@@ -292,46 +286,49 @@ def test_a_row_that_somebody_holds_is_skipped(
 # ------------------------------------------------------------------ the cron
 
 
-def test_the_cron_prunes_and_says_what_it_did(
+def run_cron(platform: Platform) -> dict[str, Any]:
+    response = platform.cron("prune")
+    assert response.status == 200
+    assert isinstance(response.body, bytes)
+    facts: dict[str, Any] = json.loads(response.body)
+    return facts
+
+
+def test_the_cron_job_prunes_and_reports_it(
     site: httpx.Client, platform: Platform, services: Services, database: Rows
 ) -> None:
     store_lead(services, make_lead(ago(1200)))
-    answer = platform.cron("prune")
-    assert answer.status == 200
-    assert isinstance(answer.body, bytes)
-    told: dict[str, Any] = json.loads(answer.body)
-    assert told["ended"]["leads"] == 1
-    assert told["late"] == []
-    assert told["erasures"] == {"taken_over": 0, "swept": 0}
-    assert (told["in_redis"], told["tombstones"]) == (0, 0)
+    facts = run_cron(platform)
+    assert facts["ended"]["leads"] == 1
+    assert facts["late"] == []
+    assert facts["erasures"] == {"taken_over": 0, "swept": 0}
+    assert (facts["in_redis"], facts["tombstones"]) == (0, 0)
     assert site.get("/api/cron/prune").status_code == 401
-    line = [str(line["message"]) for line in platform.logs() if "cron/prune" in str(line)]
-    assert "andi" not in "".join(line).lower()
+    messages = [str(line["message"]) for line in platform.logs() if "cron/prune" in str(line)]
+    assert "andi" not in "".join(messages).lower()
 
 
-def test_the_cron_prunes_rows_with_redis_down(
+def test_the_cron_job_prunes_rows_with_redis_down(
     platform: Platform, services: Services, database: Rows
 ) -> None:
     store_lead(services, make_lead(ago(1200)))
     headers = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
-    down = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
-    with platform.function("api/cron/prune.py", **down) as function:
-        answer = httpx.get(f"{function.url}/api/cron/prune", headers=headers, timeout=20)
-    assert answer.json()["ended"]["leads"] == 1
-    assert answer.json()["in_redis"] is None
+    with platform.function("api/cron/prune.py", **NO_REDIS) as function:
+        response = httpx.get(f"{function.url}/api/cron/prune", headers=headers, timeout=20)
+    assert response.json()["ended"]["leads"] == 1
+    assert response.json()["in_redis"] is None
 
 
-def test_redis_learns_of_every_tombstone_again(
+def test_the_cron_job_copies_every_tombstone_to_redis(
     services: Services, platform: Platform, database: Rows
 ) -> None:
-    andi = Subject(emails=("andi@example.com",))
-    erasure.erase(services, andi, datetime.now(UTC), asked_by="api")
+    erase(services, BY_EMAIL)
     services.cache.execute("DEL", "erased")
     platform.cron("prune")
     assert services.cache.execute("ZCARD", "erased") == 1
 
 
-# ------------------------------------------------------------------ no column is forgotten
+# ------------------------------------------------------------------ data inventory
 
 COLUMNS = """
 select c.table_name as table, c.column_name as column
@@ -340,12 +337,12 @@ from information_schema.columns as c
 where c.table_schema = 'public' and t.table_type = 'BASE TABLE'
 """
 
-# Words that tell of a person, and the columns that have one and still hold nothing of anybody.
-TELLING = re.compile(
+# Words in the names of personal columns, and the columns with such a word that are not personal.
+PERSONAL_WORDS = re.compile(
     r"mail|phone|name|address|^ip|agent|message|body|recipient|reply|subject|submission|note|city"
     r"|referrer|url|contact|client|text|identity"
 )
-TELL_NOTHING = {
+NOT_PERSONAL = {
     "incident_events.note_sha256",
     "synonyms.same_as",
     "brands.name", "products.name", "products.name_key", "products.image_url",
@@ -354,46 +351,48 @@ TELL_NOTHING = {
 
 
 def test_every_column_of_every_table_is_declared(database: Rows) -> None:
-    there = {f"{row['table']}.{row['column']}" for row in database.execute(COLUMNS)}
-    declared = {f"{table}.{column}" for table, held in TABLES.items() for column in held.columns()}
-    assert there - declared == set(), (
-        "say in ops/privacy/data_inventory.py what it holds and what ends it"
+    existing = {f"{row['table']}.{row['column']}" for row in database.execute(COLUMNS)}
+    declared = {
+        f"{table}.{column}" for table, inventory in TABLES.items() for column in inventory.columns()
+    }
+    assert existing - declared == set(), (
+        "declare it in ops/privacy/data_inventory.py, with what ends it"
     )
-    assert declared - there == set(), (
-        "no longer there: take it out of ops/privacy/data_inventory.py"
+    assert declared - existing == set(), (
+        "it no longer exists: delete it from ops/privacy/data_inventory.py"
     )
 
 
 def test_no_column_is_declared_twice() -> None:
-    for table, held in TABLES.items():
-        assert len(held.columns()) == len(set(held.columns())), table
+    for table, inventory in TABLES.items():
+        assert len(inventory.columns()) == len(set(inventory.columns())), table
 
 
-def test_whatever_holds_something_of_a_person_has_a_class_that_ends_it() -> None:
+def test_every_personal_column_has_a_class_that_ends_it() -> None:
     classes = {rule.name for rule in RULES} | set(OTHER_RETENTION)
-    for table, held in TABLES.items():
-        assert {held.retention_class, *held.personal_columns} <= classes, table
-        assert "kept" not in held.personal_columns, table
+    for table, inventory in TABLES.items():
+        assert {inventory.retention_class, *inventory.personal_columns} <= classes, table
+        assert "kept" not in inventory.personal_columns, table
 
 
-def test_a_column_whose_name_tells_of_a_person_is_not_passed_off_as_nobodys() -> None:
-    passed_off = {
+def test_a_column_with_a_personal_name_is_declared_personal() -> None:
+    undeclared = {
         f"{table}.{column}"
-        for table, held in TABLES.items()
-        for column in held.other_columns.split()
-        if TELLING.search(column)
+        for table, inventory in TABLES.items()
+        for column in inventory.other_columns.split()
+        if PERSONAL_WORDS.search(column)
     }
-    assert passed_off - TELL_NOTHING == set()
+    assert undeclared - NOT_PERSONAL == set()
 
 
 def test_each_class_ends_the_columns_it_is_declared_for(services: Services, database: Rows) -> None:
-    """A declared class whose statement forgets a column would pass every test above."""
+    """A class whose statement misses a column would pass every test above."""
     store_lead(services, make_lead(ago(1200)))
     database.execute("update outbox set sent_at = now()")
-    repository.insert_spam(services.database.run, make_lead(ago(1200)), "links", ())
-    person_data.add_note(database, "INC-20210101-0101-leads", "Andi", ago(1200))
+    store_spam(services, make_lead(ago(1200)))
+    add_note(database, "INC-20210101-0101-leads", "Andi", ago(1200))
     prune(services)
-    for table, held in TABLES.items():
-        for column in " ".join(held.personal_columns.values()).split():
-            left = database.execute(f"select count({column}) as n from {table}".encode()).fetchone()
-            assert left == {"n": 0}, f"{table}.{column}"
+    for table, inventory in TABLES.items():
+        for column in " ".join(inventory.personal_columns.values()).split():
+            row = database.execute(f"select count({column}) as n from {table}".encode()).fetchone()
+            assert row == {"n": 0}, f"{table}.{column}"

@@ -1,0 +1,87 @@
+"""The canary: a synthetic lead posted to /api/leads, looked for in Postgres, and removed."""
+
+import json
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from datetime import datetime
+from uuid import UUID
+
+from lib.incidents import rules
+from lib.incidents.rules import Facts
+from lib.interfaces import Services
+from lib.leads import canary
+from lib.monitoring import deployments
+from lib.problems import CacheDown, DatabaseDown, NotConfigured
+
+TIMEOUT_S = 8.0
+THROTTLE_KEY = "canary:next"
+
+
+def send_if_due(services: Services, facts: Facts, now: datetime) -> tuple[str | None, str]:
+    """The fault, and the lead's effect (one of model.LEAD_EFFECTS); (None, "") when none was sent.
+
+    Due every `canary_every_s`, again after a failure, and while only a canary can tell what
+    happens to leads.
+    """
+    if facts.maintenance:
+        return None, ""
+    try:
+        secret = services.canary_secret
+    except NotConfigured:
+        return None, ""
+    with suppress(CacheDown, NotConfigured):
+        due = services.cache.execute("SET", THROTTLE_KEY, "1", "NX", "EX", services.canary_every_s)
+        effect_unknown = _is_store_faulty(facts) and not rules.current_lead_effect(facts)
+        if not due and not effect_unknown:
+            return None, ""
+    fault, effect = _send(services, facts, secret, now)
+    with suppress(DatabaseDown, NotConfigured):
+        run = services.database.run_or_down
+        deployments.record_canary(run, services.deployment, fault is None, now)
+    if fault is not None:
+        with suppress(CacheDown, NotConfigured):
+            services.cache.execute("DEL", THROTTLE_KEY)
+    return fault, effect
+
+
+def _is_store_faulty(facts: Facts) -> bool:
+    return facts.database_fault is not None or facts.store_fault is not None
+
+
+def _send(services: Services, facts: Facts, secret: str, now: datetime) -> tuple[str | None, str]:
+    payload = {**canary.payload(now), "email": ""}  # one mail to a test mailbox is enough
+    body = json.dumps(payload).encode()
+    headers = {"Content-Type": "application/json", canary.HEADER: canary.sign(secret, body, now)}
+    url = f"{services.site_url}/api/leads"
+    request = urllib.request.Request(url, body, headers)  # noqa: S310 - our own site
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
+            answer = json.load(response)
+            lead_id = UUID(answer["id"])
+    except urllib.error.HTTPError as error:
+        error.close()
+        # A 4xx is about this lead's fields or signature; no visitor's lead is like it.
+        return f"a synthetic lead was answered {error.code}", "refused" if error.code >= 500 else ""
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return f"a synthetic lead was not answered ({type(error).__name__})", "refused"
+    queued = bool(answer.get("queued"))
+    effect = "stored"
+    if queued:
+        effect = "queued" if facts.redis_fault is None else "mailed"
+    return _find_and_remove(services, facts, lead_id, queued=queued), effect
+
+
+def _find_and_remove(
+    services: Services, facts: Facts, lead_id: UUID, *, queued: bool
+) -> str | None:
+    """Why the accepted lead is not where it should be. One drained later goes with REMOVE_OLD."""
+    with suppress(CacheDown, DatabaseDown, NotConfigured):
+        run = services.database.run_or_down
+        stored = _is_store_faulty(facts) or canary.find(run, lead_id).stored
+        canary.remove(run, services.cache.pipeline, lead_id)
+        if not stored and queued:
+            return "a synthetic lead was queued although Postgres answers"
+        if not stored:
+            return "a synthetic lead was accepted and not stored"
+    return None

@@ -1,0 +1,98 @@
+"""Probes of the site and its vendors, all at once: the addresses, a synthetic lead, mail, Slack.
+
+A vendor that does not answer is no fault here: alerts about mails and messages that wait tell.
+"""
+
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from lib.incidents.rules import Facts
+from lib.interfaces import Services
+from lib.leads import mailed_leads
+from lib.monitoring import canary_probe
+from lib.problems import DatabaseDown, NotConfigured, SlackError, TransientMailError
+
+TIMEOUT_S = 5.0
+ATTEMPTS, PAUSE_S = 2, 0.5
+
+
+def probe_site(services: Services, facts: Facts, now: datetime) -> dict[str, Any]:
+    """Fields of Facts. facts: what is known of the stores."""
+    with ThreadPoolExecutor(5) as pool:
+        mail = pool.submit(_email_fault, services)
+        slack = pool.submit(_slack_faults, services, now)
+        health = pool.submit(url_fault, f"{services.site_url}/api/health", b'{"status":"')
+        status = pool.submit(url_fault, f"{services.site_url}/api/status", b'{"page":')
+        lead = pool.submit(canary_probe.send_if_due, services, facts, now)
+    slack_fault, slack_missing = slack.result()
+    canary_fault, canary_effect = lead.result()
+    return {
+        "health_fault": health.result(),
+        "status_fault": status.result(),
+        "canary_fault": canary_fault,
+        "canary_effect": canary_effect,
+        "mail_fault": mail.result(),
+        "slack_fault": slack_fault,
+        "slack_missing": slack_missing,
+        "sentry_missing": _sentry_fault(services),
+    }
+
+
+def url_fault(url: str, prefix: bytes) -> str | None:
+    """Why an address failed; None when it answered 200 with this prefix. Tried twice."""
+    path = urlsplit(url).path
+    fault = None
+    for _ in range(ATTEMPTS):
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310
+                if response.read(64).startswith(prefix):
+                    return None
+                fault = f"{path} answers something else"
+        except urllib.error.HTTPError as error:
+            error.close()
+            fault = f"{path} answers {error.code}"
+        except OSError as error:
+            fault = f"{path} cannot be reached ({type(error).__name__})"
+        time.sleep(PAUSE_S)
+    return fault
+
+
+def _email_fault(services: Services) -> str | None:
+    """Why Resend takes no mail at all: no key, or a refused one."""
+    try:
+        error = services.mailer.api_key_error(timeout_s=TIMEOUT_S)
+    except NotConfigured as fault:
+        return str(fault)
+    except TransientMailError:
+        return None
+    return error and f"Resend refuses the key: {error}"
+
+
+def _slack_faults(services: Services, now: datetime) -> tuple[str | None, str | None]:
+    """Why Slack takes no alert, and which setting is missing.
+
+    Registers, on the way, the mailed leads that only Slack's messages know.
+    """
+    error = None
+    try:
+        error = services.slack.bot_error()
+        with suppress(DatabaseDown):
+            mailed_leads.import_from_slack(services, now)
+    except NotConfigured as fault:
+        return None, str(fault)
+    except SlackError:
+        pass
+    return error and f"Slack refuses our bot: {error}", None
+
+
+def _sentry_fault(services: Services) -> str | None:
+    try:
+        return services.sentry_dsn and None
+    except NotConfigured as fault:
+        return str(fault)

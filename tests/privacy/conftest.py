@@ -1,0 +1,31 @@
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg
+import pytest
+import redis
+from psycopg.rows import DictRow
+
+from dev.platform.local_platform import Platform
+from lib.services import Services
+from lib.settings import Settings
+
+type Rows = psycopg.Connection[DictRow]
+
+
+@pytest.fixture
+def services(platform: Platform, database: Rows) -> Iterator[Services]:
+    with closing(Services(Settings(platform.environment))) as services:
+        yield services
+
+
+@pytest.fixture
+def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+def operator(platform: Platform) -> dict[str, str]:
+    """The headers of a request by an operator."""
+    return {"Authorization": f"Bearer {platform.environment['LEADS_ADMIN_TOKEN']}"}
