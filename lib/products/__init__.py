@@ -1,5 +1,6 @@
 """The catalogue as visitors read it.
 
-query (read the parameters) -> cache (memory, Redis, Postgres, in this order) -> catalogue (SQL);
-snapshot is the copy that ships, for when neither store answers. Called by api/products.
+query (parse the parameters) -> cache (memory, then entry in Redis, then Postgres, both through
+sources) -> catalogue (SQL and JSON); snapshot is the copy that ships, for when neither store
+answers. Called by api/products.
 """

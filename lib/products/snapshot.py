@@ -89,8 +89,8 @@ def to_row(product: Mapping[str, Any]) -> Row:
     }
     for name, text in texts.items():
         row |= {f"{name}_{locale}": (text or {}).get(locale) for locale in ("id", "en")}
-    made = product.get("createdAt")
-    created_at = datetime.fromisoformat(made) if made else None
+    created = product.get("createdAt")
+    created_at = datetime.fromisoformat(created) if created else None
     if created_at is not None and created_at.tzinfo is None:
         created_at = created_at.replace(tzinfo=UTC)
     row |= {
@@ -106,14 +106,10 @@ def _facet_labels(document: Mapping[str, Any]) -> Iterable[Row]:
     for brand in document["brands"]:
         name = brand["name"]
         yield {"facet": "brand", "value": name, "label_id": name, "label_en": name}
-    for facet, places in (("category", "categories"), ("function", "functions")):
-        for each in document[places]:
-            yield {
-                "facet": facet,
-                "value": each["code"],
-                "label_id": each["label"]["id"],
-                "label_en": each["label"]["en"],
-            }
+    for facet in ("category", "function"):
+        for item in document[COLUMNS[facet]]:
+            texts = {f"label_{locale}": item["label"][locale] for locale in ("id", "en")}
+            yield {"facet": facet, "value": item["code"], **texts}
     for value in ("BARBER", "SALON"):
         yield {"facet": "audience", "value": value, "label_id": None, "label_en": None}
 

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from lib import deadlines
+from lib.interfaces import Services
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.products import catalogue
 from lib.products.catalogue import PublishedSlugs, QueryResult
@@ -19,7 +20,7 @@ class Request(Protocol):
     """What lib/app.py knows of one request."""
 
     @property
-    def services(self) -> Any: ...
+    def services(self) -> Services: ...
     @property
     def maintenance(self) -> Any: ...
     @property

@@ -164,7 +164,7 @@ def test_a_cache_that_cannot_be_invalidated_is_reported(
     platform.upstash.switch("fail", status=500)
     assert ops(platform, "purge") == 1
     output = capsys.readouterr().out
-    assert "Redis: not output" in output
+    assert "Redis: not told" in output
     assert "CDN: refused with status 500" in output
     platform.vercel.ok()
     platform.upstash.ok()

@@ -34,8 +34,10 @@ def test_without_parameters_it_is_a_bare_array_of_everything_sorted_by_name(
     assert response.headers["Content-Type"] == "application/json; charset=utf-8"
     body = response.json()
     assert [item["slug"] for item in body] == [
-        each["slug"]
-        for each in sorted(PRODUCTS, key=lambda each: (fold(each["name"]), each["slug"]))
+        product["slug"]
+        for product in sorted(
+            PRODUCTS, key=lambda product: (fold(product["name"]), product["slug"])
+        )
     ]
     for item in body:
         assert list(item) == SHAPE
@@ -45,12 +47,12 @@ def test_without_parameters_it_is_a_bare_array_of_everything_sorted_by_name(
 
 def test_the_seed_has_sixty_products_over_several_brands_in_both_languages() -> None:
     assert len(PRODUCTS) >= 60
-    assert len({each["brand"] for each in PRODUCTS}) >= 4
-    for each in PRODUCTS:
+    assert len({product["brand"] for product in PRODUCTS}) >= 4
+    for product in PRODUCTS:
         for text in ("summary", "benefits", "howToUse"):
-            assert each[text]["id"]
-            assert each[text]["en"]
-            assert each[text]["id"] != each[text]["en"]
+            assert product[text]["id"]
+            assert product[text]["en"]
+            assert product[text]["id"] != product[text]["en"]
 
 
 def test_every_response_may_be_cached_by_the_cdn_and_purged_by_its_tag(shop: Function) -> None:
@@ -132,7 +134,7 @@ def test_facets_count_what_each_value_would_give(shop: Function) -> None:
             others = {"brand": "Gamma+", "category": "tools"} | {facet: value["value"]}
             response = httpx.get(f"{shop.url}/api/products", params=others | {"total": "1"})
             assert value["count"] == response.json()["total"], (facet, value)
-    labels = {each["value"]: each["label"] for each in body["facets"]["category"]}
+    labels = {item["value"]: item["label"] for item in body["facets"]["category"]}
     assert labels["shampoo"] == "Sampo"
     english = get_products(shop, "?facets=category&locale=en").json()["facets"]
     assert list(english) == ["category"]
@@ -153,8 +155,8 @@ def test_cursors_walk_through_everything_once(shop: Function) -> None:
 
 
 def test_newest_is_first_and_descending_names_are_the_other_way_round(shop: Function) -> None:
-    made = {each["slug"]: each["createdAt"] for each in PRODUCTS}
-    dates = [made[slug] for slug in slugs(get_products(shop, "?sort=newest"))]
+    created = {product["slug"]: product["createdAt"] for product in PRODUCTS}
+    dates = [created[slug] for slug in slugs(get_products(shop, "?sort=newest"))]
     assert dates == sorted(dates, reverse=True)
     assert slugs(get_products(shop, "?sort=-name")) == slugs(get_products(shop))[::-1]
 
@@ -298,17 +300,20 @@ def test_a_plus_in_a_brand_may_be_typed_unescaped(
     platform: Platform, shop: Function, typed: str, brand: str
 ) -> None:
     more = [{"name": "Gamma+&Co"}, {"name": "A+, B+"}]
-    made = [make_product("one-of-them", brand="Gamma+&Co"), make_product("another", brand="A+, B+")]
+    created = [
+        make_product("one-of-them", brand="Gamma+&Co"),
+        make_product("another", brand="A+, B+"),
+    ]
     store_catalogue(
         platform,
-        DOCUMENT | {"brands": [*DOCUMENT["brands"], *more], "products": [*PRODUCTS, *made]},
+        DOCUMENT | {"brands": [*DOCUMENT["brands"], *more], "products": [*PRODUCTS, *created]},
     )
-    wanted = {each["slug"] for each in [*PRODUCTS, *made] if each["brand"] == brand}
+    wanted = {product["slug"] for product in [*PRODUCTS, *created] if product["brand"] == brand}
     assert wanted
     assert set(slugs(get_products(shop, f"?brand={typed}"))) == wanted
     body = get_products(shop, f"?brand={typed}&limit=100&facets=brand&total=1").json()
     assert body["total"] == len(wanted)
-    assert {each["value"]: each["count"] for each in body["facets"]["brand"]}[brand] == len(wanted)
+    assert {item["value"]: item["count"] for item in body["facets"]["brand"]}[brand] == len(wanted)
 
 
 def test_head_options_and_other_methods(platform: Platform, seeded: object) -> None:

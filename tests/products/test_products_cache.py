@@ -33,7 +33,7 @@ from tests.products.catalogue_data import (
 __all__ = ["seeded", "shop"]
 
 MOST_S = 2.5  # the budget, and a little for a crowded machine
-EVERYTHING = {each["slug"] for each in PRODUCTS}
+EVERYTHING = {product["slug"] for product in PRODUCTS}
 
 
 @pytest.fixture
@@ -261,10 +261,10 @@ def test_without_any_store_the_snapshot_answers_every_kind_of_query(
         assert time.monotonic() - started < MOST_S
         assert (whole.status_code, whole.headers["X-Data-Source"]) == (200, "snapshot")
         assert set(slugs(whole)) == EVERYTHING
-        found = get_products(function, "?q=kerat&facets=1&total=1&limit=2&locale=en").json()
-        assert found["total"] == 3
-        assert found["next_cursor"]
-        assert sum(each["count"] for each in found["facets"]["brand"]) == 3
+        body = get_products(function, "?q=kerat&facets=1&total=1&limit=2&locale=en").json()
+        assert body["total"] == 3
+        assert body["next_cursor"]
+        assert sum(item["count"] for item in body["facets"]["brand"]) == 3
         assert get_products(function, "?slug=barber-beard-oil").json()["name"] == "Barber Beard Oil"
         assert get_products(function, "?slug=no-such-thing").status_code == 404
 
@@ -290,7 +290,7 @@ def withdrawn(function: Function) -> bool:
         if isinstance(body, dict):
             assert body["next_cursor"] is None
             assert not body["total"]
-            counts = [each["count"] for facet in (body["facets"] or {}).values() for each in facet]
+            counts = [item["count"] for facet in (body["facets"] or {}).values() for item in facet]
             assert not any(counts)
     return get_products(function, ONE).status_code == 404
 
@@ -365,7 +365,8 @@ def test_one_recalled_product_is_left_out_of_every_older_copy(
         assert set(slugs(get_products(function))) == EVERYTHING - {"barber-beard-oil"}
         assert get_products(function, ONE).status_code == 404
         names = [
-            each["name"] for each in get_products(function, "?fields=name&limit=9").json()["items"]
+            product["name"]
+            for product in get_products(function, "?fields=name&limit=9").json()["items"]
         ]
         assert "Barber Beard Oil" not in names
         assert set(slugs(get_products(function, "?sort=-name"))) == EVERYTHING - {

@@ -26,12 +26,14 @@ __all__ = ["seeded"]
 
 PLACES = {"category": "categories", "function": "functions", "audience": "audience"}
 CODES = {
-    "brand": [each["name"] for each in DOCUMENT["brands"]],
-    "category": [each["code"] for each in DOCUMENT["categories"]],
-    "function": [each["code"] for each in DOCUMENT["functions"]],
+    "brand": [item["name"] for item in DOCUMENT["brands"]],
+    "category": [item["code"] for item in DOCUMENT["categories"]],
+    "function": [item["code"] for item in DOCUMENT["functions"]],
     "audience": ["SALON", "BARBER"],
 }
-WORDS = sorted({word for each in PRODUCTS for word in fold(each["name"]).split() if len(word) > 2})
+WORDS = sorted(
+    {word for product in PRODUCTS for word in fold(product["name"]).split() if len(word) > 2}
+)
 
 chosen = st.fixed_dictionaries(
     {name: st.lists(st.sampled_from(codes), max_size=3) for name, codes in CODES.items()}
@@ -71,11 +73,13 @@ def passes(product: dict[str, Any], filters: dict[str, list[str]]) -> bool:
 
 
 def naive(filters: dict[str, list[str]], sort: str) -> list[str]:
-    kept = [each for each in PRODUCTS if passes(each, filters)]
-    kept.sort(key=lambda each: (fold(each["name"]), each["slug"]), reverse=sort == "-name")
+    expected = [product for product in PRODUCTS if passes(product, filters)]
+    expected.sort(
+        key=lambda product: (fold(product["name"]), product["slug"]), reverse=sort == "-name"
+    )
     if sort == "newest":
-        kept.sort(key=lambda each: str(each["createdAt"]), reverse=True)
-    return [each["slug"] for each in kept]
+        expected.sort(key=lambda product: str(product["createdAt"]), reverse=True)
+    return [product["slug"] for product in expected]
 
 
 quick = settings(
@@ -89,11 +93,11 @@ def test_every_combination_of_filters_agrees_with_a_naive_filter(
     connection: "psycopg.Connection[Any]", filters: dict[str, list[str]], sort: str
 ) -> None:
     query = query_of(filters, sort=sort, total=1, facets=1, limit=100)
-    found = catalogue.find(lambda work: work(connection), query)
+    result = catalogue.find(lambda work: work(connection), query)
     expected = naive(filters, sort)
-    assert [row["slug"] for row in found.rows] == expected
-    assert found.total == len(expected)
-    counted = {(row["facet"], row["value"]): int(row["n"]) for row in found.facets}
+    assert [row["slug"] for row in result.rows] == expected
+    assert result.total == len(expected)
+    counted = {(row["facet"], row["value"]): int(row["n"]) for row in result.facets}
     assert set(counted) == {(facet, value) for facet in FILTERS for value in CODES[facet]}
     for (facet, value), n in counted.items():
         assert n == len(naive(filters | {facet: [value]}, "")), (facet, value)
@@ -111,13 +115,13 @@ def test_search_and_filters_combine_and_facets_count_the_matches(
         query = query_of(filters, q=q, sort=sort, total=1, facets=1, limit=100)
         return catalogue.find(lambda work: work(connection), query)
 
-    by_slug = {each["slug"]: each for each in PRODUCTS}
+    by_slug = {product["slug"]: product for product in PRODUCTS}
     everything = [row["slug"] for row in ask({}).rows]
-    found = ask(filters)
-    slugs = [row["slug"] for row in found.rows]
+    result = ask(filters)
+    slugs = [row["slug"] for row in result.rows]
     assert slugs == [slug for slug in everything if passes(by_slug[slug], filters)]
-    assert found.total == len(slugs)
-    for row in found.facets:
+    assert result.total == len(slugs)
+    for row in result.facets:
         own = filters | {row["facet"]: [row["value"]]}
         assert row["n"] == sum(passes(by_slug[slug], own) for slug in everything)
 
@@ -131,7 +135,7 @@ def test_a_word_of_a_name_is_found_by_its_beginning_and_with_a_typing_error(
         query = query_of({}, q=typed, limit=100)
         return {row["slug"] for row in catalogue.find(lambda work: work(connection), query).rows}
 
-    named = {each["slug"] for each in PRODUCTS if q in fold(each["name"]).split()}
+    named = {product["slug"] for product in PRODUCTS if q in fold(product["name"]).split()}
     beginning = q[: data.draw(st.integers(min(3, len(q)), len(q)))]
     assert named <= slugs(beginning)
     if len(q) > 4:
@@ -152,34 +156,34 @@ def test_walking_every_cursor_yields_each_product_once_while_rows_are_inserted(
 ) -> None:
     before = catalogue.find(lambda work: work(connection), query_of({}, q=q, sort=sort)).rows
     stop = threading.Event()
-    made = 0
+    inserted = 0
 
     def insert() -> None:
-        nonlocal made
+        nonlocal inserted
         with psycopg.connect(platform.database_url, autocommit=True) as other:
             while not stop.is_set():
-                slug = f"{'azm'[made % 3]}-new-{made}"
+                slug = f"{'azm'[inserted % 3]}-new-{inserted}"
                 other.execute(
                     "insert into products (slug, name, brand, audience, categories, summary_id)"
                     " values (%s, %s, 'Kemon', '{SALON}', '{shampoo}', 'Sampo baru')",
                     [slug, slug],
                 )
-                made += 1
+                inserted += 1
 
     thread = threading.Thread(target=insert)
     thread.start()
-    eventually(lambda: made > 0)
+    eventually(lambda: inserted > 0)
     walked: list[str] = []
     after: str | None = None
     try:
         for _ in range(200):
             query = query_of({}, q=q, sort=sort, limit=5, cursor=after)
-            found = catalogue.find(lambda work: work(connection), query)
-            walked += [row["slug"] for row in found.rows]
-            if not found.has_more:
+            result = catalogue.find(lambda work: work(connection), query)
+            walked += [row["slug"] for row in result.rows]
+            if not result.has_more:
                 break
-            after = query.encode_cursor(CursorPosition(*catalogue.sort_key(found.rows[-1])))
-            if made > 60:
+            after = query.encode_cursor(CursorPosition(*catalogue.sort_key(result.rows[-1])))
+            if inserted > 60:
                 stop.set()
     finally:
         stop.set()
@@ -210,15 +214,15 @@ def test_counts_and_words_follow_every_change(platform: Platform, seeded: Databa
 
 def test_a_new_label_is_found_at_once(connection: "psycopg.Connection[Any]") -> None:
     connection.execute("update categories set label_id = 'Makeover' where code = 'tools'")
-    found = catalogue.find(lambda work: work(connection), query_of({}, q="makeover", total=1))
-    assert found.total == len(naive({"category": ["tools"]}, ""))
+    result = catalogue.find(lambda work: work(connection), query_of({}, q="makeover", total=1))
+    assert result.total == len(naive({"category": ["tools"]}, ""))
 
 
 def test_an_edited_synonym_is_used_at_once(connection: "psycopg.Connection[Any]") -> None:
-    def found() -> list[str]:
+    def result() -> list[str]:
         query = query_of({}, q="gunting listrik")
         return [row["slug"] for row in catalogue.find(lambda work: work(connection), query).rows]
 
-    assert "boosted-metal-clipper" not in found()
+    assert "boosted-metal-clipper" not in result()
     connection.execute("insert into synonyms values ('Gunting  Listrik', 'Clipper')")
-    assert "boosted-metal-clipper" in found()
+    assert "boosted-metal-clipper" in result()

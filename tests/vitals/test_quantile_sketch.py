@@ -44,12 +44,12 @@ def test_any_quantile_is_off_by_two_percent_at_most(
 ) -> None:
     scale, values = drawn
     exact = sorted(values)[max(1, math.ceil(share * len(values))) - 1]
-    found = quantile_sketch.quantile(scale, sketch_of(scale, values), share)
-    assert found is not None
+    estimate = quantile_sketch.quantile(scale, sketch_of(scale, values), share)
+    assert estimate is not None
     if exact < scale.floor:
-        assert found == 0
+        assert estimate == 0
     else:
-        assert abs(found - exact) <= 0.02 * exact
+        assert abs(estimate - exact) <= 0.02 * exact
 
 
 @given(samples())
@@ -90,35 +90,37 @@ def drawn_from(chance: random.Random, n: int, centre: float) -> dict[int, int]:
 def test_the_interval_of_a_quantile_holds_the_truth_as_often_as_it_says() -> None:
     chance, z75 = random.Random(4), 0.6744897501960817
     truth = math.exp(math.log(2000) + 0.6 * z75)
-    held = 0
+    covered = 0
     for _ in range(400):
         bounds = quantile_sketch.confidence_interval(LCP, drawn_from(chance, 200, 2000), 0.75)
         assert bounds is not None
-        held += bounds[0] <= truth <= bounds[1]
-    assert held / 400 >= 0.95
+        covered += bounds[0] <= truth <= bounds[1]
+    assert covered / 400 >= 0.95
 
 
 @pytest.mark.parametrize("n", [20, 60, 1000])
 def test_two_releases_alike_are_hardly_ever_told_apart(n: int) -> None:
     chance = random.Random(n)
-    verdicts = [
+    changes = [
         quantile_sketch.quantile_difference(
             LCP, drawn_from(chance, n, 2000), drawn_from(chance, n, 2000), 0.75
         )
         for _ in range(300)
     ]
-    alarms = sum(each is not None and each.verdict != "no clear difference" for each in verdicts)
+    alarms = sum(
+        change is not None and change.verdict != "no clear difference" for change in changes
+    )
     assert alarms <= 6, "1 in 100 is what the interval allows"
 
 
 def test_a_real_regression_is_told_with_enough_visits() -> None:
     chance = random.Random(5)
-    told = 0
+    detected = 0
     for _ in range(100):
         new, old = drawn_from(chance, 1000, 2400), drawn_from(chance, 1000, 2000)
         change = quantile_sketch.quantile_difference(LCP, new, old, 0.75)
-        told += change is not None and change.verdict == "worse"
-    assert told >= 90
+        detected += change is not None and change.verdict == "worse"
+    assert detected >= 90
 
 
 # --- The last value of an id counts once.

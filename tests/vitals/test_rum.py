@@ -302,7 +302,7 @@ def test_the_answer_does_not_wait_for_redis_or_postgres(platform: Platform) -> N
 # --- Dimensions, and what is not stored.
 
 
-@pytest.mark.parametrize(("address", "kept"), [
+@pytest.mark.parametrize(("address", "path"), [
     ("https://alfabeauty.co.id/", "/"),
     ("https://alfabeauty.co.id", "/"),
     ("https://alfabeauty.co.id/en?email=a@b.id#chat", "/en"),
@@ -321,11 +321,11 @@ def test_the_answer_does_not_wait_for_redis_or_postgres(platform: Platform) -> N
     ("http://[", "(other)"),
     ("", "/"),
 ])  # fmt: skip
-def test_a_page_is_counted_without_query_host_or_ids(address: str, kept: str) -> None:
-    assert samples.normalize_path(address) == kept
+def test_a_page_is_counted_without_query_host_or_ids(address: str, path: str) -> None:
+    assert samples.normalize_path(address) == path
 
 
-@pytest.mark.parametrize(("agent", "hint", "kept"), [
+@pytest.mark.parametrize(("agent", "hint", "device"), [
     (PHONE, None, "mobile"),
     (LAPTOP, None, "desktop"),
     ("Mozilla/5.0 (Linux; Android 10; K) AppleWebKit/537.36 Chrome/131", "?1", "tablet"),
@@ -336,9 +336,9 @@ def test_a_page_is_counted_without_query_host_or_ids(address: str, kept: str) ->
     ("", None, "unknown"),
 ])  # fmt: skip
 def test_a_device_is_classified_by_its_hint_and_its_user_agent(
-    agent: str, hint: str | None, kept: str
+    agent: str, hint: str | None, device: str
 ) -> None:
-    assert samples.device_class(agent, hint) == kept
+    assert samples.device_class(agent, hint) == device
 
 
 def test_a_page_that_is_not_named_is_the_referrer(
@@ -358,12 +358,12 @@ def test_nothing_of_the_visitor_is_stored(
         post_beacon(site, vital(page=page, id=f"metric-id-{number}", timestamp=number + 1))
     wait_for_count(site, 5)
     with redis.Redis.from_url(platform.redis_url, decode_responses=True) as valkey:
-        held = list(valkey.scan_iter("rum:*"))
-        held += [str(valkey.hgetall(key)) for key in held if valkey.type(key) == "hash"]
+        stored = list(valkey.scan_iter("rum:*"))
+        stored += [str(valkey.hgetall(key)) for key in stored if valkey.type(key) == "hash"]
     for table in ("rum_hours", "rum_days", "rum_lasts", "rum_releases", "rum_folds"):
-        held += [str(row) for row in database.execute(f"select * from {table}").fetchall()]
+        stored += [str(row) for row in database.execute(f"select * from {table}").fetchall()]
     text = " ".join(
-        [*held, *(line["message"] for line in platform.logs() if '"event"' in line["message"])]
+        [*stored, *(line["message"] for line in platform.logs() if '"event"' in line["message"])]
     )
     for secret in ("Budi", "08-555", "127.0.0.1", "Pixel", "metric-id", "name=", "Mozilla"):
         assert secret not in text, secret
@@ -371,7 +371,7 @@ def test_nothing_of_the_visitor_is_stored(
 
 def test_invented_pages_cannot_crowd_out_the_sites_own(site: httpx.Client) -> None:
     for start in range(0, 250, 50):
-        post_beacon(site, [vital(page=f"/invented-{start + each}") for each in range(50)])
+        post_beacon(site, [vital(page=f"/invented-{start + number}") for number in range(50)])
     post_beacon(site, [vital(page="/en") for _ in range(5)])
     body = eventually(
         lambda: next((g for g in get_report(site, by="path")["groups"] if g["path"] == "/en"), None)
@@ -438,7 +438,7 @@ def test_groups_and_filters_by_every_dimension(site: httpx.Client) -> None:
         assert wait_for_count(site, 6, **filters)
     assert get_report(site, release="dpl_other")["groups"] == []
     assert get_report(site, metric="CLS")["groups"] == []
-    assert [each["release"] for each in get_report(site)["releases"]] == ["dpl_local"]
+    assert [release["release"] for release in get_report(site)["releases"]] == ["dpl_local"]
 
 
 @pytest.mark.parametrize(("parameters", "names"), [
@@ -485,7 +485,7 @@ def store_release(database: Rows, release: str, first_at: datetime, values: list
     counts = Counter(quantile_sketch.bucket_of(METRICS["LCP"], value) for value in values)
     database.execute(
         "insert into rum_hours values (%s, '/', 'mobile', 'LCP', %s, %s, %s)",
-        [first_at, release, sorted(counts), [counts[each] for each in sorted(counts)]],
+        [first_at, release, sorted(counts), [counts[bucket] for bucket in sorted(counts)]],
     )
     database.execute("insert into rum_releases values (%s, %s)", [release, first_at])
 
@@ -558,7 +558,7 @@ def test_a_value_that_grows_after_its_count_was_stored_still_counts_once(
 ) -> None:
     with redis.Redis.from_url(platform.redis_url, decode_responses=True) as valkey:
         for value in (0.01, 0.3):
-            post_beacon(site, [vital("CLS", value, id=f"page-{each}") for each in range(6)])
+            post_beacon(site, [vital("CLS", value, id=f"page-{number}") for number in range(6)])
             rating = quantile_sketch.RATINGS[METRICS["CLS"].rating(value)]
             eventually(partial(is_rated, site, rating))
             valkey.delete("rum:folded")
@@ -683,10 +683,10 @@ def test_with_redis_down_the_report_is_what_postgres_holds(
 
 def test_a_visit_reads_the_same_whatever_its_shape() -> None:
     visit = RequestInfo(PHONE, "?1", "https://alfabeauty.co.id/en", "dpl_1", NOW)
-    found = samples.parse(json.dumps([vital(), vital("CLS", 0.1)]).encode(), visit)
-    assert [(each.metric, each.device, each.release) for each in found.samples] == [
+    parsed = samples.parse(json.dumps([vital(), vital("CLS", 0.1)]).encode(), visit)
+    assert [(sample.metric, sample.device, sample.release) for sample in parsed.samples] == [
         ("LCP", "mobile", "dpl_1"),
         ("CLS", "mobile", "dpl_1"),
     ]
-    assert all(re.fullmatch(r"[0-9a-f]{22}", each.id) for each in found.samples)
+    assert all(re.fullmatch(r"[0-9a-f]{22}", sample.id) for sample in parsed.samples)
     assert vitals_report.MIN_GROUP_SIZE == 5

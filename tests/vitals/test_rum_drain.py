@@ -147,13 +147,13 @@ def test_page_views_are_counted_without_their_query(
     views = [view(number, schema=schema) for number in range(7)]
     other = view(9, schema=schema, eventType="event", eventName="click")
     deliver(site, platform, lines([*views, other]))
-    found = eventually(lambda: get_report(site, by="path,device")["views"])
-    assert found == [{"path": "/en", "device": "desktop", "n": 7}]
+    views_by_path = eventually(lambda: get_report(site, by="path,device")["views"])
+    assert views_by_path == [{"path": "/en", "device": "desktop", "n": 7}]
     assert get_report(site)["groups"] == []
     with redis.Redis.from_url(platform.redis_url, decode_responses=True) as valkey:
-        held = str([valkey.hgetall(key) for key in valkey.scan_iter("rum:last:*")])
+        stored_in_redis = str([valkey.hgetall(key) for key in valkey.scan_iter("rum:last:*")])
     stored = str(database.execute("select * from rum_hours").fetchall())
-    assert "0812" not in held + stored
+    assert "0812" not in stored_in_redis + stored
 
 
 def test_an_event_counts_in_the_hour_it_happened(site: httpx.Client, platform: Platform) -> None:
