@@ -236,7 +236,9 @@ class Restore:
         facts: dict[str, object] = {"source": self.source.kind, "rto_s": self._state["rto_s"]}
         run = self._services.database.run
         noted = store.add_event_to_open(run, "restore", getpass.getuser(), now, facts)
-        return f"open after {took_s:,.0f} s" + "".join(f"; noted on {one}" for one in noted)
+        return f"open after {took_s:,.0f} s" + "".join(
+            f"; noted on {incident_id}" for incident_id in noted
+        )
 
     # ---------------------------------------------------------------- confirmation
 
