@@ -259,6 +259,11 @@ def test_nothing_that_ships_imports_functions_tests_or_the_local_platform(file: 
     assert not [found for found in imports_of(tree(file)) if found.module in unshipped]
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "ops").rglob("*.py")), ids=relative)
+def test_ops_imports_nothing_of_the_local_platform(file: Path) -> None:
+    assert not [found for found in imports_of(tree(file)) if found.module.split(".")[0] == "dev"]
+
+
 @pytest.mark.parametrize("file", FILES, ids=relative)
 def test_only_settings_reads_the_environment(file: Path) -> None:
     readers = {"environ", "environb", "getenv", "getenvb"}

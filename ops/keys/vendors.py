@@ -132,11 +132,11 @@ class UpstashToken(KeyType):
         self.facts.setdefault("old_user", self._command(self.old, "ACL", "WHOAMI"))
 
     def create(self, mark: str) -> str:
-        other = self.USERS[1] if self.facts["old_user"] == self.USERS[0] else self.USERS[0]
+        other_user = self.USERS[1] if self.facts["old_user"] == self.USERS[0] else self.USERS[0]
         admin = self._admin_token()
-        token = str(self._command(admin, "ACL", "GENTOKEN", other))
+        token = str(self._command(admin, "ACL", "GENTOKEN", other_user))
         rights = ("on", "allkeys", "allchannels", "allcommands", f">{token}")
-        self._command(admin, "ACL", "SETUSER", other, "reset", *rights)
+        self._command(admin, "ACL", "SETUSER", other_user, "reset", *rights)
         return token
 
     def revoke(self) -> None:

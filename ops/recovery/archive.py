@@ -106,8 +106,8 @@ def select_entries(
             left_out.append(words)
     if not any(" TABLE DATA " in line for line in entries):
         raise Failed(
-            "nothing in the backup belongs to the role of DATABASE_DIRECT_URL: give it the rights"
-            " of the tables' owner, or restore as that owner"
+            "nothing in the backup belongs to the role that restores, by DATABASE_DIRECT_URL:"
+            " give it the rights of the tables' owner, or restore as that one"
         )
     return Selection(tuple(entries), tuple(left_out))
 

@@ -236,8 +236,10 @@ class Restore:
         self._state["rto_s"] = round(took_s, 1)
         facts: dict[str, object] = {"source": self.source.kind, "rto_s": self._state["rto_s"]}
         run = self._services.database.run
-        noted = notes.add_event_to_open(run, "restore", getpass.getuser(), now, facts)
-        return f"open after {took_s:,.0f} s" + "".join(f"; noted on {one}" for one in noted)
+        noted = store.add_event_to_open(run, "restore", getpass.getuser(), now, facts)
+        return f"open after {took_s:,.0f} s" + "".join(
+            f"; noted on {incident_id}" for incident_id in noted
+        )
 
     # ---------------------------------------------------------------- confirmation
 

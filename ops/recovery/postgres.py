@@ -120,7 +120,7 @@ def find_program(name: str, major: int, *, or_newer: bool = False) -> Path:
     except Failed as error:
         versions = sorted({version for version, _ in installed} - {0})
         raise Failed(
-            f"{name} {major} is needed; found: {', '.join(map(str, versions)) or 'none'}."
+            f"{name} {major} is wanted; found: {', '.join(map(str, versions)) or 'none'}."
             f" Install it (Debian, Ubuntu: apt-get install postgresql-client-{major}; macOS: brew"
             f" install postgresql@{major}). {error}",
             status=2,

@@ -349,7 +349,7 @@ def test_of_two_programs_alike_the_one_on_the_path_runs(
 def test_a_dump_is_taken_with_the_servers_own_major_and_no_other() -> None:
     for major in (15, 17):
         assert postgres.major_version(postgres.find_program("pg_dump", major)) == major
-    with pytest.raises(Failed, match=r"pg_dump 99 is needed; found: .*postgresql-client-99"):
+    with pytest.raises(Failed, match=r"pg_dump 99 is wanted; found: .*postgresql-client-99"):
         postgres.find_program("pg_dump", 99)
 
 
