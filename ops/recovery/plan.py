@@ -23,7 +23,6 @@ from lib.problems import DatabaseDown
 from lib.services import Services
 from ops import steps
 from ops.command import Failed
-from ops.incidents import notes
 from ops.keys.key_file import write_private
 from ops.privacy import tombstone_replay
 from ops.products import cache_invalidation
@@ -236,7 +235,7 @@ class Restore:
         self._state["rto_s"] = round(took_s, 1)
         facts: dict[str, object] = {"source": self.source.kind, "rto_s": self._state["rto_s"]}
         run = self._services.database.run
-        noted = store.add_event_to_open(run, "restore", getpass.getuser(), now, facts)
+        noted = notes.add_event_to_open(run, "restore", getpass.getuser(), now, facts)
         return f"open after {took_s:,.0f} s" + "".join(
             f"; noted on {incident_id}" for incident_id in noted
         )
