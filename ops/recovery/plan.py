@@ -23,6 +23,7 @@ from lib.problems import DatabaseDown
 from lib.services import Services
 from ops import steps
 from ops.command import Failed
+from ops.incidents import notes
 from ops.keys.key_file import write_private
 from ops.privacy import tombstone_replay
 from ops.products import cache_invalidation
