@@ -169,16 +169,18 @@ class Database:
     def _run_on[R](self, connection: DeadlineConnection, query: Query[R], deadline: float) -> R:
         connection.deadline = deadline
         self._in_use.add(connection)
+        is_done = False
         try:
             result = query(connection)
-        except BaseException as error:
-            self._in_use.discard(connection)
-            was_cut = isinstance(error, psycopg.Error) and connection.closed
-            # Cheaper to open another than to find out what state this one is in.
-            connection.close()
-            if was_cut or type(error) in UNCLASSIFIED_ERRORS:
+            is_done = True
+        except psycopg.Error as error:
+            if type(error) in UNCLASSIFIED_ERRORS or connection.closed:
                 raise psycopg.OperationalError from error  # cut, or bytes that are no protocol
             raise
-        self._in_use.discard(connection)
-        self._release(connection)
+        finally:
+            self._in_use.discard(connection)
+            if is_done:
+                self._release(connection)
+            else:  # cheaper to open another than to find out what state this one is in
+                connection.close()
         return result

@@ -22,14 +22,12 @@ def write(event: str, level: str = "info", /, **fields: object) -> None:
 
 
 def not_configured(fault: NotConfigured, request_id: str) -> None:
-    """Name the variable here, where callers do not read."""
+    """Log the variable's name, which no response holds."""
     write("not_configured", "error", id=request_id, variable=fault.variable, fault=fault.reason)
 
 
 def redact_query_strings() -> None:
-    """Have the runtime's own lines, which name a request's address, leave out its query: people's
-    addresses and numbers stand there.
-    """
+    """Remove query strings, which hold people's addresses and numbers, from the runtime's lines."""
     from http.server import BaseHTTPRequestHandler  # what the runtime serves with
 
     def log_request(

@@ -102,6 +102,61 @@ def test_a_first_answer_loads_no_library_it_can_do_without(
     assert SPARED & set(modules) == set()
 
 
+LOADED = """
+import importlib.util, json, sys
+sys.path.insert(0, sys.argv[1])
+spec = importlib.util.spec_from_file_location("function", sys.argv[2])
+spec.loader.exec_module(importlib.util.module_from_spec(spec))
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def loaded_by(function: str) -> set[str]:
+    """The first names of every module in a fresh process that has imported the function."""
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", LOADED, str(ROOT), str(ROOT / function)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return {name.partition(".")[0] for name in json.loads(process.stdout)}
+
+
+VENDORS = {
+    "disposable_email_domains",
+    "email_validator",
+    "httpx",
+    "nacl",
+    "phonenumbers",
+    "psycopg",
+    "requests",
+    "resend",
+    "sentry_sdk",
+    "upstash_redis",
+}
+
+
+@pytest.mark.parametrize("function", ["api/health.py", "api/thanks.py", "api/products.py"])
+def test_a_function_that_answers_from_memory_loads_no_vendor(function: str) -> None:
+    assert not loaded_by(function) & {*VENDORS, "pydantic"}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "api/leads.py",
+        "api/leads_export.py",
+        "api/leads_subject.py",
+        "api/rum.py",
+        "api/cron/deliver.py",
+        "api/cron/prune.py",
+    ],
+)
+def test_a_function_that_needs_vendors_imports_them_when_first_used(function: str) -> None:
+    assert not loaded_by(function) & VENDORS
+
+
 @pytest.fixture
 def wire(platform: Platform) -> Iterator[Wire]:
     made = Wire(platform.postgres.port, 0)
