@@ -180,19 +180,20 @@ def _send_emails(connection: "Connection[Any]", now: datetime) -> None:
     _store_lead(connection, lead, LONG_AGO)
     if not connection.execute(TOUCH_OUTBOX, {"id": str(lead.id)}).rowcount:
         raise SilentFailure('a row of table "outbox" cannot be changed (a trigger or a policy?)')
-    mine = outbox.claim(run, LONG_AGO, 2)
-    for mail, answer in zip(
-        mine, (None, TransientMailError("rehearsal", uncertain=False)), strict=False
-    ):
-        outbox.send_claimed(
-            run, _fake_sender(answer), [mail], lambda: LONG_AGO, outbox.DeliveryStats()
-        )
-    for mail in mine[1:]:
-        refused = _fake_sender(PermanentMailError("rehearsal"))
-        outbox.send_claimed(run, refused, [mail], lambda: LONG_AGO, outbox.DeliveryStats())
+    claimed = outbox.claim(run, LONG_AGO, 2)
+    delayed = TransientMailError("rehearsal", uncertain=False)
+    for mail, answer in zip(claimed, (None, delayed), strict=False):
+        _deliver(run, mail, answer)
+    for mail in claimed[1:]:
+        _deliver(run, mail, PermanentMailError("rehearsal"))
     connection.execute(queue.SELECT_UNJOURNALED)
     connection.execute(queue.MARK_JOURNALED, {"ids": [str(lead.id)]})
     connection.execute(CHECK_CONSTRAINTS)
+
+
+def _deliver(run: RunQuery, mail: outbox.ClaimedEmail, answer: Exception | None) -> None:
+    transport = outbox.Transport(_fake_sender(answer))
+    outbox.Delivery(run, transport, lambda: LONG_AGO).send([mail])
 
 
 def _search_products(connection: "Connection[Any]") -> None:

@@ -21,7 +21,6 @@ from dev.bootstrap import ROOT
 from dev.platform import migrations, postgres_binaries
 from dev.platform.local_platform import APP_ROLE, Platform
 from dev.tools import Missing
-from lib.leads.lead import Recipients
 from lib.problems import DatabaseDown
 from lib.services import Services
 from lib.settings import Settings
@@ -168,9 +167,7 @@ class Drill:
         return describe_replay(tally)
 
     def _find_missing_leads(self) -> str:
-        found = journal.find_lost(
-            journal.with_retries(self._there.cache), self._there.database.run, self._now
-        )
+        found = journal.find_lost(self._there, self._now)
         if found.ids:
             oldest = found.oldest or self._now
             self._rpo_leads_s = round((self._now - oldest).total_seconds(), 1)
@@ -193,17 +190,7 @@ def replay_journal(
     services: Services, now: datetime, *, dry_run: bool = False
 ) -> journal.ReplayStats:
     """The journal into the database of `services`; nobody erased comes back."""
-    settings = services.settings
-    return journal.replay(
-        journal.with_retries(services.cache),
-        services.database.run,
-        services.cipher,
-        Recipients(settings.mail_from, settings.mail_sales_to),
-        now,
-        poison=services.database.data_errors,
-        erasure_keys=services.erasure_keys,
-        dry_run=dry_run,
-    )
+    return journal.replay(services, now, dry_run=dry_run)
 
 
 def describe_replay(tally: journal.ReplayStats) -> str:
