@@ -312,15 +312,13 @@ def _render_form(context: Context, problem: Problem) -> Response | None:
 
 def _send_emails(context: Context, persisted: PersistedLead) -> None:
     """Send the lead's own mails, which were leased to this instance when it was stored."""
-    stats = outbox.DeliveryStats()
-    messages = outbox.claimed_on_insert(persisted.lead.id, persisted.emails, context.now)
-    transport = outbox.get_transport(context.services)
-    outbox.send_new(context.services.database.run, transport, messages, _utc_now, stats)
-    context.add_log_fields(
-        sent=stats.sent, delayed=stats.delayed, dead=stats.dead, refused=stats.refused
-    )
-    if stats.error is not None:
-        raise stats.error
+    services = context.services
+    transport = outbox.get_transport(services)
+    delivery = outbox.Delivery(services.database.run, transport, _utc_now)
+    delivery.send_new(persisted.lead.id, persisted.emails, context.now)
+    context.add_log_fields(**delivery.stats.as_dict())
+    if delivery.stats.error is not None:
+        raise delivery.stats.error
 
 
 def _run_worker(context: Context) -> None:

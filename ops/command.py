@@ -9,7 +9,11 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from psycopg.rows import dict_row
+
 from lib.services import Services
+
+QUERY_BUDGET_S = 20.0
 
 
 class Failed(Exception):
@@ -82,3 +86,15 @@ def print_table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 def print_json(value: object) -> None:
     """For a program; times and ids as text."""
     print(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def fetch_rows(services: Services, statement: str, **values: object) -> list[dict[str, Any]]:
+    """The rows of a statement, by column name."""
+
+    def query(connection: Any) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = (
+            connection.cursor(row_factory=dict_row).execute(statement, values).fetchall()
+        )
+        return rows
+
+    return services.database.run(query, budget_s=QUERY_BUDGET_S)

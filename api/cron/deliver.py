@@ -1,11 +1,11 @@
-"""GET /api/cron/deliver: store the leads that wait in Redis, then send the mails that wait.
+"""GET /api/cron/deliver: store the leads that wait in Redis, then send the e-mails that are due.
 
 Safe twice at once, late, or cut off. 200 `{"queue": {"stored": n, "dead": n, "left": n},
 "journaled": n, "sent": n, "delayed": n, "dead": n, "refused": n}` (`refused`: acknowledgements
 to an address that the mail service does not take); 500 with the same and `"failed": [step]` when
 a step failed, with `fault` in `queue` when the database would refuse any lead; 401 without the
-cron token; 503 while the database is down. With Redis down `queue` is null, and the mails go out
-all the same. In maintenance everything waits: 200 `{"maintenance": "<mode>"}`.
+cron token; 503 while the database is down. With Redis down `queue` is null, and the e-mails are
+sent all the same. In maintenance everything waits: 200 `{"maintenance": "<mode>"}`.
 """
 
 from datetime import UTC, datetime
@@ -21,47 +21,51 @@ from lib.problems import DatabaseDown, NotConfigured
 from lib.vitals import rollup
 
 EVERY_MINUTES = 1  # vercel.json
-# Of the function's 60 s: the last lead and the last mail of a run may take 5 more each.
+# Of the function's 60 s: the last lead and the last e-mail of a run may take 5 more each.
 QUEUE_BUDGET_S = 20.0
 EMAIL_BUDGET_S = 25.0
 
 
-def get(call: Context) -> Response:
-    lib_app.require_cron_token(call)
-    call.check_in("deliver", every_minutes=EVERY_MINUTES)
-    if call.maintenance is not None:
-        call.add_log_fields(decision="maintenance")
-        return lib_app.json_response({"maintenance": call.maintenance.mode})
-    settings = call.services.settings
-    call.after_response(call.services.probe_open_breakers)
-    call.attempt(lambda: _run_pending_erasures(call), None, unless=(DatabaseDown,))
-    desk = Recipients(settings.mail_from, settings.mail_sales_to)
-    found = worker.process_pending(
-        call.services, desk, _utc_now, queue_s=QUEUE_BUDGET_S, mails_s=EMAIL_BUDGET_S
+def get(context: Context) -> Response:
+    lib_app.require_cron_token(context)
+    context.check_in("deliver", every_minutes=EVERY_MINUTES)
+    if context.maintenance is not None:
+        context.add_log_fields(decision="maintenance")
+        return lib_app.json_response({"maintenance": context.maintenance.mode})
+    settings = context.services.settings
+    context.after_response(context.services.probe_open_breakers)
+    context.attempt(lambda: _run_pending_erasures(context), None, unless=(DatabaseDown,))
+    report = worker.process_pending(
+        context.services,
+        Recipients(settings.mail_from, settings.mail_sales_to),
+        _utc_now,
+        queue_s=QUEUE_BUDGET_S,
+        mails_s=EMAIL_BUDGET_S,
     )
-    call.add_log_fields(**found.as_dict(), cache_fault=found.cache_error)
-    for fault in found.errors.values():
-        call.report(fault)
-    if found.queue is not None and found.queue.dead:
-        alerting.raise_alert_after_response(call, "leads_set_aside", count=found.queue.dead)
-    if found.mails.dead:
-        alerting.raise_alert_after_response(call, "dead_letters", count=found.mails.dead)
-    call.after_response(lambda: _roll_up_vitals(call))
-    refused = found.queue is not None and found.queue.database_error is not None
-    return lib_app.json_response(found.as_dict(), 500 if found.errors or refused else 200)
+    context.add_log_fields(**report.as_dict(), cache_error=report.cache_error)
+    for error in report.errors.values():
+        context.report(error)
+    if report.queue is not None and report.queue.dead:
+        alerting.raise_alert_after_response(context, "leads_set_aside", count=report.queue.dead)
+    if report.mails.dead:
+        alerting.raise_alert_after_response(context, "dead_letters", count=report.mails.dead)
+    context.after_response(lambda: _roll_up_vitals(context))
+    refused = report.queue is not None and report.queue.database_error is not None
+    return lib_app.json_response(report.as_dict(), 500 if report.errors or refused else 200)
 
 
-def _run_pending_erasures(call: Context) -> None:
-    """Before the queue is drained: who was deleted by hand in SQL gets their tombstone."""
+def _run_pending_erasures(context: Context) -> None:
+    """Before the queue is drained: rows deleted by hand in SQL get their tombstones."""
     try:
-        call.add_log_fields(erasures=erasure.run_pending(call.services, call.now))
-    except NotConfigured as fault:
-        log.not_configured(fault, call.request_id)
+        context.add_log_fields(erasures=erasure.run_pending(context.services, context.now))
+    except NotConfigured as error:
+        log.not_configured(error, context.request_id)
 
 
-def _roll_up_vitals(call: Context) -> None:
-    """Where no browser reports, nobody else takes the last counts over. Down: the next round."""
-    call.add_log_fields(vitals=rollup.roll_up(call.services, _utc_now()))
+def _roll_up_vitals(context: Context) -> None:
+    """While no browser reports, nothing else rolls up the last counts."""
+    result = rollup.roll_up(context.services, _utc_now())
+    context.add_log_fields(vitals=result and result.counts)
 
 
 def _utc_now() -> datetime:

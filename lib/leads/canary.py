@@ -1,28 +1,26 @@
-"""A synthetic lead that walks the whole path, is found at its end, and is taken away again.
+"""The canary: a synthetic lead that is accepted, stored, mailed, found, and removed.
 
-It is known by a signature over its body, never by anything a visitor could write in a form.
-It is mailed to Resend's own test mailbox, and counted nowhere.
+It is recognised by a signature over its body, never by anything a visitor could type in a form.
+Its e-mails go to Resend's test mailbox, and it is counted nowhere.
 """
 
 import hashlib
 import hmac
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
+from lib.interfaces import RunQuery
 from lib.leads.lead import CANARY_MAILBOX
 from lib.leads.queue import ACCEPTED, QUEUE, journal_key
-
-if TYPE_CHECKING:
-    from psycopg import Connection
 
 HEADER = "X-Alfa-Canary"
 SIGNATURE_MAX_AGE = timedelta(minutes=5)
 
 
 def payload(now: datetime) -> dict[str, object]:
-    """A lead every rule accepts, never the same twice."""
+    """A valid lead, different each time."""
     return {
         "business_name": "Canary",
         "contact_name": "Canary",
@@ -36,29 +34,25 @@ def payload(now: datetime) -> dict[str, object]:
 
 
 def sign(secret: str, body: bytes, now: datetime) -> str:
-    """The header's value: unix seconds, a dot, and the hex HMAC-SHA256 of both and the body."""
-    at = str(int(now.timestamp()))
-    return f"{at}.{_mac(secret, at, body)}"
+    """The header's value: Unix seconds, a dot, and the hex HMAC-SHA256 of both and the body."""
+    signed_at = str(int(now.timestamp()))
+    return f"{signed_at}.{_mac(secret, signed_at, body)}"
 
 
 def is_signed(secret: str, header: str, body: bytes, now: datetime) -> bool:
-    """Whether the header was made with `secret` for this body, within VALID_FOR of now."""
-    at, _, mac = header.partition(".")
-    right = hmac.compare_digest(mac.encode(), _mac(secret, at, body).encode())
-    return (
-        right
-        and at.isdigit()
-        and abs(now.timestamp() - int(at)) <= SIGNATURE_MAX_AGE.total_seconds()
-    )
+    """Whether the header was made with `secret` for this body, within SIGNATURE_MAX_AGE of now."""
+    signed_at, _, mac = header.partition(".")
+    if not hmac.compare_digest(mac.encode(), _mac(secret, signed_at, body).encode()):
+        return False
+    age_s = abs(now.timestamp() - int(signed_at)) if signed_at.isdigit() else float("inf")
+    return age_s <= SIGNATURE_MAX_AGE.total_seconds()
 
 
-def _mac(secret: str, at: str, body: bytes) -> str:
-    return hmac.new(secret.encode(), at.encode() + b"." + body, hashlib.sha256).hexdigest()
+def _mac(secret: str, signed_at: str, body: bytes) -> str:
+    return hmac.new(secret.encode(), signed_at.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
 class CanaryResult(NamedTuple):
-    """How far it came."""
-
     stored: bool
     emails: int
     sent: int
@@ -75,40 +69,32 @@ from outbox where lead_id = %(id)s
 
 DELETE_CANARY = "delete from leads where id = %(id)s and canary"
 
-# One that was drained after its sender had stopped looking.
+# A queued one may be stored after its sender has stopped looking for it.
 DELETE_OLD_CANARIES = "delete from leads where canary and created_at < %(until)s"
 MAX_AGE = timedelta(minutes=10)
 
 
-def find(run: Callable[..., Any], lead_id: UUID) -> CanaryResult:
-    """Where it is now."""
-
-    def ask(connection: "Connection[Any]") -> Any:
-        return connection.execute(FIND_CANARY, {"id": str(lead_id)}).fetchone()
-
-    stored, mails, sent = run(ask)
-    return CanaryResult(bool(stored), mails, sent)
+def find(run: RunQuery, lead_id: UUID) -> CanaryResult:
+    values = {"id": str(lead_id)}
+    stored, emails, sent = run(lambda c: c.execute(FIND_CANARY, values).fetchone())
+    return CanaryResult(bool(stored), emails, sent)
 
 
-def remove(run: Callable[..., Any], commands: Callable[..., Any], lead_id: UUID) -> None:
-    """Take it away from everywhere; safe to repeat, and harmless to a real lead's row.
+def remove(run: RunQuery, pipeline: Callable[..., Any], lead_id: UUID) -> None:
+    """Delete it from both stores; safe to repeat, and harmless to a real lead's row.
 
     Raises CacheDown or DatabaseDown after having tried both.
     """
     try:
-        commands(
+        pipeline(
             ("HDEL", QUEUE, str(lead_id)),
             ("DEL", journal_key(lead_id)),
             ("ZREM", ACCEPTED, str(lead_id)),
         )
     finally:
-        run(lambda connection: connection.execute(DELETE_CANARY, {"id": str(lead_id)}))
+        run(lambda c: c.execute(DELETE_CANARY, {"id": str(lead_id)}))
 
 
-def remove_old(run: Callable[..., Any], now: datetime) -> None:
-    """Take those away that nobody looks for any more. Raises DatabaseDown."""
-    run(
-        lambda connection: (
-            connection.execute(DELETE_OLD_CANARIES, {"until": now - MAX_AGE}) and None
-        )
-    )
+def remove_old(run: RunQuery, now: datetime) -> None:
+    """Delete those left over. Raises DatabaseDown."""
+    run(lambda c: c.execute(DELETE_OLD_CANARIES, {"until": now - MAX_AGE}) and None)

@@ -1,4 +1,4 @@
-"""How mails stand, for the watch: given up, waiting, and why the mail service takes none."""
+"""Counts of unsent e-mails for the monitor: dead letters, waiting, and why Resend takes none."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from lib.interfaces import RunQuery
 from lib.leads.outbox import ADDRESS_REFUSED
 
-# Resend's names, and ours: see lib/mail.py. What one of these says of a mail, it says of all.
+# Resend's error names, and ours (lib/mail.py), that stop every e-mail.
 BLOCKING_ERRORS = (
     "missing_api_key",
     "invalid_api_key",
@@ -19,7 +19,7 @@ BLOCKING_ERRORS = (
     "method_not_allowed",
 )
 
-# An acknowledgement that its own visitor's address ended is nobody's fault.
+# An acknowledgement to an address that Resend does not take is no dead letter to look at.
 COUNT_UNSENT = """
 select
   count(*) filter (where dead_at is not null
@@ -37,11 +37,9 @@ from outbox where sent_at is null
 
 
 class DeliveryStatus(NamedTuple):
-    """Counts of mails that are not sent.
-
-    dead: given up, for a person to look at. refused: acknowledgements to an address that Resend
-    does not take. waiting_since: the oldest that waits, tried or not. stopped_by: why Resend takes
-    no mail at all, as its last answers say (STOPPED), for `stopped` mails, since `stopped_since`.
+    """dead: dead letters, for a person to look at. refused: acknowledgements to an address that
+    Resend does not take. waiting_since: when the oldest waiting one was created. blocked_by: why
+    Resend takes no e-mail (BLOCKING_ERRORS); `blocked` wait for it, since `blocked_since`.
     """
 
     dead: int = 0

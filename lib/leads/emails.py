@@ -1,7 +1,7 @@
-"""The two mails a lead sets off, rendered once and stored with it.
+"""The e-mails of a lead, rendered once and stored in the outbox with it.
 
-Everything in them was typed by a stranger: subjects are one line, HTML is escaped, and no
-address of theirs becomes a link but the WhatsApp number, whose digits we checked.
+Their content was typed by a stranger: subjects are one line, HTML is escaped, and nothing becomes
+a link but the WhatsApp number, whose digits were validated.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from lib.leads.whatsapp import chat_link
 
 
 class Email(NamedTuple):
-    """One mail. kind is unique within a lead: `sales`, `acknowledgement` or `correction-N`."""
+    """kind is unique within a lead: `sales`, `acknowledgement` or `correction-N`."""
 
     kind: str
     sender: str
@@ -37,7 +37,7 @@ class Email(NamedTuple):
         )
 
 
-# What sales reads, in the order they need it.
+# Label and field, in the order in which sales need them.
 _LEAD_FIELDS = (
     ("Business", "business_name"),
     ("Contact", "contact_name"),
@@ -69,34 +69,31 @@ _CHAT_TEXT = {
     "en": "Hello {name}, thank you for contacting Alfa Beauty. Your reference is {ref}.",
 }
 
+# Subject and paragraphs.
 _ACKNOWLEDGEMENT_TEXTS = {
-    "id": {
-        "subject": "Kami sudah menerima data Anda ({ref})",
-        "hello": "Halo,",
-        "body": (
-            "Terima kasih atas minat Anda bermitra dengan Alfa Beauty. Tim kami akan menghubungi "
-            "Anda lewat WhatsApp dalam 1 hari kerja.",
-            "Kode Anda: {ref}. Sebutkan kode ini bila Anda menghubungi kami.",
-            "Bila bukan Anda yang mengisi formulir di situs kami, abaikan email ini.",
-        ),
-        "close": "Salam,\nAlfa Beauty",
-    },
-    "en": {
-        "subject": "We have received your details ({ref})",
-        "hello": "Hello,",
-        "body": (
-            "Thank you for your interest in a partnership with Alfa Beauty. Our team will contact "
-            "you on WhatsApp within 1 working day.",
-            "Your reference: {ref}. Please mention it whenever you contact us.",
-            "If it was not you who filled in the form on our site, please ignore this e-mail.",
-        ),
-        "close": "Kind regards,\nAlfa Beauty",
-    },
+    "id": (
+        "Kami sudah menerima data Anda ({ref})",
+        "Halo,",
+        "Terima kasih atas minat Anda bermitra dengan Alfa Beauty. Tim kami akan menghubungi "
+        "Anda lewat WhatsApp dalam 1 hari kerja.",
+        "Kode Anda: {ref}. Sebutkan kode ini bila Anda menghubungi kami.",
+        "Bila bukan Anda yang mengisi formulir di situs kami, abaikan email ini.",
+        "Salam,\nAlfa Beauty",
+    ),
+    "en": (
+        "We have received your details ({ref})",
+        "Hello,",
+        "Thank you for your interest in a partnership with Alfa Beauty. Our team will contact "
+        "you on WhatsApp within 1 working day.",
+        "Your reference: {ref}. Please mention it whenever you contact us.",
+        "If it was not you who filled in the form on our site, please ignore this e-mail.",
+        "Kind regards,\nAlfa Beauty",
+    ),
 }
 
 
 def sales_email(lead: Submission, ref: str, locale: str, sender: str, to: tuple[str, ...]) -> Email:
-    """Every field, the ref, and a WhatsApp chat one tap away. Reply-To is the visitor, if known."""
+    """Every field, the ref, and a WhatsApp link. Reply-To is the visitor's address, if given."""
     text, html = _render_sales_email(lead, ref, locale, "New lead", [])
     return Email("sales", sender, to, lead.email, f"New Lead: {lead.business_name}", text, html)
 
@@ -111,7 +108,7 @@ def correction_email(
     number: int,
     before: Mapping[str, object],
 ) -> Email:
-    """A lead that was sent again with other values: whole, and what the fields were before."""
+    """A corrected lead: every field, and the values that changed. before: their old values."""
     changed = [
         (label, f"{'-' if before[key] is None else before[key]} -> {getattr(lead, key)}")
         for label, key in _LEAD_FIELDS
@@ -125,7 +122,7 @@ def correction_email(
 def _render_sales_email(
     lead: Submission, ref: str, locale: str, title: str, changed: list[tuple[str, str]]
 ) -> tuple[str, str]:
-    """Text and HTML of a mail to sales."""
+    """Text and HTML of an e-mail to sales."""
     version = lead.consent_version or consent.CURRENT_VERSION
     values = {**lead.to_dict(), "locale": locale, "consent_version": version}
     chat = chat_link(
@@ -134,18 +131,13 @@ def _render_sales_email(
     rows = [("Ref", ref), *_labelled_values(values, _LEAD_FIELDS)]
     source = _labelled_values(values, _SOURCE_FIELDS)
     text = "\n".join(
-        [
-            title,
-            "",
-            *(f"Changed: {label}: {value}" for label, value in changed),
-            *([""] if changed else []),
-            *(f"{label}: {value}" for label, value in rows),
-            "",
-            f"Chat: {chat}",
-            "",
-            *(f"{label}: {value}" for label, value in source),
-            "",
-        ]
+        [title, ""]
+        + [f"Changed: {label}: {value}" for label, value in changed]
+        + ([""] if changed else [])
+        + [f"{label}: {value}" for label, value in rows]
+        + ["", f"Chat: {chat}", ""]
+        + [f"{label}: {value}" for label, value in source]
+        + [""]
     )
     html = _html_page(
         f"<h1>{escape(lead.business_name)}</h1>"
@@ -162,12 +154,22 @@ REPLY_TO_REFUSED_NOTE = (
 )
 
 
+def without_reply_to(letter: Email) -> Email:
+    """The e-mail to sales without its Reply-To, and a note why."""
+    note = REPLY_TO_REFUSED_NOTE.format(address=letter.reply_to)
+    return letter._replace(
+        reply_to=None,
+        body_text=f"{note}\n\n{letter.body_text}",
+        body_html=letter.body_html.replace("<h1>", f"<p>{escape(note)}</p><h1>", 1),
+    )
+
+
 BEGIN_SEALED_LEAD = "-----BEGIN ALFA LEAD-----"
 END_SEALED_LEAD = "-----END ALFA LEAD-----"
 
 
 def attach_sealed_lead(letter: Email, sealed: str) -> Email:
-    """The mail to sales with a copy of the lead that `ops leads import` reads again."""
+    """The e-mail to sales with a sealed copy of the lead, for `ops leads import`."""
     lines = [sealed[i : i + 76] for i in range(0, len(sealed), 76)]
     note = (
         "The database could not be reached: this mail is the only record of the lead so far.\n"
@@ -183,16 +185,10 @@ def attach_sealed_lead(letter: Email, sealed: str) -> Email:
 
 
 def acknowledgement_email(email: str, ref: str, locale: str, sender: str) -> Email:
-    """To whoever gave this address, which may not be theirs: nothing they typed is repeated."""
-    words = _ACKNOWLEDGEMENT_TEXTS[locale]
-    paragraphs = [str(words["hello"]), *(p.format(ref=ref) for p in words["body"])]
-    close = str(words["close"])
-    text = "\n\n".join([*paragraphs, close]) + "\n"
-    html = _html_page(
-        "".join(f"<p>{escape(p)}</p>" for p in paragraphs)
-        + f"<p>{escape(close).replace(chr(10), '<br>')}</p>"
-    )
-    subject = str(words["subject"]).format(ref=ref)
+    """The address may be another person's: nothing that the visitor typed is repeated."""
+    subject, *paragraphs = (text.format(ref=ref) for text in _ACKNOWLEDGEMENT_TEXTS[locale])
+    text = "\n\n".join(paragraphs) + "\n"
+    html = _html_page("".join(f"<p>{escape(p).replace(chr(10), '<br>')}</p>" for p in paragraphs))
     return Email("acknowledgement", sender, (email,), None, subject, text, html)
 
 

@@ -1,21 +1,20 @@
-"""Every lead as CSV, newest first, read in batches: the memory it takes does not grow with them.
+"""Every lead as CSV, newest first, read in batches: memory does not grow with their number.
 
-What has been sent cannot be taken back, so an answer that has to stop early says so in its last
-row, with the cursor to go on from. A cell that a spreadsheet would run gets a ' in front.
+Rows that were sent cannot be taken back, so a response that stops early says so in its last row,
+with the cursor of the next page. A cell that a spreadsheet would run as a formula is escaped.
 """
 
 import csv
 import io
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from lib import query_parameters
 from lib.interfaces import RunQuery
-from lib.problems import DatabaseDown, Details
+from lib.problems import DatabaseDown, Invalid
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -28,14 +27,14 @@ COLUMNS = (
     "utm_term", "utm_content", "consent_at", "consent_version", "consent_locale", "consent_sha256",
     "user_agent", "arrival",
 )  # fmt: skip
-BATCH_ROWS = 2000  # rows held at a time
+BATCH_ROWS = 2000
 BUDGET_S = 50.0  # of the function's 60
-READ_BUDGET_S = 8.0
+QUERY_BUDGET_S = 8.0
 
-# What a spreadsheet takes for a formula, also after spaces; and the full-width forms of the same.
+# What begins a formula in a spreadsheet, also after spaces, with the full-width forms.
 FORMULA_STARTS = frozenset("=+-@＝＋－＠")
 CONTROL_CHARACTERS = frozenset("\t\r\n")
-# These cannot begin a formula: ours, or held by the table to digits behind a plus.
+# Columns that cannot begin a formula: ours, or constrained to a plus and digits by the table.
 SAFE_COLUMNS = frozenset(COLUMNS.index(name) for name in ("id", "created_at", "phone", "ref"))
 
 ERROR_MESSAGES = {
@@ -52,9 +51,8 @@ ERROR_MESSAGES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """Where in the list something stands: everything behind it is older."""
+class Cursor(NamedTuple):
+    """A position in the list: what follows it is older."""
 
     created_at: str
     lead_id: str
@@ -67,67 +65,63 @@ class Cursor:
 FROM_NEWEST = Cursor("infinity", "ffffffff-ffff-ffff-ffff-ffffffffffff")
 
 
-@dataclass(frozen=True, slots=True)
-class ExportQuery:
-    """limit: rows at most; None for all there are."""
+class ExportQuery(NamedTuple):
+    """limit: rows at most; None: all."""
 
     before: Cursor = FROM_NEWEST
     limit: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ResultSize:
-    """rows: how many the answer will have. edge: the last of them, where more follow it."""
+class ResultSize(NamedTuple):
+    """rows: of the response. last_row: the last of them, where older ones follow it."""
 
     rows: int
     last_row: Cursor | None
 
 
-class ValidationError(Exception):
-    """Parameters at fault: names of FAULTS by parameter."""
+class Progress:
+    """How far the stream has come, for the log and for the row that says it is incomplete."""
 
-    def __init__(self, kinds: Mapping[str, str]) -> None:
-        super().__init__("faulty parameters")
-        self.error_types = kinds
-
-    def details(self, locale: str) -> Details:
-        return {name: [ERROR_MESSAGES[kind][locale]] for name, kind in self.error_types.items()}
+    rows: int = 0
+    truncated_by: str | None = None
 
 
-def parse(given: Mapping[str, list[str]]) -> ExportQuery:
-    """What is asked for. Raises Faulty with every fault."""
-    kinds: dict[str, str] = {}
-    asked = ExportQuery()
-    for name, values in query_parameters.drop_empty(given).items():
+def parse(parameters: Mapping[str, list[str]], locale: str) -> ExportQuery:
+    """Raises Invalid with every error."""
+    query, error_types = ExportQuery(), dict[str, str]()
+    for name, values in query_parameters.drop_empty(parameters).items():
         if name not in ("limit", "before"):
-            kinds[name[:100]] = "unknown"
+            error_types[name[:100]] = "unknown"
         elif len(values) > 1:
-            kinds[name] = "repeated"
+            error_types[name] = "repeated"
         else:
             try:
-                asked = _set_parameter(asked, name, values[0])
-            except ValueError:
-                kinds[name] = name
-    if kinds:
-        raise ValidationError(kinds)
-    return asked
+                if name == "limit":
+                    query = query._replace(limit=_parse_limit(values[0]))
+                else:
+                    query = query._replace(before=_parse_cursor(values[0]))
+            except (OverflowError, ValueError):
+                error_types[name] = name
+    if error_types:
+        raise Invalid({name: [ERROR_MESSAGES[key][locale]] for name, key in error_types.items()})
+    return query
 
 
-def _set_parameter(asked: ExportQuery, name: str, value: str) -> ExportQuery:
-    if name == "limit":
-        if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) > 0):
-            raise ValueError(name)
-        return replace(asked, limit=int(value))
-    at, _, lead_id = value.partition("_")
-    moment = datetime.fromisoformat(at.replace(" ", "+"))  # an unquoted + arrives as a space
+def _parse_limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) > 0):
+        raise ValueError(text)
+    return int(text)
+
+
+def _parse_cursor(text: str) -> Cursor:
+    """A cursor's text, or a time: everything before it."""
+    created_at, _, lead_id = text.partition("_")
+    moment = datetime.fromisoformat(created_at.replace(" ", "+"))  # an unquoted + is a space
     if moment.tzinfo is None:
-        raise ValueError(name)
-    # Of a bare time: everything before it.
-    known = UUID(lead_id) if lead_id else UUID(int=0)
-    try:
-        return replace(asked, before=Cursor(moment.astimezone(UTC).isoformat(), str(known)))
-    except OverflowError as fault:
-        raise ValueError(name) from fault
+        raise ValueError(text)
+    return Cursor(
+        moment.astimezone(UTC).isoformat(), str(UUID(lead_id) if lead_id else UUID(int=0))
+    )
 
 
 COUNT = """
@@ -161,70 +155,63 @@ limit %(limit)s
 """
 
 
-def count(run: RunQuery, asked: ExportQuery) -> ResultSize:
-    """How much the answer will hold, before any of it is sent. Raises DatabaseDown."""
-    values = {"at": asked.before.created_at, "lead_id": asked.before.lead_id, "limit": asked.limit}
+def count(run: RunQuery, query: ExportQuery) -> ResultSize:
+    """The size of the response, before any of it is sent. Raises DatabaseDown."""
+    values = _sql_values(query.before, query.limit)
 
-    def look(connection: "Connection[Any]") -> ResultSize:
-        found = connection.execute(COUNT, values).fetchone() or (0,)
-        edge = connection.execute(LAST_ROW, values).fetchall() if asked.limit is not None else []
-        return ResultSize(found[0], Cursor(*edge[0]) if len(edge) > 1 else None)
+    def select(connection: "Connection[Any]") -> ResultSize:
+        rows = connection.execute(COUNT, values).fetchone() or (0,)
+        last = connection.execute(LAST_ROW, values).fetchall() if query.limit is not None else []
+        return ResultSize(rows[0], Cursor(*last[0]) if len(last) > 1 else None)
 
-    extent: ResultSize = run(look, budget_s=READ_BUDGET_S)
-    return extent
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far the stream has come: for the log, and for the row that says it is not whole."""
-
-    rows: int = 0
-    truncated_by: str | None = None
+    size: ResultSize = run(select, budget_s=QUERY_BUDGET_S)
+    return size
 
 
 def stream(
-    run: RunQuery, asked: ExportQuery, extent: ResultSize, progress: Progress
+    run: RunQuery, query: ExportQuery, size: ResultSize, progress: Progress
 ) -> Iterator[bytes]:
-    """The CSV, part by part; RFC 4180 with plain line ends, every text in quotes."""
+    """The CSV in parts: RFC 4180 with plain line ends, every text quoted."""
     yield (",".join(COLUMNS) + "\n").encode()
     end = time.monotonic() + BUDGET_S
-    place, left = asked.before, asked.limit
+    cursor, left = query.before, query.limit
     while left is None or left > 0:
         if time.monotonic() > end:
             progress.truncated_by = "time"
             break
+        values = _sql_values(cursor, BATCH_ROWS if left is None else min(BATCH_ROWS, left))
         try:
-            rows = _fetch_batch(run, place, BATCH_ROWS if left is None else min(BATCH_ROWS, left))
+            rows = run(
+                lambda c, values=values: c.execute(SELECT_BATCH, values).fetchall(),
+                budget_s=QUERY_BUDGET_S,
+            )
         except DatabaseDown:
             progress.truncated_by = "database"
             break
         if not rows:
             return
         yield _encode(rows)
-        place = Cursor(str(rows[-1][1]), str(rows[-1][0]))
+        cursor = Cursor(rows[-1][1], rows[-1][0])
         progress.rows += len(rows)
         left = None if left is None else left - len(rows)
     if progress.truncated_by is not None:
-        yield _incomplete_row(place, extent, progress)
+        action = "begin again" if cursor == FROM_NEWEST else f"go on with before={cursor.text}"
+        reason = f"{progress.rows} of {size.rows} rows ({progress.truncated_by})"
+        yield _encode([(f"INCOMPLETE: {reason}; {action}", *([None] * (len(COLUMNS) - 1)))])
 
 
-def _fetch_batch(run: RunQuery, place: Cursor, limit: int) -> list[tuple[str | None, ...]]:
-    values = {"at": place.created_at, "lead_id": place.lead_id, "limit": limit}
-    rows: list[tuple[str | None, ...]] = run(
-        lambda connection: connection.execute(SELECT_BATCH, values).fetchall(),
-        budget_s=READ_BUDGET_S,
-    )
-    return rows
+def _sql_values(cursor: Cursor, limit: int | None) -> dict[str, object]:
+    return {"at": cursor.created_at, "lead_id": cursor.lead_id, "limit": limit}
 
 
 def _encode(rows: list[tuple[str | None, ...]]) -> bytes:
     out = io.StringIO()
-    # In quotes, so that a program which splits at ; as well does not make a cell of half a text.
+    # Quoted, so that a program which splits at ; too does not split a text.
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NOTNULL)
     writer.writerows(
         [
-            escape_formula(cell) if cell and at not in SAFE_COLUMNS else cell
-            for at, cell in enumerate(row)
+            escape_formula(cell) if cell and column not in SAFE_COLUMNS else cell
+            for column, cell in enumerate(row)
         ]
         for row in rows
     )
@@ -232,14 +219,8 @@ def _encode(rows: list[tuple[str | None, ...]]) -> bytes:
 
 
 def escape_formula(cell: str) -> str:
-    """The text, unable to be run as a formula."""
+    """The text with a ' before it where a spreadsheet would run it."""
     first = cell[0]
-    if first in FORMULA_STARTS or first in CONTROL_CHARACTERS:
-        return f"'{cell}"
-    return f"'{cell}" if first.isspace() and cell.lstrip()[:1] in FORMULA_STARTS else cell
-
-
-def _incomplete_row(place: Cursor, extent: ResultSize, progress: Progress) -> bytes:
-    on = "begin again" if place == FROM_NEWEST else f"go on with before={place.text}"
-    said = f"INCOMPLETE: {progress.rows} of {extent.rows} rows ({progress.truncated_by}); {on}"
-    return _encode([(said, *([None] * (len(COLUMNS) - 1)))])
+    runs = first in FORMULA_STARTS or first in CONTROL_CHARACTERS
+    runs = runs or (first.isspace() and cell.lstrip()[:1] in FORMULA_STARTS)
+    return f"'{cell}" if runs else cell

@@ -1,9 +1,9 @@
-"""The register of leads that exist only in a mail: open until imported, or dismissed by a person.
+"""The register of leads that exist only in an e-mail: open until imported or dismissed.
 
-Neither Postgres nor Redis may answer when such a lead is accepted. Its entry is written to
-whichever does; else the instance keeps it, tries again after later answers, and posts it to Slack,
-from where the watch enters it once Postgres is back. The rule a newcomer would break: an entry
-holds ids, and keyed hashes by which an erasure finds it; never a word of the visitor.
+Neither Postgres nor Redis may answer when such a lead is accepted. It is registered in whichever
+does; else the instance retries after later answers, and posts it to Slack, from where the monitor
+registers it once Postgres is back. The rule a newcomer would break: an entry holds ids, and keyed
+hashes by which an erasure finds it; never anything that the visitor typed.
 """
 
 import json
@@ -18,18 +18,17 @@ from lib.leads import repository
 from lib.leads.lead import Lead
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
-REDIS_KEY = "mailed"  # hash in Redis: id -> entry, until Postgres has it
-SLACK_METADATA_KEY = "mailed"  # of a message in Slack that carries entries
-MAX_LEADS_PER_MESSAGE = 40  # entries in one message
-MAX_REFERENCES = 20  # references named; the rest are counted
-
 if TYPE_CHECKING:
-    from lib.incidents.messages import Message
-    from lib.incidents.model import MessageRef
+    from lib.incidents.messages import Message, MessageRef
+
+REDIS_KEY = "mailed"  # hash: id -> entry, until Postgres has it
+SLACK_METADATA_KEY = "mailed"  # of a message that carries entries
+MAX_LEADS_PER_MESSAGE = 40
+MAX_REFERENCES = 20  # listed; the rest are counted
 
 
 class MailedLead(NamedTuple):
-    """marks: keyed hashes of the person; none where they were not carried along."""
+    """marks: keyed hashes of the person; none where Slack carried the entry."""
 
     lead_id: str
     ref: str
@@ -37,86 +36,89 @@ class MailedLead(NamedTuple):
     marks: tuple[str, ...] = ()
 
 
-# ---------------------------------------------------------------- by the instance that accepted it
+# ---------------------------------------------------------------- the instance that accepted it
 
 
 class _PendingLeads:
-    """An instance's entries that no store has taken yet, and the message that carries them."""
+    """An instance's leads that no store has registered yet. posted: how many of them Slack has."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
         self.leads: dict[str, MailedLead] = {}
-        self.posted_ids: set[str] = set()
-        self.messages: dict[int, MessageRef] = {}  # by the first entry's place
+        self.posted = 0
+        self.last_message: MessageRef | None = None
 
 
 _pending = _PendingLeads()
 
 
-def register_after_response(means: Services, lead: Lead, decision: str) -> None:
-    """After an answer: register a lead that was `mailed`, and those that still wait to be."""
-    if decision == "mailed" and not lead.canary:
-        marks = tuple(repository.erasure_hashes(lead, means.erasure_keys))
-        entry = MailedLead(str(lead.id), lead.ref, lead.created_at, marks)
-        with _pending.lock:
-            _pending.leads[entry.lead_id] = entry
-    if _pending.leads:
-        _register_pending(means)
-
-
-def _register_pending(means: Services) -> None:
+def register_after_response(services: Services, lead: Lead, decision: str) -> None:
+    """Register a lead that was `mailed`, and those that are still pending."""
     with _pending.lock:
-        waiting = list(_pending.leads.values())
-        if not _register(means, waiting):
-            _post_to_slack(means, waiting)
+        if decision == "mailed" and not lead.canary:
+            hashes = tuple(repository.erasure_hashes(lead, services.erasure_keys))
+            mailed_lead = MailedLead(str(lead.id), lead.ref, lead.created_at, hashes)
+            _pending.leads[mailed_lead.lead_id] = mailed_lead
+        leads = list(_pending.leads.values())
+        if not leads:
             return
-        _pending.leads.clear()
-        _pending.posted_ids.clear()
-        _pending.messages.clear()
+        if _register_anywhere(services, leads):
+            _pending.clear()
+        else:
+            _post_to_slack(services, leads)
 
 
-def _register(means: Services, entries: list[MailedLead]) -> bool:
+def _register_anywhere(services: Services, leads: list[MailedLead]) -> bool:
     with suppress(DatabaseDown, NotConfigured):
-        register(means.database.run_or_down, entries, datetime.now(UTC))
+        register(services.database.run_or_down, leads, datetime.now(UTC))
         return True
     with suppress(CacheDown, NotConfigured):
-        means.cache.pipeline(*(("HSETNX", REDIS_KEY, e.lead_id, _to_json(e)) for e in entries))
+        services.cache.pipeline(
+            *(("HSETNX", REDIS_KEY, lead.lead_id, json.dumps(_to_dict(lead))) for lead in leads)
+        )
         return True
     return False
 
 
-def _post_to_slack(means: Services, waiting: list[MailedLead]) -> None:
-    """Post them to Slack: one message for CARRIED of them, edited while more come."""
-    if all(one.lead_id in _pending.posted_ids for one in waiting):
+def _post_to_slack(services: Services, leads: list[MailedLead]) -> None:
+    """Post those not posted yet: the last message is updated until it is full."""
+    if _pending.posted == len(leads):
         return
+    size = MAX_LEADS_PER_MESSAGE
     with suppress(SlackError, MessageNotFound, NotConfigured):
-        channel = means.slack
-        for start in range(0, len(waiting), MAX_LEADS_PER_MESSAGE):
-            batch = waiting[start : start + MAX_LEADS_PER_MESSAGE]
-            if all(one.lead_id in _pending.posted_ids for one in batch):
-                continue
-            message, before = _render_message(batch), _pending.messages.get(start)
-            if before is not None and channel.can_update:
-                _pending.messages.pop(start)  # it may be gone
-                channel.update(before, message)
-                _pending.messages[start] = before
+        slack = services.slack
+        for start in range(_pending.posted // size * size, len(leads), size):
+            batch = leads[start : start + size]
+            message = _render_entries(batch)
+            earlier = _pending.last_message if start < _pending.posted else None
+            _pending.last_message = None  # an update may fail because it was deleted
+            if earlier is not None and slack.can_update:
+                slack.update(earlier, message)
+                _pending.last_message = earlier
             else:
-                _pending.messages[start] = channel.post(message)
-            _pending.posted_ids |= {one.lead_id for one in batch}
+                _pending.last_message = slack.post(message)
+            _pending.posted = start + len(batch)
 
 
-def _render_message(entries: list[MailedLead]) -> "Message":
-    from lib.incidents.messages import Message  # what a lead that is stored never needs
-
-    refs = ", ".join(one.ref for one in entries)
-    text = f"{len(entries)} leads exist only in a mail to sales"
-    said = f"*{text}*: {refs}\nThe watch registers them once Postgres answers. Keep the mails."
-    block = {"type": "section", "text": {"type": "mrkdwn", "text": said}}
-    carried = ";".join(f"{e.lead_id} {e.ref} {e.accepted_at.timestamp()}" for e in entries)
-    return Message(text, (block,), {SLACK_METADATA_KEY: carried})
+def _render_entries(leads: list[MailedLead]) -> "Message":
+    text = f"{len(leads)} leads exist only in a mail to sales"
+    refs = ", ".join(lead.ref for lead in leads)
+    details = f"*{text}*: {refs}\nThe monitor registers them once Postgres answers. Keep the mails."
+    entries = ";".join(f"{e.lead_id} {e.ref} {e.accepted_at.timestamp()}" for e in leads)
+    return _render_message(text, details, {SLACK_METADATA_KEY: entries})
 
 
-# ---------------------------------------------------------------- in Postgres
+def _render_message(text: str, details: str, metadata: dict[str, str]) -> "Message":
+    from lib.incidents.messages import Message  # needed only in an outage
+
+    block = {"type": "section", "text": {"type": "mrkdwn", "text": details}}
+    return Message(text, (block,), metadata)
+
+
+# ---------------------------------------------------------------- Postgres
 
 INSERT_MAILED_LEADS = """
 insert into mailed_leads (lead_id, ref, accepted_at, marks, registered_at)
@@ -136,120 +138,84 @@ where dismissed_at is null and not exists (select from leads where leads.id = m.
 order by accepted_at, lead_id
 """
 
-DISMISS = """
-update mailed_leads set dismissed_at = %(now)s, dismissed_by = %(by)s, reason = %(reason)s
-where (ref = %(which)s or lead_id::text = %(which)s) and dismissed_at is null
-returning lead_id::text, ref
-"""
-
-# Imported under the id of an earlier submission of the same words; or of a person erased since.
-CLOSE_IMPORTED = """
-update mailed_leads set dismissed_at = %(now)s, dismissed_by = 'import', reason = %(reason)s
-where lead_id = %(lead_id)s and dismissed_at is null
-"""
-DELETE_MAILED_LEAD = "delete from mailed_leads where lead_id = %(lead_id)s"
 DELETE_OF_PERSON = """
 delete from mailed_leads
 where marks && %(marks)s::text[] and accepted_at <= %(until)s::timestamptz
 """
 
 
-def register(run: RunQuery, entries: Iterable[MailedLead], now: datetime) -> None:
-    """Register them; safe to repeat. One whose person was erased since is not. DatabaseDown."""
-    values = {"entries": json.dumps([_to_dict(one) for one in entries]), "now": now}
+def register(run: RunQuery, leads: Iterable[MailedLead], now: datetime) -> None:
+    """Safe to repeat; skips those whose person was erased since. Raises DatabaseDown."""
+    values = {"entries": json.dumps([_to_dict(lead) for lead in leads]), "now": now}
     run(lambda connection: connection.execute(INSERT_MAILED_LEADS, values) and None)
 
 
 def list_open(run: RunQuery) -> list[MailedLead]:
-    """Those that wait to be imported or dismissed, oldest first. Raises DatabaseDown."""
+    """Those neither imported nor dismissed, oldest first. Raises DatabaseDown."""
     rows = run(lambda connection: connection.execute(LIST_OPEN).fetchall())
     return [MailedLead(*row) for row in rows]
 
 
-def dismiss(run: RunQuery, which: str, by: str, reason: str, now: datetime) -> list[MailedLead]:
-    """Close the entry of a reference or an id, for a person's reason; those closed."""
-    values = {"which": which, "by": by, "reason": reason, "now": now}
-    rows = run(lambda connection: connection.execute(DISMISS, values).fetchall())
-    return [MailedLead(lead_id, ref, now) for lead_id, ref in rows]
+# ---------------------------------------------------------------- the monitor
 
 
-def record_import(run: RunQuery, lead: Lead, stored: Lead | None, now: datetime) -> None:
-    """After an import. stored: the lead as it is kept, perhaps under an earlier id; None: its
-    person was erased."""
-    values: dict[str, object] = {"lead_id": str(lead.id), "now": now}
-    if stored is None:
-        run(lambda connection: connection.execute(DELETE_MAILED_LEAD, values) and None)
-    elif stored.id != lead.id:
-        values["reason"] = f"is lead {stored.id}"
-        run(lambda connection: connection.execute(CLOSE_IMPORTED, values) and None)
-
-
-# ---------------------------------------------------------------- by the watch
-
-
-def list_in_redis(commands: Callable[..., list[Any]]) -> list[MailedLead]:
+def list_in_redis(pipeline: Callable[..., list[Any]]) -> list[MailedLead]:
     """Those that only Redis has. Raises CacheDown."""
-    return parse(commands(("HVALS", REDIS_KEY))[0])
+    return parse(pipeline(("HVALS", REDIS_KEY))[0])
 
 
-def import_from_redis(means: Services, now: datetime) -> None:
-    """Enter in Postgres what Redis holds. Raises CacheDown, DatabaseDown, NotConfigured."""
-    held = list_in_redis(means.cache.pipeline)
-    if held:
-        register(means.database.run_or_down, held, now)
-        means.cache.execute("HDEL", REDIS_KEY, *(one.lead_id for one in held))
+def import_from_redis(services: Services, now: datetime) -> None:
+    """Register in Postgres what Redis holds. Raises CacheDown, DatabaseDown, NotConfigured."""
+    leads = list_in_redis(services.cache.pipeline)
+    if leads:
+        register(services.database.run_or_down, leads, now)
+        services.cache.execute("HDEL", REDIS_KEY, *(lead.lead_id for lead in leads))
 
 
-def import_from_slack(means: Services, now: datetime) -> None:
-    """Enter what only Slack's messages carry, and say so there. Raises AlertDelayed, DatabaseDown,
+def import_from_slack(services: Services, now: datetime) -> None:
+    """Register what only Slack's messages carry, and update them. Raises SlackError, DatabaseDown,
     NotConfigured."""
-    from lib.incidents.messages import Message
-
-    channel = means.slack
-    for posted, marks in channel.list_with_metadata(SLACK_METADATA_KEY):
-        entries = [
-            entry
-            for part in marks[SLACK_METADATA_KEY].split(";")
-            if (entry := _parse_metadata(part))
-        ]
-        register(means.database.run_or_down, entries, now)
-        refs = ", ".join(one.ref for one in entries)
-        said = f"Registered: {refs}\n`python3 -m ops leads mailed` says which are still open."
-        block = {"type": "section", "text": {"type": "mrkdwn", "text": said}}
-        text = f"{len(entries)} leads that exist only in a mail are registered"
+    for message, metadata in services.slack.list_with_metadata(SLACK_METADATA_KEY):
+        entries = metadata[SLACK_METADATA_KEY].split(";")
+        leads = [lead for entry in entries if (lead := _parse_metadata(entry))]
+        register(services.database.run_or_down, leads, now)
+        refs = ", ".join(lead.ref for lead in leads)
+        text = f"{len(leads)} leads that exist only in a mail are registered"
+        details = f"Registered: {refs}\nThose still open: `python3 -m ops leads mailed`"
         with suppress(MessageNotFound):
-            channel.update(posted, Message(text, (block,), {"registered": text}))
+            services.slack.update(message, _render_message(text, details, {"registered": text}))
 
 
-def format_references(entries: list[MailedLead]) -> tuple[str, ...]:
-    """Their references, the first of many."""
-    first = [one.ref for one in entries[:MAX_REFERENCES]]
-    more = len(entries) - len(first)
-    return (*first, f"and {more} more") if more else tuple(first)
+def format_references(leads: list[MailedLead]) -> tuple[str, ...]:
+    """At most MAX_REFERENCES, and how many more there are."""
+    refs = tuple(lead.ref for lead in leads[:MAX_REFERENCES])
+    more = len(leads) - len(refs)
+    return (*refs, f"and {more} more") if more else refs
+
+
+# ---------------------------------------------------------------- an entry as text
+
+
+def _to_dict(lead: MailedLead) -> dict[str, object]:
+    return {**lead._asdict(), "accepted_at": lead.accepted_at.isoformat()}
+
+
+def parse(texts: Iterable[str]) -> list[MailedLead]:
+    """The entries of Redis, oldest first; malformed ones are skipped."""
+    leads = []
+    for text in texts:
+        with suppress(LookupError, TypeError, ValueError):
+            entry = json.loads(text)
+            accepted_at = datetime.fromisoformat(entry["accepted_at"])
+            leads.append(
+                MailedLead(entry["lead_id"], entry["ref"], accepted_at, tuple(entry["marks"]))
+            )
+    return sorted(leads, key=lambda lead: lead.accepted_at)
 
 
 def _parse_metadata(text: str) -> MailedLead | None:
     try:
-        lead_id, ref, at = text.split(" ")
-        return MailedLead(lead_id, ref, datetime.fromtimestamp(float(at), UTC))
+        lead_id, ref, accepted_at = text.split(" ")
+        return MailedLead(lead_id, ref, datetime.fromtimestamp(float(accepted_at), UTC))
     except ValueError:
         return None
-
-
-def _to_dict(entry: MailedLead) -> dict[str, object]:
-    return {**entry._asdict(), "accepted_at": entry.accepted_at.isoformat()}
-
-
-def _to_json(entry: MailedLead) -> str:
-    return json.dumps(_to_dict(entry))
-
-
-def parse(texts: Iterable[str]) -> list[MailedLead]:
-    """The entries that Redis holds, oldest first; what is none is left out."""
-    found = []
-    for text in texts:
-        with suppress(LookupError, TypeError, ValueError):
-            held = json.loads(text)
-            at = datetime.fromisoformat(held["accepted_at"])
-            found.append(MailedLead(held["lead_id"], held["ref"], at, tuple(held["marks"])))
-    return sorted(found, key=lambda one: one.accepted_at)

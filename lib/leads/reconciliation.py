@@ -1,7 +1,7 @@
-"""Three counts that must meet: leads accepted, leads stored, leads sales were told of.
+"""The reconciliation: leads accepted, leads stored, and leads sales were notified of must agree.
 
-Accepted is kept in Redis when an answer has been given, stored and told in Postgres; a lead may
-be on its way between them, so the newest minutes are left out. Covers the last 48 hours.
+Accepted is counted in Redis once a request is answered, stored and notified in Postgres. The newest
+minutes are left out: their leads may be between the two. Covers the last 48 hours.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from lib.interfaces import RunQuery
 from lib.leads import mailed_leads
 from lib.leads.queue import ACCEPTED, DEAD_LETTERS, JOURNAL_TTL_S, QUEUE
 
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
     from psycopg import Connection
 
 GRACE_PERIOD = timedelta(minutes=5)
-MAX_IDS = 20  # ids; the rest are counted
+MAX_IDS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """Counts, and the ids behind each difference (at most SHOWN of them).
+    """Counts, and the ids behind each difference (at most MAX_IDS). told: sales were notified.
 
-    mailed: references of leads that exist only in a mail.
+    set_aside: dead letters of the queue. mailed: references of leads that exist only in an e-mail.
     """
 
     accepted: int
@@ -46,7 +47,7 @@ select expected.id::text from unnest(%(ids)s::uuid[]) as expected (id)
 where not exists (select from leads where leads.id = expected.id)
 """
 
-# A lead in review is one that sales are not told of on purpose, until a person looked.
+# Sales are not notified of a lead in review until a person has looked at it.
 COUNT_STORED = """
 select count(*),
   count(*) filter (where exists (
@@ -65,40 +66,37 @@ limit %(shown)s
 """
 
 
-def reconcile(
-    commands: Callable[..., list[Any]], run: Callable[..., Any], now: datetime
-) -> Reconciliation:
-    """The ledger at `now`. Raises CacheDown or DatabaseDown: then nothing can be said."""
+def reconcile(pipeline: Callable[..., list[Any]], run: RunQuery, now: datetime) -> Reconciliation:
+    """Raises CacheDown or DatabaseDown: without both there is no result."""
     since, until = now - timedelta(seconds=JOURNAL_TTL_S), now - GRACE_PERIOD
-    accepted, queued, set_aside, only_in_redis = commands(
+    accepted, queued, dead_letters, mailed_in_redis = pipeline(
         ("ZRANGE", ACCEPTED, since.timestamp(), until.timestamp(), "BYSCORE"),
         ("HKEYS", QUEUE),
         ("HKEYS", DEAD_LETTERS),
         ("HVALS", mailed_leads.REDIS_KEY),
     )
     mailed = {
-        one.lead_id: one
-        for one in [*mailed_leads.list_open(run), *mailed_leads.parse(only_in_redis)]
+        lead.lead_id: lead
+        for lead in [*mailed_leads.list_open(run), *mailed_leads.parse(mailed_in_redis)]
     }
-    elsewhere = {*queued, *set_aside, *mailed}
+    elsewhere = {*queued, *dead_letters, *mailed}
     expected = [lead_id for lead_id in accepted if lead_id not in elsewhere]
     values = {"ids": expected, "since": since, "until": until, "shown": MAX_IDS}
 
-    def look(connection: "Connection[Any]") -> tuple[list[str], tuple[int, int, int], list[str]]:
+    def query(connection: "Connection[Any]") -> tuple[list[str], Any, list[str]]:
         missing = [row[0] for row in connection.execute(LIST_MISSING, values)]
-        counts = connection.execute(COUNT_STORED, values).fetchone() or (0, 0, 0)
-        untold = [row[0] for row in connection.execute(LIST_UNNOTIFIED, values)]
-        return missing, (counts[0], counts[1], counts[2]), untold
+        counts = connection.execute(COUNT_STORED, values).fetchone()
+        return missing, counts, [row[0] for row in connection.execute(LIST_UNNOTIFIED, values)]
 
-    missing, (stored, told, in_review), untold = run(look)
+    missing, (stored, notified, in_review), unnotified = run(query)
     return Reconciliation(
         accepted=len(accepted),
         stored=stored,
-        told=told,
+        told=notified,
         queued=len(queued),
-        set_aside=len(set_aside),
+        set_aside=len(dead_letters),
         in_review=in_review,
         missing=tuple(missing[:MAX_IDS]),
-        untold=tuple(untold),
+        untold=tuple(unnotified),
         mailed=mailed_leads.format_references(list(mailed.values())),
     )

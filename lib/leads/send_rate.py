@@ -1,11 +1,12 @@
-"""How fast mails are handed to Resend, by all instances together: turns, and pauses for everybody.
+"""The rate limit of e-mails to Resend, for all instances together: send slots, and a common pause.
 
-Kept in Postgres, where the outbox is. Where it cannot be asked (a missing table, a missing right),
-mails leave all the same, one worker's no faster than its own gap: a pace must not cost a mail.
+It is kept in Postgres, beside the outbox. Where its table cannot be used (renamed, a missing
+right), e-mails are sent all the same, each worker at its own interval: no e-mail is lost to it.
 """
 
 import time
 from datetime import datetime, timedelta
+from typing import Any
 
 from lib import log
 from lib.interfaces import RunQuery
@@ -14,11 +15,11 @@ from lib.problems import DatabaseDown
 # Requests a second of a whole team at Resend: 2 until 2026, 5 since
 # (resend.com/docs/api-reference/rate-limit, read 2026-11-28). The lower one suits every account.
 REQUESTS_PER_S = 2.0
-INTERVAL_MARGIN = 1.2  # turns are late by what a network delays them, and may come closer together
-MAX_WAIT = timedelta(seconds=4)  # who would wait longer leaves the mail to the next drain
+INTERVAL_MARGIN = 1.2  # network delays may bring two requests closer together
+MAX_WAIT = timedelta(seconds=4)  # with a longer wait, the e-mail is left to the next worker
 
-# A row's worth of turns, `n` of them. A `next_at` far ahead was written by a wrong clock.
-# own: the mails are the caller's; else a turn is taken only while a mail is due.
+# Reserves consecutive slots in one row. A `next_at` far ahead was written by a wrong clock.
+# own: the caller has the e-mails; else slots are reserved only while an e-mail is due.
 RESERVE_SLOTS = """
 insert into mail_pace as pace (next_at)
 select %(now)s::timestamptz + %(taken)s::interval
@@ -35,7 +36,7 @@ on conflict (one) do update set next_at = %(taken)s::interval + case
 returning next_at - %(taken)s::interval
 """
 
-# How long mails are held that would be due then.
+# The end of a pause during which an e-mail is, or becomes, due.
 PAUSED_UNTIL = """
 select held_until from mail_pace
 where held_until > %(now)s::timestamptz and exists (
@@ -52,63 +53,58 @@ on conflict (one) do update set held_for = excluded.held_for,
 """
 
 
-type ErrorTypes = tuple[type[Exception], ...]
-"""What a statement may fail with (`Database.faults`)."""
+class RateLimit:
+    """tolerated: what a statement may fail with at no e-mail's cost (`Database.all_errors`)."""
 
+    def __init__(
+        self, run: RunQuery, per_second: float, tolerated: tuple[type[Exception], ...]
+    ) -> None:
+        self._run = run
+        self._tolerated = tolerated
+        self.interval_s = INTERVAL_MARGIN / per_second
 
-def reserve_slots(
-    run: RunQuery,
-    now: datetime,
-    n: int,
-    gap_s: float,
-    *,
-    own: bool,
-    within_s: float,
-    faults: ErrorTypes = (),
-) -> float | None:
-    """Wait seconds until the first of `n` turns in a row, gap_s apart; None: leave it now.
+    def reserve(
+        self, now: datetime, slots: int, *, own: bool, within: timedelta = MAX_WAIT
+    ) -> float | None:
+        """Seconds until the first of consecutive slots; None: do not send now.
 
-    None when mails are held, when others have taken the next turns already, and, unless the mails
-    are the caller's own, when none is due.
-    """
-    ahead = min(MAX_WAIT, timedelta(seconds=max(0.0, within_s)))
-    values = {"now": now, "taken": timedelta(seconds=gap_s) * n, "own": own, "ahead": ahead}
-    try:
-        row = run(lambda connection: connection.execute(RESERVE_SLOTS, values).fetchone())
-    except DatabaseDown:
-        if own:
-            return 0.0  # the mail is in hand; it is written down when Postgres is back
-        raise
-    except faults as fault:
-        log.write("mail_pace_unknown", "error", **log.exception_fields(fault))
-        return gap_s
-    return None if row is None else max(0.0, (row[0] - now).total_seconds())
+        None while sending is paused, when the next free slot is too far off, and, unless the
+        e-mails are the caller's own, when none is due.
+        """
+        values = {
+            "now": now,
+            "taken": timedelta(seconds=self.interval_s) * slots,
+            "own": own,
+            "ahead": min(MAX_WAIT, within),
+        }
+        try:
+            row = self._fetch_one(RESERVE_SLOTS, values)
+        except DatabaseDown:
+            if own:
+                return 0.0  # the e-mail is at hand, and marked as sent once Postgres is back
+            raise
+        except self._tolerated as error:
+            log.write("mail_pace_unknown", "error", **log.exception_fields(error))
+            return self.interval_s
+        return None if row is None else max(0.0, (row[0] - now).total_seconds())
 
+    def pause(self, now: datetime, pause_s: float, reason: str) -> None:
+        """Stop all sending for pause_s seconds. Where that fails, each worker learns by itself."""
+        values = {"now": now, "until": now + timedelta(seconds=pause_s), "reason": reason}
+        try:
+            self._run(lambda connection: connection.execute(PAUSE, values))
+        except DatabaseDown:
+            return
+        except self._tolerated as error:
+            log.write("mail_pace_unknown", "error", **log.exception_fields(error))
 
-def pause(
-    run: RunQuery, now: datetime, pause_s: float, reason: str, faults: ErrorTypes = ()
-) -> None:
-    """Let nobody send for pause_s seconds. Not written down: others find out by themselves."""
-    values = {"now": now, "until": now + timedelta(seconds=pause_s), "reason": reason}
-    try:
-        run(lambda connection: connection.execute(PAUSE, values))
-    except DatabaseDown:
-        return
-    except faults as fault:
-        log.write("mail_pace_unknown", "error", **log.exception_fields(fault))
+    def pause_left_s(self, now: datetime) -> float | None:
+        """Seconds until waiting e-mails may be sent again; None where none is paused."""
+        row = self._fetch_one(PAUSED_UNTIL, {"now": now})
+        return None if row is None else float((row[0] - now).total_seconds())
 
-
-def pause_left_s(run: RunQuery, now: datetime) -> float | None:
-    """Seconds until mails that wait may be sent again; None when none is held.
-
-    After `take_turns`, which could be asked.
-    """
-    row = run(lambda connection: connection.execute(PAUSED_UNTIL, {"now": now}).fetchone())
-    return None if row is None else float((row[0] - now).total_seconds())
-
-
-def min_interval_s(per_second: float) -> float:
-    return INTERVAL_MARGIN / per_second
+    def _fetch_one(self, statement: str, values: dict[str, object]) -> Any:
+        return self._run(lambda connection: connection.execute(statement, values).fetchone())
 
 
 def sleep(seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""One round of finishing what waits: queued leads into Postgres, then mails on their way.
+"""The worker: drains the queue into Postgres, completes the journal, sends e-mails that are due.
 
-The cron makes rounds; an accepted lead makes a short one after its answer, so that no plan's
-slow cron is the only engine. Any number of rounds may be made at once, and cut off anywhere.
+The cron runs it; an accepted lead runs it shortly after its answer, so that a plan with a slow cron
+still delivers. Any number may run at once, and be killed anywhere.
 """
 
 import time
@@ -21,9 +21,9 @@ AFTER_RESPONSE_BUDGET_S = 4.0
 
 
 class WorkerReport(NamedTuple):
-    """What a round did. queue is None where Redis was down; cache_fault says how.
+    """queue: None while Redis is down; cache_error says why.
 
-    faults: what failed for another reason than an outage, by step; the other steps were done.
+    errors: of steps that failed for another reason than an outage; the other steps were done.
     """
 
     queue: lead_queue.DrainStats | None
@@ -39,82 +39,66 @@ class WorkerReport(NamedTuple):
             "left": self.queue.left,
             **({"fault": self.queue.database_error} if self.queue.database_error else {}),
         }
-        mails = {"sent": self.mails.sent, "delayed": self.mails.delayed, "dead": self.mails.dead,
-                 "refused": self.mails.refused}  # fmt: skip
-        facts: dict[str, object] = {"queue": queue, "journaled": self.journaled, **mails}
-        if self.errors:
-            facts["failed"] = sorted(self.errors)
-        return facts
+        failed = {"failed": sorted(self.errors)} if self.errors else {}
+        return {"queue": queue, "journaled": self.journaled, **self.mails.as_dict(), **failed}
 
 
 def process_pending(
-    means: Services,
-    desk: Recipients,
+    services: Services,
+    recipients: Recipients,
     clock: Callable[[], datetime],
     *,
     queue_s: float,
     mails_s: float,
 ) -> WorkerReport:
-    """One round of at most queue_s and mails_s seconds. Raises DatabaseDown, NotConfigured."""
-    faults: dict[str, Exception] = {}
+    """Runs at most queue_s and mails_s seconds. Raises DatabaseDown, NotConfigured."""
+    run = services.database.run
+    errors: dict[str, Exception] = {}
 
-    def attempt[R](step: str, work: Callable[[], R], otherwise: R) -> R:
-        """A step whose failure, but for an outage, keeps no other step from being done."""
+    def attempt[R](step: str, work: Callable[[], R], fallback: R) -> R:
+        """Unless it is an outage, one step's error must not prevent the next."""
         try:
             return work()
         except (CacheDown, DatabaseDown, NotConfigured):
             raise
-        except Exception as fault:  # noqa: BLE001 - told in `faults`
-            faults[step] = fault
-            return otherwise
+        except Exception as error:  # noqa: BLE001 - reported in `errors`
+            errors[step] = error
+            return fallback
 
-    queue, journaled, cache_fault = None, 0, None
-    run = means.database.run
-    try:
-        queue = attempt("queue", lambda: _drain_queue(means, desk, clock, queue_s), None)
-        journaled = attempt(
-            "journal",
-            lambda: lead_queue.backfill_journal(means.cache.pipeline, run, means.cipher),
-            0,
-        )
-    except (CacheDown, NotConfigured) as down:
-        cache_fault = str(down) or "redis is down"
-    mails = attempt(
-        "mails",
-        lambda: outbox.send_due(run, outbox.get_transport(means), clock, mails_s),
-        outbox.DeliveryStats(),
-    )
-    if mails.error is not None:
-        faults["mails"] = mails.error
-    return WorkerReport(queue, journaled, mails, cache_fault, faults)
-
-
-def _drain_queue(
-    means: Services, desk: Recipients, clock: Callable[[], datetime], budget_s: float
-) -> lead_queue.DrainStats:
-    run = means.database.run
-
-    def store_fault() -> str | None:
-        from lib.monitoring import (
-            statement_check,  # what a round that stores everything never needs
-        )
+    def find_database_error() -> str | None:
+        from lib.monitoring import statement_check  # needed only after a refused lead
 
         return statement_check.store_fault(partial(run, even_if_open=True), clock())
 
-    return lead_queue.drain(
-        means.cache.execute,
-        run,
-        means.cipher,
-        desk,
-        clock,
-        budget_s=budget_s,
-        store_fault=store_fault,
-        erasure_keys=means.erasure_keys,
-    )
+    queue, journaled, cache_error = None, 0, None
+    try:
+        queue = attempt(
+            "queue",
+            lambda: lead_queue.drain(
+                services,
+                recipients,
+                clock,
+                budget_s=queue_s,
+                find_database_error=find_database_error,
+            ),
+            None,
+        )
+        journaled = attempt(
+            "journal",
+            lambda: lead_queue.backfill_journal(services.cache.pipeline, run, services.cipher),
+            0,
+        )
+    except (CacheDown, NotConfigured) as down:
+        cache_error = str(down) or "redis is down"
+    delivery = outbox.Delivery(run, outbox.get_transport(services), clock)
+    mails = attempt("mails", lambda: delivery.send_due(mails_s), delivery.stats)
+    if mails.error is not None:
+        errors["mails"] = mails.error
+    return WorkerReport(queue, journaled, mails, cache_error, errors)
 
 
 class Throttle:
-    """An instance's own pace: at most one short round every NUDGE_EVERY_S seconds."""
+    """At most one run every MIN_INTERVAL_S seconds on one instance."""
 
     def __init__(self) -> None:
         self._allowed_at = 0.0

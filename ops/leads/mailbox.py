@@ -1,8 +1,8 @@
-"""Sealed leads out of saved mails, whatever mail programs and mailboxes did to them.
+"""Sealed leads out of saved e-mails, whatever mail programs and mailboxes did to them.
 
-Reads a mail (.eml), a mailbox (mbox), a page or a text saved from a mail program, in any charset.
-Nothing a mail says of itself is trusted: each text in it is read in several ways, and the way that
-opens the most copies counts. The rule a newcomer would break: no mail ends the reading of others.
+Reads an e-mail (.eml), a mailbox (mbox), a page or a text saved from a mail program, in any
+charset. Headers are not trusted: each text is decoded in several ways, and the way that opens the
+most sealed copies counts. The rule a newcomer would break: no e-mail stops the reading of others.
 """
 
 import base64
@@ -20,9 +20,9 @@ from pathlib import Path
 from lib.leads.lead import Lead
 
 type Decrypt = Callable[[str], Lead | None]
-"""A sealed copy -> the lead; None when it cannot be opened."""
+"""A sealed copy -> the lead; None when it cannot be decrypted."""
 
-# The marks as they come back: dashes may have become others, and lines been folded and quoted.
+# The markers as they come back: other dashes, lines folded and quoted.
 _DASH = "-\u2010-\u2015\u2212\u00ad"
 _GAP = r"(?:[\s\xa0>|]|&nbsp;)*"
 _BEGIN = re.compile(rf"[{_DASH}]{{3,}}{_GAP}BEGIN{_GAP}ALFA{_GAP}LEAD{_GAP}[{_DASH}]{{3,}}", re.I)
@@ -53,9 +53,9 @@ MAX_COPY_CHARACTERS = 40_000  # characters; a lead's fields have limits
 
 @dataclass(frozen=True, slots=True)
 class DamagedCopy:
-    """A copy that does not open. ref: of the lead that the text before it speaks of, if any does.
+    """A sealed copy that cannot be decrypted. ref: the last reference in the text before it.
 
-    cut: its end is missing, and no other part of the mail has it whole.
+    truncated: its end is missing, and no other part of the e-mail has the whole copy.
     """
 
     ref: str | None
@@ -64,14 +64,14 @@ class DamagedCopy:
 
 @dataclass(slots=True)
 class MailboxContents:
-    """What was read: every submission once, and the copies that open in no way."""
+    """Every submission once, and the copies that cannot be decrypted."""
 
     leads: dict[str, Lead] = field(default_factory=dict)
     damaged: list[DamagedCopy] = field(default_factory=list)
 
-    def add(self, other: "MailboxContents") -> None:
-        self.leads |= other.leads
-        self.damaged += other.damaged
+    def add(self, more: "MailboxContents") -> None:
+        self.leads |= more.leads
+        self.damaged += more.damaged
 
     @property
     def refs(self) -> set[str]:
@@ -82,77 +82,80 @@ def list_files(path: Path) -> list[Path]:
     """The file itself, or every file below a folder (a Maildir too), in order."""
     if not path.is_dir():
         return [path]
-    return sorted(each for each in path.rglob("*") if each.is_file())
+    return sorted(file for file in path.rglob("*") if file.is_file())
 
 
-def parse_file(data: bytes, open_copy: Decrypt) -> MailboxContents:
-    """Every lead that a file carries."""
+def parse_file(data: bytes, decrypt: Decrypt) -> MailboxContents:
+    """Every lead in a file."""
     data = _utf16_to_utf8(data)
-    found = MailboxContents()
+    contents = MailboxContents()
     for mail in _MBOX_SEPARATOR.split(data):
         if mail.strip():
-            found.add(_parse_mail(mail, open_copy))
-    # A file that is no mail, or one so broken that its parts are not found.
-    whole = _best_reading([_parse_text(text, open_copy) for text in _iter_texts(data)])
-    if not found.leads and not found.damaged:
-        runs = [_parse_content(part, open_copy) for part in _iter_base64(data)]
-        return _best_reading([whole, *runs])
-    found.leads |= {key: lead for key, lead in whole.leads.items() if key not in found.leads}
-    return found
+            contents.add(_parse_mail(mail, decrypt))
+    # A file that is no e-mail, or one so broken that its parts are not found.
+    whole = _best_reading([_parse_text(text, decrypt) for text in _iter_texts(data)])
+    if not contents.leads and not contents.damaged:
+        return _best_reading(
+            [whole, *(_parse_content(part, decrypt) for part in _iter_base64(data))]
+        )
+    contents.leads |= whole.leads
+    return contents
 
 
-def _parse_mail(mail: bytes, open_copy: Decrypt) -> MailboxContents:
-    """One mail. A copy damaged in one part and whole in another is no loss."""
-    found, message = MailboxContents(), Message()
+def _parse_mail(mail: bytes, decrypt: Decrypt) -> MailboxContents:
+    """One e-mail. A copy that is truncated in one part and whole in another is not lost."""
+    contents, message = MailboxContents(), Message()
     try:
         message = email.message_from_bytes(mail, policy=email.policy.compat32)
         for content, charset in _iter_parts(message):
-            found.add(_parse_content(content, open_copy, charset))
-    except RecursionError:  # nested to hurt
-        found.add(_parse_content(mail, open_copy))
+            contents.add(_parse_content(content, decrypt, charset))
+    except RecursionError:  # nested on purpose
+        contents.add(_parse_content(mail, decrypt))
     if message.keys():
-        spared = [replace(one, truncated=False) for one in found.damaged if one.ref in found.refs]
-        found.damaged = spared + [one for one in found.damaged if one.ref not in found.refs]
-    return found
+        contents.damaged = [
+            replace(copy, truncated=copy.truncated and copy.ref not in contents.refs)
+            for copy in contents.damaged
+        ]
+    return contents
 
 
 # ------------------------------------------------------------------ blocks
 
 
-def _parse_text(text: str, open_copy: Decrypt) -> MailboxContents:
-    """What stands between each begin and its end, or the next begin."""
-    found = MailboxContents()
+def _parse_text(text: str, decrypt: Decrypt) -> MailboxContents:
+    """The copies between each begin marker and its end marker, or the next begin."""
+    contents = MailboxContents()
     starts = list(_BEGIN.finditer(text))
     before = 0
     for number, start in enumerate(starts):
         until = starts[number + 1].start() if number + 1 < len(starts) else len(text)
         block = text[start.end() : until][:MAX_COPY_CHARACTERS]
         end = _END.search(block)
-        lead = _decrypt_block(block[: end.start()] if end else block, open_copy)
+        lead = _decrypt_block(block[: end.start()] if end else block, decrypt)
         if lead is not None:
-            found.leads[f"{lead.id} {lead.body_sha256}"] = lead  # a correction has the same id
+            contents.leads[f"{lead.id} {lead.body_sha256}"] = lead  # a correction has the same id
         else:
             refs = _REF.findall(text[before : start.start()])
-            found.damaged.append(DamagedCopy(refs[-1] if refs else None, end is None))
+            contents.damaged.append(DamagedCopy(refs[-1] if refs else None, end is None))
         before = start.end() + (end.end() if end else 0)
-    return found
+    return contents
 
 
-def _decrypt_block(block: str, open_copy: Decrypt) -> Lead | None:
+def _decrypt_block(block: str, decrypt: Decrypt) -> Lead | None:
     plain = re.sub(rf"[{_DASH[1:-1]}]", "-", block)
     unquoted = _QUOTE_PREFIX.sub("", plain)
     for text in (unquoted, plain, quopri.decodestring(unquoted.encode()).decode("latin-1")):
         sealed = re.sub(r"[^A-Za-z0-9_-]", "", text)
-        if sealed and (lead := open_copy(sealed + "=" * (-len(sealed) % 4))) is not None:
+        if sealed and (lead := decrypt(sealed + "=" * (-len(sealed) % 4))) is not None:
             return lead
     return None
 
 
 def _best_reading(readings: list[MailboxContents]) -> MailboxContents:
-    """Of several readings of one thing the one that opens most; of those, the least damaged."""
+    """The reading with the most leads; of those, the least damaged."""
     return max(
         readings,
-        key=lambda one: (len(one.leads), -len(one.damaged) or -9),
+        key=lambda reading: (len(reading.leads), -len(reading.damaged) or -9),
         default=MailboxContents(),
     )
 
@@ -160,10 +163,10 @@ def _best_reading(readings: list[MailboxContents]) -> MailboxContents:
 # ------------------------------------------------------------------ texts
 
 
-def _parse_content(content: bytes, open_copy: Decrypt, charset: str = "") -> MailboxContents:
-    """One text, read in every way that shows a mark."""
+def _parse_content(content: bytes, decrypt: Decrypt, charset: str = "") -> MailboxContents:
+    """The best reading of one text, decoded in every way that shows a marker."""
     readings = [
-        _parse_text(text, open_copy)
+        _parse_text(text, decrypt)
         for data in (content, *_iter_undecoded(content))
         for text in _iter_texts(_utf16_to_utf8(data), charset)
     ]
@@ -171,7 +174,7 @@ def _parse_content(content: bytes, open_copy: Decrypt, charset: str = "") -> Mai
 
 
 def _iter_parts(message: Message) -> Iterator[tuple[bytes, str]]:
-    """Every part's bytes and the charset it claims; of a mail attached as a file, its parts."""
+    """The bytes and charset of every part; of an e-mail attached as a file, those of its parts."""
     for part in message.walk():
         if part.is_multipart():
             continue
@@ -184,7 +187,7 @@ def _iter_parts(message: Message) -> Iterator[tuple[bytes, str]]:
 
 
 def _decoded_payload(part: Message) -> bytes:
-    """Decoded as it says; as it is where that shows nothing."""
+    """Decoded as its header says; raw where that fails or hides the marker."""
     try:
         raw = str(part.get_payload()).encode("utf-8", "surrogateescape")
     except _PARSE_ERRORS:
@@ -204,15 +207,15 @@ def _charset(part: Message) -> str:
 
 
 def _iter_undecoded(data: bytes) -> Iterator[bytes]:
-    """What a wrong, or no, Content-Transfer-Encoding left as it was."""
+    """Decoded content that a wrong, or no, Content-Transfer-Encoding left encoded."""
     if b"=" in data:
         yield quopri.decodestring(data)
     yield from _iter_base64(data)
 
 
 def _iter_base64(data: bytes) -> Iterator[bytes]:
-    for run in _BASE64_LINES.findall(data + b"\n"):
-        packed = re.sub(rb"[^A-Za-z0-9+/]", b"", run)
+    for lines in _BASE64_LINES.findall(data + b"\n"):
+        packed = re.sub(rb"[^A-Za-z0-9+/]", b"", lines)
         try:
             yield base64.b64decode(packed[: len(packed) // 4 * 4])
         except binascii.Error:
@@ -220,7 +223,7 @@ def _iter_base64(data: bytes) -> Iterator[bytes]:
 
 
 def _utf16_to_utf8(data: bytes) -> bytes:
-    """UTF-16 as UTF-8, whole or among other things (as Outlook keeps a mail)."""
+    """UTF-16 as UTF-8, the whole file or a part of it (as in Outlook's format)."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace").encode()
     for encoding in ("utf-16-le", "utf-16-be"):
@@ -232,16 +235,16 @@ def _utf16_to_utf8(data: bytes) -> bytes:
 
 
 def _iter_texts(data: bytes, charset: str = "") -> Iterator[str]:
-    """The bytes in the charsets they may be in, and as a page shows them, where a mark is seen."""
+    """Texts with a marker: the bytes in the charsets they may be in, and without HTML markup."""
     texts = []
     for guess in (charset, "utf-8", "latin-1"):
         try:
             texts.append(data.decode(guess or "utf-8", "replace"))
         except _PARSE_ERRORS:
-            continue  # nobody knows it: the copy is ASCII in all that matter
+            continue  # an unknown charset: a copy is ASCII, as in the other two
     for text in dict.fromkeys(texts):
         shown = text
-        for _ in range(3):  # escaped once, or once more by who quoted it
+        for _ in range(3):  # escaped once, or again where it was quoted
             if "ALFA" in shown:
                 yield shown
             if not _HTML_TAG.search(shown):
@@ -260,7 +263,7 @@ def _html_to_text(page: str) -> str:
 
 
 class _HtmlText(HTMLParser):
-    """A page's text; what begins a line there begins one here."""
+    """The text of a page; a block element begins a line."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

@@ -1,4 +1,4 @@
-"""Mails at the pace Resend allows, held for all when it asks; what is ours to mend kills none."""
+"""The rate limit towards Resend, pauses for all workers, and errors that cost no e-mail."""
 
 import itertools
 import threading
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import psycopg
@@ -19,11 +18,10 @@ from lib.db import Database
 from lib.interfaces import RunQuery
 from lib.leads import delivery_status, outbox
 from lib.leads.emails import Email
-from lib.leads.outbox import ClaimedEmail, DeliveryStats, Transport
+from lib.leads.outbox import Delivery, Transport
 from lib.problems import TransientMailError
 from tests.conftest import LEAD, delivered, eventually
-from tests.leads.test_outbox import _put_waiting as put_waiting
-from tests.leads.test_outbox import drain, mail, make_due
+from tests.leads.test_outbox import drain, mail, make_due, put_waiting, send
 
 type Rows = psycopg.Connection[DictRow]
 
@@ -70,46 +68,22 @@ def test_a_mail_whose_every_worker_is_killed_ends_as_a_dead_letter(
     assert status(run).dead == 1
 
 
-def test_a_mail_that_killed_its_worker_is_taken_after_the_others(
+def test_a_mail_that_killed_its_worker_is_claimed_after_the_others(
     run: RunQuery, database: Rows
 ) -> None:
     put_waiting(database, 1)
-    [poisonous] = outbox.claim(run, clock())
-    put_waiting_more(database, 3)
+    [fatal] = outbox.claim(run, clock())
+    put_waiting(database, 3)
     later = clock() + timedelta(minutes=10)
     taken = [claimed.lead_id for _ in range(4) for claimed in outbox.claim(run, later)]
     assert len(set(taken)) == 4
     database.execute("update outbox set leased_until = null")
     database.execute("update outbox set next_attempt_at = created_at where attempts < 2")
     again = [claimed.lead_id for _ in range(3) for claimed in outbox.claim(run, later)]
-    assert poisonous.lead_id not in again, "its pause is the longer, the oftener it was taken"
+    assert fatal.lead_id not in again, "its backoff grows with every claim"
 
 
-def put_waiting_more(database: Rows, count: int) -> None:
-    for _ in range(count):
-        lead = uuid4()
-        database.execute(
-            """
-            insert into leads (id, ref, created_at, business_name, contact_name, phone_whatsapp,
-              city, salon_type, locale, consent_at, consent_version, consent_locale,
-              identity, same_until, body_sha256)
-            values (%(id)s, 'ALFA-' || upper(left(replace(%(id)s::text, '-', ''), 10)), now(),
-              'Salon', 'Ani', '+6281234567890', 'Medan', 'SALON', 'id', now(), '2026-11', 'id',
-              decode(md5(%(id)s::text), 'hex'), now(), '')
-            """,
-            {"id": lead},
-        )
-        database.execute(
-            """
-            insert into outbox (lead_id, kind, sender, recipients, subject, body_text, body_html,
-              created_at, next_attempt_at)
-            values (%s, 'sales', 'a@b.co', '{s@b.co}', 'New Lead: Salon', 't', 'h', now(), now())
-            """,
-            [lead],
-        )
-
-
-def test_sales_hear_before_anybody_is_thanked(run: RunQuery, database: Rows) -> None:
+def test_mails_to_sales_are_claimed_before_acknowledgements(run: RunQuery, database: Rows) -> None:
     put_waiting(database, 3)
     database.execute(
         """
@@ -123,21 +97,21 @@ def test_sales_hear_before_anybody_is_thanked(run: RunQuery, database: Rows) -> 
     assert kinds == ["sales"] * 3 + ["acknowledgement"] * 3
 
 
-def test_one_mail_that_meets_a_fault_of_ours_stops_no_other(run: RunQuery, database: Rows) -> None:
+def test_an_unexpected_error_of_one_mail_stops_no_other(run: RunQuery, database: Rows) -> None:
     put_waiting(database, 3)
     first = database.execute("select lead_id from outbox order by next_attempt_at").fetchone()
     assert first is not None
     sent: list[str] = []
 
-    def send(letter: Email, key: str) -> str:
+    def send_email(_email: Email, key: str) -> str:
         if str(first["lead_id"]) in key:
             raise UnicodeEncodeError("ascii", "é", 0, 1, "x")
         sent.append(key)
         return key
 
-    tally = outbox.send_due(run, Transport(send, 1000), clock, 5)
-    assert (tally.sent, tally.delayed, len(sent)) == (2, 1, 2)
-    assert isinstance(tally.error, UnicodeEncodeError), "and it is reported"
+    stats = Delivery(run, Transport(send_email, 1000), clock).send_due(5)
+    assert (stats.sent, stats.delayed, len(sent)) == (2, 1, 2)
+    assert isinstance(stats.error, UnicodeEncodeError), "and it is reported"
     left = database.execute("select last_error from outbox where sent_at is null").fetchall()
     assert left == [{"last_error": "fault_UnicodeEncodeError"}]
 
@@ -145,20 +119,20 @@ def test_one_mail_that_meets_a_fault_of_ours_stops_no_other(run: RunQuery, datab
 # ------------------------------------------------------------------ pace
 
 
-def test_one_drain_sends_no_faster_than_it_may(run: RunQuery, database: Rows) -> None:
+def test_one_worker_keeps_the_rate_limit(run: RunQuery, database: Rows) -> None:
     put_waiting(database, 30)
     at: list[float] = []
 
-    def send(letter: Email, key: str) -> str:
+    def send_email(_email: Email, key: str) -> str:
         at.append(time.monotonic())
         return key
 
-    tally = outbox.send_due(run, Transport(send, 4), clock, 3)
-    assert 5 <= tally.sent <= 13
+    stats = Delivery(run, Transport(send_email, 4), clock).send_due(3)
+    assert 5 <= stats.sent <= 13
     assert min(b - a for a, b in itertools.pairwise(at)) > 0.2
 
 
-def test_drains_and_new_leads_together_keep_within_an_enforced_limit(
+def test_workers_and_new_leads_together_keep_an_enforced_rate_limit(
     platform: Platform, database: Rows
 ) -> None:
     """Thirty queued leads and ten new ones with their mails: each once, hardly a 429."""
@@ -187,7 +161,7 @@ def test_drains_and_new_leads_together_keep_within_an_enforced_limit(
     assert len(outcomes) <= 55, outcomes
 
 
-def test_a_lead_whose_turn_is_far_off_leaves_its_mails_to_the_drain(
+def test_a_lead_whose_send_slot_is_far_off_leaves_its_mails_to_the_worker(
     run: RunQuery, database: Rows
 ) -> None:
     put_waiting(database, 1)
@@ -196,19 +170,12 @@ def test_a_lead_whose_turn_is_far_off_leaves_its_mails_to_the_drain(
     )
     database.execute("insert into mail_pace (next_at) values (now() + interval '10 s')")
     [row] = mails(database)
-    letter = Email("sales", "a@b.co", ("s@b.co",), None, "New", "t", "h")
-    tally = DeliveryStats()
+    email = Email("sales", "a@b.co", ("s@b.co",), None, "New", "t", "h")
 
-    def never(letter: Email, key: str) -> str:
-        raise AssertionError("out of turn")
+    def never(_email: Email, _key: str) -> str:
+        raise AssertionError("without a send slot")
 
-    outbox.send_new(
-        run,
-        Transport(never),
-        [ClaimedEmail(row["lead_id"], 1, clock(), False, letter)],
-        clock,
-        tally,
-    )
+    Delivery(run, Transport(never), clock).send_new(row["lead_id"], [email], clock())
     [row] = mails(database)
     assert (row["attempts"], row["uncertain"], row["leased_until"]) == (0, False, None)
     assert row["next_attempt_at"] <= clock()
@@ -224,7 +191,7 @@ def test_a_lead_whose_turn_is_far_off_leaves_its_mails_to_the_drain(
          "grant select, insert, update, delete on mail_pace to alfa_app"),
     ],
 )  # fmt: skip
-def test_a_pace_that_cannot_be_asked_costs_no_mail(
+def test_a_broken_rate_limit_table_costs_no_mail(
     platform: Platform, database: Rows, fault: str, mended: str
 ) -> None:
     put_waiting(database, 2)
@@ -240,9 +207,7 @@ def test_a_pace_that_cannot_be_asked_costs_no_mail(
 # ------------------------------------------------------------------ held for all
 
 
-def test_a_429_holds_every_mail_on_every_instance_until_it_is_over(
-    platform: Platform, database: Rows
-) -> None:
+def test_a_429_pauses_every_instance_until_it_is_over(platform: Platform, database: Rows) -> None:
     put_waiting(database, 5)
     platform.resend.switch("rate_limit", retry_after_s=30)
     with (
@@ -268,7 +233,7 @@ QUOTAS = ["daily_quota_exceeded", "monthly_quota_exceeded"]
 
 
 @pytest.mark.parametrize("name", QUOTAS)
-def test_a_quota_that_is_used_up_delays_mails_and_kills_none(
+def test_an_exceeded_quota_delays_mails_and_makes_no_dead_letter(
     platform: Platform, database: Rows, run: RunQuery, name: str
 ) -> None:
     put_waiting(database, 3)
@@ -307,7 +272,7 @@ KEY_REFUSALS = [
 
 
 @pytest.mark.parametrize(("code", "name", "message", "reason"), KEY_REFUSALS)
-def test_a_refused_key_delays_mails_and_is_known_to_the_watch(
+def test_a_refused_key_delays_mails_and_is_known_to_the_monitor(
     platform: Platform, database: Rows, run: RunQuery,
     code: int, name: str, message: str, reason: str,
 ) -> None:  # fmt: skip
@@ -325,7 +290,7 @@ def test_a_refused_key_delays_mails_and_is_known_to_the_watch(
 
 
 @pytest.mark.parametrize("key", ["", "re_“pasted”"])
-def test_a_missing_key_delays_mails_and_is_known_to_the_watch(
+def test_a_missing_key_delays_mails_and_is_known_to_the_monitor(
     platform: Platform, database: Rows, run: RunQuery, key: str
 ) -> None:
     with (
@@ -457,8 +422,7 @@ def test_a_delay_counts_only_what_was_tried(run: RunQuery, database: Rows) -> No
         TransientMailError("application_error", may_be_sent=True),
     ):
         make_due(database)
-        for claimed in outbox.claim(run, clock()):
-            outbox.send_claimed(run, partial(_raise, delay), [claimed], clock, DeliveryStats())
+        send(run, partial(_raise, delay), clock(), *outbox.claim(run, clock()))
     assert (mail(database)["attempts"], mail(database)["uncertain"]) == (1, True)
 
 

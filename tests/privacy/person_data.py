@@ -78,14 +78,11 @@ def journal_lead(services: Services, lead: Lead) -> None:
 
 def drain_queue(services: Services) -> lead_queue.DrainStats:
     return lead_queue.drain(
-        services.cache.execute,
-        services.database.run,
-        services.cipher,
+        services,
         RECIPIENTS,
         lambda: datetime.now(UTC),
         budget_s=10,
-        store_fault=lambda: None,
-        erasure_keys=services.erasure_keys,
+        find_database_error=lambda: None,
     )
 
 
