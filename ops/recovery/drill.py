@@ -14,10 +14,6 @@ from pathlib import Path
 
 import psycopg
 
-from dev.bootstrap import ROOT
-from dev.platform import migrations, postgres_binaries
-from dev.platform.local_platform import APP_ROLE, Platform
-from dev.tools import Missing
 from lib.problems import DatabaseDown
 from lib.services import Services
 from lib.settings import Settings
