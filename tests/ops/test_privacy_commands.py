@@ -1,4 +1,4 @@
-"""The desk's and the privacy commands: what each prints, does, refuses, and exits with."""
+"""The commands about leads and privacy: output, effect, refusals and exit status."""
 
 import io
 import json
@@ -18,12 +18,13 @@ from lib.services import Services
 from lib.settings import Settings
 from ops import cli
 from tests.conftest import LEAD
-from tests.privacy import person_data
 from tests.privacy.person_data import (
+    NO_REDIS,
     OTHER_PERSON,
     PERSON,
     count_rows,
     make_lead,
+    personal_data_in,
     store_everywhere,
     store_lead,
 )
@@ -31,32 +32,30 @@ from tests.privacy.person_data import (
 type Rows = psycopg.Connection[DictRow]
 type Printed = pytest.CaptureFixture[str]
 
-NO_REDIS = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
-
 
 @pytest.fixture
 def services(platform: Platform, database: Rows) -> Iterator[Services]:
-    with closing(Services(Settings(platform.environment))) as made:
-        yield made
+    with closing(Services(Settings(platform.environment))) as services:
+        yield services
 
 
 def ops(platform: Platform, *arguments: str, **changed: str) -> int:
     return cli.main(list(arguments), {**platform.environment, **changed})
 
 
-def told(printed: Printed) -> Any:
+def read_json(printed: Printed) -> Any:
     """What a command printed with --json."""
     return json.loads(printed.readouterr().out)
 
 
-def typed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def type_in(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
 
 
-# ------------------------------------------------------------------ the desk
+# ------------------------------------------------------------------ leads
 
 
-def test_the_list_shows_leads_newest_first_as_the_desks_clock_has_it(
+def test_the_list_shows_leads_newest_first_in_local_time(
     platform: Platform, services: Services, capsys: Printed
 ) -> None:
     store_lead(services, make_lead(datetime(2026, 11, 23, 20, 0, tzinfo=UTC)))
@@ -71,14 +70,12 @@ def test_the_list_shows_leads_newest_first_as_the_desks_clock_has_it(
     assert "Barber Maju Jaya" in lines[2]
     assert lines[2].endswith("0/2")
     assert ops(platform, "leads", "list", "--city", "binjai", "--json") == 0
-    (only,) = told(capsys)
+    (only,) = read_json(capsys)
     assert only["business_name"] == "Lain"
     assert ops(platform, "leads", "list", "--type", "BRIDAL") == 1, "nothing to show"
 
 
-def test_a_list_that_is_cut_says_so(
-    platform: Platform, services: Services, capsys: Printed
-) -> None:
+def test_a_truncated_list_says_so(platform: Platform, services: Services, capsys: Printed) -> None:
     for number in range(3):
         store_lead(services, make_lead(message=f"{number}"))
     assert ops(platform, "leads", "list", "--limit", "2") == 0
@@ -114,12 +111,12 @@ def test_a_lead_is_found_by_any_of_its_words_and_by_its_number(
     store_lead(services, make_lead())
     store_lead(services, make_lead(**OTHER_PERSON, message="Lain", specialization=""))
     assert ops(platform, "leads", "search", text, "--json") == 0
-    (found,) = told(capsys)
-    assert found["phone_whatsapp"] == PERSON["phone"]
+    (row,) = read_json(capsys)
+    assert row["phone_whatsapp"] == PERSON["phone"]
 
 
 @pytest.mark.parametrize("text", ["+44 (0)20 7946 0958", "+44 20 7946 0958", "0044 20 7946 0958"])
-def test_a_number_is_found_in_its_older_form_too(
+def test_a_number_is_found_in_its_legacy_form_too(
     platform: Platform, services: Services, database: Rows, capsys: Printed, text: str
 ) -> None:
     store_lead(services, make_lead(phone_whatsapp="+44 20 7946 0958"))
@@ -127,14 +124,14 @@ def test_a_number_is_found_in_its_older_form_too(
     store_lead(services, make_lead(message="Lain"))
     database.execute("update leads set phone_whatsapp = '+4402079460958' where message = 'Lain'")
     assert ops(platform, "leads", "search", text, "--json") == 0
-    assert len(told(capsys)) == 2
+    assert len(read_json(capsys)) == 2
 
 
-def test_a_search_may_be_typed_in_and_short_ones_are_refused(
+def test_a_search_text_is_read_from_standard_input_and_a_short_one_is_refused(
     platform: Platform, services: Services, capsys: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store_lead(services, make_lead())
-    typed(monkeypatch, "andi@example.com\n")
+    type_in(monkeypatch, "andi@example.com\n")
     assert ops(platform, "leads", "search", "-") == 0
     assert "Barber Maju" in capsys.readouterr().out
     assert ops(platform, "leads", "search", "x") == 2
@@ -142,31 +139,31 @@ def test_a_search_may_be_typed_in_and_short_ones_are_refused(
     assert ops(platform, "leads", "search", "100%' or 1=1") == 1
 
 
-def test_a_lead_is_shown_whole_with_what_became_of_its_mails(
+def test_a_lead_is_shown_with_the_state_of_its_mails(
     platform: Platform, services: Services, database: Rows, capsys: Printed
 ) -> None:
-    made = make_lead()
-    store_lead(services, made)
+    lead = make_lead()
+    store_lead(services, lead)
     database.execute("update outbox set sent_at = now() where kind = 'sales'")
     database.execute("update outbox set dead_at = now(), last_error = 'invalid_to'"
                      " where kind = 'acknowledgement'")  # fmt: skip
-    for name in (made.ref, made.ref.lower(), str(made.id)):
+    for name in (lead.ref, lead.ref.lower(), str(lead.id)):
         assert ops(platform, "leads", "show", name) == 0
         out = capsys.readouterr().out
         assert "Andi Saputra" in out
         assert "https://wa.me/6281234567890" in out
         assert "sales: sent" in out
         assert "acknowledgement: GIVEN UP (invalid_to)" in out
-    assert ops(platform, "leads", "show", made.ref, "--json") == 0
-    assert told(capsys)["message"] == LEAD["message"]
+    assert ops(platform, "leads", "show", lead.ref, "--json") == 0
+    assert read_json(capsys)["message"] == LEAD["message"]
     assert ops(platform, "leads", "show", "ALFA-22222") == 1
     assert ops(platform, "leads", "show", "Andi") == 2
 
 
-# ------------------------------------------------------------------ a person's requests
+# ------------------------------------------------------------------ requests of people
 
 
-def test_a_person_is_shown_and_their_request_to_see_is_closed_by_hand(
+def test_a_persons_data_is_shown_and_their_access_request_closed_by_hand(
     platform: Platform,
     services: Services,
     database: Rows,
@@ -174,12 +171,12 @@ def test_a_person_is_shown_and_their_request_to_see_is_closed_by_hand(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store_everywhere(services, database)
-    typed(monkeypatch, "andi@example.com\n")
+    type_in(monkeypatch, "andi@example.com\n")
     assert ops(platform, "subject", "register", "--kind", "access", "--email", "-", "--json") == 0
-    number = told(capsys)["receipt"]
+    number = read_json(capsys)["receipt"]
     assert ops(platform, "subject", "requests") == 0
     assert number in capsys.readouterr().out
-    typed(monkeypatch, "andi@example.com\n0812 3456 7890\n")
+    type_in(monkeypatch, "andi@example.com\n0812 3456 7890\n")
     assert ops(platform, "subject", "show", "--email", "-", "--phone", "-") == 0
     printed = capsys.readouterr()
     for place in ("leads: 1", "mails: 2", "spam: 1", "incident_notes: 1", "queue: 1",
@@ -188,15 +185,15 @@ def test_a_person_is_shown_and_their_request_to_see_is_closed_by_hand(
     assert f"`ops subject answered {number}`" in printed.err
     assert "history" not in printed.err
     assert ops(platform, "subject", "requests") == 0
-    assert number in capsys.readouterr().out, "showing changes nothing"
+    assert number in capsys.readouterr().out, "an export changes nothing"
     assert ops(platform, "subject", "answered", number) == 0
     assert ops(platform, "subject", "answered", number) == 1
     capsys.readouterr()
     assert ops(platform, "subject", "requests", "--json") == 0
-    assert told(capsys) == []
+    assert read_json(capsys) == []
 
 
-def test_with_redis_down_a_showing_is_not_whole_and_closes_nothing(
+def test_with_redis_down_an_export_is_incomplete_and_closes_no_request(
     platform: Platform, services: Services, capsys: Printed
 ) -> None:
     store_lead(services, make_lead())
@@ -207,30 +204,30 @@ def test_with_redis_down_a_showing_is_not_whole_and_closes_nothing(
                                         within=timedelta(days=9))) == 1  # fmt: skip
 
 
-def test_a_person_is_erased_after_a_dry_run_by_instructions_to_the_end(
+def test_a_person_is_erased_after_a_dry_run_until_every_instruction_is_done(
     platform: Platform,
     services: Services,
     database: Rows,
     capsys: Printed,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = store_everywhere(services, database)
-    typed(monkeypatch, "0812-3456-7890\n")
+    lead = store_everywhere(services, database)
+    type_in(monkeypatch, "0812-3456-7890\n")
     assert ops(platform, "subject", "erase", "--phone", "-", "--dry-run", "--json") == 0
-    assert {line["place"]: line["count"] for line in told(capsys)["places"]}["leads"] == 1
+    assert {line["place"]: line["count"] for line in read_json(capsys)["places"]}["leads"] == 1
     assert count_rows(database, "leads") == 1
-    typed(monkeypatch, "0812-3456-7890\nyes\n")
-    asked = "2026-11-23T09:00:00+07:00"
-    assert ops(platform, "subject", "erase", "--phone", "-", "--received-at", asked) == 0
+    type_in(monkeypatch, "0812-3456-7890\nyes\n")
+    asked_at = "2026-11-23T09:00:00+07:00"
+    assert ops(platform, "subject", "erase", "--phone", "-", "--received-at", asked_at) == 0
     printed = capsys.readouterr()
-    assert made.ref in printed.err
+    assert lead.ref in printed.err
     assert "A*** S***" in printed.err
     assert "Medan" in printed.err
-    assert person_data.personal_data_in(printed.err) == []
+    assert personal_data_in(printed.err) == []
     out = printed.out
     number = out.split()[0]
     assert number.startswith("ERASE-20261123-")
-    assert f"sales_mailbox: {made.ref}" in out
+    assert f"sales_mailbox: {lead.ref}" in out
     assert "0812" not in out
     assert count_rows(database, "leads") == 0
     assert ops(platform, "subject", "done", number, "sales_mailbox") == 0
@@ -238,19 +235,19 @@ def test_a_person_is_erased_after_a_dry_run_by_instructions_to_the_end(
     assert ops(platform, "subject", "done", number, "sentry") == 1
     capsys.readouterr()
     assert ops(platform, "subject", "receipt", number, "--json") == 0
-    states = {line["place"]: line["state"] for line in told(capsys)["places"]}
+    states = {line["place"]: line["state"] for line in read_json(capsys)["places"]}
     assert (states["sales_mailbox"], states["sentry"]) == ("done", "done")
     assert ops(platform, "subject", "receipt", "ERASE-20260101-00000000") == 1
 
 
-def test_an_address_on_the_command_line_is_warned_of(
+def test_an_address_on_the_command_line_gives_a_warning(
     platform: Platform, services: Services, capsys: Printed
 ) -> None:
     assert ops(platform, "subject", "erase", "--email", "a@example.com", "--dry-run") == 0
     assert "history" in capsys.readouterr().err
 
 
-def test_nobody_is_erased_by_a_slip(
+def test_nobody_is_erased_by_incomplete_arguments(
     platform: Platform, services: Services, database: Rows, capsys: Printed
 ) -> None:
     store_lead(services, make_lead())
@@ -272,7 +269,7 @@ def test_nobody_is_erased_without_a_yes(
     answer: str,
 ) -> None:
     store_lead(services, make_lead())
-    typed(monkeypatch, f"+62 812 3456 7890\n{answer}")
+    type_in(monkeypatch, f"+62 812 3456 7890\n{answer}")
     assert ops(platform, "subject", "erase", "--phone", "-", "--json") == 1
     printed = capsys.readouterr()
     assert "nothing was erased" in printed.err
@@ -287,22 +284,22 @@ def test_a_number_that_can_be_read_as_two_is_neither_erased_nor_registered(
     store_lead(services, make_lead(phone_whatsapp="+62 819 0123 45699"))
     for verb in ("erase", "register"):
         assert ops(platform, "subject", verb, f"--phone={number}") == 2
-        words = capsys.readouterr().err
-        assert "+62819012345699" in words
-        assert "+819012345699" in words
+        message = capsys.readouterr().err
+        assert "+62819012345699" in message
+        assert "+819012345699" in message
     assert ops(platform, "subject", "show", f"--phone={number}") == 0
     assert "it may mean" in capsys.readouterr().err
     assert count_rows(database, "leads") == 1
     assert count_rows(database, "erasure_requests") == 0
 
 
-def test_showing_writes_nothing(
+def test_an_export_and_a_dry_run_write_nothing(
     platform: Platform, services: Services, database: Rows, capsys: Printed
 ) -> None:
     store_everywhere(services, database)
     assert ops(platform, "subject", "register", "--kind", "access", "--phone", PERSON["phone"]) == 0
 
-    def written() -> list[Any]:
+    def all_rows() -> list[Any]:
         names = database.execute("select tablename as n from pg_tables where schemaname = 'public'")
         return [
             database.execute(
@@ -311,13 +308,13 @@ def test_showing_writes_nothing(
             for row in names.fetchall()
         ]
 
-    before = written()
+    before = all_rows()
     assert ops(platform, "subject", "show", "--phone", PERSON["phone"], "--json") == 0
     assert ops(platform, "subject", "erase", "--phone", PERSON["phone"], "--dry-run") == 0
-    assert written() == before
+    assert all_rows() == before
 
 
-def test_while_redis_is_down_the_receipt_says_what_waits(
+def test_while_redis_is_down_the_receipt_lists_waiting_steps(
     platform: Platform, services: Services, capsys: Printed
 ) -> None:
     store_lead(services, make_lead())
@@ -328,29 +325,29 @@ def test_while_redis_is_down_the_receipt_says_what_waits(
 def test_an_overdue_request_makes_the_list_fail(
     platform: Platform, services: Services, capsys: Printed
 ) -> None:
-    asked = (datetime.now(UTC) - timedelta(hours=73)).isoformat()
+    asked_at = (datetime.now(UTC) - timedelta(hours=73)).isoformat()
     assert ops(platform, "subject", "register", "--email", "a@example.com",
-               "--received-at", asked) == 0  # fmt: skip
+               "--received-at", asked_at) == 0  # fmt: skip
     assert ops(platform, "subject", "requests") == 1
     assert "OVERDUE" in capsys.readouterr().out
 
 
-def test_tombstones_kept_in_a_file_are_replayed(
+def test_tombstones_in_a_file_are_reapplied(
     platform: Platform, services: Services, database: Rows, capsys: Printed, tmp_path: Path
 ) -> None:
-    made = make_lead()
-    store_lead(services, made)
+    lead = make_lead()
+    store_lead(services, lead)
     ops(platform, "subject", "erase", "--email", PERSON["email"], "--yes")
     capsys.readouterr()
     assert ops(platform, "subject", "tombstones") == 0
     file = tmp_path / "tombstones.jsonl"
-    file.write_text(kept := capsys.readouterr().out)
-    assert person_data.personal_data_in(kept) == []
+    file.write_text(tombstones := capsys.readouterr().out)
+    assert personal_data_in(tombstones) == []
     database.execute("delete from erasure_tombstones")
     services.cache.execute("FLUSHALL")
-    store_lead(services, made)  # as a restored backup has it
+    store_lead(services, lead)  # as a restored backup has it
     assert ops(platform, "subject", "replay", "--json") == 0
-    assert told(capsys)["leads"] == 0
+    assert read_json(capsys)["leads"] == 0
     assert ops(platform, "subject", "replay", str(file)) == 0
     assert "1 leads" in capsys.readouterr().out
     assert count_rows(database, "leads") == 0
@@ -368,15 +365,15 @@ def test_ages_are_shown_and_a_late_class_makes_them_fail(
     store_lead(services, make_lead(datetime.now(UTC) - timedelta(days=92)))
     capsys.readouterr()
     assert ops(platform, "retention", "ages", "--json") == 1
-    assert [age["name"] for age in told(capsys) if age["late"]] == ["origins"]
+    assert [age["name"] for age in read_json(capsys) if age["late"]] == ["origins"]
     assert ops(platform, "retention", "prune", "--dry-run", "--json") == 0
-    assert set(told(capsys)["would_end"]) == {"origins"}
+    assert set(read_json(capsys)["would_end"]) == {"origins"}
     assert ops(platform, "retention", "prune") == 0
     assert "1 rows ended" in capsys.readouterr().out
     assert ops(platform, "retention", "ages") == 0
 
 
-def test_the_columns_of_persons_are_listed_with_what_ends_them(
+def test_personal_columns_are_listed_with_what_ends_them(
     platform: Platform, services: Services, capsys: Printed
 ) -> None:
     assert ops(platform, "retention", "columns") == 0

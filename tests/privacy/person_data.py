@@ -120,8 +120,13 @@ def add_note(database: Rows, incident: str, text: str, at: datetime | None = Non
     )
 
 
-def dump_everything(database: Rows, valkey: redis.Redis, services: Services) -> str:
-    """Every row of every table and every value in Redis, decrypted, as one text."""
+def dump_everything(
+    database: Rows, valkey: redis.Redis, services: Services, *, with_request_counters: bool = True
+) -> str:
+    """Every row of every table and every value in Redis, decrypted, as one text.
+
+    with_request_counters: a request is counted in Redis after its response.
+    """
     tables = database.execute("select tablename from pg_tables where schemaname = 'public'")
     texts = [
         str(row["line"])
@@ -131,6 +136,8 @@ def dump_everything(database: Rows, valkey: redis.Redis, services: Services) -> 
         )
     ]
     for key in map(str, valkey.keys("*")):
+        if key.startswith("metrics:") and not with_request_counters:
+            continue
         texts.append(key)
         texts += [_decrypted(services, text) for text in _redis_values(valkey, key)]
     return "\n".join(sorted(texts))
