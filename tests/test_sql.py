@@ -12,6 +12,7 @@ from psycopg.rows import DictRow
 
 import lib
 from dev.platform.local_platform import Platform
+from lib.privacy import retention
 from tests.conftest import ROOT, both_majors
 
 type Rows = psycopg.Connection[DictRow]

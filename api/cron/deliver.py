@@ -64,8 +64,7 @@ def _run_pending_erasures(context: Context) -> None:
 
 def _roll_up_vitals(context: Context) -> None:
     """While no browser reports, nothing else rolls up the last counts."""
-    result = rollup.roll_up(context.services, _utc_now())
-    context.add_log_fields(vitals=result and result.counts)
+    context.add_log_fields(vitals=rollup.roll_up(context.services, _utc_now()))
 
 
 def _utc_now() -> datetime:

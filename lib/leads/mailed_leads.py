@@ -19,7 +19,8 @@ from lib.leads.lead import Lead
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
 if TYPE_CHECKING:
-    from lib.incidents.messages import Message, MessageRef
+    from lib.incidents.messages import Message
+    from lib.incidents.model import MessageRef
 
 REDIS_KEY = "mailed"  # hash: id -> entry, until Postgres has it
 SLACK_METADATA_KEY = "mailed"  # of a message that carries entries
