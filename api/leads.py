@@ -172,8 +172,6 @@ def _accept(call: Context, lead: Lead, token: str) -> tuple[int, Lead]:
     settings = call.services.settings
     call.add_log_fields(lead=str(lead.id))
     member = uuid4().hex  # not the request's id, which a caller may choose
-    if call.cached_maintenance is None:
-        call.attempt(lambda: service.preconnect(call.services), None)
     entered = _admit(call, lead, member)
     if isinstance(entered, IdempotencyRecord):
         call.add_log_fields(decision="seen", lead=str(entered.id))
@@ -225,7 +223,7 @@ def _admit(call: Context, lead: Lead, member: str) -> Admitted | IdempotencyReco
         Admitted(flooded=False, repeats=0, not_counted_because="it failed"),
     )
     if isinstance(entered, Admitted) and entered.not_counted_because is None:
-        lib_app.maintenance_cache.update(entered.maintenance)
+        call.update_maintenance(entered.maintenance)
     return entered
 
 

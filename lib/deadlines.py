@@ -1,6 +1,6 @@
-"""Work that a caller waits for only so long: what is asked of a server that may never answer.
+"""A deadline for calls to a server that may never answer.
 
-A connection that is being made, or a client's own deadline, may outlast what a page may take.
+Connecting, or a client's own deadline, may take longer than a response may.
 """
 
 import contextvars
@@ -17,8 +17,8 @@ PING = "select 1"
 
 
 def call_with_deadline[T](work: Callable[[], T], seconds: float) -> T:
-    """What `work` gives, or raises. TimeoutError when it takes longer: it then goes on in a thread
-    of its own, and ends by its own deadlines."""
+    """The result or error of `work`. TimeoutError when it takes longer: it then goes on in its
+    thread, and ends by its own deadlines."""
     results: list[T] = []
     faults: list[BaseException] = []
 
@@ -39,8 +39,7 @@ def call_with_deadline[T](work: Callable[[], T], seconds: float) -> T:
 
 
 def require_database_answer(run: Callable[..., Any], seconds: float) -> None:
-    """See that the database says something at all, before it is given time for much. Raises
-    DatabaseDown."""
+    """Raises DatabaseDown unless the database answers a ping in time."""
 
     def ping(connection: "Connection[Any]") -> bool:
         connection.execute(PING)

@@ -1,4 +1,4 @@
-"""Sealing what leaves Postgres: PyNaCl's SecretBox (XSalsa20 with Poly1305), keys from outside."""
+"""Encryption of what leaves Postgres: PyNaCl's SecretBox (XSalsa20 with Poly1305)."""
 
 import base64
 
@@ -9,7 +9,7 @@ from lib.problems import DecryptionError
 
 
 class SecretBoxCipher:
-    """keys: 32 bytes each; the first seals, every one of them opens."""
+    """keys: 32 bytes each; the first encrypts, all decrypt."""
 
     def __init__(self, keys: tuple[bytes, ...]) -> None:
         self._boxes = [SecretBox(key) for key in keys]
@@ -19,7 +19,7 @@ class SecretBoxCipher:
         return base64.urlsafe_b64encode(self._boxes[0].encrypt(text.encode())).decode()
 
     def decrypt(self, sealed: str) -> str:
-        """The text again. Raises Unreadable."""
+        """The text again. Raises DecryptionError."""
         try:
             token = base64.urlsafe_b64decode(sealed)
         except ValueError:

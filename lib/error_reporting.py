@@ -1,4 +1,4 @@
-"""Sentry, loaded when there is something to report. What leaves here names code, never people.
+"""Sentry, imported when there is something to report. An event names code, never people.
 
 Of an error of Postgres: its SQLSTATE, and the schema, table, column and constraint it names.
 
@@ -16,33 +16,12 @@ if TYPE_CHECKING:
 
 FLUSH_TIMEOUT_S = 2.0
 
-# All of an event that may leave. Everything else (request, user, breadcrumbs, server name,
+# The fields of an event that are sent. Everything else (request, user, breadcrumbs, server name,
 # extra, modules) can carry a header, a query string or a visitor's words.
-_EVENT_FIELDS = (
-    "event_id",
-    "timestamp",
-    "platform",
-    "level",
-    "release",
-    "environment",
-    "sdk",
-    "tags",
-    "transaction",
-    "fingerprint",
-    "contexts",
-)
-_CHECK_IN_FIELDS = (
-    "type",
-    "event_id",
-    "timestamp",
-    "monitor_slug",
-    "check_in_id",
-    "status",
-    "duration",
-    "release",
-    "environment",
-    "monitor_config",
-)
+_EVENT_FIELDS = ("event_id", "timestamp", "platform", "level", "release", "environment", "sdk",
+                 "tags", "transaction", "fingerprint", "contexts")  # fmt: skip
+_CHECK_IN_FIELDS = ("type", "event_id", "timestamp", "monitor_slug", "check_in_id", "status",
+                    "duration", "release", "environment", "monitor_config")  # fmt: skip
 _FRAME_FIELDS = ("filename", "module", "function", "lineno", "in_app", "abs_path")
 
 
@@ -64,16 +43,16 @@ class Reporter:
             shutdown_timeout=0,
         )
 
-    def report(self, fault: BaseException, *, request_id: str, endpoint: str) -> None:
+    def report(self, error: BaseException, *, request_id: str, endpoint: str) -> None:
         """Send one error and wait for it, at most FLUSH_TIMEOUT_S. Sentry down is no error."""
         with sentry_sdk.new_scope() as scope:
             scope.set_tag("request_id", request_id)
-            for name, text in log.postgres_error_fields(fault).items():
+            for name, text in log.postgres_error_fields(error).items():
                 scope.set_tag(f"postgres.{name}" if name != "sqlstate" else name, text)
             scope.set_transaction_name(endpoint)
-            # Messages are dropped, so one kind of fault at one place is one issue.
-            scope.fingerprint = ["{{ default }}", endpoint, type(fault).__name__]
-            scope.capture_exception(fault)
+            # Messages are dropped, so one type of error in one endpoint is one issue.
+            scope.fingerprint = ["{{ default }}", endpoint, type(error).__name__]
+            scope.capture_exception(error)
         sentry_sdk.flush(timeout=FLUSH_TIMEOUT_S)
 
     def alert(self, name: str, *, request_id: str) -> None:
@@ -85,10 +64,7 @@ class Reporter:
         sentry_sdk.flush(timeout=FLUSH_TIMEOUT_S)
 
     def check_in(self, job: str, *, well: bool, duration_s: float, every_minutes: int) -> None:
-        """Tell Sentry Crons that a job came to its end: one that stops telling is missed there.
-
-        The monitor is made, or changed, by the check-in itself.
-        """
+        """Tell Sentry Crons that a job ended; this also creates or updates the monitor."""
         from sentry_sdk.crons import capture_checkin
 
         capture_checkin(
@@ -107,19 +83,19 @@ class Reporter:
 
 
 def scrub(event: "Event", _hint: "Hint") -> "Event":
-    """The event with types and places kept, and every text a visitor may be quoted in dropped."""
+    """The event without any text that may quote a visitor."""
     names = _CHECK_IN_FIELDS if event.get("type") == "check_in" else _EVENT_FIELDS
-    kept = {key: value for key, value in event.items() if key in names}
+    scrubbed = {key: value for key, value in event.items() if key in names}
     if event.get("type") == "check_in":
-        return cast("Event", kept)  # our own words and numbers alone
+        return cast("Event", scrubbed)  # our own words and numbers only
     contexts = cast("dict[str, object]", event.get("contexts", {}))
-    kept["contexts"] = {"runtime": contexts["runtime"]} if "runtime" in contexts else {}
+    scrubbed["contexts"] = {"runtime": contexts["runtime"]} if "runtime" in contexts else {}
     exceptions = event.get("exception", {}).get("values", [])
     if exceptions:
-        kept["exception"] = {"values": [_strip_exception(each) for each in exceptions]}
+        scrubbed["exception"] = {"values": list(map(_strip_exception, exceptions))}
     if str(event.get("message", "")).startswith("alarm: "):
-        kept["message"] = event["message"]  # our own words: see `alert`
-    return cast("Event", kept)
+        scrubbed["message"] = event["message"]  # our own words: see `alert`
+    return cast("Event", scrubbed)
 
 
 def _strip_exception(exception: dict[str, object]) -> dict[str, object]:

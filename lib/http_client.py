@@ -4,7 +4,7 @@ The vendors' own clients cost more to import than everything else a function doe
 http.client's reading of an answer a tenth of the CPU of a lead (dev/bench/README.md has the
 figures). A test holds that an answer is understood as http.client does.
 
-An exchange that fails is not repeated: whoever asked knows whether it may be.
+A failed exchange is not repeated: the caller knows whether it may be.
 """
 
 import json
@@ -40,7 +40,7 @@ class HttpResponse(NamedTuple):
     body: bytes
 
     def json(self) -> Any:
-        """ValueError when it is none, RecursionError when it is meant to hurt."""
+        """ValueError when it is no JSON, RecursionError when it is nested too deeply."""
         return json.loads(self.body)
 
 
@@ -59,31 +59,31 @@ class HttpClient:
     def post(
         self, path: str, body: bytes, headers: Mapping[str, str] = {}, *, within_s: float
     ) -> HttpResponse:
-        """Post and read the whole answer, within_s once connected. Raises Unreached."""
+        """Post and read the whole answer, within_s once connected. Raises RequestFailed."""
         return self._request("POST", path, body, headers, within_s)
 
     def get(self, path: str, *, within_s: float) -> HttpResponse:
-        """Get and read the whole answer, within_s once connected. Raises Unreached."""
+        """Get and read the whole answer, within_s once connected. Raises RequestFailed."""
         return self._request("GET", path, b"", {}, within_s)
 
     def _request(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], within_s: float
     ) -> HttpResponse:
-        line = self._acquire()
+        connection = self._acquire()
         try:
-            if line is None:
-                line = self._connect()
-            line.deadline = time.monotonic() + within_s
-            answer = line.exchange(self._build_head(method, path, body, headers) + body)
+            if connection is None:
+                connection = self._connect()
+            connection.deadline = time.monotonic() + within_s
+            answer = connection.exchange(self._build_head(method, path, body, headers) + body)
         except (OSError, ValueError) as fault:
-            if line is not None:
-                line.close()
+            if connection is not None:
+                connection.close()
             raise RequestFailed from fault
-        if line.reusable and len(self._idle) < MAX_IDLE_CONNECTIONS:
-            line.idle_since = time.time()
-            self._idle.append(line)
+        if connection.reusable and len(self._idle) < MAX_IDLE_CONNECTIONS:
+            connection.idle_since = time.time()
+            self._idle.append(connection)
         else:
-            line.close()
+            connection.close()
         return answer
 
     def close(self) -> None:
@@ -94,12 +94,12 @@ class HttpClient:
     def _acquire(self) -> "_Connection | None":
         while True:
             try:
-                line = self._idle.pop()
+                connection = self._idle.pop()
             except IndexError:
                 return None
-            if line.is_usable:
-                return line
-            line.close()
+            if connection.is_usable:
+                return connection
+            connection.close()
 
     def _connect(self) -> "_Connection":
         port = self._port or (443 if self._secure else 80)
@@ -137,7 +137,7 @@ class _Connection:
         self._apply_deadline()
         self._socket.sendall(request)
         status, headers, keeps = self._read_head()
-        while status < 200:  # what is said meanwhile
+        while status < 200:  # an interim response
             status, headers, keeps = self._read_head()
         coding = headers.get("transfer-encoding")
         if coding is not None and coding.lower() != "chunked":
@@ -155,10 +155,10 @@ class _Connection:
 
     @property
     def is_usable(self) -> bool:
-        """Whether it is worth using again: young, and nothing said by the server since."""
+        """Whether an idle connection is young, and the server has not closed it."""
         if not 0 <= time.time() - self.idle_since <= MAX_IDLE_AGE_S:
             return False
-        # An idle server says nothing; readable means it closed, or is about to.
+        # An idle server says nothing: readable means that it closed, or is about to.
         readable, _, _ = select.select([self._socket], [], [], 0)
         return not readable
 
@@ -168,7 +168,7 @@ class _Connection:
     def _read_head(self) -> tuple[int, dict[str, str], bool]:
         """The status, the headers, and whether the connection stays."""
         first, *lines = self._read_until(b"\r\n\r\n").decode("latin-1").split("\r\n")
-        version, _, told = first.partition(" ")
+        version, _, status_text = first.partition(" ")
         if version not in ("HTTP/1.1", "HTTP/1.0"):
             raise ValueError("no HTTP")
         headers: dict[str, str] = {}
@@ -177,8 +177,8 @@ class _Connection:
             if not colon or not name or name != name.strip():
                 raise ValueError("no header")
             headers[name.lower()] = value.strip(" \t")
-        wish = headers.get("connection", "" if version == "HTTP/1.1" else "close").lower()
-        return _parse_number(told[:3], 10), headers, "close" not in wish
+        connection = headers.get("connection", "" if version == "HTTP/1.1" else "close").lower()
+        return _parse_number(status_text[:3], 10), headers, "close" not in connection
 
     def _read_chunked(self) -> bytes:
         body = bytearray()
@@ -192,16 +192,16 @@ class _Connection:
             pass  # trailers say nothing we ask
         return bytes(body)
 
-    def _read_until(self, mark: bytes) -> bytes:
-        """What comes before `mark`, which is taken too."""
-        while (at := self._buffer.find(mark)) < 0:
+    def _read_until(self, delimiter: bytes) -> bytes:
+        """What comes before `delimiter`, which is consumed."""
+        while (at := self._buffer.find(delimiter)) < 0:
             if len(self._buffer) > MAX_HEAD_BYTES:
                 raise ValueError("too long a head")
             if not self._recv():
                 raise ValueError("cut off")
-        found = bytes(self._buffer[:at])
-        del self._buffer[: at + len(mark)]
-        return found
+        data = bytes(self._buffer[:at])
+        del self._buffer[: at + len(delimiter)]
+        return data
 
     def _read_bytes(self, count: int) -> bytes:
         if count > MAX_BODY_BYTES:
@@ -209,9 +209,9 @@ class _Connection:
         while len(self._buffer) < count:
             if not self._recv():
                 raise ValueError("cut off")
-        found = bytes(self._buffer[:count])
+        data = bytes(self._buffer[:count])
         del self._buffer[:count]
-        return found
+        return data
 
     def _read_to_eof(self) -> bytes:
         while self._recv():
@@ -222,9 +222,9 @@ class _Connection:
     def _recv(self) -> bool:
         """Whether more came; False at the end."""
         self._apply_deadline()
-        came = self._socket.recv(_RECV_BYTES)
-        self._buffer += came
-        return bool(came)
+        data = self._socket.recv(_RECV_BYTES)
+        self._buffer += data
+        return bool(data)
 
     def _apply_deadline(self) -> None:
         left_s = self.deadline - time.monotonic()

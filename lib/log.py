@@ -14,22 +14,20 @@ _logger.setLevel(logging.INFO)
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def write(event: str, level: str = "info", /, **facts: object) -> None:
-    """Write one line: the event's name, then facts (JSON values; others by their type's name)."""
-    line = {"event": event, **{key: value for key, value in facts.items() if value is not None}}
+def write(event: str, level: str = "info", /, **fields: object) -> None:
+    """Write one line: the event's name, then fields (JSON values; others by their type's name)."""
+    line = {"event": event, **{key: value for key, value in fields.items() if value is not None}}
     text = json.dumps(line, ensure_ascii=False, default=lambda value: type(value).__name__)
     _logger.log(_LEVELS[level], "%s", text)
 
 
 def not_configured(fault: NotConfigured, request_id: str) -> None:
-    """Name the variable here, where callers do not read."""
+    """Log the variable's name, which no response holds."""
     write("not_configured", "error", id=request_id, variable=fault.variable, fault=fault.reason)
 
 
 def redact_query_strings() -> None:
-    """Have the runtime's own lines, which name a request's address, leave out its query: people's
-    addresses and numbers stand there.
-    """
+    """Remove query strings, which hold people's addresses and numbers, from the runtime's lines."""
     from http.server import BaseHTTPRequestHandler  # what the runtime serves with
 
     def log_request(

@@ -1,17 +1,16 @@
-"""Maintenance mode: who switched it on, until when, and what an instance knows of it.
+"""Maintenance mode: the open window, and an instance's cache of it.
 
 | mode | leads | products | jobs | who touches Postgres |
 | --- | --- | --- | --- | --- |
 | intake | taken, queued, 202 | copies | wait | nobody |
 | read_only | taken, queued, 202 | as always | wait | readers |
 
-Order of resort: the variable MAINTENANCE_MODE, which a deployment is born with; the switch in
-Redis, which works within seconds and always ends by itself. Redis unreadable: what was last
-known, until its end. The rule a newcomer would break: nothing here may delay or refuse a lead.
+The variable MAINTENANCE_MODE holds for a whole deployment and comes first; a window in Redis works
+within seconds and always ends by itself. Redis down: the last reading holds, until its end. Nothing
+here may delay or refuse a lead.
 """
 
 import json
-import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -40,55 +39,52 @@ class MaintenanceWindow(NamedTuple):
 
 
 def parse_window(text: object, now: datetime) -> MaintenanceWindow | None:
-    """What Redis holds as a switch; None when there is none, it is over, or it is none of ours."""
+    """The window in Redis' value; None when there is none, it is over, or it makes no sense."""
     if not isinstance(text, str) or not text:
         return None
     try:
-        held = json.loads(text)
-        since, until = (datetime.fromisoformat(held[name]) for name in ("since", "until"))
-        found = MaintenanceWindow(held["mode"], since, until, held["reason"], held["by"])
+        document = json.loads(text)
+        since, until = (datetime.fromisoformat(document[name]) for name in ("since", "until"))
+        window = MaintenanceWindow(
+            document["mode"], since, until, document["reason"], document["by"]
+        )
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
-    return found if found.mode in MODES and found.until and found.until > now else None
+    return window if window.mode in MODES and until > now else None
 
 
-def open_window(run: Callable[..., object], switch: MaintenanceWindow, now: datetime) -> None:
+def open_window(execute: Callable[..., object], window: MaintenanceWindow, now: datetime) -> None:
     """Open a window, which ends at `until` whatever happens. Raises CacheDown, ValueError."""
-    if switch.mode not in MODES:
+    if window.mode not in MODES:
         raise ValueError("no such mode")
-    if switch.until is None or not now < switch.until <= now + MAX_DURATION:
+    if window.until is None or not now < window.until <= now + MAX_DURATION:
         raise ValueError("a window ends, within a day")
-    seconds = int((switch.until - now).total_seconds()) + 1
-    held = {key: str(value) for key, value in switch._asdict().items()}
-    run("SET", KEY, json.dumps(held), "EX", seconds)
+    seconds = int((window.until - now).total_seconds()) + 1
+    document = {key: str(value) for key, value in window._asdict().items()}
+    execute("SET", KEY, json.dumps(document), "EX", seconds)
 
 
-def close_window(run: Callable[..., object]) -> bool:
+def close_window(execute: Callable[..., object]) -> bool:
     """Close the window; whether there was one. Raises CacheDown."""
-    return bool(run("DEL", KEY))
+    return bool(execute("DEL", KEY))
 
 
 class WindowCache:
-    """What this instance last read of the switch; shared by its threads."""
+    """What this instance last read of the window; shared by its threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._text: object = None
-        self._read_at = float("-inf")
+        self._reading: tuple[object, float] = (None, float("-inf"))
 
-    def update(self, text: object) -> None:
-        """What Redis just said, to whoever asked."""
-        with self._lock:
-            self._text = text
-            self._read_at = time.monotonic()
+    def update(self, value: object) -> None:
+        """Remember what Redis just held under KEY."""
+        self._reading = (value, time.monotonic())
 
     @property
     def is_fresh(self) -> bool:
-        return time.monotonic() - self._read_at < MAX_AGE_S
+        return time.monotonic() - self._reading[1] < MAX_AGE_S
 
     def current(self, variable: str, now: datetime) -> MaintenanceWindow | None:
-        """What holds, without asking anybody. variable: what
-        MAINTENANCE_MODE says."""
+        """The open window, without asking Redis. variable: the value of MAINTENANCE_MODE."""
         if variable in MODES:
             return MaintenanceWindow(variable, reason="MAINTENANCE_MODE", by="deployment")
-        return parse_window(self._text, now)
+        return parse_window(self._reading[0], now)

@@ -1,25 +1,28 @@
-"""How requests were answered, counted by the minute: how many, how well, how fast.
+"""Request metrics: counts by minute, service, outcome and duration bucket.
 
-A request costs one write to Redis after its answer, never a wait; requests within a second of one
-another share a write, so that load does not multiply it. Redis down loses counts, nothing else.
-The rule a newcomer would break: a bucket's number is stored for weeks, so EDGES_MS never changes.
+A request costs one write to Redis after its response; requests within a second share a write.
+Redis down loses counts, nothing else. A bucket's number is stored for weeks, so BUCKET_EDGES_MS
+never changes.
 """
 
 import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import accumulate
 
-# Ten milliseconds, then a quarter of a doubling each, to 80 s; and exactly every bound that a
-# promise is about, so that "how many were faster" is counted, never estimated.
+from lib.problems import CacheDown, NotConfigured
+
+# Ten milliseconds, then a quarter of a doubling each, to 80 s; and exactly every bound of a service
+# level, so that "how many were faster" is counted, never estimated.
 BUCKET_EDGES_MS = tuple(
     sorted({*(round(10 * 2 ** (step / 4)) for step in range(53)), 200, 500, 1000, 5000})
 )
-RETENTION_S = 49 * 3600  # in Redis: a watch that comes once a day still finds every minute
-FLUSH_INTERVAL_S = 1.0  # how close requests are that share a write
+RETENTION_S = 49 * 3600  # in Redis: a monitor that runs once a day still finds every minute
+FLUSH_INTERVAL_S = 1.0
 MAX_PENDING_COUNTS = (
     2000  # counts an instance holds back; more is a fault, and not worth its memory
 )
@@ -29,8 +32,8 @@ type BucketCounts = Mapping[int, int]
 type Field = tuple[str, str, str, int]
 """service, deployment, class, bucket."""
 
-# KEYS: the maintenance switch, then a minute each. ARGV: seconds to keep them, then for every
-# count which minute's (from 2), field, how many. Answers what the switch says: one trip for both.
+# KEYS: the maintenance window, then a minute each. ARGV: seconds to keep them, then for every count
+# the index of its minute (from 2), field, how many. Returns the window: one trip for both.
 INCREMENT = """
 for i = 2, #ARGV, 3 do
   redis.call('HINCRBY', KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2])
@@ -89,10 +92,10 @@ def minute_of(moment: datetime) -> int:
     return int(moment.timestamp()) // 60
 
 
-def parse_minute(found: object) -> dict[Field, int]:
-    """A minute's hash as counts; what is not ours in it is passed over."""
+def parse_minute(value: object) -> dict[Field, int]:
+    """A minute's hash as counts; unknown fields are ignored."""
     counts: dict[Field, int] = {}
-    pairs = found.items() if isinstance(found, dict) else ()
+    pairs = value.items() if isinstance(value, dict) else ()
     for name, n in pairs:
         match str(name).split("|"):
             case [service, deployment, kind, number] if number.isdigit() and str(n).isdigit():
@@ -101,14 +104,16 @@ def parse_minute(found: object) -> dict[Field, int]:
 
 
 class RequestCounter:
-    """An instance's counts on their way to Redis; shared by its threads.
+    """An instance's counts that are not in Redis yet; shared by its threads.
 
-    send: `Cache.run`; told: called with what the maintenance switch says.
+    execute: `Cache.execute`. on_maintenance: called with the value of the maintenance window.
     """
 
-    def __init__(self, send: Callable[..., object], told: Callable[[object], None]) -> None:
-        self._execute = send
-        self._on_maintenance = told
+    def __init__(
+        self, execute: Callable[..., object], on_maintenance: Callable[[object], None]
+    ) -> None:
+        self._execute = execute
+        self._on_maintenance = on_maintenance
         self._lock = threading.Lock()
         self._pending: Counter[tuple[int, str]] = Counter()
         self._sent_at = float("-inf")
@@ -117,32 +122,32 @@ class RequestCounter:
     def count(
         self, service: str, deployment: str, status: int, took_ms: float, now: datetime
     ) -> None:
-        """Count one answered request. What the send raises passes through; the counts are gone."""
+        """Count one request. Errors of `execute` pass through; the counts are lost."""
         field = f"{service}|{deployment}|{outcome_of(status)}|{bucket_of(took_ms)}"
         with self._lock:
             if len(self._pending) < MAX_PENDING_COUNTS:
                 self._pending[minute_of(now), field] += 1
             wait_s = self._sent_at + FLUSH_INTERVAL_S - time.monotonic()
-            # An error is told at once: the instance may be gone before the next request.
+            # An error is sent at once: the instance may be gone before the next request.
             if wait_s > 0 and status < 500:
                 self._schedule_flush(wait_s)
                 return
         self.flush()
 
     def would_defer(self, status: int) -> bool:
-        """Whether a request answered so would only be held back: then nothing is sent after it."""
+        """Whether a request of this status would be counted later, with nothing sent now."""
         return status < 500 and time.monotonic() < self._sent_at + FLUSH_INTERVAL_S
 
     def flush(self) -> None:
-        """Send what is held back."""
+        """Send all pending counts."""
         with self._lock:
-            held, self._pending = self._pending, Counter()
+            counts, self._pending = self._pending, Counter()
             self._sent_at = time.monotonic()
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-        if held:
-            self._on_maintenance(self._execute(*_increment_command(held.items())))
+        if counts:
+            self._on_maintenance(self._execute(*_increment_command(counts)))
 
     def _schedule_flush(self, wait_s: float) -> None:
         if self._timer is None:
@@ -151,20 +156,15 @@ class RequestCounter:
             self._timer.start()
 
     def _flush_from_timer(self) -> None:
-        from lib.problems import CacheDown, NotConfigured
-
-        try:
+        with suppress(CacheDown, NotConfigured):  # the next request logs it
             self.flush()
-        except (CacheDown, NotConfigured):
-            return  # nobody is left to tell; the next request says so
 
 
-def _increment_command(held: Iterable[tuple[tuple[int, str], int]]) -> tuple[str | int, ...]:
-    counts = list(held)
-    minutes = sorted({minute for (minute, _), _ in counts})
+def _increment_command(counts: Mapping[tuple[int, str], int]) -> tuple[str | int, ...]:
+    minutes = sorted({minute for minute, _ in counts})
     keys = ["maintenance", *(minute_key(minute) for minute in minutes)]
     args: list[str | int] = [RETENTION_S]
-    for (minute, field), n in counts:
+    for (minute, field), n in counts.items():
         args += [minutes.index(minute) + 2, field, n]
     return ("EVAL", INCREMENT, len(keys), *keys, *args)
 

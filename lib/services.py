@@ -1,4 +1,4 @@
-"""Settings -> adapters: the one place that names them all, each loaded when first used."""
+"""The services of an instance, from its settings; each vendor helper is imported on first use."""
 
 import threading
 from functools import cached_property
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Services:
-    """What an instance talks to. An attribute raises NotConfigured, by name, if it cannot be."""
+    """An attribute raises NotConfigured, naming the variable, if it cannot be built."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -44,7 +44,7 @@ class Services:
 
     @property
     def erasure_keys(self) -> tuple[bytes, ...]:
-        """Empty when ERASURE_KEY is not set: nobody was erased, so no copy is refused."""
+        """Empty when ERASURE_KEY is not set: nobody was erased, so no copy is rejected."""
         return self.settings.erasure_key
 
     @cached_property
@@ -68,14 +68,14 @@ class Services:
 
     @property
     def sentry_dsn(self) -> str:
-        """Raises NotConfigured where Sentry is told nothing."""
+        """Raises NotConfigured when SENTRY_DSN is empty."""
         if not self.settings.sentry_dsn:
             raise NotConfigured("SENTRY_DSN", "is not set")
         return self.settings.sentry_dsn
 
     @property
     def alert_addresses(self) -> tuple[str, tuple[str, ...]]:
-        """Who mails alerts while Slack cannot be told, and to whom; nobody by default."""
+        """Sender and recipients of alerts while Slack is down; no recipients by default."""
         return self.settings.mail_from, self.settings.alerts_mail_to
 
     @property
@@ -93,7 +93,7 @@ class Services:
 
     @property
     def maintenance_mode_error(self) -> str | None:
-        """Why MAINTENANCE_MODE switches nothing although it is set; None when all is well."""
+        """Why MAINTENANCE_MODE has no effect although it is set; None if it is valid."""
         return self.settings.maintenance_mode_error
 
     @property
@@ -114,7 +114,7 @@ class Services:
 
     @cached_property
     def turnstile(self) -> "Turnstile | None":
-        """None when no secret is set: nobody is challenged."""
+        """None without a secret: forms carry no challenge."""
         if not self.settings.turnstile_secret_key:
             return None
         from lib.turnstile import Turnstile
@@ -123,7 +123,7 @@ class Services:
 
     @cached_property
     def reporter(self) -> "Reporter | None":
-        """None when no DSN is set: the log alone is told."""
+        """None without a DSN: errors go to the log alone."""
         if not self.settings.sentry_dsn:
             return None
         from lib.error_reporting import Reporter
@@ -135,16 +135,13 @@ class Services:
         )
 
     def close(self) -> None:
-        """Close what was opened, for a process that ends in order."""
+        """Close connections, for a process that ends in order."""
         for name in ("database", "cache", "mailer", "turnstile"):
             if self.__dict__.get(name) is not None:
                 self.__dict__[name].close()
 
     def probe_open_breakers(self, wait_s: float = 0.0) -> None:
-        """Ask whatever was down whether it still is: after an answer, or where it decides one.
-
-        wait_s: how long to wait for another thread that is asking.
-        """
+        """Ask every dependency that was down again; wait_s: for another thread that does."""
         for name in ("database", "cache"):
             if name in self.__dict__:
                 self.__dict__[name].probe(wait_s)

@@ -50,12 +50,12 @@ class Setting[T]:
             raise NotConfigured(self.name, "is not set")
         try:
             return self.parse(text)
-        except ValueError as fault:
-            # The fault may quote the text: say what was wrong, never what was there.
+        except ValueError as error:
+            # The error may quote the text: log what is wrong, never the value.
             unusable = NotConfigured(self.name, "is set but not usable")
             if self.default is None:
-                raise unusable from fault
-        # A slip in a variable that has a default must not cost a lead: say it, and go on.
+                raise unusable from error
+        # A misspelt variable that has a default must not cost a lead: log it, and go on.
         if self.name not in instance.warned:
             instance.warned.add(self.name)
             log.not_configured(unusable, "-")
@@ -82,9 +82,9 @@ def comma_list(text: str) -> tuple[str, ...]:
 
 def nonempty_comma_list(text: str) -> tuple[str, ...]:
     """A list separated by commas, of one or more."""
-    if not (found := comma_list(text)):
+    if not (parts := comma_list(text)):
         raise ValueError("nothing in it")
-    return found
+    return parts
 
 
 def token(text: str) -> str:
@@ -125,19 +125,19 @@ def header_value(text: str) -> str:
 def parse_maintenance_mode(text: str) -> str:
     """`off`, or a mode of lib/maintenance.py; `on` is intake."""
     word = text.lower().replace("-", "_")
-    meant = {"false": "off", "0": "off", "no": "off", "true": "intake", "1": "intake"}
-    meant |= {"yes": "intake", "on": "intake"}
-    if (found := meant.get(word, word)) not in ("off", "intake", "read_only"):
+    synonyms = dict.fromkeys(("false", "0", "no"), "off")
+    synonyms |= dict.fromkeys(("true", "1", "yes", "on"), "intake")
+    if (mode := synonyms.get(word, word)) not in ("off", "intake", "read_only"):
         raise ValueError("no such mode")
-    return found
+    return mode
 
 
 def encryption_keys(text: str) -> tuple[bytes, ...]:
     """32-byte keys as URL-safe base64, separated by commas."""
-    found = tuple(base64.urlsafe_b64decode(part) for part in comma_list(text))
-    if not found or any(len(key) != 32 for key in found):
+    keys = tuple(base64.urlsafe_b64decode(part) for part in comma_list(text))
+    if not keys or any(len(key) != 32 for key in keys):
         raise ValueError("not 32 bytes")
-    return found
+    return keys
 
 
 def optional_encryption_keys(text: str) -> tuple[bytes, ...]:
@@ -360,7 +360,7 @@ class Settings:
 
     @property
     def maintenance_mode_error(self) -> str | None:
-        """What is wrong with MAINTENANCE_MODE; None when it is unset, or a word that is known."""
+        """What is wrong with MAINTENANCE_MODE; None when it is unset or valid."""
         try:
             parse_maintenance_mode(self.environ.get("MAINTENANCE_MODE", "").strip() or "off")
         except ValueError:
@@ -368,10 +368,13 @@ class Settings:
         return None
 
     def secrets_by_name(self) -> dict[str, str]:
-        """Every secret that is set, as it is written: for secrets.py, which keeps none."""
-        written = ((one.name, self.environ.get(one.name, "").strip()) for one in all_settings())
-        secret = {one.name for one in all_settings() if one.secret}
-        return {name: text for name, text in written if text and name in secret}
+        """The value of every secret that is set, for fingerprints."""
+        values = {
+            setting.name: self.environ.get(setting.name, "").strip()
+            for setting in all_settings()
+            if setting.secret
+        }
+        return {name: value for name, value in values.items() if value}
 
 
 def all_settings() -> Iterator[Setting[Any]]:

@@ -1,6 +1,6 @@
-"""Cloudflare Turnstile: whether the page's challenge was solved by a person. Optional.
+"""Cloudflare Turnstile, optional: whether the form's challenge was solved by a person.
 
-Turnstile down never refuses a lead, nor makes spam of it: a person looks at it.
+Turnstile down never rejects a lead nor makes it spam: a person reviews it.
 """
 
 from urllib.parse import urlencode
@@ -21,10 +21,10 @@ class Turnstile:
     def __init__(self, secret: str, url: str) -> None:
         self._secret = secret
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        self._rest = HttpClient(url, headers, connect_s=CONNECT_TIMEOUT_S)
+        self._client = HttpClient(url, headers, connect_s=CONNECT_TIMEOUT_S)
 
     def close(self) -> None:
-        self._rest.close()
+        self._client.close()
 
     def verify(self, token: str, address: str | None, attempt: str) -> bool:
         """Whether the token is good. A token is good once; repeats of one `attempt` (a UUID) count
@@ -33,7 +33,7 @@ class Turnstile:
         if address is not None:
             form["remoteip"] = address
         try:
-            answer = self._rest.post(
+            answer = self._client.post(
                 "", urlencode(form).encode(), within_s=RESPONSE_TIMEOUT_S
             ).json()
             if answer["success"] is True:

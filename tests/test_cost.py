@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,8 @@ POSTGRES = {"psycopg", "psycopg_binary", "typing_extensions"}
 
 VITALS = [{"name": "LCP", "value": 1900.5, "id": "v6-1", "page": "/"}]
 
-# What nobody needs of the standard library, of werkzeug and of psycopg: a third of a cold start.
-SPARED = {"importlib.metadata", "urllib3", "werkzeug.serving", "werkzeug.test"}
+# Imported by the runtime, and needed by no first answer.
+SPARED = {"urllib3"}
 
 # The first answer of a fresh process under the runtime's name, and what it took until its first
 # byte.
@@ -102,6 +101,61 @@ def test_a_first_answer_loads_no_library_it_can_do_without(
     assert SPARED & set(modules) == set()
 
 
+LOADED = """
+import importlib.util, json, sys
+sys.path.insert(0, sys.argv[1])
+spec = importlib.util.spec_from_file_location("function", sys.argv[2])
+spec.loader.exec_module(importlib.util.module_from_spec(spec))
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def loaded_by(function: str) -> set[str]:
+    """The first names of every module in a fresh process that has imported the function."""
+    process = subprocess.run(
+        [sys.executable, "-I", "-c", LOADED, str(ROOT), str(ROOT / function)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return {name.partition(".")[0] for name in json.loads(process.stdout)}
+
+
+VENDORS = {
+    "disposable_email_domains",
+    "email_validator",
+    "httpx",
+    "nacl",
+    "phonenumbers",
+    "psycopg",
+    "requests",
+    "resend",
+    "sentry_sdk",
+    "upstash_redis",
+}
+
+
+@pytest.mark.parametrize("function", ["api/health.py", "api/thanks.py", "api/products.py"])
+def test_a_function_that_answers_from_memory_loads_no_vendor(function: str) -> None:
+    assert not loaded_by(function) & {*VENDORS, "pydantic"}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "api/leads.py",
+        "api/leads_export.py",
+        "api/leads_subject.py",
+        "api/rum.py",
+        "api/cron/deliver.py",
+        "api/cron/prune.py",
+    ],
+)
+def test_a_function_that_needs_vendors_imports_them_when_first_used(function: str) -> None:
+    assert not loaded_by(function) & VENDORS
+
+
 @pytest.fixture
 def wire(platform: Platform) -> Iterator[Wire]:
     made = Wire(platform.postgres.port, 0)
@@ -135,23 +189,6 @@ def test_a_lead_takes_one_trip_to_each_until_its_answer(
         platform.resend.ok()
         eventually(lambda: not function.in_flight)
         assert wire.trips - before == 3, "both mails are written down at once"
-
-
-def test_the_connection_to_postgres_is_opened_while_the_door_asks_redis(
-    platform: Platform, database: Any, wire: Wire
-) -> None:
-    delay_s = 0.6  # less than the door waits
-    platform.upstash.switch("slow", delay_s=delay_s)
-    with (
-        platform.function("api/leads.py", DATABASE_URL=database_url(platform, wire)) as function,
-        ThreadPoolExecutor(1) as caller,
-    ):
-        asked = caller.submit(post, function.url, "0812 3456 7892")
-        eventually(lambda: wire.trips > 1)
-        seen_at = time.time()
-        asked.result(20)
-    door = platform.upstash.received()[0]
-    assert seen_at < door["at"] + delay_s, "before the door had answered"
 
 
 def test_postgres_is_left_alone_in_maintenance(

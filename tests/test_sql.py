@@ -1,5 +1,6 @@
 """Every SQL statement of the bundle against the migrated schema, and who may touch that schema."""
 
+import ast
 import importlib
 import pkgutil
 import re
@@ -11,7 +12,7 @@ from psycopg.rows import DictRow
 
 import lib
 from dev.platform.local_platform import Platform
-from tests.conftest import both_majors
+from tests.conftest import ROOT, both_majors
 
 type Rows = psycopg.Connection[DictRow]
 
@@ -165,3 +166,36 @@ def test_the_functions_log_in_as_a_member_and_not_as_the_owner(
             "select current_user, pg_has_role(current_user, 'alfa_app', 'member')"
         ).fetchone()
     assert row == ("alfa_api_a", True)
+
+
+STATEMENT = re.compile(
+    r"\s*(with\s+\w+\s+as\b|insert\s+into\b|select\s|update\s+\w+.*\sset\s|delete\s+from\b)",
+    re.DOTALL,
+)
+
+
+def test_sql_is_a_module_constant_in_capitals_and_never_built() -> None:
+    """Another test prepares each constant on the migrated schema."""
+    built = []
+    for file in sorted([*(ROOT / "lib").rglob("*.py"), *(ROOT / "api").rglob("*.py")]):
+        module = ast.parse(file.read_text())
+        constants = {
+            id(node.value)
+            for node in module.body
+            if isinstance(node, ast.Assign)
+            and all(isinstance(name, ast.Name) and name.id.isupper() for name in node.targets)
+        }
+        built += [
+            f"{file.relative_to(ROOT)}:{node.lineno}: {node.value.strip()[:40]}…"
+            for node in ast.walk(module)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            if id(node) not in constants and is_statement(node.value)
+        ]
+    assert not built, "\n".join(built)
+
+
+def is_statement(text: str) -> bool:
+    """SQL is written in one case; a docstring begins with one capital."""
+    first_word = (text.split(maxsplit=1) or [""])[0]
+    is_one_case = first_word in (first_word.lower(), first_word.upper())
+    return is_one_case and bool(STATEMENT.match(text.lower()))

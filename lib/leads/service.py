@@ -73,12 +73,6 @@ OUTAGE_ERRORS = (CacheDown, DatabaseDown, TransientMailError, PermanentMailError
 """What a store fails with in an outage; anything else is reported."""
 
 
-def preconnect(means: Services) -> None:
-    """Have a connection to Postgres coming while Redis is asked."""
-    with suppress(NotConfigured):  # which `keep` will say
-        means.database.preconnect()
-
-
 def admit(
     means: Services, lead: Lead, limits: RateLimits, member: str, now: datetime
 ) -> Admitted | IdempotencyRecord:
@@ -174,7 +168,7 @@ def persist(
             raise
         except Exception as fault:  # noqa: BLE001 - whatever it is, the next store may take the lead
             lost.append(StoreFailure(name, fault))
-    raise NotPersisted(lost=tuple(lost))
+    raise NotPersisted(failures=tuple(lost))
 
 
 type _Persist = Callable[[Services, Lead, Recipients, str | None], PersistedLead]
