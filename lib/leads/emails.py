@@ -27,6 +27,15 @@ class Email(NamedTuple):
     def to_columns(self) -> dict[str, object]:
         return {**self._asdict(), "recipients": list(self.recipients)}
 
+    def without_reply_to(self) -> "Email":
+        """The mail to sales once more, saying why it cannot be answered by e-mail."""
+        note = REPLY_TO_REFUSED_NOTE.format(address=self.reply_to)
+        return self._replace(
+            reply_to=None,
+            body_text=f"{note}\n\n{self.body_text}",
+            body_html=self.body_html.replace("<h1>", f"<p>{escape(note)}</p><h1>", 1),
+        )
+
 
 # What sales reads, in the order they need it.
 _LEAD_FIELDS = (
@@ -151,16 +160,6 @@ REPLY_TO_REFUSED_NOTE = (
     "The mail service refused {address} as the address to answer to: replies do not reach the "
     "sender. Use WhatsApp."
 )
-
-
-def without_reply_to(letter: Email) -> Email:
-    """The mail to sales once more, saying why it cannot be answered by e-mail."""
-    note = REPLY_TO_REFUSED_NOTE.format(address=letter.reply_to)
-    return letter._replace(
-        reply_to=None,
-        body_text=f"{note}\n\n{letter.body_text}",
-        body_html=letter.body_html.replace("<h1>", f"<p>{escape(note)}</p><h1>", 1),
-    )
 
 
 BEGIN_SEALED_LEAD = "-----BEGIN ALFA LEAD-----"

@@ -176,7 +176,7 @@ def get_transport(means: Services) -> Transport:
 
 def _without_api_key(_letter: Email, _key: str) -> str:
     raise TransientMailError(
-        MISSING_API_KEY, uncertain=False, retry_after_s=LEASE_DURATION.total_seconds()
+        MISSING_API_KEY, may_be_sent=False, retry_after_s=LEASE_DURATION.total_seconds()
     )
 
 
@@ -301,7 +301,7 @@ def _send_one(
     except TransientMailError as delay:
         _reschedule(run, way, mail, delay, clock(), tally)
     except UNEXPECTED_ERRORS as fault:  # whatever one mail does, the others leave
-        unknown = TransientMailError(f"fault_{type(fault).__name__}", uncertain=True)
+        unknown = TransientMailError(f"fault_{type(fault).__name__}", may_be_sent=True)
         _reschedule(run, way, mail, unknown, clock(), tally)
         tally.error = tally.error or fault
     else:
@@ -363,7 +363,7 @@ def _handle_refusal(
     if mail.email.kind != "acknowledgement":
         _mark_dead(run, mail, refusal.reason, mail.uncertain, now, tally)
         return
-    _update(run, MARK_DEAD, mail, now=now, error=ADDRESS_REFUSED, uncertain=mail.uncertain)
+    _update(run, MARK_DEAD, mail, now=now, error=ADDRESS_REFUSED, may_be_sent=mail.uncertain)
     tally.refused += 1
 
 
@@ -375,7 +375,7 @@ def _mark_dead(
     now: datetime,
     tally: DeliveryStats,
 ) -> None:
-    _update(run, MARK_DEAD, mail, now=now, error=reason, uncertain=uncertain)
+    _update(run, MARK_DEAD, mail, now=now, error=reason, may_be_sent=uncertain)
     tally.dead += 1
 
 

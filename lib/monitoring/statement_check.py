@@ -182,7 +182,7 @@ def _send_emails(connection: "Connection[Any]", now: datetime) -> None:
         raise SilentFailure('a row of table "outbox" cannot be changed (a trigger or a policy?)')
     mine = outbox.claim(run, LONG_AGO, 2)
     for mail, answer in zip(
-        mine, (None, TransientMailError("rehearsal", uncertain=False)), strict=False
+        mine, (None, TransientMailError("rehearsal", may_be_sent=False)), strict=False
     ):
         outbox.send_claimed(
             run, _fake_sender(answer), [mail], lambda: LONG_AGO, outbox.DeliveryStats()

@@ -242,7 +242,7 @@ def test_retries_follow_the_schedule_and_end_as_a_dead_letter(
     waits = []
 
     def refuse(letter: Email, key: str) -> str:
-        raise TransientMailError("invalid_api_key", uncertain=False)
+        raise TransientMailError("invalid_api_key", may_be_sent=False)
 
     while mail(database)["dead_at"] is None:
         tally = DeliveryStats()
@@ -265,7 +265,7 @@ def test_an_uncertain_mail_is_parked_before_its_key_runs_out(run: RunQuery, data
 
     def lose(letter: Email, key: str) -> str:
         tried.append(clock)
-        raise TransientMailError("HttpClientError", uncertain=True)
+        raise TransientMailError("HttpClientError", may_be_sent=True)
 
     while mail(database)["dead_at"] is None:
         for claimed in outbox.claim(run, clock):
