@@ -4,8 +4,8 @@ Only the type checker follows these names to `lib.services` and the vendor helpe
 that uses them imports no vendor and no settings.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from lib import cache, db, encryption, mail, services
@@ -22,3 +22,14 @@ type Cache = cache.Cache
 type Cipher = encryption.SecretBoxCipher
 type Mailer = mail.Mailer
 type Email = mail.Email
+
+type MessageRef = tuple[str, str]
+"""A Slack message: channel and ts; ts is '' where it cannot be edited."""
+
+
+class Message(NamedTuple):
+    """What Slack is given. text: what a notification shows. metadata: finds the message again."""
+
+    text: str
+    blocks: tuple[dict[str, Any], ...]
+    metadata: Mapping[str, str] = {}

@@ -9,9 +9,9 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from lib.interfaces import Message, MessageRef
 from lib.problems import MessageNotFound, SlackError
 
 TIMEOUT_S = 4.0
@@ -28,21 +28,6 @@ NOT_FOUND_ERRORS = (
     "thread_not_found",
     "cant_delete_message",
 )
-
-
-type MessageRef = tuple[str, str]
-"""channel and ts; ts is '' where the message cannot be edited."""
-
-
-class Message(Protocol):
-    """text: what a notification shows. metadata: by which the message is found again."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def blocks(self) -> Sequence[dict[str, Any]]: ...
-    @property
-    def metadata(self) -> Mapping[str, str]: ...
 
 
 class Slack:

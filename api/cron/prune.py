@@ -11,7 +11,8 @@ them; `in_redis` and `tombstones` are null with Redis down. In maintenance every
 from lib import app as lib_app
 from lib import log
 from lib.app import Context, Response
-from lib.privacy import erasure, retention, tombstones
+from lib.leads import tombstones
+from lib.privacy import erasure, retention
 from lib.problems import CacheDown, NotConfigured
 
 EVERY_MINUTES = 24 * 60  # vercel.json

@@ -6,11 +6,12 @@ The rule a newcomer would break: a message holds ids, numbers and our own words,
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from lib.incidents.model import WIB, Incident
+from lib.interfaces import Message
 
 # docs.slack.dev, Block Kit, read 2026-11
 MAX_HEADER_CHARS, MAX_SECTION_CHARS, MAX_BLOCKS = 150, 3000, 50
@@ -32,15 +33,6 @@ EFFECT_LABELS = {
     "mailed": "leads go by mail alone",
     "refused": "leads are refused",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """text: what a notification shows. metadata: by which the message is found again."""
-
-    text: str
-    blocks: tuple[dict[str, Any], ...]
-    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+from lib.interfaces import MessageRef
+
 type Event = tuple[str, str, str, dict[str, Any], str | None]
 """A line of the timeline: at (ISO), kind, actor, facts, note."""
-type MessageRef = tuple[str, str]
-"""Slack's channel and ts of a message; ts is '' where it cannot be edited."""
 
 SEVERITIES = ("sev1", "sev2")  # worst first
 # What happens to a lead that is sent now, best first; "" is unknown.

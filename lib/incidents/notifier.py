@@ -13,12 +13,12 @@ from typing import Protocol
 
 from lib.incidents.messages import (
     Links,
-    Message,
     render_incidents,
     render_reminder,
     render_update,
 )
-from lib.incidents.model import Incident, MessageRef
+from lib.incidents.model import Incident
+from lib.interfaces import Message, MessageRef
 from lib.problems import MessageNotFound, SlackError
 
 RETRY_DELAY_S = 60.0

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from lib.incidents import model
 from lib.incidents.messages import Links
-from lib.incidents.model import Event, Finding, Incident, IncidentError, MessageRef
+from lib.incidents.model import Event, Finding, Incident, IncidentError
 from lib.incidents.notifier import Channel, NotifyStats, notify_due
-from lib.interfaces import RunQuery
+from lib.interfaces import MessageRef, RunQuery
 
 if TYPE_CHECKING:
     from psycopg import Connection

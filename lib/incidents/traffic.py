@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from lib.vitals.quantile_sketch import Z_95
-
 WINDOW, RECENT_WINDOW = timedelta(minutes=30), timedelta(minutes=10)
 MAJORITY_WINDOW = timedelta(minutes=5)
 MAX_GAP = timedelta(minutes=5)  # without a bad minute, within one incident
 SLOW_REQUEST_MS = 5000  # handbook: API over 5 s latency
 MAX_ERROR_RATE, MAX_SLOW_RATE = 0.05, 0.05  # handbook: error rate over 5 %; p95 is the 95th of 100
 MIN_REQUESTS, MIN_BAD_REQUESTS, MIN_RECENT_BAD = 20, 5, 2
+Z_95 = 1.96  # of the normal distribution: two-sided 95 %
 MAJORITY, MAJORITY_MIN_REQUESTS, MAJORITY_MIN_ERRORS = 0.5, 20, 10
 MIN_FAILED_LEADS = 3
 

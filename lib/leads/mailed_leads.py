@@ -11,16 +11,12 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from lib.interfaces import RunQuery, Services
+from lib.interfaces import Message, MessageRef, RunQuery, Services
 from lib.leads import repository
 from lib.leads.lead import Lead
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
-
-if TYPE_CHECKING:
-    from lib.incidents.messages import Message
-    from lib.incidents.model import MessageRef
 
 REDIS_KEY = "mailed"  # hash: id -> entry, until Postgres has it
 SLACK_METADATA_KEY = "mailed"  # of a message that carries entries
@@ -113,7 +109,6 @@ def _render_entries(leads: list[MailedLead]) -> "Message":
 
 
 def _render_message(text: str, details: str, metadata: dict[str, str]) -> "Message":
-    from lib.incidents.messages import Message  # needed only in an outage
 
     block = {"type": "section", "text": {"type": "mrkdwn", "text": details}}
     return Message(text, (block,), metadata)

@@ -9,10 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lib.interfaces import RunQuery
-from lib.leads import emails, reference
+from lib.leads import emails, reference, tombstones
 from lib.leads.emails import Email
 from lib.leads.lead import Lead, Recipients
-from lib.privacy import tombstones
 from lib.problems import ErasedSubject, IdempotencyKeyReused
 
 if TYPE_CHECKING:

@@ -12,11 +12,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lib.interfaces import Services
-from lib.leads import queue
+from lib.leads import queue, tombstones
 from lib.leads.lead import Lead
 from lib.leads.submission import Person
 from lib.leads.validators import renormalize_phone
-from lib.privacy import tombstones
 from lib.problems import CacheDown, NotConfigured
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID, uuid4
 
 from lib.interfaces import Services
-from lib.leads import mailed_leads
-from lib.privacy import redis_erasure, requests, tombstones
+from lib.leads import mailed_leads, tombstones
+from lib.privacy import redis_erasure, requests
 from lib.privacy.data_subject import Subject, with_legacy_numbers
 from lib.problems import NotConfigured
 

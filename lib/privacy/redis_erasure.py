@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from lib.interfaces import Services
-from lib.leads import admission, queue
+from lib.leads import admission, queue, tombstones
 from lib.leads.lead import Lead
 from lib.leads.repository import erasure_hashes
-from lib.privacy import data_subject, tombstones
+from lib.privacy import data_subject
 from lib.privacy.requests import FINISH_ERASURE_REQUESTS
 from lib.problems import CacheDown, NotConfigured
 

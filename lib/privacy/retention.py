@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.interfaces import RunQuery
 from lib.leads.queue import ACCEPTED, JOURNAL_TTL_S, journal_key, scan_keys
-from lib.privacy.tombstones import REDIS_KEY
+from lib.leads.tombstones import REDIS_KEY
 
 if TYPE_CHECKING:
     from psycopg import Connection

@@ -5,7 +5,7 @@ import sys
 import time
 from datetime import UTC, datetime
 
-from lib.incidents.messages import Message
+from lib.interfaces import Message
 from lib.problems import DatabaseDown, NotConfigured, SlackError
 from lib.services import Services
 

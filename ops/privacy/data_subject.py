@@ -14,9 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from lib.leads import submission
+from lib.leads import submission, tombstones
 from lib.leads.submission import Person
-from lib.privacy import data_subject, erasure, requests, tombstones
+from lib.privacy import data_subject, erasure, requests
 from lib.problems import NotConfigured
 from lib.services import Services
 from ops import command

@@ -16,8 +16,8 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from lib.leads import submission
-from lib.privacy import erasure, redis_erasure, tombstones
+from lib.leads import submission, tombstones
+from lib.privacy import erasure, redis_erasure
 from lib.privacy.data_subject import Subject
 from lib.privacy.erasure import ErasureOrder
 from lib.problems import CacheDown, NotConfigured

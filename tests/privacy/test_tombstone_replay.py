@@ -7,7 +7,8 @@ import redis
 from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
-from lib.privacy import erasure, tombstones
+from lib.leads import tombstones
+from lib.privacy import erasure
 from lib.services import Services
 from lib.settings import Settings
 from ops.privacy import tombstone_replay
