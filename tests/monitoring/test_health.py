@@ -97,7 +97,7 @@ def test_a_token_that_is_too_short_counts_as_none(platform: Platform) -> None:
         assert deep(platform, health, "short").status_code == 403
 
 
-@pytest.mark.parametrize("given", ["", "Bearer", "Bearer wrong", "Basic eA==", "{token}"])
+@pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer wrong", "Basic eA==", "{token}"])
 def test_a_wrong_token_is_unauthorized(platform: Platform, authorization: str) -> None:
     authorization = authorization.format(token=platform.environment["HEALTH_CHECK_TOKEN"])
     headers = {"Authorization": authorization}
