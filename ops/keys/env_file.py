@@ -87,7 +87,7 @@ def _parse_lines(text: str, file: str) -> Iterator[Line]:
         if binding.error or (binding.key is not None and binding.value is None):
             raise Failed(f"{place}: not NAME=value; quote the value, or make it a comment (#)")
         if binding.key is not None and not NAME.fullmatch(binding.key):
-            raise Failed(f"{place}: {binding.key!r} is not the name of a variable")
+            raise Failed(f"{place}: {binding.key!r} is no name of a variable")
         if "${" in (binding.value or ""):
             raise Failed(f"{place}: ${{…}} is read in different ways: write the value itself")
         yield from (Line(None, "", "\n") for _ in range(skipped.count("\n")))

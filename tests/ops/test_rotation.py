@@ -398,7 +398,7 @@ def test_the_waits_say_what_is_waited_for(
     platform: Platform, production: dict[str, str], database: Rows, file: KeyFile, capsys: Printed
 ) -> None:
     platform.vercel_api.project.build_s = 7.0
-    assert rotate(platform, production, file, "LEADS_ENCRYPTION_KEY", "--drain", "8") == 0
+    assert rotate(platform, production, file, "LEADS_ENCRYPTION_KEY", "--drain", "16") == 0
     output = capsys.readouterr().err
     assert re.search(r"^  [5-8] s: dpl_\w+ is still BUILDING$", output, re.M), output
     assert re.search(r"^  [5-8] s: requests on the old deployment may finish, ", output, re.M), (
@@ -433,7 +433,7 @@ def test_a_variable_that_vercel_did_not_keep_is_noticed_before_anything_is_revok
     platform: Platform, production: dict[str, str], file: KeyFile, capsys: Printed
 ) -> None:
     platform.vercel_api.project.lie = "env_is_not_kept"
-    assert rotate(platform, production, file, "RESEND_API_KEY", "--timeout", "4") == 1
+    assert rotate(platform, production, file, "RESEND_API_KEY", "--timeout", "12") == 1
     assert "still use the old key" in capsys.readouterr().err
     name = "RESEND_API_KEY"
     assert outcome(name, production, file, production[name]) == "accepted"
