@@ -211,11 +211,11 @@ def _admit(context: Context, lead: Lead, request: str) -> Admission:
 def _screen(context: Context, lead: Lead, admitted: Admission, challenge_token: str) -> Lead:
     screened = context.attempt(
         lambda: spam.screen(
+            context.services,
             lead,
             seconds_to_fill=context.request.headers.get("X-Form-Seconds", type=int),
             repeats=admitted.repeats,
             flooded=admitted.flooded,
-            turnstile=context.services.turnstile,
             challenge_token=challenge_token,
         ),
         lead,

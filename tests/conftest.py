@@ -38,6 +38,8 @@ LEAD: dict[str, Any] = {
     "specialization": "coloring, keratin",
     "message": "Tertarik bermitra.\nMohon info harga.",
 }
+FORM = {**{name: str(value) for name, value in LEAD.items()}, "consent": "on"}  # LEAD as a form
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 """A lead that every rule accepts."""
 
 

@@ -9,20 +9,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from html import escape
-from typing import Any, Protocol
 
 from lib.incidents.model import Finding
+from lib.interfaces import Services
 from lib.leads.emails import Email
 from lib.problems import IdempotencyConflict, NotConfigured, PermanentMailError, TransientMailError
-
-
-class Services(Protocol):
-    """Any of them may raise NotConfigured."""
-
-    @property
-    def mailer(self) -> Any: ...
-    @property
-    def alert_addresses(self) -> tuple[str, tuple[str, ...]]: ...
 
 
 def send_alerts(means: Services, found: Sequence[Finding], now: datetime) -> int:

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 from lib import log
 from lib.incidents import messages, redis_store, rules, slack_store
 from lib.incidents import store as incident_store
-from lib.incidents.messages import Channel, Links, MessageRef, NotifyStats
+from lib.incidents.messages import MessageRef, NotifyStats
 from lib.incidents.model import Finding, Incident
+from lib.interfaces import Services
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
 ALERT_COOLDOWN_S = 30.0  # an instance enters the same alarm no oftener
@@ -24,23 +25,6 @@ UNDELIVERED_COOLDOWN_S = 600.0  # and says no oftener that Slack takes none
 
 _last_raised_at: dict[str, float] = {}
 _lock = threading.Lock()
-
-
-class Services(Protocol):
-    """Any of them may raise NotConfigured."""
-
-    @property
-    def database(self) -> Any: ...
-    @property
-    def cache(self) -> Any: ...
-    @property
-    def slack(self) -> Channel: ...
-    @property
-    def links(self) -> Links: ...
-    @property
-    def deployment(self) -> str: ...
-    @property
-    def reporter(self) -> Any: ...
 
 
 def with_unavailable_errors(means: Services) -> Callable[..., Any]:

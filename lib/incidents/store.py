@@ -4,7 +4,7 @@ The timeline is sealed by the database itself (see the migration): here events a
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from lib.incidents import model
 from lib.incidents.model import Finding, Incident, IncidentError
+from lib.interfaces import RunQuery
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-type RunQuery = Callable[[Callable[["Connection[Any]"], Any]], Any]
 type Event = tuple[str, str, str, dict[str, Any], str | None]
 """at, kind, actor, facts, a person's words."""
 

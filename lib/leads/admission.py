@@ -9,15 +9,13 @@ import json
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
+from lib.interfaces import Services
 from lib.leads.lead import Lead
 from lib.maintenance import KEY as MAINTENANCE_KEY
 from lib.problems import CacheDown, IdempotencyKeyReused, NotConfigured, Problem, RateLimited
-
-if TYPE_CHECKING:
-    from lib.leads.service import Means
 
 IDEMPOTENCY_TTL_S = 24 * 3600
 IN_FLIGHT_TTL_S = 9  # longer than any request may take
@@ -108,7 +106,7 @@ return {'admitted', flood, repeats, redis.call('GET', KEYS[5]) or '',
 
 
 def decide(
-    services: "Means", lead: Lead, limits: RateLimits, request: str, now: datetime
+    services: Services, lead: Lead, limits: RateLimits, request: str, now: datetime
 ) -> Admission:
     """The decision about a lead. request: unique to it, by which `release` uncounts it."""
     try:
@@ -216,7 +214,7 @@ return 0
 """
 
 
-def release(services: "Means", lead: Lead, request: str) -> None:
+def release(services: Services, lead: Lead, request: str) -> None:
     """After a lead was stored nowhere: it may come again at once, and is not counted."""
     services.cache.pipeline(
         ("EVAL", FORGET_IN_FLIGHT, 1, _record_key(lead.identity)),

@@ -4,11 +4,11 @@ The rule a newcomer would break: nobody is told of a lead before `insert` has re
 """
 
 import json
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lib.interfaces import RunQuery
 from lib.leads import emails, reference
 from lib.leads.emails import Email
 from lib.leads.lead import Lead, Recipients
@@ -17,9 +17,6 @@ from lib.problems import ErasedSubject, IdempotencyKeyReused
 
 if TYPE_CHECKING:
     from psycopg import Connection
-
-type Run = Callable[[Callable[["Connection[Any]"], Any]], Any]
-"""`Database.run`: runs repeat-safe work on a connection."""
 
 FIRST_LEASE = timedelta(seconds=60)  # the accepting instance delivers; after that, anyone may
 CORRECTABLE_FIELDS = (
@@ -138,7 +135,7 @@ limit 1
 
 
 def insert(
-    run: Run,
+    run: RunQuery,
     lead: Lead,
     recipients: Recipients,
     *,
@@ -240,7 +237,7 @@ select coalesce(array_agg(mail.kind), '{}') from lead left join mail on true gro
 
 
 def _correct(
-    run: Run,
+    run: RunQuery,
     values: dict[str, Any],
     lead: Lead,
     duplicate: dict[str, Any],
@@ -325,7 +322,7 @@ on conflict (id) do nothing
 """
 
 
-def insert_spam(run: Run, lead: Lead, reason: str, erasure_keys: tuple[bytes, ...]) -> None:
+def insert_spam(run: RunQuery, lead: Lead, reason: str, erasure_keys: tuple[bytes, ...]) -> None:
     """Store it where nobody is mailed and a person can restore it. reason: signals, joined by `+`.
 
     A copy whose person was erased since is not stored.

@@ -13,8 +13,9 @@ the queue 1.3 unless Redis was silent before, the mail 2 x MAIL_TIMEOUT_S.
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
+from lib.interfaces import Services
 from lib.leads import admission, emails, queue, repository
 from lib.leads.admission import IdempotencyRecord
 from lib.leads.emails import Email
@@ -31,60 +32,6 @@ from lib.problems import (
 )
 
 MAIL_TIMEOUT_S = 1.0
-
-
-class Breaker(Protocol):
-    @property
-    def is_open(self) -> bool: ...
-
-
-class Database(Protocol):
-    @property
-    def breaker(self) -> Breaker: ...
-    @property
-    def all_errors(self) -> tuple[type[Exception], ...]: ...
-    def run(
-        self, work: Callable[[Any], Any], *, budget_s: float = ..., even_if_open: bool = ...
-    ) -> Any: ...
-    def preconnect(self) -> None: ...
-    def ping(self, *, budget_s: float = ...) -> None: ...
-
-
-class Cache(Protocol):
-    @property
-    def breaker(self) -> Breaker: ...
-    def execute(self, *command: str | int | float) -> Any: ...
-    def pipeline(
-        self, *commands: tuple[str | int | float, ...], even_if_open: bool = ...
-    ) -> list[Any]: ...
-    def ping(self) -> None: ...
-
-
-class Mailer(Protocol):
-    @property
-    def per_second(self) -> float: ...
-    def send(self, letter: Email, idempotency_key: str, *, timeout_s: float = ...) -> str: ...
-
-
-class Challenge(Protocol):
-    def verify(self, token: str, address: str | None, attempt: str) -> bool: ...
-
-
-class Means(Protocol):
-    """What keeping a lead takes. Each may raise NotConfigured, which counts as down."""
-
-    @property
-    def database(self) -> Database: ...
-    @property
-    def cache(self) -> Cache: ...
-    @property
-    def mailer(self) -> Mailer: ...
-    @property
-    def cipher(self) -> queue.Cipher: ...
-    @property
-    def erasure_keys(self) -> tuple[bytes, ...]: ...
-    @property
-    def turnstile(self) -> Challenge | None: ...
 
 
 OUTAGE_ERRORS = (CacheDown, DatabaseDown, TransientMailError, PermanentMailError, NotConfigured)
@@ -120,14 +67,14 @@ class PersistedLead(NamedTuple):
         return self.decision == "mailed"
 
 
-def preconnect(services: Means) -> None:
+def preconnect(services: Services) -> None:
     """Open a connection to Postgres while Redis is asked."""
     with suppress(NotConfigured):  # `persist` will say so
         services.database.preconnect()
 
 
 def persist(
-    services: Means, lead: Lead, recipients: Recipients, *, use_database: bool = True
+    services: Services, lead: Lead, recipients: Recipients, *, use_database: bool = True
 ) -> PersistedLead:
     """Store a lead in the first store that takes it.
 
@@ -148,10 +95,10 @@ def persist(
     raise NotPersisted(lost=tuple(failures))
 
 
-type Store = Callable[[Means, Lead, Recipients], PersistedLead]
+type Store = Callable[[Services, Lead, Recipients], PersistedLead]
 
 
-def _closed_breakers_first(services: Means, stores: dict[str, Store]) -> dict[str, Store]:
+def _closed_breakers_first(services: Services, stores: dict[str, Store]) -> dict[str, Store]:
     def is_open(name: str) -> bool:
         try:
             return (services.database if name == "database" else services.cache).breaker.is_open
@@ -161,7 +108,7 @@ def _closed_breakers_first(services: Means, stores: dict[str, Store]) -> dict[st
     return dict(sorted(stores.items(), key=lambda store: is_open(store[0])))
 
 
-def _insert(services: Means, lead: Lead, recipients: Recipients) -> PersistedLead:
+def _insert(services: Services, lead: Lead, recipients: Recipients) -> PersistedLead:
     run = partial(services.database.run, even_if_open=True)
     if lead.spam is not None:
         repository.insert_spam(run, lead, lead.spam, ())
@@ -172,7 +119,7 @@ def _insert(services: Means, lead: Lead, recipients: Recipients) -> PersistedLea
     return PersistedLead(inserted.lead, inserted.decision, inserted.emails)
 
 
-def _enqueue(services: Means, lead: Lead, _recipients: Recipients) -> PersistedLead:
+def _enqueue(services: Services, lead: Lead, _recipients: Recipients) -> PersistedLead:
     queued = lead._replace(arrival="queue")
     # Remembered in the same trip: nothing else recognises a duplicate that comes at once.
     remember = admission.remember_command(lead.identity, _idempotency_record(queued, lead))
@@ -181,7 +128,7 @@ def _enqueue(services: Means, lead: Lead, _recipients: Recipients) -> PersistedL
     return PersistedLead(queued, "queued")
 
 
-def _mail(services: Means, lead: Lead, recipients: Recipients) -> PersistedLead:
+def _mail(services: Services, lead: Lead, recipients: Recipients) -> PersistedLead:
     if lead.spam is not None:
         raise PermanentMailError("spam")  # nobody is mailed for spam
     mailed = lead._replace(arrival="mail")
@@ -199,7 +146,7 @@ def _idempotency_record(stored: Lead, submitted: Lead) -> IdempotencyRecord:
     )
 
 
-def record_accepted(services: Means, persisted: PersistedLead, submitted: Lead) -> None:
+def record_accepted(services: Services, persisted: PersistedLead, submitted: Lead) -> None:
     """After the answer: write the idempotency records, the journal and the ledger.
 
     Raises CacheDown or NotConfigured; the worker writes later what is missing here.

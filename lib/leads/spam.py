@@ -5,8 +5,7 @@ in a hurry leave each of them. A flood is no signal: a real lead that comes in o
 lead, for review.
 """
 
-from typing import Protocol
-
+from lib.interfaces import Services
 from lib.leads.lead import Lead
 from lib.leads.submission import Submission
 from lib.problems import TurnstileDown
@@ -17,25 +16,22 @@ SUSPICIOUS_LINKS = 2
 MAX_REPEATS = 5  # of the same message from anyone within a day
 
 
-class Turnstile(Protocol):
-    def verify(self, token: str, address: str | None, attempt: str) -> bool: ...
-
-
 def screen(
+    services: Services,
     lead: Lead,
     *,
     seconds_to_fill: int | None,
     repeats: int,
     flooded: bool,
-    turnstile: Turnstile | None,
     challenge_token: str,
 ) -> Lead:
-    """The lead with `spam` or `review` set to the reason. turnstile: None where nobody is asked."""
+    """The lead with `spam` or `review` set to the reason, if there is one."""
     signals = classify(lead.submission, seconds_to_fill=seconds_to_fill, repeats=repeats)
     if signals is not None:
         return lead._replace(spam=signals)
     if flooded:
         return lead._replace(review="flood")
+    turnstile = services.turnstile
     if turnstile is None:
         return lead
     if not challenge_token:

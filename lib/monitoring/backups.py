@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from lib.incidents.rules import MAX_BACKUP_AGE, MAX_DRILL_AGE
-from lib.leads.repository import Run
+from lib.interfaces import RunQuery
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -64,7 +64,7 @@ def _hours(age: timedelta) -> str:
     return f"{age.total_seconds() / 3600:.0f} hours"
 
 
-def load_status(run: Run, now: datetime) -> BackupStatus:
+def load_status(run: RunQuery, now: datetime) -> BackupStatus:
     """One question to Postgres. Raises DatabaseDown."""
 
     def ask(connection: "Connection[Any]") -> Any:

@@ -9,32 +9,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
-from lib.leads import reconciliation, service
+from lib.interfaces import Services
+from lib.leads import reconciliation
 from lib.monitoring import backups, statement_check
 from lib.problems import CacheDown, DatabaseDown, NotConfigured, SlackError, TransientMailError
 
 DEADLINE_S = 1.0
-
-
-class SlackClient(Protocol):
-    def bot_error(self) -> str | None: ...
-
-
-class EmailClient(service.Mailer, Protocol):
-    def api_key_error(self, *, timeout_s: float = ...) -> str | None: ...
-
-
-class Services(service.Means, Protocol):
-    """Any of them may raise NotConfigured."""
-
-    @property
-    def mailer(self) -> EmailClient: ...
-    @property
-    def slack(self) -> SlackClient: ...
-    @property
-    def sentry_dsn(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from lib.incidents import alert_mail, alerting, redis_store, rules, slack_store, store
@@ -22,6 +21,7 @@ from lib.incidents.alerting import describe_fault, with_unavailable_errors
 from lib.incidents.model import Finding
 from lib.incidents.rules import Facts
 from lib.incidents.slack_store import SlackIncident
+from lib.interfaces import Services
 from lib.leads import canary, delivery_status, mailed_leads, reconciliation
 from lib.leads.queue import ACCEPTED, DEAD_LETTERS, QUEUE
 from lib.maintenance import MaintenanceWindow
@@ -59,31 +59,6 @@ insert into job_runs as held (job, first_run_at, finished_at, facts)
 values ('watch', %(now)s, %(now)s, %(facts)s::jsonb)
 on conflict (job) do update set finished_at = excluded.finished_at, facts = excluded.facts
 """
-
-
-class Services(alerting.Services, Protocol):
-    @property
-    def reporter(self) -> Any: ...
-    @property
-    def alert_addresses(self) -> tuple[str, tuple[str, ...]]: ...
-    @property
-    def mailer(self) -> Any: ...
-    @property
-    def slack(self) -> Any: ...
-    @property
-    def sentry_dsn(self) -> str: ...
-    @property
-    def erasure_keys(self) -> tuple[bytes, ...]: ...
-    @property
-    def site_url(self) -> str: ...
-    @property
-    def canary_secret(self) -> str: ...
-    @property
-    def canary_every_s(self) -> int: ...
-    @property
-    def maintenance_mode_error(self) -> str | None: ...
-    @property
-    def retention_days(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)

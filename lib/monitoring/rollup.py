@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from lib import metrics
 from lib.incidents.model import WIB
 from lib.incidents.rules import SLOW_REQUEST_MS, MinuteCounts
+from lib.interfaces import RunQuery
 from lib.metrics import BUCKET_EDGES_MS, Field
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-type RunQuery = Callable[[Callable[["Connection[Any]"], Any]], Any]
 type RunPipeline = Callable[..., list[Any]]
 
 MINUTES_PER_TRIP = 120  # minutes a trip to Redis

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeGuard
 from uuid import uuid4
 
+from lib.interfaces import RunQuery
 from lib.leads import canary, outbox, queue, repository
 from lib.leads.lead import CANARY_MAILBOX, Lead, Recipients
 from lib.leads.submission import Submission
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import psycopg
     from psycopg import Connection
 
-type RunQuery = Callable[..., Any]
 """`Database.run`, whose own errors of statements pass through."""
 
 STATEMENT_TIMEOUT_S = (

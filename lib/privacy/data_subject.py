@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from lib.interfaces import Services
 from lib.leads import queue
 from lib.leads.lead import Lead
-from lib.leads.service import Means
 from lib.leads.submission import Person
 from lib.leads.validators import renormalize_phone
 from lib.privacy import tombstones
@@ -89,7 +89,7 @@ where right(submission ->> 'phone_whatsapp', %(end)s) = any(%(ends)s::text[])
 """
 
 
-def with_legacy_numbers(means: Means, subject: Subject) -> Subject:
+def with_legacy_numbers(means: Services, subject: Subject) -> Subject:
     """The same person by every form of their numbers that is stored. Raises DatabaseDown."""
     values = {"end": SUFFIX_DIGITS, "ends": [phone[-SUFFIX_DIGITS:] for phone in subject.phones]}
     if not subject.phones:
@@ -151,7 +151,7 @@ where (phone_whatsapp in (
 """
 
 
-def export_all(means: Means, subject: Subject, now: datetime) -> dict[str, Any]:
+def export_all(means: Services, subject: Subject, now: datetime) -> dict[str, Any]:
     """Everything held, as JSON values. `not_searched` names what was down, and must be asked again.
 
     Raises DatabaseDown.
@@ -180,7 +180,7 @@ def export_all(means: Means, subject: Subject, now: datetime) -> dict[str, Any]:
     }
 
 
-def for_each_sealed_lead(means: Means, look: Callable[[queue.SealedLead], Any]) -> None:
+def for_each_sealed_lead(means: Services, look: Callable[[queue.SealedLead], Any]) -> None:
     """Show every sealed copy in Redis to `look`. Raises CacheDown, also when it takes too long."""
     end = time.monotonic() + REDIS_BUDGET_S
     for copy in queue.iter_sealed_leads(means.cache.execute, means.cipher):
@@ -232,7 +232,7 @@ select
 """
 
 
-def count_all(means: Means, whom: Subject) -> dict[str, int | None]:
+def count_all(means: Services, whom: Subject) -> dict[str, int | None]:
     """How much is held, by place; None where it cannot be asked. Raises DatabaseDown."""
     whom = with_legacy_numbers(means, whom)
     row = means.database.run(
@@ -246,7 +246,7 @@ def count_all(means: Means, whom: Subject) -> dict[str, int | None]:
     return counts
 
 
-def _count_sealed_leads(means: Means, whom: Subject) -> dict[str, int | None]:
+def _count_sealed_leads(means: Services, whom: Subject) -> dict[str, int | None]:
     found: dict[str, int | None] = dict.fromkeys(SEALED_LEAD_STORES, 0)
 
     def look(copy: queue.SealedLead) -> None:

@@ -6,15 +6,14 @@ meets the tombstone. What follows may die anywhere: the next round finds the ste
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+from lib.interfaces import Services
 from lib.leads import mailed_leads
-from lib.leads.service import Means
 from lib.privacy import redis_erasure, tombstones
 from lib.privacy.data_subject import Subject, with_legacy_numbers
 from lib.privacy.requests import DEADLINE, receipt_number
@@ -23,7 +22,6 @@ from lib.problems import NotConfigured
 if TYPE_CHECKING:
     from psycopg import Connection
 
-type Run = Callable[..., Any]
 
 LOG_RETENTION = timedelta(days=90)  # the handbook
 BACKUP_RETENTION = timedelta(days=90)  # longer than any of ours or Supabase's
@@ -146,7 +144,7 @@ class ErasureOrder:
 
 
 def erase(
-    means: Means,
+    means: Services,
     whom: Subject,
     now: datetime,
     *,
@@ -257,7 +255,7 @@ where lead_id = any(%(ids)s::uuid[])
 """
 
 
-def adopt_manual_deletes(means: Means, now: datetime) -> int:
+def adopt_manual_deletes(means: Services, now: datetime) -> int:
     """Make requests of what was deleted by hand in SQL, tombstones included; how many.
 
     Also deletes again what a drain stored between that statement and now.
@@ -310,7 +308,7 @@ def _delete_and_adopt(connection: "Connection[Any]", order: ErasureOrder) -> Non
         connection.execute(ADOPT_MANUAL_DELETES, order.sql_parameters)
 
 
-def run_pending(means: Means, now: datetime) -> dict[str, int]:
+def run_pending(means: Services, now: datetime) -> dict[str, int]:
     """What a round does: requests of rows deleted by hand, and the sweeps that are due.
 
     Raises DatabaseDown; NotConfigured as take_over.

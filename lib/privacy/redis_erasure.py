@@ -11,11 +11,11 @@ from itertools import batched
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from lib.interfaces import Services
 from lib.leads import admission, queue
 from lib.leads.lead import Lead
 from lib.leads.queue import ACCEPTED
 from lib.leads.repository import erasure_hashes
-from lib.leads.service import Means
 from lib.privacy import data_subject
 from lib.privacy.requests import FINISH_ERASURE_REQUESTS
 from lib.problems import CacheDown, NotConfigured
@@ -72,7 +72,7 @@ where q.id = r.request_id and q.sweep_at is null and q.id = any(%(ids)s::uuid[])
 type Tombstones = dict[str, tuple[float, UUID]]
 
 
-def purge_redis(means: Means, now: datetime, only: UUID | None = None) -> int:
+def purge_redis(means: Services, now: datetime, only: UUID | None = None) -> int:
     """Sweep for the requests that are due, or for one; how many. Redis down: they go on waiting.
 
     Raises DatabaseDown.
@@ -95,7 +95,7 @@ def purge_redis(means: Means, now: datetime, only: UUID | None = None) -> int:
     return len(ids)
 
 
-def publish_tombstones(means: Means, tombstones: dict[str, float]) -> None:
+def publish_tombstones(means: Services, tombstones: dict[str, float]) -> None:
     """Keep tombstones in Redis too: the table is as old as the backup it is restored from."""
     marks = list(tombstones.items())
     for start in range(0, len(marks), 500):
@@ -103,7 +103,7 @@ def publish_tombstones(means: Means, tombstones: dict[str, float]) -> None:
         means.cache.execute("ZADD", TOMBSTONES_KEY, "GT", *pairs)
 
 
-def _delete_matching(means: Means, tombstones: Tombstones, remains: list[Any]) -> Counter[Any]:
+def _delete_matching(means: Services, tombstones: Tombstones, remains: list[Any]) -> Counter[Any]:
     """How much was found, by request and place."""
     found: Counter[Any] = Counter()
     for request, lead_id, identity, text_sha256, client, content_identity in remains:
@@ -141,7 +141,7 @@ def _delete_matching(means: Means, tombstones: Tombstones, remains: list[Any]) -
 
 
 def _delete_idempotency_records(
-    means: Means, found: Counter[Any], requests: dict[str, UUID]
+    means: Services, found: Counter[Any], requests: dict[str, UUID]
 ) -> None:
     """Idempotency records by the id they hold: a spam row does not say under which key it came."""
     if not requests:
@@ -161,7 +161,7 @@ def _lead_id_in(record: object) -> str:
         return ""  # still in work
 
 
-def matching_request(means: Means, lead: Lead, tombstones: Tombstones) -> UUID | None:
+def matching_request(means: Services, lead: Lead, tombstones: Tombstones) -> UUID | None:
     """The request that erased this lead; None for one that nobody's erasure covers."""
     for mark in erasure_hashes(lead, means.erasure_keys):
         at, request = tombstones.get(mark, (0.0, None))
@@ -171,7 +171,7 @@ def matching_request(means: Means, lead: Lead, tombstones: Tombstones) -> UUID |
 
 
 def _delete_ledger_entry(
-    means: Means, found: Counter[Any], request: UUID, lead_id: str, tombstones: Tombstones
+    means: Services, found: Counter[Any], request: UUID, lead_id: str, tombstones: Tombstones
 ) -> None:
     """Its id in the ledger, unless the same lead was sent again since."""
     at = means.cache.execute("ZSCORE", ACCEPTED, lead_id)
@@ -181,7 +181,7 @@ def _delete_ledger_entry(
 
 
 def _delete_admission_keys(
-    means: Means,
+    means: Services,
     found: Counter[Any],
     request: UUID,
     identity: str,

@@ -14,8 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+from lib.interfaces import Services
 from lib.leads import submission
-from lib.leads.service import Means
 from lib.privacy import redis_erasure, tombstones
 from lib.privacy.erasure import INSERT_REQUEST, INSERT_STEPS, MARK_ANSWERED, SET_REQUEST_ID
 from lib.privacy.redis_erasure import REDIS_STORES, TOMBSTONES_KEY
@@ -77,7 +77,7 @@ update incident_events set note = null where incident_id = %(incident)s and seq 
 
 
 def reapply(
-    means: Means, now: datetime, given: Iterable[tuple[str, datetime]] = ()
+    means: Services, now: datetime, given: Iterable[tuple[str, datetime]] = ()
 ) -> ReplayResult:
     """Erase again everybody who has a tombstone. Safe to repeat.
 
@@ -120,7 +120,7 @@ def reapply(
                     len(notes), receipt)  # fmt: skip
 
 
-def all_tombstones(means: Means) -> Tombstones:
+def all_tombstones(means: Services) -> Tombstones:
     """Every tombstone of the table: to be kept with a backup, or elsewhere. Raises DatabaseDown."""
     rows = means.database.run(
         lambda c: c.execute(SELECT_TOMBSTONES).fetchall(), budget_s=STATEMENT_BUDGET_S
@@ -128,14 +128,14 @@ def all_tombstones(means: Means) -> Tombstones:
     return {mark: at.astimezone(UTC) for mark, at in rows}
 
 
-def publish_tombstones(means: Means) -> int:
+def publish_tombstones(means: Services) -> int:
     """Bring Redis' copies up to date with the table; how many there are. Raises CacheDown too."""
     buried = all_tombstones(means)
     redis_erasure.publish_tombstones(means, {mark: at.timestamp() for mark, at in buried.items()})
     return len(buried)
 
 
-def _load_from_redis(means: Means) -> tuple[list[tuple[str, datetime]], bool]:
+def _load_from_redis(means: Services) -> tuple[list[tuple[str, datetime]], bool]:
     try:
         pairs = means.cache.execute("ZRANGE", TOMBSTONES_KEY, 0, -1, "WITHSCORES")
     except (CacheDown, NotConfigured):
@@ -143,7 +143,7 @@ def _load_from_redis(means: Means) -> tuple[list[tuple[str, datetime]], bool]:
     return [(mark, datetime.fromtimestamp(float(at), UTC)) for mark, at in pairs], True
 
 
-def _store(means: Means, buried: list[tuple[str, datetime]]) -> None:
+def _store(means: Services, buried: list[tuple[str, datetime]]) -> None:
     latest: Tombstones = {}  # a mark may be given twice; one statement may meet a row but once
     for mark, at in buried:
         latest[mark] = max(latest.get(mark, at), at)
@@ -159,7 +159,7 @@ def _execute(connection: "Connection[Any]", *, statement: str, values: dict[str,
     return cursor.fetchall() if cursor.description else []
 
 
-def _iter_rows(means: Means, statement: str) -> Iterator[Any]:
+def _iter_rows(means: Services, statement: str) -> Iterator[Any]:
     after = UUID(int=0)
     while True:
         values = {"after": after, "limit": READ_BATCH}

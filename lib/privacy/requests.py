@@ -4,13 +4,12 @@ Every request has 72 hours (UU PDP 27/2022), counted from when the person asked,
 operator came to it. It is finished when no place waits and every instruction was followed.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-type Run = Callable[..., Any]
+from lib.interfaces import RunQuery
 
 DEADLINE = timedelta(hours=72)
 
@@ -46,7 +45,7 @@ def receipt_number(kind: str, request_id: UUID, received_at: datetime) -> str:
     return f"{word}-{received_at:%Y%m%d}-{request_id.hex[:8]}"
 
 
-def register(run: Run, kind: str, marks: list[str], received_at: datetime) -> str:
+def register(run: RunQuery, kind: str, marks: list[str], received_at: datetime) -> str:
     """Start the clock of a request that is not answered yet; its receipt number."""
     request_id = uuid4()
     receipt = receipt_number(kind, request_id, received_at)
@@ -63,7 +62,7 @@ returning receipt
 """
 
 
-def finish_access_request(run: Run, receipt: str, now: datetime) -> bool:
+def finish_access_request(run: RunQuery, receipt: str, now: datetime) -> bool:
     """Close a request to see what is held, once it was handed over; whether it was open."""
     values = {"receipt": receipt, "now": now}
     return run(lambda c: c.execute(FINISH_ACCESS_REQUEST, values).fetchone()) is not None
@@ -81,7 +80,7 @@ from erasure_steps where request_id = %(id)s
 """
 
 
-def load_receipt(run: Run, request: UUID | str) -> dict[str, Any] | None:
+def load_receipt(run: RunQuery, request: UUID | str) -> dict[str, Any] | None:
     """A request and a line per place, as JSON values; None when there is none of that number."""
     asked: dict[str, object] = {"id": None, "receipt": None}
     asked["id" if isinstance(request, UUID) else "receipt"] = request
@@ -151,7 +150,7 @@ where finished_at is null and answered_at is not null and sweep_at is null and n
 """
 
 
-def complete_step(run: Run, receipt: str, place: str, now: datetime) -> bool:
+def complete_step(run: RunQuery, receipt: str, place: str, now: datetime) -> bool:
     """Note that an instruction was followed; whether it was still to be."""
     values = {"receipt": receipt, "place": place, "now": now}
 
@@ -174,6 +173,8 @@ from erasure_requests as r where finished_at is null and due_at <= %(until)s
 union all
 select 'by hand', 'erasure', min(deleted_at) + interval '72 hours', array['leads']
 from erasure_remains where request_id is null
+
+from lib.interfaces import RunQuery
 having min(deleted_at) + interval '72 hours' <= %(until)s
 order by 3
 """
@@ -189,7 +190,7 @@ class OpenRequest:
     places: tuple[str, ...]
 
 
-def list_due(run: Run, now: datetime, within: timedelta = timedelta(0)) -> list[OpenRequest]:
+def list_due(run: RunQuery, now: datetime, within: timedelta = timedelta(0)) -> list[OpenRequest]:
     """Unfinished requests whose 72 hours end by now, or `within` from now; the oldest first."""
     rows = run(
         lambda connection: connection.execute(

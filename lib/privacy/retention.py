@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from lib.interfaces import RunQuery
 from lib.leads.queue import ACCEPTED, JOURNAL_TTL_S, journal_key, scan_keys
 from lib.privacy.redis_erasure import TOMBSTONES_KEY
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-type Run = Callable[..., Any]
 
 BATCH = 1000  # rows
 MAX_UNNOTIFIED = 20  # leads that were not ended
@@ -186,7 +186,9 @@ def rules(leads_days: int) -> tuple[Rule, ...]:
     )
 
 
-def prune(run: Run, every: tuple[Rule, ...], now: datetime, *, budget_s: float) -> dict[str, int]:
+def prune(
+    run: RunQuery, every: tuple[Rule, ...], now: datetime, *, budget_s: float
+) -> dict[str, int]:
     """Rows ended, by rule; a batch of each in turn, for budget_s seconds. Raises DatabaseDown."""
     ended = dict.fromkeys((rule.name for rule in every), 0)
     end, left = time.monotonic() + budget_s, list(every)
@@ -208,7 +210,7 @@ def _prune_batch(connection: "Connection[Any]", *, rule: Rule, now: datetime) ->
         return connection.execute(rule.delete_batch, values).rowcount
 
 
-def unnotified_leads(run: Run, every: tuple[Rule, ...], now: datetime) -> list[str]:
+def unnotified_leads(run: RunQuery, every: tuple[Rule, ...], now: datetime) -> list[str]:
     """Ids of leads past their time that sales never heard of, the oldest first. DatabaseDown."""
     until = next(rule for rule in every if rule.name == "leads").cutoff(now)
     values = {"until": until, "batch": MAX_UNNOTIFIED}
@@ -229,7 +231,7 @@ class Age:
     late: bool
 
 
-def ages(run: Run, every: tuple[Rule, ...], now: datetime) -> list[Age]:
+def ages(run: RunQuery, every: tuple[Rule, ...], now: datetime) -> list[Age]:
     """The oldest row of every class: what shows that retention works. Raises DatabaseDown."""
 
     def look(connection: "Connection[Any]") -> list[Age]:
@@ -260,6 +262,6 @@ def _age(connection: "Connection[Any]", rule: Rule, now: datetime) -> Age:
     return Age(rule.name, rule.description, rule.days, oldest_at, late)
 
 
-def overdue(run: Run, every: tuple[Rule, ...], now: datetime) -> list[Age]:
+def overdue(run: RunQuery, every: tuple[Rule, ...], now: datetime) -> list[Age]:
     """The classes that hold more than they should."""
     return [age for age in ages(run, every, now) if age.late]

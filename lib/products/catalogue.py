@@ -6,17 +6,13 @@ in the other. Names are the brands' own and have no translation.
 
 import json
 import time
-from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from lib.interfaces import RunQuery
 from lib.problems import NotFound
 from lib.products.query import LOCALES, CursorPosition, Query
 
-if TYPE_CHECKING:
-    from psycopg import Connection
-
-type RunQuery = Callable[[Callable[["Connection[Any]"], Any]], Any]
 type Row = dict[str, Any]
 
 # A function's answer may have 4.5 MB; a product takes about 1 KB. Beyond it, `Link` leads on.

@@ -11,8 +11,10 @@ may be done twice (a lost reply, a killed function), so each one says when it wa
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lib.interfaces import Services
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.vitals.samples import KNOWN_PATHS, OTHER_PATHS, Sample
 
@@ -118,15 +120,6 @@ where excluded.first_at < ours.first_at
 """
 
 
-class Services(Protocol):
-    """Redis and Postgres. Each may raise NotConfigured, which counts as down."""
-
-    @property
-    def cache(self) -> Any: ...
-    @property
-    def database(self) -> Any: ...
-
-
 class IngestResult(NamedTuple):
     """where: redis, postgres, or nowhere (then `lost` samples are gone). due: fold now."""
 
@@ -146,7 +139,7 @@ def record(means: Services, samples: Sequence[Sample], now: datetime) -> IngestR
         except (CacheDown, NotConfigured):
             where = "postgres"
         try:
-            means.database.run(lambda connection, some=some: _count_here(connection, some, now))
+            means.database.run(partial(_count_here, samples=some, now=now))
         except (DatabaseDown, NotConfigured):
             lost += len(some)
     return IngestResult("nowhere" if lost else where, lost, due)

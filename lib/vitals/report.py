@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from lib import deadlines
+from lib.interfaces import Services
 from lib.problems import CacheDown, NotConfigured
 from lib.vitals import ingest, quantile_sketch
-from lib.vitals.ingest import CountRow, Services
+from lib.vitals.ingest import CountRow
 from lib.vitals.query import DIMENSIONS, LATEST, WIB_OFFSET, Query
 from lib.vitals.samples import METRICS, VIEWS
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from lib.interfaces import Services
 from lib.vitals.ingest import (
     BATCHES_KEY,
     OPEN_COUNTS_KEY,
@@ -19,7 +20,6 @@ from lib.vitals.ingest import (
     SAMPLE_ID_TTL_S,
     UPSERT_RELEASES,
     CountRow,
-    Services,
     batch_key,
     parse_counts,
     sample_key,

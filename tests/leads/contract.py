@@ -1,6 +1,6 @@
-"""The contract's table of a lead's fields, said with pydantic and the whole libraries.
+"""The contract's table of a lead's fields, in pydantic and with the whole libraries.
 
-What ships (lib/leads/submission.py) reads by hand, for speed; test_submission.py holds the two
+What ships (lib/leads/submission.py) validates by hand, for speed; test_submission.py holds the two
 equal in what they accept, keep and refuse.
 """
 
@@ -24,9 +24,9 @@ from lib.leads import phone
 from lib.leads.submission import ERROR_MESSAGES, ErrorTypes
 from lib.leads.validators import FieldError
 
-_ADDRESS = TypeAdapter(EmailStr)
-MAX_LINK = 2048  # characters
-KEPT_PARAMETERS = ("gclid", "fbclid")  # beside utm_*: the rest of a query string may be personal
+_EMAIL = TypeAdapter(EmailStr)
+MAX_URL_CHARACTERS = 2048
+CAMPAIGN_PARAMETERS = ("gclid", "fbclid")  # beside utm_*: any other may be personal
 
 # Unicode's direction marks and overrides, zero-width spaces and the byte order mark: invisible,
 # able to disguise a text, and pasted along with numbers. Not U+200D, which joins emoji.
@@ -35,62 +35,62 @@ _INVISIBLE = dict.fromkeys(
 )
 
 
-def _clean(value: object, *, lines: bool) -> object:
-    """Text as we keep it: NFC, trimmed, no control characters. Anything else as it came."""
+def _clean_text(value: object, *, lines: bool) -> object:
+    """Text as it is stored: NFC, trimmed, no control characters. No text: as it came."""
     if not isinstance(value, str):
         return value
     if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
         # Postgres refuses NUL, and a lone surrogate is no character at all.
         raise PydanticCustomError("unreadable", "unreadable")
     text = value.replace("\r\n", "\n").replace("\r", "\n").translate(_INVISIBLE)
-    kept = "\n\t" if lines else ""
+    allowed = "\n\t" if lines else ""
     spaced = (" " if char in "\n\t" and not lines else char for char in text)
-    shown = "".join(c for c in spaced if c in kept or unicodedata.category(c) != "Cc")
+    visible = "".join(c for c in spaced if c in allowed or unicodedata.category(c) != "Cc")
     # Last, for what was dropped may have stood between a letter and its accent.
-    return unicodedata.normalize("NFC", shown).strip()
+    return unicodedata.normalize("NFC", visible).strip()
 
 
-def _clean_line(value: object) -> object:
-    return _clean(value, lines=False)
+def _clean_single_line(value: object) -> object:
+    return _clean_text(value, lines=False)
 
 
-def _clean_lines(value: object) -> object:
-    return _clean(value, lines=True)
+def _clean_multiline(value: object) -> object:
+    return _clean_text(value, lines=True)
 
 
-def _or_none(value: object) -> object:
+def _empty_to_none(value: object) -> object:
     """An optional field left empty is a field not given."""
     return None if value == "" else value
 
 
-def _given(value: object) -> object:
+def _reject_empty(value: object) -> object:
     """A required field left empty is a field missing."""
     if value is None or value == "":
         raise PydanticCustomError("missing", "missing")
     return value
 
 
-def _phone(value: object) -> object:
+def _normalize_phone(value: object) -> object:
     """With the library for every number; lib/leads/validators.py spares it for ordinary ones."""
-    typed = _given(_clean_line(value))
+    typed = _reject_empty(_clean_single_line(value))
     if not isinstance(typed, str):
-        return typed  # pydantic's own fault
+        return typed  # pydantic's own error
     try:
         return phone.candidates(typed, lost_plus=isinstance(value, str) and value.startswith(" "))[
             0
         ]
-    except FieldError as fault:
-        raise PydanticCustomError(fault.error_type, fault.error_type) from None
+    except FieldError as error:
+        raise PydanticCustomError(error.error_type, error.error_type) from None
 
 
-def _address(text: str) -> str:
+def _normalize_email(text: str) -> str:
     try:
-        return _ADDRESS.validate_python(text).lower()
+        return _EMAIL.validate_python(text).lower()
     except ValidationError:
         raise PydanticCustomError("email", "email") from None
 
 
-def _chairs(value: object) -> object:
+def _parse_chair_count(value: object) -> object:
     if value is None:
         return None
     if isinstance(value, str) and value.isdecimal() and len(value) <= 5:
@@ -102,38 +102,38 @@ def _chairs(value: object) -> object:
     return value
 
 
-def _agreed(value: object) -> object:
+def _require_consent(value: object) -> object:
     if value is not True:
         raise PydanticCustomError("consent", "consent")
     return value
 
 
-def _campaign_only(text: str) -> str | None:
-    """An address whose query string keeps campaign marks alone: the rest may name a person."""
+def _strip_query(text: str) -> str | None:
+    """A URL whose query keeps campaign parameters only: the rest may name a person."""
     bare = text.partition("?")[0].partition("#")[0].strip()
     try:
         parts = urlsplit(text)
         query = parse_qsl(parts.query, max_num_fields=200)
     except ValueError:
         return bare or None
-    kept = [(k, v) for k, v in query if k.startswith("utm_") or k in KEPT_PARAMETERS]
+    campaign = [(k, v) for k, v in query if k.startswith("utm_") or k in CAMPAIGN_PARAMETERS]
     # Writing a parameter out may make it longer than it was; and what is no web address has none.
-    tidied = f"{bare}?{urlencode(kept)}"
-    is_web = parts.scheme in ("http", "https") and bool(kept)
-    return (tidied if is_web and len(tidied) <= MAX_LINK else bare) or None
+    url = f"{bare}?{urlencode(campaign)}"
+    is_web = parts.scheme in ("http", "https") and bool(campaign)
+    return (url if is_web and len(url) <= MAX_URL_CHARACTERS else bare) or None
 
 
 # Validators written later run earlier: clean first, then see whether anything is left.
-_REQUIRED = (BeforeValidator(_given), BeforeValidator(_clean_line))
-_OPTIONAL = (BeforeValidator(_or_none), BeforeValidator(_clean_line))
+_REQUIRED = (BeforeValidator(_reject_empty), BeforeValidator(_clean_single_line))
+_OPTIONAL = (BeforeValidator(_empty_to_none), BeforeValidator(_clean_single_line))
 
 Name = Annotated[str, StringConstraints(min_length=2, max_length=255), *_REQUIRED]
-Short = Annotated[str | None, StringConstraints(max_length=80), *_OPTIONAL]
-Middle = Annotated[str | None, StringConstraints(max_length=200), *_OPTIONAL]
-Link = Annotated[
+ShortText = Annotated[str | None, StringConstraints(max_length=80), *_OPTIONAL]
+Text = Annotated[str | None, StringConstraints(max_length=200), *_OPTIONAL]
+Url = Annotated[
     str | None,
-    StringConstraints(max_length=MAX_LINK),
-    AfterValidator(lambda text: text and _campaign_only(text)),
+    StringConstraints(max_length=MAX_URL_CHARACTERS),
+    AfterValidator(lambda text: text and _strip_query(text)),
     *_OPTIONAL,
 ]
 
@@ -145,48 +145,48 @@ class Submission(BaseModel):
 
     business_name: Name
     contact_name: Name
-    phone_whatsapp: Annotated[str, BeforeValidator(_phone)]
+    phone_whatsapp: Annotated[str, BeforeValidator(_normalize_phone)]
     city: Annotated[str, StringConstraints(min_length=2, max_length=80), *_REQUIRED]
     salon_type: Annotated[
-        Literal["SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER"], BeforeValidator(_given)
+        Literal["SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER"], BeforeValidator(_reject_empty)
     ]
-    consent: Annotated[Literal[True], BeforeValidator(_agreed)]
+    consent: Annotated[Literal[True], BeforeValidator(_require_consent)]
     email: Annotated[
-        str | None, AfterValidator(lambda text: text and _address(text)), *_OPTIONAL
+        str | None, AfterValidator(lambda text: text and _normalize_email(text)), *_OPTIONAL
     ] = None
-    chair_count: Annotated[int | None, BeforeValidator(_chairs), *_OPTIONAL] = None
-    specialization: Middle = None
-    current_brands_used: Middle = None
-    monthly_spend_range: Short = None
+    chair_count: Annotated[int | None, BeforeValidator(_parse_chair_count), *_OPTIONAL] = None
+    specialization: Text = None
+    current_brands_used: Text = None
+    monthly_spend_range: ShortText = None
     message: Annotated[
         str | None,
         StringConstraints(max_length=2000),
-        BeforeValidator(_or_none),
-        BeforeValidator(_clean_lines),
+        BeforeValidator(_empty_to_none),
+        BeforeValidator(_clean_multiline),
     ] = None
-    page_url_initial: Link = None
-    page_url_current: Link = None
-    referrer: Link = None
-    utm_source: Middle = None
-    utm_medium: Middle = None
-    utm_campaign: Middle = None
-    utm_term: Middle = None
-    utm_content: Middle = None
-    locale: Annotated[Literal["id", "en"] | None, BeforeValidator(_or_none)] = None
-    consent_version: Short = None
+    page_url_initial: Url = None
+    page_url_current: Url = None
+    referrer: Url = None
+    utm_source: Text = None
+    utm_medium: Text = None
+    utm_campaign: Text = None
+    utm_term: Text = None
+    utm_content: Text = None
+    locale: Annotated[Literal["id", "en"] | None, BeforeValidator(_empty_to_none)] = None
+    consent_version: ShortText = None
     company: Annotated[str | None, StringConstraints(max_length=2000), *_OPTIONAL] = None
 
 
-def kinds(fault: ValidationError) -> ErrorTypes:
-    """The faults as lib.leads.submission.ValidationError names them."""
-    found: ErrorTypes = {}
-    for error in fault.errors(include_url=False, include_input=False):
-        field = str(error["loc"][0]).encode("utf-8", "replace").decode()[:100]
-        kind = error["type"] if error["type"] in ERROR_MESSAGES else "unreadable"
-        if (field, kind) == ("consent", "missing"):
-            kind = "consent"  # an unticked box is not sent at all
-        facts = dict(error.get("ctx", {}))
-        if kind == "literal_error":
-            facts["expected"] = facts["expected"].replace("'", "").replace(" or ", ", ")
-        found.setdefault(field, []).append((kind, facts))
-    return found
+def error_types(error: ValidationError) -> ErrorTypes:
+    """The errors as lib.leads.submission.ValidationError names them."""
+    by_field: ErrorTypes = {}
+    for entry in error.errors(include_url=False, include_input=False):
+        field = str(entry["loc"][0]).encode("utf-8", "replace").decode()[:100]
+        error_type = entry["type"] if entry["type"] in ERROR_MESSAGES else "unreadable"
+        if (field, error_type) == ("consent", "missing"):
+            error_type = "consent"  # an unticked box is not sent at all
+        params = dict(entry.get("ctx", {}))
+        if error_type == "literal_error":
+            params["expected"] = params["expected"].replace("'", "").replace(" or ", ", ")
+        by_field.setdefault(field, []).append((error_type, params))
+    return by_field

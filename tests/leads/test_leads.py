@@ -17,12 +17,9 @@ from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
 from lib.leads import consent, repository, submission
 from lib.leads.lead import Lead, Recipients
-from tests.conftest import LEAD, delivered, eventually
+from tests.conftest import BROWSER, FORM, LEAD, delivered, eventually
 
 type Rows = psycopg.Connection[DictRow]
-
-FORM = {**{k: str(v) for k, v in LEAD.items()}, "consent": "on"}
-BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
 def fetch_one(database: Rows, query: str) -> dict[str, Any]:

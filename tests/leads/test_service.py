@@ -23,12 +23,13 @@ from dev.platform.local_platform import Platform
 from lib.cache import Cache
 from lib.db import Database
 from lib.encryption import SecretBoxCipher
+from lib.interfaces import RunQuery
 from lib.leads import queue, reference, repository, submission
 from lib.leads.lead import Lead, Recipients
 from lib.problems import CacheDown
 from lib.settings import encryption_keys
 from ops import cli
-from tests.conftest import LEAD, delivered, eventually
+from tests.conftest import BROWSER, FORM, LEAD, delivered, eventually
 
 type Rows = psycopg.Connection[DictRow]
 
@@ -39,8 +40,6 @@ NO_MAIL = {"RESEND_API_URL": "http://127.0.0.1:1"}
 SALES = ["sales@alfabeauty.test"]
 DESK = Recipients("Alfa Beauty <noreply@alfabeauty.test>", ("sales@alfabeauty.test",))
 PERSONAL = ("Maju Jaya", "Andi", "81234567890", "example.com", "Medan", "Tertarik")
-FORM = {**{name: str(value) for name, value in LEAD.items()}, "consent": "on"}
-BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def without_key(platform: Platform) -> Iterator[Function]:
 
 
 @pytest.fixture
-def run(platform: Platform, database: Rows) -> Iterator[repository.Run]:
+def run(platform: Platform, database: Rows) -> Iterator[RunQuery]:
     shared = Database(platform.database_url)
     yield shared.run
     shared.close()
@@ -233,7 +232,7 @@ def make(now: datetime, key: str | None = "k-1", **fields: object) -> Lead:
     )
 
 
-def put(run: repository.Run, lead: Lead) -> Lead:
+def put(run: RunQuery, lead: Lead) -> Lead:
     return repository.insert(
         run, lead, DESK, now=lead.created_at, deliver_now=False, erasure_keys=()
     )[0]
@@ -241,7 +240,7 @@ def put(run: repository.Run, lead: Lead) -> Lead:
 
 @pytest.mark.parametrize("key", ["k-1", None])
 def test_after_24_hours_the_same_is_a_new_lead(
-    platform: Platform, database: Rows, run: repository.Run, key: str | None
+    platform: Platform, database: Rows, run: RunQuery, key: str | None
 ) -> None:
     yesterday = put(run, make(datetime.now(UTC) - timedelta(hours=24, seconds=1), key))
     answer = post(platform, key=key)
@@ -263,7 +262,7 @@ def test_after_24_hours_the_same_is_a_new_lead(
     ids=["over midnight", "clocks apart", "a day later", "at the end", "a clock behind"],
 )
 def test_within_24_hours_the_first_is_found_wherever_the_day_ends(
-    run: repository.Run, database: Rows, first: timedelta, then: timedelta, key: str | None
+    run: RunQuery, database: Rows, first: timedelta, then: timedelta, key: str | None
 ) -> None:
     stored = put(run, make(MIDNIGHT + first, key))
     again = put(run, make(MIDNIGHT + then, key))
@@ -272,16 +271,14 @@ def test_within_24_hours_the_first_is_found_wherever_the_day_ends(
     assert len(rows(database, "outbox")) == 2
 
 
-def test_at_24_hours_to_the_microsecond_it_is_a_new_lead(
-    run: repository.Run, database: Rows
-) -> None:
+def test_at_24_hours_to_the_microsecond_it_is_a_new_lead(run: RunQuery, database: Rows) -> None:
     first = put(run, make(MIDNIGHT + timedelta(hours=5)))
     second = put(run, make(MIDNIGHT + timedelta(hours=29)))
     assert first.id != second.id
     assert len(rows(database)) == 2
 
 
-def test_fifty_threads_around_midnight_store_one_lead(run: repository.Run, database: Rows) -> None:
+def test_fifty_threads_around_midnight_store_one_lead(run: RunQuery, database: Rows) -> None:
     together = threading.Barrier(50)
 
     def store(number: int) -> Lead:
@@ -299,7 +296,7 @@ def test_fifty_threads_around_midnight_store_one_lead(run: repository.Run, datab
 # ------------------------------------------------------------------ its reference
 
 
-def test_a_reference_is_short_and_safe_to_speak(run: repository.Run, database: Rows) -> None:
+def test_a_reference_is_short_and_safe_to_speak(run: RunQuery, database: Rows) -> None:
     for number in range(20):
         lead = put(run, make(MIDNIGHT, f"k-{number}"))
         assert re.fullmatch(r"ALFA-[2-9ACHJKMQRWXYZ]{5}", lead.ref)
@@ -307,9 +304,7 @@ def test_a_reference_is_short_and_safe_to_speak(run: repository.Run, database: R
     assert len({row["ref"] for row in rows(database)}) == 20
 
 
-def test_a_reference_that_is_taken_grows(
-    platform: Platform, database: Rows, run: repository.Run
-) -> None:
+def test_a_reference_that_is_taken_grows(platform: Platform, database: Rows, run: RunQuery) -> None:
     coming = make(datetime.now(UTC))
     other = put(run, make(datetime.now(UTC), "another"))
     database.execute("update leads set ref = %s where id = %s", [coming.ref, other.id])

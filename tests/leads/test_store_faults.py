@@ -19,12 +19,10 @@ from dev.faults.fault_proxy import FaultProxy
 from dev.faults.test_site import SiteUnderTest
 from dev.platform.local_platform import APP_ROLE, Platform
 from ops import cli
-from tests.conftest import LEAD, ROOT, delivered, eventually
+from tests.conftest import BROWSER, FORM, LEAD, ROOT, delivered, eventually
 
 type Rows = psycopg.Connection[DictRow]
 
-FORM = {**{name: str(value) for name, value in LEAD.items()}, "consent": "on"}
-BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 RAISE = """
 create function refuse_lead() returns trigger language plpgsql as

@@ -67,9 +67,9 @@ def parse_or_none(values: object) -> Submission | None:
     """None when refused; fails when it is refused without a word, or in any other way."""
     try:
         return submission.parse(values)
-    except ValidationError as faulty:
+    except ValidationError as error:
         for locale in ("id", "en"):
-            details = faulty.details(locale)
+            details = error.details(locale)
             assert details
             assert all(messages and all(messages) for messages in details.values())
             json.dumps(details).encode()
@@ -113,15 +113,15 @@ def parse_by_contract(values: dict[str, Any]) -> tuple[object, object]:
     try:
         form = contract.Submission.model_validate(values)
     except pydantic.ValidationError as fault:
-        return None, contract.kinds(fault)
+        return None, contract.error_types(fault)
     return form.model_dump(), form.model_dump_json(exclude_none=True)
 
 
 def parse_by_hand(values: dict[str, Any]) -> tuple[object, object]:
     try:
         form = submission.parse(values)
-    except ValidationError as faulty:
-        return None, faulty.error_types
+    except ValidationError as error:
+        return None, error.error_types
     return form.to_dict(), form.to_json(exclude_none=True)
 
 

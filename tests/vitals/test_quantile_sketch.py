@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import permutations
+from typing import Any
 
 import pytest
 import redis
@@ -203,7 +204,7 @@ def test_the_last_value_of_an_id_counts_once_in_any_order_and_split(
         valkey.flushall()
     means.database.run(lambda connection: connection.execute("delete from rum_lasts"))
     means.database.run(lambda connection: connection.execute("delete from rum_hours"))
-    hands: ingest.Services = means if where == "redis" else OnlyPostgres(platform, means.database)
+    hands: Any = means if where == "redis" else OnlyPostgres(platform, means.database)
     arrivals = [*some, *chance.sample(some, len(some) // 2)]  # some beacons come twice
     chance.shuffle(arrivals)
     cut = chance.randrange(len(arrivals) + 1)
