@@ -169,8 +169,6 @@ def _accept(context: Context, lead: Lead, challenge_token: str) -> tuple[int, Le
     An error before `service.persist` costs nobody a lead: only the stores decide about it.
     """
     context.add_log_fields(lead=str(lead.id))
-    if context.cached_maintenance is None:
-        context.attempt(lambda: service.preconnect(context.services), None)
     request = uuid4().hex  # not the request's id, which a caller may choose
     admitted = _admit(context, lead, request)
     if admitted.refusal is not None:
@@ -204,7 +202,7 @@ def _admit(context: Context, lead: Lead, request: str) -> Admission:
         Admission(not_counted_because="it failed"),
     )
     if admitted.is_counted:
-        lib_app.maintenance_cache.update(admitted.maintenance)
+        context.update_maintenance(admitted.maintenance)
     return admitted
 
 

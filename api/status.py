@@ -49,7 +49,7 @@ def _read_published(call: Context) -> dict[str, Any] | None:
         )
     except (CacheDown, NotConfigured, TimeoutError):
         return None
-    lib_app.maintenance_cache.update(window)
+    call.update_maintenance(window)
     return status_page.merge_new_incidents(
         status_page.parse(text),
         [one.incident for one in redis_store.parse_all(held)],

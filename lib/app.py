@@ -1,10 +1,10 @@
-"""HTTP in, an answer out: what every endpoint does alike, and the one place that catches all.
+"""The frame of every function: a request in, a response out, and one handler for every error.
 
-    app = endpoint.wsgi("leads", POST=post)
+    app = lib_app.wsgi_app("leads", POST=post)
 
-A handler takes a Call and returns a Response, or raises a Problem. Whatever must not delay the
-answer goes to `call.later`: it runs when the body has been sent and before the invocation ends,
-is never retried, and so may only make sooner what something else would do anyway.
+A handler takes a Context and returns a Response, or raises a Problem. What must not delay the
+response goes to `context.after_response`: it runs when the body has been sent and before the
+invocation ends, and is never retried, so it may only do sooner what something else would do anyway.
 """
 
 import hmac
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
     from lib.services import Services
 
-PROBE_WAIT_S = 3.0  # for another thread that asks whether a dependency is back
+PROBE_WAIT_S = 3.0  # for another thread that probes the same dependency
 
 type Handler = Callable[["Context"], Response]
 type ErrorPage = Callable[["Context", Problem], Response | None]
-"""Shows a refusal as a page; None for a caller that is no browser with a form."""
+"""Renders a Problem as a page; None for a caller that is no browser with a form."""
 
-maintenance_cache = maintenance.WindowCache()
+_maintenance_cache = maintenance.WindowCache()
 
 
 class Context:
-    """One request on its way through, and what was decided about it."""
+    """One request, and what was decided about it."""
 
     def __init__(self, name: str, request: Request) -> None:
         self.name = name
@@ -58,7 +58,7 @@ class Context:
 
     @cached_property
     def services(self) -> "Services":
-        from lib.services import get_services  # health answers without
+        from lib.services import get_services  # /api/health needs none
 
         return get_services()
 
@@ -76,78 +76,81 @@ class Context:
         """
         nearest = (self.request.environ.get("REMOTE_ADDR") or "").rpartition(",")[2].strip()
         for family in (socket.AF_INET, socket.AF_INET6):
-            try:
+            with suppress(OSError):
                 return socket.inet_ntop(family, socket.inet_pton(family, nearest))
-            except OSError:
-                continue
         return None
 
     @property
     def cached_maintenance(self) -> maintenance.MaintenanceWindow | None:
-        """The window this request falls in, as far as this instance knows: nobody is asked."""
-        return maintenance_cache.current(Settings().maintenance_mode, self.now)
+        """The open window, as far as this instance knows without asking Redis."""
+        return _maintenance_cache.current(Settings().maintenance_mode, self.now)
 
     @cached_property
     def maintenance(self) -> maintenance.MaintenanceWindow | None:
-        """The window this request falls in, asked of Redis unless that was done seconds ago; by a
-        job always. None as well for whoever shows the bypass token.
+        """The open window, read from Redis if the last reading is old; a job always reads it.
+
+        None for a caller with the bypass token.
         """
         if self._bypasses_maintenance():
             return None
-        if self.job is not None or not maintenance_cache.is_fresh:
-            with suppress(CacheDown, NotConfigured):  # then what was last known holds
-                maintenance_cache.update(self.services.cache.execute("GET", maintenance.KEY))
+        if self.job is not None or not _maintenance_cache.is_fresh:
+            with suppress(CacheDown, NotConfigured):  # then the last reading holds
+                self.update_maintenance(self.services.cache.execute("GET", maintenance.KEY))
         return self.cached_maintenance
 
+    def update_maintenance(self, value: object) -> None:
+        """Remember what Redis just held under `maintenance.KEY`."""
+        _maintenance_cache.update(value)
+
     def _bypasses_maintenance(self) -> bool:
-        given = self.request.headers.get(maintenance.BYPASS_HEADER)
-        if given is None:
+        presented = self.request.headers.get(maintenance.BYPASS_HEADER)
+        if presented is None:
             return False
         try:
-            token = Settings().maintenance_bypass_token
+            return _matches_any(presented, (Settings().maintenance_bypass_token,))
         except NotConfigured:
             return False
-        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())
 
-    def add_log_fields(self, **facts: object) -> None:
+    def add_log_fields(self, **fields: object) -> None:
         """Add to the request's log line: ids and decisions, never personal data."""
-        self.log_fields |= facts
+        self.log_fields |= fields
 
     def check_in(self, job: str, *, every_minutes: int) -> None:
-        """After the answer, let Sentry know that this job ran: missed there, somebody is told even
-        when nothing of ours can tell."""
+        """After the response, tell Sentry Crons that this job ran, so that a missing run alerts."""
         self.job = (job, every_minutes)
 
-    def after_response(self, work: Callable[[], None]) -> None:
-        """Run `work` after the answer."""
-        self.background_tasks.append(work)
+    def after_response(self, task: Callable[[], None]) -> None:
+        self.background_tasks.append(task)
 
-    def report(self, fault: Exception) -> None:
-        """Log and report a failure that did not cost the answer."""
-        _log_unexpected(self.name, self, fault)
+    def report(self, error: Exception) -> None:
+        """Log an error and send it to Sentry after the response."""
+        fields = log.exception_fields(error)
+        log.write("unexpected", "error", endpoint=self.name, id=self.request_id, **fields)
+        if type(error).__module__.partition(".")[0] == "psycopg":
+            self.record_outage("database", error)
+        self.after_response(lambda: _send_to_sentry(self, error))
 
-    def record_outage(self, dependency: str, fault: BaseException) -> None:
+    def record_outage(self, dependency: str, error: BaseException) -> None:
         """Note that `database`, `queue` or `mail` was down for this request, or refused it.
 
-        After the answer incidents/alerting.py looks again, and alerts at once if that confirms it.
+        After the response incidents/alerting.py checks it again, and alerts if it still fails.
         """
-        self.outages.setdefault(dependency, fault)
+        self.outages.setdefault(dependency, error)
 
     def attempt[R, S](
-        self, work: Callable[[], R], otherwise: S, *, unless: tuple[type[Exception], ...] = ()
+        self, task: Callable[[], R], otherwise: S, *, unless: tuple[type[Exception], ...] = ()
     ) -> R | S:
-        """What `work` gives; `otherwise` where it fails, but for a Problem or one of `unless`.
+        """The task's result, or `otherwise` if it fails: for what a response can do without.
 
-        For what an answer can do without: the failure is logged and reported, and costs nobody
-        their answer.
+        The error is reported. A Problem and the errors in `unless` are raised.
         """
-        passed_on: tuple[type[Exception], ...] = (Problem, *unless)
+        raised: tuple[type[Exception], ...] = (Problem, *unless)
         try:
-            return work()
-        except passed_on:
+            return task()
+        except raised:
             raise
-        except Exception as fault:  # noqa: BLE001 - reported, and done without
-            self.report(fault)
+        except Exception as error:  # noqa: BLE001 - reported
+            self.report(error)
             return otherwise
 
 
@@ -156,8 +159,8 @@ def wsgi_app(
 ) -> "WSGIApplication":
     """An application serving `methods`; HEAD comes with GET, OPTIONS always.
 
-    cross_origin: pages of allow-listed origins may read the answers. page: how a refusal, an
-    unexpected error included, is shown to a browser that sent a form.
+    cross_origin: pages of allow-listed origins may read the responses. page: renders a Problem, or
+    an unexpected error, for a browser that sent a form.
     """
     if "GET" in methods:
         methods["HEAD"] = methods["GET"]
@@ -170,71 +173,64 @@ def wsgi_app(
         started = time.perf_counter()
         runtime.on_request()
         request = Request(environ)
-        call = Context(name, request)
+        context = Context(name, request)
         if request.method == "OPTIONS":
             response = Response(status=204, headers={"Allow": allowed})
         else:
-            response = _handle(name, call, methods.get(request.method), allowed, page)
+            response = _handle(context, methods.get(request.method), allowed, page)
         if cross_origin:
-            _add_cors_headers(call, response, allowed)
-        response.headers["X-Request-Id"] = call.request_id
+            _add_cors_headers(context, response, allowed)
+        response.headers["X-Request-Id"] = context.request_id
         response.headers.setdefault("Cache-Control", "no-store")
-        idle = not (call.background_tasks or call.outages) and request_counter.would_defer(
-            response.status_code
-        )
-        if idle and runtime.can_keep_alive(environ, response):
-            # Said in each answer, so that nobody waits on a connection with work left to do.
+        is_done = not (context.background_tasks or context.outages)
+        is_done = is_done and request_counter.would_defer(response.status_code)
+        if is_done and runtime.can_keep_alive(environ, response):
+            # Only then: the next request on a connection waits for the work after this response.
             response.headers["Connection"] = "keep-alive"
         took_ms = round((time.perf_counter() - started) * 1000, 1)
-        response.call_on_close(
-            lambda: _run_after_response(name, call, response.status_code, took_ms)
-        )
+        response.call_on_close(lambda: _run_after_response(context, response.status_code, took_ms))
         return response(environ, start_response)
 
     return app
 
 
 def _handle(
-    name: str, call: Context, handler: Handler | None, allowed: str, page: ErrorPage | None
+    context: Context, handler: Handler | None, allowed: str, page: ErrorPage | None
 ) -> Response:
     problem: Problem = problems.Internal()
     try:
         if handler is None:
             raise problems.MethodNotAllowed(headers={"Allow": allowed})
-        return handler(call)
+        return handler(context)
     except Problem as raised:
         problem = raised
-    except NotConfigured as fault:
-        log.not_configured(fault, call.request_id)
+    except NotConfigured as error:
+        log.not_configured(error, context.request_id)
         problem = problems.ServiceNotConfigured()
-    except DatabaseDown as fault:
-        call.add_log_fields(**log.exception_fields(fault))
-        call.record_outage("database", fault)
+    except DatabaseDown as error:
+        context.add_log_fields(**log.exception_fields(error))
+        context.record_outage("database", error)
         problem = problems.Unavailable()
-    except Exception as fault:  # noqa: BLE001 - the one place
-        _log_unexpected(name, call, fault)
-    return _render_problem(name, call, problem, page)
-
-
-def _render_problem(name: str, call: Context, problem: Problem, page: ErrorPage | None) -> Response:
-    """The refusal as a page where one can be shown, else as problem+json."""
+    except Exception as error:  # noqa: BLE001 - the one place
+        context.report(error)
     try:
-        shown = page and page(call, problem)
-    except Exception as fault:  # noqa: BLE001 - the refusal is said all the same
-        _log_unexpected(name, call, fault)
-        shown = None
-    return shown or problem_response(call, problem)
+        response = page and page(context, problem)
+    except Exception as error:  # noqa: BLE001 - the Problem is returned all the same
+        context.report(error)
+        response = None
+    return response or problem_response(context, problem)
 
 
-def problem_response(call: Context, problem: Problem) -> Response:
+def problem_response(context: Context, problem: Problem) -> Response:
     """A Problem as RFC 9457 problem+json, with `error` and `details` for existing callers."""
-    call.add_log_fields(problem=problem.code)
+    context.add_log_fields(problem=problem.code)
+    title = problem.title[context.locale]
     body: dict[str, object] = {
         "type": f"https://alfabeauty.co.id/problems/{problem.code}",
-        "title": problem.title[call.locale],
+        "title": title,
         "status": problem.status,
-        "detail": problem.title[call.locale],
-        "request_id": call.request_id,
+        "detail": title,
+        "request_id": context.request_id,
         "error": problem.code,
     }
     if problem.details is not None:
@@ -247,9 +243,9 @@ def problem_response(call: Context, problem: Problem) -> Response:
 def json_response(
     value: object, status: int = 200, *, content_type: str = "application/json; charset=utf-8"
 ) -> Response:
-    """A JSON answer. Its Content-Length lets a caller go before the work after it is done."""
+    """A JSON response. Its Content-Length lets a caller go before the work after it is done."""
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    # A caller may have sent half a character (a lone surrogate) and have it quoted back.
+    # A caller may have sent half a character (a lone surrogate) that is quoted back.
     return Response(body.encode("utf-8", "replace"), status, content_type=content_type)
 
 
@@ -265,43 +261,45 @@ def _matches_any(token: str, secrets: Iterable[str]) -> bool:
     return any(matches)
 
 
-def require_cron_token(call: Context) -> None:
-    """Let Vercel's scheduler in, and whoever holds its token. Raises Unauthorized.
+def require_cron_token(context: Context) -> None:
+    """Raises Unauthorized for a caller that is not Vercel's scheduler.
 
-    What was down moments ago is asked again: an open circuit breaker decides no refusal.
+    Then probes what was down: an open circuit breaker decides no refusal.
     """
-    settings = call.services.settings
-    if not has_bearer_token(call.request, (settings.cron_secret, settings.cron_secret_previous)):
+    settings = context.services.settings
+    if not has_bearer_token(context.request, (settings.cron_secret, settings.cron_secret_previous)):
         raise problems.Unauthorized
-    call.services.probe_open_breakers(PROBE_WAIT_S)
+    context.services.probe_open_breakers(PROBE_WAIT_S)
 
 
-def require_operator_token(call: Context) -> None:
-    """Let in who holds an operators' token, as a bearer or in X-Admin-Token.
+def require_operator_token(context: Context) -> None:
+    """Raises Unauthorized without an operator's token, as a bearer or in X-Admin-Token;
+    NotConfigured when there is none to compare with.
 
-    What was down moments ago is asked again: an open circuit breaker decides no refusal.
-    Raises Unauthorized; NotConfigured when there is no such token.
+    Then probes what was down: an open circuit breaker decides no refusal.
     """
-    settings = call.services.settings
+    settings = context.services.settings
     tokens = (settings.leads_admin_token, settings.leads_admin_token_previous)
     if not any(tokens):
         raise NotConfigured("LEADS_ADMIN_TOKEN", "is not set")
-    given = call.request.headers.get("X-Admin-Token", "")
-    if not has_bearer_token(call.request, tokens) and not _matches_any(given, tokens):
+    presented = context.request.headers.get("X-Admin-Token", "")
+    if not has_bearer_token(context.request, tokens) and not _matches_any(presented, tokens):
         raise problems.Unauthorized
-    call.services.probe_open_breakers(PROBE_WAIT_S)
+    context.services.probe_open_breakers(PROBE_WAIT_S)
 
 
-def request_origin(call: Context) -> str:
+def request_origin(context: Context) -> str:
     """scheme://host the caller reached us at."""
-    return f"{call.request.scheme}://{call.request.host}"
+    return f"{context.request.scheme}://{context.request.host}"
 
 
-def is_allowed_origin(call: Context, origin: str) -> bool:
-    """Whether `origin` is this site, the host asked, or on the allow-list."""
-    settings = call.services.settings
-    ours = {request_origin(call), origin_of(settings.site_url), *settings.allowed_origins}
-    return origin != "null" and origin.rstrip("/") in ours
+def is_allowed_origin(context: Context, origin: str) -> bool:
+    """Whether `origin` is this site, the requested host, or on the allow-list."""
+    settings = context.services.settings
+    allowed = {
+        request_origin(context), origin_of(settings.site_url), *settings.allowed_origins
+    }  # fmt: skip
+    return origin != "null" and origin.rstrip("/") in allowed
 
 
 def origin_of(address: str) -> str:
@@ -313,16 +311,16 @@ def origin_of(address: str) -> str:
     return f"{parts.scheme}://{parts.netloc}" if parts.netloc else "null"
 
 
-def _add_cors_headers(call: Context, response: Response, allowed: str) -> None:
-    origin = call.request.headers.get("Origin", "")
+def _add_cors_headers(context: Context, response: Response, allowed: str) -> None:
+    origin = context.request.headers.get("Origin", "")
     response.headers.add("Vary", "Origin")
-    if not origin or not is_allowed_origin(call, origin):
+    if not origin or not is_allowed_origin(context, origin):
         return
     response.headers["Access-Control-Allow-Origin"] = origin
     response.headers["Access-Control-Expose-Headers"] = (
         "X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
     )
-    if call.request.method == "OPTIONS":
+    if context.request.method == "OPTIONS":
         response.headers["Access-Control-Allow-Methods"] = allowed
         response.headers["Access-Control-Allow-Headers"] = (
             "Content-Type, Idempotency-Key, X-Form-Seconds, X-Request-Id"
@@ -332,51 +330,51 @@ def _add_cors_headers(call: Context, response: Response, allowed: str) -> None:
 
 def _request_id(request: Request) -> str:
     """The caller's own id if it is short and plain, else a new one."""
-    given = request.headers.get("X-Request-Id", "")
-    plain = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
-    return given if plain and 8 <= len(given) <= 128 else os.urandom(16).hex()
+    presented = request.headers.get("X-Request-Id", "")
+    is_plain = presented.isascii() and presented.replace("-", "").replace("_", "").isalnum()
+    return presented if is_plain and 8 <= len(presented) <= 128 else os.urandom(16).hex()
 
 
-def _run_after_response(name: str, call: Context, status: int, took_ms: float) -> None:
-    """After the answer: its count, the work put off, then the one log line."""
-    _count_request(name, call, status, took_ms)
-    for work in call.background_tasks:
+def _run_after_response(context: Context, status: int, took_ms: float) -> None:
+    """Count the request, run its background tasks, then write its one log line."""
+    _count_request(context, status, took_ms)
+    for task in context.background_tasks:
         try:
-            work()
-        except NotConfigured as fault:
-            log.not_configured(fault, call.request_id)
-        except (CacheDown, DatabaseDown) as fault:
-            # A round finishes it later; the outage itself is told of below.
-            call.add_log_fields(left_undone=type(fault).__name__)
-            call.record_outage("database" if isinstance(fault, DatabaseDown) else "queue", fault)
-        except Exception as fault:  # noqa: BLE001 - nobody is left to tell but the log
-            log.write("after_response_failed", "error", endpoint=name,
-                      id=call.request_id, **log.exception_fields(fault))  # fmt: skip
-            _send_to_sentry(name, call, fault)
-    if call.outages:
-        _raise_outage_alert(name, call, status)
-    if call.job is not None:
-        _send_check_in(call, status, took_ms)
-    request = call.request
+            task()
+        except NotConfigured as error:
+            log.not_configured(error, context.request_id)
+        except (CacheDown, DatabaseDown) as error:  # the worker does it later
+            context.add_log_fields(deferred=type(error).__name__)
+            dependency = "database" if isinstance(error, DatabaseDown) else "queue"
+            context.record_outage(dependency, error)
+        except Exception as error:  # noqa: BLE001 - the response is sent
+            _report_late("after_response_failed", context, error)
+    if context.outages:
+        _raise_outage_alert(context, status)
+    if context.job is not None and (reporter := context.services.reporter) is not None:
+        job, every_minutes = context.job
+        reporter.check_in(
+            job, well=status < 500, duration_s=took_ms / 1000, every_minutes=every_minutes
+        )
+    request = context.request
     path = log.strip_query(request.path)[:200]
-    log.write("request", endpoint=name, id=call.request_id, method=request.method,
-              path=path, status=status, ms=took_ms, **call.log_fields)  # fmt: skip
+    log.write("request", endpoint=context.name, id=context.request_id, method=request.method,
+              path=path, status=status, ms=took_ms, **context.log_fields)  # fmt: skip
 
 
-def _raise_outage_alert(name: str, call: Context, status: int) -> None:
-    from lib.incidents import alerting  # what a request that met no outage never needs
+def _raise_outage_alert(context: Context, status: int) -> None:
+    from lib.incidents import alerting  # a request without an outage does not need it
 
     try:
-        call.add_log_fields(outage=alerting.confirm_outage(call, name, status))
-    except Exception as fault:  # noqa: BLE001 - nobody is left to tell but the log
-        log.write(
-            "alert_failed",
-            "error",
-            endpoint=name,
-            id=call.request_id,
-            **log.exception_fields(fault),
-        )
-        _send_to_sentry(name, call, fault)
+        context.add_log_fields(outage=alerting.confirm_outage(context, context.name, status))
+    except Exception as error:  # noqa: BLE001 - the response is sent
+        _report_late("alert_failed", context, error)
+
+
+def _report_late(event: str, context: Context, error: Exception) -> None:
+    fields = log.exception_fields(error)
+    log.write(event, "error", endpoint=context.name, id=context.request_id, **fields)
+    _send_to_sentry(context, error)
 
 
 def _execute(*command: str | int) -> object:
@@ -385,47 +383,22 @@ def _execute(*command: str | int) -> object:
     return get_services().cache.execute(*command)
 
 
-request_counter = metrics.RequestCounter(_execute, maintenance_cache.update)
+request_counter = metrics.RequestCounter(_execute, _maintenance_cache.update)
 
 
-def _count_request(name: str, call: Context, status: int, took_ms: float) -> None:
-    """One more answered request. Redis down or not configured: it goes uncounted."""
-    if call.request.method == "OPTIONS":
+def _count_request(context: Context, status: int, took_ms: float) -> None:
+    """Redis down or not configured: the request goes uncounted."""
+    if context.request.method == "OPTIONS":
         return
     deployment = Settings().vercel_deployment_id or "-"
     try:
-        if status >= 500:  # what visitors get now is told by these: an open breaker drops none
-            call.services.cache.probe()
-        request_counter.count(name, deployment, status, took_ms, call.now)
+        if status >= 500:  # errors are counted even while the circuit breaker is open
+            context.services.cache.probe()
+        request_counter.count(context.name, deployment, status, took_ms, context.now)
     except (CacheDown, NotConfigured):
-        call.add_log_fields(unmeasured=True)
+        context.add_log_fields(unmeasured=True)
 
 
-def _send_check_in(call: Context, status: int, took_ms: float) -> None:
-    job, every_minutes = call.job or ("", 0)
-    try:
-        reporter = call.services.reporter
-    except NotConfigured:
-        return
-    if reporter is not None:
-        reporter.check_in(
-            job, well=status < 500, duration_s=took_ms / 1000, every_minutes=every_minutes
-        )
-
-
-def _log_unexpected(name: str, call: Context, fault: Exception) -> None:
-    log.write(
-        "unexpected", "error", endpoint=name, id=call.request_id, **log.exception_fields(fault)
-    )
-    if type(fault).__module__.partition(".")[0] == "psycopg":
-        call.record_outage("database", fault)
-    call.after_response(lambda: _send_to_sentry(name, call, fault))
-
-
-def _send_to_sentry(name: str, call: Context, fault: Exception) -> None:
-    try:
-        reporter = call.services.reporter
-    except NotConfigured:
-        return
-    if reporter is not None:
-        reporter.report(fault, request_id=call.request_id, endpoint=name)
+def _send_to_sentry(context: Context, error: Exception) -> None:
+    if (reporter := context.services.reporter) is not None:
+        reporter.report(error, request_id=context.request_id, endpoint=context.name)

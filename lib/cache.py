@@ -1,9 +1,9 @@
 """Redis, over Upstash's REST protocol. Every call has a deadline and is made once.
 
-Redis down is a miss, an uncounted request or the next rung, as each caller says: never an error
-to a visitor. Repeating is safe only for writes that are safe to repeat, and callers make no
-others. The protocol is a JSON array there and back; Upstash's SDK speaks it too, waits for ever,
-repeats what may have been done and loads httpx: a test holds that both understand the same.
+Redis down is a cache miss, an uncounted request or the next store, as each caller decides; never an
+error to a visitor. A call is not repeated here, and a caller repeats only writes that are safe to
+repeat. Upstash's SDK has no deadline, repeats what may have been done and imports httpx; a test
+holds that every command's result is equal to the SDK's.
 """
 
 import json
@@ -23,22 +23,30 @@ def _pairs(flat: list[Any]) -> list[tuple[Any, Any]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-# What REST gives as a flat list or a text, as the SDK shows it.
+def _unchanged(result: Any, _: Command) -> Any:
+    return result
+
+
+def _boolean(result: Any, _: Command) -> bool:
+    return bool(result)
+
+
+def _scan(result: Any, _: Command) -> tuple[int, Any]:
+    return int(result[0]), result[1]
+
+
+# The REST protocol's flat lists and texts, as the SDK's values.
 _DECODERS: dict[str, Callable[[Any, Command], Any]] = {
-    "SET": lambda told, command: told if "GET" in command[3:] else told == "OK",
-    "HSETNX": lambda told, _: bool(told),
-    "HEXISTS": lambda told, _: bool(told),
-    "EXPIRE": lambda told, _: bool(told),
-    "SISMEMBER": lambda told, _: bool(told),
-    "HGETALL": lambda told, _: dict(_pairs(told)),
-    "HSCAN": lambda told, _: (int(told[0]), dict(_pairs(told[1]))),
-    "SCAN": lambda told, _: (int(told[0]), told[1]),
-    "SSCAN": lambda told, _: (int(told[0]), told[1]),
-    "ZSCORE": lambda told, _: None if told is None else float(told),
-    "ZRANGE": lambda told, command: (
-        [(member, float(score)) for member, score in _pairs(told)]
+    "SET": lambda result, command: result if "GET" in command[3:] else result == "OK",
+    **dict.fromkeys(("HSETNX", "HEXISTS", "EXPIRE", "SISMEMBER"), _boolean),
+    **dict.fromkeys(("SCAN", "SSCAN"), _scan),
+    "HGETALL": lambda result, _: dict(_pairs(result)),
+    "HSCAN": lambda result, _: (int(result[0]), dict(_pairs(result[1]))),
+    "ZSCORE": lambda result, _: None if result is None else float(result),
+    "ZRANGE": lambda result, command: (
+        [(member, float(score)) for member, score in _pairs(result)]
         if "WITHSCORES" in command
-        else told
+        else result
     ),
 }
 
@@ -48,7 +56,7 @@ class Cache:
 
     def __init__(self, url: str, token: str) -> None:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        self._rest = HttpClient(url, headers, connect_s=CONNECT_TIMEOUT_S)
+        self._client = HttpClient(url, headers, connect_s=CONNECT_TIMEOUT_S)
         self.breaker = CircuitBreaker()
 
     def execute(self, *command: str | int | float) -> Any:
@@ -62,51 +70,33 @@ class Cache:
         """
         if self.breaker.is_open and not even_if_open:
             raise CacheDown
-        try:
-            results = self._send(commands)
-        except CacheDown:
-            self.breaker.trip()
-            raise
-        self.breaker.reset()
-        return results
+        with self.breaker.watch():
+            return self._send(commands)
 
     def ping(self) -> None:
-        """Ask the server now, whatever is remembered of it. Raises CacheDown."""
-        try:
+        """Ask the server now. Raises CacheDown."""
+        with self.breaker.watch():
             self._send((("PING",),))
-        except CacheDown:
-            self.breaker.trip()
-            raise
-        self.breaker.reset()
 
     def probe(self, wait_s: float = 0.0) -> None:
-        """Find out, if it was down, whether it still is."""
-        if self.breaker.claim_probe(wait_s):
-            try:
-                self.ping()
-            except CacheDown:
-                pass  # and remembered
-            finally:
-                self.breaker.release_probe()
+        """Ask the server whether it is still down, if it was."""
+        self.breaker.probe(self.ping, wait_s)
 
     def close(self) -> None:
-        self._rest.close()
+        self._client.close()
 
     def _send(self, commands: tuple[Command, ...]) -> list[Any]:
-        """Raises CacheDown for a dead, silent or lying server, and for an error of its own."""
-        one = len(commands) == 1
+        """Raises CacheDown for no answer, for nonsense, and for Redis' own errors."""
+        is_single = len(commands) == 1
+        path, message = ("/", commands[0]) if is_single else ("/pipeline", commands)
         try:
-            body = json.dumps(commands[0] if one else commands).encode()
-            path = "/" if one else "/pipeline"
-            answer = self._rest.post(path, body, within_s=RESPONSE_TIMEOUT_S).json()
-            results = [each["result"] for each in ([answer] if one else answer)]
-            if len(results) != len(commands):
-                raise CacheDown
-            return [_decode_reply(*pair) for pair in zip(commands, results, strict=True)]
-        except (RequestFailed, LookupError, TypeError, ValueError, RecursionError) as fault:
-            raise CacheDown from fault
-
-
-def _decode_reply(command: Command, told: Any) -> Any:
-    shape = _DECODERS.get(str(command[0]))
-    return told if shape is None else shape(told, command)
+            response = self._client.post(
+                path, json.dumps(message).encode(), within_s=RESPONSE_TIMEOUT_S
+            ).json()
+            replies = [response] if is_single else response
+            return [
+                _DECODERS.get(str(command[0]), _unchanged)(reply["result"], command)
+                for command, reply in zip(commands, replies, strict=True)
+            ]
+        except (RequestFailed, LookupError, TypeError, ValueError, RecursionError) as error:
+            raise CacheDown from error

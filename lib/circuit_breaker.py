@@ -1,13 +1,17 @@
 """A circuit breaker: an instance's memory that a dependency is down.
 
-While it is open, callers that have another source or store turn to that one at once. It closes
-when a probe or any call succeeds, or by itself after REST_S: a frozen instance must not remember
-yesterday's outage. The rule a newcomer would break: an open breaker never decides a refusal.
-Whoever has nowhere else to turn asks the server (`even_if_open`, or `probe` first).
+While it is open, callers that have another source or store turn to that at once. It closes when a
+probe or any call succeeds, or by itself after OPEN_S: a frozen instance must not remember
+yesterday's outage. An open breaker never decides a refusal: a caller without another source asks
+the server (`even_if_open`, or `probe` first).
 """
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from lib.problems import CacheDown, DatabaseDown
 
 OPEN_S = 30.0
 
@@ -23,23 +27,23 @@ class CircuitBreaker:
     def is_open(self) -> bool:
         return time.monotonic() < self._open_until
 
-    def trip(self) -> None:
-        self._open_until = time.monotonic() + OPEN_S
-
-    def reset(self) -> None:
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Open on CacheDown or DatabaseDown, which pass through; close where the call succeeds."""
+        try:
+            yield
+        except (CacheDown, DatabaseDown):
+            self._open_until = time.monotonic() + OPEN_S
+            raise
         self._open_until = 0.0
 
-    def claim_probe(self, wait_s: float = 0.0) -> bool:
-        """Whether the caller is to find out; then it must call `release_probe`.
-
-        wait_s: how long to wait for somebody else who is at it.
-        """
+    def probe(self, ping: Callable[[], None], wait_s: float) -> None:
+        """If open, ask the server again, one thread at a time; others wait wait_s at most."""
         if not self.is_open or not self._probing.acquire(timeout=wait_s):
-            return False
-        still_open = time.monotonic() < self._open_until  # or somebody else found it well
-        if not still_open:
+            return
+        try:
+            if self.is_open:
+                with suppress(CacheDown, DatabaseDown):
+                    ping()
+        finally:
             self._probing.release()
-        return still_open
-
-    def release_probe(self) -> None:
-        self._probing.release()

@@ -14,9 +14,9 @@ _logger.setLevel(logging.INFO)
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def write(event: str, level: str = "info", /, **facts: object) -> None:
-    """Write one line: the event's name, then facts (JSON values; others by their type's name)."""
-    line = {"event": event, **{key: value for key, value in facts.items() if value is not None}}
+def write(event: str, level: str = "info", /, **fields: object) -> None:
+    """Write one line: the event's name, then fields (JSON values; others by their type's name)."""
+    line = {"event": event, **{key: value for key, value in fields.items() if value is not None}}
     text = json.dumps(line, ensure_ascii=False, default=lambda value: type(value).__name__)
     _logger.log(_LEVELS[level], "%s", text)
 

@@ -1,21 +1,22 @@
-"""Resend. One call, one deadline, and each refusal told apart: never, not now, not known.
+"""Resend: one request a mail, with a deadline; each refusal is permanent, transient or unknown.
 
-Resend down delays a mail and loses none: the outbox holds it. What is ours to mend (the key, the
-sender, the plan's quota) is never held against a mail.
+Resend down delays a mail and loses none: the outbox holds it. A fault of ours (the key, the sender,
+the plan's quota) never counts against a mail.
 """
 
 import json
 import re
-from typing import Any
+from typing import Any, Protocol
 
 from lib.http_client import HttpClient, HttpResponse, RequestFailed
-from lib.leads import emails, send_rate
-from lib.leads.emails import Email
 from lib.problems import IdempotencyConflict, PermanentMailError, TransientMailError
 
-TIMEOUT_S = 5.0  # for the connection, and again for the answer
+TIMEOUT_S = 5.0  # for the connection, and again for the response
+# Requests a second of a whole team at Resend: 2 until 2026, 5 since
+# (resend.com/docs/api-reference/rate-limit, read 2026-11-28). The lower one suits every account.
+REQUESTS_PER_S = 2.0
 MAX_PAUSE_S = 3600.0
-# Asked again so often, by one mail for all: what is mended at Resend is known soon after.
+# How long to wait before one mail tries again for all, while the fault is ours.
 API_KEY_PAUSE_S, SENDER_PAUSE_S = 60.0, 900.0
 QUOTA_PAUSE_S = {"daily_quota_exceeded": 900.0, "monthly_quota_exceeded": 3600.0}
 
@@ -23,17 +24,11 @@ QUOTA_PAUSE_S = {"daily_quota_exceeded": 900.0, "monthly_quota_exceeded": 3600.0
 # `invalid_api_key` (403) in one edition, `validation_error` (401, or 400) with the message
 # "API key is invalid" in the newest: both are understood.
 API_KEY_ERRORS = ("missing_api_key", "invalid_api_key", "restricted_api_key", "suspended_api_key")
-SENDER_ERROR = "sender_refused"  # ours: a domain that is not verified, or no address at all
-_WRONG_URL_ERRORS = {"not_found", "method_not_allowed"}  # RESEND_API_URL
-_PERMANENT_ERRORS = {
-    "validation_error",
-    "missing_required_field",
-    "missing_required_fields",
-    "invalid_to",
-    "invalid_to_address",
-    "invalid_parameter",
-    "invalid_attachment",
-}
+SENDER_ERROR = "sender_refused"  # our name: the domain is not verified, or it is no address
+_WRONG_URL_ERRORS = ("not_found", "method_not_allowed")  # RESEND_API_URL
+_PERMANENT_ERRORS = ("validation_error", "missing_required_field", "missing_required_fields",
+                     "invalid_to", "invalid_to_address", "invalid_parameter",
+                     "invalid_attachment")  # fmt: skip
 _FIELD_IN_MESSAGE = re.compile(
     r"\b(to|cc|bcc|from|subject|html|text)\b[`'\"]? (?:field|address)", re.I
 )
@@ -42,162 +37,175 @@ _ID = re.compile(r"[!-~]{1,200}")
 _MAX_REJECTED = 200
 
 
-class Mailer:
-    """Resend with one key."""
+class Email(Protocol):
+    @property
+    def sender(self) -> str: ...
+    @property
+    def recipients(self) -> tuple[str, ...]: ...
+    @property
+    def reply_to(self) -> str | None: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def body_text(self) -> str: ...
+    @property
+    def body_html(self) -> str: ...
+    def without_reply_to(self) -> "Email": ...
 
-    def __init__(
-        self, api_key: str, api_url: str, *, per_second: float = send_rate.REQUESTS_PER_S
-    ) -> None:
+
+class Mailer:
+    """Resend with one key. per_second: the rate for callers to keep."""
+
+    def __init__(self, api_key: str, api_url: str, *, per_second: float = REQUESTS_PER_S) -> None:
         self.per_second = per_second
-        self._rejected_reply_to: set[str] = set()  # addresses that are no Reply-To to Resend
+        self._rejected_reply_to: set[str] = set()
         headers = {
             "Authorization": f"Bearer {api_key}",
             "Content-Type": "application/json",
             "User-Agent": "alfa-beauty-api",  # without one Resend refuses
         }
-        self._rest = HttpClient(api_url, headers, connect_s=TIMEOUT_S)
+        self._client = HttpClient(api_url, headers, connect_s=TIMEOUT_S)
 
     def close(self) -> None:
-        self._rest.close()
+        self._client.close()
 
-    def send(self, letter: Email, idempotency_key: str, *, timeout_s: float = TIMEOUT_S) -> str:
-        """Hand one mail over; the provider's id. A repeat within 24 h delivers nothing more.
+    def send(self, email: Email, idempotency_key: str, *, timeout_s: float = TIMEOUT_S) -> str:
+        """Send one mail; the provider's id. A repeat within 24 h delivers nothing more.
 
-        A Reply-To that is refused costs nobody the mail: it is sent again without, and says so.
-        Raises MailTaken (it has other bytes under this key), MailRefused (as it stands, never)
-        or MailDelayed (not now, or not known).
+        With a rejected Reply-To it is sent without, under a key of its own: the bytes differ.
+        Raises IdempotencyConflict (other bytes under this key), PermanentMailError, or
+        TransientMailError (not now, or unknown).
         """
-        address = letter.reply_to
+        address = email.reply_to
         if address is None:
-            return self._send(letter, idempotency_key, timeout_s)
+            return self._send(email, idempotency_key, timeout_s)
         if address not in self._rejected_reply_to:
             try:
-                return self._send(letter, idempotency_key, timeout_s)
-            except PermanentMailError as refusal:
-                if refusal.field not in (None, "reply_to"):
+                return self._send(email, idempotency_key, timeout_s)
+            except PermanentMailError as error:
+                if error.field not in (None, "reply_to"):
                     raise
         self._rejected_reply_to.discard(address)
-        # A key of its own: these are other bytes.
-        other = emails.without_reply_to(letter)
         try:
-            return self._send(other, f"{idempotency_key}/no-reply-to", timeout_s)
+            return self._send(email.without_reply_to(), f"{idempotency_key}/no-reply-to", timeout_s)
         except TransientMailError:
             if len(self._rejected_reply_to) < _MAX_REJECTED:
-                self._rejected_reply_to.add(address)  # so that the next try costs one request
+                self._rejected_reply_to.add(address)  # so that the next attempt is one request
             raise
 
-    def _send(self, letter: Email, idempotency_key: str, timeout_s: float) -> str:
+    def _send(self, email: Email, idempotency_key: str, timeout_s: float) -> str:
         message: dict[str, object] = {
-            "from": _with_punycode_domain(letter.sender),
-            "to": [_with_punycode_domain(address) for address in letter.recipients],
-            "subject": letter.subject,
-            "text": letter.body_text,
-            "html": letter.body_html,
+            "from": _with_punycode_domain(email.sender),
+            "to": [_with_punycode_domain(address) for address in email.recipients],
+            "subject": email.subject,
+            "text": email.body_text,
+            "html": email.body_html,
         }
-        if letter.reply_to is not None:
-            message["reply_to"] = _with_punycode_domain(letter.reply_to)
-        key = {"Idempotency-Key": idempotency_key}
+        if email.reply_to is not None:
+            message["reply_to"] = _with_punycode_domain(email.reply_to)
+        body, headers = json.dumps(message).encode(), {"Idempotency-Key": idempotency_key}
         try:
-            answer = self._rest.post(
-                "/emails", json.dumps(message).encode(), key, within_s=timeout_s
-            )
+            response = self._client.post("/emails", body, headers, within_s=timeout_s)
         except RequestFailed:
-            raise TransientMailError("no_answer", uncertain=True) from None
-        told = _json_object(answer)
-        if answer.status == 200 and _ID.fullmatch(str(told.get("id") or "")):
-            return str(told["id"])
-        raise _to_error(answer, told)
+            raise TransientMailError("no_answer", may_be_sent=True) from None
+        document = _json_object(response)
+        if response.status == 200 and _ID.fullmatch(str(document.get("id") or "")):
+            return str(document["id"])
+        raise _to_error(response, str(document.get("name", "")), str(document.get("message", "")))
 
     def api_key_error(self, *, timeout_s: float = TIMEOUT_S) -> str | None:
-        """Why Resend refuses this key for every mail, by Resend's name for it; None if it does not.
+        """Resend's name for why it refuses this key; None if it does not. Sends no mail.
 
-        Sends nothing. Raises MailDelayed where that cannot be told.
+        Raises TransientMailError where Resend does not say.
         """
         try:
-            answer = self._rest.get("/domains", within_s=timeout_s)
+            response = self._client.get("/domains", within_s=timeout_s)
         except RequestFailed:
-            raise TransientMailError("no_answer", uncertain=False) from None
-        told = _json_object(answer)
-        kind, words = str(told.get("name", "")), str(told.get("message", ""))
-        if answer.status == 200 or kind == "restricted_api_key":
+            raise TransientMailError("no_answer", may_be_sent=False) from None
+        document = _json_object(response)
+        name, message = str(document.get("name", "")), str(document.get("message", ""))
+        if response.status == 200 or name == "restricted_api_key":
             return None  # the latter: a key that may send, and nothing else
-        if answer.status in (401, 403) or words.lower().startswith("api key is invalid"):
-            return kind or f"status_{answer.status}"
-        raise TransientMailError(kind or f"status_{answer.status}", uncertain=False)
+        if response.status in (401, 403) or message.lower().startswith("api key is invalid"):
+            return name or f"status_{response.status}"
+        raise TransientMailError(name or f"status_{response.status}", may_be_sent=False)
 
 
 def _with_punycode_domain(mailbox: str) -> str:
-    """A mailbox with its domain in punycode, which is how Resend takes it."""
-    before, at, domain = mailbox.rpartition("@")
+    """The form in which Resend takes an internationalized domain."""
+    local_part, at, domain = mailbox.rpartition("@")
     if domain.isascii():
         return mailbox
-    import idna  # for few
+    import idna  # rarely needed
 
-    name, closing = domain.removesuffix(">"), ">" if domain.endswith(">") else ""
+    name, bracket = domain.removesuffix(">"), ">" if domain.endswith(">") else ""
     try:
-        return f"{before}{at}{idna.encode(name, uts46=True).decode()}{closing}"
+        return f"{local_part}{at}{idna.encode(name, uts46=True).decode()}{bracket}"
     except idna.IDNAError:
-        return mailbox  # Resend says what it thinks of it
+        return mailbox  # for Resend to refuse
 
 
-def _json_object(answer: HttpResponse) -> dict[str, Any]:
-    """Empty where it is no JSON object: whatever stands in between may answer in its place."""
+def _json_object(response: HttpResponse) -> dict[str, Any]:
+    """Empty for anything else: a proxy between may answer in Resend's place."""
     try:
-        told = answer.json()
+        document = response.json()
     except (ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def _to_error(
-    answer: HttpResponse, told: dict[str, Any]
+    response: HttpResponse, name: str, message: str
 ) -> IdempotencyConflict | PermanentMailError | TransientMailError:
-    kind, message, status = str(told.get("name")), str(told.get("message")), answer.status
-    if not _ERROR_NAME.fullmatch(kind) or kind == "None":
-        kind = f"status_{status}"
-    if kind == "invalid_idempotent_request":
+    status = response.status
+    if not _ERROR_NAME.fullmatch(name):
+        name = f"status_{status}"
+    if name == "invalid_idempotent_request":
         return IdempotencyConflict()
-    if kind in QUOTA_PAUSE_S:
-        return TransientMailError(kind, uncertain=False, retry_after_s=QUOTA_PAUSE_S[kind])
-    if status == 429 or kind == "rate_limit_exceeded":
-        return TransientMailError(kind, uncertain=False, retry_after_s=_retry_after_s(answer))
-    if kind in API_KEY_ERRORS or (status in (400, 401, 403) and "api key" in message.lower()):
-        kind = kind if kind in API_KEY_ERRORS else "invalid_api_key"
-        return TransientMailError(kind, uncertain=False, retry_after_s=API_KEY_PAUSE_S)
-    if kind in _WRONG_URL_ERRORS:
-        return TransientMailError(kind, uncertain=False, retry_after_s=API_KEY_PAUSE_S)
-    field = _rejected_field(kind, message)
-    if field == "from" or status in (401, 403):
-        # Mails of another sender may leave meanwhile.
+    if name not in API_KEY_ERRORS and status in (400, 401, 403) and "api key" in message.lower():
+        name = "invalid_api_key"
+    if (pause_s := _pause_for_all_s(response, name)) is not None:
+        return TransientMailError(name, may_be_sent=False, retry_after_s=pause_s)
+    field = _rejected_field(name, message)
+    if field == "from" or status in (401, 403):  # mails of another sender may leave meanwhile
         return TransientMailError(
-            SENDER_ERROR, uncertain=False, retry_after_s=SENDER_PAUSE_S, for_all=False
+            SENDER_ERROR, may_be_sent=False, retry_after_s=SENDER_PAUSE_S, pauses_all=False
         )
-    if kind in _PERMANENT_ERRORS:
-        return PermanentMailError(kind, field)
-    # The rest was not taken where it is our fault, and may have been where it is not.
-    clear = 400 <= status < 500 and status not in (408, 409)
-    return TransientMailError(kind, uncertain=not clear)
+    if name in _PERMANENT_ERRORS:
+        return PermanentMailError(name, field)
+    # A 4xx was not sent; a 5xx, a timeout or a conflict may have been.
+    return TransientMailError(name, may_be_sent=status >= 500 or status < 400
+                              or status in (408, 409))  # fmt: skip
 
 
-def _rejected_field(kind: str, message: str) -> str | None:
-    """The field that a refusal names."""
-    if kind.startswith("invalid_from"):
+def _pause_for_all_s(response: HttpResponse, name: str) -> float | None:
+    """How long no mail can be sent; None where the error is of this mail alone."""
+    if name in QUOTA_PAUSE_S:
+        return QUOTA_PAUSE_S[name]
+    if response.status == 429 or name == "rate_limit_exceeded":
+        return _retry_after_s(response)
+    return API_KEY_PAUSE_S if name in (*API_KEY_ERRORS, *_WRONG_URL_ERRORS) else None
+
+
+def _rejected_field(name: str, message: str) -> str | None:
+    """The field named in an error."""
+    if name.startswith("invalid_from"):
         return "from"
-    if kind.startswith("invalid_to"):
+    if name.startswith("invalid_to"):
         return "to"
-    if "replyto" in message.lower().replace("_", "").replace("-", "").replace(" ", ""):
+    if "replyto" in re.sub(r"[_\- ]", "", message.lower()):
         return "reply_to"
-    found = _FIELD_IN_MESSAGE.search(message)
-    return None if found is None else found[1].lower()
+    match = _FIELD_IN_MESSAGE.search(message)
+    return None if match is None else match[1].lower()
 
 
-def _retry_after_s(answer: HttpResponse) -> float:
-    """Seconds to wait, as a number or a moment (RFC 9110), else as the limit's reset."""
-    given = answer.headers.get("retry-after", "")
+def _retry_after_s(response: HttpResponse) -> float:
+    """Retry-After as seconds or a date (RFC 9110), else the rate limit's reset."""
+    retry_after = response.headers.get("retry-after", "")
     try:
-        seconds = float(given or answer.headers.get("ratelimit-reset", ""))
+        seconds = float(retry_after or response.headers.get("ratelimit-reset", ""))
     except ValueError:
-        seconds = _seconds_until(given, answer.headers.get("date", ""))
+        seconds = _seconds_until(retry_after, response.headers.get("date", ""))
     return min(max(1.0, seconds), MAX_PAUSE_S)  # of NaN, max takes its first
 
 

@@ -1,14 +1,14 @@
-"""Every expected failure: its HTTP status, its stable code, its words in both languages.
+"""Every expected failure: its HTTP status, its stable code, its title in both languages.
 
-Raise one anywhere; `endpoint` alone turns it into an answer. Codes are a promise to callers
-and never change; words may. Nothing a caller reads is made from an exception's text.
+Raise one anywhere; `lib.app` alone renders it. Codes are a promise to callers and never change;
+titles may. Nothing a caller reads is made from an exception's text.
 """
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 Details = dict[str, list[str]]
-"""Faults by field, in the caller's language; `_` holds those of the whole body."""
+"""Errors by field, in the caller's language; `_` holds those of the whole body."""
 
 
 class Problem(Exception):
@@ -130,7 +130,7 @@ class Internal(Problem):
 
 
 class NotPersisted(Problem):
-    """The lead is kept nowhere: the caller must send it again. lost: intake.Lost of each store."""
+    """No store took the lead: the caller must send it again. failures: a StoreFailure each."""
 
     status = 503
     code = "persistence_failed"
@@ -139,9 +139,9 @@ class NotPersisted(Problem):
         "en": "Your details are not stored yet. Please send them again shortly.",
     }
 
-    def __init__(self, *, lost: tuple[Any, ...] = (), retry_after_s: int = 30) -> None:
+    def __init__(self, *, failures: tuple[Any, ...] = (), retry_after_s: int = 30) -> None:
         super().__init__(headers={"Retry-After": str(retry_after_s)})
-        self.failures = lost
+        self.failures = failures
 
 
 class Unavailable(Problem):
@@ -165,10 +165,10 @@ class ServiceNotConfigured(Problem):
 class NotConfigured(Exception):
     """A variable of the environment is missing or unusable. For the log, never for a caller."""
 
-    def __init__(self, name: str, fault: str) -> None:
-        super().__init__(f"{name} {fault}")
-        self.variable = name
-        self.reason = fault
+    def __init__(self, variable: str, reason: str) -> None:
+        super().__init__(f"{variable} {reason}")
+        self.variable = variable
+        self.reason = reason
 
 
 class DatabaseDown(Exception):
@@ -176,7 +176,7 @@ class DatabaseDown(Exception):
 
 
 class CacheDown(Exception):
-    """Redis refused, stayed silent past its deadline, or answered nonsense."""
+    """Redis refused, stayed silent past its deadline, or its response makes no sense."""
 
 
 class TurnstileDown(Exception):
@@ -184,7 +184,7 @@ class TurnstileDown(Exception):
 
 
 class DecryptionError(Exception):
-    """A sealed text was made with a key we do not have, or was changed."""
+    """An encrypted text was made with a key we do not have, or was changed."""
 
 
 class ErasedSubject(Exception):
@@ -207,40 +207,39 @@ class PermanentMailError(Exception):
 class TransientMailError(Exception):
     """The mail service did not take this mail now.
 
-    uncertain: it may have taken it all the same (no answer, or one that does not say).
-    retry_after_s: it is not the mail's fault, and no attempt is counted: due again after so long.
-    for_all: no other mail is to be sent in that pause either.
+    may_be_sent: no response, or one that does not say. retry_after_s: the fault is not the mail's,
+    no attempt is counted, and it is due again after so long. pauses_all: as is every other mail.
     """
 
     def __init__(
         self,
         reason: str,
         *,
-        uncertain: bool,
+        may_be_sent: bool,
         retry_after_s: float | None = None,
-        for_all: bool = True,
+        pauses_all: bool = True,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.may_be_sent = uncertain
+        self.may_be_sent = may_be_sent
         self.retry_after_s = retry_after_s
-        self.pauses_all = retry_after_s is not None and for_all
+        self.pauses_all = retry_after_s is not None and pauses_all
 
 
 class SlackError(Exception):
-    """Slack did not take a message now.
+    """Slack did not take a message now. permanent: nor will it, until somebody changes something.
 
-    final: it will not, until somebody changes something. retry_after_s: it asked us to wait.
+    retry_after_s: it asked us to wait.
     """
 
     def __init__(
-        self, reason: str, *, final: bool = False, retry_after_s: float | None = None
+        self, reason: str, *, permanent: bool = False, retry_after_s: float | None = None
     ) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.permanent = final
+        self.permanent = permanent
         self.retry_after_s = retry_after_s
 
 
 class MessageNotFound(Exception):
-    """The message that was to be edited is not there any more."""
+    """The message to update is not there any more."""

@@ -128,7 +128,7 @@ class Slack:
 
     def _post_to_webhook(self, message: Message) -> MessageRef:
         if not self._webhook_url:
-            raise SlackError("not_configured", final=True)
+            raise SlackError("not_configured", permanent=True)
         content = {"text": message.text, "blocks": list(message.blocks)}
         if self._send(self._webhook_url, _json_bytes(content), JSON_TYPE).strip() != "ok":
             raise SlackError("nonsense")
@@ -154,7 +154,7 @@ class Slack:
             raise MessageNotFound
         passing = ("ratelimited", "internal_error", "fatal_error", "service_unavailable",
                    "request_timeout")  # fmt: skip
-        raise SlackError(error, final=error not in passing)
+        raise SlackError(error, permanent=error not in passing)
 
     def _send(self, url: str, body: bytes, kind: str, token: str = "") -> str:
         headers = {"Content-Type": kind, **({"Authorization": token} if token else {})}
@@ -170,7 +170,7 @@ class Slack:
             retry_after_s = min(float(wait), MAX_RETRY_AFTER_S) if wait.isdigit() else None
             gone = fault.code in (403, 404, 410)
             raise SlackError(
-                f"status_{fault.code}", retry_after_s=retry_after_s, final=gone
+                f"status_{fault.code}", retry_after_s=retry_after_s, permanent=gone
             ) from None
         except (OSError, http.client.HTTPException) as fault:
             raise SlackError(type(fault).__name__) from None

@@ -1,5 +1,4 @@
-"""Connections to Postgres: one may be coming while somebody else is asked; none is waited for
-longer than its user has."""
+"""The pool of connections to Postgres: none is waited for longer than its caller has."""
 
 import socket
 import threading
@@ -14,7 +13,6 @@ from dev.platform.local_platform import Platform
 from lib import db
 from lib.db import Database
 from lib.problems import DatabaseDown
-from tests.conftest import eventually
 
 WAY_S = 0.03  # to Postgres and back
 
@@ -40,49 +38,6 @@ def silent() -> Iterator[Database]:
     """A server that lets in and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield Database(f"postgresql://alfa@127.0.0.1:{listener.getsockname()[1]}/alfa")
-
-
-def test_a_connection_is_opened_while_somebody_else_is_asked(far: Database) -> None:
-    far.preconnect()
-    assert eventually(lambda: len(far._idle)) == 1
-    first = far.run(who)
-    far.preconnect()  # there is one to use again
-    assert (far.run(who), far.run(who), len(far._idle)) == (first, first, 1)
-
-
-def test_what_is_still_coming_is_waited_for_and_not_opened_twice(
-    far: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = []
-    real = far.connect
-
-    def count() -> db.DeadlineConnection:
-        opened.append(threading.current_thread())
-        return real()
-
-    monkeypatch.setattr(far, "open", count)
-    far.preconnect()
-    assert not far._idle
-    far.run(who)
-    assert len(opened) == 1
-    assert opened[0] is not threading.current_thread()
-
-
-def test_none_is_opened_ahead_while_one_is_in_use_and_will_soon_be_free(far: Database) -> None:
-    def meanwhile(connection: psycopg.Connection[tuple[int]]) -> int:
-        far.preconnect()
-        return who(connection)
-
-    far.run(meanwhile)
-    assert "opening" not in far._preconnecting.__dict__
-
-
-def test_a_connection_that_died_while_kept_is_replaced_ahead(far: Database) -> None:
-    first = far.run(who)
-    far._idle[0].close()
-    far.preconnect()
-    assert eventually(lambda: len(far._idle)) == 1
-    assert far.run(who) != first
 
 
 def test_whoever_finds_none_waits_a_little_for_anothers(
@@ -115,7 +70,7 @@ def test_a_connection_long_in_use_is_not_waited_for(far: Database) -> None:
     assert holder.is_alive()
     done.set()
     holder.join()
-    assert len(far._idle) == 2
+    assert far._idle.qsize() == 2
 
 
 def test_no_more_are_kept_than_the_pooler_can_spare(far: Database) -> None:
@@ -130,33 +85,26 @@ def test_no_more_are_kept_than_the_pooler_can_spare(far: Database) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(far._idle) == db.MAX_IDLE_CONNECTIONS
+    assert far._idle.qsize() == db.MAX_IDLE_CONNECTIONS
 
 
-def test_what_does_not_come_counts_as_the_first_try(
-    silent: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The wait that began ahead is not begun again."""
-    silent.preconnect()
+def test_a_connection_that_died_while_idle_is_replaced(far: Database) -> None:
+    first = far.run(who)
+    far._idle.queue[0].close()
+    assert far.run(who) != first
+    assert far._idle.qsize() == 1
+
+
+def test_a_silent_server_is_given_up_at_the_connect_timeout(silent: Database) -> None:
     began = time.monotonic()
     with pytest.raises(DatabaseDown):
         silent.run(who)
     assert time.monotonic() - began < db.CONNECT_TIMEOUT_S + 1
     assert silent.breaker.is_open
-    silent.preconnect()
-    assert "opening" not in silent._preconnecting.__dict__, "known to be down: nothing is tried"
 
 
-def test_no_more_is_waited_than_there_is_time(silent: Database) -> None:
-    silent.preconnect()
+def test_a_server_that_refuses_connections_is_down_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(DatabaseDown):
-        silent.run(who, budget_s=0.2)
+        Database("postgresql://alfa@127.0.0.1:1/alfa").run(who)
     assert time.monotonic() - began < 1
-
-
-def test_a_fault_met_ahead_is_the_requests_own_to_meet() -> None:
-    gone = Database("postgresql://alfa@127.0.0.1:1/alfa")
-    gone.preconnect()
-    with pytest.raises(DatabaseDown):
-        gone.run(who)

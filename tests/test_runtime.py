@@ -173,13 +173,10 @@ def test_the_runtime_still_has_what_is_spared() -> None:
 SOMEWHERE_ELSE = """
 import sys, types
 from lib import runtime
-assert "werkzeug" not in sys.modules
 runtime.patch_runtime(types.SimpleNamespace())
 assert sys.modules["urllib3"] is None
 runtime.on_request()
 import urllib3, urllib3.util
-import werkzeug.serving, werkzeug.test
-werkzeug.test.Client, werkzeug.serving.run_simple
 """
 
 
@@ -205,25 +202,3 @@ def test_work_put_off_by_the_runtime_is_still_waited_for() -> None:
     for collector in (busy, idle, changed):
         finish(collector)
     assert waited == [busy, changed]
-
-
-def test_no_garbage_is_looked_for_until_the_first_request() -> None:
-    """And is from then on; an import that is large leaves it as it was."""
-    script = """
-import gc, sys, types
-sys.modules["vercel_runtime.vc_init"] = types.ModuleType("vercel_runtime.vc_init")
-from lib import runtime
-assert not gc.isenabled()
-with runtime.gc_paused():
-    assert not gc.isenabled()
-assert not gc.isenabled()
-runtime.on_request()
-assert gc.isenabled()
-try:
-    with runtime.gc_paused():
-        assert not gc.isenabled()
-        raise ImportError
-except ImportError:
-    assert gc.isenabled()
-"""
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

@@ -12,6 +12,11 @@ from lib.leads import consent
 from lib.leads.submission import Submission
 from lib.leads.whatsapp import chat_link
 
+REPLY_TO_REFUSED_NOTE = (
+    "The mail service refused {address} as the address to answer to: replies do not reach the "
+    "sender. Use WhatsApp."
+)
+
 
 class Email(NamedTuple):
     """kind is unique within a lead: `sales`, `acknowledgement` or `correction-N`."""
@@ -26,6 +31,15 @@ class Email(NamedTuple):
 
     def to_columns(self) -> dict[str, object]:
         return {**self._asdict(), "recipients": list(self.recipients)}
+
+    def without_reply_to(self) -> "Email":
+        """The e-mail to sales without its Reply-To, and a note why."""
+        note = REPLY_TO_REFUSED_NOTE.format(address=self.reply_to)
+        return self._replace(
+            reply_to=None,
+            body_text=f"{note}\n\n{self.body_text}",
+            body_html=self.body_html.replace("<h1>", f"<p>{escape(note)}</p><h1>", 1),
+        )
 
 
 # Label and field, in the order in which sales need them.
@@ -137,22 +151,6 @@ def _render_sales_email(
         f"{_html_table(rows)}<h2>Source</h2>{_html_table(source)}"
     )
     return text, html
-
-
-REPLY_TO_REFUSED_NOTE = (
-    "The mail service refused {address} as the address to answer to: replies do not reach the "
-    "sender. Use WhatsApp."
-)
-
-
-def without_reply_to(letter: Email) -> Email:
-    """The e-mail to sales without its Reply-To, and a note why."""
-    note = REPLY_TO_REFUSED_NOTE.format(address=letter.reply_to)
-    return letter._replace(
-        reply_to=None,
-        body_text=f"{note}\n\n{letter.body_text}",
-        body_html=letter.body_html.replace("<h1>", f"<p>{escape(note)}</p><h1>", 1),
-    )
 
 
 BEGIN_SEALED_LEAD = "-----BEGIN ALFA LEAD-----"

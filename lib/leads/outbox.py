@@ -93,7 +93,7 @@ def get_transport(services: Services) -> Transport:
 
 def _delay_without_api_key(_email: Email, _key: str) -> str:
     wait_s = LEASE_DURATION.total_seconds()
-    raise TransientMailError(MISSING_API_KEY, uncertain=False, retry_after_s=wait_s)
+    raise TransientMailError(MISSING_API_KEY, may_be_sent=False, retry_after_s=wait_s)
 
 
 # A claimed e-mail is uncertain until its outcome is stored: its worker may be killed.
@@ -264,7 +264,7 @@ class Delivery:
         except TransientMailError as delay:
             self._reschedule(mail, delay)
         except UNEXPECTED_ERRORS as error:  # one e-mail's error must not stop the others
-            unknown = TransientMailError(f"fault_{type(error).__name__}", uncertain=True)
+            unknown = TransientMailError(f"fault_{type(error).__name__}", may_be_sent=True)
             self._reschedule(mail, unknown)
             self.stats.error = self.stats.error or error
 

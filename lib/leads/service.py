@@ -67,12 +67,6 @@ class PersistedLead(NamedTuple):
         return self.decision == "mailed"
 
 
-def preconnect(services: Services) -> None:
-    """Open a connection to Postgres while Redis is asked."""
-    with suppress(NotConfigured):  # `persist` will say so
-        services.database.preconnect()
-
-
 def persist(
     services: Services, lead: Lead, recipients: Recipients, *, use_database: bool = True
 ) -> PersistedLead:
@@ -92,7 +86,7 @@ def persist(
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the next store may take the lead
             failures.append(StoreFailure(name, error))
-    raise NotPersisted(lost=tuple(failures))
+    raise NotPersisted(failures=tuple(failures))
 
 
 type Store = Callable[[Services, Lead, Recipients], PersistedLead]

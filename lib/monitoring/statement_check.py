@@ -181,7 +181,7 @@ def _send_emails(connection: "Connection[Any]", now: datetime) -> None:
     if not connection.execute(TOUCH_OUTBOX, {"id": str(lead.id)}).rowcount:
         raise SilentFailure('a row of table "outbox" cannot be changed (a trigger or a policy?)')
     claimed = outbox.claim(run, LONG_AGO, 2)
-    delayed = TransientMailError("rehearsal", uncertain=False)
+    delayed = TransientMailError("rehearsal", may_be_sent=False)
     for mail, answer in zip(claimed, (None, delayed), strict=False):
         _deliver(run, mail, answer)
     for mail in claimed[1:]:

@@ -236,7 +236,7 @@ def count_all(means: Services, whom: Subject) -> dict[str, int | None]:
     """How much is held, by place; None where it cannot be asked. Raises DatabaseDown."""
     whom = with_legacy_numbers(means, whom)
     row = means.database.run(
-        lambda c: c.execute(COUNT_ROWS, whom.sql_parameters()).fetchone(),
+        lambda c: c.execute(COUNT_ROWS, whom.sql_parameters()).fetchall()[0],
         budget_s=DATABASE_BUDGET_S,
     )
     counts: dict[str, int | None] = dict(

@@ -246,7 +246,7 @@ def test_retries_follow_the_schedule_and_end_as_a_dead_letter(
     waits = []
 
     def refuse(_email: Email, _key: str) -> str:
-        raise TransientMailError("invalid_api_key", uncertain=False)
+        raise TransientMailError("invalid_api_key", may_be_sent=False)
 
     while mail(database)["dead_at"] is None:
         send(run, refuse, now, *outbox.claim(run, now))
@@ -269,7 +269,7 @@ def test_an_uncertain_mail_is_a_dead_letter_before_its_idempotency_key_expires(
 
     def lose_reply(_email: Email, _key: str) -> str:
         attempts.append(now)
-        raise TransientMailError("HttpClientError", uncertain=True)
+        raise TransientMailError("HttpClientError", may_be_sent=True)
 
     while mail(database)["dead_at"] is None:
         send(run, lose_reply, now, *outbox.claim(run, now))

@@ -418,8 +418,8 @@ def test_domains_go_to_resend_in_punycode(platform: Platform, database: Rows) ->
 def test_a_delay_counts_only_what_was_tried(run: RunQuery, database: Rows) -> None:
     put_waiting(database, 1)
     for delay in (
-        TransientMailError("rate_limit_exceeded", uncertain=False, retry_after_s=1),
-        TransientMailError("application_error", uncertain=True),
+        TransientMailError("rate_limit_exceeded", may_be_sent=False, retry_after_s=1),
+        TransientMailError("application_error", may_be_sent=True),
     ):
         make_due(database)
         send(run, partial(_raise, delay), clock(), *outbox.claim(run, clock()))
