@@ -16,6 +16,7 @@ from uuid import uuid4
 from lib import app as lib_app
 from lib import json_body
 from lib.app import Context, Request, RequestEntityTooLarge, Response
+from lib.interfaces import RunQuery
 from lib.leads import (
     admission,
     canary,
@@ -329,10 +330,17 @@ def _run_worker(context: Context) -> None:
         _utc_now,
         queue_s=worker.AFTER_RESPONSE_BUDGET_S,
         mails_s=worker.AFTER_RESPONSE_BUDGET_S,
+        find_store_fault=_find_store_fault,
     )
     for error in result.errors.values():
         context.report(error)
     context.add_log_fields(round=result.as_dict())
+
+
+def _find_store_fault(run: RunQuery, now: datetime) -> str | None:
+    from lib.monitoring import statement_check  # needed only after a refused lead
+
+    return statement_check.store_fault(run, now)
 
 
 def _utc_now() -> datetime:

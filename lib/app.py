@@ -363,10 +363,13 @@ def _run_after_response(context: Context, status: int, took_ms: float) -> None:
 
 
 def _raise_outage_alert(context: Context, status: int) -> None:
-    from lib.incidents import alerting  # a request without an outage does not need it
+    # A request without an outage needs neither.
+    from lib.incidents import alerting
+    from lib.monitoring import statement_check
 
+    check = statement_check.store_fault
     try:
-        context.add_log_fields(outage=alerting.confirm_outage(context, context.name, status))
+        context.add_log_fields(outage=alerting.confirm_outage(context, context.name, status, check))
     except Exception as error:  # noqa: BLE001 - the response is sent
         _report_late("alert_failed", context, error)
 

@@ -5,6 +5,7 @@ that uses them imports no vendor and no settings.
 """
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 type RunQuery = Callable[..., Any]
 """`run(query, budget_s=...)` gives `query(connection)` on Postgres. A query may run twice, so it
 must be safe to repeat. Raises DatabaseDown."""
+
+type StoreCheck = Callable[[RunQuery, datetime], str | None]
+"""Why Postgres would refuse any lead (lib/monitoring/statement_check.py); None if it would not."""
 
 type Services = services.Services
 """An attribute may raise NotConfigured, which counts as down."""

@@ -16,6 +16,7 @@ from lib.app import Context, Response
 from lib.incidents import alerting
 from lib.leads import worker
 from lib.leads.lead import Recipients
+from lib.monitoring import statement_check
 from lib.privacy import erasure
 from lib.problems import DatabaseDown, NotConfigured
 from lib.vitals import rollup
@@ -41,6 +42,7 @@ def get(context: Context) -> Response:
         _utc_now,
         queue_s=QUEUE_BUDGET_S,
         mails_s=EMAIL_BUDGET_S,
+        find_store_fault=statement_check.store_fault,
     )
     context.add_log_fields(**report.as_dict(), cache_error=report.cache_error)
     for error in report.errors.values():

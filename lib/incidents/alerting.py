@@ -18,7 +18,7 @@ from lib.incidents.notifier import NotifyStats
 from lib.incidents.redis_store import RedisStore
 from lib.incidents.store import PostgresStore
 from lib.incidents.stores import NoStore
-from lib.interfaces import Services
+from lib.interfaces import Services, StoreCheck
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
 ALERT_COOLDOWN_S = 30.0  # between two alerts of an instance for the same reason
@@ -75,7 +75,9 @@ def raise_alert(
         _record_and_notify(services, [finding], now)
 
 
-def confirm_outage(context: Context, service: str, status: int) -> str | None:
+def confirm_outage(
+    context: Context, service: str, status: int, find_store_fault: StoreCheck
+) -> str | None:
     """After a response whose request met an outage: check again, and alert if it is confirmed.
 
     The result, for the log; None within ALERT_COOLDOWN_S of the last check.
@@ -86,7 +88,7 @@ def confirm_outage(context: Context, service: str, status: int) -> str | None:
     now = datetime.now(UTC)
     findings = []
     if context.maintenance is None:
-        findings = _check_outages(context, service, status, now)
+        findings = _check_outages(context, service, status, now, find_store_fault)
     if not findings:
         _last_raised_at.pop(key, None)  # the next request that meets one checks again
         return "not confirmed"
@@ -96,7 +98,9 @@ def confirm_outage(context: Context, service: str, status: int) -> str | None:
     return "confirmed"
 
 
-def _check_outages(context: Context, service: str, status: int, now: datetime) -> list[Finding]:
+def _check_outages(
+    context: Context, service: str, status: int, now: datetime, find_store_fault: StoreCheck
+) -> list[Finding]:
     """What is still broken of what the request met."""
     services, response = context.services, f"a request to /api/{service} was answered {status}"
     effect = ""
@@ -106,7 +110,7 @@ def _check_outages(context: Context, service: str, status: int, now: datetime) -
         effect = "mailed" if "queue" in context.outages else "queued"
     faults = []
     if "database" in context.outages:
-        faults.append((*_check_database(services, now), effect))
+        faults.append((*_check_database(services, now, find_store_fault), effect))
     if "queue" in context.outages:
         faults.append(("redis_down", _check_redis(services), ""))
     return [
@@ -116,13 +120,13 @@ def _check_outages(context: Context, service: str, status: int, now: datetime) -
     ]
 
 
-def _check_database(services: Services, now: datetime) -> tuple[str, str | None]:
+def _check_database(
+    services: Services, now: datetime, find_store_fault: StoreCheck
+) -> tuple[str, str | None]:
     """Whether Postgres answers, and whether it would take a lead: rule and fault."""
-    from lib.monitoring import statement_check  # not needed unless a request met an outage
-
     try:
         services.database.ping()
-        return "store_refused", statement_check.store_fault(services.database.run, now)
+        return "store_refused", find_store_fault(services.database.run, now)
     except (DatabaseDown, NotConfigured) as error:
         return "database_down", describe_fault(error, "Postgres")
 

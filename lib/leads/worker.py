@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
-from lib.interfaces import Services
+from lib.interfaces import Services, StoreCheck
 from lib.leads import outbox
 from lib.leads import queue as lead_queue
 from lib.leads.lead import Recipients
@@ -50,8 +50,12 @@ def process_pending(
     *,
     queue_s: float,
     mails_s: float,
+    find_store_fault: StoreCheck,
 ) -> WorkerReport:
-    """Runs at most queue_s and mails_s seconds. Raises DatabaseDown, NotConfigured."""
+    """Runs at most queue_s and mails_s seconds. Raises DatabaseDown, NotConfigured.
+
+    find_store_fault: called after a refused lead; it says whether Postgres would refuse any.
+    """
     run = services.database.run
     errors: dict[str, Exception] = {}
 
@@ -66,9 +70,7 @@ def process_pending(
             return fallback
 
     def find_database_error() -> str | None:
-        from lib.monitoring import statement_check  # needed only after a refused lead
-
-        return statement_check.store_fault(partial(run, even_if_open=True), clock())
+        return find_store_fault(partial(run, even_if_open=True), clock())
 
     queue, journaled, cache_error = None, 0, None
     try:

@@ -1,8 +1,8 @@
-"""The lead journal, put back into Postgres: what was accepted after a backup was taken.
+"""The lead journal, replayed into Postgres: leads that were accepted after a backup was taken.
 
-Repeat-safe: a lead that is there stays as it is, and none of its mails is written again. A mail
-of a lead that comes back may have left before: it is written as in doubt since then, so that it
-is sent only while Resend still knows its idempotency key, and parked for a person after that.
+Safe to repeat: a lead that exists stays as it is, and gets no further e-mails. The e-mails of a
+replayed lead may have been sent before: they are inserted as uncertain, so that they are sent only
+while Resend still knows their idempotency keys, and become dead letters after that.
 """
 
 import time
@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import partial
 from itertools import batched
 from typing import Any
 
-from lib.interfaces import Cache, RunQuery
+from lib.interfaces import Cache
 from lib.leads import repository
 from lib.leads.lead import Lead, Recipients
 from lib.leads.queue import (
@@ -22,9 +21,11 @@ from lib.leads.queue import (
     DEAD_LETTERS,
     JOURNAL_TTL_S,
     QUEUE,
+    RedisCommand,
     journal_key,
     scan_keys,
 )
+from lib.leads.reconciliation import LIST_MISSING
 from lib.problems import CacheDown, DecryptionError, ErasedSubject, IdempotencyKeyReused
 from lib.services import Services
 
@@ -36,17 +37,10 @@ update outbox set uncertain = true, first_attempt_at = %(created_at)s
 where lead_id = %(id)s and sent_at is null and attempts = 0
 """
 
-LIST_MISSING = """
-select expected.id::text from unnest(%(ids)s::uuid[]) as expected (id)
-where not exists (select from leads where leads.id = expected.id)
-"""
-
-type RedisCommand = Callable[..., Any]
-
 
 @dataclass(slots=True)
 class ReplayStats:
-    """What became of the journal, in leads."""
+    """What became of the journal's leads. there: already in Postgres."""
 
     found: int = 0
     stored: int = 0
@@ -60,72 +54,72 @@ class ReplayStats:
 
 
 def replay(services: Services, now: datetime, *, dry_run: bool = False) -> ReplayStats:
-    """Store what the journal holds and Postgres does not; nobody erased comes back.
-
-    Raises CacheDown, DatabaseDown.
-    """
-    run, command, vault = services.database.run, with_retries(services.cache), services.cipher
-    desk = Recipients(services.settings.mail_from, services.settings.mail_sales_to)
-    erasure_keys = services.erasure_keys
-    set_aside: tuple[type[Exception], ...] = (IdempotencyKeyReused, *services.database.data_errors)
-    tally = ReplayStats()
-    for sealed in _iter_sealed_leads(command):
-        tally.found += 1
+    """Store what the journal holds and Postgres does not. Raises CacheDown, DatabaseDown."""
+    stats = ReplayStats()
+    refusals: tuple[type[Exception], ...] = (
+        IdempotencyKeyReused,
+        *services.database.data_errors,
+    )
+    for sealed in _iter_sealed_leads(with_retries(services.cache)):
+        stats.found += 1
         try:
-            lead = Lead.from_json(vault.decrypt(sealed))
+            lead = Lead.from_json(services.cipher.decrypt(sealed))
             if dry_run:
-                new = bool(run(partial(_list_missing, ids=[str(lead.id)])))
+                is_new = bool(_list_missing(services, [str(lead.id)]))
             else:
-                new = _insert_missing(run, lead, desk, now, erasure_keys)
+                is_new = _insert_if_missing(services, lead, now)
         except ErasedSubject:
-            tally.erased += 1
+            stats.erased += 1
         except DecryptionError:
-            tally.unreadable += 1
-        except set_aside:
-            tally.refused += 1
+            stats.unreadable += 1
+        except refusals:
+            stats.refused += 1
         else:
-            tally.stored += new
-            tally.there += not new
-    return tally
+            stats.stored += is_new
+            stats.there += not is_new
+    return stats
 
 
-def _insert_missing(
-    run: RunQuery, lead: Lead, desk: Recipients, now: datetime, erasure_keys: tuple[bytes, ...]
-) -> bool:
+def _insert_if_missing(services: Services, lead: Lead, now: datetime) -> bool:
     """Whether it was missing."""
-    new = False
+    is_new = False
 
-    def in_doubt(work: Callable[[Any], Any]) -> Any:
-        """The lead, and the doubt about its mails, in one transaction."""
+    def run_in_transaction(insert: Callable[[Any], Any]) -> Any:
+        """The lead is inserted and its e-mails are marked uncertain in one transaction."""
 
-        def once(connection: Any) -> Any:
-            nonlocal new
+        def query(connection: Any) -> Any:
+            nonlocal is_new
             with connection.transaction():
-                before = work(connection)
-                if new := before is None:
-                    values = {"id": str(lead.id), "created_at": lead.created_at}
+                existing = insert(connection)
+                if is_new := existing is None:
+                    values = {"id": lead.id, "created_at": lead.created_at}
                     connection.execute(MARK_UNCERTAIN, values)
-            return before
+            return existing
 
-        return run(once)
+        return services.database.run(query)
 
-    repository.insert(in_doubt, lead, desk, now=now, deliver_now=False, erasure_keys=erasure_keys)
-    return new
+    settings = services.settings
+    repository.insert(
+        run_in_transaction,
+        lead,
+        Recipients(settings.mail_from, settings.mail_sales_to),
+        now=now,
+        deliver_now=False,
+        erasure_keys=services.erasure_keys,
+    )
+    return is_new
 
 
 def _iter_sealed_leads(command: RedisCommand) -> Iterator[str]:
-    """Every sealed lead in the journal; one may be given twice."""
+    """Every sealed lead in the journal; one may come twice."""
     for keys in batched(scan_keys(command, journal_key("*")), BATCH_SIZE):
         yield from (sealed for sealed in command("MGET", *keys) if sealed is not None)
 
 
 def with_retries(cache: Cache) -> RedisCommand:
-    """Redis for an operator, who would rather wait than hear that it was slow for a second.
+    """Commands that may be repeated, retried while Redis is slow: a restore can wait for it."""
 
-    For what may be repeated: after a failure it is asked whether it is there, and then again.
-    """
-
-    def run(*command: str | int | float) -> Any:
+    def execute(*command: str | int | float) -> Any:
         for _ in range(MAX_ATTEMPTS - 1):
             try:
                 return cache.execute(*command)
@@ -135,31 +129,31 @@ def with_retries(cache: Cache) -> RedisCommand:
                     cache.ping()
         return cache.execute(*command)
 
-    return run
+    return execute
 
 
 @dataclass(frozen=True, slots=True)
 class LostLeads:
-    """Accepted leads that are nowhere, and since when."""
+    """Accepted leads that are in no store. oldest: when the first of them was accepted."""
 
     ids: tuple[str, ...]
     oldest: datetime | None
 
 
 def find_lost(services: Services, now: datetime) -> LostLeads:
-    """Every lead accepted in the last 48 hours that is neither in Postgres nor queued."""
+    """Leads accepted in the last 48 hours that are neither in Postgres nor queued."""
     command = with_retries(services.cache)
     since = now.timestamp() - JOURNAL_TTL_S
     accepted = command("ZRANGE", ACCEPTED, since, "+inf", "BYSCORE")
-    waiting = {*command("HKEYS", QUEUE), *command("HKEYS", DEAD_LETTERS)}
-    ids = [lead_id for lead_id in accepted if lead_id not in waiting]
-    missing = services.database.run(partial(_list_missing, ids=ids))
+    queued = {*command("HKEYS", QUEUE), *command("HKEYS", DEAD_LETTERS)}
+    missing = _list_missing(services, [lead_id for lead_id in accepted if lead_id not in queued])
     if not missing:
         return LostLeads((), None)
-    scores = [float(score) for score in command("ZMSCORE", ACCEPTED, *missing) if score]
-    oldest = datetime.fromtimestamp(min(scores), now.tzinfo) if scores else None
+    times = [float(score) for score in command("ZMSCORE", ACCEPTED, *missing) if score]
+    oldest = datetime.fromtimestamp(min(times), now.tzinfo) if times else None
     return LostLeads(tuple(missing), oldest)
 
 
-def _list_missing(connection: Any, ids: list[str]) -> list[str]:
-    return [row[0] for row in connection.execute(LIST_MISSING, {"ids": ids})]
+def _list_missing(services: Services, ids: list[str]) -> list[str]:
+    rows = services.database.run(lambda c: c.execute(LIST_MISSING, {"ids": ids}).fetchall())
+    return [lead_id for (lead_id,) in rows]

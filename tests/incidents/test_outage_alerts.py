@@ -17,7 +17,7 @@ from dev.faults.test_site import SiteUnderTest
 from dev.platform.environment import SLACK_WEBHOOK_PATH
 from dev.platform.local_platform import Platform
 from lib.incidents import alerting, rules, slack_store, store, stores
-from lib.monitoring import monitor
+from lib.monitoring import monitor, statement_check
 from lib.problems import DatabaseDown
 from lib.services import Services
 from lib.settings import Settings
@@ -187,7 +187,8 @@ def test_an_outage_that_a_second_check_does_not_confirm_alerts_nobody(
     services = Services(Settings(platform.environment))
     for _ in range(2):
         context = FakeContext(services, {"database": DatabaseDown(), "mail": TimeoutError()})
-        assert alerting.confirm_outage(context, "leads", 202) == "not confirmed"
+        check = statement_check.store_fault
+        assert alerting.confirm_outage(context, "leads", 202, check) == "not confirmed"
     assert messages(platform) == []
     services.close()
 
