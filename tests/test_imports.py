@@ -28,7 +28,7 @@ VENDOR_HELPERS = {
     "lib/turnstile.py": set(),
 }
 # What a vendor helper may build on.
-FOUNDATIONS = {"problems", "log", "http_client", "circuit_breaker"}
+FOUNDATIONS = {"interfaces", "problems", "log", "http_client", "circuit_breaker"}
 
 # What a package may import of the top level: no vendor helper, no settings, no werkzeug.
 PACKAGES_MAY_IMPORT = {"interfaces", "problems", "log", "deadlines", "language", "json_body",

@@ -90,11 +90,11 @@ def _insert_if_missing(services: Services, lead: Lead, now: datetime) -> bool:
         def query(connection: Any) -> Any:
             nonlocal is_new
             with connection.transaction():
-                existing = insert(connection)
-                if is_new := existing is None:
+                inserted, duplicate = insert(connection)
+                if is_new := inserted:
                     values = {"id": lead.id, "created_at": lead.created_at}
                     connection.execute(MARK_UNCERTAIN, values)
-            return existing
+            return inserted, duplicate
 
         return services.database.run(query)
 

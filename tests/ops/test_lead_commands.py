@@ -532,7 +532,7 @@ def test_every_command_explains_itself(command: list[str], capsys: Printed) -> N
 
 @pytest.mark.parametrize(
     "wrong",
-    [[], ["nothing"], ["spam"], ["spam", "restore"], ["spam", "restore", "7d0c"], ["migrate"]],
+    [[], ["nothing"], ["spam"], ["spam", "restore"], ["spam", "restore", "7d0c"]],
 )
 def test_wrong_usage_ends_with_2(wrong: list[str], capsys: Printed) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -550,6 +550,7 @@ def test_wrong_usage_ends_with_2(wrong: list[str], capsys: Printed) -> None:
         (["dead", "list"], "DATABASE_URL"),
         (["dead", "rerun", "--all"], "DATABASE_URL"),
         (["canary"], "CANARY_SECRET"),
+        (["migrate"], "DATABASE_DIRECT_URL"),
     ],
 )
 def test_a_missing_variable_is_named_and_ends_with_2(
