@@ -15,9 +15,8 @@ constraint, read-only: `services.database` names it); 403 forbidden when no toke
 
 from datetime import datetime
 
-from lib import app as lib_app
 from lib import query_parameters
-from lib.app import Context, Response
+from lib.app import Context, Response, has_bearer_token, json_response, wsgi_app
 from lib.problems import Forbidden, NotConfigured, Unauthorized
 from lib.settings import Settings
 
@@ -44,10 +43,8 @@ def get(context: Context) -> Response:
             set_by = "variable" if window.until is None else "switch"
             until = window.until and _format_time(window.until)
             body["maintenance"] = {"mode": window.mode, "set_by": set_by, "until": until}
-        return lib_app.json_response(body, content_type=HEALTH_JSON)
-    return lib_app.json_response(
-        {"status": "maintenance" if window else "ok", "timestamp": timestamp}
-    )
+        return json_response(body, content_type=HEALTH_JSON)
+    return json_response({"status": "maintenance" if window else "ok", "timestamp": timestamp})
 
 
 def _deep_check(context: Context) -> Response:
@@ -56,7 +53,7 @@ def _deep_check(context: Context) -> Response:
         tokens = (settings.health_check_token, settings.health_check_token_previous)
     except NotConfigured:
         raise Forbidden from None
-    if not lib_app.has_bearer_token(context.request, tokens):
+    if not has_bearer_token(context.request, tokens):
         raise Unauthorized
     from lib.monitoring import health  # only here: the shallow answer stays light
 
@@ -69,11 +66,11 @@ def _deep_check(context: Context) -> Response:
         "version": Settings().vercel_git_commit_sha,
     }
     context.add_log_fields(decision=report.status)
-    return lib_app.json_response(body, 503 if report.status == "unhealthy" else 200)
+    return json_response(body, 503 if report.status == "unhealthy" else 200)
 
 
 def _format_time(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-app = lib_app.wsgi_app("health", GET=get)
+app = wsgi_app("health", GET=get)

@@ -13,9 +13,18 @@ from collections import Counter
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from lib import app as lib_app
 from lib import json_body
-from lib.app import Context, Request, RequestEntityTooLarge, Response
+from lib.app import (
+    LOCALES,
+    Context,
+    Request,
+    RequestEntityTooLarge,
+    Response,
+    is_allowed_origin,
+    json_response,
+    origin_of,
+    wsgi_app,
+)
 from lib.interfaces import RunQuery
 from lib.leads import (
     admission,
@@ -73,13 +82,13 @@ def _reject_foreign_origin(context: Context) -> None:
     headers = context.request.headers
     origin = headers.get("Origin", "").strip()
     if origin and origin != "null":
-        if not lib_app.is_allowed_origin(context, origin):
+        if not is_allowed_origin(context, origin):
             raise OriginNotAllowed
         return
     site = headers.get("Sec-Fetch-Site", "").strip().lower()
     if site == "same-origin" or (not origin and site in ("", "none")):
         return
-    if not lib_app.is_allowed_origin(context, lib_app.origin_of(headers.get("Referer", ""))):
+    if not is_allowed_origin(context, origin_of(headers.get("Referer", ""))):
         raise OriginNotAllowed
 
 
@@ -99,7 +108,7 @@ def _parse_lead(context: Context) -> tuple[Lead, str]:
     if isinstance(values, dict):
         challenge_token = values.pop(CHALLENGE_FIELD, "")
         values.pop("redirect", None)  # means something in forms alone
-        if values.get("locale") in lib_app.LOCALES:
+        if values.get("locale") in LOCALES:
             context.locale = values["locale"]
     try:
         form = submission.parse(values, ambiguous)
@@ -273,16 +282,14 @@ def _raise_alert(context: Context, name: str, lead: Lead) -> None:
 def _respond(context: Context, status: int, lead: Lead) -> Response:
     if _is_browser_form(context.request):
         target = context.request.form.get("redirect", "")
-        if not redirects.is_allowed(
-            target, lambda origin: lib_app.is_allowed_origin(context, origin)
-        ):
+        if not redirects.is_allowed(target, lambda origin: is_allowed_origin(context, origin)):
             target = redirects.THANK_YOU_PATHS[lead.locale]
         location = redirects.add_reference(target, lead.ref)
         return Response(status=303, headers={"Location": location})
     body: dict[str, object] = {"success": True, "id": str(lead.id), "ref": lead.ref}
     if status == 202:
         body["queued"] = True
-    return lib_app.json_response(body, status)
+    return json_response(body, status)
 
 
 def _is_browser_form(request: Request) -> bool:
@@ -347,4 +354,4 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-app = lib_app.wsgi_app("leads", cross_origin=True, page=_render_form, POST=post)
+app = wsgi_app("leads", cross_origin=True, page=_render_form, POST=post)

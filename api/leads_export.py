@@ -11,26 +11,25 @@ temporarily_unavailable without Postgres.
 
 from urllib.parse import urlencode
 
-from lib import app as lib_app
-from lib.app import Context, Response
+from lib.app import Context, Response, require_operator_token, wsgi_app
 from lib.leads import export
 
 PATH = "/api/leads/export"
 
 
-def get(call: Context) -> Response:
-    lib_app.require_operator_token(call)
-    query = export.parse(call.request.args.to_dict(flat=False), call.locale)
-    call.after_response(call.services.probe_open_breakers)
-    run = call.services.database.run
+def get(context: Context) -> Response:
+    require_operator_token(context)
+    query = export.parse(context.request.args.to_dict(flat=False), context.locale)
+    context.after_response(context.services.probe_open_breakers)
+    run = context.services.database.run
     size = export.count(run, query)
     progress = export.Progress()
-    call.after_response(
-        lambda: call.add_log_fields(rows=progress.rows, truncated_by=progress.truncated_by)
+    context.after_response(
+        lambda: context.add_log_fields(rows=progress.rows, truncated_by=progress.truncated_by)
     )
     body = export.stream(run, query, size, progress)
     response = Response(body, content_type="text/csv; charset=utf-8")
-    filename = f"leads-export-{call.now:%Y-%m-%d}.csv"
+    filename = f"leads-export-{context.now:%Y-%m-%d}.csv"
     response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
     response.headers["X-Row-Count"] = str(size.rows)
     if size.last_row is not None:
@@ -39,4 +38,4 @@ def get(call: Context) -> Response:
     return response
 
 
-app = lib_app.wsgi_app("leads_export", GET=get)
+app = wsgi_app("leads_export", GET=get)

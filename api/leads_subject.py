@@ -12,50 +12,49 @@ a person before `due_at`, `expires` by itself. With Redis down its places wait.
 temporarily_unavailable without Postgres.
 """
 
-from lib import app as lib_app
 from lib import query_parameters
-from lib.app import Context, Response
+from lib.app import Context, Response, json_response, require_operator_token, wsgi_app
 from lib.leads import submission
 from lib.privacy import data_subject, erasure, requests
 from lib.problems import Invalid
 
 
-def get(call: Context) -> Response:
-    lib_app.require_operator_token(call)
-    person, _ = _parse(call)
-    call.after_response(call.services.probe_open_breakers)
-    data = data_subject.export_all(call.services, data_subject.from_person(person), call.now)
+def get(context: Context) -> Response:
+    require_operator_token(context)
+    person, _ = _parse(context)
+    context.after_response(context.services.probe_open_breakers)
+    data = data_subject.export_all(context.services, data_subject.from_person(person), context.now)
     counts = {name: len(rows) for name, rows in data.items() if isinstance(rows, list)}
-    call.add_log_fields(
+    context.add_log_fields(
         decision="shown", held=counts, not_searched=list(data["not_searched"]) or None
     )
-    return lib_app.json_response({**data, "other_readings": person.other_phones})
+    return json_response({**data, "other_readings": person.other_phones})
 
 
-def delete(call: Context) -> Response:
-    lib_app.require_operator_token(call)
-    person, dry_run = _parse(call, erasing=True)
+def delete(context: Context) -> Response:
+    require_operator_token(context)
+    person, dry_run = _parse(context, erasing=True)
     subject = data_subject.from_person(person)
-    call.after_response(call.services.probe_open_breakers)
+    context.after_response(context.services.probe_open_breakers)
     if dry_run:
-        data = data_subject.export_all(call.services, subject, call.now)
-        call.add_log_fields(decision="counted")
+        data = data_subject.export_all(context.services, subject, context.now)
+        context.add_log_fields(decision="counted")
         lines = requests.dry_run_lines(data_subject.count(data))
-        return lib_app.json_response({"dry_run": True, "places": lines})
-    request_id = erasure.erase(call.services, subject, call.now, asked_by="api")
-    receipt = requests.load_receipt(call.services.database.run, request_id) or {}
+        return json_response({"dry_run": True, "places": lines})
+    request_id = erasure.erase(context.services, subject, context.now, asked_by="api")
+    receipt = requests.load_receipt(context.services.database.run, request_id) or {}
     # Keyed hashes, no personal data: the log is one more copy of the tombstones.
-    call.add_log_fields(
+    context.add_log_fields(
         decision="erased",
         receipt=receipt.get("receipt"),
-        tombstones=subject.tombstone_hashes(call.services.erasure_keys),
+        tombstones=subject.tombstone_hashes(context.services.erasure_keys),
     )
-    return lib_app.json_response({"dry_run": False, **receipt})
+    return json_response({"dry_run": False, **receipt})
 
 
-def _parse(call: Context, *, erasing: bool = False) -> tuple[submission.Person, bool]:
+def _parse(context: Context, *, erasing: bool = False) -> tuple[submission.Person, bool]:
     """Who is meant, and `dry_run`, which is for an erasure. Raises Invalid with every error."""
-    sent = call.request.args.to_dict(flat=False)
+    sent = context.request.args.to_dict(flat=False)
     values_by_name = query_parameters.drop_empty(sent)
     errors: dict[str, list[tuple[str, dict[str, object]]]] = {
         name: [("repeated", {})] for name, values in values_by_name.items() if len(values) > 1
@@ -72,8 +71,8 @@ def _parse(call: Context, *, erasing: bool = False) -> tuple[submission.Person, 
     except submission.ValidationError as error:
         errors = {**error.error_types, **errors}
     if errors:
-        raise Invalid(submission.ValidationError(errors).details(call.locale)) from None
+        raise Invalid(submission.ValidationError(errors).details(context.locale)) from None
     return person, bool(dry_run)
 
 
-app = lib_app.wsgi_app("leads_subject", GET=get, DELETE=delete)
+app = wsgi_app("leads_subject", GET=get, DELETE=delete)

@@ -11,8 +11,7 @@ Redis down is no error: `X-Data-Source` tells memory, redis, postgres, stale or 
 from email.utils import format_datetime
 from urllib.parse import parse_qsl
 
-from lib import app as lib_app
-from lib.app import Context, Response
+from lib.app import LOCALES, Context, Response, wsgi_app
 from lib.monitoring import deployments
 from lib.problems import NotConfigured
 from lib.products import query as product_query
@@ -32,7 +31,7 @@ def get(context: Context) -> Response:
     query_string = context.request.query_string.decode("utf-8", "replace")
     pairs = parse_qsl(query_string, keep_blank_values=True)
     locale = dict(pairs).get("locale", "")
-    if locale in lib_app.LOCALES:
+    if locale in LOCALES:
         context.locale = locale
     first_run.check_after_response(context)
     query = product_query.parse(pairs, context.locale)
@@ -85,4 +84,4 @@ def _probe(context: Context) -> None:
         return
 
 
-app = lib_app.wsgi_app("products", GET=get)
+app = wsgi_app("products", GET=get)

@@ -12,9 +12,8 @@ GET: public, cached for a minute. 200 with p75, shares and n of each group; para
 
 from datetime import UTC, datetime
 
-from lib import app as lib_app
 from lib import log
-from lib.app import Context, Response
+from lib.app import Context, Response, json_response, wsgi_app
 from lib.problems import CacheDown, DatabaseDown, Forbidden, NotConfigured, Unavailable
 from lib.vitals import drain, ingest, query, report, rollup, samples
 from lib.vitals.samples import RequestInfo, Sample
@@ -92,9 +91,9 @@ def get(context: Context) -> Response:
     except database.all_errors as error:
         context.add_log_fields(refused=type(error).__name__)  # a table or a right is missing
         raise Unavailable from None
-    response = lib_app.json_response(body)
+    response = json_response(body)
     response.headers["Cache-Control"] = "public, s-maxage=60"
     return response
 
 
-app = lib_app.wsgi_app("rum", GET=get, POST=post)
+app = wsgi_app("rum", GET=get, POST=post)

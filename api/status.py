@@ -6,9 +6,8 @@ under 20 requests), and 90 days. `data.source` says where it comes from: `watch`
 published), `database`, `copy` (an outdated publication) or `none`; `data.as_of` how old it is.
 """
 
-from lib import app as lib_app
 from lib import deadlines, maintenance
-from lib.app import Context, Response
+from lib.app import Context, Response, json_response, wsgi_app
 from lib.incidents import redis_store
 from lib.monitoring import status_page
 from lib.monitoring.status_page import StatusData
@@ -27,7 +26,7 @@ def get(context: Context) -> Response:
     context.add_log_fields(decision=data.source)
     site_url = context.services.site_url
     document = status_page.render(data, site_url, context.cached_maintenance, now)
-    response = lib_app.json_response(document)
+    response = json_response(document)
     response.headers["Cache-Control"] = CACHE_CONTROL
     response.headers["Access-Control-Allow-Origin"] = "*"
     context.after_response(context.services.probe_open_breakers)
@@ -65,4 +64,4 @@ def _load_from_database(context: Context) -> StatusData | None:
     return None
 
 
-app = lib_app.wsgi_app("status", GET=get)
+app = wsgi_app("status", GET=get)

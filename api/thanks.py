@@ -3,8 +3,7 @@
 200 always: an invalid reference is left out. No service is asked.
 """
 
-from lib import app as lib_app
-from lib.app import Context, Response
+from lib.app import Context, Response, wsgi_app
 from lib.leads import form_pages, reference
 from lib.leads.whatsapp import chat_link
 from lib.problems import NotConfigured
@@ -32,4 +31,4 @@ def _chat_url(locale: str, ref: str | None) -> str | None:
     return ref and chat_link(sales, CHAT_TEXT[locale].format(ref=ref))
 
 
-app = lib_app.wsgi_app("thanks", GET=get)
+app = wsgi_app("thanks", GET=get)

@@ -1,6 +1,6 @@
 """The frame of every function: a request in, a response out, and one handler for every error.
 
-    app = lib_app.wsgi_app("leads", POST=post)
+    app = wsgi_app("leads", POST=post)
 
 A handler takes a Context and returns a Response, or raises a Problem. What must not delay the
 response goes to `context.after_response`: it runs when the body has been sent and before the

@@ -10,9 +10,8 @@ sent all the same. In maintenance everything waits: 200 `{"maintenance": "<mode>
 
 from datetime import UTC, datetime
 
-from lib import app as lib_app
 from lib import log
-from lib.app import Context, Response
+from lib.app import Context, Response, json_response, require_cron_token, wsgi_app
 from lib.incidents import alerting
 from lib.leads import worker
 from lib.leads.lead import Recipients
@@ -28,11 +27,11 @@ EMAIL_BUDGET_S = 25.0
 
 
 def get(context: Context) -> Response:
-    lib_app.require_cron_token(context)
+    require_cron_token(context)
     context.check_in("deliver", every_minutes=EVERY_MINUTES)
     if context.maintenance is not None:
         context.add_log_fields(decision="maintenance")
-        return lib_app.json_response({"maintenance": context.maintenance.mode})
+        return json_response({"maintenance": context.maintenance.mode})
     settings = context.services.settings
     context.after_response(context.services.probe_open_breakers)
     context.attempt(lambda: _run_pending_erasures(context), None, unless=(DatabaseDown,))
@@ -53,7 +52,7 @@ def get(context: Context) -> Response:
         alerting.raise_alert_after_response(context, "dead_letters", count=report.mails.dead)
     context.after_response(lambda: _roll_up_vitals(context))
     refused = report.queue is not None and report.queue.database_error is not None
-    return lib_app.json_response(report.as_dict(), 500 if report.errors or refused else 200)
+    return json_response(report.as_dict(), 500 if report.errors or refused else 200)
 
 
 def _run_pending_erasures(context: Context) -> None:
@@ -73,4 +72,4 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-app = lib_app.wsgi_app("cron/deliver", GET=get)
+app = wsgi_app("cron/deliver", GET=get)

@@ -8,8 +8,15 @@ without CRON_SECRET or WATCH_TOKEN, which an external monitor may hold.
 
 from contextlib import suppress
 
-from lib import app as lib_app
-from lib.app import Context, Response
+from lib.app import (
+    PROBE_WAIT_S,
+    Context,
+    Response,
+    has_bearer_token,
+    json_response,
+    require_cron_token,
+    wsgi_app,
+)
 from lib.monitoring import deployments, monitor, secrets
 from lib.problems import DatabaseDown, NotConfigured
 
@@ -18,16 +25,16 @@ EVERY_MINUTES = 1  # vercel.json
 
 def get(context: Context) -> Response:
     if not _has_monitor_token(context):
-        lib_app.require_cron_token(context)
+        require_cron_token(context)
     services = context.services
-    services.probe_open_breakers(lib_app.PROBE_WAIT_S)
+    services.probe_open_breakers(PROBE_WAIT_S)
     report = monitor.run(services, context.maintenance, context.now)
     context.add_log_fields(**report.as_dict())
     context.after_response(services.probe_open_breakers)
     context.after_response(lambda: _record_build_and_secrets(context))
     if not report.busy:
         context.check_in("watch", every_minutes=EVERY_MINUTES)
-    return lib_app.json_response(report.as_dict())
+    return json_response(report.as_dict())
 
 
 def _has_monitor_token(context: Context) -> bool:
@@ -35,7 +42,7 @@ def _has_monitor_token(context: Context) -> bool:
         token = context.services.settings.watch_token
     except NotConfigured:
         return False
-    return lib_app.has_bearer_token(context.request, (token,))
+    return has_bearer_token(context.request, (token,))
 
 
 def _record_build_and_secrets(context: Context) -> None:
@@ -49,4 +56,4 @@ def _record_build_and_secrets(context: Context) -> None:
         secrets.record_usage(run, values, pepper, build.deployment, now)
 
 
-app = lib_app.wsgi_app("cron/watch", GET=get)
+app = wsgi_app("cron/watch", GET=get)
