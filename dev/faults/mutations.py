@@ -28,16 +28,16 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "no-deadline": (
         Patch(
             "lib/db.py",
-            "left = max(0.001, self.deadline - time.monotonic())",
-            "left = 3600.0",
+            "left_s = max(0.001, self.deadline - time.monotonic())",
+            "left_s = 3600.0",
         ),
     ),
     "pop-before-store": (
         Patch(
             "lib/leads/queue.py",
-            "            lead = Lead.from_json(vault.decrypt(sealed))\n",
+            "            lead = Lead.from_json(services.cipher.decrypt(sealed))\n",
             '            command("HDEL", QUEUE, field)\n'
-            "            lead = Lead.from_json(vault.decrypt(sealed))\n",
+            "            lead = Lead.from_json(services.cipher.decrypt(sealed))\n",
         ),
     ),
     "mail-without-a-key": (
