@@ -28,8 +28,8 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "no-deadline": (
         Patch(
             "lib/db.py",
-            "left = max(0.001, self.deadline - time.monotonic())",
-            "left = 3600.0",
+            "left_s = max(0.001, self.deadline - time.monotonic())",
+            "left_s = 3600.0",
         ),
     ),
     "pop-before-store": (
@@ -43,8 +43,8 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "mail-without-a-key": (
         Patch(
             "lib/mail.py",
-            'key = {"Idempotency-Key": idempotency_key}',
-            "key: dict[str, str] = {}",
+            'headers = json.dumps(message).encode(), {"Idempotency-Key": idempotency_key}',
+            "headers = json.dumps(message).encode(), dict[str, str]()",
         ),
     ),
     "names-in-the-log": (
