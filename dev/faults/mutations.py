@@ -43,8 +43,8 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "mail-without-a-key": (
         Patch(
             "lib/mail.py",
-            'key = {"Idempotency-Key": idempotency_key}',
-            "key: dict[str, str] = {}",
+            'headers = json.dumps(message).encode(), {"Idempotency-Key": idempotency_key}',
+            "headers = json.dumps(message).encode(), dict[str, str]()",
         ),
     ),
     "names-in-the-log": (

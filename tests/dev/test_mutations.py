@@ -139,5 +139,5 @@ def test_a_change_that_no_longer_fits_the_source_is_an_error_not_a_pass(
 ) -> None:
     gone = source_tree.Patch("lib/leads/repository.py", "this was never there", "")
     target = tmp_path_factory.mktemp("gone") / "copy"
-    with pytest.raises(source_tree.PatchDoesNotApply, match=r"lib/leads\.py"):
+    with pytest.raises(source_tree.PatchDoesNotApply, match=r"lib/leads/repository\.py"):
         source_tree.copy(ROOT, target, [gone])
