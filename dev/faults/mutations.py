@@ -35,9 +35,9 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "pop-before-store": (
         Patch(
             "lib/leads/queue.py",
-            "            lead = Lead.from_json(vault.decrypt(sealed))\n",
+            "            lead = Lead.from_json(services.cipher.decrypt(sealed))\n",
             '            command("HDEL", QUEUE, field)\n'
-            "            lead = Lead.from_json(vault.decrypt(sealed))\n",
+            "            lead = Lead.from_json(services.cipher.decrypt(sealed))\n",
         ),
     ),
     "mail-without-a-key": (

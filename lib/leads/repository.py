@@ -179,7 +179,7 @@ def _insert_or_find(
     """Whether it was inserted; else its duplicate, or None if only the reference was taken."""
     if connection.execute(INSERT_LEAD, values).fetchone():
         return True, None
-    if values["marks"] and connection.execute(IS_ERASED, values).fetchone():
+    if values["marks"] and connection.execute(IS_ERASED, values).fetchone() is not None:
         raise ErasedSubject
     return False, _find_duplicate(connection, values=values)
 
