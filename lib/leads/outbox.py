@@ -363,7 +363,7 @@ def _handle_refusal(
     if mail.email.kind != "acknowledgement":
         _mark_dead(run, mail, refusal.reason, mail.uncertain, now, tally)
         return
-    _update(run, MARK_DEAD, mail, now=now, error=ADDRESS_REFUSED, may_be_sent=mail.uncertain)
+    _update(run, MARK_DEAD, mail, now=now, error=ADDRESS_REFUSED, uncertain=mail.uncertain)
     tally.refused += 1
 
 
@@ -375,7 +375,7 @@ def _mark_dead(
     now: datetime,
     tally: DeliveryStats,
 ) -> None:
-    _update(run, MARK_DEAD, mail, now=now, error=reason, may_be_sent=uncertain)
+    _update(run, MARK_DEAD, mail, now=now, error=reason, uncertain=uncertain)
     tally.dead += 1
 
 

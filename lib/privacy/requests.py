@@ -173,8 +173,6 @@ from erasure_requests as r where finished_at is null and due_at <= %(until)s
 union all
 select 'by hand', 'erasure', min(deleted_at) + interval '72 hours', array['leads']
 from erasure_remains where request_id is null
-
-from lib.interfaces import RunQuery
 having min(deleted_at) + interval '72 hours' <= %(until)s
 order by 3
 """
