@@ -136,7 +136,7 @@ def _measure(connection: "psycopg.Connection[Any]", name: str, query: Query) -> 
         started = time.perf_counter()
         catalogue.find(lambda work: work(connection), query)
         times.append((time.perf_counter() - started) * 1000)
-    values = catalogue._parameters(query)
+    values = catalogue._parameters(query) | {"known": None}
     plan = connection.execute(
         b"explain (format json) " + catalogue.FIND_PRODUCTS.encode(), values
     ).fetchone()
