@@ -174,7 +174,6 @@ union all
 select 'by hand', 'erasure', min(deleted_at) + interval '72 hours', array['leads']
 from erasure_remains where request_id is null
 
-from lib.interfaces import RunQuery
 having min(deleted_at) + interval '72 hours' <= %(until)s
 order by 3
 """
