@@ -1,11 +1,11 @@
--- Leads, their e-mails (the outbox), and suspected spam.
--- Only the role of the functions may read or write them: Supabase publishes this schema over REST,
--- so row level security is on for every table and nothing is granted to anon or authenticated.
+-- Leads, the mails that tell of them, and what was taken for spam.
+-- Readable and writable by the functions' role alone: Supabase publishes this schema over REST,
+-- so row level security is on everywhere and nothing is granted to anon or authenticated.
 
 do $$
 begin
   if not exists (select from pg_roles where rolname = 'alfa_app') then
-    -- This role holds the privileges. The roles that log in are members of it and are rotated (runbook).
+    -- Rights live here; the roles that log in are members and are rotated (runbook: keys).
     create role alfa_app nologin;
   end if;
 end
@@ -43,7 +43,7 @@ create table public.leads (
   user_agent text
 );
 comment on column public.leads.consent_sha256 is
-  'SHA-256 of the consent sentence of that version and language; null when we do not know the version';
+  'SHA-256 of the consent sentence shown, of that version and language; null when the version is not known to us';
 
 create index leads_by_time on public.leads (created_at desc, id desc);
 create index leads_by_email on public.leads (email) where email is not null;
@@ -73,10 +73,10 @@ create table public.outbox (
   check (sent_at is null or dead_at is null)
 );
 comment on table public.outbox is
-  'One row per e-mail, inserted with its lead. Rendered once: a retry must send the same bytes, or Resend refuses its idempotency key.';
+  'One row a mail, written with its lead. Rendered once: a retry must repeat the same bytes or Resend refuses its idempotency key.';
 
 comment on column public.outbox.uncertain is
-  'An attempt is under way or got no response, so the e-mail may have been sent: it is not sent again after its idempotency key has expired.';
+  'An attempt is under way or ended without an answer, so the mail may be out: never tried again once its idempotency key has run out.';
 
 create index outbox_waiting on public.outbox (next_attempt_at) where sent_at is null and dead_at is null;
 
@@ -90,7 +90,7 @@ create table public.spam (
   ip_address inet,
   user_agent text
 );
-comment on table public.spam is 'Suspected spam: kept for 30 days, restorable, no e-mail was sent.';
+comment on table public.spam is 'Submissions that looked like spam: kept 30 days, restorable, nobody was mailed.';
 
 create index spam_by_time on public.spam (received_at);
 

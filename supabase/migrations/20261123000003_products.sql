@@ -1,6 +1,6 @@
--- The product catalogue, and what its search needs: words, facet counts, synonyms.
--- Products, labels and synonyms may be edited with `ops catalogue import` or in Supabase's table
--- editor: triggers update all derived columns and tables. No table here may hold a price.
+-- The product catalogue, and what makes it quick to find: words, counts, synonyms.
+-- Edit products, labels and synonyms wherever you like (`ops catalogue import`, Supabase's table
+-- editor): triggers keep everything derived in step. Nothing here holds a price, ever.
 
 create schema if not exists extensions;
 create extension if not exists pg_trgm with schema extensions;
@@ -10,7 +10,7 @@ create extension if not exists fuzzystrmatch with schema extensions;
 
 grant usage on schema extensions to alfa_app;
 
--- The form in which texts are searched and sorted: lower case, no accents, words of a-z and 0-9.
+-- A text as it is searched and sorted: lower case, without accents, words of a-z and 0-9.
 create function public.fold(given text) returns text
 language sql immutable strict parallel safe set search_path = ''
 as $$
@@ -44,7 +44,7 @@ create table public.synonyms (
   primary key (term, same_as)
 );
 comment on table public.synonyms is
-  'A search term, in any language, and the catalogue words that it also means';
+  'What a visitor may type (term, in any language) and words of the catalogue that it means as well';
 
 create table public.products (
   slug text collate "C" primary key
@@ -75,9 +75,9 @@ create table public.products (
   search tsvector not null,
   check (summary_id is not null or summary_en is not null)
 );
-comment on column public.products.name_key is 'Derived: the folded name; lists are sorted by it';
-comment on column public.products.brand_key is 'Derived: the brand in lower case; filters compare it';
-comment on column public.products.newness is 'Derived: minus the microseconds of created_at, so that ascending order is newest first';
+comment on column public.products.name_key is 'Derived: the folded name, which lists are sorted by';
+comment on column public.products.brand_key is 'Derived: the brand in lower case, which filters compare';
+comment on column public.products.newness is 'Derived: minus the microseconds of created_at, so that newest comes first ascending';
 comment on column public.products.search is
   'Derived: folded words of both languages; A name, B brand, categories and functions, C summary, D benefits';
 
@@ -87,8 +87,8 @@ create index products_by_search on public.products using gin (search) where publ
 create index products_by_facet on public.products
   using gin (brand_key, categories, functions, audience) where published;
 
--- Facet counts: the number of published products for each combination of brand, categories,
--- functions and audience. Counting facets reads these few rows instead of the products.
+-- How many published products share brand, categories, functions and audience: counting facets
+-- reads these few rows, not the products.
 create table public.product_groups (
   brand text not null,
   categories text[] not null,
@@ -98,8 +98,8 @@ create table public.product_groups (
   primary key (brand, categories, functions, audience)
 );
 
--- Every distinct word of the published products, which misspelled words are compared with. A word
--- that no product holds any more does no harm; the next import deletes it.
+-- Every word of every published product, once: what a typing error is compared with. A word that
+-- no product holds any more is harmless, and swept by the next import.
 create table public.search_words (word text collate "C" primary key);
 create index search_words_alike on public.search_words
   using gin (word extensions.gin_trgm_ops);
@@ -162,7 +162,7 @@ create function public.relabel_products() returns trigger
 language plpgsql set search_path = ''
 as $$
 begin
-  -- An upsert that changed no label fires this trigger too; `made` is empty then.
+  -- An upsert that changed no label fires as well, with nothing in `made`.
   update public.products set name = name
   where categories && array(select code from made) or functions && array(select code from made);
   return null;
@@ -176,7 +176,7 @@ create trigger relabel after update on public.functions
   referencing new table as made
   for each statement execute function public.relabel_products();
 
--- ---------------------------------------------------------------- facet counts, words, last change
+-- ---------------------------------------------------------------- counts, words, the last change
 
 create function public.count_products() returns trigger
 language plpgsql set search_path = ''
@@ -230,10 +230,10 @@ create trigger count_delete after delete on public.products
 create trigger count_truncate after truncate on public.products
   for each statement execute function public.count_products();
 
--- ---------------------------------------------------------------- search text to tsquery
+-- ---------------------------------------------------------------- what was typed, as a query
 
--- Every word must match: a word with that prefix; if there is none, a word within one edit (from 4
--- letters) or two (from 6); or a synonym.
+-- Every word must be met: by words that begin with it; where there is none, by those that are a
+-- slip away (one from 4 letters, two from 6); and by what a synonym of it means.
 create function public.product_query(given text) returns tsquery
 language plpgsql stable parallel safe set search_path = ''
 as $$
@@ -289,7 +289,7 @@ begin
 end
 $$;
 
--- ---------------------------------------------------------------- privileges
+-- ---------------------------------------------------------------- who may what
 
 alter table public.brands enable row level security;
 alter table public.categories enable row level security;

@@ -1,5 +1,5 @@
--- Web vitals of real users: quantile sketches, per hour for some days and per day for good. No raw
--- samples. The size depends on pages x devices x releases x time, not on traffic.
+-- Real-user vitals: sketches, by the hour for some days and by the day for good. No raw rows.
+-- Size goes with pages x devices x releases x time, not with traffic.
 
 create table public.rum_hours (
   hour timestamptz not null,
@@ -13,7 +13,7 @@ create table public.rum_hours (
   check (cardinality(buckets) = cardinality(counts))
 );
 comment on table public.rum_hours is
-  'Quantile sketches per hour: counts[i] values are in bucket number buckets[i] (lib/sketch.py)';
+  'Sketches of closed and open hours: counts[i] values in bucket number buckets[i] (lib/sketch.py)';
 
 create table public.rum_days (
   day date not null,
@@ -26,20 +26,20 @@ create table public.rum_days (
   primary key (day, path, device, metric, release),
   check (cardinality(buckets) = cardinality(counts))
 );
-comment on table public.rum_days is 'The sum of the hours of a day in Western Indonesia Time (WIB)';
+comment on table public.rum_days is 'The hours of a day in Indonesia''s western time (WIB), added up';
 
 create table public.rum_releases (
   release text primary key,
   first_at timestamptz not null
 );
-comment on table public.rum_releases is 'The hour in which a release first sent a sample';
+comment on table public.rum_releases is 'The hour in which a release was first heard of';
 
 create table public.rum_folds (
   batch text primary key,
   at timestamptz not null
 );
 comment on table public.rum_folds is
-  'Batches of counts that were added from Redis: after a crash a batch may come again';
+  'Batches of counts already taken over from Redis: a batch may be offered again after a crash';
 
 create table public.rum_lasts (
   id text primary key,
@@ -87,7 +87,7 @@ return (
     group by bucket having sum(n) <> 0
   ) as added
 );
-comment on function public.rum_sum is 'The sum of two sketches, without empty buckets';
+comment on function public.rum_sum is 'Two sketches as one; a bucket that comes to nothing is left out';
 
 revoke all on function public.rum_sum from public, anon, authenticated;
 grant execute on function public.rum_sum to alfa_app;

@@ -1,6 +1,6 @@
--- On call: request metrics, incidents and their timeline, and the state of the monitor.
+-- On call: what requests were counted, incidents and their timeline, what the watch must know.
 
--- ---------------------------------------------------------------- request metrics
+-- ---------------------------------------------------------------- measured
 
 create table public.metric_minutes (
   minute timestamptz not null,
@@ -12,7 +12,7 @@ create table public.metric_minutes (
   primary key (minute, service, deployment, class, bucket)
 );
 comment on table public.metric_minutes is
-  'Requests answered per minute and latency bucket (lib/metrics.py), copied from Redis';
+  'Requests answered in a minute, by latency bucket (lib/metrics.py); a copy of what Redis counted';
 
 create table public.metric_hours (
   hour timestamptz not null,
@@ -32,7 +32,7 @@ create table public.service_days (
   within_sla bigint not null,
   primary key (day, service)
 );
-comment on table public.service_days is 'One row per service and day (WIB), for the bars of the status page';
+comment on table public.service_days is 'A line a service and day (WIB), for the bars of the status page';
 
 -- ---------------------------------------------------------------- incidents
 
@@ -69,7 +69,7 @@ create table public.incidents (
   facts jsonb not null default '{}',
   rca jsonb,
   clean_ticks integer not null default 0,
-  -- The version that was posted to Slack: an update is due while told < version.
+  -- What Slack knows of it: behind while told < version.
   version integer not null default 1,
   told integer not null default 0,
   tell_at timestamptz not null,
@@ -80,9 +80,9 @@ create table public.incidents (
   check (state <> 'closed' or severity <> 'sev1' or public.rca_is_complete(rca))
 );
 comment on column public.incidents.version is
-  'Incremented by every change that Slack must show; told is the version that Slack shows. One message per incident.';
+  'Grows with every change worth telling; told is the version Slack has. One message an incident.';
 
--- One open incident per area: further findings there are added to it.
+-- One at a time in an area: what else goes wrong there joins it.
 create unique index incidents_open on public.incidents (area)
   where state in ('detect', 'classify', 'contain');
 create index incidents_untold on public.incidents (tell_at) where told < version;
@@ -102,7 +102,7 @@ create table public.incident_events (
   primary key (incident_id, seq)
 );
 comment on table public.incident_events is
-  'The timeline: append-only; each event has a hash over itself and the event before. A note''s text may be erased; its own hash stays.';
+  'The timeline: append-only, each event sealed by a hash over itself and the one before. A note''s text may be erased; its own hash stays.';
 
 create function public.incident_event_hash(given public.incident_events) returns bytea
 language sql stable set search_path = ''
@@ -132,7 +132,7 @@ begin
     end if;
     return new;
   end if;
-  -- Lock the incident's row, so that events are numbered without gaps.
+  -- The incident's row is the lock: events get their numbers one after the other.
   perform from public.incidents where id = new.incident_id for update;
   select * into before from public.incident_events
   where incident_id = new.incident_id order by seq desc limit 1;
@@ -164,7 +164,7 @@ begin atomic
   order by 1, 2;
 end;
 
--- ---------------------------------------------------------------- state of the monitor
+-- ---------------------------------------------------------------- what the watch must know
 
 create table public.job_runs (
   job text primary key,
@@ -172,14 +172,14 @@ create table public.job_runs (
   finished_at timestamptz not null,
   facts jsonb not null default '{}'
 );
-comment on table public.job_runs is 'When a job finished for the first and for the last time';
+comment on table public.job_runs is 'When a job first and last came to its end';
 
 create table public.leases (
   job text primary key,
   holder text not null,
   until timestamptz not null
 );
-comment on table public.leases is 'Who runs a job, while Redis is down';
+comment on table public.leases is 'Who runs a job, where Redis cannot say';
 
 create table public.backups (
   source text not null,
@@ -189,7 +189,7 @@ create table public.backups (
   primary key (source, taken_at)
 );
 comment on table public.backups is
-  'Known backups: source supabase (its management API) or own (ops backup); a usable one has the status COMPLETED';
+  'Backups that were seen: source supabase (its management API) or own (ops backup); status COMPLETED is a good one';
 
 create table public.drills (
   id bigint generated always as identity primary key,
@@ -198,7 +198,7 @@ create table public.drills (
   verdict text not null check (verdict in ('PASS', 'FAIL', 'COULD NOT VERIFY')),
   facts jsonb not null default '{}'
 );
-comment on table public.drills is 'Drills and their results; facts hold figures, never personal data';
+comment on table public.drills is 'Exercises and what they showed; facts hold figures, never personal data';
 create index drills_by_kind on public.drills (kind, at desc);
 
 create table public.key_sightings (
@@ -210,9 +210,9 @@ create table public.key_sightings (
   primary key (name, fingerprint, deployment)
 );
 comment on table public.key_sightings is
-  'Which deployment uses which key: a keyed fingerprint, never the value';
+  'Which deployment uses which key, by a keyed fingerprint; never a value';
 
--- ---------------------------------------------------------------- privileges
+-- ---------------------------------------------------------------- who may what
 
 do $$
 declare

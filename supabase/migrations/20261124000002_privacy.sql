@@ -1,7 +1,6 @@
--- Privacy: people's requests and their deadline, tombstones, and triggers that make a plain DELETE
--- an erasure.
+-- Privacy: requests of persons and their clock, tombstones, and a plain DELETE that goes everywhere.
 
--- ---------------------------------------------------------------- requests
+-- ---------------------------------------------------------------- the register
 
 create table public.erasure_requests (
   id uuid primary key,
@@ -16,11 +15,11 @@ create table public.erasure_requests (
   finished_at timestamptz
 );
 comment on table public.erasure_requests is
-  'People''s requests (UU PDP 27/2022: 72 hours). No personal data: marks are keyed hashes.';
+  'What persons asked for (UU PDP 27/2022: 72 hours). Holds nothing of theirs: marks are keyed hashes.';
 comment on column public.erasure_requests.answered_at is
-  'When the rows were deleted, or the person was given their data; null until then';
+  'When the rows were deleted, or the person''s data shown; null while it waits for somebody';
 comment on column public.erasure_requests.sweep_at is
-  'When the next pass over Redis is due; null after the last one, which finds what was being written during the erasure';
+  'When Redis must be looked through (again): what was on its way during the erasure has landed by then';
 create index erasure_requests_open on public.erasure_requests (due_at) where finished_at is null;
 
 create table public.erasure_steps (
@@ -34,18 +33,18 @@ create table public.erasure_steps (
   primary key (request_id, place)
 );
 comment on column public.erasure_steps.facts is
-  'The ids that an instruction needs; emptied when the step is done';
+  'Ids that whoever follows an instruction needs; emptied when the step is done';
 
 create table public.erasure_tombstones (
   mark text primary key,
   erased_at timestamptz not null
 );
 comment on table public.erasure_tombstones is
-  'Keyed hashes (ERASURE_KEY) of who was erased: nothing that they sent up to erased_at may come back. Redis has a copy, because a restored table is as old as its backup.';
+  'Keyed hashes (ERASURE_KEY, kept elsewhere) of who was erased: nothing of theirs from before erased_at may come back. A second copy is in Redis, for this table is as old as the backup it is restored from.';
 create index erasure_tombstones_by_time on public.erasure_tombstones (erased_at);
 
--- What finds the rest of a deleted lead in Redis and at vendors. The address and the number are set
--- only by a DELETE by hand, which cannot hash them: the next cron job does, and empties them.
+-- What may still lie elsewhere of a lead that was deleted. The address and the number are there only
+-- after a DELETE by hand, which cannot know ERASURE_KEY: the next round makes marks of them.
 create table public.erasure_remains (
   lead_id uuid primary key,
   request_id uuid references public.erasure_requests (id) on delete cascade,
@@ -60,7 +59,7 @@ create table public.erasure_remains (
 );
 create index erasure_remains_by_request on public.erasure_remains (request_id);
 
--- ---------------------------------------------------------------- spam and notes
+-- ---------------------------------------------------------------- beside the leads
 
 create index spam_by_email on public.spam ((submission ->> 'email'));
 create index spam_by_phone on public.spam ((submission ->> 'phone_whatsapp'));
@@ -68,7 +67,7 @@ create index leads_with_origin on public.leads (created_at)
   where ip_address is not null or user_agent is not null;
 create index outbox_by_time on public.outbox (created_at);
 
--- Whether a text contains one of these words, or one of these numbers in any notation.
+-- Whether a text speaks of one of these words, or holds one of these numbers however it is written.
 create function public.speaks_of(given text, words text[], phones text[]) returns boolean
 language sql immutable set search_path = ''
 return exists (
@@ -91,7 +90,7 @@ begin
     returning 1
   )
   select count(*) into spam from gone;
-  -- The timeline is append-only: only a note's text is deleted, its hash stays.
+  -- Of the timeline only a note's text may go; its hash stays.
   with gone as (
     update public.incident_events as e set note = null
     where e.note is not null and e.at <= until and public.speaks_of(e.note, emails || words, phones)
@@ -101,10 +100,10 @@ begin
 end
 $$;
 
--- ---------------------------------------------------------------- DELETE FROM leads, also by hand
+-- ---------------------------------------------------------------- DELETE FROM leads, by hand too
 
--- Records what finds the rest of a lead, before the delete cascades to its mails. Retention and the
--- canary are no erasures: they set alfa.deleting for their transaction.
+-- Says what of a lead lies elsewhere, before its mails go with it. Retention and the canary are no
+-- erasures: alfa.deleting says so, for one transaction.
 create function public.note_deleted_lead() returns trigger
 language plpgsql set search_path = ''
 as $$
@@ -119,10 +118,10 @@ begin
     case when request is null then old.email end,
     case when request is null then old.phone_whatsapp end,
     encode(old.identity, 'hex'),
-    -- The same hash as in lib/leads/repository.py.
+    -- As lib/leads.py names a text at the door.
     encode(sha256(convert_to('4:text' || char_length(said) || ':' || said, 'UTF8')), 'hex'),
     old.ip_address,
-    -- A mail that may have been sent and has no provider_id is found by its idempotency key.
+    -- A mail that may be out under no id we know is found by its idempotency key.
     array(
       select coalesce(provider_id, kind || '/' || lead_id) from public.outbox
       where lead_id = old.id and attempts > 0
@@ -143,8 +142,8 @@ create trigger note_erasure before delete on public.leads
   when (not old.canary and current_setting('alfa.deleting', true) is distinct from 'retention')
   execute function public.note_deleted_lead();
 
--- After a DELETE by hand: a person whose last lead it was is erased from spam and notes too. Where
--- leads of the same address or number remain, single leads were deleted, not a person.
+-- After a DELETE by hand: whose last lead it was is erased beside the leads at once. Where others of
+-- the same address or number stay, single leads were removed, and no person.
 create function public.erase_with_leads() returns trigger
 language plpgsql set search_path = ''
 as $$
@@ -178,7 +177,7 @@ create trigger erase_everywhere after delete on public.leads
   referencing old table as gone
   for each statement execute function public.erase_with_leads();
 
--- ---------------------------------------------------------------- privileges
+-- ---------------------------------------------------------------- who may what
 
 do $$
 declare

@@ -1,4 +1,4 @@
--- What a rollback and a key rotation must know: the deployed builds, and retired keys.
+-- What a rollback and a key rotation must know: builds as they presented themselves, keys retired.
 
 create table public.deployments (
   deployment text primary key,
@@ -13,11 +13,11 @@ create table public.deployments (
   check ((canary_passed is null) = (canary_at is null))
 );
 comment on table public.deployments is
-  'Builds that served production, as each recorded itself (lib/deployments.py). The schema range: the oldest migration it works with, and the newest it knew.';
+  'Builds that served production, as each said of itself (lib/deployments.py). The schema range: the oldest migration it works with, and the newest it knew.';
 comment on column public.deployments.maintenance_mode is
-  'MAINTENANCE_MODE of the build; empty when it was off';
+  'MAINTENANCE_MODE as it was baked into the build; empty when it was off';
 
--- One row per rotation. step: the last one that was finished (ops/rotation.py); never a value.
+-- A row a rotation. step: the last one that was finished (ops/rotation.py); never a value.
 create table public.key_rotations (
   id bigint generated always as identity primary key,
   name text not null,
@@ -35,7 +35,7 @@ comment on table public.key_rotations is
   'Key rotations: after revoked_at every deployment older than deployed_at is unsafe to roll back to. facts hold vendors'' ids, never values.';
 create unique index key_rotations_open on public.key_rotations (name) where finished_at is null;
 
--- Only the tables' owner may read the record of `supabase db push`; this function returns it.
+-- The record of `supabase db push` belongs to the tables' owner: this is the part others may read.
 create function public.applied_migrations() returns table (version text, statements text[])
 language sql stable security definer set search_path = ''
 as $$

@@ -1,6 +1,5 @@
--- Resubmission: a submission with the same content is the same lead under any Idempotency-Key; its
--- other fields are corrected and sales get one e-mail. Review: leads that a person must see before
--- sales get an e-mail.
+-- The same words are the same lead under whatever key they come; what they give otherwise is
+-- corrected and sales are told once. And leads that wait for a person's look before sales hear.
 
 alter table public.leads
   add column content_identity bytea,
@@ -8,8 +7,8 @@ alter table public.leads
   add column corrections smallint not null default 0,
   add column corrected_at timestamptz,
   add column review text,
-  -- Without a key the range is unbounded, with one it is a point: equal content under two keys is
-  -- two leads, and otherwise one. In older rows both are null and exclude nothing.
+  -- Without a key the span is everything, with one it is a point: the same words under two keys
+  -- are two leads, and otherwise one. Both are null, and hinder nothing, in rows of before.
   add constraint leads_same_words_once exclude using gist (
     content_identity with =,
     tstzrange(created_at, same_until) with &&,
@@ -17,11 +16,11 @@ alter table public.leads
   );
 comment on column public.leads.content_identity is 'SHA-256 of phone, business and message';
 comment on column public.leads.key_span is
-  'Unbounded without an Idempotency-Key; with one, a point derived from it';
+  'Everything without an Idempotency-Key, a point made of it with one';
 comment on column public.leads.corrections is
-  'How often the same content came again with other values, which replaced the old ones';
+  'How often the same words came again with other values, which were taken over';
 comment on column public.leads.review is
-  'Why no e-mail was sent yet: a person must decide (python3 -m ops review list), or `dismissed`; null for most';
+  'Why no mail was written yet: a person has to look (python3 -m ops review list), or `dismissed` by one; null for nearly all';
 
 create index leads_in_review on public.leads (created_at) where review <> 'dismissed';
 
@@ -29,7 +28,7 @@ alter table public.outbox drop constraint outbox_kind_check;
 alter table public.outbox add constraint outbox_kind_check
   check (kind in ('sales', 'acknowledgement') or kind ~ '^correction-[0-9]+$');
 
--- An erasure deletes the idempotency record of the same content too.
+-- An erasure forgets the idempotency record of the same words too.
 alter table public.erasure_remains add column content_identity text;
 
 create or replace function public.note_deleted_lead() returns trigger
@@ -47,10 +46,10 @@ begin
     case when request is null then old.email end,
     case when request is null then old.phone_whatsapp end,
     encode(old.identity, 'hex'),
-    -- The same hash as in lib/leads/repository.py.
+    -- As lib/leads.py names a text at the door.
     encode(sha256(convert_to('4:text' || char_length(said) || ':' || said, 'UTF8')), 'hex'),
     old.ip_address,
-    -- A mail that may have been sent and has no provider_id is found by its idempotency key.
+    -- A mail that may be out under no id we know is found by its idempotency key.
     array(
       select coalesce(provider_id, kind || '/' || lead_id) from public.outbox
       where lead_id = old.id and attempts > 0

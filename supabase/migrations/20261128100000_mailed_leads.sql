@@ -1,4 +1,4 @@
--- Leads that neither Postgres nor the queue could take: they exist only in an e-mail to sales.
+-- Leads that were accepted while neither Postgres nor the queue took them, and exist only in a mail.
 
 create table public.mailed_leads (
   lead_id uuid primary key,
@@ -12,11 +12,11 @@ create table public.mailed_leads (
   check ((dismissed_at is null) = (reason is null))
 );
 comment on table public.mailed_leads is
-  'Open until the lead is imported (then it is in leads) or dismissed by a person. Holds only ids, and marks: keyed hashes by which an erasure finds it.';
+  'Open until the lead is imported (it is in leads then) or dismissed by a person. Holds ids alone: marks are keyed hashes, by which an erasure finds it.';
 
 create index mailed_leads_open on public.mailed_leads (accepted_at) where dismissed_at is null;
 
--- Delete the entry of a deleted lead: it was imported, and would be open again.
+-- A lead that is erased, or ends by age, was imported: its entry would be open again.
 create function public.forget_mailed_leads() returns trigger
 language plpgsql set search_path = ''
 as $$
@@ -36,12 +36,12 @@ grant select, insert, update, delete on public.mailed_leads to alfa_app;
 create policy alfa_app_all on public.mailed_leads to alfa_app using (true) with check (true);
 revoke execute on function public.forget_mailed_leads() from public, anon, authenticated;
 
--- A new deployment checks once whether the database would take a lead.
+-- A new deployment asks the database once whether it would take a lead.
 
 alter table public.deployments
   add column asked_at timestamptz,
   add column fault text,
   add check (fault is null or asked_at is not null);
 comment on column public.deployments.asked_at is
-  'When an instance checked whether its statements would work (lib/rehearsal.py); whoever sets it runs the check';
-comment on column public.deployments.fault is 'The error that the check found; null when it found none';
+  'When an instance of it asked whether its own statements would work (lib/rehearsal.py); whoever sets it asks';
+comment on column public.deployments.fault is 'What would have failed then; null when nothing would';

@@ -1,4 +1,4 @@
--- The send rate of e-mails to Resend, shared by all instances: one row.
+-- The pace at which mails are handed to Resend, shared by every instance: one row.
 
 create table public.mail_pace (
   one boolean primary key default true check (one),
@@ -7,15 +7,15 @@ create table public.mail_pace (
   held_for text
 );
 comment on table public.mail_pace is
-  'When the next e-mail may be sent, by any instance, and until when none may: Resend asked for a pause, or accepts none (key, quota). The row may be deleted at any time.';
+  'When the next mail may be sent, by anybody, and until when none may: Resend asked for a pause, or takes none (key, quota). It may be emptied at any time.';
 
 alter table public.mail_pace enable row level security;
 revoke all on public.mail_pace from public, anon, authenticated;
 grant select, insert, update, delete on public.mail_pace to alfa_app;
 create policy alfa_app_all on public.mail_pace to alfa_app using (true) with check (true);
 
--- Retention keeps a lead that sales were never told of: its e-mail was tried and not sent, or given
--- up, or the lead waits for review (a column that not every schema has).
+-- A lead that nobody at sales has heard of does not end by age: its mail was tried and not sent, or
+-- given up, or it waits for a person's look (a column that not every schema has).
 create function public.sales_never_heard(lead public.leads) returns boolean
 language sql stable set search_path = ''
 return not lead.canary and (

@@ -1,5 +1,5 @@
--- Product recall: when every product is withdrawn, the row of catalogue_state stays, with the time
--- of the change. Without a row the state is unknown, and older copies are served.
+-- When every product is withdrawn, the catalogue says so: its one row of state stays, with the
+-- moment of the change. No row means that nobody can tell, and older copies are served.
 
 create or replace function public.count_products() returns trigger
 language plpgsql set search_path = ''
@@ -41,9 +41,9 @@ end
 $$;
 
 comment on table public.catalogue_state is
-  'When the catalogue last changed: one row, or none before the first product';
+  'When the catalogue last changed: one row; none before the first product';
 
--- A database whose products are all withdrawn already has no row, and no trigger would insert it.
+-- All withdrawn already: the row is not there, and nothing would bring it back.
 insert into public.catalogue_state (changed_at)
 select clock_timestamp() where exists (select from public.products)
 on conflict (one) do nothing;
