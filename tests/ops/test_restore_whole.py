@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from dev.faults.fault_proxy import FaultProxy
 from dev.platform import postgres_binaries
@@ -305,7 +306,11 @@ def test_sessions_that_read_meanwhile_wait_and_see_either_all_or_all(site: Site)
 
 
 def test_a_deadlock_with_a_function_that_is_running_is_tried_again(site: Site) -> None:
-    with psycopg.connect(site.dsn) as function:
+    name = conninfo_to_dict(site.dsn)["dbname"]
+    site.run(f"alter database {name} set deadlock_timeout = '4s'", by=site.super_dsn)
+    with psycopg.connect(site.super_dsn) as function:
+        # Whoever's timeout ends first is cancelled: the restore.
+        function.execute("set deadlock_timeout = '1min'")
         function.execute("lock table spam in row exclusive mode")
 
         def cross() -> None:
