@@ -215,7 +215,7 @@ def authority(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> trustme.CA:
     file = tmp_path / "ca.pem"
     made.cert_pem.write_to_path(file)
     monkeypatch.setattr(certifi, "where", lambda: str(file))
-    monkeypatch.setattr(http_client, "_context", None)
+    monkeypatch.setattr(http_client, "_tls_context", None)
     return made
 
 

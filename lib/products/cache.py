@@ -26,6 +26,7 @@ from lib.products.sources import RedisCommand, Sources
 
 ANSWER_BUDGET_S = 1.6
 STALE_BUDGET_S = 0.45  # where an older copy is at hand: inside the SLA of half a second
+REDIS_DOWN_BUDGET_S = 0.9  # Postgres may well be down too
 MEMORY_FRESH_S = 5.0
 REDIS_FRESH_S = 60.0
 XFETCH_BETA = 1.0  # Vattani et al., VLDB 2015: above 1 refreshes earlier
@@ -170,6 +171,7 @@ class _Fetch:
         self.answer: CachedAnswer | None = None
         self.stale_entry: Entry | None = None
         self.not_found = False
+        self.redis_is_down = False
         self.timings_ms: dict[str, float] = {}
         self._key = f"products:entry:{query.cache_key}"
         self._lock_key = f"products:lock:{query.cache_key}"
@@ -180,7 +182,9 @@ class _Fetch:
         """Until it is done, or it is better to answer from what there is."""
         if self.done.wait(STALE_BUDGET_S) or has_stale_copy or self.stale_entry is not None:
             return
-        self.done.wait(ANSWER_BUDGET_S - STALE_BUDGET_S)
+        if self.done.wait(REDIS_DOWN_BUDGET_S - STALE_BUDGET_S) or self.redis_is_down:
+            return
+        self.done.wait(ANSWER_BUDGET_S - REDIS_DOWN_BUDGET_S)
 
     def run(self) -> None:
         """Redis, then Postgres."""
@@ -188,7 +192,7 @@ class _Fetch:
             if self.read_redis() or self._wait_for_other_instance():
                 return
         except CacheDown:
-            pass
+            self.redis_is_down = True
         try:
             self.fetch_from_postgres()
         except DatabaseDown:
