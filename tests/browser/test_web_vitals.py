@@ -28,7 +28,7 @@ const send = navigator.sendBeacon.bind(navigator);
 navigator.sendBeacon = (address, body) => {
   const sent = [...JSON.parse(localStorage.sent ?? "[]"), ...JSON.parse(body)];
   localStorage.sent = JSON.stringify(sent);
-  return post_beacon(address, body);
+  return send(address, body);
 };
 """
 
