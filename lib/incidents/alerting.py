@@ -42,12 +42,6 @@ class Context(Protocol):
     def after_response(self, work: Callable[[], None]) -> None: ...
 
 
-def with_unavailable_errors(services: Services) -> Callable[..., Any]:
-    """A query's runner for which whatever Postgres refuses is an outage, too."""
-    run: Callable[..., Any] = services.database.run_or_down
-    return run
-
-
 def raise_alert_after_response(context: Context, rule: str, **facts: object) -> None:
     """A Sev1: an incident, Slack, the log and Sentry. facts: ids and numbers, for the sentence."""
     description = ", ".join(f"{key} {value}" for key, value in facts.items())
