@@ -2,8 +2,9 @@
 # resend 2.52.0 with httpx 0.28.1 and requests 2.34.0, seen 2026-11-28.
 # Resend's client takes another HTTP client by a documented setting (`resend.default_http_client`), and
 # its errors carry the answer's headers. It copies those into a plain dict, where names are told apart
-# by case. With requests the names are as the server wrote them; with httpx they are in lower case. Code that reads
-# `error.headers["Retry-After"]` waits as told with the one, and finds nothing with the other, over the same answer; `"retry-after"` the other way round.
+# by case. With requests the names are as the server wrote them; with httpx they are in lower case.
+# Code that reads `error.headers["Retry-After"]` waits as told with the one and finds nothing with the
+# other, over the same answer; `"retry-after"` the other way round.
 # What holds: look the name up without regard to case.
 # Seen:
 #   requests: Retry-After 7, retry-after None
