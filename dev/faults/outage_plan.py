@@ -11,7 +11,6 @@ from dev.faults.known_faults import Fault
 from dev.faults.test_site import SiteUnderTest
 
 
-
 @dataclass(frozen=True, slots=True)
 class Outage:
     """faults: switched on while it lasts. environment: variables changed for new instances.
