@@ -130,6 +130,7 @@ OUTAGES = (
            lead=(503,), alert="", indicator=SEVERE,
            command="bring any one of the three back; browsers send again by themselves"),
     Outage("a deploy whose lead function dies at its start", breaks=_break_the_build,
-           mends=_roll_back, lead=(500, 502), alert="A lead does not get through",
+           environment={"VERCEL_DEPLOYMENT_ID": "dpl_broken"}, mends=_roll_back,
+           lead=(500, 502), alert="A lead does not get through",
            indicator=SEVERE, command="ops rollback"),
 )  # fmt: skip
