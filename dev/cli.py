@@ -187,6 +187,16 @@ def _chaos_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _outages(args: argparse.Namespace) -> int:
+    from dev.faults import outages
+
+    return outages.main(ROOT, args.names)
+
+
+def _outages_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="*", help="parts of names, to run these alone")
+
+
 COMMANDS = {
     "up": Command("run the platform until Ctrl-C (what no verb means)", _up, _up_arguments),
     "down": Command("stop a platform left running", _down),
@@ -211,6 +221,11 @@ COMMANDS = {
     "settings": Command("write docs/settings.md", _settings),
     "bench": Command("print a benchmark's figures", _bench, _test_arguments),
     "chaos": Command("break everything by a seed; count every lead", _chaos, _chaos_arguments),
+    "outages": Command(
+        "stage every outage; print what visitors, Slack and the status page said",
+        _outages,
+        _outages_arguments,
+    ),
     "test": Command("lint, types and tests; with arguments: pytest alone", _test, _test_arguments),
 }
 

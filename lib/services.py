@@ -2,7 +2,7 @@
 
 import threading
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lib.problems import NotConfigured
 from lib.settings import Settings
@@ -18,25 +18,39 @@ if TYPE_CHECKING:
     from lib.turnstile import Turnstile
 
 
+_lock = threading.RLock()
+
+if TYPE_CHECKING:
+    _shared = cached_property
+else:
+
+    class _shared(cached_property):  # noqa: N801 - used as a decorator
+        """A cached_property that threads build once: two databases would be two pools."""
+
+        def __get__(self, instance: Any, owner: type | None = None) -> Any:
+            with _lock:
+                return super().__get__(instance, owner)
+
+
 class Services:
     """An attribute raises NotConfigured, naming the variable, if it cannot be built."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    @cached_property
+    @_shared
     def database(self) -> "Database":
         from lib.db import Database
 
         return Database(self.settings.database_url)
 
-    @cached_property
+    @_shared
     def cache(self) -> "Cache":
         from lib.cache import Cache
 
         return Cache(self.settings.upstash_redis_rest_url, self.settings.upstash_redis_rest_token)
 
-    @cached_property
+    @_shared
     def cipher(self) -> "SecretBoxCipher":
         from lib.encryption import SecretBoxCipher
 
@@ -47,7 +61,7 @@ class Services:
         """Empty when ERASURE_KEY is not set: nobody was erased, so no copy is rejected."""
         return self.settings.erasure_key
 
-    @cached_property
+    @_shared
     def mailer(self) -> "Mailer":
         from lib.mail import Mailer
 
@@ -56,7 +70,7 @@ class Services:
             settings.resend_api_key, settings.resend_api_url, per_second=settings.mail_per_second
         )
 
-    @cached_property
+    @_shared
     def slack(self) -> "Slack":
         settings = self.settings
         token, channel = settings.slack_bot_token, settings.slack_channel_id
@@ -112,7 +126,7 @@ class Services:
     def canary_every_s(self) -> int:
         return self.settings.canary_every_minutes * 60
 
-    @cached_property
+    @_shared
     def turnstile(self) -> "Turnstile | None":
         """None without a secret: forms carry no challenge."""
         if not self.settings.turnstile_secret_key:
@@ -121,7 +135,7 @@ class Services:
 
         return Turnstile(self.settings.turnstile_secret_key, self.settings.turnstile_url)
 
-    @cached_property
+    @_shared
     def reporter(self) -> "Reporter | None":
         """None without a DSN: errors go to the log alone."""
         if not self.settings.sentry_dsn:
@@ -147,7 +161,6 @@ class Services:
                 self.__dict__[name].probe(wait_s)
 
 
-_lock = threading.Lock()
 _instance: Services | None = None
 
 

@@ -126,20 +126,20 @@ def current_lead_effect(facts: Facts) -> str:
     """What happens to a lead that is sent now, by the answers of CURRENT_WINDOW, else by the
     synthetic lead; "" where neither tells.
 
-    While Postgres is down, a stored lead is one from before.
+    While Postgres is down, or would refuse a lead, a stored one is from before: the synthetic lead
+    tells.
     """
     leads = facts.traffic.get("leads", {})
     since = facts.now - CURRENT_WINDOW
     lately = traffic.total(counts for at, counts in leads.items() if at > since)
-    is_down = facts.database_fault is not None
-    is_faulty = is_down or facts.store_fault is not None
+    is_faulty = facts.database_fault is not None or facts.store_fault is not None
     answers = lately.errors + lately.queued if is_faulty else lately.requests
     if lately.errors and lately.errors >= answers * traffic.MAJORITY:
         return "refused"
     if lately.queued:
         # Redis counts the answers, and keeps the queue: without it a 202 is a mail.
         return "queued" if facts.redis_fault is None else "mailed"
-    if lately.requests > lately.errors and not is_down:
+    if lately.requests > lately.errors and not is_faulty:
         return "stored"
     return facts.canary_effect
 

@@ -15,14 +15,14 @@ from lib.monitoring import deployments
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
 TIMEOUT_S = 8.0
-THROTTLE_KEY = "canary:next"
+THROTTLE_KEY = "canary:next:{deployment}"
 
 
 def send_if_due(services: Services, facts: Facts, now: datetime) -> tuple[str | None, str]:
     """The fault, and the lead's effect (one of model.LEAD_EFFECTS); (None, "") when none was sent.
 
-    Due every `canary_every_s`, again after a failure, and while only a canary can tell what
-    happens to leads.
+    Due every `canary_every_s`, at once for a new deployment, again after a failure, and while only
+    a canary can tell what happens to leads.
     """
     if facts.maintenance:
         return None, ""
@@ -30,8 +30,9 @@ def send_if_due(services: Services, facts: Facts, now: datetime) -> tuple[str | 
         secret = services.canary_secret
     except NotConfigured:
         return None, ""
+    key = throttle_key(services.deployment)
     with suppress(CacheDown, NotConfigured):
-        due = services.cache.execute("SET", THROTTLE_KEY, "1", "NX", "EX", services.canary_every_s)
+        due = services.cache.execute("SET", key, "1", "NX", "EX", services.canary_every_s)
         effect_unknown = _is_store_faulty(facts) and not rules.current_lead_effect(facts)
         if not due and not effect_unknown:
             return None, ""
@@ -41,8 +42,12 @@ def send_if_due(services: Services, facts: Facts, now: datetime) -> tuple[str | 
         deployments.record_canary(run, services.deployment, fault is None, now)
     if fault is not None:
         with suppress(CacheDown, NotConfigured):
-            services.cache.execute("DEL", THROTTLE_KEY)
+            services.cache.execute("DEL", key)
     return fault, effect
+
+
+def throttle_key(deployment: str) -> str:
+    return THROTTLE_KEY.format(deployment=deployment)
 
 
 def _is_store_faulty(facts: Facts) -> bool:

@@ -2,6 +2,7 @@
 
 import random
 from collections import deque
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -134,8 +135,11 @@ def test_the_effect_on_leads_follows_the_last_answers(
 
 def test_a_postgres_that_refuses_some_leads_still_stores_the_others() -> None:
     lately = {"leads": {NOW - timedelta(minutes=1): MinuteCounts(4, 0, 0)}}
-    [finding] = rules.evaluate(Facts(now=NOW, store_fault="no column", traffic=lately))
-    assert (finding.rule, finding.lead_effect) == ("store_refused", "stored")
+    facts = Facts(now=NOW, store_fault="no column", traffic=lately)
+    [finding] = rules.evaluate(facts)
+    assert (finding.rule, finding.lead_effect) == ("store_refused", ""), "they are from before"
+    [finding] = rules.evaluate(replace(facts, canary_effect="stored"))
+    assert finding.lead_effect == "stored"
 
 
 def test_leads_that_wait_for_a_person_are_counted_in_the_alert() -> None:

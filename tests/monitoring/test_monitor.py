@@ -126,7 +126,7 @@ def test_the_canary_is_stored_removed_and_throttled(
 ) -> None:
     facts = collect_facts(services, None, NOW)
     assert facts.canary_fault is None
-    assert 0 < valkey.ttl(canary_probe.THROTTLE_KEY) <= 1800
+    assert 0 < valkey.ttl(canary_probe.throttle_key(services.deployment)) <= 1800
 
     def gone() -> bool:
         """Nothing of it is left."""
@@ -136,6 +136,16 @@ def test_the_canary_is_stored_removed_and_throttled(
     eventually(gone)
 
 
+def test_a_new_deployment_is_tried_by_a_canary_in_its_first_minute(
+    services: Services, platform: Platform, database: Rows
+) -> None:
+    monitor.run(services, None, NOW)
+    wrong = {**platform.environment, "CANARY_SECRET": "x" * 32, "VERCEL_DEPLOYMENT_ID": "dpl_new"}
+    with closing(Services(Settings(wrong))) as deployed:
+        report = monitor.run(deployed, None, NOW + MINUTE)
+    assert [finding.rule for finding in report.findings] == ["canary_failing"]
+
+
 def test_a_form_that_refuses_leads_is_sev1_until_a_canary_is_stored(
     services: Services, platform: Platform, database: Rows, valkey: redis.Redis
 ) -> None:
@@ -143,7 +153,8 @@ def test_a_form_that_refuses_leads_is_sev1_until_a_canary_is_stored(
     broken = Services(Settings(wrong))
     report = monitor.run(broken, None, NOW)
     assert [finding.rule for finding in report.findings] == ["canary_failing"]
-    assert valkey.exists(canary_probe.THROTTLE_KEY) == 0, "sent again by the next run"
+    key = canary_probe.throttle_key(broken.deployment)
+    assert valkey.exists(key) == 0, "sent again by the next run"
     broken.close()
     for minute in (1, 2):
         assert monitor.run(services, None, NOW + minute * MINUTE).findings == ()
