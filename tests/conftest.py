@@ -18,6 +18,8 @@ import hypothesis
 import psycopg
 import pytest
 import redis
+from _pytest import runner
+from httpx import _config as httpx_config
 from httpx._transports import default as httpx_transports
 from psycopg.rows import DictRow, dict_row
 
@@ -28,6 +30,9 @@ from dev.platform.local_platform import Platform
 
 # The certificates of a client are read once: that takes 50 ms, and a test makes many clients.
 setattr(httpx_transports, "create_ssl_context", functools.cache(httpx.create_ssl_context))  # noqa: B010
+# Where no test says how long it waits: a cold start on a busy machine takes longer than 5 s.
+for wait in ("connect", "read", "write", "pool"):
+    setattr(httpx_config.DEFAULT_TIMEOUT_CONFIG, wait, 30.0)
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,16 +63,21 @@ both_majors = pytest.mark.both_majors
 NEEDS_PLATFORM = {"platform", "platforms", "built", "server", "own", "small", "browser"}
 """Fixtures that start servers or browsers: `--quick` leaves out the tests that ask for them."""
 
+MOST_MEASUREMENTS = 3
+
 SLOW_FILES = (
+    "ops/test_rotation.py",
     "leads/test_no_lead_lost.py",
     "leads/test_inputs.py",
+    "ops/test_restore_whole.py",
     "ops/test_recovery.py",
+    "ops/test_documents.py",
     "leads/test_store_faults.py",
     "leads/test_interrupted.py",
     "dev/test_mutations.py",
-    "ops/test_rotation.py",
-    "ops/test_restore_whole.py",
+    "ops/test_vercel_cli.py",
     "test_artefact.py",
+    "ops/test_supabase_cli.py",
 )
 """Files that take longest, longest first: they are begun first, or one worker waits for them."""
 
@@ -84,6 +94,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("any_machine", deadline=None)
     hypothesis.settings.load_profile("any_machine")
     config.addinivalue_line("markers", "both_majors: on PostgreSQL 17 and on 15")
+    config.addinivalue_line("markers", "measures_time: up to three times, as machines are busy")
     config.addinivalue_line("markers", "starts_servers: by itself, whatever its fixtures are")
     config.addinivalue_line("markers", "real_now: NOW of the module is when the test began")
 
@@ -115,6 +126,36 @@ def is_quick(item: pytest.Item) -> bool:
 
 def _file(item: pytest.Item) -> str:
     return item.path.relative_to(ROOT).as_posix()
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """A test marked `measures_time` fails when three runs of it in a row do.
+
+    It compares a duration with a limit: code that is too slow is so each time, a machine that is
+    busy with something else is not. The end of the run says what was measured again.
+    """
+    if item.get_closest_marker("measures_time") is None:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    runs = 1
+    reports = runner.runtestprotocol(item, nextitem=nextitem, log=False)
+    while any(report.failed for report in reports) and runs < MOST_MEASUREMENTS:
+        runs += 1
+        reports = runner.runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        if runs > 1 and report.when == "teardown":
+            report.user_properties.append(("measured", runs))
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, runs in getattr(report, "user_properties", ()):
+                if name == "measured":
+                    terminalreporter.line(f"measured {runs} times: {report.nodeid}")
 
 
 @pytest.fixture(autouse=True)
@@ -196,8 +237,8 @@ def database(platform: Platform, admin: psycopg.Connection[DictRow]) -> psycopg.
 
 
 def _wait_for_work_after_answers(platform: Platform) -> None:
-    """Let the test before finish its work, for at most 5 s, so that it does not show up here."""
-    end = time.monotonic() + 5
+    """Let the test before finish its work, for at most 20 s, so that it does not show up here."""
+    end = time.monotonic() + 20
     while not platform.is_idle() and time.monotonic() < end:
         time.sleep(0.005)
 
@@ -217,7 +258,7 @@ def delivered(platform: Platform) -> list[dict[str, Any]]:
     return mails
 
 
-def eventually[T](look: Callable[[], T], timeout_s: float = 8.0) -> T:
+def eventually[T](look: Callable[[], T], timeout_s: float = 30.0) -> T:
     """What `look` finds, once it finds something: for what happens after an answer."""
     end = time.monotonic() + timeout_s
     while not (found := look()):
