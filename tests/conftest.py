@@ -6,7 +6,7 @@ cutting a socket, never by patching our modules.
 """
 
 import contextlib
-import tempfile
+import functools
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -14,17 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import psycopg
 import pytest
 import redis
+from _pytest import runner
+from httpx import _config as httpx_config
+from httpx._transports import default as httpx_transports
 from psycopg.rows import DictRow, dict_row
 
 from dev.build import vercel_build
-from dev.faults.test_site import truncate
+from dev.faults.test_site import empty_tables
 from dev.platform import postgres_binaries
 from dev.platform.local_platform import Platform
 
+# The certificates of a client are read once: that takes 50 ms, and a test makes many clients.
+setattr(httpx_transports, "create_ssl_context", functools.cache(httpx.create_ssl_context))  # noqa: B010
+# Where no test says how long it waits: a cold start on a busy machine takes longer than 5 s.
+for wait in ("connect", "read", "write", "pool"):
+    setattr(httpx_config.DEFAULT_TIMEOUT_CONFIG, wait, 30.0)
+
 ROOT = Path(__file__).parent.parent
+
+FAST_MAIL = {"MAIL_PER_SECOND": "1000"}
+"""The pause between two mails (0.5 s by default) is the matter of leads/test_send_rate.py alone."""
 
 LEAD: dict[str, Any] = {
     "business_name": "Barber Maju Jaya",
@@ -47,8 +60,42 @@ both_majors = pytest.mark.both_majors
 """A test, or by `pytestmark` a module, on both PostgreSQLs that Supabase runs; else it is 17."""
 
 
+NEEDS_PLATFORM = {"platform", "platforms", "built", "server", "own", "small", "browser"}
+"""Fixtures that start servers or browsers: `--quick` leaves out the tests that ask for them."""
+
+MOST_MEASUREMENTS = 3
+
+SLOW_FILES = (
+    "ops/test_rotation.py",
+    "leads/test_no_lead_lost.py",
+    "leads/test_inputs.py",
+    "ops/test_restore_whole.py",
+    "ops/test_recovery.py",
+    "ops/test_documents.py",
+    "leads/test_store_faults.py",
+    "leads/test_interrupted.py",
+    "dev/test_mutations.py",
+    "ops/test_vercel_cli.py",
+    "test_artefact.py",
+    "ops/test_supabase_cli.py",
+)
+"""Files that take longest, longest first: they are begun first, or one worker waits for them."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="without what needs a platform")
+    parser.addoption(
+        "--changed", action="append", default=[], help="with --quick: a file whose tests run too"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    # An example is not too slow because the machine is busy with something else.
+    hypothesis.settings.register_profile("any_machine", deadline=None)
+    hypothesis.settings.load_profile("any_machine")
     config.addinivalue_line("markers", "both_majors: on PostgreSQL 17 and on 15")
+    config.addinivalue_line("markers", "measures_time: up to three times, as machines are busy")
+    config.addinivalue_line("markers", "starts_servers: by itself, whatever its fixtures are")
     config.addinivalue_line("markers", "real_now: NOW of the module is when the test began")
 
 
@@ -58,6 +105,57 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             "platform", [17, 15], ids=["pg17", "pg15"], indirect=True, scope="session"
         )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: order.get(_file(item).removeprefix("tests/"), len(order)))
+    if not config.getoption("quick"):
+        return
+    changed = set(config.getoption("changed"))
+    left_out = [item for item in items if not (is_quick(item) or _file(item) in changed)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+
+
+def is_quick(item: pytest.Item) -> bool:
+    """Whether a test starts no server: by its fixtures, or by the marker `starts_servers`."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    return not (NEEDS_PLATFORM & fixtures or item.get_closest_marker("starts_servers"))
+
+
+def _file(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT).as_posix()
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """A test marked `measures_time` fails when three runs of it in a row do.
+
+    It compares a duration with a limit: code that is too slow is so each time, a machine that is
+    busy with something else is not. The end of the run says what was measured again.
+    """
+    if item.get_closest_marker("measures_time") is None:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    runs = 1
+    reports = runner.runtestprotocol(item, nextitem=nextitem, log=False)
+    while any(report.failed for report in reports) and runs < MOST_MEASUREMENTS:
+        runs += 1
+        reports = runner.runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        if runs > 1 and report.when == "teardown":
+            report.user_properties.append(("measured", runs))
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, runs in getattr(report, "user_properties", ()):
+                if name == "measured":
+                    terminalreporter.line(f"measured {runs} times: {report.nodeid}")
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +176,8 @@ def platforms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[in
     def of(major: int) -> Platform:
         if major not in running:
             folder = tmp_path_factory.mktemp(f"platform-{major}")
-            running[major] = parts.enter_context(Platform(ROOT, folder, durable=False, major=major))
+            platform = Platform(ROOT, folder, durable=False, environ=FAST_MAIL, major=major)
+            running[major] = parts.enter_context(platform)
         return running[major]
 
     with contextlib.ExitStack() as parts:
@@ -103,10 +202,12 @@ def admin(platform: Platform) -> Iterator[psycopg.Connection[DictRow]]:
 
 
 @pytest.fixture(scope="session")
-def built() -> Iterator[Path]:
-    """The project folder that `python3 -m dev build` leaves, its output in `.vercel/output`."""
-    with tempfile.TemporaryDirectory(prefix="built-") as folder:
-        yield vercel_build.build(ROOT, Path(folder)).parents[1]
+def built() -> Path:
+    """The project folder that `python3 -m dev build` leaves, its output in `.vercel/output`.
+
+    Built once for the same files: no test changes it.
+    """
+    return vercel_build.build_once(ROOT).parents[1]
 
 
 @pytest.fixture
@@ -125,13 +226,8 @@ def database(platform: Platform, admin: psycopg.Connection[DictRow]) -> psycopg.
     )
     for stand_in in stand_ins:
         stand_in.ok()
-    _wait_for_work_after_answers(platform, admin)
-    tables = admin.execute(
-        "select string_agg(quote_ident(tablename), ', ') as all from pg_tables"
-        " where schemaname = 'public'"
-    ).fetchone()
-    assert tables is not None
-    truncate(lambda statement: admin.execute(statement.encode()), tables["all"])
+    _wait_for_work_after_answers(platform)
+    empty_tables(lambda statement: admin.execute(statement.encode()))
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.flushall()
     for stand_in in stand_ins:
@@ -140,17 +236,11 @@ def database(platform: Platform, admin: psycopg.Connection[DictRow]) -> psycopg.
     return admin
 
 
-def _wait_for_work_after_answers(platform: Platform, admin: psycopg.Connection[DictRow]) -> None:
-    """Let the test before finish its work, for at most 5 s, so that it does not show up here."""
-    end = time.monotonic() + 5
-    leased = "select 1 from outbox where leased_until is not null and dead_at is null limit 1"
-
-    def at_work() -> bool:
-        in_flight = any(running["in_flight"] for running in platform.functions())
-        return in_flight or admin.execute(leased).fetchone() is not None
-
-    while at_work() and time.monotonic() < end:
-        time.sleep(0.02)
+def _wait_for_work_after_answers(platform: Platform) -> None:
+    """Let the test before finish its work, for at most 20 s, so that it does not show up here."""
+    end = time.monotonic() + 20
+    while not platform.is_idle() and time.monotonic() < end:
+        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -168,11 +258,11 @@ def delivered(platform: Platform) -> list[dict[str, Any]]:
     return mails
 
 
-def eventually[T](look: Callable[[], T], timeout_s: float = 8.0) -> T:
+def eventually[T](look: Callable[[], T], timeout_s: float = 30.0) -> T:
     """What `look` finds, once it finds something: for what happens after an answer."""
     end = time.monotonic() + timeout_s
     while not (found := look()):
         if time.monotonic() > end:
             raise AssertionError(f"{getattr(look, '__doc__', None) or look} did not happen")
-        time.sleep(0.02)
+        time.sleep(0.01)
     return found

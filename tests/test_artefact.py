@@ -350,6 +350,7 @@ def test_what_is_rarely_imported_is_shipped_all_the_same(
     assert len(platform.sentry.received()) == 2
 
 
+@pytest.mark.measures_time
 def test_built_health_asks_every_dependency(
     artefact: Artefact, platform: Platform, database: object
 ) -> None:

@@ -100,6 +100,7 @@ def test_an_error_of_redis_is_redis_down(cache: Cache) -> None:
     assert cache.breaker.is_open
 
 
+@pytest.mark.measures_time
 @pytest.mark.parametrize("drip", [b"", b"H", b"HTTP/1.1 200 OK\r\nX: "])
 def test_a_server_that_is_silent_or_drips_is_given_up_in_time(drip: bytes) -> None:
     """A byte now and then must not start the wait anew."""

@@ -95,6 +95,7 @@ def test_a_connection_that_died_while_idle_is_replaced(far: Database) -> None:
     assert far._idle.qsize() == 1
 
 
+@pytest.mark.measures_time
 def test_a_silent_server_is_given_up_at_the_connect_timeout(silent: Database) -> None:
     began = time.monotonic()
     with pytest.raises(DatabaseDown):
@@ -103,6 +104,7 @@ def test_a_silent_server_is_given_up_at_the_connect_timeout(silent: Database) ->
     assert silent.breaker.is_open
 
 
+@pytest.mark.measures_time
 def test_a_server_that_refuses_connections_is_down_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(DatabaseDown):

@@ -257,6 +257,7 @@ def test_whom_nobody_vouches_for_is_not_talked_to(authority: trustme.CA) -> None
     assert b"secret" not in b"".join(heard)
 
 
+@pytest.mark.measures_time
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_server_that_says_nothing_is_left_in_time(scheme: str, authority: trustme.CA) -> None:
     """For https it does not even shake hands."""
@@ -268,6 +269,7 @@ def test_a_server_that_says_nothing_is_left_in_time(scheme: str, authority: trus
         assert time.monotonic() - began < 1.5
 
 
+@pytest.mark.measures_time
 def test_a_server_that_drips_is_left_in_time(authority: trustme.CA) -> None:
     def drip(one: socket.socket) -> None:
         one.recv(1 << 16)

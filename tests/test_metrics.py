@@ -216,6 +216,7 @@ def test_a_request_costs_one_command_after_its_answer(
     assert asked["body"][0] == "EVAL"
 
 
+@pytest.mark.measures_time
 def test_with_redis_stalled_a_request_waits_for_nothing(platform: Platform, database: Rows) -> None:
     with platform.function("api/health.py") as health:
         httpx.get(f"{health.url}/api/health")

@@ -1,5 +1,7 @@
 """`vercel build` on a clean copy of the tree: what a deployment would hold."""
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -8,6 +10,7 @@ import sys
 from pathlib import Path
 
 from dev import tools
+from dev.bootstrap import DATA
 from dev.build import catalogue_snapshot
 from lib.settings import Settings
 
@@ -44,6 +47,36 @@ def build(root: Path, out: Path) -> Path:
     return run_builder(project, out / "bin")
 
 
+def build_once(root: Path, folder: Path = DATA / "built") -> Path:
+    """As `build`, kept in `folder` under a name made from all it depends on; nobody may change it.
+
+    Runs at the same time wait for the first of them. Only the newest two are kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    out = folder / _fingerprint(root)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "whole").exists():
+            build(root, out)
+            (out / "whole").touch()
+        out.touch()
+        kept = sorted(filter(Path.is_dir, folder.iterdir()), key=lambda path: path.stat().st_mtime)
+        for old in kept[:-2]:
+            shutil.rmtree(old, ignore_errors=True)
+    return out / "project" / ".vercel" / "output"
+
+
+def _fingerprint(root: Path) -> str:
+    """Changes with any file of the tree, the pinned tools, the interpreter and the variables."""
+    digest = hashlib.sha256(f"{sys.version} {_BUILD_ENVIRONMENT} {_PROJECT}".encode())
+    for name in _listed(root):
+        file = root / name
+        if file.is_file():
+            digest.update(f"\0{name}\0{file.stat().st_mode & 0o111}\0".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:24]
+
+
 def run_builder(project: Path, tools_folder: Path) -> Path:
     """`vercel build --prod` in `project`, a copy nobody else needs; its `.vercel/output` folder.
 
@@ -69,18 +102,22 @@ def run_builder(project: Path, tools_folder: Path) -> Path:
 
 def copy_tree(root: Path, target: Path) -> None:
     """What git knows or would add, as it is in the work tree now: as a deployment uploads it."""
+    for name in _listed(root):
+        source = root / name
+        # Listed but deleted in the work tree: a deployment would not have it either.
+        if source.is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / name)
+
+
+def _listed(root: Path) -> list[str]:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=root,
         stdout=subprocess.PIPE,
         check=True,
     ).stdout.decode()
-    for name in filter(None, listed.split("\0")):
-        source = root / name
-        # Listed but deleted in the work tree: a deployment would not have it either.
-        if source.is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target / name)
+    return sorted(filter(None, listed.split("\0")))
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -36,6 +36,7 @@ class Pool:
         self._lock = threading.Lock()
         self._slots: dict[str, _Slot] = {}
         self._retired: list[Function] = []
+        self._started: list[Function] = []
         self._closed = False
 
     def enter(self, entrypoint: str) -> Function:
@@ -58,7 +59,16 @@ class Pool:
     def start(self, entrypoint: str, environ: Mapping[str, str]) -> Function:
         """A process of its own, outside the pool: its caller closes it."""
         limit = self._max_duration_s(entrypoint)
-        return runtime.start_source(self._root, entrypoint, environ, self._log, limit)
+        function = runtime.start_source(self._root, entrypoint, environ, self._log, limit)
+        with self._lock:
+            self._started = [*(old for old in self._started if old.alive), function]
+        return function
+
+    def is_idle(self) -> bool:
+        """Whether no live process works: current, retired or of its own; after answers included."""
+        with self._lock:
+            started = list(self._started)
+        return not any(function.in_flight and function.alive for function in started)
 
     def restart(self) -> None:
         """Every next request meets a new process; requests in flight finish on the old ones."""

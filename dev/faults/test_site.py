@@ -46,11 +46,32 @@ where sent_at is null and dead_at is null
 """
 
 
-def truncate(execute: Callable[[str], object], names: str) -> None:
-    """Empty tables, though a function's work after an answer may just be at them."""
+# Only tables that hold rows: truncating all of them takes ten times as long.
+EMPTY_TABLES = """
+do $$
+declare
+  name text;
+  is_filled boolean;
+  filled text[];
+begin
+  for name in select quote_ident(tablename) from pg_tables where schemaname = 'public' loop
+    execute 'select exists (select from public.' || name || ')' into is_filled;
+    if is_filled then
+      filled := filled || ('public.' || name);
+    end if;
+  end loop;
+  if filled is not null then
+    execute 'truncate ' || array_to_string(filled, ', ') || ' cascade';
+  end if;
+end $$
+"""
+
+
+def empty_tables(execute: Callable[[str], object]) -> None:
+    """Empty every table, though a function's work after an answer may just be at them."""
     for last in (False, False, True):
         try:
-            execute(f"truncate {names} cascade")
+            execute(EMPTY_TABLES)
         except psycopg.errors.DeadlockDetected:
             if last:
                 raise
@@ -176,18 +197,13 @@ class SiteUnderTest:
         while any(running["in_flight"] for running in self.running()):
             if time.monotonic() > end:
                 return False
-            time.sleep(0.02)
+            time.sleep(0.005)
         return True
 
     def reset(self) -> None:
         """As new: no rows, no keys, nothing received, nothing logged."""
         self.clear_faults_and_wait()
-        tables = self.admin.execute(
-            "select string_agg(quote_ident(tablename), ', ') as names from pg_tables"
-            " where schemaname = 'public'"
-        ).fetchone()
-        assert tables is not None
-        truncate(lambda statement: self.admin.execute(statement.encode()), tables["names"])
+        empty_tables(lambda statement: self.admin.execute(statement.encode()))
         self.redis_command("FLUSHALL")
         for stand_in in (self.resend, self.slack, self.sentry, self.upstash):
             stand_in.forget()

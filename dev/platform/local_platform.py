@@ -165,6 +165,10 @@ class Platform:
         """pid, cold start figures and requests of every running process."""
         return self._pool.running()
 
+    def is_idle(self) -> bool:
+        """Whether no function works, after its answers included."""
+        return self._pool.is_idle()
+
     def restart_functions(self) -> None:
         self._pool.restart()
 

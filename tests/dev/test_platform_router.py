@@ -148,6 +148,7 @@ def test_bodies_over_the_limit_are_refused(client: httpx.Client) -> None:
     assert client.post("/api/echo", content=bytes(4_500_000)).status_code == 200
 
 
+@pytest.mark.measures_time
 def test_work_after_the_response_does_not_delay_the_client(client: httpx.Client) -> None:
     started = time.monotonic()
     client.get("/api/echo?after")

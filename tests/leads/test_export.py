@@ -332,6 +332,7 @@ def behind(platform: Platform, proxy: FaultProxy, database: Rows) -> Iterator[Fu
         yield function
 
 
+@pytest.mark.measures_time
 def test_the_first_rows_are_sent_before_the_last_are_read(
     behind: Function, proxy: FaultProxy, database: Rows, token: dict[str, str]
 ) -> None:

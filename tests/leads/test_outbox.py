@@ -118,6 +118,7 @@ def test_a_redeploy_with_another_template_repeats_the_stored_bytes(
     assert delivered(platform)[0]["subject"] == "As it was rendered then"
 
 
+@pytest.mark.measures_time
 def test_a_silent_resend_ends_the_attempt_in_time_as_uncertain(
     site: httpx.Client, platform: Platform, database: Rows, without_email: dict[str, object]
 ) -> None:

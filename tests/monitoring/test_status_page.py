@@ -179,6 +179,7 @@ def wires(platform: Platform) -> Iterator[tuple[FaultProxy, FaultProxy]]:
         yield proxies[0], proxies[1]
 
 
+@pytest.mark.measures_time
 @pytest.mark.parametrize("warm", [True, False])
 @pytest.mark.parametrize(
     ("path", "slowest_s", "status_code"),

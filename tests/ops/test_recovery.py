@@ -24,7 +24,7 @@ import pytest
 import redis
 from psycopg.rows import DictRow, dict_row
 
-from dev.faults.test_site import NO_RATE_LIMITS, truncate
+from dev.faults.test_site import NO_RATE_LIMITS, empty_tables
 from dev.platform.local_platform import Platform
 from dev.vendors.supabase_api import SupabaseApi
 from lib.encryption import SecretBoxCipher
@@ -126,11 +126,7 @@ def site(own: Platform, tmp_path: Path, capsys: Printed) -> Iterator[Site]:
         stand_in.ok()
         stand_in.forget()
     new_site.valkey.flushall()
-    tables = new_site.query(
-        "select string_agg(quote_ident(tablename), ', ') as names from pg_tables"
-        " where schemaname = 'public'"
-    )
-    truncate(new_site.query, tables[0]["names"])
+    empty_tables(new_site.query)
     yield new_site
     new_site.valkey.close()
 

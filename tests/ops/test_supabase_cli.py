@@ -49,7 +49,7 @@ def supabase(clone: Path, *words: str) -> subprocess.CompletedProcess[str]:
         cwd=clone,
         env={"PATH": os.environ["PATH"], "HOME": str(clone / "home"),
              "SUPABASE_TELEMETRY_DISABLED": "1", "PGSSLMODE": "disable"},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 

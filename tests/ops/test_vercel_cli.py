@@ -57,7 +57,7 @@ def vercel(
         cwd=folder,
         env={**variables, "HOME": str(home), "CI": "1", "VERCEL_TELEMETRY_DISABLED": "1",
              "VERCEL_ORG_ID": TEAM, "VERCEL_PROJECT_ID": PROJECT},
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 
 
