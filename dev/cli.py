@@ -29,7 +29,7 @@ class Command:
 def _up(args: argparse.Namespace) -> int:
     from dev.platform import up  # each verb loads what it needs alone
 
-    return up.run(ROOT, DATA, args.port, quiet=args.quiet)
+    return up.run(ROOT, DATA, args.port, quiet=args.quiet, crons=not args.no_crons)
 
 
 def _up_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,9 @@ def _up_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, help="the site's port (default: 3000, or the next free)"
     )
     parser.add_argument("--quiet", action="store_true", help="do not print the functions' logs")
+    parser.add_argument(
+        "--no-crons", action="store_true", help="do not call the crons of vercel.json on schedule"
+    )
 
 
 def _down(_args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import FrameType
-from typing import Any, Never
+from typing import Never
 
 import httpx
 import psycopg
@@ -16,6 +16,7 @@ from dev import bootstrap
 from dev.build import catalogue_snapshot
 from dev.edge.route_patterns import Unsupported
 from dev.platform import environment, migrations, ports
+from dev.platform.home_page import format_addresses
 from dev.platform.local_platform import DATABASE, Platform
 from dev.platform.local_secrets import LocalSecrets
 from dev.platform.postgres import Postgres, PostgresFailed
@@ -38,13 +39,13 @@ class _Stop(BaseException):
     """Ctrl-C or SIGTERM."""
 
 
-def run(root: Path, data: Path, port: int | None, *, quiet: bool) -> int:
+def run(root: Path, data: Path, port: int | None, *, quiet: bool, crons: bool) -> int:
     """Run until told to stop; 1 when it cannot start, or runs already."""
     state = State(data)
     try:
         with state.alone():
             _on_signals()
-            return _serve(state, root, data, port, quiet=quiet)
+            return _serve(state, root, data, port, quiet=quiet, crons=crons)
     except Busy:
         return _print_already_running(state)
     except _Stop:
@@ -52,11 +53,19 @@ def run(root: Path, data: Path, port: int | None, *, quiet: bool) -> int:
         return 0
 
 
-def _serve(state: State, root: Path, data: Path, port: int | None, *, quiet: bool) -> int:
+def _serve(
+    state: State, root: Path, data: Path, port: int | None, *, quiet: bool, crons: bool
+) -> int:
     try:
         chosen = _site_port(port)
         platform = Platform(
-            root, data, port=chosen, environ=os.environ, echo_logs=not quiet, progress=_print
+            root,
+            data,
+            port=chosen,
+            environ=os.environ,
+            echo_logs=not quiet,
+            crons=crons,
+            progress=_print,
         )
         with platform:
             _sow(root, platform)
@@ -170,24 +179,6 @@ def _announce(platform: Platform) -> None:
         f"\n{format_addresses(platform.state())}\n\nStop with Ctrl-C, or `python3 -m dev down`.",
         flush=True,
     )
-
-
-def format_addresses(state: dict[str, Any]) -> str:
-    """The addresses for people."""
-    stand_ins = state["stand_ins"]
-    rows = [
-        ("Site", state["url"]),
-        ("Partnership form", f"{state['url']}/"),
-        ("Health", f"{state['url']}/api/health"),
-        ("Mail", stand_ins["resend"]["url"]),
-        ("Slack", stand_ins["slack"]["url"]),
-        ("Sentry", stand_ins["sentry"]["url"]),
-        ("Upstash REST", stand_ins["upstash"]["url"]),
-        ("Control", f"{state['control_url']}/state"),
-        ("psql", state["admin_database_url"]),
-        ("Valkey", state["redis_url"]),
-    ]
-    return "\n".join(f"  {name:<18}{address}" for name, address in rows)
 
 
 def _print_already_running(state: State) -> int:

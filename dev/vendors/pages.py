@@ -15,6 +15,10 @@ gap:.1rem 1rem;margin:0 0 .75rem;font-size:.9rem} dt{opacity:.7} dd{margin:0;ove
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#8881;padding:.75rem;border-radius:.4rem}
 iframe{width:100%;height:24rem;border:1px solid #8886;background:#fff;border-radius:.4rem}
 summary{cursor:pointer} .empty{opacity:.7}
+.links{list-style:none;margin:0;padding:0} .row{display:flex;flex-wrap:wrap;gap:.5rem;
+align-items:center;padding:.5rem 0;border-top:1px solid #8884} .row div{flex:1 1 16rem}
+.hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+button,select,input{font:inherit;padding:.3rem .6rem}
 """
 
 
