@@ -74,6 +74,16 @@ def _cron_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="its path in vercel.json, or the path's last part: deliver")
 
 
+def _demo(args: argparse.Namespace) -> int:
+    from dev.platform import up
+
+    return up.demo(DATA, is_removal=args.remove)
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--remove", action="store_true", help="delete it again, and nothing else")
+
+
 def _build(args: argparse.Namespace) -> int:
     from dev import tools
     from dev.build import vercel_build
@@ -195,6 +205,11 @@ COMMANDS = {
     "down": Command("stop a platform left running", _down),
     "migrate": Command("apply supabase/migrations", _migrate, _migrate_arguments),
     "cron": Command("call a cron as Vercel's scheduler does", _cron, _cron_arguments),
+    "demo": Command(
+        "fill the running platform with a month of leads, mails, incidents, counts and vitals",
+        _demo,
+        _demo_arguments,
+    ),
     "build": Command("run `vercel build` on a clean copy of the tree", _build, _build_arguments),
     "prepare": Command("make .venv, and nothing else", _prepare),
     "environment": Command("print the running platform's variables as JSON", _environment),

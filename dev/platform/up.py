@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Never
@@ -15,6 +16,7 @@ import psycopg
 from dev import bootstrap
 from dev.build import catalogue_snapshot
 from dev.edge.route_patterns import Unsupported
+from dev.platform import demo as demo_data
 from dev.platform import environment, migrations, ports
 from dev.platform.home_page import format_addresses
 from dev.platform.local_platform import DATABASE, Platform
@@ -142,6 +144,31 @@ def cron(data: Path, name: str) -> int:
         return 1
     print(answer["status"], answer["body"])
     return 0 if answer["status"] < 400 else 1
+
+
+def demo(data: Path, *, is_removal: bool) -> int:
+    """Put the demo's month into the running platform, or remove it; 1 when it cannot be."""
+    running = State(data).read()
+    if running is None:
+        print("Nothing is running: start it with `python3 -m dev`.", file=sys.stderr)
+        return 1
+    now = datetime.now(UTC)
+    try:
+        if is_removal:
+            print(f"Removed {demo_data.remove(running, now)} rows.")
+        else:
+            for table, rows in demo_data.fill(running, now).items():
+                print(f"  {table:<18}{rows:>6}")
+    except (demo_data.NotLocal, psycopg.Error) as error:
+        print(error, file=sys.stderr)
+        return 1
+    # The monitor publishes what /status shows.
+    if cron(data, "watch") != 0:
+        return 1
+    if not is_removal:
+        print(f"See {running['url']}/status and /vitals, `python3 -m ops --local leads list`,")
+        print("`python3 -m ops --local incident list`. `python3 -m dev demo --remove` removes it.")
+    return 0
 
 
 def _on_signals() -> None:
