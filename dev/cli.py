@@ -84,6 +84,18 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--remove", action="store_true", help="delete it again, and nothing else")
 
 
+def _lighthouse(_args: argparse.Namespace) -> int:
+    from dev.pages import lighthouse
+
+    return lighthouse.main(ROOT)
+
+
+def _pictures(_args: argparse.Namespace) -> int:
+    from dev.pages import pictures
+
+    return pictures.main(ROOT)
+
+
 def _build(args: argparse.Namespace) -> int:
     from dev import tools
     from dev.build import vercel_build
@@ -210,6 +222,8 @@ COMMANDS = {
         _demo,
         _demo_arguments,
     ),
+    "lighthouse": Command("print Lighthouse's scores of the form and the products", _lighthouse),
+    "pictures": Command("make the README's pictures anew", _pictures),
     "build": Command("run `vercel build` on a clean copy of the tree", _build, _build_arguments),
     "prepare": Command("make .venv, and nothing else", _prepare),
     "environment": Command("print the running platform's variables as JSON", _environment),

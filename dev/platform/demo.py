@@ -1,6 +1,6 @@
 """A marked month of leads, mails, incidents, counts and vitals on the local platform.
 
-The rule a newcomer would break: every row carries a mark (an id made here, or DEMO as its
+The rule a newcomer would break: every row carries a mark (an id made here, or DEMO in its
 deployment or release), and `remove` deletes by these marks alone. It writes to the platform's own
 database on this machine and refuses any other.
 """
@@ -23,6 +23,8 @@ from lib.monitoring import rollup, service_levels
 from lib.vitals import quantile_sketch, samples
 
 DEMO = "demo"
+RELEASES = (f"{DEMO}-1", f"{DEMO}-2")
+SECOND_RELEASE_DAYS = 8
 DAYS = 30
 HOURS_KEPT_DAYS = 89  # whole ones: retention keeps the hours of 90
 LEADS = 60
@@ -40,9 +42,9 @@ DELETE = (
     r"delete from incident_events where incident_id like '%%\_demo'",
     r"delete from incidents where id like '%%\_demo'",
     "delete from metric_minutes where deployment = %(demo)s",
-    "delete from rum_hours where release = %(demo)s",
-    "delete from rum_days where release = %(demo)s",
-    "delete from rum_releases where release = %(demo)s",
+    "delete from rum_hours where release = any(%(releases)s::text[])",
+    "delete from rum_days where release = any(%(releases)s::text[])",
+    "delete from rum_releases where release = any(%(releases)s::text[])",
     # service_days has no mark: it is counted again from the hours that stay.
     """delete from service_days where day in (
       select (hour at time zone 'Asia/Jakarta')::date from metric_hours
@@ -108,6 +110,7 @@ def _connect(state: Mapping[str, Any]) -> "psycopg.Connection[Any]":
 def _delete(connection: "psycopg.Connection[Any]") -> int:
     marks = {
         "demo": DEMO,
+        "releases": list(RELEASES),
         "leads": [str(_id("lead", n)) for n in range(LEADS)],
         "spam": [str(_id("spam", n)) for n in range(SPAM)],
     }
@@ -144,7 +147,10 @@ def _tables(now: datetime, chance: random.Random) -> dict[str, list[dict[str, An
         "metric_hours": list(_hours(now, outage, chance)),
         "metric_minutes": list(_minutes(now, chance)),
         "rum_days": list(_vitals(now, chance)),
-        "rum_releases": [{"release": DEMO, "first_at": _midnight(now - timedelta(days=DAYS))}],
+        "rum_releases": [
+            {"release": release, "first_at": _midnight(now - timedelta(days=days))}
+            for release, days in zip(RELEASES, (DAYS, SECOND_RELEASE_DAYS), strict=True)
+        ],
     }
 
 
@@ -378,14 +384,16 @@ def _counts(
 def _vitals(now: datetime, chance: random.Random) -> Iterator[dict[str, Any]]:
     for ago in range(DAYS):
         day = (now + WIB - timedelta(days=ago)).date()
+        is_second = ago < SECOND_RELEASE_DAYS
+        release, factor = RELEASES[is_second], 0.85 if is_second else 1
         for path, views in VIEWS.items():
             for device, share in (("mobile", 0.7), ("desktop", 0.3)):
                 n = round(views * share * chance.uniform(0.8, 1.2))
-                key = {"day": day, "path": path, "device": device, "release": DEMO}
+                key = {"day": day, "path": path, "device": device, "release": release}
                 yield {**key, "metric": samples.VIEWS, "buckets": [0], "counts": [n]}
                 for metric, medians in MEDIANS.items():
                     scale = samples.METRICS[metric]
-                    median = medians[device == "desktop"]
+                    median = factor * medians[device == "desktop"]
                     values = (median * chance.lognormvariate(0, 0.5) for _ in range(n))
                     sketch = sorted(
                         Counter(quantile_sketch.bucket_of(scale, v) for v in values).items()

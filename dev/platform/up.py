@@ -70,7 +70,7 @@ def _serve(
             progress=_print,
         )
         with platform:
-            _sow(root, platform)
+            sow(root, platform)
             state.write(platform.state())
             _announce(platform)
             while True:
@@ -80,8 +80,8 @@ def _serve(
         return 1
 
 
-def _sow(root: Path, platform: Platform) -> None:
-    """Fill an empty catalogue with the seed, unless the database is somebody else's."""
+def sow(root: Path, platform: Platform) -> None:
+    """Fill an empty catalogue with the seed, unless the database is not the platform's own."""
     if platform.environment["DATABASE_URL"] != platform.database_url:
         return
     with psycopg.connect(platform.database_url, autocommit=True) as connection:
