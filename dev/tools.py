@@ -75,20 +75,20 @@ def _npm_install(folder: Path, what: str) -> None:
     print(f"Installing {what} …", flush=True)
     # `install` keeps to the lock file too; `ci` refuses one without every other system's binary.
     command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=http"]
-    npm = subprocess.Popen(
+    lines, count = [], 0
+    with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert npm.stdout is not None
-    said, count = [], 0
-    for line in npm.stdout:
-        if not line.startswith("npm http"):
-            said.append(line)
-        elif ".tgz" in line:
-            count += 1
-            if count % 50 == 0:
-                print(f"      {count} packages", flush=True)
-    if npm.wait() != 0:
-        print("".join(said[-30:]), file=sys.stderr)
+    ) as npm:
+        assert npm.stdout is not None
+        for line in npm.stdout:
+            if not line.startswith("npm http"):
+                lines.append(line)
+            elif ".tgz" in line:
+                count += 1
+                if count % 50 == 0:
+                    print(f"      {count} packages", flush=True)
+    if npm.returncode != 0:
+        print("".join(lines[-30:]), file=sys.stderr)
         raise Missing(f"npm could not install {what} (see above)")
 
 

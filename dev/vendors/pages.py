@@ -28,7 +28,8 @@ def page(title: str, lead: str, articles: Iterable[str]) -> Response:
     document = (
         f'<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>{listed}"
+        f"<style>{_STYLE}</style><main><h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>"
+        f"{listed}</main>"
     )
     response = as_text(document, kind="text/html")
     # Received text is escaped; should that ever fail, it still cannot run or load anything.
@@ -55,10 +56,10 @@ def text_part(title: str, text: str, *, opened: bool = False) -> str:
 
 def html_part(title: str, document: str) -> str:
     """A received HTML document in a sandboxed frame: no scripts, no forms, no origin."""
-    source = html.escape(document, quote=True)
+    source, name = html.escape(document, quote=True), html.escape(title, quote=True)
     return (
-        f"<details open><summary>{html.escape(title)}</summary>"
-        f'<iframe sandbox="" referrerpolicy="no-referrer" srcdoc="{source}"></iframe></details>'
+        f'<details open><summary>{name}</summary><iframe title="{name}" sandbox=""'
+        f' referrerpolicy="no-referrer" srcdoc="{source}"></iframe></details>'
     )
 
 
