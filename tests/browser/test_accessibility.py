@@ -1,22 +1,20 @@
 """axe-core finds no violation on any page, in any state a visitor meets."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
-from psycopg.rows import DictRow
 
 from dev import tools
-from dev.build import catalogue_snapshot
 from dev.platform.local_platform import Platform
-from dev.platform.seed import load_seed
 from tests.browser.test_form import PHONE_SCREEN, QUIET_ARGUMENTS, fill, send
-from tests.conftest import BROWSER, FORM, ROOT
+from tests.conftest import BROWSER, FORM
 from tests.monitoring import status_answers
+from tests.products.catalogue_data import seeded
+
+__all__ = ["seeded"]
 
 DESKTOP_SCREEN: ViewportSize = {"width": 1280, "height": 800}
 PATHS = [
@@ -49,12 +47,6 @@ def browser() -> Iterator[Browser]:
         )
         yield browser
         browser.close()
-
-
-@pytest.fixture
-def seeded(database: psycopg.Connection[DictRow]) -> None:
-    """The catalogue with the seed's products."""
-    load_seed(database, json.loads((ROOT / catalogue_snapshot.SEED).read_text(encoding="utf-8")))
 
 
 @pytest.fixture
