@@ -29,7 +29,7 @@ class Command:
 def _up(args: argparse.Namespace) -> int:
     from dev.platform import up  # each verb loads what it needs alone
 
-    return up.run(ROOT, DATA, args.port, quiet=args.quiet)
+    return up.run(ROOT, DATA, args.port, quiet=args.quiet, crons=not args.no_crons)
 
 
 def _up_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,9 @@ def _up_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, help="the site's port (default: 3000, or the next free)"
     )
     parser.add_argument("--quiet", action="store_true", help="do not print the functions' logs")
+    parser.add_argument(
+        "--no-crons", action="store_true", help="do not call the crons of vercel.json on schedule"
+    )
 
 
 def _down(_args: argparse.Namespace) -> int:
@@ -69,6 +72,28 @@ def _cron(args: argparse.Namespace) -> int:
 
 def _cron_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="its path in vercel.json, or the path's last part: deliver")
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from dev.platform import up
+
+    return up.demo(DATA, is_removal=args.remove)
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--remove", action="store_true", help="delete it again, and nothing else")
+
+
+def _lighthouse(_args: argparse.Namespace) -> int:
+    from dev.pages import lighthouse
+
+    return lighthouse.main(ROOT)
+
+
+def _pictures(_args: argparse.Namespace) -> int:
+    from dev.pages import pictures
+
+    return pictures.main(ROOT)
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -202,6 +227,13 @@ COMMANDS = {
     "down": Command("stop a platform left running", _down),
     "migrate": Command("apply supabase/migrations", _migrate, _migrate_arguments),
     "cron": Command("call a cron as Vercel's scheduler does", _cron, _cron_arguments),
+    "demo": Command(
+        "fill the running platform with a month of leads, mails, incidents, counts and vitals",
+        _demo,
+        _demo_arguments,
+    ),
+    "lighthouse": Command("print Lighthouse's scores of the form and the products", _lighthouse),
+    "pictures": Command("make the README's pictures anew", _pictures),
     "build": Command("run `vercel build` on a clean copy of the tree", _build, _build_arguments),
     "prepare": Command("make .venv, and nothing else", _prepare),
     "environment": Command("print the running platform's variables as JSON", _environment),

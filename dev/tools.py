@@ -1,5 +1,5 @@
-"""Tools that only some verbs need: the vendors' CLIs and clients (npm, pinned in node/), Chromium,
-pgbouncer and LibreOffice."""
+"""Tools that only some verbs need: the vendors' CLIs, axe-core and Lighthouse (npm, pinned in
+node/), Chromium, pgbouncer and LibreOffice."""
 
 import fcntl
 import hashlib
@@ -25,19 +25,37 @@ def ensure_node_packages() -> Path:
 
     Missing when it cannot be.
     """
-    files = [_PINNED / "package.json", _PINNED / "package-lock.json"]
+    return _ensure_pinned(_PINNED, _NODE, "the CLIs of Vercel and Supabase", 600)
+
+
+def ensure_axe() -> Path:
+    """axe-core's script, which finds violations of accessibility. Missing as above."""
+    packages = _ensure_pinned(_PINNED / "axe", DATA / "node-axe", "axe-core", 3)
+    return packages / "axe-core" / "axe.min.js"
+
+
+def ensure_lighthouse() -> Path:
+    """Lighthouse's executable. Missing as above."""
+    folder = DATA / "node-lighthouse"
+    packages = _ensure_pinned(_PINNED / "lighthouse", folder, "Lighthouse", 190)
+    return packages / ".bin" / "lighthouse"
+
+
+def _ensure_pinned(pinned: Path, folder: Path, title: str, megabytes: int) -> Path:
+    """`node_modules` in `folder` with what `pinned` names, installed once."""
+    files = [pinned / "package.json", pinned / "package-lock.json"]
     wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    stamp = _NODE / ".installed"
-    _NODE.mkdir(parents=True, exist_ok=True)
-    with (DATA / "node.lock").open("w") as lock:
+    stamp = folder / ".installed"
+    folder.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (stamp.exists() and stamp.read_text() == wanted):
             stamp.unlink(missing_ok=True)
             for file in files:
-                shutil.copy2(file, _NODE / file.name)
-            _npm_install()
+                shutil.copy2(file, folder / file.name)
+            _npm_install(folder, f"{title} with npm (about {megabytes} MB, once)")
             stamp.write_text(wanted)
-    return _NODE / "node_modules"
+    return folder / "node_modules"
 
 
 def ensure_vercel() -> Path:
@@ -50,28 +68,28 @@ def ensure_supabase() -> Path:
     return ensure_node_packages() / ".bin" / "supabase"
 
 
-def _npm_install() -> None:
+def _npm_install(folder: Path, what: str) -> None:
     """Says how many packages came, every 50 of them."""
     if shutil.which("npm") is None:
-        raise Missing("npm is needed for the CLIs of Vercel and Supabase: install Node.js 20+")
-    print("Installing the CLIs of Vercel and Supabase with npm (about 600 MB, once) …", flush=True)
+        raise Missing(f"npm is needed for {what}: install Node.js 20+")
+    print(f"Installing {what} …", flush=True)
     # `install` keeps to the lock file too; `ci` refuses one without every other system's binary.
     command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=http"]
-    npm = subprocess.Popen(
-        command, cwd=_NODE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert npm.stdout is not None
-    said, count = [], 0
-    for line in npm.stdout:
-        if not line.startswith("npm http"):
-            said.append(line)
-        elif ".tgz" in line:
-            count += 1
-            if count % 50 == 0:
-                print(f"      {count} packages", flush=True)
-    if npm.wait() != 0:
-        print("".join(said[-30:]), file=sys.stderr)
-        raise Missing("npm could not install the CLIs of Vercel and Supabase (see above)")
+    lines, count = [], 0
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as npm:
+        assert npm.stdout is not None
+        for line in npm.stdout:
+            if not line.startswith("npm http"):
+                lines.append(line)
+            elif ".tgz" in line:
+                count += 1
+                if count % 50 == 0:
+                    print(f"      {count} packages", flush=True)
+    if npm.returncode != 0:
+        print("".join(lines[-30:]), file=sys.stderr)
+        raise Missing(f"npm could not install {what} (see above)")
 
 
 def find_browser() -> Path | None:

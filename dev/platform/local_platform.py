@@ -15,6 +15,7 @@ from dev.edge.http_server import Response, Server
 from dev.edge.proxy import Site
 from dev.edge.runtime import Function
 from dev.platform import control, environment, migrations, postgres_binaries
+from dev.platform.cron_schedule import Scheduler
 from dev.platform.environment import Addresses
 from dev.platform.local_secrets import LocalSecrets
 from dev.platform.logs import LogBuffer
@@ -44,7 +45,8 @@ class Platform:
 
     root: the tree that is served; data: where databases and secrets live; port: the site's, 0
     for any; environ: variables of the bundle that win over the platform's own; durable=False:
-    fast, and nothing is worth keeping; major: PostgreSQL's.
+    fast, and nothing is worth keeping; major: PostgreSQL's; crons: call those of vercel.json on
+    schedule.
     """
 
     url: str
@@ -76,6 +78,7 @@ class Platform:
         durable: bool = True,
         major: int = postgres_binaries.MAIN,
         echo_logs: bool = False,
+        crons: bool = False,
         progress: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self.root = root.resolve()
@@ -86,6 +89,7 @@ class Platform:
         self._deployed: dict[str, str] = {}
         self._durable = durable
         self._major = major
+        self._fires_crons = crons
         self._progress = progress
         self._log = LogBuffer(echo=echo_logs)
         self._parts = contextlib.ExitStack()
@@ -103,8 +107,6 @@ class Platform:
 
     def state(self) -> dict[str, Any]:
         """Every address, local secret and variable; what state.json holds."""
-        standins = [self.upstash, self.resend, self.slack, self.sentry, self.turnstile]
-        standins += [self.vercel, self.uptimerobot, self.supabase, self.upstash_api]
         return {
             "pid": os.getpid(),
             "root": str(self.root),
@@ -115,12 +117,24 @@ class Platform:
             "superuser_database_url": self.superuser_database_url,
             "redis_url": self.redis_url,
             "stand_ins": {
-                standin.name.lower(): {"url": standin.url, "control": f"{standin.url}/_control"}
-                for standin in standins
+                name: {"url": vendor.url, "control": f"{vendor.url}/_control"}
+                for name, vendor in self.stand_ins().items()
             },
             "secrets": self._keys.all(),
             "environment": self.environment,
         }
+
+    def stand_ins(self) -> dict[str, FakeVendor]:
+        """Every vendor on this machine, by name."""
+        vendors = (
+            *(self.resend, self.slack, self.sentry, self.upstash, self.turnstile),
+            *(self.vercel, self.supabase, self.upstash_api, self.uptimerobot),
+        )
+        return {vendor.name.lower(): vendor for vendor in vendors}
+
+    def crons(self) -> list[dict[str, str]]:
+        """The crons of vercel.json: {path, schedule}. ValueError when the file is broken."""
+        return self._routes.current().crons
 
     def logs(self, since: int = 0) -> list[dict[str, Any]]:
         """Decoded log lines after number `since`: {n, at, function, level, message, request_id}."""
@@ -134,7 +148,7 @@ class Platform:
 
         LookupError when vercel.json has no such cron.
         """
-        paths = [str(cron["path"]) for cron in self._routes.current().crons]
+        paths = [cron["path"] for cron in self.crons()]
         chosen = [path for path in paths if name in (path, path.rsplit("/", 1)[-1])]
         if not chosen:
             raise LookupError(f"no cron {name!r}; vercel.json has {', '.join(paths) or 'none'}")
@@ -195,6 +209,12 @@ class Platform:
         control_server = Server(control.app(self))
         parts.callback(control_server.close)
         self.control_url = control_server.url
+        if self._fires_crons:
+            scheduler = Scheduler(self.crons, self.cron, self._report_cron)
+            parts.callback(scheduler.close)
+
+    def _report_cron(self, text: str) -> None:
+        self._log.add("crons", "error", text)
 
     def _start_databases(self, parts: contextlib.ExitStack) -> None:
         self._progress("Starting PostgreSQL, Valkey, the stand-ins and the router")

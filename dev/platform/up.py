@@ -5,9 +5,10 @@ import os
 import signal
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, Never
+from typing import Never
 
 import httpx
 import psycopg
@@ -15,7 +16,9 @@ import psycopg
 from dev import bootstrap
 from dev.build import catalogue_snapshot
 from dev.edge.route_patterns import Unsupported
+from dev.platform import demo as demo_data
 from dev.platform import environment, migrations, ports
+from dev.platform.home_page import format_addresses
 from dev.platform.local_platform import DATABASE, Platform
 from dev.platform.local_secrets import LocalSecrets
 from dev.platform.postgres import Postgres, PostgresFailed
@@ -38,13 +41,13 @@ class _Stop(BaseException):
     """Ctrl-C or SIGTERM."""
 
 
-def run(root: Path, data: Path, port: int | None, *, quiet: bool) -> int:
+def run(root: Path, data: Path, port: int | None, *, quiet: bool, crons: bool) -> int:
     """Run until told to stop; 1 when it cannot start, or runs already."""
     state = State(data)
     try:
         with state.alone():
             _on_signals()
-            return _serve(state, root, data, port, quiet=quiet)
+            return _serve(state, root, data, port, quiet=quiet, crons=crons)
     except Busy:
         return _print_already_running(state)
     except _Stop:
@@ -52,14 +55,22 @@ def run(root: Path, data: Path, port: int | None, *, quiet: bool) -> int:
         return 0
 
 
-def _serve(state: State, root: Path, data: Path, port: int | None, *, quiet: bool) -> int:
+def _serve(
+    state: State, root: Path, data: Path, port: int | None, *, quiet: bool, crons: bool
+) -> int:
     try:
         chosen = _site_port(port)
         platform = Platform(
-            root, data, port=chosen, environ=os.environ, echo_logs=not quiet, progress=_print
+            root,
+            data,
+            port=chosen,
+            environ=os.environ,
+            echo_logs=not quiet,
+            crons=crons,
+            progress=_print,
         )
         with platform:
-            _sow(root, platform)
+            sow(root, platform)
             state.write(platform.state())
             _announce(platform)
             while True:
@@ -69,8 +80,8 @@ def _serve(state: State, root: Path, data: Path, port: int | None, *, quiet: boo
         return 1
 
 
-def _sow(root: Path, platform: Platform) -> None:
-    """Fill an empty catalogue with the seed, unless the database is somebody else's."""
+def sow(root: Path, platform: Platform) -> None:
+    """Fill an empty catalogue with the seed, unless the database is not the platform's own."""
     if platform.environment["DATABASE_URL"] != platform.database_url:
         return
     with psycopg.connect(platform.database_url, autocommit=True) as connection:
@@ -135,6 +146,31 @@ def cron(data: Path, name: str) -> int:
     return 0 if answer["status"] < 400 else 1
 
 
+def demo(data: Path, *, is_removal: bool) -> int:
+    """Put the demo's month into the running platform, or remove it; 1 when it cannot be."""
+    running = State(data).read()
+    if running is None:
+        print("Nothing is running: start it with `python3 -m dev`.", file=sys.stderr)
+        return 1
+    now = datetime.now(UTC)
+    try:
+        if is_removal:
+            print(f"Removed {demo_data.remove(running, now)} rows.")
+        else:
+            for table, rows in demo_data.fill(running, now).items():
+                print(f"  {table:<18}{rows:>6}")
+    except (demo_data.NotLocal, psycopg.Error) as error:
+        print(error, file=sys.stderr)
+        return 1
+    # The monitor publishes what /status shows.
+    if cron(data, "watch") != 0:
+        return 1
+    if not is_removal:
+        print(f"See {running['url']}/status and /vitals, `python3 -m ops --local leads list`,")
+        print("`python3 -m ops --local incident list`. `python3 -m dev demo --remove` removes it.")
+    return 0
+
+
 def _on_signals() -> None:
     def stop(_number: int, _frame: FrameType | None) -> Never:
         # Once is enough: a second signal must not interrupt the stopping.
@@ -170,24 +206,6 @@ def _announce(platform: Platform) -> None:
         f"\n{format_addresses(platform.state())}\n\nStop with Ctrl-C, or `python3 -m dev down`.",
         flush=True,
     )
-
-
-def format_addresses(state: dict[str, Any]) -> str:
-    """The addresses for people."""
-    stand_ins = state["stand_ins"]
-    rows = [
-        ("Site", state["url"]),
-        ("Partnership form", f"{state['url']}/"),
-        ("Health", f"{state['url']}/api/health"),
-        ("Mail", stand_ins["resend"]["url"]),
-        ("Slack", stand_ins["slack"]["url"]),
-        ("Sentry", stand_ins["sentry"]["url"]),
-        ("Upstash REST", stand_ins["upstash"]["url"]),
-        ("Control", f"{state['control_url']}/state"),
-        ("psql", state["admin_database_url"]),
-        ("Valkey", state["redis_url"]),
-    ]
-    return "\n".join(f"  {name:<18}{address}" for name, address in rows)
 
 
 def _print_already_running(state: State) -> int:

@@ -59,6 +59,10 @@ class FakeVendor:
     def ok(self) -> None:
         self._switch.set(VendorFault())
 
+    def fault(self) -> dict[str, Any]:
+        """What the switch is set to."""
+        return self._switch.current()
+
     def received(self) -> list[dict[str, Any]]:
         """Every request: {at, method, path, headers, body, outcome}, oldest first."""
         with self._lock:
@@ -90,7 +94,7 @@ class FakeVendor:
                 self._switch.set(VendorFault.parse(request.json()))
             except (InvalidFault, ValueError, RecursionError) as fault:
                 return as_json({"error": str(fault)}, 400)
-        return as_json(self._switch.current())
+        return as_json(self.fault())
 
     def _handle(self, request: Request) -> Response:
         body = self.vendor.describe(request)

@@ -15,6 +15,10 @@ gap:.1rem 1rem;margin:0 0 .75rem;font-size:.9rem} dt{opacity:.7} dd{margin:0;ove
 pre{white-space:pre-wrap;overflow-wrap:anywhere;background:#8881;padding:.75rem;border-radius:.4rem}
 iframe{width:100%;height:24rem;border:1px solid #8886;background:#fff;border-radius:.4rem}
 summary{cursor:pointer} .empty{opacity:.7}
+.links{list-style:none;margin:0;padding:0} .row{display:flex;flex-wrap:wrap;gap:.5rem;
+align-items:center;padding:.5rem 0;border-top:1px solid #8884} .row div{flex:1 1 16rem}
+.hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+button,select,input{font:inherit;padding:.3rem .6rem}
 """
 
 
@@ -24,7 +28,8 @@ def page(title: str, lead: str, articles: Iterable[str]) -> Response:
     document = (
         f'<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>{listed}"
+        f"<style>{_STYLE}</style><main><h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>"
+        f"{listed}</main>"
     )
     response = as_text(document, kind="text/html")
     # Received text is escaped; should that ever fail, it still cannot run or load anything.
@@ -51,10 +56,10 @@ def text_part(title: str, text: str, *, opened: bool = False) -> str:
 
 def html_part(title: str, document: str) -> str:
     """A received HTML document in a sandboxed frame: no scripts, no forms, no origin."""
-    source = html.escape(document, quote=True)
+    source, name = html.escape(document, quote=True), html.escape(title, quote=True)
     return (
-        f"<details open><summary>{html.escape(title)}</summary>"
-        f'<iframe sandbox="" referrerpolicy="no-referrer" srcdoc="{source}"></iframe></details>'
+        f'<details open><summary>{name}</summary><iframe title="{name}" sandbox=""'
+        f' referrerpolicy="no-referrer" srcdoc="{source}"></iframe></details>'
     )
 
 

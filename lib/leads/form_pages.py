@@ -129,6 +129,7 @@ class _FormRewriter(_HtmlRewriter):
                 values["selected"] = None
         if "data-errors-summary" in values:
             values.pop("hidden", None)
+            values["autofocus"] = None
         if tag == "details":
             values["open"] = None  # an error or a value may be inside
         self.write_tag(tag, values)

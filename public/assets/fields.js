@@ -6,6 +6,8 @@ export const form = document.getElementById("lead-form");
 export const find = (selector) => form.querySelector(selector);
 export const summary = find("[data-errors-summary]");
 const list = find("[data-errors-list]");
+const phoneHint = find("[data-phone-hint]");
+const PHONE_EXAMPLE = phoneHint.textContent;
 
 // What a visitor types or chooses. Consent is not among it: it is given anew each time.
 const TYPED = [...new Set([...form.querySelectorAll(".field [name]:not([name=consent])")].map(({ name }) => name))];
@@ -63,6 +65,21 @@ export function fill(payload) {
   form.elements.consent.checked = Boolean(payload.consent);
   const details = find("details");
   details.open ||= TYPED.some((name) => payload[name] && details.contains(find(`[name=${name}]`)));
+  showStoredPhone();
+}
+
+/** An Indonesian mobile number as it will be stored, E.164 with spaces; "" where only the server knows. */
+function storedPhone(text) {
+  // As in lib/leads/validators.py; a test holds the two in step.
+  const [, mobile] = /^(?:\+?620?|0)?(8[1-35-9][0-9]{7,10})$/.exec(text.trim().replace(/[ .()-]/g, "")) ?? [];
+  return mobile ? `+62 ${mobile.slice(0, 3)} ${mobile.slice(3, 7)} ${mobile.slice(7)}` : "";
+}
+
+/** In the hint's own line, so that nothing below it moves. */
+export function showStoredPhone() {
+  const stored = storedPhone(form.elements.phone_whatsapp.value);
+  const hint = stored ? `${TEXT.storedAs} ${stored}` : PHONE_EXAMPLE;
+  if (phoneHint.textContent !== hint) phoneHint.textContent = hint; // else it is read out again
 }
 
 /** What is not filled in saves a wasted trip. Every other rule is the server's alone. */
@@ -86,10 +103,9 @@ function label(control) {
   return (control.closest("fieldset")?.querySelector("legend") ?? control.labels[0]).textContent;
 }
 
-/** Each message beside its field, all of them in the summary, the focus on the first. */
+/** Each message beside its field, all of them in the summary, which gets the focus. */
 export function showFaults(faults) {
   const rest = { ...faults };
-  let first;
   list.textContent = "";
   for (const { dataset: { errorFor: name } } of form.querySelectorAll(".field [data-error-for]")) {
     const control = find(`[name=${name}]`);
@@ -102,12 +118,11 @@ export function showFaults(faults) {
     link.textContent = `${label(control)}: ${text}`;
     list.appendChild(document.createElement("li")).append(link);
     control.closest("details")?.setAttribute("open", "");
-    first ??= control;
   }
   // What is left has no field to stand beside: the whole body's faults and hidden fields'.
   find("[data-error-for=_]").textContent = Object.values(rest).flat().join(" ");
   summary.hidden = !Object.keys(faults).length;
-  if (!summary.hidden) (first ?? summary).focus();
+  if (!summary.hidden) summary.focus();
   return !summary.hidden;
 }
 

@@ -202,11 +202,14 @@ form.noValidate = true;
 form.addEventListener("submit", submit);
 form.addEventListener("input", fields.forgive);
 form.addEventListener("input", saveDraft);
+form.addEventListener("input", fields.showStoredPhone);
+form.addEventListener("reset", () => setTimeout(fields.showStoredPhone)); // the event comes before the reset
 resendButton.addEventListener("click", sendShown);
 clearButton.addEventListener("click", clear);
 setInterval(count, 1000);
 // Back from the thank-you page, this one is as it was left.
 addEventListener("pageshow", ({ persisted }) => {
+  fields.showStoredPhone(); // the browser may have filled the form in
   if (!persisted) return;
   leaving = false;
   shown = null;

@@ -4,7 +4,7 @@
 // The rule a newcomer would break: never a blank page, and never an old state shown as a new one.
 
 import { currentIncident, element, key, maintenance, pastIncident, renew, renewChildren, service, sign, signOf } from "./status-parts.js";
-import { LOCALE, age, moment, text } from "./status-texts.js";
+import { LOCALE, age, headline, moment, text } from "./status-texts.js";
 
 const COPY = "alfa.status.1"; // the number goes up when the answer's shape changes
 const EVERY_MS = 30_000;
@@ -14,7 +14,6 @@ const FRESH_MS = 90_000; // a refresh or two may fail before it is worth a word
 const OLD_MS = 15 * 60_000; // of the figures
 const PAST_MS = 14 * 86_400_000;
 const OVER = ["resolved", "postmortem"];
-const INDICATORS = ["none", "minor", "major", "critical", "maintenance"];
 
 const find = (name) => document.querySelector(`[data-${name}]`);
 let seen = kept(); // {at, body}: the last good answer
@@ -115,8 +114,8 @@ const serviceNow = (component) =>
 
 function overallOf(from, stale) {
   const lost = text(navigator.onLine === false ? "offline" : "unreadable");
-  const { indicator, description } = stale ? { indicator: "unknown" } : from.body.status;
-  const sentence = stale ? lost : INDICATORS.includes(indicator) ? text(indicator) : description;
+  const sentence = stale ? lost : headline(from.body.status);
+  const indicator = stale ? "unknown" : from.body.status.indicator;
   return [
     element("p", { class: "status-sentence", role: "status", "data-sentence": "" }, sign(indicator), element("span", {}, sentence)),
     element("p", { class: "status-when", "data-when": "" }, whenOf(from, stale)),

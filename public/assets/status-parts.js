@@ -206,7 +206,7 @@ export function service(component, picked, open) {
         element("span", {}, text("first", { days: days.length })), element("span", {}, text("today"))),
       summary,
       element("details", { "data-days": id }, element("summary", {}, text("table")),
-        element("div", { class: "scroll" }, ...(open ? [daysTable(component)] : [])))),
+        element("div", { class: "scroll", tabindex: 0, role: "group", "aria-labelledby": `${id}-name` }, ...(open ? [daysTable(component)] : [])))),
     element("div", { class: "service-figures" }, figures(component)));
 }
 

@@ -12,6 +12,9 @@ const TEXTS = {
     major: "Sebagian layanan terganggu. Kami sedang menanganinya.",
     critical: "Layanan kami sedang terganggu. Kami sedang menanganinya.",
     maintenance: "Sedang dalam pemeliharaan.",
+    forms_later: "Formulir tetap dapat dikirim: kami menyimpannya dan menjawab sesudahnya.",
+    forms_refused: "Formulir sedang tidak dapat kami terima: perangkat Anda menyimpannya dan mengirimnya nanti.",
+    unsure: "Kami sedang tidak dapat memastikan keadaannya, dan sebagian layanan terganggu.",
     unreadable: "Status terkini sedang tidak dapat dibaca.",
     offline: "Perangkat Anda sedang luring.",
     updated: "Diperbarui {at}, {age}.",
@@ -59,6 +62,9 @@ const TEXTS = {
     major: "Some services are disrupted. We are working on it.",
     critical: "Our services are disrupted. We are working on it.",
     maintenance: "Maintenance is under way.",
+    forms_later: "Send the form as usual: we keep it and reply afterwards.",
+    forms_refused: "We cannot take forms just now: your device keeps yours and sends it later.",
+    unsure: "We cannot tell just now how things are, and some services are disrupted.",
     unreadable: "The current status cannot be read just now.",
     offline: "Your device is offline.",
     updated: "Updated {at}, {age}.",
@@ -100,6 +106,21 @@ const TEXTS = {
 /** The text of a key, with {names} filled in; undefined when the page's own words stand. */
 export function text(key, values = {}) {
   return TEXTS[LOCALE][key]?.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
+// The API's description says what a visitor gets now (lib/monitoring/status_page.py), in English.
+const EFFECTS = [
+  ["forms are taken and answered later", "forms_later"],
+  ["forms cannot be taken just now", "forms_refused"],
+];
+
+/** The headline: the state, and what becomes of a form that is sent now. */
+export function headline({ indicator, description }) {
+  if (!TEXTS[LOCALE][indicator]) return description;
+  if (description.startsWith("We cannot say")) return text("unsure");
+  const [, effect] = EFFECTS.find(([end]) => description.endsWith(end)) ?? [];
+  // The announcement below says it of a maintenance.
+  return effect && indicator !== "maintenance" ? `${text(indicator)} ${text(effect)}` : text(indicator);
 }
 
 const TAG = { id: "id-ID", en: "en-GB" }[LOCALE];

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, Route, ViewportSize, expect, sync
 from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
-from lib.leads import consent
+from lib.leads import consent, validators
 from tests.conftest import eventually
 
 type Database = psycopg.Connection[DictRow]
@@ -217,17 +217,52 @@ def test_the_sentence_agreed_to_is_the_one_on_record(page: Page, locale: str) ->
     assert shown == consent.SENTENCES[version][locale]
 
 
+# The number
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "0812-3456-7890",
+        "+62 812 3456 7890",
+        "62812.345.6789",
+        "81234567890",
+        " (0859) 1234 5678 9",
+        "+62 (0)811 123 456",
+    ],
+)
+def test_a_mobile_number_is_shown_as_it_will_be_stored(page: Page, typed: str) -> None:
+    page.goto("/en")
+    page.locator("#phone_whatsapp").fill(typed)
+    hint = page.locator("#phone_whatsapp-hint")
+    expect(hint).to_contain_text("We store it as +62")
+    shown = hint.inner_text().removeprefix("We store it as ").replace(" ", "")
+    assert shown == validators.normalize_phone(typed)
+
+
+@pytest.mark.parametrize("typed", ["", "12345", "0812", "08123456789012345", "+65 9123 4567"])
+def test_a_number_that_only_the_server_can_read_is_not_guessed(page: Page, typed: str) -> None:
+    page.goto("/")
+    page.locator("#phone_whatsapp").fill("081234567890")
+    expect(page.locator("#phone_whatsapp-hint")).to_have_text(
+        "Kami simpan sebagai +62 812 3456 7890"
+    )
+    page.locator("#phone_whatsapp").fill(typed)
+    expect(page.locator("#phone_whatsapp-hint")).to_have_text("Contoh: 0812 3456 7890")
+
+
 # Faults
 
 
-def test_an_empty_form_is_not_sent_and_the_first_fault_has_the_focus(page: Page) -> None:
+def test_an_empty_form_is_not_sent_and_the_summary_of_faults_has_the_focus(page: Page) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto("/")
     asked.clear()
     send(page)
 
-    expect(page.locator("#business_name")).to_be_focused()
+    expect(page.locator("#form-errors")).to_be_focused()
+    expect(page.locator("#form-errors")).to_be_in_viewport()
     assert visible_errors(page) == {
         "business_name",
         "contact_name",
@@ -249,12 +284,14 @@ def test_what_only_the_server_can_refuse_is_told_beside_its_field(
     page.locator("summary").click()
     send(page)
 
-    expect(page.locator("#phone_whatsapp")).to_be_focused()
+    expect(page.locator("#form-errors")).to_be_focused()
     assert visible_errors(page) == {"phone_whatsapp", "email"}
     assert page.locator("#email").is_visible()
     assert page.locator("#phone_whatsapp").get_attribute("aria-invalid") == "true"
     links = page.locator("[data-errors-list] a")
     assert [link.get_attribute("href") for link in links.all()] == ["#phone_whatsapp", "#email"]
+    links.first.click()
+    expect(page.locator("#phone_whatsapp")).to_be_focused()
     assert stored(database) == []
     assert complaints == []
 
@@ -328,6 +365,7 @@ def test_the_summary_without_javascript_names_each_fault_and_leads_to_it(
     texts = [link.inner_text() for link in links]
     assert "Nama salon" in texts[0]
     assert "Nomor WhatsApp" in texts[1]
+    expect(page.locator("#form-errors")).to_be_focused()
 
 
 def test_a_fault_in_the_optional_part_is_not_folded_away_without_javascript(

@@ -403,7 +403,7 @@ def test_a_refusal_after_waiting_puts_the_faults_beside_the_fields(
         page.wait_for_timeout(2500)
         line_is_back(page)
 
-    expect(page.locator("#phone_whatsapp")).to_be_focused()
+    expect(page.locator("#form-errors")).to_be_focused()
     assert visible_errors(page) == {"phone_whatsapp"}
     assert page.locator("#phone_whatsapp").input_value() == "+999 1234567890"
     panel(page).to_have_text("")

@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from dev.platform.local_platform import Platform
+from lib.monitoring import status_page
 from tests.browser.test_form import PHONE_SCREEN, QUIET_ARGUMENTS
 from tests.monitoring import status_answers
 from tests.test_openapi import DOCUMENT, check
@@ -108,6 +109,38 @@ def test_every_state_fits_and_breaks_no_rule_of_the_page(
     assert page.evaluate("document.documentElement.lang") == lang
     assert not re.search(r"undefined|\bnull\b|NaN|\{\w+\}|-0", page.locator("body").inner_text())
     assert complaints == []
+
+
+@pytest.mark.parametrize(
+    ("effect", "words"),
+    [
+        ("queued", "Send the form as usual: we keep it and reply afterwards."),
+        ("mailed", "Send the form as usual: we keep it and reply afterwards."),
+        ("refused", "We cannot take forms just now: your device keeps yours and sends it later."),
+    ],
+)
+def test_the_headline_says_what_becomes_of_a_form_sent_now(
+    page: Page, api: Api, effect: str, words: str
+) -> None:
+    api.answer = status_answers.outage()
+    description = f"{status_page.INDICATORS['critical']}: {status_page.FORM_EFFECTS[effect]}"
+    api.answer["status"] = {"indicator": "critical", "description": description}
+    page.goto("/status?lang=en")
+    expect(page.locator("[data-sentence]")).to_have_text(
+        f"Our services are disrupted. We are working on it. {words}"
+    )
+
+
+def test_the_headline_does_not_claim_to_know_when_nothing_can_be_read(page: Page, api: Api) -> None:
+    api.answer = status_answers.without_data()
+    api.answer["status"] = {
+        "indicator": "major",
+        "description": status_page.UNKNOWN_DESCRIPTION,
+    }
+    page.goto("/status?lang=en")
+    expect(page.locator("[data-sentence]")).to_contain_text(
+        "We cannot tell just now how things are"
+    )
 
 
 def test_a_good_day_is_one_calm_sentence_and_the_figures(page: Page) -> None:
