@@ -1,62 +1,41 @@
-"""Redis, over Upstash's REST protocol. Every call has a deadline and is made once.
+"""Redis at Upstash, by Upstash's SDK. Every call has a deadline and is made once.
 
 Redis down is a cache miss, an uncounted request or the next store, as each caller decides; never an
 error to a visitor. A call is not repeated here, and a caller repeats only writes that are safe to
-repeat. Upstash's SDK has no deadline, repeats what may have been done and imports httpx; a test
-holds that every command's result is equal to the SDK's.
+repeat. The SDK's own client waits without end and repeats what may have been done: it is replaced.
 """
 
-import json
-from collections.abc import Callable
 from typing import Any
 
+import httpx
+from upstash_redis import Redis
+from upstash_redis.errors import UpstashError
+
 from lib.circuit_breaker import CircuitBreaker
-from lib.http_client import HttpClient, RequestFailed
+from lib.http_client import open_client
 from lib.problems import CacheDown
 
 CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 0.5, 0.8
 
+# No answer; an error of Redis'; and what the SDK meets in an answer that is not Redis': a text
+# instead of JSON, a wrong token's object instead of a pipeline's list, null, a result of another
+# type.
+_FAILURES = (
+    httpx.HTTPError, httpx.InvalidURL, UpstashError,
+    AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+
 type Command = tuple[str | int | float, ...]
-
-
-def _pairs(flat: list[Any]) -> list[tuple[Any, Any]]:
-    return list(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _unchanged(result: Any, _: Command) -> Any:
-    return result
-
-
-def _boolean(result: Any, _: Command) -> bool:
-    return bool(result)
-
-
-def _scan(result: Any, _: Command) -> tuple[int, Any]:
-    return int(result[0]), result[1]
-
-
-# The REST protocol's flat lists and texts, as the SDK's values.
-_DECODERS: dict[str, Callable[[Any, Command], Any]] = {
-    "SET": lambda result, command: result if "GET" in command[3:] else result == "OK",
-    **dict.fromkeys(("HSETNX", "HEXISTS", "EXPIRE", "SISMEMBER"), _boolean),
-    **dict.fromkeys(("SCAN", "SSCAN"), _scan),
-    "HGETALL": lambda result, _: dict(_pairs(result)),
-    "HSCAN": lambda result, _: (int(result[0]), dict(_pairs(result[1]))),
-    "ZSCORE": lambda result, _: None if result is None else float(result),
-    "ZRANGE": lambda result, command: (
-        [(member, float(score)) for member, score in _pairs(result)]
-        if "WITHSCORES" in command
-        else result
-    ),
-}
 
 
 class Cache:
     """One database at Upstash, shared by an instance's threads."""
 
     def __init__(self, url: str, token: str) -> None:
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        self._client = HttpClient(url, headers, connect_s=CONNECT_TIMEOUT_S)
+        url = url.rstrip("/")
+        self._client = open_client(url, connect_s=CONNECT_TIMEOUT_S, response_s=RESPONSE_TIMEOUT_S)
+        self._redis = Redis(url, token, rest_encoding=None, rest_retries=0, allow_telemetry=False)
+        self._redis._http._client = self._client  # private: a test holds it in the pinned version
         self.breaker = CircuitBreaker()
 
     def execute(self, *command: str | int | float) -> Any:
@@ -87,16 +66,15 @@ class Cache:
 
     def _send(self, commands: tuple[Command, ...]) -> list[Any]:
         """Raises CacheDown for no answer, for nonsense, and for Redis' own errors."""
-        is_single = len(commands) == 1
-        path, message = ("/", commands[0]) if is_single else ("/pipeline", commands)
         try:
-            response = self._client.post(
-                path, json.dumps(message).encode(), within_s=RESPONSE_TIMEOUT_S
-            ).json()
-            replies = [response] if is_single else response
-            return [
-                _DECODERS.get(str(command[0]), _unchanged)(reply["result"], command)
-                for command, reply in zip(commands, replies, strict=True)
-            ]
-        except (RequestFailed, LookupError, TypeError, ValueError, RecursionError) as error:
+            if len(commands) == 1:
+                return [self._redis.execute(list(commands[0]))]
+            pipeline = self._redis.pipeline()
+            for command in commands:
+                pipeline.execute(list(command))
+            results = pipeline.exec()
+        except _FAILURES as error:
             raise CacheDown from error
+        if len(results) != len(commands):
+            raise CacheDown
+        return results

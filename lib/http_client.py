@@ -1,20 +1,16 @@
-"""HTTP to one vendor: each exchange has one deadline, is made once, and keeps its connection.
+"""httpx with one deadline for a whole exchange, for every vendor that is called over HTTP.
 
-The vendors' own clients cost more to import than everything else a function does, and
-http.client's reading of an answer a tenth of the CPU of a lead (dev/bench/README.md has the
-figures). A test holds that an answer is understood as http.client does.
-
-A failed exchange is not repeated: the caller knows whether it may be.
+httpx's own timeouts start anew at each read: a server that sends a byte now and then is waited for
+without end. A failed exchange is not repeated: the caller knows whether it may be.
 """
 
-import json
-import select
-import socket
+import logging
 import time
-from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import httpcore
+import httpx
 
 if TYPE_CHECKING:
     import ssl
@@ -23,232 +19,107 @@ MAX_IDLE_CONNECTIONS = 8  # connections kept; overlapping requests beyond that o
 # By the wall clock, which goes on while an instance is frozen. Below what servers and the NAT
 # between keep an idle connection for.
 MAX_IDLE_AGE_S = 10.0
-MAX_BODY_BYTES = 32 * 1024 * 1024
-MAX_HEAD_BYTES = 64 * 1024
-_RECV_BYTES = 64 * 1024
+
+# httpx logs each address called, the secret one of a Slack webhook included, as information.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-class RequestFailed(Exception):
-    """No answer in time, or none that is HTTP. Whether the work was done is unknown."""
+def open_client(url: str, *, connect_s: float, response_s: float, **options: Any) -> httpx.Client:
+    """A client of the server at `url`, shared by an instance's threads. Raises httpx.HTTPError.
+
+    response_s: for the whole answer, once connected. options: of httpx.Client.
+    """
+    context = _tls_context() if url.startswith("https:") else None
+    timeout = httpx.Timeout(response_s, connect=connect_s)
+    return httpx.Client(transport=_Transport(context), timeout=timeout, trust_env=False, **options)
 
 
-class HttpResponse(NamedTuple):
-    """headers: names in lower case."""
+class _Transport(httpx.BaseTransport):
+    """httpcore's pool of connections whose waits end at a deadline. An answer is read whole."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+    def __init__(self, context: "ssl.SSLContext | None") -> None:
+        self._pool = httpcore.ConnectionPool(
+            context,
+            max_connections=None,
+            max_keepalive_connections=MAX_IDLE_CONNECTIONS,
+            network_backend=_Backend(),
+        )
 
-    def json(self) -> Any:
-        """ValueError when it is no JSON, RecursionError when it is nested too deeply."""
-        return json.loads(self.body)
-
-
-class HttpClient:
-    """One server, shared by an instance's threads."""
-
-    def __init__(self, url: str, headers: Mapping[str, str], *, connect_s: float) -> None:
-        parts = urlsplit(url)
-        self._secure = parts.scheme == "https"
-        self._host, self._port = parts.hostname or "", parts.port
-        self._path = parts.path.rstrip("/")
-        self._headers = dict(headers)
-        self._connect_s = connect_s
-        self._idle: deque[_Connection] = deque()
-
-    def post(
-        self, path: str, body: bytes, headers: Mapping[str, str] = {}, *, within_s: float
-    ) -> HttpResponse:
-        """Post and read the whole answer, within_s once connected. Raises RequestFailed."""
-        return self._request("POST", path, body, headers, within_s)
-
-    def get(self, path: str, *, within_s: float) -> HttpResponse:
-        """Get and read the whole answer, within_s once connected. Raises RequestFailed."""
-        return self._request("GET", path, b"", {}, within_s)
-
-    def _request(
-        self, method: str, path: str, body: bytes, headers: Mapping[str, str], within_s: float
-    ) -> HttpResponse:
-        connection = self._acquire()
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
         try:
-            if connection is None:
-                connection = self._connect()
-            connection.deadline = time.monotonic() + within_s
-            answer = connection.exchange(self._build_head(method, path, body, headers) + body)
-        except (OSError, ValueError) as fault:
-            if connection is not None:
-                connection.close()
-            raise RequestFailed from fault
-        if connection.reusable and len(self._idle) < MAX_IDLE_CONNECTIONS:
-            connection.idle_since = time.time()
-            self._idle.append(connection)
-        else:
-            connection.close()
-        return answer
+            response = self._pool.request(
+                request.method.encode(),
+                httpcore.URL(
+                    scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+                ),
+                headers=request.headers.raw,
+                content=request.read(),
+                extensions=request.extensions,
+            )
+        except (
+            httpcore.NetworkError,
+            httpcore.ProtocolError,
+            httpcore.TimeoutException,
+            httpcore.UnsupportedProtocol,
+        ) as error:  # httpx has an error of the same name for each
+            raise getattr(httpx, type(error).__name__)(str(error)) from error
+        return httpx.Response(response.status, headers=response.headers, content=response.content)
 
     def close(self) -> None:
-        """Close what is idle."""
-        while self._idle:
-            self._idle.pop().close()
-
-    def _acquire(self) -> "_Connection | None":
-        while True:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                return None
-            if connection.is_usable:
-                return connection
-            connection.close()
-
-    def _connect(self) -> "_Connection":
-        port = self._port or (443 if self._secure else 80)
-        plain = socket.create_connection((self._host, port), timeout=self._connect_s)
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            return _Connection(_wrap_tls(plain, self._host) if self._secure else plain)
-        except OSError:
-            plain.close()
-            raise
-
-    def _build_head(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
-        host = self._host if self._port is None else f"{self._host}:{self._port}"
-        sent = {"Host": host, "Content-Length": str(len(body)), **self._headers, **headers}
-        lines = [f"{method} {self._path}{path} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in sent.items()]
-        if any("\r" in line or "\n" in line for line in lines):
-            raise ValueError("a header of two lines")
-        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+        self._pool.close()
 
 
-class _Connection:
-    """One connection, whose every wait ends at `deadline` (time.monotonic seconds)."""
+class _Backend(httpcore.SyncBackend):
+    def connect_tcp(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
+        return _Stream(super().connect_tcp(*args, **options))
 
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
-        self._buffer = bytearray()  # and is not read yet
-        self.deadline = 0.0
-        self.idle_since = 0.0
-        self.reusable = False
 
-    def exchange(self, request: bytes) -> HttpResponse:
-        """Send and read (RFC 9112). OSError or ValueError where what comes is no answer."""
-        self.reusable = False
-        self._apply_deadline()
-        self._socket.sendall(request)
-        status, headers, keeps = self._read_head()
-        while status < 200:  # an interim response
-            status, headers, keeps = self._read_head()
-        coding = headers.get("transfer-encoding")
-        if coding is not None and coding.lower() != "chunked":
-            raise ValueError(f"coded as {coding}")
-        if coding is not None:
-            body = self._read_chunked()
-        elif status in (204, 304):
-            body = b""
-        elif "content-length" in headers:
-            body = self._read_bytes(_parse_number(headers["content-length"], 10))
-        else:
-            body, keeps = self._read_to_eof(), False
-        self.reusable = keeps and not self._buffer
-        return HttpResponse(status, headers, body)
+class _Stream(httpcore.NetworkStream):
+    """A connection. The first write of an exchange sets the deadline of all that follow in it."""
 
-    @property
-    def is_usable(self) -> bool:
-        """Whether an idle connection is young, and the server has not closed it."""
-        if not 0 <= time.time() - self.idle_since <= MAX_IDLE_AGE_S:
-            return False
-        # An idle server says nothing: readable means that it closed, or is about to.
-        readable, _, _ = select.select([self._socket], [], [], 0)
-        return not readable
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+        self._deadline = 0.0  # time.monotonic seconds
+        self._between_exchanges = True
+        self._last_read_at = time.time()
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if self._between_exchanges:
+            self._deadline = time.monotonic() + (timeout or 0.0)
+            self._between_exchanges = False
+        self._stream.write(buffer, self._left_s())
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data = self._stream.read(max_bytes, self._left_s())
+        self._between_exchanges, self._last_read_at = True, time.time()
+        return data
+
+    def start_tls(
+        self,
+        ssl_context: "ssl.SSLContext",
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        # The pool closes an idle connection that is readable: the server has closed it.
+        if info == "is_readable" and not 0 <= time.time() - self._last_read_at <= MAX_IDLE_AGE_S:
+            return True
+        return self._stream.get_extra_info(info)
 
     def close(self) -> None:
-        self._socket.close()
+        self._stream.close()
 
-    def _read_head(self) -> tuple[int, dict[str, str], bool]:
-        """The status, the headers, and whether the connection stays."""
-        first, *lines = self._read_until(b"\r\n\r\n").decode("latin-1").split("\r\n")
-        version, _, status_text = first.partition(" ")
-        if version not in ("HTTP/1.1", "HTTP/1.0"):
-            raise ValueError("no HTTP")
-        headers: dict[str, str] = {}
-        for line in lines:
-            name, colon, value = line.partition(":")
-            if not colon or not name or name != name.strip():
-                raise ValueError("no header")
-            headers[name.lower()] = value.strip(" \t")
-        connection = headers.get("connection", "" if version == "HTTP/1.1" else "close").lower()
-        return _parse_number(status_text[:3], 10), headers, "close" not in connection
-
-    def _read_chunked(self) -> bytes:
-        body = bytearray()
-        while size := _parse_number(
-            self._read_until(b"\r\n").partition(b";")[0].strip().decode("latin-1"), 16
-        ):
-            body += self._read_bytes(size)
-            if self._read_bytes(2) != b"\r\n" or len(body) > MAX_BODY_BYTES:
-                raise ValueError("no chunk")
-        while self._read_until(b"\r\n"):
-            pass  # trailers say nothing we ask
-        return bytes(body)
-
-    def _read_until(self, delimiter: bytes) -> bytes:
-        """What comes before `delimiter`, which is consumed."""
-        while (at := self._buffer.find(delimiter)) < 0:
-            if len(self._buffer) > MAX_HEAD_BYTES:
-                raise ValueError("too long a head")
-            if not self._recv():
-                raise ValueError("cut off")
-        data = bytes(self._buffer[:at])
-        del self._buffer[: at + len(delimiter)]
-        return data
-
-    def _read_bytes(self, count: int) -> bytes:
-        if count > MAX_BODY_BYTES:
-            raise ValueError("too long an answer")
-        while len(self._buffer) < count:
-            if not self._recv():
-                raise ValueError("cut off")
-        data = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return data
-
-    def _read_to_eof(self) -> bytes:
-        while self._recv():
-            if len(self._buffer) > MAX_BODY_BYTES:
-                raise ValueError("too long an answer")
-        return self._read_bytes(len(self._buffer))
-
-    def _recv(self) -> bool:
-        """Whether more came; False at the end."""
-        self._apply_deadline()
-        data = self._socket.recv(_RECV_BYTES)
-        self._buffer += data
-        return bool(data)
-
-    def _apply_deadline(self) -> None:
-        left_s = self.deadline - time.monotonic()
+    def _left_s(self) -> float:
+        left_s = self._deadline - time.monotonic()
         if left_s <= 0:
-            raise TimeoutError
-        self._socket.settimeout(left_s)
+            raise httpcore.ReadTimeout
+        return left_s
 
 
-def _parse_number(text: str, base: int) -> int:
-    """ValueError for what `int` would take, and HTTP does not: signs, spaces, underscores."""
-    if not text.isascii() or not text.isalnum():
-        raise ValueError("no number")
-    return int(text, base)
-
-
-def _wrap_tls(plain: socket.socket, host: str) -> socket.socket:
-    global _tls_context
-    if _tls_context is None:
-        import ssl  # the runtime has loaded it
-
-        import certifi
-
-        _tls_context = ssl.create_default_context(cafile=certifi.where())
-    return _tls_context.wrap_socket(plain, server_hostname=host)
-
-
-_tls_context: "ssl.SSLContext | None" = None
+@cache
+def _tls_context() -> "ssl.SSLContext":
+    """One for all clients: reading whom to trust takes 30 ms of CPU."""
+    return httpx.create_ssl_context(trust_env=False)

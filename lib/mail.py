@@ -1,14 +1,22 @@
-"""Resend: one request a mail, with a deadline; each refusal is permanent, transient or unknown.
+"""Resend, by its SDK: one request a mail, with a deadline; each refusal is permanent, transient or
+unknown.
 
 Resend down delays a mail and loses none: the outbox holds it. A fault of ours (the key, the sender,
 the plan's quota) never counts against a mail.
 """
 
-import json
 import re
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from json import dumps
+from typing import Any, NamedTuple, Protocol, cast
 
-from lib.http_client import HttpClient, HttpResponse, RequestFailed
+import httpx
+import resend
+from resend.exceptions import NoContentError, ResendError
+
+from lib.http_client import open_client
 from lib.problems import IdempotencyConflict, PermanentMailError, TransientMailError
 
 TIMEOUT_S = 5.0  # for the connection, and again for the response
@@ -59,12 +67,13 @@ class Mailer:
     def __init__(self, api_key: str, api_url: str, *, per_second: float = REQUESTS_PER_S) -> None:
         self.per_second = per_second
         self._rejected_reply_to: set[str] = set()
-        headers = {
-            "Authorization": f"Bearer {api_key}",
-            "Content-Type": "application/json",
-            "User-Agent": "alfa-beauty-api",  # without one Resend refuses
-        }
-        self._client = HttpClient(api_url, headers, connect_s=TIMEOUT_S)
+        self._client = open_client(
+            api_url,
+            connect_s=TIMEOUT_S,
+            response_s=TIMEOUT_S,
+            base_url=api_url,
+            headers={"Authorization": f"Bearer {api_key}"},
+        )
 
     def close(self) -> None:
         self._client.close()
@@ -103,15 +112,18 @@ class Mailer:
         }
         if email.reply_to is not None:
             message["reply_to"] = _with_punycode_domain(email.reply_to)
-        body, headers = json.dumps(message).encode(), {"Idempotency-Key": idempotency_key}
+        options: resend.Emails.SendOptions = {"idempotency_key": idempotency_key}
         try:
-            response = self._client.post("/emails", body, headers, within_s=timeout_s)
-        except RequestFailed:
-            raise TransientMailError("no_answer", may_be_sent=True) from None
-        document = _json_object(response)
-        if response.status == 200 and _ID.fullmatch(str(document.get("id") or "")):
-            return str(document["id"])
-        raise _to_error(response, str(document.get("name", "")), str(document.get("message", "")))
+            with _calling(self._client, timeout_s):
+                response = resend.Emails.send(cast("resend.Emails.SendParams", message), options)
+            mail_id = response["id"]
+        except ResendError as error:
+            raise _to_error(_Refusal.of(error)) from None
+        except _NONSENSE:
+            raise TransientMailError("nonsense", may_be_sent=True) from None
+        if not isinstance(mail_id, str) or not _ID.fullmatch(mail_id):
+            raise TransientMailError("nonsense", may_be_sent=True)
+        return mail_id
 
     def api_key_error(self, *, timeout_s: float = TIMEOUT_S) -> str | None:
         """Resend's name for why it refuses this key; None if it does not. Sends no mail.
@@ -119,16 +131,90 @@ class Mailer:
         Raises TransientMailError where Resend does not say.
         """
         try:
-            response = self._client.get("/domains", within_s=timeout_s)
-        except RequestFailed:
-            raise TransientMailError("no_answer", may_be_sent=False) from None
-        document = _json_object(response)
-        name, message = str(document.get("name", "")), str(document.get("message", ""))
-        if response.status == 200 or name == "restricted_api_key":
-            return None  # the latter: a key that may send, and nothing else
-        if response.status in (401, 403) or message.lower().startswith("api key is invalid"):
-            return name or f"status_{response.status}"
-        raise TransientMailError(name or f"status_{response.status}", may_be_sent=False)
+            with _calling(self._client, timeout_s):
+                resend.Domains.list()
+        except ResendError as error:
+            refusal = _Refusal.of(error)
+        except _NONSENSE:
+            raise TransientMailError("nonsense", may_be_sent=False) from None
+        else:
+            return None
+        if refusal.name == "restricted_api_key":
+            return None  # a key that may send, and nothing else
+        if refusal.status in (401, 403) or refusal.message.lower().startswith("api key is invalid"):
+            return refusal.name
+        raise TransientMailError(refusal.name, may_be_sent=False)
+
+
+class _HttpClient(resend.HTTPClient):
+    """The SDK's HTTP for the whole process: it calls by the client of the Mailer that is calling.
+
+    The SDK has one key and one address for a process; they are not used.
+    """
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        json: dict[str, object] | list[object] | None = None,
+        files: dict[str, Any] | None = None,
+        data: dict[str, str] | None = None,
+    ) -> tuple[bytes, int, Mapping[str, str]]:
+        client, timeout_s = _current.get()
+        response = client.request(
+            method,
+            url.removeprefix(resend.api_url),
+            # As requests, the SDK's own library, writes it: Resend knows a repeated mail by this.
+            content=dumps(json) if json else None,
+            headers={
+                "Content-Type": "application/json",
+                **{name: text for name, text in headers.items() if name != "Authorization"},
+            },
+            timeout=httpx.Timeout(timeout_s, connect=TIMEOUT_S),
+        )
+        return response.content, response.status_code, response.headers
+
+
+resend.default_http_client = _HttpClient()
+_current: ContextVar[tuple[httpx.Client, float]] = ContextVar("_current")
+
+
+@contextmanager
+def _calling(client: httpx.Client, timeout_s: float) -> Iterator[None]:
+    token = _current.set((client, timeout_s))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+# What the SDK raises, and what we do, for JSON that is no answer of Resend's.
+_NONSENSE = (AttributeError, LookupError, NoContentError, RecursionError, TypeError, ValueError)
+
+
+class _Refusal(NamedTuple):
+    """name: Resend's; "no_answer"; or the status where nobody gave one."""
+
+    status: int
+    name: str
+    message: str
+    headers: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, error: ResendError) -> "_Refusal":
+        """The class of the error says less: it goes by status and name, and is often the base."""
+        status = error.code if isinstance(error.code, int) else 500
+        name = error.error_type
+        if name == "HttpClientError":
+            return cls(status, "no_answer", "")
+        # The SDK's own names, where a proxy between answers in Resend's place.
+        is_invented = name == "InternalServerError" or (
+            name == "application_error" and status != 500
+        )
+        if is_invented or not isinstance(name, str) or not _ERROR_NAME.fullmatch(name):
+            name = f"status_{status}"
+        return cls(status, name, str(error.message), error.headers)
 
 
 def _with_punycode_domain(mailbox: str) -> str:
@@ -145,26 +231,15 @@ def _with_punycode_domain(mailbox: str) -> str:
         return mailbox  # for Resend to refuse
 
 
-def _json_object(response: HttpResponse) -> dict[str, Any]:
-    """Empty for anything else: a proxy between may answer in Resend's place."""
-    try:
-        document = response.json()
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
 def _to_error(
-    response: HttpResponse, name: str, message: str
+    refusal: _Refusal,
 ) -> IdempotencyConflict | PermanentMailError | TransientMailError:
-    status = response.status
-    if not _ERROR_NAME.fullmatch(name):
-        name = f"status_{status}"
+    status, name, message, _ = refusal
     if name == "invalid_idempotent_request":
         return IdempotencyConflict()
     if name not in API_KEY_ERRORS and status in (400, 401, 403) and "api key" in message.lower():
         name = "invalid_api_key"
-    if (pause_s := _pause_for_all_s(response, name)) is not None:
+    if (pause_s := _pause_for_all_s(refusal, name)) is not None:
         return TransientMailError(name, may_be_sent=False, retry_after_s=pause_s)
     field = _rejected_field(name, message)
     if field == "from" or status in (401, 403):  # mails of another sender may leave meanwhile
@@ -178,12 +253,12 @@ def _to_error(
                               or status in (408, 409))  # fmt: skip
 
 
-def _pause_for_all_s(response: HttpResponse, name: str) -> float | None:
+def _pause_for_all_s(refusal: _Refusal, name: str) -> float | None:
     """How long no mail can be sent; None where the error is of this mail alone."""
     if name in QUOTA_PAUSE_S:
         return QUOTA_PAUSE_S[name]
-    if response.status == 429 or name == "rate_limit_exceeded":
-        return _retry_after_s(response)
+    if refusal.status == 429 or name == "rate_limit_exceeded":
+        return _retry_after_s(refusal.headers)
     return API_KEY_PAUSE_S if name in (*API_KEY_ERRORS, *_WRONG_URL_ERRORS) else None
 
 
@@ -199,13 +274,13 @@ def _rejected_field(name: str, message: str) -> str | None:
     return None if match is None else match[1].lower()
 
 
-def _retry_after_s(response: HttpResponse) -> float:
+def _retry_after_s(headers: Mapping[str, str]) -> float:
     """Retry-After as seconds or a date (RFC 9110), else the rate limit's reset."""
-    retry_after = response.headers.get("retry-after", "")
+    retry_after = headers.get("retry-after", "")
     try:
-        seconds = float(retry_after or response.headers.get("ratelimit-reset", ""))
+        seconds = float(retry_after or headers.get("ratelimit-reset", ""))
     except ValueError:
-        seconds = _seconds_until(retry_after, response.headers.get("date", ""))
+        seconds = _seconds_until(retry_after, headers.get("date", ""))
     return min(max(1.0, seconds), MAX_PAUSE_S)  # of NaN, max takes its first
 
 

@@ -4,17 +4,17 @@ Slack down delays an alert and loses none: incidents remember what they have tol
 refused for good (revoked, thrown out of the channel) leaves the word to the webhook.
 """
 
-import http.client
 import json
-import urllib.error
 import urllib.parse
-import urllib.request
 from typing import Any
 
+import httpx
+
+from lib.http_client import open_client
 from lib.interfaces import Message, MessageRef
 from lib.problems import MessageNotFound, SlackError
 
-TIMEOUT_S = 4.0
+TIMEOUT_S = 4.0  # for the connection, and again for the response
 HISTORY_LIMIT = 200  # messages
 MAX_RETRY_AFTER_S = 600.0
 JSON_TYPE = "application/json; charset=utf-8"
@@ -161,22 +161,19 @@ class Slack:
 
     def _send(self, url: str, body: bytes, kind: str, token: str = "") -> str:
         headers = {"Content-Type": kind, **({"Authorization": token} if token else {})}
-        request = urllib.request.Request(  # noqa: S310 - a setting's http(s) address
-            url, data=body, headers=headers
-        )
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
-                return str(answer.read(1_000_000).decode("utf-8", "replace"))
-        except urllib.error.HTTPError as fault:
-            fault.close()
-            wait = fault.headers.get("Retry-After", "")
-            retry_after_s = min(float(wait), MAX_RETRY_AFTER_S) if wait.isdigit() else None
-            gone = fault.code in (403, 404, 410)
-            raise SlackError(
-                f"status_{fault.code}", retry_after_s=retry_after_s, permanent=gone
-            ) from None
-        except (OSError, http.client.HTTPException) as fault:
+            with open_client(url, connect_s=TIMEOUT_S, response_s=TIMEOUT_S) as client:
+                response = client.post(url, content=body, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as fault:
             raise SlackError(type(fault).__name__) from None
+        if response.is_success:
+            return response.text
+        wait = response.headers.get("Retry-After", "")
+        raise SlackError(
+            f"status_{response.status_code}",
+            retry_after_s=min(float(wait), MAX_RETRY_AFTER_S) if wait.isdigit() else None,
+            permanent=response.status_code in (403, 404, 410),
+        )
 
 
 def _content(message: Message) -> dict[str, Any]:

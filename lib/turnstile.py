@@ -3,9 +3,9 @@
 Turnstile down never rejects a lead nor makes it spam: a person reviews it.
 """
 
-from urllib.parse import urlencode
+import httpx
 
-from lib.http_client import HttpClient, RequestFailed
+from lib.http_client import open_client
 from lib.problems import TurnstileDown
 
 CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 0.3, 0.6
@@ -20,8 +20,8 @@ class Turnstile:
 
     def __init__(self, secret: str, url: str) -> None:
         self._secret = secret
-        headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        self._client = HttpClient(url, headers, connect_s=CONNECT_TIMEOUT_S)
+        self._url = url
+        self._client = open_client(url, connect_s=CONNECT_TIMEOUT_S, response_s=RESPONSE_TIMEOUT_S)
 
     def close(self) -> None:
         self._client.close()
@@ -33,13 +33,13 @@ class Turnstile:
         if address is not None:
             form["remoteip"] = address
         try:
-            answer = self._client.post(
-                "", urlencode(form).encode(), within_s=RESPONSE_TIMEOUT_S
-            ).json()
+            answer = self._client.post(self._url, data=form).json()
             if answer["success"] is True:
                 return True
             if not _TOKEN_ERRORS.issuperset(answer["error-codes"]):
                 raise TurnstileDown
-        except (RequestFailed, LookupError, TypeError, ValueError, RecursionError) as fault:
+        except (
+            httpx.HTTPError, httpx.InvalidURL, LookupError, TypeError, ValueError, RecursionError,
+        ) as fault:  # fmt: skip
             raise TurnstileDown from fault
         return False

@@ -314,7 +314,7 @@ RARELY = """
 import sys
 sys.path[:0] = [".", "_vendor"]
 from datetime import UTC, datetime
-from lib import http_client
+from lib import cache, http_client, mail, slack, turnstile
 from lib.leads import form_pages, spam, submission, validators
 from lib.error_reporting import Reporter
 from lib.encryption import SecretBoxCipher
@@ -329,8 +329,7 @@ assert cipher.decrypt(cipher.encrypt("x")) == "x"
 reporter = Reporter(sys.argv[1], "r", "test")
 reporter.report(ValueError("x"), request_id="1", endpoint="leads")
 reporter.alert("x", request_id="1")
-import certifi, ssl
-ssl.create_default_context(cafile=certifi.where())
+http_client.open_client("https://localhost", connect_s=1, response_s=1).close()
 """
 
 

@@ -16,16 +16,16 @@ SHIPPED = sorted([*(ROOT / "lib").rglob("*.py"), *(ROOT / "api").rglob("*.py")])
 
 PACKAGES = {"leads", "products", "vitals", "incidents", "monitoring", "privacy"}
 
-# One library each; their errors are translated there and nowhere else.
+# One library each, and httpx below it; their errors are translated there and nowhere else.
 VENDOR_HELPERS = {
-    "lib/cache.py": set(),  # Redis over REST
+    "lib/cache.py": {"httpx", "upstash_redis"},
     "lib/db.py": {"psycopg"},
     "lib/encryption.py": {"nacl"},
     "lib/error_reporting.py": {"sentry_sdk"},
-    "lib/http_client.py": {"certifi"},
-    "lib/mail.py": {"idna"},
-    "lib/slack.py": set(),
-    "lib/turnstile.py": set(),
+    "lib/http_client.py": {"httpcore", "httpx"},
+    "lib/mail.py": {"httpx", "idna", "resend"},
+    "lib/slack.py": {"httpx"},
+    "lib/turnstile.py": {"httpx"},
 }
 # What a vendor helper may build on.
 FOUNDATIONS = {"interfaces", "problems", "log", "http_client", "circuit_breaker"}

@@ -43,8 +43,8 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "mail-without-a-key": (
         Patch(
             "lib/mail.py",
-            'headers = json.dumps(message).encode(), {"Idempotency-Key": idempotency_key}',
-            "headers = json.dumps(message).encode(), dict[str, str]()",
+            'SendOptions = {"idempotency_key": idempotency_key}',
+            "SendOptions = {}",
         ),
     ),
     "names-in-the-log": (
