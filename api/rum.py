@@ -1,9 +1,9 @@
 """POST /api/rum: a browser's vitals, or a drain of Vercel's. GET, HEAD /api/rum: read them.
 
-POST: 204 at once whatever comes, and the counting after the response; bad items are dropped and
-counted in the log line, and all are lost while Redis is down. At most 64 KiB and 50 items,
-application/json or text/plain. With `x-vercel-signature` the body is a drain's (JSON array or
-NDJSON): 403 forbidden when the signature is not RUM_DRAIN_SECRET's.
+POST: 204 at once whatever comes; reading and counting come after the response. Bad items are
+dropped and counted in the log line, and all are lost while Redis is down. At most 64 KiB and 50
+items, application/json or text/plain. With `x-vercel-signature` the body is a drain's (JSON array
+or NDJSON): 403 forbidden when the signature is not RUM_DRAIN_SECRET's.
 
 GET: public, cached for a minute. 200 with p75, shares and n of each group; parameters `days` or
 `from` and `to`, `path`, `device`, `metric`, `release`, `by`, `compare`, `histogram`;
@@ -11,27 +11,24 @@ GET: public, cached for a minute. 200 with p75, shares and n of each group; para
 """
 
 from datetime import UTC, datetime
+from functools import partial
 
 from lib import log
 from lib.app import Context, Response, json_response, wsgi_app
 from lib.problems import CacheDown, DatabaseDown, Forbidden, NotConfigured, Unavailable
 from lib.vitals import drain, ingest, query, report, rollup, samples
-from lib.vitals.samples import RequestInfo, Sample
+from lib.vitals.samples import ParsedReports, RequestInfo
 
 
 def post(context: Context) -> Response:
     body, request = context.request.get_data(), _request_info(context)
     if drain.SIGNATURE_HEADER in context.request.headers:
         _require_signature(context, body)
-        parsed = drain.parse(body, request.release, context.now)
         context.add_log_fields(drain=True)
+        parse = partial(drain.parse, body, request.release, context.now)
     else:
-        parsed = samples.parse(body, request)
-    context.add_log_fields(
-        samples=len(parsed.samples), dropped=parsed.dropped or None, why=parsed.drop_reason
-    )
-    if parsed.samples:
-        context.after_response(lambda: _record(context, parsed.samples))
+        parse = partial(samples.parse, body, request)
+    context.after_response(lambda: _record(context, parse()))
     return Response(status=204)
 
 
@@ -58,8 +55,13 @@ def _request_info(context: Context) -> RequestInfo:
     )
 
 
-def _record(context: Context, parsed: list[Sample]) -> None:
-    result = ingest.record(context.services, parsed, context.now)
+def _record(context: Context, parsed: ParsedReports) -> None:
+    context.add_log_fields(
+        samples=len(parsed.samples), dropped=parsed.dropped or None, why=parsed.drop_reason
+    )
+    if not parsed.samples:
+        return
+    result = ingest.record(context.services, parsed.samples, context.now)
     if result.lost:
         log.write("rum_dropped", "warning", id=context.request_id, samples=result.lost)
     context.services.probe_open_breakers()

@@ -120,6 +120,13 @@ def _settings(_args: argparse.Namespace) -> int:
     return 0
 
 
+def _openapi(_args: argparse.Namespace) -> int:
+    from dev.build import openapi
+
+    print(openapi.write(ROOT))
+    return 0
+
+
 def _snapshot(args: argparse.Namespace) -> int:
     from dev.build import catalogue_snapshot
 
@@ -251,6 +258,7 @@ COMMANDS = {
     "vendor": Command("fetch the pinned libraries that pages load into public/", _vendor),
     "snapshot": Command("write the catalogue that ships", _snapshot, _snapshot_arguments),
     "settings": Command("write docs/settings.md", _settings),
+    "openapi": Command("write the schemas of public/openapi.json from the models", _openapi),
     "bench": Command("print a benchmark's figures", _bench, _test_arguments),
     "chaos": Command("break everything by a seed; count every lead", _chaos, _chaos_arguments),
     "outages": Command(

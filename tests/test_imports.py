@@ -43,7 +43,8 @@ ARROWS = {
     "privacy": {"leads"},
 }
 PACKAGE_LIBRARIES = {
-    "leads": {"disposable_email_domains", "email_validator", "phonenumbers", "pydantic"},
+    "leads": {"disposable_email_domains", "email_validator", "phonenumbers", "pydantic_core"},
+    "vitals": {"pydantic_core"},
 }
 FRAME = {"lib/__init__.py", "lib/app.py", "lib/services.py", "lib/settings.py", "lib/runtime.py"}
 

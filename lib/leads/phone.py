@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import phonenumbers
 
-from lib.leads.validators import FieldError
+from lib.leads.validators import field_error
 
 COUNTRY_CODE = "62"
 MIN_DIGITS, MAX_DIGITS = 10, 15  # with the country's
@@ -57,24 +57,24 @@ NUMBER_SEPARATOR = re.compile(r"[,;/|\\&~#*]")  # may separate a second number o
 def candidates(text: str, *, lost_plus: bool = False) -> list[str]:
     """Every number that may be meant, in E.164, the likeliest first; at least one.
 
-    lost_plus: it may have begun with a +. Raises FieldError.
+    lost_plus: it may have begun with a +. Raises PydanticCustomError.
     """
     if len(text) > MAX_TEXT_CHARACTERS:
-        raise FieldError("phone")
+        raise field_error("phone")
     number, is_link = _extract_number(text)
     if len(number) > MAX_NUMBER_CHARACTERS:
-        raise FieldError("phone")
+        raise field_error("phone")
     written = _to_ascii(number)
     if any(c.isalpha() for c in written):
-        raise FieldError("phone_digits")
+        raise field_error("phone_digits")
     first, *others = NUMBER_SEPARATOR.split(written, maxsplit=1)
     if others and re.search(r"\d", others[0]) and _valid_and_possible(first, lost_plus=False)[0]:
-        raise FieldError("phone_digits")
+        raise field_error("phone_digits")
     if is_link and re.match(r"\D*[1-9]", written):
         written = f"+{written}"  # as WhatsApp reads it
     valid, possible = _valid_and_possible(written, lost_plus=lost_plus)
     if not valid and not possible:
-        raise FieldError("phone")
+        raise field_error("phone")
     return valid or possible[:1]
 
 
@@ -105,7 +105,7 @@ def _extract_number(text: str) -> tuple[str, bool]:
     if scheme is None:
         return text if "%" not in text else unquote(text), False
     if EXTENSION.search(scheme["more"]):
-        raise FieldError("phone_digits")
+        raise field_error("phone_digits")
     number, context = unquote(scheme["number"]), PHONE_CONTEXT.search(scheme["more"])
     return (number if context is None or "+" in number else context[1] + number), False
 
@@ -125,7 +125,7 @@ def _to_ascii_character(character: str) -> str:
     if character in INVISIBLE_LETTERS or kind in ("Cc", "Cf", "Mn", "Me"):
         return ""
     if kind in ("No", "Nl"):
-        raise FieldError("phone_digits")  # ², ½: which digits are they?
+        raise field_error("phone_digits")  # ², ½: which digits are they?
     if kind == "Pd" or character == "\u30fc":
         return "-"
     return "+" if character == "\u2795" else unicodedata.normalize("NFKC", character)
@@ -138,9 +138,9 @@ def _valid_and_possible(written: str, *, lost_plus: bool) -> tuple[list[str], li
     if before:
         # A second + after a country's code that a form had filled in, or after 00.
         if before not in (COUNTRY_CODE, "0", *INTERNATIONAL_PREFIXES):
-            raise FieldError("phone_digits")
+            raise field_error("phone_digits")
         if before == COUNTRY_CODE and _valid_e164(before + digits) and _valid_e164(digits):
-            raise FieldError("phone_digits")
+            raise field_error("phone_digits")
     if not digits or len(digits) > 2 * MAX_DIGITS:
         return [], []
     if plus and digits[0] != "0":

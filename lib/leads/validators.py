@@ -1,16 +1,20 @@
-"""Validators of the form's fields: each cleans a value, checks it and returns it as it is stored.
+"""The parts of a field's pydantic schema: what cleans a value before pydantic checks it, and after.
 
-A text is cleaned first, so an empty one and its length are judged by what is left.
+A text is cleaned first, so an empty one and its length are judged by what is left. A rule pydantic
+has is left to pydantic: a function here changes values, or refuses what pydantic cannot judge.
 """
 
 import re
 import unicodedata
 from collections.abc import Callable
-from typing import Any
+from typing import Any, LiteralString
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import core_schema as schema
+
 MAX_URL_CHARACTERS = 2048
-NO_LIMIT = 1 << 31  # the `then` of the field limits it
+MAX_EMAIL_CHARACTERS = 254
 CAMPAIGN_PARAMETERS = ("gclid", "fbclid")  # beside utm_*: any other may be personal
 
 # Unicode's direction marks and overrides, zero-width spaces and the byte order mark: invisible,
@@ -19,80 +23,128 @@ _INVISIBLE = dict.fromkeys(
     [0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2060, *range(0x2066, 0x206A), 0xFEFF]
 )
 
+# A number of chairs as text, for the document: the code reads the number in it.
+_CHAIR_DIGITS = "^(0{0,4}[1-9]|0{0,3}[1-9][0-9]|0{0,2}[1-9][0-9]{2}|0?[1-9][0-9]{3}|10000)?$"
 
-class FieldError(Exception):
+
+def field_error(error_type: LiteralString, **params: Any) -> PydanticCustomError:
     """error_type: a key of ERROR_MESSAGES. params: of its message."""
-
-    def __init__(self, error_type: str, **params: Any) -> None:
-        super().__init__(error_type)
-        self.error_type = error_type
-        self.params = params
-
-
-type Validator = Callable[[object], Any]
-"""A value as it came -> as it is stored. Raises FieldError."""
+    return PydanticCustomError(error_type, error_type, params)
 
 
 def text_field(
-    max_length: int,
-    min_length: int = 0,
-    then: Callable[[str], str | None] | None = None,
+    max_length: int | None = None,
     *,
+    then: Callable[[str], str | None] | None = None,
     lines: bool = False,
-) -> Validator:
-    """An optional text; empty is not given. lines: line breaks stay."""
-
-    def validate(value: object) -> str | None:
-        text = _clean_text(value, lines=lines)
-        if text is None or text == "":
-            return None
-        if not isinstance(text, str):
-            raise FieldError("string_type")
-        if len(text) < min_length:
-            raise FieldError("string_too_short", min_length=min_length)
-        if len(text) > max_length:
-            raise FieldError("string_too_long", max_length=max_length)
-        return text if then is None else then(text)
-
-    return validate
+    json_schema: dict[str, Any] | None = None,
+) -> CoreSchema:
+    """An optional text. lines: line breaks stay. json_schema: limits that `then` has."""
+    text: CoreSchema = schema.str_schema(max_length=max_length)
+    if then is not None:
+        metadata = {"pydantic_js_updates": json_schema} if json_schema else None
+        text = schema.no_info_after_validator_function(then, text, metadata=metadata)
+    clean = _clean_lines if lines else clean_line
+    return schema.no_info_before_validator_function(clean, schema.nullable_schema(text))
 
 
-def choice_field(*choices: str) -> Validator:
-    def validate(value: object) -> str | None:
-        if value is None or value == "":
-            return None
-        if not isinstance(value, str) or value not in choices:
-            raise FieldError("literal_error", expected=", ".join(choices))
-        return value
-
-    return validate
+def required_text_field(min_length: int, max_length: int) -> CoreSchema:
+    text = schema.str_schema(min_length=min_length, max_length=max_length)
+    return schema.no_info_before_validator_function(_clean_required_line, text)
 
 
-def required(validate: Validator) -> Validator:
-    def validate_given(value: object) -> Any:
-        result = validate(value)
-        if result is None:
-            raise FieldError("missing")
-        return result
+def choice_field(*choices: str, required: bool = False) -> CoreSchema:
+    named = schema.custom_error_schema(
+        schema.literal_schema(list(choices)),
+        "literal_error",
+        custom_error_context={"expected": ", ".join(choices)},
+    )
+    if required:
+        return schema.no_info_before_validator_function(_reject_empty, named)
+    return schema.no_info_before_validator_function(_empty_to_none, schema.nullable_schema(named))
 
-    return validate_given
+
+def phone_field() -> CoreSchema:
+    return schema.no_info_before_validator_function(normalize_phone, schema.str_schema())
+
+
+def phones_field() -> CoreSchema:
+    """Every number that may be meant, the likeliest first; empty for none."""
+    return schema.no_info_plain_validator_function(possible_phones)
+
+
+def email_field() -> CoreSchema:
+    limits = {"format": "email", "maxLength": MAX_EMAIL_CHARACTERS}
+    return text_field(then=normalize_email, json_schema=limits)
+
+
+def consent_field() -> CoreSchema:
+    return schema.no_info_before_validator_function(require_consent, schema.literal_schema([True]))
+
+
+def chair_count_field() -> CoreSchema:
+    """An optional whole number, or its text."""
+    number = schema.custom_error_schema(
+        schema.int_schema(ge=1, le=10_000), "chair_count", custom_error_message="chair_count"
+    )
+    return schema.no_info_before_validator_function(
+        _read_number,
+        schema.nullable_schema(number),
+        metadata={
+            "pydantic_js_updates": {"type": ["integer", "string", "null"], "pattern": _CHAIR_DIGITS}
+        },
+    )
+
+
+def clean_line(value: object) -> object:
+    return _clean_text(value, lines=False)
+
+
+def _clean_lines(value: object) -> object:
+    return _clean_text(value, lines=True)
+
+
+def _clean_required_line(value: object) -> object:
+    return _reject_empty(clean_line(value))
 
 
 def _clean_text(value: object, *, lines: bool) -> object:
-    """Text as it is stored: NFC, trimmed, no control characters. No text: as it came."""
+    """Text as it is stored: NFC, trimmed, no control characters; None where nothing is left.
+
+    No text: as it came.
+    """
     if not isinstance(value, str):
         return value
     if value.isascii() and value.isprintable():
-        return value.strip()  # nearly all
+        return value.strip() or None  # nearly all
     if "\x00" in value or any("\ud800" <= char <= "\udfff" for char in value):
         # Postgres refuses NUL, and a lone surrogate is no character at all.
-        raise FieldError("unreadable")
+        raise field_error("unreadable")
     text = value.replace("\r\n", "\n").replace("\r", "\n").translate(_INVISIBLE)
     if not lines:
         text = text.replace("\n", " ").replace("\t", " ")
     visible = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
     # Last, for what was dropped may have stood between a letter and its accent.
-    return unicodedata.normalize("NFC", visible).strip()
+    return unicodedata.normalize("NFC", visible).strip() or None
+
+
+def _empty_to_none(value: object) -> object:
+    return None if value == "" else value
+
+
+def _reject_empty(value: object) -> object:
+    if value is None or value == "":
+        raise field_error("missing")
+    return value
+
+
+def _read_number(value: object) -> object:
+    value = clean_line(value)
+    if isinstance(value, str) and value.isdecimal() and len(value) <= 5:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # JSON has one kind of number: 3.0 is 3
+    return value
 
 
 # Indonesian mobile numbers as nearly all are written; the library reads them the same (a test).
@@ -100,11 +152,11 @@ _PHONE_SEPARATORS = dict.fromkeys(map(ord, " -.()"))
 _INDONESIAN_MOBILE = re.compile(r"(?:\+?620?|0)?(8[1-35-9][0-9]{7,10})")
 
 
-def normalize_phone(value: object) -> str | None:
-    """A WhatsApp number in E.164, from whatever people write."""
-    text = _phone_text(value)
-    if text is None:
-        return None
+def normalize_phone(value: object) -> object:
+    """A WhatsApp number in E.164, from whatever people write. No text: as it came."""
+    text = _clean_required_line(value)
+    if not isinstance(text, str):
+        return text
     mobile = _INDONESIAN_MOBILE.fullmatch(text.translate(_PHONE_SEPARATORS))
     if mobile and not (_may_have_lost_plus(value) and text[0] == "8"):
         return "+62" + mobile[1]
@@ -115,8 +167,8 @@ def normalize_phone(value: object) -> str | None:
 
 def possible_phones(value: object) -> tuple[str, ...]:
     """Every number that may be meant, the likeliest first; empty for none."""
-    text = _phone_text(value)
-    if text is None:
+    text = clean_line(value)
+    if not isinstance(text, str):
         return ()
     from lib.leads.phone import candidates
 
@@ -130,9 +182,6 @@ def renormalize_phone(stored: str) -> str:
     from lib.leads.phone import renormalize
 
     return renormalize(stored)
-
-
-_phone_text = text_field(NO_LIMIT)
 
 
 def _may_have_lost_plus(value: object) -> bool:
@@ -175,33 +224,20 @@ def normalize_email(text: str) -> str:
     if _is_ordinary_email(text):
         return text.lower()
     if len(text) > _MAX_NAMED_CHARACTERS:
-        raise FieldError("email")
+        raise field_error("email")
     from email_validator import EmailNotValidError, validate_email  # 30 ms that few pay
 
     named = re.fullmatch(_NAME_AND_ADDRESS, text) if text.endswith(">") else None
     try:
         email = validate_email(named[1].strip() if named else text, check_deliverability=False)
     except EmailNotValidError:
-        raise FieldError("email") from None
+        raise field_error("email") from None
     return email.normalized.lower()
-
-
-def parse_chair_count(value: object) -> int | None:
-    value = _clean_text(value, lines=False)
-    if value is None or value == "":
-        return None
-    if isinstance(value, str) and value.isdecimal() and len(value) <= 5:
-        value = int(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # JSON has one kind of number: 3.0 is 3
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
-        raise FieldError("chair_count")
-    return value
 
 
 def require_consent(value: object) -> bool:
     if value is not True:
-        raise FieldError("consent")
+        raise field_error("consent")
     return True
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 from lib.interfaces import RunQuery
 from lib.problems import NotFound
@@ -18,6 +18,28 @@ type Row = dict[str, Any]
 
 # A function's response may have 4.5 MB; a product takes about 1 KB. `Link` leads to the rest.
 MAX_UNPAGED = 3000
+
+
+class Image(TypedDict):
+    url: str | None
+    alt: str | None
+    caption: str | None
+
+
+class Product(TypedDict, total=False):
+    """A product as callers read it: these fields, or those they asked for. There is no price."""
+
+    slug: str
+    name: str
+    brand: str
+    audience: list[Literal["SALON", "BARBER"]]
+    functions: list[str]
+    categories: list[str]
+    summary: str
+    benefits: list[str]
+    howToUse: str
+    image: Image
+
 
 AUDIENCE_LABELS = {"SALON": "Salon", "BARBER": "Barbershop"}
 
@@ -305,14 +327,14 @@ def remove_withdrawn(answer: RenderedAnswer, published: frozenset[str]) -> Rende
     return RenderedAnswer(_encode(value), slugs, answer.changed_at, cursor)
 
 
-def to_json(row: Row, query: Query) -> dict[str, object]:
+def to_json(row: Row, query: Query) -> Product:
     """A product as callers read it: the fields asked for, in the language asked for."""
     other = next(locale for locale in LOCALES if locale != query.locale)
 
     def text(column: str) -> Any:
         return row.get(f"{column}_{query.locale}") or row.get(f"{column}_{other}")
 
-    product: dict[str, object] = {
+    product: Product = {
         "slug": row["slug"],
         "name": row["name"],
         "brand": row["brand"],
@@ -328,7 +350,9 @@ def to_json(row: Row, query: Query) -> dict[str, object]:
             "caption": text("image_caption"),
         },
     }
-    return {name: product[name] for name in query.fields}
+    if len(query.fields) == len(product):
+        return product
+    return cast("Product", {name: value for name, value in product.items() if name in query.fields})
 
 
 def _render_facets(query: Query, rows: list[Row]) -> dict[str, list[dict[str, object]]]:

@@ -9,17 +9,20 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from lib.vitals import quantile_sketch
 from lib.vitals.quantile_sketch import Scale
 
+if TYPE_CHECKING:
+    from lib.vitals import beacon
+
 MAX_BODY_BYTES = 64 * 1024
 MAX_ITEMS = 50
-MAX_ID_CHARACTERS = 128
 
 # Thresholds: web-vitals 6.2.3's own (2026-11). Floors are far below what a person notices.
 METRICS = {
@@ -150,33 +153,30 @@ def make_sample(
     return Sample(hash_id(metric, id), at_ms, hour, path, device, metric, release, bucket)
 
 
+@cache
+def _item_parser() -> "Callable[[object], beacon.Item | None]":
+    from lib.vitals import beacon
+
+    return beacon.item_parser(tuple(METRICS))
+
+
 def _parse_item(item: object, request: RequestInfo) -> Sample | None:
-    if not isinstance(item, dict) or item.get("webdriver") is True:
+    report = _item_parser()(item)
+    bucket = report and bucket_for(report["name"], report["value"])
+    if report is None or bucket is None:
         return None
-    metric_id = _first_present(item, "id", "metric_id")
-    if not isinstance(metric_id, str) or not 0 < len(metric_id) <= MAX_ID_CHARACTERS:
-        return None
-    metric = str(_first_present(item, "name", "metric_name")).upper()
-    bucket = bucket_for(metric, item.get("value"))
-    if bucket is None:
-        return None
-    page = _first_present(item, "page", "page_url_current", "url", "navigationURL")
     now_ms = _epoch_ms(request.now)
     return make_sample(
-        metric,
+        report["name"],
         bucket,
-        id=metric_id,
+        id=report["id"],
         # The page's clock orders its own reports; the hour is by the server's.
-        at_ms=parse_timestamp_ms(item.get("timestamp")) or now_ms,
+        at_ms=parse_timestamp_ms(report.get("timestamp")) or now_ms,
         hour=hour_start(now_ms),
-        page=page if isinstance(page, str) and page else request.referrer,
-        device=device_class(request.user_agent, request.mobile_hint, item.get("device_type")),
+        page=report.get("page") or request.referrer,
+        device=device_class(request.user_agent, request.mobile_hint, report.get("device_type")),
         release=request.release,
     )
-
-
-def _first_present(item: Mapping[str, object], *names: str) -> object:
-    return next((item[name] for name in names if item.get(name) is not None), None)
 
 
 def _finite_number(value: object) -> float | None:
