@@ -44,6 +44,10 @@ ERROR_MESSAGES: dict[str, dict[str, str]] = {
         "id": "Berisi karakter yang tidak dapat disimpan.",
         "en": "This contains characters that cannot be stored.",
     },
+    "invisible": {
+        "id": "Tulis dengan huruf yang terlihat.",
+        "en": "Write it in letters that can be seen.",
+    },
     "phone": {
         "id": "Nomor WhatsApp tidak valid. Contoh: 0812 3456 7890.",
         "en": "Not a valid WhatsApp number. Example: +62 812 3456 7890.",

@@ -23,6 +23,10 @@ _INVISIBLE = dict.fromkeys(
     [0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2060, *range(0x2066, 0x206A), 0xFEFF]
 )
 
+# Letters and a sign by their category, and blank on every screen.
+_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+_NO_GLYPH = ("C", "M", "Z")  # control, format and unassigned; combining; spaces
+
 # A number of chairs as text, for the document: the code reads the number in it.
 _CHAIR_DIGITS = "^(0{0,4}[1-9]|0{0,3}[1-9][0-9]|0{0,2}[1-9][0-9]{2}|0?[1-9][0-9]{3}|10000)?$"
 
@@ -49,7 +53,9 @@ def text_field(
 
 
 def required_text_field(min_length: int, max_length: int) -> CoreSchema:
-    text = schema.str_schema(min_length=min_length, max_length=max_length)
+    """A text that a person can see: not of invisible or combining characters alone."""
+    text: CoreSchema = schema.str_schema(min_length=min_length, max_length=max_length)
+    text = schema.no_info_after_validator_function(_reject_invisible, text)
     return schema.no_info_before_validator_function(_clean_required_line, text)
 
 
@@ -126,6 +132,12 @@ def _clean_text(value: object, *, lines: bool) -> object:
     visible = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
     # Last, for what was dropped may have stood between a letter and its accent.
     return unicodedata.normalize("NFC", visible).strip() or None
+
+
+def _reject_invisible(text: str) -> str:
+    if not any(c not in _BLANKS and unicodedata.category(c)[0] not in _NO_GLYPH for c in text):
+        raise field_error("invisible")
+    return text
 
 
 def _empty_to_none(value: object) -> object:
