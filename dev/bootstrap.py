@@ -11,6 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 from dev import interpreter
@@ -49,6 +51,26 @@ def prepare() -> None:
 
 def step(number: int, text: str) -> None:
     print(f"[{number}/{STEPS}] {text}", flush=True)
+
+
+@contextlib.contextmanager
+def heartbeat(title, every_s=5.0):  # type: ignore[no-untyped-def]
+    """Say at times that the work goes on; nothing about work that is done before."""
+    done = threading.Event()
+    started = time.time()
+
+    def tell() -> None:
+        while not done.wait(every_s):
+            print(f"      {title}: {time.time() - started:.0f} s …", flush=True)
+
+    telling = threading.Thread(target=tell)
+    telling.daemon = True
+    telling.start()
+    try:
+        yield
+    finally:
+        done.set()
+        telling.join()
 
 
 def _fresh() -> bool:
@@ -99,7 +121,9 @@ def _make_environment() -> None:
         VENV.unlink()
     elif VENV.exists():
         shutil.rmtree(str(VENV))
-    if subprocess.call([python, "-m", "venv", str(VENV)]) != 0:
+    with heartbeat("making .venv"):
+        status = subprocess.call([python, "-m", "venv", str(VENV)])
+    if status != 0:
         sys.exit("Python's venv module failed (see above); on Debian: " + _venv_advice())
 
 
@@ -119,8 +143,10 @@ def _install_venv_package() -> None:
         sys.exit("This Python cannot make virtual environments; on Debian: " + _venv_advice())
     package = f"python{interpreter.VERSION}-venv"
     print(f"      installing {package} with apt-get", flush=True)
-    subprocess.call(["apt-get", "update", "-qq"])
-    if subprocess.call(["apt-get", "install", "-y", "-qq", package]) != 0:
+    with heartbeat("apt-get"):
+        subprocess.call(["apt-get", "update", "-qq"])
+        status = subprocess.call(["apt-get", "install", "-y", "-qq", package])
+    if status != 0:
         sys.exit(f"apt-get could not install {package} (see above)")
 
 
@@ -147,7 +173,8 @@ def _install() -> None:
         stderr=subprocess.STDOUT,
         universal_newlines=True,
     )
-    said = _follow(pip)
+    with heartbeat("installing"):
+        said = _follow(pip)
     if pip.wait() != 0:
         sys.exit("".join(said[-30:]) + "\npip could not install the packages (see above)")
 

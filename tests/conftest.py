@@ -95,7 +95,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("any_machine")
     config.addinivalue_line("markers", "both_majors: on PostgreSQL 17 and on 15")
     config.addinivalue_line("markers", "measures_time: up to three times, as machines are busy")
-    config.addinivalue_line("markers", "starts_servers: by itself, whatever its fixtures are")
+    config.addinivalue_line("markers", "slow: left out by --quick, as what needs a platform is")
     config.addinivalue_line("markers", "real_now: NOW of the module is when the test began")
 
 
@@ -119,9 +119,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def is_quick(item: pytest.Item) -> bool:
-    """Whether a test starts no server: by its fixtures, or by the marker `starts_servers`."""
+    """Whether a test asks for no server and is not marked `slow`."""
     fixtures = set(getattr(item, "fixturenames", ()))
-    return not (NEEDS_PLATFORM & fixtures or item.get_closest_marker("starts_servers"))
+    return not (NEEDS_PLATFORM & fixtures or item.get_closest_marker("slow"))
 
 
 def _file(item: pytest.Item) -> str:

@@ -19,6 +19,8 @@ RUN = """
 import sys
 from pathlib import Path
 from dev.platform.local_platform import Platform
+
+pytestmark = pytest.mark.slow
 with Platform(Path(sys.argv[1]), Path(sys.argv[2])) as platform:
     print(platform.admin_database_url, platform.postgres.pid, flush=True)
     sys.stdin.read()
