@@ -131,8 +131,9 @@ def _file(item: pytest.Item) -> str:
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """A test marked `measures_time` fails when three runs of it in a row do.
 
-    It compares a duration with a limit: code that is too slow is so each time, a machine that is
-    busy with something else is not. The end of the run says what was measured again.
+    It compares a duration with a limit, or what it tests does: code that is too slow is so each
+    time, a machine that is busy with something else is not. What must hold whatever the load is,
+    as that no lead is lost, is never marked. The end of the run says what was measured again.
     """
     if item.get_closest_marker("measures_time") is None:
         return None

@@ -162,6 +162,7 @@ def test_a_change_reaches_instances_within_seconds_of_its_import(
 def test_redis_broken_is_a_miss(platform: Platform, seeded: Database, mode: str) -> None:
     with platform.function("api/products.py") as function:
         get_products(function, "?slug=barber-beard-oil")  # awake
+        assert function.wait_idle(10)
         platform.upstash.switch(mode)
         started = time.monotonic()
         response = get_products(function)
