@@ -13,14 +13,14 @@ from dev.platform.local_platform import Platform
 from dev.platform.state import Busy, State
 from dev.vendors.resp import Connection
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 RUN = """
 import sys
 from pathlib import Path
 from dev.platform.local_platform import Platform
-
-pytestmark = pytest.mark.slow
 with Platform(Path(sys.argv[1]), Path(sys.argv[2])) as platform:
     print(platform.admin_database_url, platform.postgres.pid, flush=True)
     sys.stdin.read()
