@@ -11,6 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 from dev import interpreter, package_install
@@ -55,6 +57,26 @@ def prepare(is_start: bool) -> None:
 
 def step(number: int, text: str) -> None:
     print(f"[{number}/{STEPS}] {text}", flush=True)
+
+
+@contextlib.contextmanager
+def heartbeat(title, every_s=5.0):  # type: ignore[no-untyped-def]
+    """Say at times that the work goes on; nothing about work that is done before."""
+    done = threading.Event()
+    started = time.time()
+
+    def tell() -> None:
+        while not done.wait(every_s):
+            print(f"      {title}: {time.time() - started:.0f} s …", flush=True)
+
+    telling = threading.Thread(target=tell)
+    telling.daemon = True
+    telling.start()
+    try:
+        yield
+    finally:
+        done.set()
+        telling.join()
 
 
 def _fresh() -> bool:
@@ -106,11 +128,12 @@ def _make_environment() -> None:
     elif VENV.exists():
         shutil.rmtree(str(VENV))
     venv = [python, "-m", "venv", str(VENV)]
-    # The interpreter's own pip is quicker than ensurepip.
-    is_made = subprocess.call([*venv, "--without-pip"]) == 0 and package_install.install_installers(
-        python, PYTHON, _pinned("uv")
-    )
-    if not is_made and subprocess.call(venv) != 0:
+    with heartbeat("making .venv"):
+        # The interpreter's own pip is quicker than ensurepip.
+        is_made = subprocess.call([*venv, "--without-pip"]) == 0
+        is_made = is_made and package_install.install_installers(python, PYTHON, _pinned("uv"))
+        is_made = is_made or subprocess.call(venv) == 0
+    if not is_made:
         sys.exit("Python's venv module failed (see above); on Debian: " + _venv_advice())
 
 
@@ -142,8 +165,10 @@ def _install_venv_package() -> None:
         sys.exit("This Python cannot make virtual environments; on Debian: " + _venv_advice())
     package = f"python{interpreter.VERSION}-venv"
     print(f"      installing {package} with apt-get", flush=True)
-    subprocess.call(["apt-get", "update", "-qq"])
-    if subprocess.call(["apt-get", "install", "-y", "-qq", package]) != 0:
+    with heartbeat("apt-get"):
+        subprocess.call(["apt-get", "update", "-qq"])
+        status = subprocess.call(["apt-get", "install", "-y", "-qq", package])
+    if status != 0:
         sys.exit(f"apt-get could not install {package} (see above)")
 
 
@@ -156,7 +181,8 @@ def _install() -> None:
     files = _requirement_files()
     names = {name for file in files for name in _names(file.read_text())}
     step(3, f"Installing {len(names)} Python packages …")
-    package_install.install(PYTHON, files)
+    with heartbeat("installing"):
+        package_install.install(PYTHON, files)
 
 
 def _names(requirements: str) -> "set[str]":

@@ -5,21 +5,18 @@ for each: a test may not count on what another file left.
 """
 
 import argparse
-import contextlib
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dev import tools
-from dev.bootstrap import DATA, ROOT
+from dev.bootstrap import DATA, ROOT, heartbeat
 from dev.platform import postgres_binaries
 
 _BIN = Path(sys.executable).parent
-_HEARTBEAT_S = 5.0
 _MOST_WORKERS = 4
 
 
@@ -76,27 +73,8 @@ _QUICK_NEEDS = {name: _NEEDS[name] for name in _NEEDS if name.startswith("Postgr
 def _install(needs: dict[str, Callable[[], object]]) -> None:
     """Have everything there, with a line for what took longer than a look. tools.Missing."""
     for number, (name, ensure) in enumerate(needs.items(), 1):
-        with _heartbeat(f"[{number}/{len(needs)}] {name}"):
+        with heartbeat(f"[{number}/{len(needs)}] installing {name}"):
             ensure()
-
-
-@contextlib.contextmanager
-def _heartbeat(title: str, every_s: float = _HEARTBEAT_S) -> Iterator[None]:
-    """Say at times that the work goes on; nothing about work that is done before."""
-    done = threading.Event()
-    started = time.monotonic()
-
-    def tell() -> None:
-        while not done.wait(every_s):
-            print(f"{title}: {time.monotonic() - started:.0f} s …", flush=True)
-
-    telling = threading.Thread(target=tell, daemon=True)
-    telling.start()
-    try:
-        yield
-    finally:
-        done.set()
-        telling.join()
 
 
 # ------------------------------------------------------------------ running
@@ -138,7 +116,7 @@ def _repeat(times: int, for_pytest: Sequence[str]) -> int:
     failures = 0
     for number in range(1, times + 1):
         started = time.monotonic()
-        with _heartbeat(f"run {number} of {times}", every_s=60):
+        with heartbeat(f"run {number} of {times}", every_s=60):
             run = subprocess.run(
                 command,
                 cwd=ROOT,

@@ -95,7 +95,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("any_machine")
     config.addinivalue_line("markers", "both_majors: on PostgreSQL 17 and on 15")
     config.addinivalue_line("markers", "measures_time: up to three times, as machines are busy")
-    config.addinivalue_line("markers", "starts_servers: by itself, whatever its fixtures are")
+    config.addinivalue_line("markers", "slow: left out by --quick, as what needs a platform is")
     config.addinivalue_line("markers", "real_now: NOW of the module is when the test began")
 
 
@@ -119,9 +119,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def is_quick(item: pytest.Item) -> bool:
-    """Whether a test starts no server: by its fixtures, or by the marker `starts_servers`."""
+    """Whether a test asks for no server and is not marked `slow`."""
     fixtures = set(getattr(item, "fixturenames", ()))
-    return not (NEEDS_PLATFORM & fixtures or item.get_closest_marker("starts_servers"))
+    return not (NEEDS_PLATFORM & fixtures or item.get_closest_marker("slow"))
 
 
 def _file(item: pytest.Item) -> str:
@@ -131,8 +131,9 @@ def _file(item: pytest.Item) -> str:
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """A test marked `measures_time` fails when three runs of it in a row do.
 
-    It compares a duration with a limit: code that is too slow is so each time, a machine that is
-    busy with something else is not. The end of the run says what was measured again.
+    It compares a duration with a limit, or what it tests does: code that is too slow is so each
+    time, a machine that is busy with something else is not. What must hold whatever the load is,
+    as that no lead is lost, is never marked. The end of the run says what was measured again.
     """
     if item.get_closest_marker("measures_time") is None:
         return None

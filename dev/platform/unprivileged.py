@@ -41,7 +41,7 @@ def prepare(package: Path, data: Path) -> ServerPaths:
     uid = pwd.getpwnam(_SERVER_USER).pw_uid
     _remove_stale()
     if not _is_reachable(package / "bin" / "postgres", uid):
-        package = _copy_binaries(package, _shared_folder(data))
+        package = _copy_binaries(package, _shared_folder(package))
     data.parent.mkdir(parents=True, exist_ok=True)
     # A folder of the server's own, since it also writes beside its data.
     home = data if _is_reachable(data.parent, uid) else _shared_folder(data) / data.name
@@ -50,9 +50,12 @@ def prepare(package: Path, data: Path) -> ServerPaths:
     return ServerPaths(package, _make_private(home) / "data", uid)
 
 
-def _shared_folder(data: Path) -> Path:
-    """/var/tmp/alfa-beauty-<hash of the data path>, ours alone to write."""
-    digest = hashlib.sha256(str(data.resolve()).encode()).hexdigest()[:12]
+def _shared_folder(path: Path) -> Path:
+    """/var/tmp/alfa-beauty-<hash of the path>, ours alone to write; it goes when its parent does.
+
+    One for the binaries, which every server shares, and one for each folder of data.
+    """
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
     folder = _OUTSIDE / f"{_PREFIX}{digest}"
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o755)
@@ -60,7 +63,7 @@ def _shared_folder(data: Path) -> Path:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         raise PermissionError(f"{folder} belongs to somebody else: remove it")
     folder.chmod(0o755)
-    (folder / _ORIGIN).write_text(str(data.resolve().parent))
+    (folder / _ORIGIN).write_text(str(path.resolve().parent))
     return folder
 
 
@@ -68,10 +71,12 @@ def _remove_stale() -> None:
     """Remove what was kept outside for clones and test runs that are gone."""
     for folder in _OUTSIDE.glob(f"{_PREFIX}*"):
         origin = folder / _ORIGIN
-        if folder.is_symlink() or folder.lstat().st_uid != os.geteuid() or not origin.is_file():
-            continue
-        if not Path(origin.read_text()).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        # Another run may be removing it at this moment.
+        with contextlib.suppress(FileNotFoundError):
+            if folder.is_symlink() or folder.lstat().st_uid != os.geteuid():
+                continue
+            if not Path(origin.read_text()).exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make_private(home: Path) -> Path:
@@ -87,7 +92,12 @@ def _copy_binaries(package: Path, outside: Path) -> Path:
         partial = target.with_name(f"{target.name}.{os.getpid()}")
         shutil.copytree(package, partial, symlinks=True)
         partial.chmod(0o755)
-        partial.rename(target)
+        try:
+            partial.rename(target)
+        except OSError:  # another run was first
+            shutil.rmtree(partial, ignore_errors=True)
+            if not target.exists():
+                raise
     return target
 
 

@@ -13,6 +13,8 @@ from dev.platform.local_platform import Platform
 from dev.platform.state import Busy, State
 from dev.vendors.resp import Connection
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 RUN = """

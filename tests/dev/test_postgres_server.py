@@ -14,6 +14,8 @@ from dev.platform.local_platform import Platform
 from dev.platform.postgres import Postgres
 from tests.conftest import ROOT, both_majors
 
+pytestmark = pytest.mark.slow
+
 PASSWORD = "not-a-secret"
 
 

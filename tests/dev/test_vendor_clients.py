@@ -39,6 +39,8 @@ from tests.conftest import LEAD, ROOT, eventually
 from tests.incidents.test_alerts import LINKS, NOW, messages, notify, record, resolve
 from tests.vitals.test_rum import LAPTOP
 
+pytestmark = pytest.mark.slow
+
 type Rows = psycopg.Connection[DictRow]
 
 NODE = Path(__file__).parent / "node"

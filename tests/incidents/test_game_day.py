@@ -135,6 +135,7 @@ def test_its_post_mortem_counts_the_leads_and_it_closes_with_an_rca_alone(
     day: SiteUnderTest,
 ) -> None:
     assert post(day, 1).status_code == 200
+    assert day.wait_idle(10)
     day.database.switch("refuse")
     assert post(day, 2).status_code == 202
     watch(day)

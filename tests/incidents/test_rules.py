@@ -221,11 +221,13 @@ def false_alerts(days: int, seed: int, error_rate: float) -> list[str]:
     return alerts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_thirty_quiet_days_with_the_noise_of_small_numbers_raise_no_false_alert(seed: int) -> None:
     assert false_alerts(30, seed, error_rate=0.002) == []
 
 
+@pytest.mark.slow
 def test_even_with_one_request_in_a_hundred_failing_the_mornings_are_quiet() -> None:
     alerts = false_alerts(30, 4, error_rate=0.01)
     assert len(alerts) <= 3

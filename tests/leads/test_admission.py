@@ -371,6 +371,7 @@ def test_a_silent_redis_costs_the_first_lead_a_second_and_the_next_nothing(
 ) -> None:
     with platform.function("api/leads.py") as function:
         post(function.url, 0)  # warm
+        assert function.wait_idle(10)
         platform.upstash.switch(mode="stall")
         first, second = post(function.url, 1), post(function.url, 2)
         platform.upstash.ok()

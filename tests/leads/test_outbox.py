@@ -112,6 +112,7 @@ def test_a_redeploy_with_another_template_repeats_the_stored_bytes(
     platform.resend.switch(mode="fail", times=1)
     site.post("/api/leads", json=without_email)
     eventually(lambda: mail(database)["last_error"])
+    eventually(platform.is_idle)
     database.execute("update outbox set subject = 'As it was rendered then'")
     make_due(database)
     platform.cron("deliver")

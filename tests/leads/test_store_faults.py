@@ -159,6 +159,7 @@ def test_with_redis_down_too_the_mail_carries_it_and_with_that_down_it_is_refuse
     with platform.function("api/leads.py", UPSTASH_REDIS_REST_URL="http://127.0.0.1:1") as function:
         assert post(function.url).status_code == 202
         assert "BEGIN ALFA LEAD" in delivered(platform)[0]["text"]
+        assert function.wait_idle(10)
         platform.resend.switch(mode="fail", status=500)
         refused = post(function.url, {**LEAD, "message": "Lagi"})
         assert (refused.status_code, refused.json()["error"]) == (503, "persistence_failed")
@@ -247,6 +248,7 @@ def test_stores_that_were_down_moments_ago_are_asked_before_a_lead_is_left_to_a_
         platform.function("api/leads.py", **variables) as function,
     ):
         assert post(function.url, {**LEAD, "message": "0"}).status_code == 200
+        assert function.wait_idle(10)
         postgres.switch("refuse")
         cache.switch("refuse")
         assert post(function.url, {**LEAD, "message": "1"}).status_code == 202, "by mail"
@@ -389,9 +391,11 @@ def test_the_same_words_with_and_without_a_key_are_one_lead(
 ) -> None:
     first = post(platform.url, LEAD, key=keys[0]).json()
     eventually(lambda: valkey.keys("seen:*"))
+    eventually(platform.is_idle)
     if flushed:
         valkey.flushall()
     assert post(platform.url, LEAD, key=keys[1]).json() == first
+    eventually(platform.is_idle)
     valkey.flushall()
     assert post(platform.url, LEAD, key=keys[1]).json() == first
     assert post(platform.url, LEAD, key=keys[0]).json() == first

@@ -17,6 +17,9 @@ from dev.faults.fault_proxy import FaultProxy
 from dev.platform.local_platform import Platform
 from tests.conftest import LEAD, eventually
 
+# Deep health gives every service a second, whatever else the machine does.
+pytestmark = pytest.mark.measures_time
+
 type Rows = psycopg.Connection[DictRow]
 
 NO_DATABASE = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa"}
@@ -123,7 +126,6 @@ def test_deep_is_true_however_it_is_spelled(
     assert answer.json()["services"]["database"] == "connected"
 
 
-@pytest.mark.measures_time
 def test_a_healthy_platform_reports_every_service(platform: Platform, database: Rows) -> None:
     deep(platform, platform)  # warm
     answer = deep(platform, platform)
@@ -146,7 +148,6 @@ def test_a_healthy_platform_reports_every_service(platform: Platform, database: 
     assert body["ledger"]["missing"] == body["ledger"]["untold"] == []
 
 
-@pytest.mark.measures_time
 def test_loading_on_a_cold_instance_does_not_count_as_silence(
     platform: Platform, database: Rows
 ) -> None:
@@ -180,7 +181,6 @@ def test_without_redis_it_is_degraded(platform: Platform, database: Rows) -> Non
         assert answer.json()["ledger"] is None
 
 
-@pytest.mark.measures_time
 def test_a_silent_redis_costs_a_second_and_degrades(platform: Platform, database: Rows) -> None:
     with platform.function("api/health.py") as health:
         deep(platform, health)  # warm
@@ -200,7 +200,6 @@ def test_without_a_database_it_is_unhealthy(platform: Platform, database: Rows) 
         assert "127.0.0.1" not in answer.text, "no configuration reaches a caller"
 
 
-@pytest.mark.measures_time
 def test_a_silent_database_is_unhealthy_within_two_seconds(
     platform: Platform, database: Rows
 ) -> None:

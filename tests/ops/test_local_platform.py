@@ -11,6 +11,8 @@ from ops import cli, local_platform
 from ops.command import Failed
 from ops.recovery import postgres
 
+pytestmark = pytest.mark.slow
+
 
 def test_without_a_local_platform_the_option_is_refused(
     capsys: pytest.CaptureFixture[str],

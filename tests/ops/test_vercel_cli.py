@@ -14,6 +14,8 @@ from dev.build import vercel_build
 from dev.vendors.vercel_deploy import PROJECT, TEAM, DeployApi, Uploaded
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "tokenOfVercel1"  # the CLI takes no "-" in it
 
 # What somebody's folder may hold beside the tree, and what must never leave it.

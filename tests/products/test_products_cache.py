@@ -32,6 +32,9 @@ from tests.products.catalogue_data import (
 
 __all__ = ["seeded", "shop"]
 
+# A store that a busy machine lets answer too late counts as one that is down.
+pytestmark = pytest.mark.measures_time
+
 MOST_S = 2.5  # the budget, and a little for a crowded machine
 EVERYTHING = {product["slug"] for product in PRODUCTS}
 
@@ -140,7 +143,6 @@ def test_304_works_across_instances_and_deployments(platform: Platform, shop: Fu
         assert get_products(other, "", **{"If-Modified-Since": since}).status_code == 304
 
 
-@pytest.mark.measures_time
 def test_a_change_reaches_instances_within_seconds_of_its_import(
     platform: Platform, shop: Function
 ) -> None:
@@ -157,11 +159,11 @@ def test_a_change_reaches_instances_within_seconds_of_its_import(
     assert time.monotonic() - started < cache.MEMORY_FRESH_S + 2
 
 
-@pytest.mark.measures_time
 @pytest.mark.parametrize("mode", ["fail", "stall", "lose_reply", "reset", "rate_limit"])
 def test_redis_broken_is_a_miss(platform: Platform, seeded: Database, mode: str) -> None:
     with platform.function("api/products.py") as function:
         get_products(function, "?slug=barber-beard-oil")  # awake
+        assert function.wait_idle(10)
         platform.upstash.switch(mode)
         started = time.monotonic()
         response = get_products(function)
@@ -232,7 +234,10 @@ def through(platform: Platform, wire: FaultProxy) -> str:
     return platform.database_url.replace(f":{port}/", f":{wire.port}/")
 
 
-@pytest.mark.measures_time
+def not_from_memory(response: httpx.Response) -> httpx.Response | None:
+    return None if response.headers["X-Data-Source"] == "memory" else response
+
+
 @pytest.mark.parametrize("mode", ["refuse", "stall", "garbage", "reset"])
 def test_postgres_broken_gives_the_last_good_copy(
     platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy, mode: str
@@ -243,16 +248,15 @@ def test_postgres_broken_gives_the_last_good_copy(
         valkey.incr(cache.VERSION_KEY)  # the copies are older ones now
         wire.switch(mode)
         time.sleep(cache.MEMORY_FRESH_S)
-        started = time.monotonic()
-        older = get_products(function)
-        assert time.monotonic() - started < MOST_S
+        older = eventually(lambda: not_from_memory(get_products(function)))
+        assert older is not None
+        assert older.elapsed.total_seconds() < MOST_S
     assert (older.status_code, older.headers["X-Data-Source"]) == (200, "stale")
     assert older.content == whole.content
     assert int(older.headers["Age"]) >= cache.MEMORY_FRESH_S - 1
     assert "Warning" not in older.headers
 
 
-@pytest.mark.measures_time
 @pytest.mark.parametrize("mode", ["refuse", "stall", "garbage", "reset"])
 def test_without_any_store_the_snapshot_answers_every_kind_of_query(
     platform: Platform, database: Database, wire: FaultProxy, mode: str

@@ -21,6 +21,8 @@ from lib.vitals import samples as vitals_samples
 from lib.vitals.quantile_sketch import RATINGS, Scale
 from lib.vitals.samples import METRICS, RequestInfo
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 LCP, CLS = METRICS["LCP"], METRICS["CLS"]
 
