@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dev import interpreter
+from dev import interpreter, package_install
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -28,22 +28,28 @@ def main() -> None:
     """Prepare what is missing, then become `.venv/bin/python -m dev.cli <arguments>`."""
     try:
         os.chdir(str(ROOT))
-        prepare()
+        prepare(is_start=not sys.argv[1:] or sys.argv[1].startswith(("up", "-")))
         sys.stdout.flush()
         os.execv(str(PYTHON), [str(PYTHON), "-m", "dev.cli", *sys.argv[1:]])
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def prepare() -> None:
-    """Leave an up-to-date `.venv`, or exit saying what is in the way; instant when there is one."""
+def prepare(is_start: bool) -> None:
+    """Leave an up-to-date `.venv`, or exit saying what is in the way; instant when there is one.
+
+    is_start: a platform starts next, so PostgreSQL is downloaded meanwhile.
+    """
     if _fresh():
         return
     with _turn():
         # Another run may have done it all while this one waited.
         if not _fresh():
             _make_environment()
-            _install()
+            download = _download_postgres() if is_start else None
+            _install(compiles_later=is_start)
+            if download is not None:
+                download.wait()  # a failure is told by the start, which tries again
             _STAMP.write_text(_fingerprint())
 
 
@@ -99,8 +105,25 @@ def _make_environment() -> None:
         VENV.unlink()
     elif VENV.exists():
         shutil.rmtree(str(VENV))
-    if subprocess.call([python, "-m", "venv", str(VENV)]) != 0:
+    venv = [python, "-m", "venv", str(VENV)]
+    # The interpreter's own pip is quicker than ensurepip.
+    is_made = subprocess.call([*venv, "--without-pip"]) == 0 and package_install.install_installers(
+        python, PYTHON, _pinned("uv")
+    )
+    if not is_made and subprocess.call(venv) != 0:
         sys.exit("Python's venv module failed (see above); on Debian: " + _venv_advice())
+
+
+def _pinned(name: str) -> str:
+    """A requirement as dev/requirements.txt pins it."""
+    text = (ROOT / "dev" / "requirements.txt").read_text()
+    match = re.search(rf"^{name}==\S+", text, re.M)
+    return match.group() if match else name
+
+
+def _download_postgres() -> "subprocess.Popen[bytes]":
+    code = "from dev.platform import postgres_binaries as p; p.ensure(p.MAIN)"
+    return subprocess.Popen([str(PYTHON), "-c", code], cwd=str(ROOT))
 
 
 def _is_wanted() -> bool:
@@ -129,43 +152,11 @@ def _runs(command: "list[str]") -> bool:
     return subprocess.call(command, stdout=quiet, stderr=quiet) == 0
 
 
-def _install() -> None:
-    """pip, as the user has configured it, with a line for each package it looks at."""
+def _install(*, compiles_later: bool) -> None:
     files = _requirement_files()
     names = {name for file in files for name in _names(file.read_text())}
     step(3, f"Installing {len(names)} Python packages …")
-    command = [str(PYTHON), "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
-    for file in files:
-        command += ["-r", str(file)]
-    # A configured `user = true` would be refused inside a virtual environment.
-    environ = dict(os.environ, PIP_USER="0", PYTHONUNBUFFERED="1")
-    pip = subprocess.Popen(
-        command,
-        cwd=str(ROOT),
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        universal_newlines=True,
-    )
-    said = _follow(pip)
-    if pip.wait() != 0:
-        sys.exit("".join(said[-30:]) + "\npip could not install the packages (see above)")
-
-
-def _follow(pip: "subprocess.Popen[str]") -> "list[str]":
-    """Print the progress of pip; returns all it said."""
-    said = []
-    count = 0
-    assert pip.stdout is not None
-    for line in pip.stdout:
-        said.append(line)
-        found = re.match(r"(Collecting|Requirement already satisfied:) ([\w.\-\[\]]+)", line)
-        if found:
-            count += 1
-            print(f"      {count:3}  {found.group(2)}", flush=True)
-        elif line.startswith(("Installing collected", "Successfully", "ERROR")):
-            print("      " + line.rstrip()[:96], flush=True)
-    return said
+    package_install.install(PYTHON, files, compiles_later=compiles_later)
 
 
 def _names(requirements: str) -> "set[str]":
