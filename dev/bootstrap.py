@@ -90,10 +90,10 @@ def _turn():  # type: ignore[no-untyped-def]
 
 
 def _make_environment() -> None:
-    found = interpreter.find()
-    if found is None:
+    place = interpreter.find()
+    if place is None:
         sys.exit(interpreter.ADVICE)
-    python, able = found
+    python, able = place
     step(1, "CPython 3.12 at " + python)
     if PYTHON.exists() and _is_wanted() and _runs([str(PYTHON), "-m", "pip", "--version"]):
         step(2, "Keeping .venv")
@@ -160,5 +160,5 @@ def _install(*, compiles_later: bool) -> None:
 
 
 def _names(requirements: str) -> "set[str]":
-    found = re.findall(r"^([A-Za-z0-9][\w.\-]*)", requirements, re.M)
-    return {name.lower().replace("_", "-") for name in found}
+    matches = re.findall(r"^([A-Za-z0-9][\w.\-]*)", requirements, re.M)
+    return {name.lower().replace("_", "-") for name in matches}
