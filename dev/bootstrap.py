@@ -49,7 +49,7 @@ def prepare(is_start: bool) -> None:
         if not _fresh():
             _make_environment()
             download = _download_postgres() if is_start else None
-            _install()
+            _install(compiles_later=is_start)
             if download is not None:
                 download.wait()  # a failure is told by the start, which tries again
             _STAMP.write_text(_fingerprint())
@@ -112,10 +112,10 @@ def _turn():  # type: ignore[no-untyped-def]
 
 
 def _make_environment() -> None:
-    found = interpreter.find()
-    if found is None:
+    place = interpreter.find()
+    if place is None:
         sys.exit(interpreter.ADVICE)
-    python, able = found
+    python, able = place
     step(1, "CPython 3.12 at " + python)
     if PYTHON.exists() and _is_wanted() and _runs([str(PYTHON), "-m", "pip", "--version"]):
         step(2, "Keeping .venv")
@@ -177,14 +177,14 @@ def _runs(command: "list[str]") -> bool:
     return subprocess.call(command, stdout=quiet, stderr=quiet) == 0
 
 
-def _install() -> None:
+def _install(*, compiles_later: bool) -> None:
     files = _requirement_files()
     names = {name for file in files for name in _names(file.read_text())}
     step(3, f"Installing {len(names)} Python packages …")
     with heartbeat("installing"):
-        package_install.install(PYTHON, files)
+        package_install.install(PYTHON, files, compiles_later=compiles_later)
 
 
 def _names(requirements: str) -> "set[str]":
-    found = re.findall(r"^([A-Za-z0-9][\w.\-]*)", requirements, re.M)
-    return {name.lower().replace("_", "-") for name in found}
+    matches = re.findall(r"^([A-Za-z0-9][\w.\-]*)", requirements, re.M)
+    return {name.lower().replace("_", "-") for name in matches}

@@ -271,7 +271,7 @@ COMMANDS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    arguments = argparse.ArgumentParser(
         prog="python3 -m dev",
         description="The platform on one machine: PostgreSQL, Valkey behind Upstash's REST "
         "protocol, stand-ins for Resend, Slack and Sentry, and the functions in "
@@ -279,11 +279,11 @@ def parser() -> argparse.ArgumentParser:
         epilog="Addresses, switches and faults: dev/README.md",
     )
     # The options of `up` are known without its name too.
-    _up_arguments(made)
-    verbs = made.add_subparsers(title="verbs", metavar="VERB", dest="verb")
+    _up_arguments(arguments)
+    verbs = arguments.add_subparsers(title="verbs", metavar="VERB", dest="verb")
     for name, verb in COMMANDS.items():
         verb.arguments(verbs.add_parser(name, help=verb.help, description=verb.help))
-    return made
+    return arguments
 
 
 def main(arguments: list[str]) -> int:

@@ -25,15 +25,15 @@ Install it in one of these ways, then run `python3 -m dev` again:
 def find() -> "tuple[str, bool] | None":
     """(path, whether it can make virtual environments); the first that can, if any does."""
     fallback = None
-    seen = set()  # type: set[str]
+    checked = set()  # type: set[str]
     for candidate in _candidates():
         real = os.path.realpath(candidate)
-        if real in seen or not os.access(candidate, os.X_OK):
+        if real in checked or not os.access(candidate, os.X_OK):
             continue
         answer = _probe(candidate)
         # A pyenv shim answers for whatever version is chosen today: it is no identity.
         if ".pyenv/shims" not in candidate:
-            seen.add(real)
+            checked.add(real)
         if answer is None:
             continue
         if answer:
@@ -48,14 +48,14 @@ def _candidates() -> "list[str]":
     share = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
     uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or share / "uv" / "python")
     pyenv = Path(os.environ.get("PYENV_ROOT") or home / ".pyenv")
-    found = [sys.executable] if sys.executable else []
-    found += [str(Path(folder) / name) for folder in os.get_exec_path() if folder]
-    found += _matching(pyenv, "versions/3.12*/bin/" + name)
-    found += _matching(uv, "cpython-3.12*/bin/" + name)
+    candidates = [sys.executable] if sys.executable else []
+    candidates += [str(Path(folder) / name) for folder in os.get_exec_path() if folder]
+    candidates += _matching(pyenv, "versions/3.12*/bin/" + name)
+    candidates += _matching(uv, "cpython-3.12*/bin/" + name)
     for folder in ("/usr/local/bin", "/usr/bin", "/opt/homebrew/bin"):
-        found.append(folder + "/" + name)
-    found += ["/usr/local/opt/python@3.12/bin/" + name, "/opt/python/3.12/bin/" + name]
-    return found
+        candidates.append(folder + "/" + name)
+    candidates += ["/usr/local/opt/python@3.12/bin/" + name, "/opt/python/3.12/bin/" + name]
+    return candidates
 
 
 def _matching(folder: Path, pattern: str) -> "list[str]":

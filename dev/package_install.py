@@ -36,10 +36,19 @@ _IGNORED = {
 }
 
 
-def install(python: Path, files: "list[Path]") -> None:
-    """Install what the requirement files name, or exit with the installer's last lines."""
-    if not _install_with_uv(python, files):
+def install(python: Path, files: "list[Path]", *, compiles_later: bool) -> None:
+    """Install what the requirement files name, or exit with the installer's last lines.
+
+    compiles_later: the modules are compiled by a process of its own that may outlive this one. The
+    functions write no bytecode, so without it each of their starts would compile every module.
+    """
+    if not _install_with_uv(python, files, [] if compiles_later else ["--compile-bytecode"]):
         _install_with_pip(python, files)
+    elif compiles_later:
+        quiet = subprocess.DEVNULL
+        command = ["nice", str(python), "-m", "compileall", "-q", "-j", "2"]
+        command.append(str(python.parent.parent / "lib"))
+        subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
 def install_installers(base: str, python: Path, uv: str) -> bool:
@@ -48,12 +57,12 @@ def install_installers(base: str, python: Path, uv: str) -> bool:
     return subprocess.call([*command, "pip", uv], stderr=subprocess.DEVNULL, env=_environ()) == 0
 
 
-def _install_with_uv(python: Path, files: "list[Path]") -> bool:
+def _install_with_uv(python: Path, files: "list[Path]", options: "list[str]") -> bool:
     uv = python.with_name("uv")
     settings = _pip_settings(python) if uv.exists() else None
     if settings is None:
         return False
-    command = [str(uv), "pip", "install", "--python", str(python)]
+    command = [str(uv), "pip", "install", "--python", str(python), *options]
     # Every index counts, as with pip.
     command += ["--index-strategy", "unsafe-best-match"]
     for name, values in settings.items():

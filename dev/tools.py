@@ -95,10 +95,10 @@ def _npm_install(folder: Path, what: str) -> None:
 def find_browser() -> Path | None:
     """A Chromium or Chrome on this machine, playwright's own included."""
     for name in _BROWSERS:
-        if found := shutil.which(name):
-            return Path(found)
-    kept = os.environ.get("PLAYWRIGHT_BROWSERS_PATH")
-    caches = [Path(kept)] if kept else []
+        if path := shutil.which(name):
+            return Path(path)
+    folder = os.environ.get("PLAYWRIGHT_BROWSERS_PATH")
+    caches = [Path(folder)] if folder else []
     caches += [Path.home() / ".cache/ms-playwright", Path.home() / "Library/Caches/ms-playwright"]
     patterns = ("chromium-*/chrome-linux*/chrome", "chromium-*/chrome-mac*/*.app/Contents/MacOS/*")
     found_in = [path for cache in caches for pattern in patterns for path in cache.glob(pattern)]
@@ -109,9 +109,9 @@ def find_browser() -> Path | None:
 
 def ensure_browser() -> Path:
     """A Chromium's executable, installed through apt-get when root. Missing when it cannot be."""
-    found = find_browser()
-    if found is not None:
-        return found
+    browser = find_browser()
+    if browser is not None:
+        return browser
     if not may_install():
         raise Missing(
             "a Chromium is needed for the tests of the pages: install one "
@@ -119,51 +119,51 @@ def ensure_browser() -> Path:
             f"`{sys.executable} -m playwright install chromium`"
         )
     apt_install("chromium")
-    found = find_browser()
-    if found is None:
+    browser = find_browser()
+    if browser is None:
         raise Missing("apt-get could not install chromium (see above)")
-    return found
+    return browser
 
 
 def find_pooler() -> Path | None:
     """pgbouncer's executable; Debian keeps it where only root's PATH looks."""
-    found = shutil.which(
+    pooler = shutil.which(
         "pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
     )
-    return Path(found) if found else None
+    return Path(pooler) if pooler else None
 
 
 def ensure_pooler() -> Path:
     """pgbouncer's executable, installed through apt-get when root. Missing when it cannot be."""
-    found = find_pooler()
-    if found is not None:
-        return found
+    pooler = find_pooler()
+    if pooler is not None:
+        return pooler
     if not may_install():
         raise Missing(
             "pgbouncer is needed for the tests behind a pooler: install it "
             "(Debian: apt-get install pgbouncer; its service need not run)"
         )
     apt_install("pgbouncer")
-    found = find_pooler()
-    if found is None:
+    pooler = find_pooler()
+    if pooler is None:
         raise Missing("apt-get could not install pgbouncer (see above)")
-    return found
+    return pooler
 
 
 def ensure_office() -> Path:
     """LibreOffice's executable, installed through apt-get when root. Missing when it cannot be."""
-    found = shutil.which("soffice")
-    if found is None:
+    office = shutil.which("soffice")
+    if office is None:
         if not may_install():
             raise Missing(
                 "LibreOffice is needed for the test of the export: install its Calc "
                 "(Debian: apt-get install libreoffice-calc-nogui)"
             )
         apt_install("libreoffice-calc-nogui")
-        found = shutil.which("soffice")
-    if found is None:
+        office = shutil.which("soffice")
+    if office is None:
         raise Missing("apt-get could not install libreoffice-calc-nogui (see above)")
-    return Path(found)
+    return Path(office)
 
 
 def first_known(packages: tuple[str, ...]) -> str:

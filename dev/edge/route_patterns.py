@@ -30,10 +30,10 @@ class Pattern:
     names: tuple[str, ...]
 
     def match(self, path: str) -> dict[str, str] | None:
-        found = self.regex.match(path)
-        if found is None:
+        match = self.regex.match(path)
+        if match is None:
             return None
-        return {name: value or "" for name, value in zip(self.names, found.groups(), strict=False)}
+        return {name: value or "" for name, value in zip(self.names, match.groups(), strict=False)}
 
 
 def compile_source(source: str) -> Pattern:
@@ -82,17 +82,17 @@ def fill(
     path, mark, query = destination.partition("?")
     used: set[str] = set()
 
-    def put(found: re.Match[str], *, in_query: bool) -> str:
-        name = found["name"] or _numbered(pattern, found["number"])
+    def put(match: re.Match[str], *, in_query: bool) -> str:
+        name = match["name"] or _numbered(pattern, match["number"])
         if name is None or name not in values:
-            return found[0]
+            return match[0]
         used.add(name)
         # Values are as in the request's path: encoded, but not for a query.
         return quote(unquote(values[name]), safe="") if in_query else values[name]
 
     reference = re.compile(r"(?<!\w):(?P<name>[A-Za-z_]\w*)[*+?]?|\$(?P<number>\d+)")
-    path = reference.sub(lambda found: put(found, in_query=False), path)
-    query = reference.sub(lambda found: put(found, in_query=True), query)
+    path = reference.sub(lambda match: put(match, in_query=False), path)
+    query = reference.sub(lambda match: put(match, in_query=True), query)
     named = {name: unquote(value) for name, value in values.items() if not name.isdigit()}
     if pass_unused and named and not used:
         extra = urlencode(named)

@@ -112,12 +112,12 @@ class Routes:
 
     def response_headers(self, path: str) -> list[tuple[str, str]]:
         """What vercel.json adds to the answer for `path`, last rule last."""
-        found: list[tuple[str, str]] = []
+        headers: list[tuple[str, str]] = []
         for rule in self.headers:
             values = rule.pattern.match(path)
             if values is not None:
-                found += [(key, fill(value, rule.pattern, values)) for key, value in rule.headers]
-        return found
+                headers += [(key, fill(value, rule.pattern, values)) for key, value in rule.headers]
+        return headers
 
     def rewritten(self, path: str, query: str) -> list[str]:
         """The targets (path and query) that rewrites offer for `path`, in order."""
@@ -142,8 +142,8 @@ def _with_query(target: str, query: str) -> str:
         return target
     path, _, own = target.partition("?")
     taken = {part.split("=", 1)[0] for part in own.split("&")} if own else set[str]()
-    kept = [part for part in query.split("&") if part.split("=", 1)[0] not in taken]
-    joined = "&".join(part for part in [own, *kept] if part)
+    passed_on = [part for part in query.split("&") if part.split("=", 1)[0] not in taken]
+    joined = "&".join(part for part in [own, *passed_on] if part)
     return f"{path}?{joined}" if joined else path
 
 
@@ -171,7 +171,7 @@ def _headers(rule: dict[str, Any]) -> _Rule:
     return _Rule(compile_source(rule["source"]), headers=listed)
 
 
-def _only(given: dict[str, Any], known: set[str], where: str) -> None:
-    unknown = sorted(set(given) - known)
+def _only(options: dict[str, Any], known: set[str], where: str) -> None:
+    unknown = sorted(set(options) - known)
     if unknown:
         raise Unsupported(f"{where}: {', '.join(unknown)} is not supported by this router")

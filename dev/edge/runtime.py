@@ -250,9 +250,9 @@ def built_command(config: Mapping[str, Any]) -> list[str]:
 
 def base_environment() -> dict[str, str]:
     """What every process has, and nothing of the developer's own."""
-    kept = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    inherited = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
     return {
-        **{name: os.environ[name] for name in kept if name in os.environ},
+        **{name: os.environ[name] for name in inherited if name in os.environ},
         "LANG": "C.UTF-8",
         "TZ": ":UTC",
     }

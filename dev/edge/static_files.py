@@ -61,8 +61,8 @@ def respond(file: Path, request: Request, status: int = 200) -> Response:
             "Content-Disposition": f'inline; filename="{file.name}"',
         }
     )
-    held = {part.strip().removeprefix("W/") for part in _if_none_match(request).split(",")}
-    if status == 200 and (tag in held or "*" in held):
+    known_tags = {part.strip().removeprefix("W/") for part in _if_none_match(request).split(",")}
+    if status == 200 and (tag in known_tags or "*" in known_tags):
         return Response(304, b"", headers)
     return Response(status, content, headers)
 

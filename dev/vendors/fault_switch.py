@@ -42,16 +42,16 @@ class VendorFault:
                 raise InvalidFault(f"{field} is a text or null")
 
     @classmethod
-    def parse(cls, given: Any) -> "VendorFault":
-        """BadSwitch when `given` is no object of the fields above."""
-        if not isinstance(given, Mapping):
+    def parse(cls, body: Any) -> "VendorFault":
+        """InvalidFault when it is no object of the fields above."""
+        if not isinstance(body, Mapping):
             raise InvalidFault("a switch is a JSON object")
-        unknown = set(given) - {field.name for field in fields(cls)}
+        unknown = set(body) - {field.name for field in fields(cls)}
         if unknown:
             raise InvalidFault(f"unknown field: {', '.join(sorted(map(str, unknown)))}")
-        if "mode" not in given:
+        if "mode" not in body:
             raise InvalidFault("mode is missing")
-        return cls(**given)
+        return cls(**body)
 
 
 class Switch:

@@ -110,10 +110,10 @@ class Resend:
         return pages.page("Mail", lead, (_article(mail) for mail in mails))
 
     def _unauthorized(self, request: Request) -> Response | None:
-        given = request.headers.get("Authorization", "")
-        if not given.lower().startswith("bearer ") or not given[7:].strip():
+        authorization = request.headers.get("Authorization", "")
+        if not authorization.lower().startswith("bearer ") or not authorization[7:].strip():
             return problem(401, "missing_api_key", "Missing API key in the authorization header.")
-        permission = self.api_keys.permission(given[7:].strip())
+        permission = self.api_keys.permission(authorization[7:].strip())
         if permission is None:
             return problem(403, "invalid_api_key", "API key is invalid")
         if permission == "sending_access" and (request.method, request.path) != ("POST", "/emails"):
@@ -191,9 +191,9 @@ def _invalid(request: Request) -> Response | None:
     if not any(fields.get(name) for name in ("html", "text", "react", "template")):
         return problem(422, "missing_required_field", "Missing `html` or `text` field.")
     for name in ("from", "to", "cc", "bcc", "reply_to"):
-        given = fields.get(name) or []
-        listed = given if isinstance(given, list) else [given]
-        if not all(isinstance(one, str) and _is_mailbox(one) for one in listed):
+        addresses = fields.get(name) or []
+        listed = addresses if isinstance(addresses, list) else [addresses]
+        if not all(isinstance(address, str) and _is_mailbox(address) for address in listed):
             text = (
                 f"Invalid `{name}` field. The email address needs to follow the "
                 "`email@example.com` or `Name <email@example.com>` format."

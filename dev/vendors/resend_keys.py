@@ -28,10 +28,10 @@ class ApiKeys:
 
     def permission(self, token: str) -> str | None:
         with self._lock:
-            for one in self._keys.values():
-                if one["token"] == token:
-                    one["last_used_at"] = _now()
-                    return str(one["permission"])
+            for key in self._keys.values():
+                if key["token"] == token:
+                    key["last_used_at"] = _now()
+                    return str(key["permission"])
         return None
 
     def respond(self, request: Request) -> Response | None:
@@ -41,7 +41,7 @@ class ApiKeys:
         if request.path == "/api-keys" and request.method == "GET":
             names = ("id", "name", "created_at", "last_used_at")
             with self._lock:
-                data = [{name: one[name] for name in names} for one in self._keys.values()]
+                data = [{name: key[name] for name in names} for key in self._keys.values()]
             return as_json({"object": "list", "has_more": False, "data": data})
         if request.path.startswith("/api-keys/") and request.method == "DELETE":
             with self._lock:
@@ -50,21 +50,21 @@ class ApiKeys:
             return as_json({}) if gone else as_json(body, 404)
         return None
 
-    def _create(self, given: Any) -> Response:
-        name = given.get("name") if isinstance(given, dict) else None
-        permission = given.get("permission", "full_access") if isinstance(given, dict) else ""
+    def _create(self, fields: Any) -> Response:
+        name = fields.get("name") if isinstance(fields, dict) else None
+        permission = fields.get("permission", "full_access") if isinstance(fields, dict) else ""
         if not name or len(name) > 50 or permission not in ("full_access", "sending_access"):
             body = {"statusCode": 422, "name": "validation_error", "message": "Invalid `name`"}
             return as_json(body, 422)
-        made = self._add(name, f"re_{secrets.token_urlsafe(24)}", permission)
-        return as_json({"id": made["id"], "token": made["token"]}, 201)
+        key = self._add(name, f"re_{secrets.token_urlsafe(24)}", permission)
+        return as_json({"id": key["id"], "token": key["token"]}, 201)
 
     def _add(self, name: str, token: str, permission: str) -> dict[str, Any]:
-        made = {"id": str(uuid.uuid4()), "name": name, "token": token, "permission": permission,
+        key = {"id": str(uuid.uuid4()), "name": name, "token": token, "permission": permission,
                 "created_at": _now(), "last_used_at": None}  # fmt: skip
         with self._lock:
-            self._keys[str(made["id"])] = made
-        return made
+            self._keys[str(key["id"])] = key
+        return key
 
 
 def _now() -> str:

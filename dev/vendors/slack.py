@@ -79,13 +79,13 @@ class Slack:
             return str(self._messages[ts]["channel"])
 
     def _person(self, request: Request) -> Response:
-        given = request.parsed_body()
-        if request.method != "POST" or not isinstance(given, dict) or not self._has(given["ts"]):
+        fields = request.parsed_body()
+        if request.method != "POST" or not isinstance(fields, dict) or not self._has(fields["ts"]):
             return as_json({"ok": False, "error": "POST {ts, text} or {ts, reaction}"}, 400)
-        if "reaction" in given:
-            self.react(given["ts"], given["reaction"])
+        if "reaction" in fields:
+            self.react(fields["ts"], fields["reaction"])
         else:
-            self.reply(given["ts"], str(given.get("text", "")))
+            self.reply(fields["ts"], str(fields.get("text", "")))
         return as_json({"ok": True})
 
     def page(self, request: Request) -> Response | None:
@@ -125,10 +125,10 @@ class Slack:
         return as_json({"ok": False, "error": "unknown_method"})
 
     def _refusal(self, request: Request, fields: dict[str, Any] | None) -> str | None:
-        given = _token(request, fields)
-        if not given:
+        token = _token(request, fields)
+        if not token:
             return "not_authed"
-        return None if given in self.tokens else "invalid_auth"
+        return None if token in self.tokens else "invalid_auth"
 
     def _revoke(self, token: str, fields: dict[str, Any]) -> Response:
         if str(fields.get("test", "")).lower() in ("1", "true"):
@@ -146,9 +146,9 @@ class Slack:
         if fields.get("thread_ts") and not self._has(str(fields["thread_ts"])):
             return _no("thread_not_found")
         message = self._keep(str(fields["channel"]), fields)
-        kept = {"type": "message", "subtype": "bot_message", "bot_id": "B0LOCAL"}
+        base = {"type": "message", "subtype": "bot_message", "bot_id": "B0LOCAL"}
         text = {"text": fields.get("text", ""), "ts": message["ts"]}
-        listed = {"channel": message["channel"], "ts": message["ts"], "message": {**kept, **text}}
+        listed = {"channel": message["channel"], "ts": message["ts"], "message": {**base, **text}}
         return as_json({"ok": True, **listed})
 
     def _has(self, ts: str) -> bool:
@@ -157,11 +157,13 @@ class Slack:
 
     def _history(self, fields: dict[str, Any]) -> Response:
         with self._lock:
-            kept = [m for m in self._messages.values() if m["channel"] == fields.get("channel")]
+            in_channel = [
+                m for m in self._messages.values() if m["channel"] == fields.get("channel")
+            ]
         shown = []
-        for message in sorted(kept, key=lambda one: str(one["ts"]), reverse=True):
-            given = message["fields"]
-            if given.get("thread_ts") and not given.get("reply_broadcast"):
+        for message in sorted(in_channel, key=lambda message: str(message["ts"]), reverse=True):
+            shown_fields = message["fields"]
+            if shown_fields.get("thread_ts") and not shown_fields.get("reply_broadcast"):
                 continue
             shown.append(_shown(message, with_metadata=bool(fields.get("include_all_metadata"))))
         return as_json({"ok": True, "messages": shown[: int(fields.get("limit") or 100)]})
@@ -172,13 +174,13 @@ class Slack:
         if not self._has(root):
             return _no("thread_not_found")
         with self._lock:
-            held = [
-                one
-                for ts, one in sorted(self._messages.items())
-                if root in (ts, one["fields"].get("thread_ts"))
+            thread = [
+                message
+                for ts, message in sorted(self._messages.items())
+                if root in (ts, message["fields"].get("thread_ts"))
             ]
         with_metadata = bool(fields.get("include_all_metadata"))
-        shown = [_shown(one, with_metadata=with_metadata) for one in held]
+        shown = [_shown(message, with_metadata=with_metadata) for message in thread]
         return as_json({"ok": True, "messages": shown[: int(fields.get("limit") or 1000)]})
 
     def _delete(self, fields: dict[str, Any]) -> Response:
@@ -233,13 +235,15 @@ class Slack:
 
 def _shown(message: dict[str, Any], *, with_metadata: bool) -> dict[str, Any]:
     """A message as it is read back."""
-    given = message["fields"]
-    shown = {"type": "message", "ts": message["ts"], "text": given.get("text", "")}
-    shown |= {"user": given["user"]} if "user" in given else {"user": "U0BOT", "bot_id": "B0LOCAL"}
-    if given.get("thread_ts"):
-        shown["thread_ts"] = given["thread_ts"]
-    if with_metadata and given.get("metadata"):
-        shown["metadata"] = given["metadata"]
+    fields = message["fields"]
+    shown = {"type": "message", "ts": message["ts"], "text": fields.get("text", "")}
+    shown |= (
+        {"user": fields["user"]} if "user" in fields else {"user": "U0BOT", "bot_id": "B0LOCAL"}
+    )
+    if fields.get("thread_ts"):
+        shown["thread_ts"] = fields["thread_ts"]
+    if with_metadata and fields.get("metadata"):
+        shown["metadata"] = fields["metadata"]
     reactions: dict[str, list[str]] = {}
     for name, user in message.get("reactions", ()):
         reactions.setdefault(name, []).append(user)
@@ -251,8 +255,8 @@ def _shown(message: dict[str, Any], *, with_metadata: bool) -> dict[str, Any]:
 
 
 def _token(request: Request, fields: dict[str, Any] | None) -> str:
-    given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-    return given or str((fields or {}).get("token", ""))
+    token = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+    return token or str((fields or {}).get("token", ""))
 
 
 def _no(error: str, errors: list[str] | None = None) -> Response:

@@ -112,10 +112,10 @@ class SupabaseApi:
         if request.headers.get("Authorization") != f"Bearer {self._token}":
             return _refused("Unauthorized", 401)
         for method, path, work in self._routes:
-            found = path.fullmatch(request.path)
-            if found is None or method != request.method:
+            match = path.fullmatch(request.path)
+            if match is None or method != request.method:
                 continue
-            return work(request) if found["ref"] == PROJECT else _refused("Project not found", 404)
+            return work(request) if match["ref"] == PROJECT else _refused("Project not found", 404)
         return _refused(f"Cannot {request.method} {request.path}", 404)
 
     def _project(self, _request: Request) -> Response:
@@ -158,10 +158,10 @@ class SupabaseApi:
         body = request.parsed_body()
         wanted = body.get("id") if isinstance(body, dict) else None
         with self._lock:
-            found = [backup for backup in self._backups if backup["id"] == wanted]
-        if not found or found[0]["status"] != "COMPLETED":
+            backups = [backup for backup in self._backups if backup["id"] == wanted]
+        if not backups or backups[0]["status"] != "COMPLETED":
             return _refused("Backup not found", 404)
-        return self._begin(datetime.fromisoformat(found[0]["inserted_at"]))
+        return self._begin(datetime.fromisoformat(backups[0]["inserted_at"]))
 
     def _restore_pitr(self, request: Request) -> Response:
         body = request.parsed_body()

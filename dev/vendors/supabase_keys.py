@@ -42,33 +42,33 @@ class SupabaseKeys:
         """None for what is not about keys."""
         if request.path.startswith("/rest/v1/"):
             return self._gateway(request)
-        found = KEYS.fullmatch(request.path)
-        if found is None:
+        match = KEYS.fullmatch(request.path)
+        if match is None:
             return None
         if request.headers.get("Authorization") != f"Bearer {self._token}":
             return _no(401, "Unauthorized")
         reveal = parse_qs(urlsplit(request.target).query).get("reveal") == ["true"]
-        if request.method == "GET" and not found[1]:
-            return as_json([_shown(one, reveal) for one in self._keys.values()])
-        if request.method == "POST" and not found[1]:
+        if request.method == "GET" and not match[1]:
+            return as_json([_shown(key, reveal) for key in self._keys.values()])
+        if request.method == "POST" and not match[1]:
             return self._create(request.parsed_body(), reveal)
-        if request.method == "DELETE" and found[1] in self._keys:
-            return as_json(_shown(self._keys.pop(found[1]), reveal=False))
+        if request.method == "DELETE" and match[1] in self._keys:
+            return as_json(_shown(self._keys.pop(match[1]), reveal=False))
         return _no(404, "API key not found")
 
-    def _create(self, given: Any, reveal: bool) -> Response:
-        if not isinstance(given, dict) or given.get("type") != "secret":
+    def _create(self, fields: Any, reveal: bool) -> Response:
+        if not isinstance(fields, dict) or fields.get("type") != "secret":
             return _no(400, "type: expected secret")
-        name = str(given.get("name", ""))
+        name = str(fields.get("name", ""))
         if not NAME.fullmatch(name):
             return _no(400, "name: 4 to 64 of a-z, 0-9 and _")
-        if any(one["name"] == name for one in self._keys.values()):
+        if any(key["name"] == name for key in self._keys.values()):
             return _no(400, "name: there is one of this name")
-        made = self._made(name, f"sb_secret_{secrets.token_urlsafe(24)}")
-        return as_json(_shown(made, reveal), 201)
+        key = self._made(name, f"sb_secret_{secrets.token_urlsafe(24)}")
+        return as_json(_shown(key, reveal), 201)
 
     def _made(self, name: str, value: str) -> dict[str, Any]:
-        made = {
+        key = {
             "id": str(uuid.uuid4()),
             "type": "secret",
             "name": name,
@@ -77,12 +77,12 @@ class SupabaseKeys:
             "inserted_at": "2026-11-24T00:00:00Z",
             "api_key": value,
         }
-        self._keys[made["id"]] = made
-        return made
+        self._keys[key["id"]] = key
+        return key
 
     def _gateway(self, request: Request) -> Response:
-        given = request.headers.get("apikey", "")
-        if given not in {one["api_key"] for one in self._keys.values()}:
+        api_key = request.headers.get("apikey", "")
+        if api_key not in {key["api_key"] for key in self._keys.values()}:
             return as_json({"message": "Invalid API key", "hint": "Double check"}, 401)
         return as_json({"swagger": "2.0"})
 

@@ -53,8 +53,8 @@ class Upstash:
         self._connections.close()
 
     def _do(self, request: Request) -> Response:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        caller = self._users.of(given)
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        caller = self._users.of(token)
         if caller is None:
             return as_json({"error": "WRONGPASS invalid or missing auth token"}, 401)
         encode = request.headers.get("Upstash-Encoding", "").lower() == "base64"
@@ -97,10 +97,10 @@ class Upstash:
 
 
 def _array(request: Request) -> list[Any]:
-    given = request.json()
-    if not isinstance(given, list):
+    body = request.json()
+    if not isinstance(body, list):
         raise ValueError("expected an array")
-    return given
+    return body
 
 
 def _from_request(request: Request) -> list[bytes]:
@@ -112,10 +112,10 @@ def _from_request(request: Request) -> list[bytes]:
     return [*command, request.body] if request.body else command
 
 
-def command_of(given: Any) -> list[bytes]:
-    if not isinstance(given, list) or not given:
+def command_of(arguments: Any) -> list[bytes]:
+    if not isinstance(arguments, list) or not arguments:
         raise ValueError("a command is a non-empty array")
-    command = [_argument(argument) for argument in given]
+    command = [_argument(argument) for argument in arguments]
     if command[0].upper() in (b"EVAL", b"EVAL_RO") and len(command) > 1:
         command[1] = _UNKNOWN_FLAG.sub(b"", command[1])
     if command[0].upper() in (b"SUBSCRIBE", b"PSUBSCRIBE", b"MONITOR", b"MULTI", b"WATCH"):

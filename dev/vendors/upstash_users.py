@@ -43,9 +43,9 @@ class Users:
         """A new password, and so a new token; the old ones are refused from now on."""
         with self._lock:
             self._drop("default")
-            made = _token("default")
-            self.tokens[made] = "default"
-            return made
+            token = _token("default")
+            self.tokens[token] = "default"
+            return token
 
     def command(self, caller: str, words: list[str]) -> object:
         """`ACL …` without its first word. Raises AclError."""

@@ -83,10 +83,10 @@ class UptimeRobot:
 
     def add(self, **fields: Any) -> int:
         """A monitor made by hand at UptimeRobot; its id."""
-        made = {"friendlyName": "Somebody's", "type": "HTTP", "url": "https://example.com",
+        fields = {"friendlyName": "Somebody's", "type": "HTTP", "url": "https://example.com",
                 "interval": 300, "timeout": 30, **fields}  # fmt: skip
         with self._lock:
-            return int(self._make(made)["id"])
+            return int(self._make(fields)["id"])
 
     def _answer(self, request: Request) -> Response:
         if request.headers.get("Authorization") != f"Bearer {self._api_key}":
@@ -145,11 +145,11 @@ class UptimeRobot:
         return as_json(self._shown(self._make(fields)["id"]), 201)
 
     def _make(self, fields: dict[str, Any]) -> dict[str, Any]:
-        made = {**_DEFAULTS, "status": "UP", **fields, "id": self._next_id}
-        made["tags"] = [{"id": 1, "name": name} for name in made.pop("tagNames", [])]
-        self.monitors[self._next_id] = made
+        monitor = {**_DEFAULTS, "status": "UP", **fields, "id": self._next_id}
+        monitor["tags"] = [{"id": 1, "name": name} for name in monitor.pop("tagNames", [])]
+        self.monitors[self._next_id] = monitor
         self._next_id += 1
-        return made
+        return monitor
 
     def _one(self, request: Request, number: int, verb: list[str]) -> Response:
         if number not in self.monitors:
@@ -181,8 +181,8 @@ class UptimeRobot:
             if monitor[name] is not None:
                 monitor[name] = html.escape(monitor[name])
         if monitor["customHttpHeaders"]:
-            given = {name.lower(): text for name, text in monitor["customHttpHeaders"].items()}
-            monitor["customHttpHeaders"] = {"content-type": "application/json", **given}
+            custom = {name.lower(): text for name, text in monitor["customHttpHeaders"].items()}
+            monitor["customHttpHeaders"] = {"content-type": "application/json", **custom}
         return monitor
 
 

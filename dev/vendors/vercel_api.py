@@ -66,10 +66,13 @@ class VercelApi:
 
     def _switches(self, request: Request) -> Response:
         if request.method == "POST":
-            given = request.json()
-            if set(given) - set(SWITCHES) or given.get("lie", "") not in ("", *vercel_project.LIES):
+            settings = request.json()
+            if set(settings) - set(SWITCHES) or settings.get("lie", "") not in (
+                "",
+                *vercel_project.LIES,
+            ):
                 return as_json({"error": f"known: {SWITCHES}; lies: {vercel_project.LIES}"}, 400)
-            for name, value in given.items():
+            for name, value in settings.items():
                 setattr(self.project, name, value)
         return as_json({name: getattr(self.project, name) for name in SWITCHES})
 
@@ -78,21 +81,21 @@ class VercelApi:
             return _refused(403, "forbidden")
         query = {name: each[-1] for name, each in parse_qs(urlsplit(request.target).query).items()}
         body = request.parsed_body()
-        given = body if isinstance(body, dict) else {}
+        body_fields = body if isinstance(body, dict) else {}
         if request.path == PURGE and request.method == "POST":
-            return self._purge(given, query)
+            return self._purge(body_fields, query)
         for method, path, does in ROUTES:
-            found = re.fullmatch(path, request.path)
-            if method == request.method and found:
+            match = re.fullmatch(path, request.path)
+            if method == request.method and match:
                 try:
                     with self.project.lock:
-                        return does(Asked(self.project, found.groups(), query, given))
+                        return does(Call(self.project, match.groups(), query, body_fields))
                 except Refusal as refusal:
                     return _refused(refusal.status, refusal.code, refusal.message)
         return _refused(404, "not_found")
 
-    def _purge(self, given: dict[str, Any], query: dict[str, str]) -> Response:
-        tags = given.get("tags")
+    def _purge(self, body_fields: dict[str, Any], query: dict[str, str]) -> Response:
+        tags = body_fields.get("tags")
         if isinstance(tags, str):
             tags = tags.split(",")
         sound = isinstance(tags, list) and all(
@@ -105,24 +108,24 @@ class VercelApi:
         return as_json({}, 200)
 
 
-class Asked(NamedTuple):
+class Call(NamedTuple):
     """names: what the path's pattern caught."""
 
     project: Project
     names: tuple[str, ...]
     query: dict[str, str]
-    given: dict[str, Any]
+    fields: dict[str, Any]
 
 
-def _list(asked: Asked) -> Response:
+def _list(call: Call) -> Response:
     chosen = [
-        one
-        for one in vercel_project.newest_first(asked.project.deployments)
-        if asked.query.get("target", one.target) == one.target
-        and one.created < int(asked.query.get("until", 2**53))
-        and asked.query.get("projectId", asked.project.id) in (asked.project.id, asked.project.name)
+        deployment
+        for deployment in vercel_project.newest_first(call.project.deployments)
+        if call.query.get("target", deployment.target) == deployment.target
+        and deployment.created < int(call.query.get("until", 2**53))
+        and call.query.get("projectId", call.project.id) in (call.project.id, call.project.name)
     ]
-    limit = min(int(asked.query.get("limit", "20")), 100)
+    limit = min(int(call.query.get("limit", "20")), 100)
     listed, rest = chosen[:limit], chosen[limit:]
     ends = {
         "count": len(listed),
@@ -130,77 +133,78 @@ def _list(asked: Asked) -> Response:
         "prev": listed[0].created if listed else None,
     }
     return as_json(
-        {"pagination": ends, "deployments": [_shown(asked.project, one) for one in listed]}
-    )
-
-
-def _get(asked: Asked) -> Response:
-    one = asked.project.find(asked.names[0])
-    return as_json({**_shown(asked.project, one), "id": one.id, "aliasFinal": None})
-
-
-def _create(asked: Asked) -> Response:
-    if not asked.given.get("name") or not asked.given.get("deploymentId"):
-        raise Refusal(400, "bad_request", "Missing required property `name`, or nothing to deploy")
-    target = asked.given.get("target") or "preview"
-    made = asked.project.redeploy(
-        asked.given["deploymentId"], target, asked.given.get("meta") or {}
-    )
-    return as_json({**_shown(asked.project, made), "id": made.id})
-
-
-def _project(asked: Asked) -> Response:
-    _named(asked.project, asked.names[0])
-    current = {**_shown(asked.project, asked.project.current), "id": asked.project.current.id}
-    return as_json(
         {
-            "id": asked.project.id,
-            "name": asked.project.name,
-            "accountId": "team_local",
-            "targets": {"production": current},
-            "lastAliasRequest": asked.project.last_alias_request,
+            "pagination": ends,
+            "deployments": [_shown(call.project, deployment) for deployment in listed],
         }
     )
 
 
-def _rollback(asked: Asked) -> Response:
-    _named(asked.project, asked.names[0])
-    asked.project.rollback(asked.names[1])
-    return Response(201)
+def _get(call: Call) -> Response:
+    deployment = call.project.find(call.names[0])
+    return as_json({**_shown(call.project, deployment), "id": deployment.id, "aliasFinal": None})
 
 
-def _promote(asked: Asked) -> Response:
-    _named(asked.project, asked.names[0])
-    asked.project.promote(asked.names[1])
-    return Response(201)
+def _create(call: Call) -> Response:
+    if not call.fields.get("name") or not call.fields.get("deploymentId"):
+        raise Refusal(400, "bad_request", "Missing required property `name`, or nothing to deploy")
+    target = call.fields.get("target") or "preview"
+    deployment = call.project.redeploy(
+        call.fields["deploymentId"], target, call.fields.get("meta") or {}
+    )
+    return as_json({**_shown(call.project, deployment), "id": deployment.id})
 
 
-def _variables(asked: Asked) -> Response:
-    _named(asked.project, asked.names[0])
-    return as_json({"envs": [_written(one) for one in asked.project.variables.values()]})
-
-
-def _keep(asked: Asked) -> Response:
-    _named(asked.project, asked.names[0])
-    if not all(isinstance(asked.given.get(name), str) for name in ("key", "value", "type")):
-        raise Refusal(400, "bad_request", "Missing required property")
-    made = asked.project.keep(asked.given, upsert=asked.query.get("upsert") == "true")
-    return as_json({"created": _written(made), "failed": []}, 201)
-
-
-def _change(asked: Asked) -> Response:
-    _named(asked.project, asked.names[0])
+def _project(call: Call) -> Response:
+    _named(call.project, call.names[0])
+    current = {**_shown(call.project, call.project.current), "id": call.project.current.id}
     return as_json(
-        _written(asked.project.change(asked.project.variable(asked.names[1]), asked.given))
+        {
+            "id": call.project.id,
+            "name": call.project.name,
+            "accountId": "team_local",
+            "targets": {"production": current},
+            "lastAliasRequest": call.project.last_alias_request,
+        }
     )
 
 
-def _drop(asked: Asked) -> Response:
-    _named(asked.project, asked.names[0])
-    return as_json(_written(asked.project.drop(asked.names[1])))
+def _rollback(call: Call) -> Response:
+    _named(call.project, call.names[0])
+    call.project.rollback(call.names[1])
+    return Response(201)
 
 
-ROUTES: tuple[tuple[str, str, Callable[[Asked], Response]], ...] = (
+def _promote(call: Call) -> Response:
+    _named(call.project, call.names[0])
+    call.project.promote(call.names[1])
+    return Response(201)
+
+
+def _variables(call: Call) -> Response:
+    _named(call.project, call.names[0])
+    return as_json({"envs": [_written(variable) for variable in call.project.variables.values()]})
+
+
+def _keep(call: Call) -> Response:
+    _named(call.project, call.names[0])
+    if not all(isinstance(call.fields.get(name), str) for name in ("key", "value", "type")):
+        raise Refusal(400, "bad_request", "Missing required property")
+    variable = call.project.keep(call.fields, upsert=call.query.get("upsert") == "true")
+    return as_json({"created": _written(variable), "failed": []}, 201)
+
+
+def _change(call: Call) -> Response:
+    _named(call.project, call.names[0])
+    return as_json(_written(call.project.change(call.project.variable(call.names[1]), call.fields)))
+
+
+def _drop(call: Call) -> Response:
+    _named(call.project, call.names[0])
+    return as_json(_written(call.project.drop(call.names[1])))
+
+
+ROUTES: tuple[tuple[str, str, Callable[[Call], Response]], ...] = (
     ("GET", r"/v6/deployments", _list),
     ("GET", r"/v13/deployments/([^/]+)", _get),
     ("POST", r"/v13/deployments", _create),
@@ -214,46 +218,48 @@ ROUTES: tuple[tuple[str, str, Callable[[Asked], Response]], ...] = (
 )
 
 
-def _named(project: Project, given: str) -> None:
-    if given not in (project.id, project.name):
+def _named(project: Project, name: str) -> None:
+    if name not in (project.id, project.name):
         raise Refusal(404, "not_found", "Project not found")
 
 
-def _shown(project: Project, one: Deployment) -> dict[str, Any]:
+def _shown(project: Project, deployment: Deployment) -> dict[str, Any]:
     """A deployment as the list has it; GET adds its id."""
-    candidate = one.promoted and one.state == "READY" and one is not project.current
+    candidate = (
+        deployment.promoted and deployment.state == "READY" and deployment is not project.current
+    )
     return {
-        "uid": one.id,
+        "uid": deployment.id,
         "name": project.name,
         "projectId": project.id,
-        "url": f"{project.name}-{one.id[-9:]}.vercel.app",
-        "created": one.created,
-        "createdAt": one.created,
-        "source": one.source,
-        "state": one.state,
-        "readyState": one.state,
-        "readySubstate": "PROMOTED" if one.promoted else "STAGED",
+        "url": f"{project.name}-{deployment.id[-9:]}.vercel.app",
+        "created": deployment.created,
+        "createdAt": deployment.created,
+        "source": deployment.source,
+        "state": deployment.state,
+        "readyState": deployment.state,
+        "readySubstate": "PROMOTED" if deployment.promoted else "STAGED",
         "type": "LAMBDAS",
         "creator": {"uid": "local", "username": "local"},
-        "target": one.target if one.target == "production" else None,
+        "target": deployment.target if deployment.target == "production" else None,
         "inspectorUrl": None,
         "isRollbackCandidate": candidate,
-        "aliasAssigned": one is project.current,
-        "meta": {"githubCommitSha": one.commit, **one.meta},
+        "aliasAssigned": deployment is project.current,
+        "meta": {"githubCommitSha": deployment.commit, **deployment.meta},
     }
 
 
-def _written(one: Variable) -> dict[str, Any]:
+def _written(variable: Variable) -> dict[str, Any]:
     """A variable as it is listed: a sensitive value is never told."""
-    value = "" if one.type == "sensitive" else one.value
+    value = "" if variable.type == "sensitive" else variable.value
     return {
-        "id": one.id,
-        "key": one.key,
+        "id": variable.id,
+        "key": variable.key,
         "value": value,
-        "type": one.type,
-        "target": one.target,
-        "createdAt": one.created,
-        "updatedAt": one.updated,
+        "type": variable.type,
+        "target": variable.target,
+        "createdAt": variable.created,
+        "updatedAt": variable.updated,
     }
 
 

@@ -52,16 +52,16 @@ class DeployApi:
             return self._work(request)
 
     def _work(self, request: Request) -> Response:
-        asked = f"{request.method} {request.path}"
-        if asked == "POST /v2/files":
+        operation = f"{request.method} {request.path}"
+        if operation == "POST /v2/files":
             return self._upload(request)
-        if asked == "POST /v13/deployments":
+        if operation == "POST /v13/deployments":
             return self._deploy(request)
-        if asked in (f"GET /v13/deployments/{DEPLOYMENT}", "GET /v13/deployments/get"):
+        if operation in (f"GET /v13/deployments/{DEPLOYMENT}", "GET /v13/deployments/get"):
             return as_json(self._shown())
-        if asked.startswith(f"GET /v3/env/pull/{PROJECT}"):
+        if operation.startswith(f"GET /v3/env/pull/{PROJECT}"):
             return as_json({"env": self.variables, "buildEnv": {}})
-        if asked == f"POST /v10/projects/{PROJECT}/env":
+        if operation == f"POST /v10/projects/{PROJECT}/env":
             return self._set(request)
         known = {
             "GET /v2/user": {"user": {"id": "u1", "email": "ops@example.com", "username": "ops",
@@ -74,16 +74,16 @@ class DeployApi:
             f"GET /v3/now/deployments/{DEPLOYMENT}/events": [],
             f"GET /v1/deployments/{DEPLOYMENT}/builds": {"builds": []},
         }  # fmt: skip
-        if asked in known:
-            return as_json(known[asked])
-        self.unknown.append(asked)
-        return _refused(404, "not_found", f"nothing at {asked}")
+        if operation in known:
+            return as_json(known[operation])
+        self.unknown.append(operation)
+        return _refused(404, "not_found", f"nothing at {operation}")
 
     def _set(self, request: Request) -> Response:
-        given = request.json()
-        for one in given if isinstance(given, list) else [given]:
-            self.variables[one["key"]] = one["value"]
-        return as_json({"created": given, "failed": []}, 201)
+        variables = request.json()
+        for variable in variables if isinstance(variables, list) else [variables]:
+            self.variables[variable["key"]] = variable["value"]
+        return as_json({"created": variables, "failed": []}, 201)
 
     def _upload(self, request: Request) -> Response:
         digest = request.headers.get("x-vercel-digest") or request.headers.get("x-now-digest", "")
@@ -94,14 +94,14 @@ class DeployApi:
 
     def _deploy(self, request: Request) -> Response:
         body = request.json()
-        listed = [one for one in body.pop("files") if "sha" in one]  # else an empty folder
-        missing = sorted({one["sha"] for one in listed} - set(self._files))
+        listed = [file for file in body.pop("files") if "sha" in file]  # else an empty folder
+        missing = sorted({file["sha"] for file in listed} - set(self._files))
         if missing:
             words = {"code": "missing_files", "message": "Missing files", "missing": missing}
             return Response(400, json.dumps({"error": words}).encode())
-        made = Uploaded(body.get("target"), "prebuilt=1" in request.target, body)
-        made.files = {one["file"]: self._files[one["sha"]] for one in listed}
-        self.deployments.append(made)
+        deployment = Uploaded(body.get("target"), "prebuilt=1" in request.target, body)
+        deployment.files = {file["file"]: self._files[file["sha"]] for file in listed}
+        self.deployments.append(deployment)
         return as_json(self._shown())
 
     def _shown(self) -> dict[str, Any]:

@@ -95,9 +95,9 @@ class Project:
     # -------------------------------------------------------------- deployments
 
     def find(self, deployment_id: str) -> Deployment:
-        for one in self.deployments:
-            if one.id == deployment_id:
-                return one
+        for deployment in self.deployments:
+            if deployment.id == deployment_id:
+                return deployment
         raise Refusal(404, "not_found", "Deployment not found")
 
     def push(self, commit: str, *, meta: Mapping[str, str] | None = None) -> Deployment:
@@ -107,26 +107,26 @@ class Project:
     def redeploy(self, deployment_id: str, target: str, meta: Mapping[str, str]) -> Deployment:
         """Build an earlier deployment's commit again, with the variables of now."""
         commit = self.find(deployment_id).commit
-        made = Deployment("", commit, {}, 0, "redeploy", target=target, meta=dict(meta))
-        return self._build(made)
+        deployment = Deployment("", commit, {}, 0, "redeploy", target=target, meta=dict(meta))
+        return self._build(deployment)
 
-    def _build(self, made: Deployment) -> Deployment:
-        made.id, made.created = made_id("dpl"), clock_ms()
-        made.environ = {one.key: one.value for one in self.variables.values()}
-        made.state = "QUEUED"
-        self.deployments.append(made)
-        self._after(self.build_s / 2, lambda: self._building(made))
-        self._after(self.build_s, lambda: self._built(made))
-        return made
+    def _build(self, deployment: Deployment) -> Deployment:
+        deployment.id, deployment.created = made_id("dpl"), clock_ms()
+        deployment.environ = {variable.key: variable.value for variable in self.variables.values()}
+        deployment.state = "QUEUED"
+        self.deployments.append(deployment)
+        self._after(self.build_s / 2, lambda: self._building(deployment))
+        self._after(self.build_s, lambda: self._built(deployment))
+        return deployment
 
-    def _building(self, made: Deployment) -> None:
-        if made.state == "QUEUED":  # else this timer came late
-            made.state = "BUILDING"
+    def _building(self, deployment: Deployment) -> None:
+        if deployment.state == "QUEUED":  # else this timer came late
+            deployment.state = "BUILDING"
 
-    def _built(self, made: Deployment) -> None:
-        made.state = "ERROR" if self.lie == "build_fails" else "READY"
-        if made.state == "READY" and self.auto_assign and made.target == "production":
-            self._serve(made)
+    def _built(self, deployment: Deployment) -> None:
+        deployment.state = "ERROR" if self.lie == "build_fails" else "READY"
+        if deployment.state == "READY" and self.auto_assign and deployment.target == "production":
+            self._serve(deployment)
 
     # -------------------------------------------------------------- where the domains lead
 
@@ -136,7 +136,11 @@ class Project:
         if not target.promoted or target.state != "READY" or target is self.current:
             text = "This deployment is not a candidate for a rollback"
             raise Refusal(422, "deployment_not_rollback_candidate", text)
-        served = [one for one in self.deployments if one.promoted and one is not self.current]
+        served = [
+            deployment
+            for deployment in self.deployments
+            if deployment.promoted and deployment is not self.current
+        ]
         if self.plan == "hobby" and target is not served[-1]:
             text = "To roll back further than the previous production deployment, upgrade to pro"
             raise Refusal(402, "rollback_not_allowed", text)
@@ -150,23 +154,23 @@ class Project:
         self._move(target, "promote", auto_assign=True)
 
     def _refuse_a_second(self) -> None:
-        asked = self.last_alias_request
-        if asked and asked["jobStatus"] in ("pending", "in-progress"):
+        alias_request = self.last_alias_request
+        if alias_request and alias_request["jobStatus"] in ("pending", "in-progress"):
             raise Refusal(409, "conflict", "Another request of this kind is in progress")
 
     def _move(self, target: Deployment, kind: str, *, auto_assign: bool) -> None:
-        asked = {
+        alias_request = {
             "fromDeploymentId": self.current.id,
             "toDeploymentId": target.id,
             "jobStatus": "in-progress",
             "requestedAt": clock_ms(),
             "type": kind,
         }
-        self.last_alias_request = asked
+        self.last_alias_request = alias_request
         lie = self.lie if kind == "rollback" else ""
 
         def arrive() -> None:
-            asked["jobStatus"] = "failed" if lie == "rollback_fails" else "succeeded"
+            alias_request["jobStatus"] = "failed" if lie == "rollback_fails" else "succeeded"
             if not lie:
                 self.auto_assign = auto_assign
                 self._serve(target)
@@ -192,28 +196,28 @@ class Project:
 
     # -------------------------------------------------------------- variables
 
-    def keep(self, given: Mapping[str, Any], *, upsert: bool) -> Variable:
-        known = self.variables.get(given["key"])
+    def keep(self, fields: Mapping[str, Any], *, upsert: bool) -> Variable:
+        known = self.variables.get(fields["key"])
         if known is not None and not upsert:
-            text = f"A variable with the name `{given['key']}` already exists"
+            text = f"A variable with the name `{fields['key']}` already exists"
             raise Refusal(400, "ENV_CONFLICT", text)
         now = clock_ms()
-        made = known or Variable(made_id("env"), given["key"], "", "", [], now, now)
-        self.variables[made.key] = made
-        return self.change(made, given)
+        variable = known or Variable(made_id("env"), fields["key"], "", "", [], now, now)
+        self.variables[variable.key] = variable
+        return self.change(variable, fields)
 
-    def change(self, known: Variable, given: Mapping[str, Any]) -> Variable:
+    def change(self, known: Variable, fields: Mapping[str, Any]) -> Variable:
         if self.lie != "env_is_not_kept":
-            known.value = given.get("value", known.value)
-        known.type = given.get("type", known.type)
-        known.target = given.get("target", known.target)
+            known.value = fields.get("value", known.value)
+        known.type = fields.get("type", known.type)
+        known.target = fields.get("target", known.target)
         known.updated = clock_ms()
         return known
 
     def variable(self, variable_id: str) -> Variable:
-        for one in self.variables.values():
-            if one.id == variable_id:
-                return one
+        for variable in self.variables.values():
+            if variable.id == variable_id:
+                return variable
         raise Refusal(404, "not_found", "The environment variable was not found")
 
     def drop(self, variable_id: str) -> Variable:
@@ -232,4 +236,4 @@ def made_id(kind: str) -> str:
 
 
 def newest_first(deployments: Iterable[Deployment]) -> list[Deployment]:
-    return sorted(deployments, key=lambda one: one.created, reverse=True)
+    return sorted(deployments, key=lambda deployment: deployment.created, reverse=True)

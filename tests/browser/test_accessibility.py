@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
@@ -99,10 +100,8 @@ def test_a_form_that_waits_for_the_line_has_no_violation(page: Page, axe: str) -
 def test_the_servers_own_page_of_faults_has_no_violation(
     page: Page, axe: str, platform: Platform
 ) -> None:
-    response = page.request.post(
-        f"{platform.url}/api/leads", form=FORM | {"phone_whatsapp": "12345"}, headers=BROWSER
-    )
-    html = response.text()
+    faulty = FORM | {"phone_whatsapp": "12345"}
+    html = httpx.post(f"{platform.url}/api/leads", data=faulty, headers=BROWSER, timeout=20).text
     page.route("**/api/faults", lambda route: route.fulfill(body=html, content_type="text/html"))
     page.goto("/api/faults")
     settle(page)
