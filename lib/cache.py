@@ -7,12 +7,11 @@ repeat. The SDK's own client waits without end and repeats what may have been do
 
 from typing import Any
 
-import httpx
 from upstash_redis import Redis
 from upstash_redis.errors import UpstashError
 
 from lib.circuit_breaker import CircuitBreaker
-from lib.http_client import open_client
+from lib.http_client import RequestFailed, open_client
 from lib.problems import CacheDown
 
 CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 0.5, 0.8
@@ -21,7 +20,7 @@ CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 0.5, 0.8
 # instead of JSON, a wrong token's object instead of a pipeline's list, null, a result of another
 # type.
 _FAILURES = (
-    httpx.HTTPError, httpx.InvalidURL, UpstashError,
+    *RequestFailed, UpstashError,
     AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
 
