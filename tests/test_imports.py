@@ -18,7 +18,7 @@ PACKAGES = {"leads", "products", "vitals", "incidents", "monitoring", "privacy"}
 
 # One library each, and httpx below it; their errors are translated there and nowhere else.
 VENDOR_HELPERS = {
-    "lib/cache.py": {"upstash_redis"},
+    "lib/cache.py": {"httpx", "upstash_redis"},
     "lib/db.py": {"psycopg"},
     "lib/encryption.py": {"nacl"},
     "lib/error_reporting.py": {"sentry_sdk"},
