@@ -20,12 +20,15 @@ MAX_IDLE_CONNECTIONS = 8  # connections kept; overlapping requests beyond that o
 # between keep an idle connection for.
 MAX_IDLE_AGE_S = 10.0
 
+# What a call raises: no answer in time, none that is HTTP, an address that is none.
+RequestFailed = (httpx.HTTPError, httpx.InvalidURL)
+
 # httpx logs each address called, the secret one of a Slack webhook included, as information.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def open_client(url: str, *, connect_s: float, response_s: float, **options: Any) -> httpx.Client:
-    """A client of the server at `url`, shared by an instance's threads. Raises httpx.HTTPError.
+    """A client of the server at `url`, shared by an instance's threads. It raises RequestFailed.
 
     response_s: for the whole answer, once connected. options: of httpx.Client.
     """

@@ -8,9 +8,7 @@ import json
 import urllib.parse
 from typing import Any
 
-import httpx
-
-from lib.http_client import open_client
+from lib.http_client import RequestFailed, open_client
 from lib.interfaces import Message, MessageRef
 from lib.problems import MessageNotFound, SlackError
 
@@ -164,7 +162,7 @@ class Slack:
         try:
             with open_client(url, connect_s=TIMEOUT_S, response_s=TIMEOUT_S) as client:
                 response = client.post(url, content=body, headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as fault:
+        except (*RequestFailed, ValueError) as fault:
             raise SlackError(type(fault).__name__) from None
         if response.is_success:
             return response.text

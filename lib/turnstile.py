@@ -3,9 +3,7 @@
 Turnstile down never rejects a lead nor makes it spam: a person reviews it.
 """
 
-import httpx
-
-from lib.http_client import open_client
+from lib.http_client import RequestFailed, open_client
 from lib.problems import TurnstileDown
 
 CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 0.3, 0.6
@@ -38,8 +36,6 @@ class Turnstile:
                 return True
             if not _TOKEN_ERRORS.issuperset(answer["error-codes"]):
                 raise TurnstileDown
-        except (
-            httpx.HTTPError, httpx.InvalidURL, LookupError, TypeError, ValueError, RecursionError,
-        ) as fault:  # fmt: skip
+        except (*RequestFailed, LookupError, TypeError, ValueError, RecursionError) as fault:
             raise TurnstileDown from fault
         return False

@@ -53,15 +53,24 @@ def test_results_are_typed_one_by_one_and_in_a_pipeline(cache: Cache, database: 
     assert results == [result for _, result in RESULTS]
 
 
-def test_the_sdks_own_client_is_replaced_in_the_pinned_version(cache: Cache) -> None:
-    """A private attribute: without it the SDK waits for ever."""
+def test_what_is_private_of_the_sdk_is_as_in_the_pinned_version(cache: Cache) -> None:
+    """Its constructors are not called: without what they set, or with its own client, it fails."""
     requirements = (Path(__file__).parent.parent / "requirements.txt").read_text("utf-8")
     assert f"upstash-redis=={upstash_redis.__version__} " in requirements
-    fresh = upstash_redis.Redis("http://127.0.0.1:1", "token")
-    assert isinstance(fresh._http._client, httpx.Client)
-    assert fresh._http._client.timeout.read is None
-    fresh.close()  # type: ignore[no-untyped-call]
-    assert cache._redis._http._client is cache._client
+    theirs = upstash_redis.Redis(
+        "http://127.0.0.1:1", "token", rest_encoding=None, rest_retries=0, allow_telemetry=False
+    )
+    ours = cache._redis
+    unused = {"_json", "_search", "_allow_telemetry"}
+    assert vars(ours).keys() == vars(theirs).keys() - unused
+    assert vars(ours._http).keys() == vars(theirs._http).keys()
+    assert ours._headers.keys() == theirs._headers.keys()
+    for name in ("_encoding", "_retries"):
+        assert getattr(ours._http, name) == getattr(theirs._http, name)
+    assert isinstance(theirs._http._client, httpx.Client)
+    assert theirs._http._client.timeout.read is None, "it waits for ever"
+    theirs.close()  # type: ignore[no-untyped-call]
+    assert ours._http._client is cache._client
     assert cache._client.timeout.read == RESPONSE_TIMEOUT_S
 
 

@@ -1,12 +1,11 @@
 """The canary: a synthetic lead posted to /api/leads, looked for in Postgres, and removed."""
 
 import json
-import urllib.error
-import urllib.request
 from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
 
+from lib.http_client import RequestFailed, open_client
 from lib.incidents import rules
 from lib.incidents.rules import Facts
 from lib.interfaces import Services
@@ -59,16 +58,16 @@ def _send(services: Services, facts: Facts, secret: str, now: datetime) -> tuple
     body = json.dumps(payload).encode()
     headers = {"Content-Type": "application/json", canary.HEADER: canary.sign(secret, body, now)}
     url = f"{services.site_url}/api/leads"
-    request = urllib.request.Request(url, body, headers)  # noqa: S310 - our own site
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
-            answer = json.load(response)
-            lead_id = UUID(answer["id"])
-    except urllib.error.HTTPError as error:
-        error.close()
-        # A 4xx is about this lead's fields or signature; no visitor's lead is like it.
-        return f"a synthetic lead was answered {error.code}", "refused" if error.code >= 500 else ""
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        with open_client(url, connect_s=TIMEOUT_S, response_s=TIMEOUT_S) as client:
+            response = client.post(url, content=body, headers=headers)
+        if not response.is_success:
+            # A 4xx is about this lead's fields or signature; no visitor's lead is like it.
+            effect = "refused" if response.status_code >= 500 else ""
+            return f"a synthetic lead was answered {response.status_code}", effect
+        answer = response.json()
+        lead_id = UUID(answer["id"])
+    except (*RequestFailed, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"a synthetic lead was not answered ({type(error).__name__})", "refused"
     queued = bool(answer.get("queued"))
     effect = "stored"

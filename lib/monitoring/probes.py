@@ -4,14 +4,13 @@ A vendor that does not answer is no fault here: alerts about mails and messages 
 """
 
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from lib.http_client import RequestFailed, open_client
 from lib.incidents.rules import Facts
 from lib.interfaces import Services
 from lib.leads import mailed_leads
@@ -50,14 +49,13 @@ def url_fault(url: str, prefix: bytes) -> str | None:
     fault = None
     for _ in range(ATTEMPTS):
         try:
-            with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310
-                if response.read(64).startswith(prefix):
-                    return None
-                fault = f"{path} answers something else"
-        except urllib.error.HTTPError as error:
-            error.close()
-            fault = f"{path} answers {error.code}"
-        except OSError as error:
+            with open_client(url, connect_s=TIMEOUT_S, response_s=TIMEOUT_S) as client:
+                response = client.get(url, follow_redirects=True)
+            if response.is_success and response.content.startswith(prefix):
+                return None
+            answer = "something else" if response.is_success else response.status_code
+            fault = f"{path} answers {answer}"
+        except RequestFailed as error:
             fault = f"{path} cannot be reached ({type(error).__name__})"
         time.sleep(PAUSE_S)
     return fault

@@ -18,8 +18,8 @@ from dev.edge import runtime
 
 TWINS = Path(__file__).parent / "twins"
 _KEPT = DATA / "bench"
-_BUILD = "import sys; from pathlib import Path; from dev import build; \
-build.build(Path.cwd(), Path(sys.argv[1]))"
+_BUILD = "import sys; from pathlib import Path; from dev.build import vercel_build; \
+vercel_build.build(Path.cwd(), Path(sys.argv[1]))"
 _WATCHED = ("api", "lib", "public", "supabase/seed", "requirements.txt", "vercel.json", "uv.toml",
             "dev/build/vercel_build.py")  # fmt: skip
 
