@@ -67,13 +67,8 @@ def list_backups(services: Services, args: Args) -> int:
     ]
     status, pitr = 0, None
     try:
-        with supabase.Project(settings) as project:
-            listed = project.list_backups()
-        pitr = listed.pitr
-        for copy in listed.backups:
-            name = "point in time" if copy.id is None else str(copy.id)
-            facts = {"name": name, **copy.as_dict()}
-            rows.append(_row(supabase.SOURCE, copy.taken_at, now, copy.status, facts))
+        pitr, supabase_rows = _list_at_supabase(services, now)
+        rows += supabase_rows
     except NotConfigured as error:
         faults, status = [*faults, f"Supabase was not asked: {error}"], 2
     except Failed as error:
@@ -87,16 +82,32 @@ def list_backups(services: Services, args: Args) -> int:
     if args.json:
         command.print_json({"pitr": pitr, "backups": rows, "faults": faults})
     else:
-        names = ("taken_at", "source", "age_h", "status", "name", "rows")
-        table = [
-            [command.format_time(row["taken_at"]), *(row.get(name, "") for name in names[1:])]
-            for row in rows
-        ]
-        command.print_table(names, table, empty="there is no backup")
-        state = "unknown" if pitr is None else "on" if pitr else "off"
-        print(f"point-in-time recovery at Supabase: {state}")
-        print("\n".join(faults), end="\n" if faults else "", file=sys.stderr)
+        _print_backups(rows, pitr, faults)
     return status or (1 if faults else 0)
+
+
+def _list_at_supabase(services: Services, now: datetime) -> tuple[bool, list[dict[str, Any]]]:
+    """Whether PITR is on, and Supabase's backups. Raises NotConfigured, Failed."""
+    with supabase.Project(services.settings) as project:
+        listed = project.list_backups()
+    rows = []
+    for copy in listed.backups:
+        name = "point in time" if copy.id is None else str(copy.id)
+        facts = {"name": name, **copy.as_dict()}
+        rows.append(_row(supabase.SOURCE, copy.taken_at, now, copy.status, facts))
+    return listed.pitr, rows
+
+
+def _print_backups(rows: list[dict[str, Any]], pitr: bool | None, faults: list[str]) -> None:
+    names = ("taken_at", "source", "age_h", "status", "name", "rows")
+    table = [
+        [command.format_time(row["taken_at"]), *(row.get(name, "") for name in names[1:])]
+        for row in rows
+    ]
+    command.print_table(names, table, empty="there is no backup")
+    state = "unknown" if pitr is None else "on" if pitr else "off"
+    print(f"point-in-time recovery at Supabase: {state}")
+    print("\n".join(faults), end="\n" if faults else "", file=sys.stderr)
 
 
 def _row(

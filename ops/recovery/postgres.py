@@ -68,8 +68,8 @@ _POOLER_MESSAGE = (
 def _keeps_session(connection: Connection, dsn: str) -> bool:
     """Whether a setting outlives its statement while somebody else takes a free connection."""
     connection.execute("set alfa.mark = 'ours'")
-    with psycopg.connect(dsn, connect_timeout=CONNECT_S) as other:
-        other.execute("select 1")  # its transaction holds on to a server connection
+    with psycopg.connect(dsn, connect_timeout=CONNECT_S) as second:
+        second.execute("select 1")  # its transaction holds on to a server connection
         row = connection.execute("select current_setting('alfa.mark', true)").fetchone()
     return row is not None and row[0] == "ours"
 

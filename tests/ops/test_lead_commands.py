@@ -168,7 +168,7 @@ def test_the_ledger_balances_when_every_accepted_lead_is_stored_and_told(
 def test_a_lead_missing_from_the_table_is_named(
     platform: Platform, database: Rows, valkey: redis.Redis, capsys: Printed
 ) -> None:
-    lost, kept = post(platform, 1)["id"], post(platform, 2)["id"]
+    lost, stored = post(platform, 1)["id"], post(platform, 2)["id"]
     eventually(lambda: valkey.zcard("accepted") == 2 and sent(database))
     let_time_pass(database, valkey)
     database.execute("delete from leads where id = %s", [lost])
@@ -179,7 +179,7 @@ def test_a_lead_missing_from_the_table_is_named(
     shown = capsys.readouterr().out
     assert "NOT BALANCED" in shown
     assert lost in shown
-    assert kept not in shown
+    assert stored not in shown
 
 
 def test_a_lead_nobody_was_told_of_is_named(
@@ -347,14 +347,14 @@ def test_only_a_signed_canary_is_one(platform: Platform, database: Rows) -> None
     _, old = signed(platform, datetime.now(UTC) - timedelta(minutes=6))
     forged = {**headers, canary.HEADER: headers[canary.HEADER][:-1] + "x"}
     other_body = body.replace(b"Jakarta", b"Medan")
-    for content, given in (
+    for content, sent_headers in (
         (body, forged),
         (body, old),
         (body, {**headers, canary.HEADER: ""}),
         (body, {**headers, canary.HEADER: "soon.0"}),
         (other_body, headers),
     ):
-        answer = httpx.post(f"{platform.url}/api/leads", content=content, headers=given)
+        answer = httpx.post(f"{platform.url}/api/leads", content=content, headers=sent_headers)
         assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized")
     assert rows(database) == rows(database, "outbox") == rows(database, "spam") == []
     assert platform.resend.received() == []
@@ -483,9 +483,9 @@ def test_what_cannot_be_imported_is_said_and_does_not_stop_the_rest(
     saved = tmp_path / "mails.txt"
     saved.write_text(damaged + cut + outage["text"], encoding="utf-8")
     assert ops(platform, "leads", "import", str(saved)) == 1
-    said = capsys.readouterr().out
-    assert "unreadable" in said
-    assert f"stored {outage['id']}" in said
+    output = capsys.readouterr().out
+    assert "unreadable" in output
+    assert f"stored {outage['id']}" in output
     assert [str(row["id"]) for row in rows(database)] == [outage["id"]]
     saved.write_text("no lead in here", encoding="utf-8")
     assert ops(platform, "leads", "import", str(saved)) == 1
@@ -497,9 +497,9 @@ def test_a_file_that_is_not_there_is_named_in_one_line(
 ) -> None:
     missing = str(tmp_path / "nowhere.eml")
     assert ops(platform, "leads", "import", missing) == 2
-    said = capsys.readouterr().err
-    assert missing in said
-    assert len(said.splitlines()) == 1
+    output = capsys.readouterr().err
+    assert missing in output
+    assert len(output.splitlines()) == 1
 
 
 def test_a_mail_is_read_from_standard_input_by_the_command_itself(
