@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 PROBE_WAIT_S = 3.0  # for another thread that probes the same dependency
 
+OPERATORS_ENDPOINTS = {
+    "health", "leads_export", "leads_subject", "cron/deliver", "cron/prune", "cron/watch",
+}  # fmt: skip
+
 type Handler = Callable[["Context"], Response]
 type ErrorPage = Callable[["Context", Problem], Response | None]
 """Renders a Problem as a page; None for a caller that is no browser with a form."""
@@ -64,8 +68,9 @@ class Context:
 
     @cached_property
     def locale(self) -> str:
-        """`id` or `en`, by Accept-Language."""
-        return best_locale(self.request.headers.get("Accept-Language", ""))
+        """`id` or `en`, by Accept-Language; without it operators are answered in English."""
+        default = "en" if self.name in OPERATORS_ENDPOINTS else LOCALES[0]
+        return best_locale(self.request.headers.get("Accept-Language", ""), default)
 
     @property
     def client_ip(self) -> str | None:

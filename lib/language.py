@@ -20,8 +20,11 @@ _LOCALE_OF = {
 _QUALITY = re.compile(r"(?:0(?:\.\d*)?|1(?:\.0*)?|\.\d+)", re.ASCII)
 
 
-def best_locale(header: str) -> str:
-    """One of LOCALES. A q of 0 refuses a language, which then neither `*` nor the default is."""
+def best_locale(header: str, default: str = LOCALES[0]) -> str:
+    """One of LOCALES; `default` where the header chooses none.
+
+    A q of 0 refuses a language, which then neither `*` nor the default is.
+    """
     wanted: list[tuple[float, str]] = []
     refused: set[str] = set()
     for entry in header.split(","):
@@ -36,7 +39,8 @@ def best_locale(header: str) -> str:
             wanted.append((quality, locale))
     # A language asked for by one of its regions is not refused by another.
     refused -= {locale for _, locale in wanted}
-    default = next((locale for locale in LOCALES if locale not in refused), LOCALES[0])
+    if default in refused:
+        default = next((locale for locale in LOCALES if locale not in refused), default)
     # max keeps the first of equals.
     _, best = max(wanted, key=lambda entry: entry[0], default=(0, "*"))
     return default if best == "*" else best

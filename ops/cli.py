@@ -1,74 +1,109 @@
-"""`python3 -m ops`: the commands of every module, run with the variables of an environment."""
+"""`python3 -m ops`: finds the command, runs it, and says how it ended.
 
-import argparse
+Modules are imported by the command's name: `ops incident ack` loads nothing of backups.
+"""
+
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import closing
 from typing import Any
 
+import click
+
+from lib.incidents.model import IncidentError
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
-from lib.services import Services
-from lib.settings import Settings
-from ops import command, compliance, local_platform
-from ops.incidents import commands, maintenance, metrics, monitors, rollback
-from ops.keys import commands as keys
-from ops.leads import commands as lead_commands
-from ops.leads import review
-from ops.privacy import data_subject, retention
-from ops.products import commands as product_commands
-from ops.recovery import commands as recovery_commands
+from ops import command
+from ops.command import Invocation
 
-COMMAND_MODULES = (
-    lead_commands,
-    review,
-    product_commands,
-    commands,
-    maintenance,
-    metrics,
-    monitors,
-    rollback,
-    recovery_commands,
-    keys,
-    data_subject,
-    retention,
-    compliance,
-)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python3 -m ops",
-        description="Operators' commands. Variables come from the environment (.env.example); "
-        "--local takes those of the platform that `python3 -m dev` runs.",
-    )
-    parser.add_argument("--local", action="store_true", help="act on the local platform")
-    groups: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in COMMAND_MODULES:
-        module.add_commands(groups)
-    return parser
+# The first word of a command -> the modules that declare it.
+root = command.root
+root.modules = {
+    "check": ("ops.check",),
+    "incident": ("ops.incidents.commands",),
+    "postmortem": ("ops.incidents.commands",),
+    "alert-drill": ("ops.incidents.commands",),
+    "maintenance": ("ops.incidents.maintenance",),
+    "metrics": ("ops.incidents.metrics",),
+    "watch": ("ops.incidents.metrics",),
+    "monitors": ("ops.incidents.monitors",),
+    "rollback": ("ops.incidents.rollback",),
+    "leads": ("ops.leads.queries", "ops.leads.mailed_leads"),
+    "dead": ("ops.leads.commands",),
+    "ledger": ("ops.leads.commands",),
+    "canary": ("ops.leads.commands",),
+    "review": ("ops.leads.review",),
+    "spam": ("ops.leads.review",),
+    "catalogue": ("ops.products.commands",),
+    "subject": ("ops.privacy.data_subject",),
+    "retention": ("ops.privacy.retention",),
+    "keys": ("ops.keys.commands",),
+    "rotate": ("ops.keys.commands",),
+    "backup": ("ops.recovery.commands",),
+    "backups": ("ops.recovery.commands",),
+    "restore-drill": ("ops.recovery.commands",),
+    "restore": ("ops.recovery.restore",),
+    "journal": ("ops.recovery.commands",),
+    "migrate": ("ops.recovery.commands",),
+    "evidence": ("ops.compliance",),
+}
+INTERRUPTED = 130
+CLIENTS = ("psycopg", "httpx")  # whose errors mean that a server cannot be used
+CONTEXT: dict[str, Any] = {
+    "max_content_width": command.MAX_WIDTH,
+    "help_option_names": ["-h", "--help"],
+}
 
 
 def main(arguments: list[str], environ: Mapping[str, str] = os.environ) -> int:
-    args = build_parser().parse_args(arguments)
+    """The exit status. Raises SystemExit after --help, and for wrong usage (2)."""
     try:
-        if args.local:
-            environ = local_platform.environment()
-        with closing(Services(Settings(environ))) as services:
-            status: int = args.run(services, args)
-            return status
-    except OSError as error:
-        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except NotConfigured as error:
+        # Not root.main, which answers a closed pipe and Ctrl-C in its own way.
+        invocation = Invocation(environ)
+        with root.make_context("python3 -m ops", arguments, obj=invocation, **CONTEXT) as context:
+            status: int = root.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as ended:  # --help
+        sys.exit(ended.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        print(
+            "\ninterrupted: what was done so far stays, and the command can be run again",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`head`) has what it wants; Python would complain when it flushes at exit.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if (failure := _print_failure(error)) is None:
+            raise
+        return failure
+    return status
+
+
+def _print_failure(error: Exception) -> int | None:
+    """The exit status; None for an error that is a fault of the program."""
+    if isinstance(error, NotConfigured):
         print(f"{error} (see .env.example, or use --local)", file=sys.stderr)
         return 2
-    except command.Failed as error:
+    if isinstance(error, IncidentError | command.Failed):
         print(error, file=sys.stderr)
-        return error.status
-    except (DatabaseDown, CacheDown) as error:
-        print(f"{type(error).__name__}: it cannot be reached", file=sys.stderr)
-        return 1
+        return error.status if isinstance(error, command.Failed) else 1
+    if isinstance(error, OSError) and error.filename:
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    library = type(error).__module__.partition(".")[0]
+    if not isinstance(error, OSError | DatabaseDown | CacheDown) and library not in CLIENTS:
+        return None
+    from ops import connections
+
+    print(connections.explain(error), file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -3,15 +3,19 @@
 Files, not functions, since those are renamed; a test checks that every file exists.
 """
 
-import argparse
+import json
 import sys
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from lib.problems import DatabaseDown, NotConfigured
 from lib.services import Services
-from ops import command, steps
+from ops import command, connections, local_platform, steps
+from ops.command import Args
 
+TEST_RESULTS = local_platform.DATA / "test-results.json"
 SELECT_LATEST_DRILLS = """
 select distinct on (kind) kind, at, verdict from drills order by kind, at desc
 """
@@ -188,7 +192,8 @@ REQUIREMENTS = (
 type Drills = dict[str, dict[str, Any]]  # the last of each kind: at, verdict
 
 
-def show_requirements(services: Services, args: argparse.Namespace) -> int:
+@command.root.command("evidence", examples=("python3 -m ops evidence",))
+def show_requirements(services: Services, args: Args) -> int:
     """Each line of the handbook: the code, the tests, the last drill that show it.
 
     Exit 1 when the last drill of a kind did not pass.
@@ -198,30 +203,65 @@ def show_requirements(services: Services, args: argparse.Namespace) -> int:
         rows = services.database.run(lambda c: c.execute(SELECT_LATEST_DRILLS).fetchall())
         drills = {kind: {"at": at, "verdict": verdict} for kind, at, verdict in rows}
     except (DatabaseDown, NotConfigured) as error:
-        print(f"the last drills are unknown: {error or 'no database'}", file=sys.stderr)
+        reason = error if isinstance(error, NotConfigured) else connections.explain(error)
+        print(f"the last drills are unknown: {reason}", file=sys.stderr)
+    last_run = load_last_run()
     if args.json:
-        command.print_json(
-            [
-                {**asdict(requirement), "last_drill": (drills or {}).get(requirement.drill or "")}
-                for requirement in REQUIREMENTS
-            ]
-        )
+        command.print_json([
+            {**asdict(requirement), "last_drill": (drills or {}).get(requirement.drill or ""),
+             "last_tests": {test: describe_test(test, last_run) for test in requirement.tests}}
+            for requirement in REQUIREMENTS
+        ])  # fmt: skip
     else:
-        _print_requirements(drills)
+        _print_requirements(drills, last_run)
     passed = {kind for kind, drill in (drills or {}).items() if drill["verdict"] == steps.PASS}
     needed = {requirement.drill for requirement in REQUIREMENTS} - {None}
     return 0 if needed <= passed else 1
 
 
-def _print_requirements(drills: Drills | None) -> None:
+@dataclass(frozen=True, slots=True)
+class TestRun:
+    """The last run of the tests: the files with a test that passed, and with one that failed."""
+
+    finished_at: datetime
+    passed: frozenset[str]
+    failed: frozenset[str]
+
+
+def load_last_run(file: Path = TEST_RESULTS) -> TestRun | None:
+    """None where no run left its results."""
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        passed, failed = (
+            frozenset(node_id.partition("::")[0] for node_id in results[name])
+            for name in ("passed", "failed")
+        )
+        return TestRun(datetime.fromisoformat(results["finished_at"]), passed, failed)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def describe_test(test: str, last_run: TestRun | None) -> str:
+    """What became of a file of tests in the last run, and when."""
+    if last_run is None:
+        return "unknown: no run of the tests left its results here"
+    at = command.format_time(last_run.finished_at)
+    if test in last_run.failed:
+        return f"FAILED {at}"
+    return f"passed {at}" if test in last_run.passed else f"not run in the last run, {at}"
+
+
+def _print_requirements(drills: Drills | None, last_run: TestRun | None) -> None:
     section = ""
     for requirement in REQUIREMENTS:
         if requirement.section != section:
             section = requirement.section
             print(f"\n{section}")
         print(f"\n  {requirement.text}")
-        print(f"    code   {', '.join(requirement.code)}")
-        print(f"    tests  {', '.join(requirement.tests)}")
+        for code in requirement.code:
+            print(f"    code   {code}")
+        for test in requirement.tests:
+            print(f"    test   {test}: {describe_test(test, last_run)}")
         if requirement.drill is not None:
             print(f"    drill  {requirement.drill}: {_describe_last(requirement.drill, drills)}")
 
@@ -230,8 +270,4 @@ def _describe_last(kind: str, drills: Drills | None) -> str:
     if drills is None:
         return "unknown"
     drill = drills.get(kind)
-    return f"{drill['verdict']}, {drill['at']:%Y-%m-%d %H:%M} UTC" if drill else "NEVER"
-
-
-def add_commands(areas: Any) -> None:
-    command.command(areas, "evidence", show_requirements, "python3 -m ops evidence", as_json=True)
+    return f"{drill['verdict']} {command.format_time(drill['at'])}" if drill else "NEVER"

@@ -1,13 +1,52 @@
-"""Progress of a long command: a bar, or what it waits for."""
+"""Progress of a long command, on standard error: a bar, or what it waits for.
+
+The rule a newcomer would break: standard output is the command's result and may be piped; nothing
+of progress goes there.
+"""
 
 import sys
 import time
+from types import TracebackType
 from typing import Self
 
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+LINE_EVERY_S = 5.0  # where there is no terminal to redraw a line on
 
 
-class ProgressBar:
+def _console() -> Console:
+    return Console(file=sys.stderr, markup=False, emoji=False, highlight=False)
+
+
+class _Display:
+    """A context that shows one task, on a terminal alone."""
+
+    def __init__(self, progress: Progress, title: str, total: float | None) -> None:
+        self.progress = progress
+        self.task = progress.add_task(title, total=total)
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self.progress.stop()
+
+
+class ProgressBar(_Display):
     """Bytes so far, the rate, and the time that is left; nothing where there is no terminal.
 
     about: the expected size; where it is an estimate (exact=False) and more bytes come, the bar
@@ -15,38 +54,46 @@ class ProgressBar:
     """
 
     def __init__(self, title: str, about: int, *, exact: bool = True, quiet: bool = False) -> None:
-        self._exact = exact
-        self._bar = tqdm(
-            total=about or None,
-            desc=title,
-            unit="B",
-            unit_scale=True,
-            file=sys.stderr,
-            disable=True if quiet else None,  # None: where standard error is no terminal
+        self._is_exact, self._total, self._size = exact, about or None, 0
+        console = _console()
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            *(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
         )
+        is_shown = console.is_terminal and not quiet
+        progress = Progress(*columns, console=console, transient=True, disable=not is_shown)
+        super().__init__(progress, title, self._total)
 
     def add(self, size: int) -> None:
-        total = self._bar.total
-        if not self._exact and total is not None and self._bar.n + size > total:
-            self._bar.total = None
-        self._bar.update(size)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        self._size += size
+        if not self._is_exact and self._total is not None and self._size > self._total:
+            self._total = None
+            self.progress.reset(self.task, total=None, completed=self._size - size)
+        self.progress.advance(self.task, size)
 
 
-class WaitMessage:
-    """What is waited for, and for how long: on standard error, every `every_s` seconds."""
+class Waiting(_Display):
+    """What is waited for, and for how long: a line that is redrawn, or one every five seconds."""
 
-    def __init__(self, *, every_s: float = 5.0) -> None:
-        self._every_s = every_s
-        self._started = self._printed_at = time.monotonic()
+    def __init__(self, title: str, about_s: float | None = None) -> None:
+        console = _console()
+        self._title, self._started = title, time.monotonic()
+        self._printed_at = self._started
+        columns = (
+            *(SpinnerColumn(), TextColumn("{task.description}", markup=False)),
+            TimeElapsedColumn(),
+        )
+        self._is_terminal = console.is_terminal
+        progress = Progress(
+            *columns, console=console, transient=True, disable=not self._is_terminal
+        )
+        super().__init__(progress, title, about_s)
 
-    def print(self, words: str) -> None:
+    def update(self, words: str) -> None:
+        """What is known now."""
+        self.progress.update(self.task, description=f"{self._title}: {words}")
         now = time.monotonic()
-        if now - self._printed_at >= self._every_s:
+        if not self._is_terminal and now - self._printed_at >= LINE_EVERY_S:
             self._printed_at = now
-            print(f"  {now - self._started:.0f} s: {words}", file=sys.stderr, flush=True)
+            waited = f"{now - self._started:.0f} s"
+            print(f"  {waited}: {self._title}: {words}", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import psycopg
 
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
+from ops import connections
 from ops.command import Failed
 
 PASS, FAIL, COULD_NOT_VERIFY = "PASS", "FAIL", "COULD NOT VERIFY"
@@ -60,13 +61,12 @@ def run_step(step: Step) -> Outcome:
     except CouldNotVerify as error:
         verdict, words = COULD_NOT_VERIFY, str(error)
     except (NotConfigured, CacheDown, DatabaseDown) as error:
-        words = str(error) or f"{type(error).__name__}: it cannot be reached"
+        words = str(error) if isinstance(error, NotConfigured) else connections.explain(error)
         verdict = COULD_NOT_VERIFY
     except Failed as error:
         verdict, words = FAIL, str(error)
     except (psycopg.Error, OSError) as error:
-        # Their texts may quote a row.
-        verdict, words = FAIL, type(error).__name__
+        verdict, words = FAIL, connections.explain_reason(error)  # never a text that quotes a row
     return Outcome(step.name, verdict, words, round(time.monotonic() - started, 2))
 
 

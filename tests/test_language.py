@@ -102,3 +102,16 @@ def test_every_endpoint_follows_the_header(site: httpx.Client, path: str) -> Non
     english = site.get(path, headers={"Accept-Language": "en-SG,in;q=0.9"}).json()
     assert indonesian["title"] == "Ada isian yang perlu diperbaiki."
     assert english["title"] == "Some fields need to be corrected."
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api/health?deep=true", "/api/leads/export", "/api/leads/subject", "/api/cron/watch"],
+)
+def test_operators_are_answered_in_english_unless_they_ask_otherwise(
+    site: httpx.Client, path: str
+) -> None:
+    answer = site.get(path)
+    assert (answer.status_code, answer.json()["title"]) == (401, "The token is missing or wrong.")
+    indonesian = site.get(path, headers={"Accept-Language": "id"}).json()
+    assert indonesian["title"] == "Token tidak ada atau salah."

@@ -24,6 +24,7 @@ from lib.settings import Settings
 from ops import cli
 from ops.vendors import redeployment
 from tests.conftest import LEAD, ROOT, delivered, eventually
+from tests.ops.terminal import Terminal
 from tests.products.catalogue_data import PRODUCTS, seeded
 
 __all__ = ["seeded"]
@@ -306,7 +307,7 @@ def test_deploying_with_the_variable_is_a_command_and_status_says_what_productio
 def test_it_asks_before_it_deploys(
     platform: Platform, deployed: None, monkeypatch: pytest.MonkeyPatch, capsys: Printed
 ) -> None:
-    monkeypatch.setattr("builtins.input", lambda _: "no")
+    monkeypatch.setattr("sys.stdin", Terminal("no\n"))
     assert ops(platform, "deploy", "on") == 1
     assert "nothing was changed" in capsys.readouterr().err
     assert redeployment.serving_deployment(platform.url) == "dpl_local"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from lib.incidents.model import WIB, Incident
+from lib.incidents.model import WIB, Incident, calendar_gap
 from lib.interfaces import Message
 
 # docs.slack.dev, Block Kit, read 2026-11
@@ -54,6 +54,9 @@ def render_incidents(incidents: Sequence[Incident], links: Links, now: datetime)
     more = len(incidents) - MAX_INCIDENTS
     if more > 0:
         blocks.append(_section_block(f"and {more} more: `python3 -m ops incident list`"))
+    gap = calendar_gap(now.astimezone(WIB).date()) if first.severity == "sev2" else ""
+    if gap:
+        blocks = [*blocks[: MAX_BLOCKS - 1], _section_block(gap)]
     metadata = {"incident": first.id, "key": first.message_key}
     return Message(headline, tuple(blocks[:MAX_BLOCKS]), metadata)
 

@@ -9,7 +9,7 @@ that Slack shows.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 from lib.interfaces import MessageRef
@@ -30,7 +30,7 @@ NEXT_STATES = {
     "closed": set[str](),
 }
 WIB = timezone(timedelta(hours=7), "WIB")
-MORNING_HOUR = 9  # of a working day in Jakarta; public holidays are not known here
+MORNING_HOUR = 9  # of a working day in Jakarta
 CLEAN_CHECKS = 2  # in a row, before it is resolved
 QUIET_PERIOD = timedelta(minutes=10)  # after the last event that is no lasting state
 REMINDER_INTERVAL = timedelta(minutes=60)  # while nobody has acknowledged a Sev1
@@ -231,9 +231,30 @@ def notify_time(severity: str, now: datetime) -> datetime:
         return now
     local = now.astimezone(WIB)
     morning = local.replace(hour=MORNING_HOUR, minute=0, second=0, microsecond=0)
-    while morning <= local or morning.weekday() >= 5:
+    while morning <= local or not is_working_day(morning.date()):
         morning += timedelta(days=1)
     return morning.astimezone(UTC)
+
+
+def is_working_day(day: date) -> bool:
+    """Whether offices in Jakarta work: no weekend, no public holiday, no joint leave."""
+    from lib.incidents import days_off
+
+    return day.weekday() < 5 and day.isoformat() not in days_off.NAMES
+
+
+def calendar_gap(day: date) -> str:
+    """What is not known of that year's days off; "" where all of them are."""
+    from lib.incidents import days_off
+
+    if day.year > days_off.LAST_YEAR:
+        return f"The public holidays of {day.year} are not known here: only weekends are skipped."
+    if day.year > days_off.LAST_YEAR_OF_JOINT_LEAVE:
+        return (
+            f"The joint leave of {day.year} is not known here: weekends and the public holidays"
+            " themselves are skipped."
+        )
+    return ""
 
 
 # ---------------------------------------------------------------- from state to state

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from lib.interfaces import Message
 from lib.problems import DatabaseDown, NotConfigured, SlackError
 from lib.services import Services
+from ops import command
+from ops.command import Args
 
 TEXT = "*DRILL*: nothing is wrong. Who reads this would have read an alert."
 INSERT_DRILL = """
@@ -15,25 +17,26 @@ insert into drills (kind, at, verdict, facts) values ('alert', %(at)s, %(verdict
 """
 
 
-def run(services: Services, *, dry_run: bool) -> int:
+def run(services: Services, args: Args) -> int:
     now = datetime.now(UTC)
     block = {"type": "section", "text": {"type": "mrkdwn", "text": TEXT}}
     metadata = {"drill": f"{now:%Y%m%d%H%M%S}"}
     message = Message("DRILL: a test alert, nothing is wrong", (block,), metadata)
-    if dry_run:
-        print(f"would post: {message.text}")
+    if args.dry_run:
+        command.print_result(args, {"would_post": message.text}, f"would post: {message.text}")
         return 0
     started = time.monotonic()
     fault = _send(services, message)
     seconds = round(time.monotonic() - started, 2)
     verdict = "FAIL" if fault else "PASS"
-    print(f"{verdict} {fault or 'Slack took it'} ({seconds} s)")
     facts = {"seconds": seconds} | ({"reason": fault} if fault else {})
+    line = f"{verdict}: {fault or 'the alert came through Slack and was found there'} ({seconds} s)"
+    command.print_result(args, {"verdict": verdict, **facts}, line)
     values = {"at": now, "verdict": verdict, "facts": json.dumps(facts)}
     try:
         services.database.run_or_down(lambda c: c.execute(INSERT_DRILL, values))
     except (DatabaseDown, NotConfigured):
-        print("not written down: Postgres cannot be asked", file=sys.stderr)
+        print("the drill is not recorded: Postgres cannot be asked", file=sys.stderr)
     return 1 if fault else 0
 
 
@@ -52,9 +55,9 @@ def _send(services: Services, message: Message) -> str | None:
             return f"Slack refuses the bot ({channel.last_bot_error}); the webhook took it"
         channel.post(message, thread=ts)
         if not channel.list_with_metadata("drill"):
-            return "Slack took it, and it is not in the channel"
+            return "Slack took it, and it cannot be found in the channel again"
     except NotConfigured as error:
-        return f"no channel: {error}"
+        return f"Slack is not configured: {error}"
     except SlackError as error:
         return f"Slack did not take it: {error.reason}"
     return None

@@ -1,7 +1,5 @@
 """Commands about incidents: what is open, who has it, what was done, why it happened."""
 
-import argparse
-import getpass
 import json
 import sys
 from collections.abc import Callable
@@ -9,21 +7,40 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import click
+
 from lib import json_body
 from lib.incidents import alerting, stores
-from lib.incidents.model import Incident, IncidentError
+from lib.incidents.model import Incident
 from lib.incidents.store import PostgresStore
 from lib.incidents.stores import IncidentStore, NoStore
 from lib.services import Services
 from ops import command
-from ops.command import Failed
+from ops.command import Args, Failed
 from ops.incidents import alert_drill, lifecycle, postmortem
+
+incident_commands = command.group("incident", "what is open, who has it, what was done and why")
+
 
 NEXT_STATES = ("contain", "resolve", "review", "closed")
 SELECT_BROKEN_SEALS = "select incident_id, seq from broken_timelines()"
 
 
-def list_incidents(services: Services, args: argparse.Namespace) -> int:
+def parse_action(text: str) -> dict[str, str]:
+    """`what | owner | 2026-12-01`."""
+    parts = [part.strip() for part in text.split("|")]
+    if len(parts) != 3 or not all(parts):
+        raise click.BadParameter("an action is: what | owner | YYYY-MM-DD")
+    try:
+        date.fromisoformat(parts[2])
+    except ValueError:
+        raise click.BadParameter(f"{parts[2]} is no date") from None
+    return dict(zip(("what", "owner", "due"), parts, strict=True))
+
+
+@incident_commands.command("list", examples=("python3 -m ops incident list --days 30",))
+@click.option("--days", type=int, default=14, help="how far back", show_default=True)
+def list_incidents(services: Services, args: Args) -> int:
     """Incidents of the last days, newest first. Exit 1 while one is open."""
     since = datetime.now(UTC) - timedelta(days=args.days)
     incidents = _in_store(services, lambda store: store.list_recent(since))
@@ -31,18 +48,20 @@ def list_incidents(services: Services, args: argparse.Namespace) -> int:
         command.print_json([incident.to_document() for incident in incidents])
     else:
         columns = ("number", "id", "severity", "state", "began", "title")
-        command.print_table(columns, [_row(incident) for incident in incidents])
+        rows = [_row(incident) for incident in incidents]
+        command.print_table(columns, rows, empty=f"no incident in the last {args.days} days")
     return 1 if any(incident.is_open for incident in incidents) else 0
 
 
 def _row(incident: Incident) -> tuple[Any, ...]:
-    began = f"{incident.started_at:%Y-%m-%d %H:%M}"
-    return (
-        incident.number, incident.id, incident.severity, incident.state, began, incident.title
-    )  # fmt: skip
+    return (incident.number, incident.id, incident.severity, incident.state,
+            incident.started_at, incident.title)  # fmt: skip
 
 
-def show(services: Services, args: argparse.Namespace) -> int:
+@incident_commands.command("show", examples=("python3 -m ops incident show last",))
+@command.argument("incident", help="its id, its number, or `last`")
+@command.by_option
+def show(services: Services, args: Args) -> int:
     """One incident with its timeline, whose seals are checked. Exit 1 if one is broken."""
 
     def load(store: IncidentStore) -> tuple[Incident, list[tuple[Any, ...]], bool]:
@@ -56,15 +75,20 @@ def show(services: Services, args: argparse.Namespace) -> int:
         events = [dict(zip(columns, row, strict=True)) for row in rows]
         command.print_json({**incident.to_document(), "events": events, "broken_at": broken})
         return 1 if broken else 0
+    _print_timeline(incident, rows)
+    if is_sealed:
+        print(f"BROKEN at event {broken}" if broken else "the timeline is whole")
+    return 1 if broken else 0
+
+
+def _print_timeline(incident: Incident, rows: list[tuple[Any, ...]]) -> None:
     print(f"{incident.id}  {incident.severity}  {incident.state}  {incident.title}")
     for description in incident.descriptions.values():
         print(f"  {description}")
     for seq, at, kind, actor, facts, note in rows:
         text = note if note is not None else json.dumps(facts, ensure_ascii=False)
-        print(f"{seq:>4}  {at:%Y-%m-%d %H:%M:%S}  {kind:<12}  {actor:<10}  {text}")
-    if is_sealed:
-        print(f"BROKEN at event {broken}" if broken else "the timeline is whole")
-    return 1 if broken else 0
+        moment = command.format_time(at, seconds=True)
+        print(f"{seq:>4}  {moment}  {kind:<12}  {actor:<10}  {text}")
 
 
 def _broken_events(services: Services, incident: Incident) -> list[int]:
@@ -79,7 +103,7 @@ def _in_store[R](services: Services, operation: Callable[[IncidentStore], R]) ->
     def run(store: IncidentStore) -> R:
         result = operation(store)
         if not isinstance(store, PostgresStore):
-            print(f"Postgres cannot be asked: this is what {store.name} holds", file=sys.stderr)
+            print(f"Postgres cannot be asked: this was read from {store.name}", file=sys.stderr)
         return result
 
     try:
@@ -88,27 +112,64 @@ def _in_store[R](services: Services, operation: Callable[[IncidentStore], R]) ->
         raise Failed(str(error)) from None
 
 
-def acknowledge(services: Services, args: argparse.Namespace) -> int:
+@incident_commands.command("ack", examples=("python3 -m ops incident ack last",))
+@command.argument("incident", help="its id, its number, or `last`")
+@command.by_option
+def acknowledge(services: Services, args: Args) -> int:
     """Say that you have it: reminders stop, and Slack shows your name."""
     incident = _in_store(services, lambda store: store.acknowledge(args.incident, args.by))
-    return _notify_and_print(services, incident, args)
+    who = incident.acknowledged_by or args.by
+    since = command.format_time(incident.acknowledged_at)
+    return _notify_and_print(
+        services, incident, args, f"{who} acknowledged {incident.id} ({incident.title}) at {since}"
+    )
 
 
-def add_note(services: Services, args: argparse.Namespace) -> int:
+@incident_commands.command(
+    "note",
+    examples=(
+        "python3 -m ops incident note last pool restarted",
+        "python3 -m ops incident note last - < note.txt",
+    ),
+)
+@command.argument("incident", help="its id, its number, or `last`")
+@command.by_option
+@command.argument("words", nargs=-1, required=True, help="the line; - for standard input")
+def add_note(services: Services, args: Args) -> int:
     """Enter a line in the timeline. No personal data: name a lead by its id."""
     note = sys.stdin.read().strip() if args.words == ["-"] else " ".join(args.words)
     incident = _in_store(services, lambda store: store.add_note(args.incident, args.by, note))
-    return _notify_and_print(services, incident, args)
+    return _notify_and_print(services, incident, args, f"the note is on {incident.id}")
 
 
-def transition(services: Services, args: argparse.Namespace) -> int:
+@incident_commands.command("step", examples=("python3 -m ops incident step last contain",))
+@command.argument("incident", help="its id, its number, or `last`")
+@command.by_option
+@command.argument("state", type=click.Choice(NEXT_STATES))
+@click.option("--note", help="a line for the timeline")
+def transition(services: Services, args: Args) -> int:
     """Move it on: contain, resolve, review, closed. A Sev1 is closed only with its RCA."""
     run, now = services.database.run, datetime.now(UTC)
     incident = lifecycle.transition(run, args.incident, args.state, args.by, now, args.note)
-    return _notify_and_print(services, incident, args)
+    line = f"{incident.id} is now in the state `{incident.state}`"
+    return _notify_and_print(services, incident, args, line)
 
 
-def save_rca(services: Services, args: argparse.Namespace) -> int:
+@incident_commands.command(
+    "rca",
+    examples=(
+        "python3 -m ops incident rca last --cause 'the pool ran out' --impact '12 leads late'"
+        " --action 'raise the limit | ops | 2026-12-01'",
+    ),
+)
+@command.argument("incident", help="its id, its number, or `last`")
+@command.by_option
+@click.option("--cause", help="what caused it")
+@click.option("--impact", help="what it did to leads and visitors")
+@click.option("--action", multiple=True, type=parse_action, metavar="WHAT|OWNER|DATE",
+              help="what is done, by whom, until when; may be repeated")  # fmt: skip
+@click.option("--file", help="the same as JSON: {cause, impact, actions: [{what, …}]}")
+def save_rca(services: Services, args: Args) -> int:
     """Keep the root cause analysis: cause, impact, and actions with an owner and a date."""
     rca = {"cause": args.cause, "impact": args.impact, "actions": args.action}
     if args.file:
@@ -118,14 +179,17 @@ def save_rca(services: Services, args: argparse.Namespace) -> int:
             return 2
     run, now = services.database.run, datetime.now(UTC)
     is_complete = lifecycle.set_rca(run, args.incident, rca, args.by, now)
-    missing = (
-        "kept, but not complete: cause, impact, and every action with what, owner and due date"
-    )
-    print("complete" if is_complete else missing)
+    lines = ["the root cause analysis is stored"]
+    if not is_complete:
+        lines.append("it is incomplete: it needs a cause, an impact, and an action with what, "
+                     "owner and due date; until then a Sev1 cannot be closed")  # fmt: skip
+    command.print_result(args, {"complete": is_complete}, *lines)
     return 0 if is_complete else 1
 
 
-def write_postmortem(services: Services, args: argparse.Namespace) -> int:
+@command.root.command("postmortem", examples=("python3 -m ops postmortem last > postmortem.md",))
+@command.argument("incident", help="its id, its number, or `last`")
+def write_postmortem(services: Services, args: Args) -> int:
     """Render the post-mortem as Markdown: facts filled in, TODO where a person must write."""
     data = postmortem.load(services, args.incident)
     if args.json:
@@ -135,99 +199,20 @@ def write_postmortem(services: Services, args: argparse.Namespace) -> int:
     return 0
 
 
-def run_alert_drill(services: Services, args: argparse.Namespace) -> int:
+@command.root.command("alert-drill", examples=("python3 -m ops alert-drill",), dry_run=True)
+def run_alert_drill(services: Services, args: Args) -> int:
     """Send a test alert through the whole chain to Slack, and note the drill with its seconds."""
-    return alert_drill.run(services, dry_run=args.dry_run)
+    return alert_drill.run(services, args)
 
 
-def _notify_and_print(services: Services, incident: Incident, args: argparse.Namespace) -> int:
+def _notify_and_print(services: Services, incident: Incident, args: Args, line: str) -> int:
     stats = alerting.notify(services, datetime.now(UTC))
     if args.json:
         command.print_json(incident.to_document())
         return 0
-    slack = "Slack knows"
-    if stats.reason is not None:
-        slack = f"Slack did not take it ({stats.reason}) and hears of it later"
-    print(f"{incident.id} is in {incident.state}; {slack}")
+    print(line)
+    if stats.reason is None:
+        print("Slack shows it")
+    else:
+        print(f"Slack does not show it yet ({stats.reason}); the watch tries again each minute")
     return 0
-
-
-def parse_action(text: str) -> dict[str, str]:
-    """`what | owner | 2026-12-01`."""
-    parts = [part.strip() for part in text.split("|")]
-    if len(parts) != 3 or not all(parts):
-        raise argparse.ArgumentTypeError("an action is: what | owner | YYYY-MM-DD")
-    try:
-        date.fromisoformat(parts[2])
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{parts[2]} is no date") from None
-    return dict(zip(("what", "owner", "due"), parts, strict=True))
-
-
-def report_incident_errors(run: command.CommandFunction) -> command.CommandFunction:
-    """The command, with a refusal told and exit status 1."""
-
-    def runs(services: Services, args: argparse.Namespace) -> int:
-        try:
-            return run(services, args)
-        except IncidentError as refusal:
-            print(refusal, file=sys.stderr)
-            return 1
-
-    runs.__doc__ = run.__doc__
-    return runs
-
-
-def add_commands(areas: Any) -> None:
-    verbs = command.group(areas, "incident", "what is open, who has it, what was done and why")
-
-    def add(
-        name: str, run: Callable[..., int], *examples: str, dry_run: bool = False
-    ) -> argparse.ArgumentParser:
-        return command.command(
-            verbs, name, report_incident_errors(run), *examples, as_json=True, dry_run=dry_run
-        )
-
-    def on_one(name: str, run: Callable[..., int], *examples: str) -> argparse.ArgumentParser:
-        verb = add(name, run, *examples)
-        verb.add_argument("incident", help="its id, its number, or `last`")
-        verb.add_argument("--by", default=getpass.getuser(), help="who (default: you)")
-        return verb
-
-    verb = add("list", list_incidents, "python3 -m ops incident list --days 30")
-    verb.add_argument("--days", type=int, default=14, help="how far back (default: 14)")
-    on_one("show", show, "python3 -m ops incident show last")
-    on_one("ack", acknowledge, "python3 -m ops incident ack last")
-    verb = on_one("note", add_note, "python3 -m ops incident note last pool restarted",
-                  "python3 -m ops incident note last - < note.txt")  # fmt: skip
-    verb.add_argument("words", nargs="+", help="the line; - for standard input")
-    verb = on_one("step", transition, "python3 -m ops incident step last contain")
-    verb.add_argument("state", choices=NEXT_STATES)
-    verb.add_argument("--note", help="a line for the timeline")
-    verb = on_one(
-        "rca",
-        save_rca,
-        "python3 -m ops incident rca last --cause 'the pool ran out' --impact '12 leads late'"
-        " --action 'raise the limit | ops | 2026-12-01'",
-    )
-    verb.add_argument("--cause")
-    verb.add_argument("--impact")
-    verb.add_argument(
-        "--action", type=parse_action, action="append", default=[], metavar="A|WHO|DATE"
-    )
-    verb.add_argument("--file", help="the same as JSON: {cause, impact, actions: [{what, …}]}")
-    verb = command.command(
-        areas,
-        "postmortem",
-        report_incident_errors(write_postmortem),
-        "python3 -m ops postmortem last > postmortem.md",
-        as_json=True,
-    )
-    verb.add_argument("incident", help="its id, its number, or `last`")
-    command.command(
-        areas,
-        "alert-drill",
-        report_incident_errors(run_alert_drill),
-        "python3 -m ops alert-drill",
-        dry_run=True,
-    )

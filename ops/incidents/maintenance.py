@@ -1,46 +1,98 @@
 """Commands about maintenance: the instant switch, and the variable a deployment is born with."""
 
-import argparse
-import getpass
 import re
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+
+import click
 
 from lib import maintenance
 from lib.maintenance import MODES, MaintenanceWindow
-from lib.problems import DatabaseDown, NotConfigured
+from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.services import Services
 from lib.settings import parse_maintenance_mode
-from ops import command
+from ops import command, connections
+from ops.command import Args
 from ops.incidents import notes, site_mode
 from ops.vendors import redeployment
 from ops.vendors.http import ApiError
 from ops.vendors.vercel import Vercel
 
+maintenance_commands = command.group("maintenance", "the instant switch, and the variable")
 
-def switch_on(services: Services, args: argparse.Namespace) -> int:
+
+def parse_duration(text: str) -> timedelta:
+    """30m, 2h: at most 24h."""
+    match = re.fullmatch(r"(\d+)([mh])", text)
+    if not match:
+        raise click.BadParameter("a length is written 30m or 2h")
+    duration = timedelta(minutes=int(match[1]) * (60 if match[2] == "h" else 1))
+    if not timedelta() < duration <= maintenance.MAX_DURATION:
+        raise click.BadParameter("the length must be above 0 and at most 24h")
+    return duration
+
+
+@maintenance_commands.command(
+    "on",
+    examples=(
+        "python3 -m ops maintenance on --for 30m --reason 'moving the database'",
+        "python3 -m ops maintenance on --for 2h --mode read_only --reason migration",
+    ),
+    dry_run=True,
+    confirms=True,
+)
+@click.option("--for", "length", required=True, type=parse_duration, metavar="30m")
+@click.option("--reason", required=True, help="for operators; no personal data")
+@click.option(
+    "--mode", type=click.Choice(("intake", "read_only")), default="intake", help="default: intake"
+)
+@command.by_option
+@click.option("--timeout", type=float, default=600, show_default=True,
+              help="seconds to wait for a deployment, where Redis is down")  # fmt: skip
+def switch_on(services: Services, args: Args) -> int:
     """Open a window now: leads are queued and answered 202, health says so and stays 200."""
     now = datetime.now(UTC)
     window = MaintenanceWindow(args.mode, now, now + args.length, args.reason, args.by)
     if not args.dry_run:
-        maintenance.open_window(services.cache.execute, window, now)
+        try:
+            maintenance.open_window(services.cache.execute, window, now)
+        except CacheDown as error:
+            return _deploy_instead(services, args, error)
         _note_on_incidents(services, "on", window)
     _print_window(args, window, "would be" if args.dry_run else "is")
     return 0
 
 
-def switch_off(services: Services, args: argparse.Namespace) -> int:
+def _deploy_instead(services: Services, args: Args, error: CacheDown) -> int:
+    """Redis holds the instant switch; without it the variable of a new deployment remains."""
+    print(connections.explain(error), file=sys.stderr)
+    print(
+        "The switch is kept in Redis. The other way is MAINTENANCE_MODE at Vercel and a deployment,"
+        " which takes about a minute and has no end of its own: `ops maintenance deploy off` ends"
+        " it.",
+        file=sys.stderr,
+    )
+    try:
+        return _deploy_mode(services, args, args.mode)
+    except NotConfigured as missing:
+        print(f"{missing}: without it that way is closed too", file=sys.stderr)
+        return 2
+
+
+@maintenance_commands.command("off", examples=("python3 -m ops maintenance off",), dry_run=True)
+def switch_off(services: Services, args: Args) -> int:
     """Close the window; queued leads are stored with the next round."""
     was = maintenance.parse_window(
         services.cache.execute("GET", maintenance.KEY), datetime.now(UTC)
     )
     if not args.dry_run and maintenance.close_window(services.cache.execute) and was is not None:
         _note_on_incidents(services, "off", was)
+    ended = "would be" if args.dry_run else "is"
     if args.json:
         command.print_json({"was": was and was.mode})
     else:
-        print("no window was open" if was is None else f"{was.mode} is over")
+        print("maintenance was not on" if was is None else f"maintenance ({was.mode}) {ended} off")
     status = site_mode.load(services, datetime.now(UTC))
     if status.deployed_mode in MODES and not args.dry_run:
         print(
@@ -52,7 +104,8 @@ def switch_off(services: Services, args: argparse.Namespace) -> int:
     return 0
 
 
-def show_status(services: Services, args: argparse.Namespace) -> int:
+@maintenance_commands.command("status", examples=("python3 -m ops maintenance status",))
+def show_status(services: Services, args: Args) -> int:
     """What production does, asked of the site itself, of Redis and of Vercel. Exit 1 unless off."""
     status = site_mode.load(services, datetime.now(UTC))
     window = status.window
@@ -68,38 +121,60 @@ def show_status(services: Services, args: argparse.Namespace) -> int:
             "next_deployment": status.next_mode,
         })  # fmt: skip
         return int(not status.is_off)
-    print(status.mode if status.mode in ("off", "unknown") else f"{status.mode} is on")
+    headlines = {
+        "off": "off: production is not in maintenance",
+        "unknown": "unknown: neither the site nor Redis says whether production is in maintenance",
+    }
+    print(headlines.get(status.mode, f"on: production is in maintenance ({status.mode})"))
     built = status.deployed_mode
     if status.deployed_mode in MODES:
         built += ", until it is deployed anew: `ops maintenance deploy off`"
     print(f"  {status.deployment or 'the deployment that serves'} was built with: {built}")
     switch = status.window_mode
     if window is not None:
-        switch += f", until {window.until:%Y-%m-%d %H:%M} UTC: {window.reason} ({window.by})"
+        switch += f", until {command.format_time(window.until)}: {window.reason} ({window.by})"
     print(f"  the switch in Redis: {switch}")
     print(f"  the next deployment gets, by Vercel's variable: {status.next_mode}")
     return int(not status.is_off)
 
 
-def deploy(services: Services, args: argparse.Namespace) -> int:
+@maintenance_commands.command(
+    "deploy",
+    examples=(
+        "python3 -m ops maintenance deploy on",
+        "python3 -m ops maintenance deploy off --yes",
+    ),
+    dry_run=True,
+    confirms=True,
+)
+@command.argument(
+    "mode", type=click.Choice(("on", "off", "intake", "read_only")), help="on is intake"
+)
+@command.by_option
+@click.option("--timeout", type=float, default=600, help="seconds to wait", show_default=True)
+def deploy(services: Services, args: Args) -> int:
     """Set MAINTENANCE_MODE at Vercel, and deploy what serves once more with it."""
-    mode = parse_maintenance_mode(args.mode)
+    return _deploy_mode(services, args, parse_maintenance_mode(args.mode))
+
+
+def _deploy_mode(services: Services, args: Args, mode: str) -> int:
     vercel = Vercel(services.settings)
     try:
         serving, _ = vercel.production()
-        print(f"MAINTENANCE_MODE={mode} at Vercel, then {serving} is built again with it")
+        report = _reporter(args)
+        report(f"sets MAINTENANCE_MODE={mode} at Vercel, then builds {serving} again with it")
         if args.dry_run:
+            command.print_result(args, {"mode": mode, "would_rebuild": serving})
             return 0
-        if not args.yes and not _confirm(mode):
-            print("nothing was changed", file=sys.stderr)
+        if not command.confirm(args, f"Deploy production with maintenance {mode}?"):
             return 1
         vercel.set_variable(site_mode.VARIABLE, mode, kind="plain")
-        print(f"MAINTENANCE_MODE={mode} is set", flush=True)
+        report(f"MAINTENANCE_MODE={mode} is set")
         target = redeployment.redeploy(
             vercel,
             services.settings.site_url,
             f"maintenance-{mode}-{serving}",
-            lambda words: print(words, flush=True),
+            report,
             args.timeout,
         )
     except ApiError as refused:
@@ -107,6 +182,17 @@ def deploy(services: Services, args: argparse.Namespace) -> int:
         return 1
     finally:
         vercel.close()
+    return _report_deployed(services, args, mode, target)
+
+
+def _reporter(args: Args) -> Callable[[str], None]:
+    """Progress, on standard error where standard output is for a program."""
+    stream = sys.stderr if args.json else sys.stdout
+    return lambda words: print(words, file=stream, flush=True)
+
+
+def _report_deployed(services: Services, args: Args, mode: str, target: str) -> int:
+    """Note it on the incidents, and ask the site itself. The exit status."""
     _note_on_incidents(
         services,
         "off" if mode == "off" else "on",
@@ -119,28 +205,25 @@ def deploy(services: Services, args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    print(f"production is built with maintenance {mode}")
+    command.print_result(
+        args,
+        {"mode": mode, "deployment": target},
+        f"production is built with maintenance {mode}",
+    )
     if mode == "off" and status.window is not None:
         print("the switch in Redis is still on: `ops maintenance off`", file=sys.stderr)
         return 1
     return 0
 
 
-def _confirm(mode: str) -> bool:
-    try:
-        return input(f"Deploy production with maintenance {mode}? (yes/no) ") == "yes"
-    except EOFError:
-        return False
-
-
-def _print_window(args: argparse.Namespace, window: MaintenanceWindow, verb: str) -> None:
+def _print_window(args: Args, window: MaintenanceWindow, verb: str) -> None:
     if args.json:
         command.print_json(
             {"mode": window.mode, "until": window.until, "reason": window.reason, "by": window.by}
         )
         return
-    until = "a redeploy" if window.until is None else f"{window.until:%Y-%m-%d %H:%M} UTC"
-    print(f"{window.mode} {verb} on until {until}: {window.reason} ({window.by})")
+    until = "a redeploy" if window.until is None else command.format_time(window.until)
+    print(f"maintenance ({window.mode}) {verb} on until {until}: {window.reason} ({window.by})")
 
 
 def _note_on_incidents(services: Services, what: str, window: MaintenanceWindow) -> None:
@@ -150,52 +233,6 @@ def _note_on_incidents(services: Services, what: str, window: MaintenanceWindow)
     try:
         run = services.database.run_or_down
         for incident_id in notes.add_event_to_open(run, "maintenance", window.by, now, facts):
-            print(f"noted on {incident_id}")
+            print(f"noted on {incident_id}", file=sys.stderr)
     except (DatabaseDown, NotConfigured):
-        print("not noted: the database is down", file=sys.stderr)
-
-
-def parse_duration(text: str) -> timedelta:
-    """30m, 2h: at most 24h."""
-    match = re.fullmatch(r"(\d+)([mh])", text)
-    if not match:
-        raise argparse.ArgumentTypeError("a length is 30m or 2h")
-    duration = timedelta(minutes=int(match[1]) * (60 if match[2] == "h" else 1))
-    if not timedelta() < duration <= maintenance.MAX_DURATION:
-        raise argparse.ArgumentTypeError("more than nothing, at most 24h")
-    return duration
-
-
-def add_commands(areas: Any) -> None:
-    verbs = command.group(areas, "maintenance", "the instant switch, and the variable")
-    verb = command.command(
-        verbs,
-        "on",
-        switch_on,
-        "python3 -m ops maintenance on --for 30m --reason 'moving the database'",
-        "python3 -m ops maintenance on --for 2h --mode read_only --reason migration",
-        dry_run=True,
-        as_json=True,
-    )
-    verb.add_argument("--for", dest="length", type=parse_duration, required=True, metavar="30m")
-    verb.add_argument("--reason", required=True, help="for operators; no personal data")
-    verb.add_argument("--mode", choices=MODES, default=MODES[0], help="default: intake")
-    verb.add_argument("--by", default=getpass.getuser(), help="who (default: you)")
-    command.command(
-        verbs, "off", switch_off, "python3 -m ops maintenance off", dry_run=True, as_json=True
-    )
-    command.command(verbs, "status", show_status, "python3 -m ops maintenance status", as_json=True)
-    verb = command.command(
-        verbs,
-        "deploy",
-        deploy,
-        "python3 -m ops maintenance deploy on",
-        "python3 -m ops maintenance deploy off --yes",
-        dry_run=True,
-    )
-    verb.add_argument("mode", choices=("on", "off", *MODES), help="on is intake")
-    verb.add_argument("--yes", action="store_true", help="do not ask")
-    verb.add_argument("--by", default=getpass.getuser(), help="who (default: you)")
-    verb.add_argument(
-        "--timeout", type=float, default=600, help="seconds to wait (default: %(default)s)"
-    )
+        print("not noted on an incident: Postgres cannot be asked", file=sys.stderr)

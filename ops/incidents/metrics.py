@@ -1,10 +1,9 @@
 """`ops metrics`: deployments compared by requests, errors and p95; `ops watch`: one monitor run."""
 
-import argparse
-import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import click
 from psycopg import Connection
 
 from lib import maintenance, metrics
@@ -13,6 +12,7 @@ from lib.monitoring import facts, monitor, service_levels
 from lib.problems import CacheDown
 from lib.services import Services
 from ops import command
+from ops.command import Args
 
 AVAILABILITY_OBJECTIVE = 0.995  # share of requests without an error of ours
 
@@ -34,7 +34,9 @@ COLUMNS = ("service", "deployment", "first", "last", "n", "errors", "error rate"
 BURN_WINDOWS = ("5m", "30m", "1h", "6h")
 
 
-def show_metrics(services: Services, args: argparse.Namespace) -> int:
+@command.root.command("metrics", examples=("python3 -m ops metrics --hours 6",))
+@click.option("--hours", type=int, default=24, help="how far back", show_default=True)
+def show_metrics(services: Services, args: Args) -> int:
     """Requests, errors and p95 of each service and deployment: is the new one worse?
 
     And the burn rates: how many times faster than 99.5 % allows errors are made; over 14.4 in 1h
@@ -51,11 +53,13 @@ def show_metrics(services: Services, args: argparse.Namespace) -> int:
         documents = [dict(zip(COLUMNS, row, strict=True)) for row in table]
         command.print_json({"services": documents, "burn_rates": rates})
         return 0
-    command.print_table(COLUMNS, table)
+    empty = f"no request was counted in the last {args.hours} hours"
+    command.print_table(COLUMNS, table, empty=empty)
     print()
     command.print_table(
         ("burn rate", *BURN_WINDOWS),
         [(name, *(of.get(window, "-") for window in BURN_WINDOWS)) for name, of in rates.items()],
+        empty="no request was counted in the last 6 hours: there is no burn rate",
     )
     return 0
 
@@ -66,7 +70,7 @@ def _format_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
     for bucket, count in zip(buckets, counts, strict=True):
         histogram[bucket] = histogram.get(bucket, 0) + count
     p95 = metrics.quantile(histogram, 0.95) if n >= service_levels.MIN_REQUESTS else None
-    return (service, deployment, f"{first:%m-%d %H}h", f"{last:%m-%d %H}h", n, errors,
+    return (service, deployment, first, last, n, errors,
             f"{errors / n:.2%}", round(p95[0]) if p95 else "too few")  # fmt: skip
 
 
@@ -81,7 +85,8 @@ def burn_rates(connection: Connection[Any], now: datetime) -> dict[str, dict[str
     return rates
 
 
-def run_monitor(services: Services, args: argparse.Namespace) -> int:
+@command.root.command("watch", examples=("python3 -m ops watch --dry-run",), dry_run=True)
+def run_monitor(services: Services, args: Args) -> int:
     """Run the monitor once from here, as the cron does. Exit 1 when something is wrong."""
     now = datetime.now(UTC)
     try:
@@ -93,29 +98,17 @@ def run_monitor(services: Services, args: argparse.Namespace) -> int:
     else:
         report = monitor.run(services, window, now)
         if report.busy:
-            print("another run of the monitor is under way")
+            line = "another run of the watch is under way: its findings are in `ops incident list`"
+            command.print_result(args, {"busy": True}, line)
             return 0
         findings = list(report.findings)
     rows = [(finding.severity, finding.rule, finding.description) for finding in findings]
     if args.json:
-        print(
-            json.dumps([{"rule": rule, "severity": sev, "what": what} for sev, rule, what in rows])
+        command.print_json(
+            [{"rule": rule, "severity": sev, "what": what} for sev, rule, what in rows]
         )
     else:
-        command.print_table(("severity", "rule", "what"), rows)
+        command.print_table(
+            ("severity", "rule", "what"), rows, empty="no rule finds anything wrong"
+        )
     return 1 if findings else 0
-
-
-def add_commands(areas: Any) -> None:
-    metrics_command = command.command(
-        areas, "metrics", show_metrics, "python3 -m ops metrics --hours 6", as_json=True
-    )
-    metrics_command.add_argument("--hours", type=int, default=24, help="how far back (default: 24)")
-    command.command(
-        areas,
-        "watch",
-        run_monitor,
-        "python3 -m ops watch --dry-run",
-        dry_run=True,
-        as_json=True,
-    )

@@ -25,7 +25,7 @@ type Action = Literal["create", "change", "start", "remove", "leave"]
 @dataclass(frozen=True, slots=True)
 class Difference:
     field: str
-    held: Any
+    current: Any
     wanted: Any
 
 
@@ -131,13 +131,13 @@ def differences(monitor: Fields, declared: Fields) -> tuple[Difference, ...]:
     """Where a monitor is not as declared; values of headers are hidden."""
     changes = []
     for name, wanted in declared.items():
-        held = monitor.get(name)
-        if _normalize(name, held, wanted) == _normalize(name, wanted, wanted):
+        current = monitor.get(name)
+        if _normalize(name, current, wanted) == _normalize(name, wanted, wanted):
             continue
         if name == "customHttpHeaders":
-            changes.append(Difference(name, HIDDEN if held else None, HIDDEN))
+            changes.append(Difference(name, HIDDEN if current else None, HIDDEN))
         else:
-            changes.append(Difference(name, held, wanted))
+            changes.append(Difference(name, current, wanted))
     if not monitor.get("assignedAlertContacts"):
         changes.append(Difference("assignedAlertContacts", "nobody", "everybody"))
     return tuple(changes)

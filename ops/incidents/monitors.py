@@ -1,26 +1,30 @@
 """`ops monitors`: UptimeRobot's monitors brought to what ops/incidents/monitors.toml declares."""
 
-import argparse
 import sys
 from functools import cached_property
-from typing import Any
+
+import click
 
 from lib.services import Services
 from lib.settings import Settings
 from ops import command
+from ops.command import Args
 from ops.incidents import monitor_plan
 from ops.incidents.monitor_plan import Step
 from ops.vendors.uptimerobot import ApiError, Client, Fields
+
+monitors_commands = command.group("monitors", "UptimeRobot's monitors, as a file has them")
+
 
 MAX_WAIT_S = 130  # two windows of the free plan's rate limit
 NOTIFY_AT_ONCE = {"threshold": 0, "recurrence": 0}  # at once and once: all that the free plan has
 
 # Action -> its sign, and what it says of a monitor.
 ACTION_LABELS = {
-    "create": ("+", "is not there"),
+    "create": ("+", "does not exist yet"),
     "change": ("~", "differs"),
     "start": (">", "is paused"),
-    "remove": ("-", "is there twice"),
+    "remove": ("-", "exists twice"),
     "leave": ("?", "is no longer declared; `apply --prune` removes it"),
 }
 
@@ -59,8 +63,21 @@ class Reconciler:
         return {"assignedAlertContacts": contacts} if contacts else {}
 
 
-def plan_monitors(services: Services, args: argparse.Namespace) -> int:
+@monitors_commands.command("plan", examples=("python3 -m ops monitors plan",))
+@click.option(
+    "--wait",
+    type=float,
+    default=130,
+    metavar="SECONDS",
+    help="the most to wait for the rate limit, in all",
+    show_default=True,
+)
+def plan_monitors(services: Services, args: Args) -> int:
     """Show where UptimeRobot's monitors are not as monitors.toml has them. Exit 1 if so."""
+    return _show_plan(services, args)
+
+
+def _show_plan(services: Services, args: Args) -> int:
     reconciler = Reconciler(services.settings, args.wait)
     try:
         steps = reconciler.plan()
@@ -70,14 +87,36 @@ def plan_monitors(services: Services, args: argparse.Namespace) -> int:
     return 1 if steps else 0
 
 
-def apply_monitors(services: Services, args: argparse.Namespace) -> int:
+@monitors_commands.command(
+    "apply",
+    examples=(
+        "python3 -m ops monitors apply --dry-run",
+        "python3 -m ops monitors apply",
+    ),
+    dry_run=True,
+    confirms=True,
+)
+@click.option("--prune", is_flag=True, help="remove ours that the file leaves out")
+@click.option(
+    "--wait",
+    type=float,
+    default=130,
+    metavar="SECONDS",
+    help="the most to wait for the rate limit, in all",
+    show_default=True,
+)
+def apply_monitors(services: Services, args: Args) -> int:
     """Bring UptimeRobot's monitors to monitors.toml, then look again. Exit 1 if they differ."""
     if args.dry_run:
-        return plan_monitors(services, args)
+        return _show_plan(services, args)
     reconciler = Reconciler(services.settings, args.wait)
     outcomes: list[str] = []
     try:
         steps = reconciler.plan(prune=args.prune)
+        if steps and not args.yes:
+            _print_steps(reconciler.missing, steps, as_json=False)
+        if steps and not command.confirm(args, f"Make these {len(steps)} changes at UptimeRobot?"):
+            return 1
         for step in steps:
             try:
                 reconciler.apply(step)
@@ -119,40 +158,15 @@ def _print_steps(
     for number, step in enumerate(steps):
         _print_step(step, f": {outcomes[number]}" if outcomes else "")
     if remaining:
-        print("still:")
+        print("still different, although UptimeRobot answered that it was done:")
         for step in remaining:
             _print_step(step, "")
     elif outcomes is not None or not steps:
-        print("as declared")
+        print("every monitor is as monitors.toml declares it")
 
 
 def _print_step(step: Step, outcome: str) -> None:
     sign, meaning = ACTION_LABELS[step.action]
     print(f"{sign} {step.name}: {meaning}{outcome}")
     for change in step.differences:
-        print(f"    {change.field}: {change.held!r} -> {change.wanted!r}")
-
-
-def add_commands(areas: Any) -> None:
-    verbs = command.group(areas, "monitors", "UptimeRobot's monitors, as a file has them")
-    plan = command.command(
-        verbs, "plan", plan_monitors, "python3 -m ops monitors plan", as_json=True
-    )
-    apply = command.command(
-        verbs,
-        "apply",
-        apply_monitors,
-        "python3 -m ops monitors apply --dry-run",
-        "python3 -m ops monitors apply",
-        dry_run=True,
-        as_json=True,
-    )
-    apply.add_argument("--prune", action="store_true", help="remove ours that the file leaves out")
-    for verb in (plan, apply):
-        verb.add_argument(
-            "--wait",
-            type=float,
-            default=MAX_WAIT_S,
-            metavar="SECONDS",
-            help=f"the most to wait for the rate limit, in all (default: {MAX_WAIT_S})",
-        )
+        print(f"    {change.field}: {change.current!r} -> {change.wanted!r}")

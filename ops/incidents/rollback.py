@@ -5,14 +5,15 @@ that a rollback succeeded is not enough. It works while the database is down, bu
 deployment is known to be safe.
 """
 
-import argparse
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any
+
+import click
 
 from lib.services import Services
 from ops import command
+from ops.command import Args
 from ops.incidents import notes, rollback_candidates
 from ops.incidents.rollback_candidates import Candidate
 from ops.vendors.http import ApiError
@@ -27,11 +28,25 @@ automatic assignment of domains off. Once the fault is mended, undo it and switc
 
     vercel promote <the mended deployment>     (to go back to where you were: {before})
 """
-NOT_NOTED = "no open incident to note it on, or no database"
+NOT_NOTED = "it is on no incident: none is open, or Postgres cannot be asked"
 
 
-def rollback(services: Services, args: argparse.Namespace) -> int:
-    """Lead production back to an earlier deployment (Vercel's instant rollback), if it is safe."""
+@command.root.command(
+    "rollback",
+    examples=(
+        "python3 -m ops rollback --dry-run",
+        "python3 -m ops rollback --reason 'leads answer 500 since 14:02'",
+        "python3 -m ops rollback dpl_… --force 'its key was never used for leads'",
+    ),
+    dry_run=True,
+    confirms=True,
+)
+@command.argument("deployment", required=False, help="default: the newest safe one before this")
+@click.option("--reason", default="", help="why; kept at Vercel and on the incident")
+@click.option("--force", metavar="REASON", help="although it is unsafe, because …")
+@click.option("--timeout", type=float, default=180, help="seconds to wait", show_default=True)
+def rollback(services: Services, args: Args) -> int:
+    """Let an earlier deployment serve production (Vercel's instant rollback), if it is safe."""
     vercel = Vercel(services.settings)
     try:
         serving, _ = vercel.production()
@@ -51,8 +66,7 @@ def rollback(services: Services, args: argparse.Namespace) -> int:
             print(f"\nThe same by hand: vercel rollback {chosen.deployment.id}")
         if args.dry_run:
             return 0
-        if not args.yes and not _confirmed(chosen):
-            print("nothing was changed", file=sys.stderr)
+        if not _confirmed(args, chosen):
             return 1
         return _roll_back(services, vercel, serving, chosen, args)
     except ApiError as error:
@@ -70,7 +84,7 @@ def _choose(candidates: list[Candidate], deployment_id: str | None) -> Candidate
     return next((c for c in candidates[serving + 1 :] if c.is_safe), None)
 
 
-def _refusal(chosen: Candidate | None, args: argparse.Namespace) -> str | None:
+def _refusal(chosen: Candidate | None, args: Args) -> str | None:
     if chosen is None and args.deployment:
         return f"{args.deployment} is not among production's last deployments"
     if chosen is None:
@@ -88,25 +102,22 @@ def _print_table(candidates: list[Candidate], chosen: Candidate | None) -> None:
             ">" if candidate is chosen else "",
             candidate.deployment.id,
             candidate.deployment.commit[:8],
-            f"{candidate.deployment.created_at:%Y-%m-%d %H:%M}",
+            candidate.deployment.created_at,
             "serves now" if candidate.is_serving else "; ".join(candidate.faults) or "safe",
         )
         for candidate in candidates
     ]
-    command.print_table(("", "deployment", "commit", "built (UTC)", "verdict"), rows)
+    command.print_table(("", "deployment", "commit", "built", "verdict"), rows)
 
 
-def _confirmed(chosen: Candidate) -> bool:
+def _confirmed(args: Args, chosen: Candidate) -> bool:
     for fault in chosen.faults:
-        print(f"UNSAFE: {fault}")
-    try:
-        return input(f"Lead all of production to {chosen.deployment.id}? (yes/no) ") == "yes"
-    except EOFError:
-        return False
+        print(f"UNSAFE: {fault}", file=sys.stderr)
+    return command.confirm(args, f"Let {chosen.deployment.id} serve all of production?")
 
 
 def _roll_back(
-    services: Services, vercel: Vercel, before: str, chosen: Candidate, args: argparse.Namespace
+    services: Services, vercel: Vercel, before: str, chosen: Candidate, args: Args
 ) -> int:
     target, started = chosen.deployment.id, time.monotonic()
     reason = args.force or args.reason or "rollback"
@@ -125,7 +136,7 @@ def _roll_back(
     if args.json:
         command.print_json({**facts, "incidents": incidents})
     elif not fault:
-        noted = f"noted on {', '.join(incidents)}" if incidents else NOT_NOTED
+        noted = f"it is noted on {', '.join(incidents)}" if incidents else NOT_NOTED
         print(f"{target} serves; it took {took_s} s\n{noted}")
         print(NEXT_STEPS.format(before=before))
     if fault:
@@ -148,23 +159,3 @@ def _wait_until_serving(
             return f"Vercel says that the rollback {move.status}; {serving} answers"
         time.sleep(POLL_S if not in_a_row else 0.1)
     return f"accepted by Vercel, but {serving} still answers: look at its dashboard, or ask again"
-
-
-def add_commands(areas: Any) -> None:
-    verb = command.command(
-        areas,
-        "rollback",
-        rollback,
-        "python3 -m ops rollback --dry-run",
-        "python3 -m ops rollback --reason 'leads answer 500 since 14:02'",
-        "python3 -m ops rollback dpl_… --force 'its key was never used for leads'",
-        dry_run=True,
-        as_json=True,
-    )
-    verb.add_argument("deployment", nargs="?", help="default: the newest safe one before this")
-    verb.add_argument("--yes", action="store_true", help="do not ask")
-    verb.add_argument("--reason", default="", help="why; kept at Vercel and on the incident")
-    verb.add_argument("--force", metavar="REASON", help="although it is unsafe, because …")
-    verb.add_argument(
-        "--timeout", type=float, default=TIMEOUT_S, help="seconds to wait (default: %(default)s)"
-    )

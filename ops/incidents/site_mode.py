@@ -15,6 +15,7 @@ from lib.maintenance import MaintenanceWindow
 from lib.problems import CacheDown, NotConfigured
 from lib.services import Services
 from lib.settings import parse_maintenance_mode
+from ops import connections
 from ops.vendors.http import ApiError
 from ops.vendors.vercel import Vercel
 
@@ -75,26 +76,30 @@ def _load_deployed(url: str) -> tuple[str, str]:
             return str(window["mode"]), deployment
         return "off", deployment
     except (httpx.TransportError, ValueError, LookupError, TypeError, AttributeError) as error:
-        return f"the site does not say ({type(error).__name__})", ""
+        return f"unknown: {connections.explain_reason(error)}", ""
 
 
 def _load_window(services: Services, now: datetime) -> tuple[MaintenanceWindow | None, str]:
     try:
         window = maintenance.parse_window(services.cache.execute("GET", maintenance.KEY), now)
     except (CacheDown, NotConfigured) as error:
-        return None, f"Redis cannot be asked ({error or type(error).__name__})"
+        return None, f"unknown: {_why(error)}"
     return window, "off" if window is None else window.mode
+
+
+def _why(error: CacheDown | NotConfigured) -> str:
+    return str(error) if isinstance(error, NotConfigured) else connections.explain(error)
 
 
 def _load_variable(services: Services) -> str:
     try:
         vercel = Vercel(services.settings)
     except NotConfigured as error:
-        return f"not asked: {error}"
+        return f"unknown: {error}"
     try:
         text = vercel.get_variable(VARIABLE)
     except ApiError as error:
-        return f"Vercel does not say: {error}"
+        return f"unknown: {error}"
     finally:
         vercel.close()
     if text in (None, ""):

@@ -1,17 +1,19 @@
 """`ops keys` and `ops rotate`: the age of every key, and replacing one without an outage."""
 
-import argparse
 import sys
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
+
 from lib.monitoring import secrets
 from lib.monitoring.secrets import SecretUsage
 from lib.problems import NotConfigured
 from lib.services import Services
 from ops import command
+from ops.command import Args
 from ops.incidents import notes
 from ops.keys import database, inventory, shared_secrets, vendors
 from ops.keys.key_file import KeyFile
@@ -47,7 +49,21 @@ OLD_NAMES = {
 # ------------------------------------------------------------------ ages
 
 
-def show_keys(services: Services, args: argparse.Namespace) -> int:
+def parse_key_name(name: str) -> str:
+    """The name of a key; the handbook's own names lead to what they have become."""
+    if (current := OLD_NAMES.get(name)) is not None:
+        print(f"{name} is {current} now, a key that can be made anew; the functions themselves log "
+              "in with DATABASE_URL: after a leak of the project's keys rotate that too",
+              file=sys.stderr)  # fmt: skip
+        name = current
+    if name not in inventory.BY_NAME:
+        known = ", ".join(sorted(inventory.BY_NAME))
+        raise click.BadParameter(f"there is no key {name}; there are {known}")
+    return name
+
+
+@command.root.command("keys", examples=("python3 -m ops keys",))
+def show_keys(services: Services, args: Args) -> int:
     """The age of every key in one table, newest of a name first. Exit 1 when one is overdue."""
     now = datetime.now(UTC)
     in_use = secrets.list_in_use(services.database.run)
@@ -56,8 +72,8 @@ def show_keys(services: Services, args: argparse.Namespace) -> int:
         command.print_json(rows)
     else:
         command.print_table(
-            ("name", "fingerprint", "age", "rotate by", "owner", "used by", "overlap", ""),
-            [tuple(row.values()) for row in rows],
+            ("name", "fingerprint", "age", "rotate by", "owner", "used by", ""),
+            [tuple(v for name, v in row.items() if name != "overlap") for row in rows],
         )
     return 1 if any(row["verdict"] == "OVERDUE" for row in rows) else 0
 
@@ -65,21 +81,21 @@ def show_keys(services: Services, args: argparse.Namespace) -> int:
 def _key_rows(
     key: inventory.Secret, in_use: list[SecretUsage], now: datetime
 ) -> list[dict[str, Any]]:
-    mine = [one for one in in_use if one.name == key.name]
+    usages = [usage for usage in in_use if usage.name == key.name]
     blank = {"name": key.name, "fingerprint": "-", "age": "-", "rotate_by": f"{key.max_age_days} d",
              "owner": key.owner, "used_by": "operators" if key.operators_only else "nobody",
              "overlap": key.overlap, "verdict": ""}  # fmt: skip
     rows = []
-    for place, one in enumerate(mine):
-        due = one.first_seen_at.date().toordinal() + key.max_age_days
+    for place, usage in enumerate(usages):
+        due = usage.first_seen_at.date().toordinal() + key.max_age_days
         rows.append(
             blank
             | {
-                "fingerprint": one.fingerprint,
-                "age": f"{one.age(now).days} d",
+                "fingerprint": usage.fingerprint,
+                "age": f"{usage.age(now).days} d",
                 "rotate_by": datetime.fromordinal(due).date().isoformat(),
-                "used_by": ", ".join(one.deployments[:3]),
-                "verdict": "OVERDUE" if one.is_overdue(now) else "being retired" if place else "",
+                "used_by": ", ".join(usage.deployments[:3]),
+                "verdict": "OVERDUE" if usage.is_overdue(now) else "being retired" if place else "",
             }
         )
     return rows or [blank]
@@ -88,11 +104,53 @@ def _key_rows(
 # ------------------------------------------------------------------ rotating
 
 
-def rotate_key(services: Services, args: argparse.Namespace) -> int:
+@command.root.command(
+    "rotate",
+    examples=(
+        "python3 -m ops rotate RESEND_API_KEY --dry-run",
+        "python3 -m ops rotate DATABASE_URL --keep ~/.alfa/production.env",
+        "python3 -m ops rotate CRON_SECRET --leak --keep ~/.alfa/production.env",
+    ),
+    dry_run=True,
+    confirms=True,
+)
+@command.argument("name", type=parse_key_name, metavar="NAME", help="of `ops keys`")
+@click.option(
+    "--keep",
+    default=".env.operators",
+    metavar="FILE",
+    help="your own variables, mode 0600: the new value goes there, and nowhere else",
+    show_default=True,
+)
+@click.option("--reason", type=click.Choice(("scheduled", "offboarding")), default="scheduled")
+@click.option("--leak", is_flag=True, help="revoke first; opens a Sev1")
+@click.option(
+    "--with-changes",
+    is_flag=True,
+    help="deploy although other variables changed at Vercel since the last deployment",
+)
+@click.option("--old-id", metavar="ID", help="the vendor's id of the key to be revoked")
+@click.option(
+    "--drain",
+    type=float,
+    default=60.0,
+    metavar="SECONDS",
+    help="for requests under way on the old deployment",
+    show_default=True,
+)
+@click.option(
+    "--timeout",
+    type=float,
+    default=300.0,
+    metavar="SECONDS",
+    help="for a deployment, and for its word",
+    show_default=True,
+)
+def rotate_key(services: Services, args: Args) -> int:
     """Replace a key: new one, deployment, proof that it is used, old one revoked and tried."""
     key = inventory.BY_NAME[args.name]
     if key.operators_only:
-        print(f"{key.name} is on operators' machines alone: change it there", file=sys.stderr)
+        print(f"only operators' machines hold {key.name}: change it there", file=sys.stderr)
         return 2
     settings = services.settings
     type_of_key = TYPES_BY_NAME.get(key.name) or TYPES_BY_OVERLAP[key.overlap]
@@ -106,9 +164,8 @@ def rotate_key(services: Services, args: argparse.Namespace) -> int:
         return 0
     if not args.yes:
         _print_plan(key_type, args)
-        if not command.confirm(f"Rotate {key.name} in production?"):
-            print("nothing was changed", file=sys.stderr)
-            return 1
+    if not command.confirm(args, f"Rotate {key.name} in production?"):
+        return 1
     if not settings.key_fingerprint_pepper:
         raise NotConfigured("KEY_FINGERPRINT_PEPPER", "is not set")
     if args.leak:
@@ -121,7 +178,7 @@ def rotate_key(services: Services, args: argparse.Namespace) -> int:
         return 1
 
 
-def _run_rotation(services: Services, key_type: KeyType, args: argparse.Namespace) -> int:
+def _run_rotation(services: Services, key_type: KeyType, args: Args) -> int:
     settings, lines = services.settings, []
 
     def report(line: str) -> None:
@@ -136,7 +193,7 @@ def _run_rotation(services: Services, key_type: KeyType, args: argparse.Namespac
     ):
         record = open_record(services, vercel, store, key_type, reason)
         if record.step or record.reason != reason:
-            report(f"going on after {record.step or 'nothing'}")
+            report(f"continues after the step {record.step}" if record.step else "begins again")
         rotation = Rotation(
             services, vercel, store, key_type, record, report,
             lambda changes: _confirm_other_changes(changes, args), args.drain, args.timeout,
@@ -150,7 +207,7 @@ def _run_rotation(services: Services, key_type: KeyType, args: argparse.Namespac
     return 0
 
 
-def _print_plan(key_type: KeyType, args: argparse.Namespace) -> None:
+def _print_plan(key_type: KeyType, args: Args) -> None:
     key, steps = key_type.key, plan_steps(key_type, leak=args.leak)
     if args.json:
         command.print_json({"name": key.name, "plan": steps, "overlap": key.overlap})
@@ -173,57 +230,14 @@ STEP_DESCRIPTIONS = {
 }
 
 
-def _confirm_other_changes(changes: list[str], args: argparse.Namespace) -> bool:
+def _confirm_other_changes(changes: list[str], args: Args) -> bool:
     """Whether the next deployment may bring these changes along; --yes does not cover them."""
     lines = "\n".join(f"  {change}" for change in changes)
-    print(f"since the deployment that serves, other variables changed at Vercel, and take effect "
-          f"with the next one:\n{lines}", file=sys.stderr, flush=True)  # fmt: skip
+    print(f"other variables were changed at Vercel since the deployment that serves was built, and "
+          f"take effect with the next one:\n{lines}", file=sys.stderr, flush=True)  # fmt: skip
     if args.with_changes:
         return True
     if args.yes:
-        print("--yes does not cover them: --with-changes does", file=sys.stderr)
+        print("--yes does not cover them; add --with-changes to deploy with them", file=sys.stderr)
         return False
-    return command.confirm("Deploy with them?")
-
-
-def parse_key_name(name: str) -> str:
-    """The name of a key; the handbook's own names lead to what they have become."""
-    if (now := OLD_NAMES.get(name)) is not None:
-        print(f"{name} is {now} now, a key that can be made anew; the functions themselves log in "
-              "with DATABASE_URL: after a leak of the project's keys rotate that too",
-              file=sys.stderr)  # fmt: skip
-        name = now
-    if name not in inventory.BY_NAME:
-        known = ", ".join(sorted(inventory.BY_NAME))
-        raise argparse.ArgumentTypeError(f"there is no key {name}; there are {known}")
-    return name
-
-
-def add_commands(groups: Any) -> None:
-    command.command(groups, "keys", show_keys, "python3 -m ops keys", as_json=True)
-    verb = command.command(
-        groups,
-        "rotate",
-        rotate_key,
-        "python3 -m ops rotate RESEND_API_KEY --dry-run",
-        "python3 -m ops rotate DATABASE_URL --keep ~/.alfa/production.env",
-        "python3 -m ops rotate CRON_SECRET --leak --keep ~/.alfa/production.env",
-        dry_run=True,
-        as_json=True,
-    )
-    verb.add_argument("name", type=parse_key_name, metavar="NAME", help="of `ops keys`")
-    verb.add_argument("--keep", default=".env.operators", metavar="FILE",
-                      help="your own variables, mode 0600: the new value goes there, and nowhere "
-                      "else (default: %(default)s)")  # fmt: skip
-    verb.add_argument("--reason", choices=("scheduled", "offboarding"), default="scheduled")
-    verb.add_argument("--leak", action="store_true", help="revoke first; opens a Sev1")
-    verb.add_argument("--yes", action="store_true", help="do not ask")
-    verb.add_argument("--with-changes", action="store_true",
-                      help="deploy although other variables changed at Vercel since the "
-                      "deployment that serves was built")  # fmt: skip
-    verb.add_argument("--old-id", metavar="ID", help="the vendor's id of the key to be revoked")
-    verb.add_argument("--drain", type=float, default=DEFAULT_DRAIN_S, metavar="SECONDS",
-                      help="for requests under way on the old deployment "
-                      "(default: %(default)s)")  # fmt: skip
-    verb.add_argument("--timeout", type=float, default=DEFAULT_WAIT_S, metavar="SECONDS",
-                      help="for a deployment, and for its word (default: %(default)s)")  # fmt: skip
+    return command.confirm(args, "Deploy with them? (--with-changes)")

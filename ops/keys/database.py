@@ -32,12 +32,12 @@ class DatabaseRole(KeyType):
     def create(self, mark: str) -> str:
         parts = urlsplit(self.old)
         role, dot, project = (parts.username or "").partition(".")
-        other = LOGIN_ROLES[1] if role == LOGIN_ROLES[0] else LOGIN_ROLES[0]
+        next_role = LOGIN_ROLES[1] if role == LOGIN_ROLES[0] else LOGIN_ROLES[0]
         password = secrets.token_urlsafe(32)
         with self._connect_as_owner() as owner:
-            enable_login(owner, other, password)
+            enable_login(owner, next_role, password)
         address = parts.netloc.rpartition("@")[2]
-        netloc = f"{quote(other + dot + project)}:{quote(password, safe='')}@{address}"
+        netloc = f"{quote(next_role + dot + project)}:{quote(password, safe='')}@{address}"
         return urlunsplit(parts._replace(netloc=netloc))
 
     def revoke(self) -> None:

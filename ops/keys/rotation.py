@@ -16,12 +16,13 @@ from typing import Any
 
 from lib.monitoring import secrets
 from lib.services import Services
+from ops import command
 from ops.incidents import notes
 from ops.keys import env_file
 from ops.keys.key_file import NEW_SUFFIX, RETIRING_SUFFIX
 from ops.keys.key_types import ACCEPTED, REFUSED, KeyType, bearer, request
 from ops.keys.rotation_store import RotationRecord, RotationStore
-from ops.progress import WaitMessage
+from ops.progress import Waiting
 from ops.vendors import redeployment
 from ops.vendors.http import ApiError
 from ops.vendors.vercel import Vercel
@@ -300,8 +301,12 @@ class Rotation:
             )
             if target in reported and not late:
                 return ""
-            words = f"{', '.join(late)} still use the old key" if late else f"{target} is silent"
-            return f"{words}: is the monitor running?"
+            words = (
+                f"{', '.join(late)} still use the old key"
+                if late
+                else f"{target} has not reported its keys yet"
+            )
+            return f"{words}; they report when the watch runs there"
 
         redeployment.wait_for(pending, time.monotonic() + self.timeout_s)
         return f"{', '.join(sorted(reported))} use the new key"
@@ -318,16 +323,16 @@ class Rotation:
         if since is None:
             return
         end = datetime.fromisoformat(since) + timedelta(seconds=self.drain_s)
-        message = WaitMessage()
-        while (left_s := (end - datetime.now(UTC)).total_seconds()) > 0:
-            message.print(f"requests on the old deployment may finish, {left_s:.0f} s left")
-            time.sleep(min(left_s, redeployment.POLL_S))
+        with Waiting("requests on the old deployment finish", self.drain_s) as waiting:
+            while (left_s := (end - datetime.now(UTC)).total_seconds()) > 0:
+                waiting.update(f"{left_s:.0f} s are left")
+                time.sleep(min(left_s, redeployment.POLL_S))
 
     def _wait_for_person(self) -> None:
         key = self.key_type.key
         if self.key_type.probe(self.key_type.old).outcome == ACCEPTED or not key.revocation_check:
             self.print(f"revoke the old {key.name} at its vendor now, then press Enter")
-            input()
+            command.ask("")
 
     def _new_value(self) -> str:
         """The new value, from the operator's file."""

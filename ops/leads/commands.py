@@ -1,6 +1,5 @@
 """Commands about leads: dead letters, the reconciliation, the canary; and the verbs of `leads`."""
 
-import argparse
 import json
 import sys
 import time
@@ -8,17 +7,27 @@ import urllib.error
 import urllib.request
 from dataclasses import asdict
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
+import click
+
 from lib import maintenance
 from lib.leads import canary, queue, reconciliation
+from lib.leads.canary import CanaryResult
 from lib.leads.outbox import ADDRESS_REFUSED
 from lib.services import Services
-from ops import command
-from ops.leads import mailed_leads, queries
+from ops import command, connections
+from ops.command import Args
+from ops.incidents import site_mode
+
+dead_commands = command.group("dead", "mails given up, leads set aside")
+
 
 CANARY_WAIT_S = 30.0
+# The fields of a reconciliation, where their names are none for a person.
+LEDGER_LABELS = {"told": "sales mailed", "untold": "not mailed yet", "set_aside": "dead letters"}
 
 LIST_DEAD_EMAILS = """
 select o.id, o.lead_id, l.ref, o.kind, o.attempts, o.uncertain, o.dead_at, o.last_error
@@ -48,7 +57,9 @@ returning id
 """
 
 
-def list_dead_letters(services: Services, args: argparse.Namespace) -> int:
+@dead_commands.command("list", examples=("python3 -m ops dead list",))
+@command.limit_option
+def list_dead_letters(services: Services, args: Args) -> int:
     """Mails given up, and leads no drain could store. Exit 1 when there are any.
 
     Acknowledgements to an address that the mail service does not take are listed too, and no fault.
@@ -56,18 +67,36 @@ def list_dead_letters(services: Services, args: argparse.Namespace) -> int:
     values = {"limit": args.limit, "address_refused": ADDRESS_REFUSED}
     dead = command.fetch_rows(services, LIST_DEAD_EMAILS, **values)
     refused = command.fetch_rows(services, LIST_REFUSED_EMAILS, **values)
-    names = ("id", "lead", "ref", "kind", "attempts", "uncertain", "dead since", "error")
-    command.print_table(names, [tuple(row.values()) for row in dead])
-    if refused:
-        print("\nacknowledgements to an address that the mail service does not take:")
-        command.print_table(("id", "ref", "since"), [tuple(row.values()) for row in refused])
     leads = services.cache.execute("HKEYS", queue.DEAD_LETTERS)
-    for lead_id in leads:
-        print(f"set aside: lead {lead_id}")
+    if args.json:
+        command.print_json({"emails": dead, "refused_addresses": refused, "leads": leads})
+    else:
+        _print_dead_letters(dead, refused, leads)
     return 1 if dead or leads else 0
 
 
-def retry_dead_letters(services: Services, args: argparse.Namespace) -> int:
+def _print_dead_letters(
+    dead: list[dict[str, Any]], refused: list[dict[str, Any]], lead_ids: list[str]
+) -> None:
+    names = ("id", "ref", "kind", "attempts", "given up", "error")
+    rows = [
+        (row["id"], row["ref"], row["kind"],
+         f"{row['attempts']}, one may have arrived" if row["uncertain"] else row["attempts"],
+         row["dead_at"], row["last_error"])
+        for row in dead
+    ]  # fmt: skip
+    command.print_table(names, rows, empty="no mail was given up")
+    if refused:
+        print("\nacknowledgements to an address that the mail service does not take:")
+        command.print_table(("id", "ref", "since"), [tuple(row.values()) for row in refused])
+    for lead_id in lead_ids:
+        print(f"lead {lead_id} could not be stored by any round; `ops dead rerun --all` queues it")
+
+
+@dead_commands.command("rerun", examples=("python3 -m ops dead rerun --all",), confirms=True)
+@command.argument("ids", nargs=-1, required=False, type=UUID, help="ids of `dead list`")
+@click.option("--all", is_flag=True, help="everything, leads set aside too")
+def retry_dead_letters(services: Services, args: Args) -> int:
     """Let dead letters be tried again, as new mails: an uncertain one may arrive twice.
 
     They leave from MAIL_FROM, and those to sales go to MAIL_SALES_TO, as both are now.
@@ -76,41 +105,107 @@ def retry_dead_letters(services: Services, args: argparse.Namespace) -> int:
         print("name the mails to be tried again, or say --all", file=sys.stderr)
         return 2
     settings = services.settings
+    what = "every mail and lead" if args.all else f"{len(args.ids)} mails"
+    if not command.confirm(args, f"Try {what} of `ops dead list` again? People are mailed."):
+        return 1
     values = {"all": args.all, "ids": args.ids, "address_refused": ADDRESS_REFUSED,
               "sender": settings.mail_from, "sales": list(settings.mail_sales_to)}  # fmt: skip
     rows = command.fetch_rows(services, RETRY_DEAD, **values)
-    print(f"{len(rows)} mails are due again")
-    if args.all:
-        for lead_id, sealed in services.cache.execute("HGETALL", queue.DEAD_LETTERS).items():
-            services.cache.execute("HSETNX", queue.QUEUE, lead_id, sealed)
-            services.cache.execute("HDEL", queue.DEAD_LETTERS, lead_id)
-            print(f"lead {lead_id} is queued again")
+    lead_ids = _queue_again(services) if args.all else []
+    command.print_result(
+        args,
+        {"emails": [row["id"] for row in rows], "leads": lead_ids},
+        f"{len(rows)} mails leave with the next round",
+        *(f"lead {lead_id} is queued again" for lead_id in lead_ids),
+    )
     return 0
 
 
-def mark_sent_by_hand(services: Services, args: argparse.Namespace) -> int:
-    """Note that sales were told otherwise of what these dead letters say: they count as sent."""
+def _queue_again(services: Services) -> list[str]:
+    """The ids of the leads that were set aside; the next round tries to store them."""
+    dead: dict[str, str] = services.cache.execute("HGETALL", queue.DEAD_LETTERS)
+    for lead_id, sealed in dead.items():
+        services.cache.execute("HSETNX", queue.QUEUE, lead_id, sealed)
+        services.cache.execute("HDEL", queue.DEAD_LETTERS, lead_id)
+    return list(dead)
+
+
+@dead_commands.command("told", examples=("python3 -m ops dead told 7d0c…",), confirms=True)
+@command.argument("ids", nargs=-1, required=True, type=UUID, help="ids of `dead list`")
+def mark_sent_by_hand(services: Services, args: Args) -> int:
+    """Note that sales know by another way what these dead letters say: they count as sent."""
+    if not command.confirm(args, f"Count {len(args.ids)} mails as sent, and send them no more?"):
+        return 1
     rows = command.fetch_rows(services, MARK_SENT_BY_HAND, ids=args.ids)
-    print(f"{len(rows)} mails are noted as told by hand")
+    line = f"{len(rows)} of {len(set(args.ids))} mails count as sent by hand"
+    command.print_result(args, {"sent_by_hand": [row["id"] for row in rows]}, line)
     return 0 if len(rows) == len(set(args.ids)) else 1
 
 
-def show_reconciliation(services: Services, args: argparse.Namespace) -> int:
-    """Accepted, stored, told: three counts that must meet. Exit 1 when they do not."""
+@command.root.command("ledger", examples=("python3 -m ops ledger --json",))
+def show_reconciliation(services: Services, args: Args) -> int:
+    """Leads accepted, leads stored, sales mailed: the counts must agree. Exit 1 if not."""
     report = reconciliation.reconcile(
         services.cache.pipeline, services.database.run, datetime.now(UTC)
     )
     if args.json:
-        print(json.dumps(asdict(report)))
+        command.print_json(asdict(report))
     else:
         for name, value in asdict(report).items():
-            print(f"{name:>10}  {', '.join(value) or '-' if isinstance(value, tuple) else value}")
-        print("balanced" if report.balanced else "NOT BALANCED")
+            text = ", ".join(value) or "-" if isinstance(value, tuple) else value
+            print(f"{LEDGER_LABELS.get(name, name.replace('_', ' ')):>14}  {text}")
+        print(
+            "balanced: every accepted lead is stored or waits, and sales are mailed"
+            if report.balanced
+            else "NOT BALANCED: a lead or a mail is missing"
+        )
     return 0 if report.balanced else 1
 
 
-def send_canary(services: Services, args: argparse.Namespace) -> int:
-    """Send a synthetic lead to the live site, find it stored and mailed, and take it away."""
+@command.root.command("canary", examples=("python3 -m ops canary",))
+@click.option("--site", help="another address than SITE_URL")
+@click.option("--past-maintenance", is_flag=True, help="even while a window is open")
+def send_canary(services: Services, args: Args) -> int:
+    """Send a synthetic lead to the live site, find it stored and mailed, and remove it.
+
+    Under maintenance the lead is queued and not stored: the command says so and ends with 1.
+    """
+    return run_canary(services, args)
+
+
+def run_canary(services: Services, args: Args) -> int:
+    started = time.monotonic()
+    try:
+        status, answer = _post_canary(services, args)
+    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+        reason = connections.explain_reason(error)
+        command.print_result(args, {"accepted": False, "reason": reason})
+        print(f"the site did not accept the lead: {reason}", file=sys.stderr)
+        return 1
+    took_s = time.monotonic() - started
+    if not args.json:
+        print(f"accepted with {status} after {took_s:.2f} s: {answer['id']}", flush=True)
+    lead_id = UUID(answer["id"])
+    mode = "" if status == HTTPStatus.OK else _maintenance_mode(services)
+    try:
+        result = _wait_until_delivered(services, lead_id, 0 if mode else CANARY_WAIT_S)
+    finally:
+        canary.remove(services.database.run, services.cache.pipeline, lead_id)
+    if mode:
+        print(f"maintenance ({mode}) is on, so the lead was queued and not stored, as meant;"
+              " --past-maintenance proves the whole path", file=sys.stderr)  # fmt: skip
+    facts = {"accepted": True, "status": status, "maintenance": mode or "off",
+             "stored": result.stored, "mails_sent": result.sent, "mails": result.emails,
+             "seconds": round(time.monotonic() - started, 2)}  # fmt: skip
+    command.print_result(
+        args, facts,
+        f"stored: {'yes' if result.stored else 'no'}; mails sent: {result.sent} of {result.emails};"
+        f" {facts['seconds']} s", "the synthetic lead is removed",
+    )  # fmt: skip
+    return 0 if result.delivered else 1
+
+
+def _post_canary(services: Services, args: Args) -> tuple[int, dict[str, Any]]:
     settings, now = services.settings, datetime.now(UTC)
     body = json.dumps(canary.payload(now)).encode()
     headers = {
@@ -121,49 +216,21 @@ def send_canary(services: Services, args: argparse.Namespace) -> int:
         headers[maintenance.BYPASS_HEADER] = settings.maintenance_bypass_token
     site = args.site or settings.site_url
     request = urllib.request.Request(f"{site}/api/leads", body, headers)  # noqa: S310 - our own site
-    started = time.monotonic()
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
-            status, answer = response.status, json.load(response)
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
-        print(f"refused: {error}", file=sys.stderr)
-        return 1
-    print(f"answered {status} after {time.monotonic() - started:.2f} s: {answer['id']}")
-    run, lead_id = services.database.run, UUID(answer["id"])
-    try:
-        result = canary.find(run, lead_id)
-        while not result.delivered and time.monotonic() - started < CANARY_WAIT_S:
-            time.sleep(0.2)
-            result = canary.find(run, lead_id)
-    finally:
-        canary.remove(run, services.cache.pipeline, lead_id)
-    print(f"stored: {result.stored}; mails sent: {result.sent} of {result.emails}; "
-          f"{time.monotonic() - started:.2f} s")  # fmt: skip
-    print("removed")
-    return 0 if result.delivered else 1
+    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+        return response.status, json.load(response)
 
 
-# ------------------------------------------------------------------ the command line
+def _maintenance_mode(services: Services) -> str:
+    """The mode that production is in; empty when it is in none."""
+    mode = site_mode.load(services, datetime.now(UTC)).mode
+    return mode if mode in maintenance.MODES else ""
 
 
-def add_commands(areas: Any) -> None:
-    verbs = command.group(areas, "leads", "list, search, show; import from mail copies")
-    queries.add_commands(verbs)
-    mailed_leads.add_commands(verbs)
-
-    verbs = command.group(areas, "dead", "mails given up, leads set aside")
-    command.add_limit(command.command(verbs, "list", list_dead_letters, "python3 -m ops dead list"))
-    parser = command.command(verbs, "rerun", retry_dead_letters, "python3 -m ops dead rerun --all")
-    parser.add_argument("ids", type=UUID, nargs="*", help="ids of `dead list`")
-    parser.add_argument("--all", action="store_true", help="everything, leads set aside too")
-    parser = command.command(verbs, "told", mark_sent_by_hand, "python3 -m ops dead told 7d0c…")
-    parser.add_argument("ids", type=UUID, nargs="+", help="ids of `dead list`")
-
-    command.command(
-        areas, "ledger", show_reconciliation, "python3 -m ops ledger --json", as_json=True
-    )
-    parser = command.command(areas, "canary", send_canary, "python3 -m ops canary")
-    parser.add_argument("--site", help="another address than SITE_URL")
-    parser.add_argument(
-        "--past-maintenance", action="store_true", help="even while a window is open"
-    )
+def _wait_until_delivered(services: Services, lead_id: UUID, wait_s: float) -> CanaryResult:
+    """What became of the lead, after wait_s at the latest."""
+    deadline = time.monotonic() + wait_s
+    result = canary.find(services.database.run, lead_id)
+    while not result.delivered and time.monotonic() < deadline:
+        time.sleep(0.2)
+        result = canary.find(services.database.run, lead_id)
+    return result

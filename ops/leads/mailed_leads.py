@@ -1,12 +1,11 @@
 """Commands about leads that exist only in an e-mail: list, import, dismiss."""
 
-import argparse
-import getpass
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+import click
 
 from lib.leads import mailed_leads, repository
 from lib.leads.lead import Lead, Recipients
@@ -19,7 +18,11 @@ from lib.problems import (
 )
 from lib.services import Services
 from ops import command
+from ops.command import Args
 from ops.leads import mailbox
+from ops.leads.queries import leads_commands
+
+PROGRESS_EVERY_FILES = 100
 
 FIND_LEAD = "select id from leads where id = %(id)s"
 
@@ -40,37 +43,57 @@ DELETE_MAILED_LEAD = "delete from mailed_leads where lead_id = %(lead_id)s"
 # ------------------------------------------------------------------ list, dismiss
 
 
-def list_open(services: Services, args: argparse.Namespace) -> int:
+@leads_commands.command("mailed", examples=("python3 -m ops leads mailed",))
+def list_open(services: Services, args: Args) -> int:
     """Leads accepted while neither Postgres nor Redis took them. Exit 1 while one is open.
 
     Each is a mail in the sales mailbox. `leads import` closes it; `leads dismiss` where there is
     nothing to import.
     """
-    _import_from_redis(services)
-    leads = mailed_leads.list_open(services.database.run)
+    leads = _list_everywhere(services)
     if args.json:
         command.print_json([{**lead._asdict(), "marks": None} for lead in leads])
     else:
-        rows = [(lead.ref, lead.lead_id, f"{lead.accepted_at:%Y-%m-%d %H:%M:%S}") for lead in leads]
-        command.print_table(("ref", "id", "accepted"), rows)
-        print(f"{len(leads)} leads exist only in a mail")
+        rows = [(lead.ref, lead.lead_id, lead.accepted_at) for lead in leads]
+        command.print_table(("ref", "id", "accepted"), rows, empty="no lead exists only in a mail")
+        if leads:
+            print(f"{len(leads)} leads exist only in a mail: `ops leads import` stores them")
     return 1 if leads else 0
 
 
-def dismiss(services: Services, args: argparse.Namespace) -> int:
-    """Close the entry of a lead that cannot or need not be imported; say why."""
+@leads_commands.command(
+    "dismiss",
+    examples=("python3 -m ops leads dismiss ALFA-7KQ2M --reason 'entered by hand as ALFA-9RWXQ'",),
+    confirms=True,
+)
+@command.argument("lead", help="its ref or its id, as `leads mailed` names it")
+@click.option("--reason", required=True, help="why; no names, no numbers of people")
+@command.by_option
+def dismiss(services: Services, args: Args) -> int:
+    """Close the entry of a lead that cannot or need not be imported, with a reason."""
     _import_from_redis(services)
     which, reason = args.lead.strip(), args.reason.strip()
     if not reason:
-        print("say why, in words: --reason", file=sys.stderr)
+        print("--reason is empty: say why in words", file=sys.stderr)
         return 2
+    if not command.confirm(args, f"Close the entry of {which}? Nobody is reminded of it then."):
+        return 1
     values = {"which": which, "by": args.by, "reason": reason, "now": datetime.now(UTC)}
     rows = command.fetch_rows(services, DISMISS, **values)
-    for row in rows:
-        print(f"dismissed {row['lead_id']} {row['ref']}")
+    lines = [f"dismissed {row['lead_id']} {row['ref']}" for row in rows]
+    command.print_result(args, {"dismissed": rows}, *lines)
     if not rows:
         print(f"no open entry of {which}: see `ops leads mailed`", file=sys.stderr)
     return 0 if rows else 1
+
+
+def _list_everywhere(services: Services) -> list[mailed_leads.MailedLead]:
+    """Those in Postgres, and those that the watch has not moved there from Redis yet."""
+    leads = {lead.lead_id: lead for lead in mailed_leads.list_open(services.database.run)}
+    with suppress(CacheDown, NotConfigured):
+        for lead in mailed_leads.list_in_redis(services.cache.pipeline):
+            leads.setdefault(lead.lead_id, lead)
+    return list(leads.values())
 
 
 def _import_from_redis(services: Services) -> None:
@@ -82,7 +105,18 @@ def _import_from_redis(services: Services) -> None:
 # ------------------------------------------------------------------ import
 
 
-def import_leads(services: Services, args: argparse.Namespace) -> int:
+@leads_commands.command(
+    "import",
+    examples=(
+        "python3 -m ops leads import mails.eml",
+        "python3 -m ops leads import --dry-run sales.mbox saved.htm Maildir/",
+    ),
+    dry_run=True,
+)
+@command.argument(
+    "files", nargs=-1, required=True, metavar="FILE", help="a saved mail, mailbox or folder, or -"
+)
+def import_leads(services: Services, args: Args) -> int:
     """Store the leads that mails carried while neither Postgres nor Redis could be reached.
 
     Takes mails, mailboxes (mbox, Maildir), folders, pages and texts saved from a mail program;
@@ -90,7 +124,7 @@ def import_leads(services: Services, args: argparse.Namespace) -> int:
     other copy of its lead was found, a lead was refused, or there is none at all; 2: a file cannot
     be read.
     """
-    importer = _Importer(services, dry_run=args.dry_run)
+    importer = _Importer(services, args)
     unread = 0
     for name in args.files:
         try:
@@ -106,9 +140,11 @@ def import_leads(services: Services, args: argparse.Namespace) -> int:
 class _Importer:
     """Stores the leads of files, and prints the result of each file."""
 
-    def __init__(self, services: Services, *, dry_run: bool) -> None:
+    def __init__(self, services: Services, args: Args) -> None:
         self._services = services
-        self._dry_run = dry_run
+        self._args = args
+        self._dry_run = args.dry_run
+        self._results: list[dict[str, object]] = []  # of each file
         self._refs: set[str] = set()  # of leads whose copy was read
         self._damaged: list[mailbox.DamagedCopy] = []
         self._files = 0
@@ -124,16 +160,18 @@ class _Importer:
     def _import_data(self, name: str, data: bytes) -> None:
         contents = mailbox.parse_file(data, self._decrypt)
         self._files += 1
+        if self._files % PROGRESS_EVERY_FILES == 0:
+            print(f"{self._files} files read …", file=sys.stderr, flush=True)
         self._refs |= contents.refs
         self._damaged += contents.damaged
         lines = [self._store(lead) for lead in contents.leads.values()]
         existing = sum(line.startswith("already") for line in lines)
         counts = f"{len(lines) - existing} new, {existing} already there"
         lines += [_describe_damage(copy) for copy in contents.damaged]
-        print(
-            f"{name}: {f'{counts}, {len(contents.damaged)} unreadable' if lines else 'no copies'}"
-        )
-        print("".join(f"  {line}\n" for line in lines), end="")
+        summary = f"{counts}, {len(contents.damaged)} unreadable" if lines else "no copies"
+        self._results.append({"file": name, "summary": summary, "copies": lines})
+        if not self._args.json:
+            print(f"{name}: {summary}", *(f"  {line}" for line in lines), sep="\n", flush=True)
 
     def _decrypt(self, sealed: str) -> Lead | None:
         try:
@@ -158,10 +196,10 @@ class _Importer:
             )
         except ErasedSubject:
             self._close_entry(lead, None)
-            return f"not stored {name}: its person was erased since"
+            return f"not stored {name}: the person was erased since"
         except IdempotencyKeyReused:
             self._failed += 1
-            return f"not stored {name}: its key was used with other words"
+            return f"not stored {name}: its idempotency key was used with other contents"
         except database.all_errors as error:
             self._failed += 1
             return f"not stored {name}: Postgres refused it ({type(error).__name__})"
@@ -182,8 +220,13 @@ class _Importer:
     def print_summary(self) -> int:
         """The exit status."""
         lost = [copy for copy in self._damaged if copy.truncated or copy.ref not in self._refs]
-        print(f"{self._files} files: {len(self._refs)} leads, {len(self._damaged)} unreadable "
-              f"copies, {len(lost)} of them of no lead found whole")  # fmt: skip
+        command.print_result(
+            self._args,
+            {"files": self._results, "leads": sorted(self._refs),
+             "unreadable": len(self._damaged), "lost": len(lost), "failed": self._failed},
+            f"{self._files} files: {len(self._refs)} leads, {len(self._damaged)} unreadable "
+            f"copies; no readable copy was found of {len(lost)} of those",
+        )  # fmt: skip
         return 1 if lost or self._failed or not self._refs else 0
 
 
@@ -192,31 +235,3 @@ def _describe_damage(copy: mailbox.DamagedCopy) -> str:
     if copy.truncated:
         return f"{name}: the copy has no end, the mail was cut"
     return f"{name}: not sealed with a key in LEADS_ENCRYPTION_KEY, or damaged"
-
-
-# ------------------------------------------------------------------ the command line
-
-
-def add_commands(verbs: Any) -> None:
-    """Verbs of `leads`."""
-    command.command(verbs, "mailed", list_open, "python3 -m ops leads mailed", as_json=True)
-    parser = command.command(
-        verbs,
-        "dismiss",
-        dismiss,
-        "python3 -m ops leads dismiss ALFA-7KQ2M --reason 'entered by hand as ALFA-9RWXQ'",
-    )
-    parser.add_argument("lead", help="its ref or its id, as `leads mailed` names it")
-    parser.add_argument("--reason", required=True, help="why; no names, no numbers of people")
-    parser.add_argument("--by", default=getpass.getuser(), help="who (default: you)")
-    parser = command.command(
-        verbs,
-        "import",
-        import_leads,
-        "python3 -m ops leads import mails.eml",
-        "python3 -m ops leads import --dry-run sales.mbox saved.htm Maildir/",
-        dry_run=True,
-    )
-    parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="a saved mail, mailbox or folder, or -"
-    )

@@ -1,19 +1,22 @@
 """Commands of the sales desk: list, search and show leads."""
 
-import argparse
 import sys
-from datetime import timedelta, timezone
 from typing import Any
 from uuid import UUID
+
+import click
 
 from lib.leads import reference, submission
 from lib.leads.outbox import ADDRESS_REFUSED
 from lib.privacy.data_subject import Subject, with_legacy_numbers
 from lib.services import Services
 from ops import command
+from ops.command import Args
 
-WIB = timezone(timedelta(hours=7), "WIB")
-TABLE_COLUMNS = ("ref", "received (WIB)", "business", "contact", "phone", "city", "kind", "mails")
+leads_commands = command.group("leads", "list, search, show; import from mail copies")
+
+
+TABLE_COLUMNS = ("ref", "received", "business", "contact", "phone", "city", "mails")
 
 # Each filter is null where it is not asked for. mails: sent of all; ! where one is a dead letter.
 # A phone number is found by its digits, and a complete one in every form that is stored.
@@ -42,22 +45,38 @@ from leads as l
 where l.id = %(id)s::uuid or l.ref = %(ref)s::text
 """
 
+FIND_IN_SPAM = "select id from spam where id = %(id)s::uuid or ref = %(ref)s::text"
+
 LIST_EMAILS = """
 select kind, attempts, sent_at, dead_at, next_attempt_at, last_error from outbox
 where lead_id = %(id)s order by kind
 """
 
 
-def list_leads(services: Services, args: argparse.Namespace) -> int:
+@leads_commands.command("list", examples=("python3 -m ops leads list --days 7 --city Medan",))
+@command.limit_option
+@click.option("--days", type=int, help="of the last so many days")
+@click.option("--city")
+@click.option("--type", type=click.Choice(("SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER")))
+def list_leads(services: Services, args: Args) -> int:
     """Leads, newest first."""
     return _print_leads(services, args, city=args.city, kind=args.type, days=args.days)
 
 
-def search_leads(services: Services, args: argparse.Namespace) -> int:
+@leads_commands.command(
+    "search",
+    examples=(
+        "python3 -m ops leads search mawar",
+        "python3 -m ops leads search -    (typed in, so that it stays out of the shell's history)",
+    ),
+)
+@command.limit_option
+@command.argument("text", help="two characters or more; - to read it from standard input")
+def search_leads(services: Services, args: Args) -> int:
     """Leads that hold a text: a name, a ref, an address, a number, words of the message."""
     text = sys.stdin.readline().strip() if args.text == "-" else args.text
     if len(text) < 2:
-        print("give two characters or more", file=sys.stderr)
+        print("the text to search for needs two characters or more", file=sys.stderr)
         return 2
     is_number = not any(c.isalpha() for c in text)
     digits = "".join(str(int(c)) for c in text if c.isdecimal()) if is_number else ""
@@ -81,7 +100,7 @@ def _phone_forms(services: Services, text: str) -> list[str]:
     return list(with_legacy_numbers(services, Subject(phones=phones)).phones)
 
 
-def _print_leads(services: Services, args: argparse.Namespace, **filters: object) -> int:
+def _print_leads(services: Services, args: Args, **filters: object) -> int:
     names = ("city", "kind", "days", "text", "digits", "numbers")
     values = {**dict.fromkeys(names), "digits": "", **filters, "limit": args.limit + 1}
     rows = command.fetch_rows(services, LIST_LEADS, **values)
@@ -89,19 +108,21 @@ def _print_leads(services: Services, args: argparse.Namespace, **filters: object
     if args.json:
         command.print_json(shown)
     else:
-        command.print_table(TABLE_COLUMNS, [_table_row(row) for row in shown])
+        command.print_table(TABLE_COLUMNS, [_table_row(row) for row in shown], empty="no lead fits")
     if len(rows) > len(shown):
         print(f"there are more than {args.limit}: --limit N shows them", file=sys.stderr)
     return 0 if shown else 1
 
 
 def _table_row(row: dict[str, Any]) -> tuple[str, ...]:
-    ref, created_at, *texts, mails, _ = row.values()
-    clipped = [text if len(text) <= 28 else f"{text[:27]}…" for text in texts]
-    return ref, f"{created_at.astimezone(WIB):%Y-%m-%d %H:%M}", *clipped, mails
+    texts = [row[name] for name in ("business_name", "contact_name", "phone_whatsapp", "city")]
+    clipped = [text if len(text) <= 20 else f"{text[:19]}…" for text in texts]
+    return row["ref"], command.format_time(row["created_at"]), *clipped, row["mails"]
 
 
-def show_lead(services: Services, args: argparse.Namespace) -> int:
+@leads_commands.command("show", examples=("python3 -m ops leads show ALFA-7KQ2M",))
+@command.argument("lead", help="its ref or its id")
+def show_lead(services: Services, args: Args) -> int:
     """One lead, whole, and what became of its mails."""
     ref = args.lead.upper()
     try:
@@ -113,7 +134,9 @@ def show_lead(services: Services, args: argparse.Namespace) -> int:
         return 2
     rows = command.fetch_rows(services, GET_LEAD, **key)
     if not rows:
-        print(f"there is no lead {args.lead}", file=sys.stderr)
+        in_spam = command.fetch_rows(services, FIND_IN_SPAM, **key)
+        hint = f"; it is in the spam table: `ops spam show {args.lead}`" if in_spam else ""
+        print(f"there is no lead {args.lead}{hint}", file=sys.stderr)
         return 1
     lead = rows[0]["lead"]
     emails = command.fetch_rows(services, LIST_EMAILS, id=lead["id"])
@@ -122,7 +145,8 @@ def show_lead(services: Services, args: argparse.Namespace) -> int:
         return 0
     for name, value in lead.items():
         if value not in (None, ""):
-            print(f"{name:>20}  {str(value).replace(chr(10), chr(10) + ' ' * 22)}")
+            text = command.format_time(value) if name.endswith("_at") else str(value)
+            print(f"{name:>20}  {text.replace(chr(10), chr(10) + ' ' * 22)}")
     print(f"{'chat':>20}  https://wa.me/{lead['phone_whatsapp'].removeprefix('+')}")
     for email in emails:
         print(f"{'mail':>20}  {email['kind']}: {_describe_email(email)}")
@@ -131,39 +155,10 @@ def show_lead(services: Services, args: argparse.Namespace) -> int:
 
 def _describe_email(email: dict[str, Any]) -> str:
     if email["sent_at"]:
-        return f"sent {email['sent_at']:%Y-%m-%d %H:%M %Z}"
+        return f"sent {command.format_time(email['sent_at'])}"
     if email["dead_at"] and email["last_error"] == ADDRESS_REFUSED:
         return "not sent, the mail service does not take this address"
     if email["dead_at"]:
         return f"GIVEN UP ({email['last_error']}); see `ops dead list`"
     reason = f" ({email['last_error']})" if email["last_error"] else ""
-    return f"waits until {email['next_attempt_at']:%Y-%m-%d %H:%M %Z}{reason}"
-
-
-def add_commands(verbs: Any) -> None:
-    """Verbs of `leads`."""
-    parser = command.command(
-        verbs,
-        "list",
-        list_leads,
-        "python3 -m ops leads list --days 7 --city Medan",
-        as_json=True,
-    )
-    command.add_limit(parser)
-    parser.add_argument("--days", type=int, help="of the last so many days")
-    parser.add_argument("--city")
-    parser.add_argument("--type", choices=("SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER"))
-    parser = command.command(
-        verbs,
-        "search",
-        search_leads,
-        "python3 -m ops leads search mawar",
-        "python3 -m ops leads search -    (typed in, so that it stays out of the shell's history)",
-        as_json=True,
-    )
-    command.add_limit(parser)
-    parser.add_argument("text", help="two characters or more; - to read it from standard input")
-    parser = command.command(
-        verbs, "show", show_lead, "python3 -m ops leads show ALFA-7KQ2M", as_json=True
-    )
-    parser.add_argument("lead", help="its ref or its id")
+    return f"waits until {command.format_time(email['next_attempt_at'])}{reason}"

@@ -4,18 +4,24 @@ In review, after a flood or an unchecked challenge, a lead is stored but its e-m
 yet. Spam is no lead until it is restored.
 """
 
-import argparse
 import json
 import sys
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import click
+
 from lib.leads import repository
 from lib.leads.lead import Lead, Recipients
 from lib.leads.submission import Submission
 from lib.services import Services
 from ops import command
+from ops.command import Args
+
+review_commands = command.group("review", "leads that wait for a person's look")
+spam_commands = command.group("spam", "submissions taken for spam")
+
 
 # refs: null for all. Of two columns with one name, the last counts.
 LIST_WAITING = """
@@ -59,51 +65,81 @@ select id, ref, received_at, locale, submission, host(ip_address) as ip_address,
 from spam
 where id = %(id)s
 """
+FIND_SPAM = """
+select id, ref, received_at, reason, locale, submission, host(ip_address) as ip_address, user_agent
+from spam
+where id::text = %(which)s or ref = upper(%(which)s)
+"""
 DELETE_SPAM = "delete from spam where id = %(id)s"
 
 
 # ------------------------------------------------------------------ review
 
 
-def list_waiting(services: Services, args: argparse.Namespace) -> int:
+@review_commands.command("list", examples=("python3 -m ops review list",))
+@command.limit_option
+def list_waiting(services: Services, args: Args) -> int:
     """Leads that no mail was written for yet, oldest first. Exit 1 when there are any."""
-    names = ("ref", "received (UTC)", "why", "business", "phone", "city")
+    names = ("ref", "received", "why", "business", "phone", "city")
     rows = [
-        (row["ref"], f"{row['created_at'].astimezone(UTC):%Y-%m-%d %H:%M}", row["review"],
+        (row["ref"], row["created_at"], row["review"],
          row["business_name"], row["phone_whatsapp"], row["city"])
         for row in command.fetch_rows(services, LIST_WAITING, refs=None, limit=args.limit)
     ]  # fmt: skip
     if args.json:
         command.print_json([dict(zip(names, row, strict=True)) for row in rows])
-    elif rows:
-        command.print_table(names, rows)
     else:
-        print("no lead waits for review")
+        command.print_table(names, rows, empty="no lead waits for review")
     return 1 if rows else 0
 
 
-def release(services: Services, args: argparse.Namespace) -> int:
+@review_commands.command(
+    "release", examples=("python3 -m ops review release --all",), dry_run=True, confirms=True
+)
+@command.argument(
+    "refs", nargs=-1, required=False, metavar="REF", help="references of `review list`"
+)
+@click.option("--all", is_flag=True, help="everything that waits")
+def release(services: Services, args: Args) -> int:
     """Have sales and the visitors mailed, as for any lead."""
     if not args.all and not args.refs:
         print("name the leads to be released, or say --all", file=sys.stderr)
         return 2
     refs = None if args.all else args.refs
     rows = command.fetch_rows(services, LIST_WAITING, refs=refs, limit=None)
-    for row in rows:
-        if args.dry_run:
-            print(f"would release {row['ref']}")
-        elif _release(services, Lead.from_columns(row)):
-            print(f"released {row['ref']}; its mails leave with the next round")
+    found = [row["ref"] for row in rows]
     missing = _print_missing(args.refs, rows)
-    print(f"{len(rows)} leads")
+    if args.dry_run:
+        lines = [f"would release {ref}" for ref in found]
+        command.print_result(args, {"would_release": found}, *lines, f"{len(found)} leads")
+        return 1 if missing else 0
+    if rows and not command.confirm(
+        args, f"Release {len(rows)} leads ({_first_few(found)})? Sales and the visitors are mailed."
+    ):
+        return 1
+    released = [row["ref"] for row in rows if _release(services, Lead.from_columns(row))]
+    lines = [f"released {ref}; its mails leave with the next round" for ref in released]
+    command.print_result(args, {"released": released}, *lines, f"{len(released)} leads")
     return 1 if missing else 0
 
 
-def dismiss(services: Services, args: argparse.Namespace) -> int:
-    """Keep them as leads that nobody is mailed about: they were none."""
+def _first_few(refs: list[str]) -> str:
+    return ", ".join(refs[:5]) + (", …" if len(refs) > 5 else "")
+
+
+@review_commands.command(
+    "dismiss", examples=("python3 -m ops review dismiss ALFA-7KQ2M",), confirms=True
+)
+@command.argument(
+    "refs", nargs=-1, required=True, metavar="REF", help="references of `review list`"
+)
+def dismiss(services: Services, args: Args) -> int:
+    """Keep them as leads that nobody is mailed about: they were spam."""
+    if not command.confirm(args, f"Dismiss {_first_few(args.refs)}? Nobody is mailed about them."):
+        return 1
     rows = command.fetch_rows(services, DISMISS_LEADS, refs=args.refs)
-    for row in rows:
-        print(f"dismissed {row['ref']}")
+    dismissed = [row["ref"] for row in rows]
+    command.print_result(args, {"dismissed": dismissed}, *(f"dismissed {ref}" for ref in dismissed))
     return 1 if _print_missing(args.refs, rows) else 0
 
 
@@ -129,21 +165,55 @@ def _recipients(services: Services) -> Recipients:
 # ------------------------------------------------------------------ spam
 
 
-def list_spam(services: Services, args: argparse.Namespace) -> int:
-    """What was kept for review, newest first."""
+@spam_commands.command("list", examples=("python3 -m ops spam list",))
+@command.limit_option
+def list_spam(services: Services, args: Args) -> int:
+    """Submissions taken for spam, newest first."""
     rows = command.fetch_rows(services, LIST_SPAM, limit=args.limit)
-    names = ("id", "ref", "received", "reason", "business")
-    command.print_table(names, [tuple(row.values()) for row in rows])
+    if args.json:
+        command.print_json(rows)
+    else:
+        names = ("id", "ref", "received", "reason", "business")
+        table = [tuple(row.values()) for row in rows]
+        command.print_table(names, table, empty="no submission is in the spam table")
     return 0
 
 
-def restore_spam(services: Services, args: argparse.Namespace) -> int:
+@spam_commands.command("show", examples=("python3 -m ops spam show ALFA-7KQ2M",))
+@command.argument("spam", help="its id or its ref, as `spam list` names it")
+def show_spam(services: Services, args: Args) -> int:
+    """One submission taken for spam, whole, so that a person can judge it before a restore."""
+    rows = command.fetch_rows(services, FIND_SPAM, which=args.spam.strip())
+    if not rows:
+        print(f"there is no {args.spam} in the spam table", file=sys.stderr)
+        return 1
+    [row] = rows
+    if args.json:
+        command.print_json(row)
+        return 0
+    fields = {**row, **row["submission"], "received_at": command.format_time(row["received_at"])}
+    del fields["submission"]
+    for name, value in fields.items():
+        if value not in (None, ""):
+            print(f"{name:>20}  {str(value).replace(chr(10), chr(10) + ' ' * 22)}")
+    print(f"`ops spam restore {row['id']}` makes a lead of it")
+    return 0
+
+
+@spam_commands.command("restore", examples=("python3 -m ops spam restore 7d0c…",), confirms=True)
+@command.argument("id", type=UUID)
+def restore_spam(services: Services, args: Args) -> int:
     """Make a lead of it: stored under its own id and reference, and everybody mailed."""
     rows = command.fetch_rows(services, GET_SPAM, id=args.id)
     if not rows:
-        print(f"no submission {args.id} is kept for review", file=sys.stderr)
+        print(f"there is no {args.id} in the spam table", file=sys.stderr)
         return 1
     [row] = rows
+    business = row["submission"].get("business_name", "")
+    if not command.confirm(
+        args, f"Make a lead of {row['ref']} ({business})? Sales and the visitor are mailed."
+    ):
+        return 1
     row["submission"].pop("company", None)
     lead = Lead.from_submission(
         Submission.from_stored(**row["submission"]),
@@ -162,27 +232,6 @@ def restore_spam(services: Services, args: argparse.Namespace) -> int:
         erasure_keys=services.erasure_keys,
     ).lead
     services.database.run(lambda c: c.execute(DELETE_SPAM, {"id": args.id}))
-    print(f"restored {stored.id} {stored.ref}; its mails leave with the next round")
+    line = f"restored {stored.id} {stored.ref}; its mails leave with the next round"
+    command.print_result(args, {"id": stored.id, "ref": stored.ref}, line)
     return 0
-
-
-# ------------------------------------------------------------------ the command line
-
-
-def add_commands(areas: Any) -> None:
-    verbs = command.group(areas, "review", "leads that wait for a person's look")
-    command.add_limit(
-        command.command(verbs, "list", list_waiting, "python3 -m ops review list", as_json=True)
-    )
-    parser = command.command(
-        verbs, "release", release, "python3 -m ops review release --all", dry_run=True
-    )
-    parser.add_argument("refs", nargs="*", metavar="REF", help="references of `review list`")
-    parser.add_argument("--all", action="store_true", help="everything that waits")
-    parser = command.command(verbs, "dismiss", dismiss, "python3 -m ops review dismiss ALFA-7KQ2M")
-    parser.add_argument("refs", nargs="+", metavar="REF", help="references of `review list`")
-
-    verbs = command.group(areas, "spam", "what was kept for review")
-    command.add_limit(command.command(verbs, "list", list_spam, "python3 -m ops spam list"))
-    parser = command.command(verbs, "restore", restore_spam, "python3 -m ops spam restore 7d0c…")
-    parser.add_argument("id", type=UUID)

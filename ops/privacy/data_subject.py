@@ -4,7 +4,6 @@ An address or a number on the command line stays in the shell's history: give `-
 is read from standard input, one line each, the address before the number.
 """
 
-import argparse
 import contextlib
 import json
 import sys
@@ -14,18 +13,24 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import click
+
 from lib.leads import submission, tombstones
 from lib.leads.submission import Person
 from lib.privacy import data_subject, erasure, requests
 from lib.problems import NotConfigured
 from lib.services import Services
 from ops import command
+from ops.command import Args
 from ops.privacy import register, tombstone_replay
+
+subject_commands = command.group("subject", "a person's requests: show, erase, 72 hours")
+
 
 MAX_LEADS_SHOWN = 20  # before an erasure
 
 
-def _read_person(args: argparse.Namespace, *, certain: bool = False) -> Person | None:
+def _read_person(args: Args, *, certain: bool = False) -> Person | None:
     """Who is meant; None, and the reason on standard error, when it is nobody.
 
     certain: a number or an address that may also mean someone else is refused.
@@ -46,14 +51,16 @@ def _read_person(args: argparse.Namespace, *, certain: bool = False) -> Person |
         return None
 
 
-def _parse_time(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
-    if time.tzinfo is None:
-        raise ValueError("without a time zone")
-    return time
-
-
-def show_held_data(services: Services, args: argparse.Namespace) -> int:
+@subject_commands.command(
+    "show",
+    examples=(
+        "python3 -m ops subject show --email -",
+        "python3 -m ops subject show --email - --phone - --json > held.json",
+    ),
+)
+@click.option("--email", help="their address; - to read it from standard input")
+@click.option("--phone", help="their number, as anybody writes it; - as above")
+def show_held_data(services: Services, args: Args) -> int:
     """Everything held on a person. Changes nothing. Exit 1: Redis was down."""
     person = _read_person(args)
     if person is None:
@@ -80,23 +87,39 @@ def _print_held_data(data: dict[str, Any]) -> None:
             values = {name: value for name, value in row.items() if value not in (None, "")}
             print("  " + json.dumps(values, ensure_ascii=False, default=str))
     if data["related_leads"]:
-        print(f"{data['related_leads']} more leads share the number or the address alone: ask")
+        print(f"{data['related_leads']} more leads share only the number or the address: ask "
+              "whether they are theirs too")  # fmt: skip
     for store, instruction in data["elsewhere"].items():
         print(f"{store}: {instruction}")
     for store in data["not_searched"]:
         print(f"NOT SEARCHED, Redis is down: {store}", file=sys.stderr)
 
 
-def finish_access_request(services: Services, args: argparse.Namespace) -> int:
+@subject_commands.command("answered", examples=("python3 -m ops subject answered ACCESS-…",))
+@command.argument("receipt")
+def finish_access_request(services: Services, args: Args) -> int:
     """Close a request to see what is held, once it was handed over."""
     if not register.finish_access_request(services.database.run, args.receipt, datetime.now(UTC)):
         print(f"{args.receipt} is no open request for access", file=sys.stderr)
         return 1
-    print("noted")
+    line = f"{args.receipt} is closed: it was answered"
+    command.print_result(args, {"receipt": args.receipt, "answered": True}, line)
     return 0
 
 
-def erase_person(services: Services, args: argparse.Namespace) -> int:
+@subject_commands.command(
+    "erase",
+    examples=(
+        "python3 -m ops subject erase --email - --dry-run",
+        "python3 -m ops subject erase --phone - --received-at 2026-11-23T09:00:00+07:00",
+    ),
+    dry_run=True,
+    confirms=True,
+)
+@click.option("--email", help="their address; - to read it from standard input")
+@click.option("--phone", help="their number, as anybody writes it; - as above")
+@click.option("--received-at", type=command.Moment(), help="when they asked (default: now)")
+def erase_person(services: Services, args: Args) -> int:
     """Erase a person everywhere, once you have seen whom; prints the receipt.
 
     Exit 1 while a place waits for Redis, or when you do not agree.
@@ -118,8 +141,7 @@ def erase_person(services: Services, args: argparse.Namespace) -> int:
     if args.dry_run:
         print("dry run: nothing was erased")
         return 0
-    if not args.yes and not _confirm():
-        print("nothing was erased", file=sys.stderr)
+    if not _confirm(args):
         return 1
     request_id = erasure.erase(
         services, subject, datetime.now(UTC), asked_by="command", received_at=args.received_at
@@ -138,17 +160,27 @@ def _print_dry_run(lines: list[dict[str, Any]], leads: list[dict[str, Any]]) -> 
             lead["ref"],
             " ".join(f"{word[0]}***" for word in lead["contact_name"].split()),
             lead["city"],
-            _parse_time(lead["created_at"]).astimezone(UTC).isoformat(timespec="minutes"),
+            command.format_time(lead["created_at"]),
         )
         for lead in newest_first
     ]
-    command.print_table(("ref", "name", "city", "received"), rows)
+    command.print_table(("ref", "name", "city", "received"), rows, empty="no lead of theirs")
 
 
-def _confirm() -> bool:
-    print("Erase this person everywhere? It cannot be undone. Type yes: ",
-          end="", file=sys.stderr, flush=True)  # fmt: skip
-    return sys.stdin.readline().strip().lower() == "yes"
+def _confirm(args: Args) -> bool:
+    """As command.confirm; the answer may follow the address on standard input."""
+    if args.yes:
+        return True
+    if command.ask("Erase this person everywhere? It cannot be undone. (yes/no)") == "yes":
+        return True
+    print("nothing was erased; without a terminal add --yes", file=sys.stderr)
+    return False
+
+
+def _describe_progress(receipt: dict[str, Any]) -> str:
+    if receipt["finished_at"]:
+        return f"finished {command.format_time(receipt['finished_at'])}"
+    return f"open, due {command.format_time(receipt['due_at'])}"
 
 
 def _print_receipt(services: Services, request: Any, *, as_json: bool) -> int:
@@ -159,10 +191,9 @@ def _print_receipt(services: Services, request: Any, *, as_json: bool) -> int:
     if as_json:
         command.print_json(receipt)
     else:
-        finished = receipt["finished_at"] or "not yet"
-        print(f"{receipt['receipt']}  due {receipt['due_at']}  finished {finished}")
-        rows = [(line["place"], line["state"], line["count"], line["due_at"] or "-", line["note"])
-                for line in receipt["places"]]  # fmt: skip
+        print(f"{receipt['receipt']}  {_describe_progress(receipt)}")
+        rows = [(line["place"], line["state"], line["count"], command.format_time(line["due_at"]),
+                 line["note"]) for line in receipt["places"]]  # fmt: skip
         command.print_table(("place", "state", "count", "due", "what"), rows)
         for line in receipt["places"]:
             if line["ids"]:
@@ -170,26 +201,33 @@ def _print_receipt(services: Services, request: Any, *, as_json: bool) -> int:
     return 1 if any(line["state"] == "waiting" for line in receipt["places"]) else 0
 
 
-def register_request(services: Services, args: argparse.Namespace) -> int:
+@subject_commands.command(
+    "register", examples=("python3 -m ops subject register --kind access --email -",)
+)
+@click.option("--email", help="their address; - to read it from standard input")
+@click.option("--phone", help="their number, as anybody writes it; - as above")
+@click.option("--received-at", type=command.Moment(), help="when they asked (default: now)")
+@click.option("--kind", type=click.Choice(("erasure", "access")), default="erasure")
+def register_request(services: Services, args: Args) -> int:
     """Start the clock of a request that came by mail or phone; prints its receipt number."""
     person = _read_person(args, certain=True)
     if person is None:
         return 2
     hashes = data_subject.from_person(person).tombstone_hashes(services.erasure_keys)
     if not hashes:
-        print("ERASURE_KEY is not set (see .env.example, or use --local)", file=sys.stderr)
-        return 2
+        raise NotConfigured("ERASURE_KEY", "is not set")
     received_at = args.received_at or datetime.now(UTC)
     receipt = register.register(services.database.run, args.kind, hashes, received_at)
     due_at = received_at + requests.DEADLINE
     if args.json:
         command.print_json({"receipt": receipt, "due_at": due_at})
     else:
-        print(f"{receipt}  due {due_at.isoformat()}")
+        print(f"{receipt}  due {command.format_time(due_at)}")
     return 0
 
 
-def list_requests(services: Services, args: argparse.Namespace) -> int:
+@subject_commands.command("requests", examples=("python3 -m ops subject requests",))
+def list_requests(services: Services, args: Args) -> int:
     """Requests that are not finished, the most urgent first. Exit 1 when one is overdue."""
     now = datetime.now(UTC)
     open_requests = requests.list_due(services.database.run, now, within=timedelta(days=3650))
@@ -200,41 +238,62 @@ def list_requests(services: Services, args: argparse.Namespace) -> int:
             (
                 request.receipt,
                 request.kind,
-                request.due_at.isoformat(timespec="minutes"),
+                request.due_at,
                 "OVERDUE" if request.due_at <= now else "",
                 ", ".join(request.places) or "unanswered",
             )
             for request in open_requests
         ]
-        command.print_table(("receipt", "kind", "due", "", "still to do"), rows)
+        columns = ("receipt", "kind", "due", "", "still to do")
+        command.print_table(columns, rows, empty="no request is open")
     return 1 if any(request.due_at <= now for request in open_requests) else 0
 
 
-def show_receipt(services: Services, args: argparse.Namespace) -> int:
+@subject_commands.command("receipt", examples=("python3 -m ops subject receipt ERASE-…",))
+@command.argument("receipt")
+def show_receipt(services: Services, args: Args) -> int:
     """A request's receipt, with a line per place."""
     return _print_receipt(services, args.receipt, as_json=args.json)
 
 
-def complete_step(services: Services, args: argparse.Namespace) -> int:
+@subject_commands.command("done", examples=("python3 -m ops subject done ERASE-… sales_mailbox",))
+@command.argument("receipt")
+@command.argument("place", type=click.Choice(("sales_mailbox", "resend", "sentry")))
+def complete_step(services: Services, args: Args) -> int:
     """Say that an instruction was followed: the mailbox searched, the vendor asked."""
     run = services.database.run
     if not register.complete_step(run, args.receipt, args.place, datetime.now(UTC)):
         print(f"{args.receipt} has no instruction for {args.place} to follow", file=sys.stderr)
         return 1
-    print("noted")
+    line = f"recorded: {args.place} is done for {args.receipt}"
+    command.print_result(args, {"receipt": args.receipt, "place": args.place, "done": True}, line)
     return 0
 
 
-def export_tombstones(services: Services, _args: argparse.Namespace) -> int:
+@subject_commands.command(
+    "tombstones", examples=("python3 -m ops subject tombstones > tombstones.jsonl",)
+)
+def export_tombstones(services: Services, _args: Args) -> int:
     """Every tombstone, a JSON line each, to be kept beside the backups. No personal data."""
     for mark, erased_at in tombstones.load_all(services.database.run).items():
         print(json.dumps({"mark": mark, "erased_at": erased_at.isoformat()}))
     return 0
 
 
-def reapply_tombstones(services: Services, args: argparse.Namespace) -> int:
+@subject_commands.command(
+    "replay",
+    examples=(
+        "python3 -m ops subject replay",
+        "python3 -m ops subject replay tombstones.jsonl",
+    ),
+    confirms=True,
+)
+@command.argument("file", required=False, help="kept tombstones as well; - for standard input")
+def reapply_tombstones(services: Services, args: Args) -> int:
     """After a restore: erase again whom it brought back. Exit 1 when Redis could not be asked."""
     copies = list(_read_tombstones(args.file)) if args.file else []
+    if not command.confirm(args, "Erase again everybody whom a restore brought back?"):
+        return 1
     result = tombstone_replay.reapply(services, datetime.now(UTC), copies)
     if args.json:
         command.print_json(asdict(result))
@@ -252,63 +311,3 @@ def _read_tombstones(file: str) -> Iterator[tuple[str, datetime]]:
     for line in filter(None, text.splitlines()):
         tombstone = json.loads(line)
         yield tombstone["mark"], datetime.fromisoformat(tombstone["erased_at"])
-
-
-def _add_person_arguments(parser: argparse.ArgumentParser, *, received_at: bool = False) -> None:
-    parser.add_argument("--email", help="their address; - to read it from standard input")
-    parser.add_argument("--phone", help="their number, as anybody writes it; - as above")
-    if received_at:
-        parser.add_argument(
-            "--received-at", type=_parse_time, help="when they asked (default: now)"
-        )
-
-
-def add_commands(areas: Any) -> None:
-    verbs = command.group(areas, "subject", "a person's requests: show, erase, 72 hours")
-    show = command.command(
-        verbs,
-        "show",
-        show_held_data,
-        "python3 -m ops subject show --email -",
-        "python3 -m ops subject show --email - --phone - --json > held.json",
-        as_json=True,
-    )
-    _add_person_arguments(show)
-    erase = command.command(
-        verbs,
-        "erase",
-        erase_person,
-        "python3 -m ops subject erase --email - --dry-run",
-        "python3 -m ops subject erase --phone - --received-at 2026-11-23T09:00:00+07:00",
-        dry_run=True,
-        as_json=True,
-    )
-    _add_person_arguments(erase, received_at=True)
-    erase.add_argument("--yes", action="store_true", help="do not ask; say so only after a dry run")
-    example = "python3 -m ops subject register --kind access --email -"
-    new = command.command(verbs, "register", register_request, example, as_json=True)
-    _add_person_arguments(new, received_at=True)
-    new.add_argument("--kind", choices=("erasure", "access"), default="erasure")
-    example = "python3 -m ops subject requests"
-    command.command(verbs, "requests", list_requests, example, as_json=True)
-    example = "python3 -m ops subject receipt ERASE-…"
-    receipt = command.command(verbs, "receipt", show_receipt, example, as_json=True)
-    receipt.add_argument("receipt")
-    example = "python3 -m ops subject answered ACCESS-…"
-    answered = command.command(verbs, "answered", finish_access_request, example)
-    answered.add_argument("receipt")
-    example = "python3 -m ops subject done ERASE-… sales_mailbox"
-    done = command.command(verbs, "done", complete_step, example)
-    done.add_argument("receipt")
-    done.add_argument("place", choices=("sales_mailbox", "resend", "sentry"))
-    example = "python3 -m ops subject tombstones > tombstones.jsonl"
-    command.command(verbs, "tombstones", export_tombstones, example)
-    replay = command.command(
-        verbs,
-        "replay",
-        reapply_tombstones,
-        "python3 -m ops subject replay",
-        "python3 -m ops subject replay tombstones.jsonl",
-        as_json=True,
-    )
-    replay.add_argument("file", nargs="?", help="kept tombstones as well; - for standard input")

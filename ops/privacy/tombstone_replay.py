@@ -104,18 +104,18 @@ class Tombstones(NamedTuple):
 
 
 def reapply(
-    services: Services, now: datetime, given: Iterable[tuple[str, datetime]] = ()
+    services: Services, now: datetime, copies: Iterable[tuple[str, datetime]] = ()
 ) -> ReplayResult:
     """Erase again everybody who has a tombstone. Safe to repeat.
 
-    given: further tombstones, hash and time. Raises NotConfigured without ERASURE_KEY,
+    copies: further tombstones, hash and time. Raises NotConfigured without ERASURE_KEY,
     DatabaseDown. Redis down: its tombstones are missing, and `in_redis` says so.
     """
     if not services.erasure_keys:
         raise NotConfigured("ERASURE_KEY", "is not set")
     run = services.database.run
-    copies, in_redis = _load_from_redis(services)
-    _upsert(services, [*copies, *given])
+    in_redis_copies, in_redis = _load_from_redis(services)
+    _upsert(services, [*in_redis_copies, *copies])
     erased_at = tombstones.load_all(run)
     if not erased_at:
         return ReplayResult(0, in_redis)

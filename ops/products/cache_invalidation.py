@@ -13,6 +13,7 @@ from typing import NamedTuple
 from lib.problems import CacheDown, NotConfigured
 from lib.products import cache
 from lib.services import Services
+from ops import connections
 
 CACHE_TAG = "products"
 TIMEOUT_S = 10
@@ -32,12 +33,12 @@ def _invalidate_redis(services: Services) -> InvalidationResult:
     try:
         cache.invalidate(services.cache.pipeline)
     except NotConfigured as error:
-        return InvalidationResult(False, f"not told, {error}")
-    except CacheDown:
+        return InvalidationResult(False, f"NOT purged: {error}")
+    except CacheDown as error:
         return InvalidationResult(
-            False, "not told, it cannot be reached; copies expire within a minute"
+            False, f"NOT purged: {connections.explain(error)}; copies expire within a minute"
         )
-    return InvalidationResult(True, "outdated")
+    return InvalidationResult(True, "purged: the next answer is read anew")
 
 
 def _invalidate_cdn(services: Services) -> InvalidationResult:

@@ -3,15 +3,16 @@
 Each may be repeated, and returns what it did, in words.
 """
 
-import argparse
 import contextlib
 import sys
 from datetime import datetime
+from types import SimpleNamespace
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from lib.services import Services
+from ops import connections
 from ops.command import Failed
 from ops.keys.database import enable_login
 from ops.leads import commands
@@ -43,7 +44,7 @@ def set_app_password(dsn: str, database_url: str) -> str:
     try:
         psycopg.connect(database_url, connect_timeout=postgres.CONNECT_S).close()
     except psycopg.OperationalError as error:
-        raise Failed(f"{role} still cannot log in ({type(error).__name__})") from None
+        raise Failed(f"{role} still cannot log in ({connections.explain_reason(error)})") from None
     return f"{role} logs in"
 
 
@@ -65,8 +66,8 @@ def replay_journal(services: Services, now: datetime) -> str:
 
 def send_canary(services: Services, *, past_maintenance: bool = False) -> str:
     """`ops canary`, its lines on standard error. Raises Failed."""
-    args = argparse.Namespace(site=None, past_maintenance=past_maintenance)
+    args = SimpleNamespace(site=None, past_maintenance=past_maintenance, json=False)
     with contextlib.redirect_stdout(sys.stderr):
-        if commands.send_canary(services, args) != 0:
+        if commands.run_canary(services, args) != 0:
             raise Failed("a synthetic lead did not get through")
     return "a lead was accepted by HTTP, stored, and its mails left"

@@ -170,14 +170,7 @@ def _dump_snapshot(
         version = connection.info.server_version
         schemas = {"schemas": list(SCHEMAS)}
         foreign = connection.execute(SELECT_FOREIGN_RELATIONS, schemas).fetchall()
-        facts: dict[str, Any] = {
-            "tables": table_checksums(connection),
-            "extensions": dict(connection.execute(SELECT_EXTENSIONS).fetchall()),
-            "schema_version": _fetch_value(connection, SELECT_SCHEMA_VERSION) or "",
-            "owners": tuple(role for (role,) in connection.execute(SELECT_OWNER_ROLES)),
-            "grantees": tuple(role for (role,) in connection.execute(SELECT_GRANTEES, schemas)),
-            "left_out": tuple(f"{schema}.{table} of {owner}" for schema, table, owner in foreign),
-        }
+        facts = _collect_facts(connection, foreign)
         estimate = _estimate_size(connection, folder, keys)
         with ProgressBar("backup", estimate, exact=False, quiet=quiet) as bar:
             program = postgres.find_program("pg_dump", version // 10_000)
@@ -195,6 +188,21 @@ def _dump_snapshot(
     ).signed(keys[0])
     manifest.write(folder, backup)
     return backup
+
+
+def _collect_facts(
+    connection: postgres.Connection, foreign: list[tuple[Any, ...]]
+) -> dict[str, Any]:
+    """What the manifest says of the snapshot. foreign: relations of others, not backed up."""
+    grantees = connection.execute(SELECT_GRANTEES, {"schemas": list(SCHEMAS)})
+    return {
+        "tables": table_checksums(connection),
+        "extensions": dict(connection.execute(SELECT_EXTENSIONS).fetchall()),
+        "schema_version": _fetch_value(connection, SELECT_SCHEMA_VERSION) or "",
+        "owners": tuple(role for (role,) in connection.execute(SELECT_OWNER_ROLES)),
+        "grantees": tuple(role for (role,) in grantees),
+        "left_out": tuple(f"{schema}.{table} of {owner}" for schema, table, owner in foreign),
+    }
 
 
 def table_checksums(connection: postgres.Connection) -> dict[str, list[Any]]:

@@ -1,6 +1,5 @@
 """Which backup is restored, and what would be lost by it."""
 
-import argparse
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +8,8 @@ import psycopg
 
 from lib.leads.queue import journal_key
 from lib.services import Services
-from ops.command import Failed
+from ops import command, connections
+from ops.command import Args, Failed
 from ops.recovery import backup, manifest, postgres
 from ops.vendors import supabase
 
@@ -29,10 +29,10 @@ class BackupSource:
 
     def describe(self, now: datetime) -> str:
         age = (now - self.taken_at).total_seconds() / 3600
-        return f"{self.kind} {self.name}, {age:.1f} h old ({self.taken_at:%Y-%m-%d %H:%M:%S} UTC)"
+        return f"{self.kind} {self.name}, {age:.1f} h old ({command.format_time(self.taken_at)})"
 
 
-def choose_source(services: Services, args: argparse.Namespace, now: datetime) -> BackupSource:
+def choose_source(services: Services, args: Args, now: datetime) -> BackupSource:
     """The backup that was asked for, or the newest good one (before --before). Raises Failed."""
     if args.point is not None:
         return BackupSource("point", args.point.isoformat(), args.point)
@@ -57,7 +57,7 @@ def choose_source(services: Services, args: argparse.Namespace, now: datetime) -
         if source.taken_at <= latest and args.backup in (None, source.name)
     ]
     if not fitting:
-        raise Failed("no good backup fits what was asked for: python3 -m ops backups")
+        raise Failed("no good backup fits: `ops backups` lists them")
     return max(fitting, key=lambda source: source.taken_at)
 
 
@@ -73,7 +73,7 @@ def newer_data(services: Services, source: BackupSource) -> dict[str, object]:
             if source.kind == "own":
                 newer["rows"] = _changed_tables(services, connection, source)
     except (Failed, psycopg.Error) as error:
-        return {"unknown": f"the database cannot be read ({type(error).__name__})"}
+        return {"unknown": f"the database cannot be read: {connections.explain_reason(error)}"}
     execute = services.cache.execute
     newer["leads_in_journal"] = sum(int(execute("EXISTS", journal_key(i))) for i in ids)
     return newer

@@ -1,25 +1,33 @@
 """Commands about backup and restore."""
 
-import argparse
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 import psycopg
 
 from lib.incidents import rules
 from lib.problems import DatabaseDown, NotConfigured
 from lib.services import Services
-from ops import command, steps
-from ops.command import Failed
-from ops.recovery import backup, drill, journal, manifest, migrations, postgres, restore
+from ops import command, connections, steps
+from ops.command import Args, Failed
+from ops.progress import Waiting
+from ops.recovery import backup, drill, journal, manifest, migrations, postgres
 from ops.vendors import supabase
+
+journal_commands = command.group("journal", "the encrypted journal of the last 48 hours")
+
 
 KEEP_DAYS = 30
 
 
-def take_backup(services: Services, args: argparse.Namespace) -> int:
+@command.root.command(
+    "backup", examples=("python3 -m ops backup --keep-days 14 --json",), dry_run=True
+)
+@click.option("--keep-days", type=int, default=30, metavar="N", help="default: 30")
+def take_backup(services: Services, args: Args) -> int:
     """Dump the database, encrypted, with a manifest counted in the same snapshot; and record it.
 
     Older backups than --keep-days are removed afterwards, never the newest.
@@ -42,8 +50,10 @@ def take_backup(services: Services, args: argparse.Namespace) -> int:
     return _print_facts(args, facts | {"removed": names}, f"recorded; {folder / taken.name}")
 
 
-def list_backups(services: Services, args: argparse.Namespace) -> int:
-    """Supabase's backups and our own, with their ages; they are recorded for the monitor.
+@command.root.command("backups", examples=("python3 -m ops backups --record",), dry_run=True)
+@click.option("--record", is_flag=True, help="write into Postgres what was found, for the watch")
+def list_backups(services: Services, args: Args) -> int:
+    """Supabase's backups and our own, with their ages; --record lets the watch know of them.
 
     Exit 1 when the newest good one is too old, or one cannot be used; 2 when Supabase is not
     configured.
@@ -57,31 +67,47 @@ def list_backups(services: Services, args: argparse.Namespace) -> int:
     ]
     status, pitr = 0, None
     try:
-        with supabase.Project(settings) as project:
-            listed = project.list_backups()
-        pitr = listed.pitr
-        for copy in listed.backups:
-            name = "point in time" if copy.id is None else str(copy.id)
-            facts = {"name": name, **copy.as_dict()}
-            rows.append(_row(supabase.SOURCE, copy.taken_at, now, copy.status, facts))
+        pitr, supabase_rows = _list_at_supabase(services, now)
+        rows += supabase_rows
     except NotConfigured as error:
-        faults, status = [*faults, f"Supabase is not asked: {error}"], 2
+        faults, status = [*faults, f"Supabase was not asked: {error}"], 2
     except Failed as error:
         faults = [*faults, str(error)]
     rows.sort(key=lambda row: str(row["taken_at"]), reverse=True)
-    if not args.dry_run:
+    if args.record and not args.dry_run:
         _record_backups(settings.database_direct_url, rows)
     good = [row for row in rows if row["status"] == backup.COMPLETED]
     if not good or now - datetime.fromisoformat(good[0]["taken_at"]) > rules.MAX_BACKUP_AGE:
-        faults = [*faults, "the newest good backup is over a day old"]
+        faults = [*faults, "no good backup is younger than a day"]
     if args.json:
         command.print_json({"pitr": pitr, "backups": rows, "faults": faults})
     else:
-        names = ("source", "taken_at", "age_h", "status", "name", "rows", "bytes")
-        command.print_table(names, ([row.get(name, "") for name in names] for row in rows))
-        print(f"PITR: {'unknown' if pitr is None else 'on' if pitr else 'off'}")
-        print("\n".join(faults), end="\n" if faults else "", file=sys.stderr)
+        _print_backups(rows, pitr, faults)
     return status or (1 if faults else 0)
+
+
+def _list_at_supabase(services: Services, now: datetime) -> tuple[bool, list[dict[str, Any]]]:
+    """Whether PITR is on, and Supabase's backups. Raises NotConfigured, Failed."""
+    with supabase.Project(services.settings) as project:
+        listed = project.list_backups()
+    rows = []
+    for copy in listed.backups:
+        name = "point in time" if copy.id is None else str(copy.id)
+        facts = {"name": name, **copy.as_dict()}
+        rows.append(_row(supabase.SOURCE, copy.taken_at, now, copy.status, facts))
+    return listed.pitr, rows
+
+
+def _print_backups(rows: list[dict[str, Any]], pitr: bool | None, faults: list[str]) -> None:
+    names = ("taken_at", "source", "age_h", "status", "name", "rows")
+    table = [
+        [command.format_time(row["taken_at"]), *(row.get(name, "") for name in names[1:])]
+        for row in rows
+    ]
+    command.print_table(names, table, empty="there is no backup")
+    state = "unknown" if pitr is None else "on" if pitr else "off"
+    print(f"point-in-time recovery at Supabase: {state}")
+    print("\n".join(faults), end="\n" if faults else "", file=sys.stderr)
 
 
 def _row(
@@ -105,7 +131,8 @@ def _record_backups(dsn: str, rows: list[dict[str, Any]]) -> None:
             backup.record(connection, row["source"], taken_at, row["status"], facts)
 
 
-def restore_drill(services: Services, args: argparse.Namespace) -> int:
+@command.root.command("restore-drill", examples=("python3 -m ops restore-drill",), dry_run=True)
+def restore_drill(services: Services, args: Args) -> int:
     """Restore the newest backup into a server of its own and prove that leads get through.
 
     PASS, FAIL or COULD NOT VERIFY is recorded with the measured RTO and RPO. Exit 0 for PASS
@@ -133,53 +160,44 @@ def restore_drill(services: Services, args: argparse.Namespace) -> int:
     if not args.dry_run:
         try:
             drill.record(services, report, at)
-        except DatabaseDown:
-            print("NOT RECORDED: the database cannot be reached", file=sys.stderr)
+        except DatabaseDown as error:
+            print(f"the drill is NOT RECORDED: {connections.explain(error)}", file=sys.stderr)
             return 1
     return 0 if report.verdict == steps.PASS else 1
 
 
-def replay_journal(services: Services, args: argparse.Namespace) -> int:
+@journal_commands.command(
+    "replay", examples=("python3 -m ops journal replay --dry-run",), dry_run=True
+)
+def replay_journal(services: Services, args: Args) -> int:
     """Store every lead of the journal that Postgres does not have. Twice does no harm."""
-    stats = journal.replay(services, datetime.now(UTC), dry_run=args.dry_run)
+    with Waiting("leads of the journal are stored"):
+        stats = journal.replay(services, datetime.now(UTC), dry_run=args.dry_run)
     _print_facts(args, stats.as_dict(), "dry run: nothing was stored" if args.dry_run else "")
     return 1 if stats.unreadable or stats.refused else 0
 
 
-def _print_facts(args: argparse.Namespace, facts: dict[str, Any], last_line: str) -> int:
+def _print_facts(args: Args, facts: dict[str, Any], last_line: str) -> int:
     if args.json:
         command.print_json(facts)
         return 0
     for name, value in facts.items():
-        print(f"{name:>16}  {value}")
+        text = command.format_time(value) if name.endswith("_at") else value
+        print(f"{name:>16}  {text}")
     if last_line:
         print(last_line)
     return 0
 
 
-def migrate(services: Services, args: argparse.Namespace) -> int:
+@command.root.command("migrate", examples=("python3 -m ops migrate",))
+@click.option("--dsn", help="as the tables' owner (default: DATABASE_DIRECT_URL)")
+@click.option("--folder", type=click.Path(path_type=Path), default=migrations.FOLDER, hidden=True)
+def migrate(services: Services, args: Args) -> int:
     """Apply supabase/migrations, recorded where the Supabase CLI records them."""
     try:
         names = migrations.apply(args.dsn or services.settings.database_direct_url, args.folder)
     except psycopg.Error as error:
         raise Failed(str(error).strip()) from None
-    print("\n".join(f"applied {name}" for name in names) or "nothing to apply")
+    lines = [f"applied {name}" for name in names] or ["nothing to apply"]
+    command.print_result(args, {"applied": names}, *lines)
     return 0
-
-
-def add_commands(groups: Any) -> None:
-    parser = command.command(groups, "migrate", migrate, "python3 -m ops migrate")
-    parser.add_argument("--dsn", help="as the tables' owner (default: DATABASE_DIRECT_URL)")
-    parser.add_argument("--folder", type=Path, default=migrations.FOLDER, help=argparse.SUPPRESS)
-    journal_group = command.group(groups, "journal", "the encrypted journal of the last 48 hours")
-    options = {"dry_run": True, "as_json": True}
-    example = "python3 -m ops backup --keep-days 14 --json"
-    parser = command.command(groups, "backup", take_backup, example, **options)
-    parser.add_argument("--keep-days", type=int, default=KEEP_DAYS, metavar="N",
-                        help="default: %(default)s")  # fmt: skip
-    command.command(groups, "backups", list_backups, "python3 -m ops backups", **options)
-    command.command(groups, "restore-drill", restore_drill, "python3 -m ops restore-drill",
-                    **options)  # fmt: skip
-    example = "python3 -m ops journal replay --dry-run"
-    command.command(journal_group, "replay", replay_journal, example, **options)
-    restore.add_commands(groups)

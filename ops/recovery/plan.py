@@ -3,7 +3,6 @@
 No step but the confirmed ones destroys anything, and every one may be repeated.
 """
 
-import argparse
 import getpass
 import json
 import sys
@@ -21,12 +20,13 @@ from lib.leads import queue
 from lib.maintenance import MaintenanceWindow
 from lib.problems import DatabaseDown
 from lib.services import Services
-from ops import steps
-from ops.command import Failed
+from ops import command, steps
+from ops.command import Args, Failed
 from ops.incidents import notes
 from ops.keys.key_file import write_private
 from ops.privacy import tombstone_replay
 from ops.products import cache_invalidation
+from ops.progress import Waiting
 from ops.recovery import after_load, backup, load, manifest, postgres
 from ops.recovery.backup_sources import BackupSource
 from ops.steps import Outcome, Step
@@ -53,9 +53,7 @@ class ConfirmationRequired(Exception):
 class Restore:
     """One restore; `state` is the file's content."""
 
-    def __init__(
-        self, services: Services, args: argparse.Namespace, file: Path, state: dict[str, Any]
-    ) -> None:
+    def __init__(self, services: Services, args: Args, file: Path, state: dict[str, Any]) -> None:
         self._services, self._args, self._file, self._state = services, args, file, state
         settings = services.settings
         self._dsn = settings.database_direct_url
@@ -137,7 +135,7 @@ class Restore:
         end = now + MAINTENANCE_WINDOW
         window = MaintenanceWindow("intake", now, end, "restore", getpass.getuser())
         maintenance.open_window(self._services.cache.execute, window, now)
-        return f"leads are queued until {window.until:%H:%M} UTC at the latest"
+        return f"leads are queued until {command.format_time(window.until)} at the latest"
 
     def _save_current_data(self) -> str:
         """What can still be saved of the database that will be replaced."""
@@ -155,22 +153,22 @@ class Restore:
         return f"{journaled} leads added to the journal; a last copy is {folder / copy.name}"
 
     def _restore_own(self) -> str:
-        target = postgres.display_address(self._dsn)
+        target = self._target()
         self._confirm("replace", target, f"everything in {target} is replaced")
         backed_up = self._manifest()
         notices = load.load(self._dsn, self._folder, backed_up, self._keys, quiet=self._args.json)
         return "; ".join([f"{backed_up.rows:,} rows, each as it was", *notices])
 
     def _restore_at_supabase(self) -> str:
-        target = self._services.settings.supabase_project_ref
+        target = self._target()
         self._confirm("replace", target, f"Supabase replaces the database of {target}")
         marked = self._insert_marker()
-        with supabase.Project(self._services.settings) as project:
+        with supabase.Project(self._services.settings) as project, Waiting("Supabase") as waiting:
             if self.source.kind == "point":
                 project.restore_to_time(self.source.taken_at)
             else:
                 project.restore(int(self.source.name))
-            self._wait_for_supabase(project)
+            self._wait_for_supabase(project, waiting)
         self._wait_for_connection()
         if not marked:
             return "Supabase says that it restored the database; nothing here could check it"
@@ -189,11 +187,12 @@ class Restore:
             return False
         return True
 
-    def _wait_for_supabase(self, project: supabase.Project) -> None:
+    def _wait_for_supabase(self, project: supabase.Project, waiting: Waiting) -> None:
         """Until the project is healthy again; a restore may take a while to begin."""
         begun, started = False, time.monotonic()
         while (waited_s := time.monotonic() - started) < SUPABASE_TIMEOUT_S:
             status = project.status()
+            waiting.update(f"the project is {status}")
             if "FAILED" in status:
                 raise Failed(f"Supabase: {status}")
             begun = begun or status != "ACTIVE_HEALTHY" or waited_s > START_POLLS * self._args.every
@@ -227,21 +226,41 @@ class Restore:
         return "no cache answers with old data"
 
     def _reopen(self) -> str:
-        self._confirm("open", "", "the site opens, and what waits is stored and mailed")
+        self._confirm("open", "", "maintenance ends, and what waits is stored and mailed")
         maintenance.close_window(self._services.cache.execute)
         if self._services.settings.maintenance_mode != "off":
-            raise Failed("MAINTENANCE_MODE still holds it closed: change it and redeploy")
+            raise Failed(
+                "MAINTENANCE_MODE still keeps maintenance on: `ops maintenance deploy off`"
+            )
         now = datetime.now(UTC)
         took_s = (now - datetime.fromisoformat(self._state["began"])).total_seconds()
         self._state["rto_s"] = round(took_s, 1)
         facts: dict[str, object] = {"source": self.source.kind, "rto_s": self._state["rto_s"]}
         run = self._services.database.run
         noted = notes.add_event_to_open(run, "restore", getpass.getuser(), now, facts)
-        return f"open after {took_s:,.0f} s" + "".join(
+        return f"maintenance is off, {took_s:,.0f} s after the restore began" + "".join(
             f"; noted on {incident_id}" for incident_id in noted
         )
 
     # ---------------------------------------------------------------- confirmation
+
+    def missing_confirmations(self) -> list[str]:
+        """The options that the steps to come need where there is no terminal to ask at."""
+        if sys.stdin.isatty():
+            return []
+        options = {"restore": ("replace", self._target()), "erasures": ("erase", ""),
+                   "open": ("open", "")}  # fmt: skip
+        left_out = {*self._state["done"], *self._args.skip}
+        return [
+            f"--yes-{name} {value}".strip()
+            for step, (name, value) in options.items()
+            if step not in left_out and getattr(self._args, f"yes_{name}") not in (True, value)
+        ]
+
+    def _target(self) -> str:
+        if self.source.kind == "own":
+            return postgres.display_address(self._dsn)
+        return self._services.settings.supabase_project_ref
 
     def _confirm(self, what: str, value: str, consequence: str) -> None:
         """Raises ConfirmationRequired unless it is an option, or is typed at a terminal."""
@@ -250,9 +269,9 @@ class Restore:
         if confirmed is True or (value and confirmed == value):
             return
         if confirmed:
-            raise ConfirmationRequired(f"that is not the target: say {option}")
+            raise ConfirmationRequired(f"that is not the target: add {option}")
         if not sys.stdin.isatty():
-            raise ConfirmationRequired(f"{consequence}: say {option}")
+            raise ConfirmationRequired(f"{consequence}: add {option}")
         phrase = f"{what} {value}".strip()
         print(f"{consequence}. Type `{phrase}` to go on: ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip() != phrase:

@@ -22,7 +22,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
-from ops import local_platform
+from ops import connections, local_platform
 from ops.command import Failed
 
 CONNECT_S = 10
@@ -52,8 +52,7 @@ def connect(dsn: str) -> Connection:
         )
     except psycopg.OperationalError as error:
         # Its last clause, after server, port and user.
-        reason = str(error).strip().splitlines()[-1].rpartition(": ")[2]
-        raise Failed(f"DATABASE_DIRECT_URL: no connection ({reason})") from None
+        raise Failed(f"DATABASE_DIRECT_URL: {connections.explain(error)}") from None
     if not _keeps_session(connection, dsn):
         connection.close()
         raise Failed(_POOLER_MESSAGE, status=2)
@@ -69,8 +68,8 @@ _POOLER_MESSAGE = (
 def _keeps_session(connection: Connection, dsn: str) -> bool:
     """Whether a setting outlives its statement while somebody else takes a free connection."""
     connection.execute("set alfa.mark = 'ours'")
-    with psycopg.connect(dsn, connect_timeout=CONNECT_S) as other:
-        other.execute("select 1")  # its transaction holds on to a server connection
+    with psycopg.connect(dsn, connect_timeout=CONNECT_S) as second:
+        second.execute("select 1")  # its transaction holds on to a server connection
         row = connection.execute("select current_setting('alfa.mark', true)").fetchone()
     return row is not None and row[0] == "ours"
 
@@ -234,7 +233,7 @@ def read_output(child: subprocess.Popen[bytes]) -> Iterator[bytes]:
     while True:
         ready, _, _ = select.select([descriptor], [], [], MAX_SILENCE_S)
         if not ready:
-            raise Failed(f"silent for {MAX_SILENCE_S:.0f} s: a lock, or a lost connection")
+            raise Failed(f"no byte came for {MAX_SILENCE_S:.0f} s: a lock, or a lost connection")
         piece = os.read(descriptor, READ_SIZE)
         if not piece:
             return

@@ -1,6 +1,5 @@
 """`ops restore`: the real thing, in order, resumable, asking before what cannot be undone."""
 
-import argparse
 import json
 import sys
 from dataclasses import asdict
@@ -8,14 +7,55 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
+
 from lib.services import Services
 from ops import command, local_platform, steps
-from ops.command import Failed
+from ops.command import Args, Failed
 from ops.recovery.backup_sources import BackupSource, choose_source, newer_data
-from ops.recovery.plan import SKIPPABLE_STEPS, ConfirmationRequired, Restore
+from ops.recovery.plan import ConfirmationRequired, Restore
 
 
-def restore(services: Services, args: argparse.Namespace) -> int:
+@command.root.command(
+    "restore",
+    examples=(
+        "python3 -m ops restore --dry-run",
+        "python3 -m ops restore --before 2026-11-24T03:00:00+07:00",
+        "python3 -m ops restore --source supabase",
+        "python3 -m ops restore --point 2026-11-24T03:00:00+07:00",
+    ),
+    dry_run=True,
+)
+@click.option(
+    "--source", type=click.Choice(("own", "supabase")), help="default: own, if there is one"
+)
+@click.option("--backup", help="its name or number (default: the newest)")
+@click.option("--before", type=command.Moment(), metavar="TIME", help="taken before that moment")
+@click.option(
+    "--point", type=command.Moment(), metavar="TIME", help="Supabase's PITR, to that moment"
+)
+@click.option(
+    "--skip",
+    multiple=True,
+    type=click.Choice(
+        ("maintenance", "keep", "passwords", "erasures", "journal", "caches", "canary", "proof")
+    ),
+    help="leave it out",
+)
+@click.option(
+    "--yes-replace", metavar="TARGET", help="replace everything in HOST/DATABASE, or in the project"
+)
+@click.option("--yes-erase", is_flag=True, help="erase again whoever was erased since the backup")
+@click.option("--yes-open", is_flag=True, help="end maintenance when a lead got through")
+@click.option("--start-over", is_flag=True, help="forget an unfinished restore")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    default=local_platform.DATA / "restore.json",
+    help="what is done is kept here",
+)
+@click.option("--every", type=float, default=5.0, metavar="S", help="ask Supabase so often")
+def restore(services: Services, args: Args) -> int:
     """Restore production: intake mode, restore, passwords, migrations, erasures, journal, open.
 
     Chooses the newest backup of ours, or of Supabase where there is none. Stopped anywhere, the
@@ -31,9 +71,12 @@ def restore(services: Services, args: argparse.Namespace) -> int:
         return _print_plan(services, args, job, state)
     if "canary" not in args.skip:  # a missing setting shows now, not in the middle
         _ = services.settings.maintenance_bypass_token, services.settings.canary_secret
+    if missing := job.missing_confirmations():
+        print("there is no terminal to ask at; add: " + " ".join(missing), file=sys.stderr)
+        return 2
     if not args.json:
-        going_on = f", going on after {list(state['done'])[-1]}" if state["done"] else ""
-        print(f"restoring {job.source.describe(now)}{going_on}")
+        resumed = f"; continues after the step {list(state['done'])[-1]}" if state["done"] else ""
+        print(f"restores {job.source.describe(now)}{resumed}")
     job.save()
     try:
         outcomes = job.run(steps.printer(quiet=args.json))
@@ -58,9 +101,7 @@ def _new_state(source: BackupSource, now: datetime) -> dict[str, Any]:
     }
 
 
-def _print_plan(
-    services: Services, args: argparse.Namespace, job: Restore, state: dict[str, Any]
-) -> int:
+def _print_plan(services: Services, args: Args, job: Restore, state: dict[str, Any]) -> int:
     risk = newer_data(services, job.source)
     left = [step.name for step in job.steps() if step.name not in state["done"]]
     if args.json:
@@ -68,8 +109,8 @@ def _print_plan(
         return 0
     print(f"would restore {job.source.describe(datetime.now(UTC))}")
     for name, value in risk.items():
-        shown = value.items() if isinstance(value, dict) else [(name, value)]
-        for what, words in shown:
+        lines = value.items() if isinstance(value, dict) else [(name, value)]
+        for what, words in lines:
             print(f"  {what:<28}{words}")
     print("steps: " + " -> ".join(left))
     return 0
@@ -81,42 +122,5 @@ def _load_state(file: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError:
-        raise Failed(f"{file} cannot be read: say --start-over, or correct it", status=2) from None
+        raise Failed(f"{file} cannot be read: correct it, or add --start-over", status=2) from None
     return state
-
-
-def parse_time(text: str) -> datetime:
-    at = datetime.fromisoformat(text)
-    if at.tzinfo is None:
-        raise argparse.ArgumentTypeError("a moment with its zone: 2026-11-24T03:00:00+07:00")
-    return at.astimezone(UTC)
-
-
-def add_commands(groups: Any) -> None:
-    verb = command.command(
-        groups,
-        "restore",
-        restore,
-        "python3 -m ops restore --dry-run",
-        "python3 -m ops restore --before 2026-11-24T03:00:00+07:00",
-        "python3 -m ops restore --source supabase",
-        "python3 -m ops restore --point 2026-11-24T03:00:00+07:00",
-        dry_run=True,
-        as_json=True,
-    )
-    verb.add_argument("--source", choices=("own", "supabase"), help="default: own, if there is one")
-    verb.add_argument("--backup", help="its name or number (default: the newest)")
-    verb.add_argument("--before", type=parse_time, metavar="TIME", help="taken before that moment")
-    verb.add_argument(
-        "--point", type=parse_time, metavar="TIME", help="Supabase's PITR, to that moment"
-    )
-    verb.add_argument(
-        "--skip", choices=SKIPPABLE_STEPS, action="append", default=[], help="leave it out"
-    )
-    verb.add_argument("--yes-replace", metavar="TARGET", help="HOST/DATABASE, or the project")
-    verb.add_argument("--yes-erase", action="store_true")
-    verb.add_argument("--yes-open", action="store_true")
-    verb.add_argument("--start-over", action="store_true", help="forget an unfinished restore")
-    state = local_platform.DATA / "restore.json"
-    verb.add_argument("--state", type=Path, default=state, help="what is done is kept here")
-    verb.add_argument("--every", type=float, default=5.0, metavar="S", help="ask Supabase so often")

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from ops import connections
 from ops.command import Failed
 
 TIMEOUT_S = 10.0
@@ -59,13 +60,16 @@ class JsonApi:
         try:
             response = self._http.request(method, path, params=dict(query or {}), json=body)
         except httpx.TransportError as error:
-            words = f"{self._vendor} does not answer ({type(error).__name__})"
+            words = f"{self._vendor} cannot be used: {connections.explain_reason(error)}"
             raise ApiError(0, "no_answer", words) from error
         if response.is_success:
             return response.json() if response.content else {}
         code, message = _parse_error(response)
         words = f"{self._vendor} refused with {response.status_code} {code}: {message}"
-        if meaning := self._meanings.get(response.status_code):
+        meaning = self._meanings.get(response.status_code)
+        if meaning is None and response.status_code in (401, 403):
+            meaning = connections.explain_status(response.status_code)
+        if meaning:
             words += f" ({meaning})"
         raise ApiError(response.status_code, code, words)
 

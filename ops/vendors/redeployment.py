@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import httpx
 
-from ops.progress import WaitMessage
+from ops.progress import Waiting
 from ops.vendors.http import ApiError
 from ops.vendors.vercel import Vercel
 
@@ -15,7 +15,7 @@ CONSECUTIVE_ANSWERS = 3  # the edge moves one place after the other
 
 
 def redeploy(
-    vercel: Vercel, site: str, mark: str, say: Callable[[str], None], timeout_s: float
+    vercel: Vercel, site: str, mark: str, report: Callable[[str], None], timeout_s: float
 ) -> str:
     """The deployment that serves from now on. Raises ApiError, in words.
 
@@ -24,12 +24,12 @@ def redeploy(
     started = time.monotonic()
     serving, _ = vercel.production()
     deployment = vercel.redeploy(vercel.deployment(serving), mark)
-    say(f"{deployment.id} is {deployment.state}")
+    report(f"{deployment.id} is {deployment.state}")
     end = started + timeout_s
     wait_until_built(vercel, deployment.id, end)
-    say(f"{deployment.id} is built ({time.monotonic() - started:.1f} s)")
+    report(f"{deployment.id} is built ({time.monotonic() - started:.1f} s)")
     wait_until_serving(site, deployment.id, end)
-    say(f"{deployment.id} serves ({time.monotonic() - started:.1f} s)")
+    report(f"{deployment.id} serves ({time.monotonic() - started:.1f} s)")
     return deployment.id
 
 
@@ -67,12 +67,12 @@ def wait_for(pending: Callable[[], str], end: float) -> None:
 
     Raises ApiError after `end` (time.monotonic).
     """
-    message = WaitMessage()
-    while words := pending():
-        message.print(words)
-        if time.monotonic() > end:
-            raise ApiError(0, "timeout", f"{words}; what was done stays, run this again")
-        time.sleep(POLL_S)
+    with Waiting("Vercel") as waiting:
+        while words := pending():
+            waiting.update(words)
+            if time.monotonic() > end:
+                raise ApiError(0, "timeout", f"{words}; what was done stays, run this again")
+            time.sleep(POLL_S)
 
 
 def serving_deployment(site: str) -> str:

@@ -14,6 +14,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
+from ops import connections
+
 TIMEOUT_S = 10
 PAGE_SIZE = 200  # the most that is given at once
 MAX_PAGES = 50
@@ -89,8 +91,9 @@ class Client:
                 )
             except httpx.TimeoutException:
                 raise ApiError(f"{what}: no answer within {TIMEOUT_S} s") from None
-            except httpx.TransportError:
-                raise ApiError(f"{what}: cannot be reached") from None
+            except httpx.TransportError as error:
+                reason = connections.explain_reason(error)
+                raise ApiError(f"{what}: UptimeRobot cannot be used: {reason}") from None
             if response.status_code != 429:
                 break
             self._wait_for_rate_limit(what, response.headers.get("Retry-After", ""))

@@ -3,13 +3,14 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.rows import DictRow
 
+from dev.build import days_off
 from dev.platform.local_platform import Platform
 from lib.incidents import model, redis_store, rules, store
 from lib.incidents.model import Event, Finding, IncidentError
@@ -316,6 +317,8 @@ def test_a_notes_text_may_be_erased_and_the_chain_still_holds(
         ("2026-11-24 01:00", "2026-11-24 02:00"),  # Tuesday at eight: in an hour
         ("2026-11-27 12:00", "2026-11-30 02:00"),  # Friday evening: Monday
         ("2026-11-28 18:00", "2026-11-30 02:00"),  # Sunday, in Jakarta
+        ("2026-12-24 18:00", "2026-12-28 02:00"),  # Friday is Christmas: Monday
+        ("2026-03-17 12:00", "2026-03-25 02:00"),  # Nyepi, Lebaran and their joint leave
     ],
 )
 def test_sev2_waits_for_the_next_working_morning_in_jakarta(now: str, morning: str) -> None:
@@ -323,6 +326,18 @@ def test_sev2_waits_for_the_next_working_morning_in_jakarta(now: str, morning: s
     expected = datetime.fromisoformat(f"{morning}+00:00")
     assert model.notify_time("sev2", moment) == expected
     assert model.notify_time("sev1", moment) == moment
+
+
+def test_the_days_off_are_those_of_the_library() -> None:
+    assert days_off.FILE.read_text(encoding="utf-8") == days_off.render(), (
+        "run `python -m dev.build.days_off`"
+    )
+
+
+def test_a_year_whose_joint_leave_is_not_decreed_is_named() -> None:
+    assert model.calendar_gap(date(2027, 12, 31)) == ""
+    assert "joint leave of 2028 is not known" in model.calendar_gap(date(2028, 1, 3))
+    assert "public holidays of 2040 are not known" in model.calendar_gap(date(2040, 1, 3))
 
 
 # --- While Postgres is down.

@@ -153,7 +153,7 @@ def test_an_import_closes_an_entry_and_a_person_may_dismiss_one(
     assert cli.main(["leads", "import", str(saved)], platform.environment) == 0
     assert found(services, NOW + MINUTE)["leads_only_in_mail"].endswith(second["ref"])
 
-    dismiss = ["leads", "dismiss", second["ref"], "--by", "sari"]
+    dismiss = ["leads", "dismiss", second["ref"], "--by", "sari", "--yes"]
     assert cli.main([*dismiss, "--reason", "rang them"], platform.environment) == 0
     assert cli.main([*dismiss, "--reason", "again"], platform.environment) == 1
     row = database.execute("select * from mailed_leads where reason is not null").fetchone()

@@ -162,7 +162,7 @@ def test_spam_is_listed_and_restored_with_its_mails(
     for value in (answer["id"], answer["ref"], "hasty+links", "Barber Maju Jaya"):
         assert value in listed
 
-    assert cli.main(["spam", "restore", answer["id"]], platform.environment) == 0
+    assert cli.main(["spam", "restore", answer["id"], "--yes"], platform.environment) == 0
     assert answer["ref"] in capsys.readouterr().out
     assert rows(database, "spam") == []
     [row] = rows(database, "leads")
@@ -175,7 +175,7 @@ def test_spam_is_listed_and_restored_with_its_mails(
         "sales@alfabeauty.test",
     ]
 
-    assert cli.main(["spam", "restore", answer["id"]], platform.environment) == 1
+    assert cli.main(["spam", "restore", answer["id"], "--yes"], platform.environment) == 1
     assert answer["id"] in capsys.readouterr().err
     assert cli.main(["spam", "list"], platform.environment) == 0
     assert answer["id"] not in capsys.readouterr().out
@@ -183,7 +183,7 @@ def test_spam_is_listed_and_restored_with_its_mails(
 
 def test_a_honeypot_filled_by_mistake_costs_no_lead(platform: Platform, database: Rows) -> None:
     answer = post(platform.url, {**LEAD, "company": "SEO Inc"}).json()
-    assert cli.main(["spam", "restore", answer["id"]], platform.environment) == 0
+    assert cli.main(["spam", "restore", answer["id"], "--yes"], platform.environment) == 0
     [row] = rows(database, "leads")
     assert row["business_name"] == "Barber Maju Jaya"
 
@@ -194,7 +194,7 @@ def test_a_restored_lead_that_is_sent_again_is_still_one_lead(
 ) -> None:
     headers = {} if key is None else {"Idempotency-Key": key}
     answer = post(platform.url, HASTY_PROMOTION, **headers, **{"X-Form-Seconds": "1"}).json()
-    assert cli.main(["spam", "restore", answer["id"]], platform.environment) == 0
+    assert cli.main(["spam", "restore", answer["id"], "--yes"], platform.environment) == 0
     with redis.Redis.from_url(platform.redis_url) as valkey:
         valkey.flushall()  # Postgres alone decides
     again = post(platform.url, HASTY_PROMOTION, **headers)

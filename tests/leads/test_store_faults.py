@@ -446,9 +446,9 @@ def test_leads_of_a_flood_are_listed_released_and_dismissed(
     assert cli.main(["review", "list"], platform.environment) == 1
     listed = capsys.readouterr().out
     assert all(ref in listed for ref in refs)
-    assert cli.main(["review", "release", refs[0], refs[1]], platform.environment) == 0
-    assert cli.main(["review", "release", refs[0]], platform.environment) == 1, "once"
-    assert cli.main(["review", "dismiss", refs[2]], platform.environment) == 0
+    assert cli.main(["review", "release", "--yes", refs[0], refs[1]], platform.environment) == 0
+    assert cli.main(["review", "release", "--yes", refs[0]], platform.environment) == 1, "once"
+    assert cli.main(["review", "dismiss", "--yes", refs[2]], platform.environment) == 0
     assert cli.main(["review", "list"], platform.environment) == 0
     assert "no lead waits" in capsys.readouterr().out
     platform.cron("deliver")

@@ -44,7 +44,7 @@ def names(database: Database) -> dict[str, str]:
 def test_the_seed_is_imported_once_and_every_cache_invalidated(
     platform: Platform, database: Database, capsys: Printed
 ) -> None:
-    assert ops(platform, "import", str(SEED)) == 0
+    assert ops(platform, "import", "--yes", str(SEED)) == 0
     assert len(names(database)) == len(PRODUCTS)
     [purge] = platform.vercel.received()
     assert (purge["method"], purge["body"], purge["outcome"]) == (
@@ -55,7 +55,7 @@ def test_the_seed_is_imported_once_and_every_cache_invalidated(
     with redis.Redis.from_url(platform.redis_url) as valkey:
         assert valkey.get(cache.VERSION_KEY) == b"1"
     capsys.readouterr()
-    assert ops(platform, "import", str(SEED)) == 0
+    assert ops(platform, "import", "--yes", str(SEED)) == 0
     assert capsys.readouterr().out == "nothing to change\n"
     assert len(platform.vercel.received()) == 1
 
@@ -83,9 +83,9 @@ def test_what_a_file_leaves_out_stays_unless_it_is_pruned(
     platform: Platform, seeded: Database, tmp_path: Path
 ) -> None:
     file = write_file(tmp_path, {"products": [make_product("brand-new")]})
-    assert ops(platform, "import", file) == 0
+    assert ops(platform, "import", "--yes", file) == 0
     assert len(names(seeded)) == len(PRODUCTS) + 1
-    assert ops(platform, "import", "--prune", file) == 0
+    assert ops(platform, "import", "--yes", "--prune", file) == 0
     assert set(names(seeded)) == {"brand-new"}
 
 
@@ -102,7 +102,7 @@ def test_every_error_is_reported_with_its_line_and_nothing_is_changed(
     ]
     text = json.dumps({"products": bad}, indent=1)
     before = names(seeded)
-    assert ops(platform, "import", write_file(tmp_path, text)) == 1
+    assert ops(platform, "import", "--yes", write_file(tmp_path, text)) == 1
     output = capsys.readouterr().err
     lines = text.splitlines()
 
@@ -113,14 +113,14 @@ def test_every_error_is_reported_with_its_line_and_nothing_is_changed(
     assert f"line {begins('priced')}: 'price' is not known" in output
     assert f"line {begins('fine', 1)}: fine is there twice" in output
     file = write_file(tmp_path, json.dumps({"products": bad[:4]}, indent=1))
-    assert ops(platform, "import", file) == 1
+    assert ops(platform, "import", "--yes", file) == 1
     output = capsys.readouterr().err
     assert f"line {begins('Not A Slug')}: Not A Slug: slug" in output
     assert f"line {begins('no-brand')}: no-brand: brand: 'Nobody' is not known" in output
     assert "categories: 'perfume' is not known" in output
     assert "audience: SALON, BARBER or both" in output
     assert "4 faults; nothing was changed" in output
-    assert ops(platform, "import", write_file(tmp_path, '{"products": [\n{]')) == 1
+    assert ops(platform, "import", "--yes", write_file(tmp_path, '{"products": [\n{]')) == 1
     assert "line 2: this is no JSON" in capsys.readouterr().err
     assert names(seeded) == before
 
@@ -133,16 +133,16 @@ def test_an_exported_csv_is_imported_unchanged(
     assert ops(platform, "export", "--csv") == 0
     table = capsys.readouterr().out
     assert "'=1+1" in table, "a spreadsheet must not reckon it"
-    assert ops(platform, "import", write_file(tmp_path, table, "p.csv")) == 0
+    assert ops(platform, "import", "--yes", write_file(tmp_path, table, "p.csv")) == 0
     assert capsys.readouterr().out == "nothing to change\n"
     edited = re.sub(r"^(barber-beard-oil),[^,]*,", r"\1,Beard Oil Deluxe,", table, flags=re.M)
-    assert ops(platform, "import", write_file(tmp_path, edited, "p.csv")) == 0
+    assert ops(platform, "import", "--yes", write_file(tmp_path, edited, "p.csv")) == 0
     assert names(seeded)["barber-beard-oil"] == "Beard Oil Deluxe"
     broken = table.replace(",Gamma+,", ",Gamma,")
-    assert ops(platform, "import", write_file(tmp_path, broken, "p.csv")) == 1
+    assert ops(platform, "import", "--yes", write_file(tmp_path, broken, "p.csv")) == 1
     line = next(n for n, row in enumerate(table.splitlines(), 1) if ",Gamma+," in row)
     assert f"line {line}: " in capsys.readouterr().err
-    assert ops(platform, "import", write_file(tmp_path, "slug,cost\nx,1\n", "p.csv")) == 1
+    assert ops(platform, "import", "--yes", write_file(tmp_path, "slug,cost\nx,1\n", "p.csv")) == 1
     output = capsys.readouterr().err
     assert "line 1: column 'cost' is not known" in output
     assert "line 1: column 'name' is missing" in output
@@ -153,7 +153,7 @@ def test_an_export_is_an_import_that_changes_nothing(
 ) -> None:
     assert ops(platform, "export") == 0
     text = capsys.readouterr().out
-    assert ops(platform, "import", "--prune", write_file(tmp_path, text)) == 0
+    assert ops(platform, "import", "--yes", "--prune", write_file(tmp_path, text)) == 0
     assert capsys.readouterr().out == "nothing to change\n"
 
 
@@ -164,7 +164,7 @@ def test_a_cache_that_cannot_be_invalidated_is_reported(
     platform.upstash.switch("fail", status=500)
     assert ops(platform, "purge") == 1
     output = capsys.readouterr().out
-    assert "Redis: not told" in output
+    assert "Redis: NOT purged" in output
     assert "CDN: refused with status 500" in output
     platform.vercel.ok()
     platform.upstash.ok()
@@ -177,7 +177,12 @@ def test_an_import_is_seen_by_an_instance_that_holds_the_old_list(
 ) -> None:
     get_products(shop)
     assert (
-        ops(platform, "import", write_file(tmp_path, {"products": [make_product("brand-new")]}))
+        ops(
+            platform,
+            "import",
+            "--yes",
+            write_file(tmp_path, {"products": [make_product("brand-new")]}),
+        )
         == 0
     )
     with platform.function("api/products.py") as other:  # Redis still has the older copy

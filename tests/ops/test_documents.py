@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import click
 import psycopg
 import pytest
 
@@ -20,6 +21,7 @@ from dev.platform.local_platform import Platform
 from dev.platform.migrations import ensure_database
 from dev.vendors.vercel_deploy import PROJECT, TEAM, DeployApi
 from ops import cli
+from ops.command import Invocation
 from ops.keys import env_file
 from ops.recovery import migrations
 from tests.conftest import ROOT
@@ -59,6 +61,27 @@ def words_of(command: str) -> list[str]:
     return [WORDS.get(word, os.path.expandvars(word)) for word in words[:end]]
 
 
+def is_command(words: list[str]) -> bool:
+    """Whether ops takes this line; nothing is run."""
+    command: click.Command = cli.root
+    context: click.Context | None = None
+    name: str | None = "ops"
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            while True:
+                context = command.make_context(name or "", words, context, obj=Invocation({}))
+                if not isinstance(command, click.Group):
+                    return True
+                rest = [*context._protected_args, *context.args]
+                name, found, words = command.resolve_command(context, rest)
+                assert found is not None
+                command = found
+    except click.exceptions.Exit as ended:  # --help
+        return ended.exit_code == 0
+    except click.UsageError:
+        return False
+
+
 def parses(parser: object, words: list[str]) -> bool:
     quiet = io.StringIO()
     try:
@@ -73,9 +96,9 @@ def parses(parser: object, words: list[str]) -> bool:
 def test_a_command_of_ops_is_one(command: str, whole: bool) -> None:
     """In running text a command may be named without what it needs: then its help must exist."""
     words = words_of(command)
-    assert parses(cli.build_parser(), words) or (
-        not whole and parses(cli.build_parser(), [*without_options(words), "--help"])
-    ), f"python3 -m ops {command}: see --help"
+    assert is_command(words) or (not whole and is_command([*without_options(words), "--help"])), (
+        f"python3 -m ops {command}: see --help"
+    )
 
 
 @pytest.mark.parametrize(("command", "whole"), written("dev"), ids=str)
@@ -120,7 +143,7 @@ def test_a_line_of_the_runbook_runs(
         (tmp_path / "Maildir" / name).mkdir(parents=True)
     status = cli.main(words_of(command), platform.environment)
     output = capsys.readouterr()
-    assert status in (0, 1), output.err
+    assert status in (0, 1) or "add --yes" in output.err, output.err
     assert output.out + output.err != ""
     assert "Traceback" not in output.out + output.err
 

@@ -34,7 +34,7 @@ SALES = ("sales@alfabeauty.test",)
 
 
 def lead_of(number: int = 0) -> Lead:
-    made = Lead.from_submission(
+    message = Lead.from_submission(
         submission.parse({**LEAD, "message": "Halo — „ja“ " + "!" * number}),
         key=None,
         locale="id",
@@ -42,7 +42,7 @@ def lead_of(number: int = 0) -> Lead:
         ip_address=None,
         user_agent=None,
     )
-    return made._replace(arrival="mail")
+    return message._replace(arrival="mail")
 
 
 def letter_of(lead: Lead, vault: SecretBoxCipher = VAULT) -> Email:
@@ -63,13 +63,13 @@ def opened(sealed: str) -> Lead | None:
 
 
 def mail(text: str = TEXT, html: str | None = HTML, cte: str = "base64") -> EmailMessage:
-    made = EmailMessage()
-    made["From"], made["To"] = "noreply@alfabeauty.test", SALES[0]
-    made["Subject"] = "New Lead: Barber Maju Jaya"
-    made.set_content(text, cte=cte)
+    message = EmailMessage()
+    message["From"], message["To"] = "noreply@alfabeauty.test", SALES[0]
+    message["Subject"] = "New Lead: Barber Maju Jaya"
+    message.set_content(text, cte=cte)
     if html is not None:
-        made.add_alternative(html, subtype="html", cte=cte)
-    return made
+        message.add_alternative(html, subtype="html", cte=cte)
+    return message
 
 
 def raw(body: bytes, *headers: str) -> bytes:
@@ -185,16 +185,16 @@ CASES: dict[str, bytes | Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_copy_is_read_however_it_was_saved(name: str) -> None:
     data = CASES[name]
-    found = mailbox.parse_file(data() if callable(data) else data, opened)
-    assert list(found.leads.values()) == [LEADS[0]], found.damaged
-    assert found.damaged == []
+    contents = mailbox.parse_file(data() if callable(data) else data, opened)
+    assert list(contents.leads.values()) == [LEADS[0]], contents.damaged
+    assert contents.damaged == []
 
 
 def test_a_whole_mailbox_gives_every_lead_once() -> None:
-    other = b"From x@y.z Mon Nov 23 03:00:00 2026\nSubject: lunch?\n\nFrom here to there\n\n"
-    parts = [mail(one.body_text, one.body_html).as_bytes() for one in LETTERS]
+    unrelated = b"From x@y.z Mon Nov 23 03:00:00 2026\nSubject: lunch?\n\nFrom here to there\n\n"
+    parts = [mail(letter.body_text, letter.body_html).as_bytes() for letter in LETTERS]
     data = b"".join(
-        b"From a@b.co Mon Nov 23 03:00:00 2026\n" + part + b"\n" + other for part in parts * 2
+        b"From a@b.co Mon Nov 23 03:00:00 2026\n" + part + b"\n" + unrelated for part in parts * 2
     )
     assert list(mailbox.parse_file(data, opened).leads.values()) == LEADS
 
@@ -206,16 +206,18 @@ def damaged(text: str) -> str:
 def test_a_part_that_is_damaged_does_not_hide_the_one_that_is_whole() -> None:
     cut = TEXT.partition(emails.END_SEALED_LEAD)[0]
     for text, html in ((damaged(TEXT), HTML), (cut, HTML), (TEXT, damaged(HTML))):
-        found = mailbox.parse_file(mail(text, html).as_bytes(), opened)
-        assert list(found.leads.values()) == [LEADS[0]]
+        contents = mailbox.parse_file(mail(text, html).as_bytes(), opened)
+        assert list(contents.leads.values()) == [LEADS[0]]
 
 
 def test_what_is_damaged_everywhere_is_said_with_its_reference() -> None:
-    found = mailbox.parse_file(mail(damaged(TEXT), None).as_bytes(), opened)
-    assert (found.leads, found.damaged) == ({}, [mailbox.DamagedCopy(LEADS[0].ref, False)])
+    contents = mailbox.parse_file(mail(damaged(TEXT), None).as_bytes(), opened)
+    assert (contents.leads, contents.damaged) == ({}, [mailbox.DamagedCopy(LEADS[0].ref, False)])
     other_key = letter_of(LEADS[1], SecretBoxCipher((b"x" * 32,)))
-    found = mailbox.parse_file(mail(other_key.body_text, None).as_bytes() + TEXT.encode(), opened)
-    assert {one.ref for one in found.damaged} <= {LEADS[1].ref}
+    contents = mailbox.parse_file(
+        mail(other_key.body_text, None).as_bytes() + TEXT.encode(), opened
+    )
+    assert {letter.ref for letter in contents.damaged} <= {LEADS[1].ref}
 
 
 @pytest.mark.parametrize(
@@ -270,17 +272,17 @@ def test_files_folders_and_mailboxes_are_imported_in_one_run_and_told_one_by_one
     maildir.close()
     (tmp_path / "page.htm").write_bytes(saved[2].body_html.encode("utf-16"))
     (tmp_path / "odd.eml").write_bytes(raw(b"?", "Content-Type: text/plain; charset=windows-874"))
-    given = [str(tmp_path / name) for name in ("sales.mbox", "Maildir", "page.htm", "odd.eml")]
-    assert imported(platform, *given) == 0
-    said = capsys.readouterr().out
+    paths = [str(tmp_path / name) for name in ("sales.mbox", "Maildir", "page.htm", "odd.eml")]
+    assert imported(platform, *paths) == 0
+    output = capsys.readouterr().out
     assert ids(database) == {lead.id for lead in LEADS}
-    assert f"{given[0]}: 1 new, 0 already there, 0 unreadable" in said
-    assert f"{given[3]}: no copies" in said
-    assert "3 leads" in said.splitlines()[-1]
-    assert imported(platform, *given) == 0
-    said = capsys.readouterr().out
-    assert f"{given[2]}: 0 new, 1 already there, 0 unreadable" in said
-    assert f"already there {LEADS[2].id}" in said
+    assert f"{paths[0]}: 1 new, 0 already there, 0 unreadable" in output
+    assert f"{paths[3]}: no copies" in output
+    assert "3 leads" in output.splitlines()[-1]
+    assert imported(platform, *paths) == 0
+    output = capsys.readouterr().out
+    assert f"{paths[2]}: 0 new, 1 already there, 0 unreadable" in output
+    assert f"already there {LEADS[2].id}" in output
 
 
 def test_a_damaged_copy_of_a_lead_that_another_file_has_whole_is_said_and_no_failure(
@@ -289,8 +291,8 @@ def test_a_damaged_copy_of_a_lead_that_another_file_has_whole_is_said_and_no_fai
     (tmp_path / "a.txt").write_text(damaged(saved[0].body_text), encoding="utf-8")
     (tmp_path / "b.txt").write_text(saved[0].body_text, encoding="utf-8")
     assert imported(platform, str(tmp_path)) == 0
-    said = capsys.readouterr().out
-    assert f"unreadable of {LEADS[0].ref}" in said
+    output = capsys.readouterr().out
+    assert f"unreadable of {LEADS[0].ref}" in output
     assert ids(database) == {LEADS[0].id}
     (tmp_path / "b.txt").unlink()
     assert imported(platform, str(tmp_path)) == 1

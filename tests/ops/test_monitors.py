@@ -64,7 +64,7 @@ def test_a_plan_says_what_is_missing_and_changes_nothing(
         assert run(platform, *words) == 1
         output = capsys.readouterr().out
         for name in NAMES:
-            assert f"+ {named(platform, name)}: is not there" in output
+            assert f"+ {named(platform, name)}: does not exist yet" in output
     assert robot.monitors == {}
     assert writes(platform) == []
 
@@ -72,23 +72,23 @@ def test_a_plan_says_what_is_missing_and_changes_nothing(
 def test_applying_twice_does_it_once(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
-    assert run(platform, "apply") == 0
+    assert run(platform, "apply", "--yes") == 0
     assert [monitor["friendlyName"] for monitor in robot.monitors.values()] == [
         named(platform, name) for name in NAMES
     ]
     first = writes(platform)
     assert first == ["POST /monitors"] * len(NAMES)
-    assert run(platform, "apply") == 0
+    assert run(platform, "apply", "--yes") == 0
     assert writes(platform) == first
     capsys.readouterr()
     assert run(platform, "plan") == 0
-    assert capsys.readouterr().out == "as declared\n"
+    assert capsys.readouterr().out == "every monitor is as monitors.toml declares it\n"
 
 
 def test_a_new_monitor_searches_the_body_and_notifies_every_contact(
     platform: Platform, robot: UptimeRobot
 ) -> None:
-    run(platform, "apply")
+    run(platform, "apply", "--yes")
     health, watch = monitor_named(robot, "health"), monitor_named(robot, "watch")
     assert health["url"] == f"{platform.url}/api/health"
     assert (health["type"], health["httpMethodType"]) == ("KEYWORD", "GET")
@@ -118,7 +118,7 @@ def test_the_site_answers_with_every_keyword(platform: Platform, seeded: Databas
 def test_drift_is_shown_and_corrected(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
-    run(platform, "apply")
+    run(platform, "apply", "--yes")
     health, form = monitor_named(robot, "health"), monitor_named(robot, "form page")
     health |= {"interval": 3600, "keywordValue": "ok", "assignedAlertContacts": []}
     form["status"] = "PAUSED"
@@ -129,7 +129,7 @@ def test_drift_is_shown_and_corrected(
     assert "interval: 3600 -> 300" in output
     assert "assignedAlertContacts: 'nobody' -> 'everybody'" in output
     assert f"> {named(platform, 'form page')}: is paused" in output
-    assert run(platform, "apply") == 0
+    assert run(platform, "apply", "--yes") == 0
     assert monitor_named(robot, "health")["interval"] == 300
     assert monitor_named(robot, "health")["assignedAlertContacts"]
     assert monitor_named(robot, "form page")["status"] == "STARTED"
@@ -142,20 +142,20 @@ def test_drift_is_shown_and_corrected(
 def test_contacts_and_undeclared_fields_stay_as_people_set_them(
     platform: Platform, robot: UptimeRobot
 ) -> None:
-    run(platform, "apply")
+    run(platform, "apply", "--yes")
     health = monitor_named(robot, "health")
     health |= {
         "interval": 60,
         "assignedAlertContacts": [{"alertContactId": 9, "threshold": 5, "recurrence": 0}],
         "customHttpHeaders": {"X-Theirs": "1"},
     }
-    assert run(platform, "apply") == 0
+    assert run(platform, "apply", "--yes") == 0
     health = monitor_named(robot, "health")
     assert [contact["alertContactId"] for contact in health["assignedAlertContacts"]] == [9]
     assert health["customHttpHeaders"] == {"X-Theirs": "1"}
 
 
-@pytest.mark.parametrize("words", [["apply"], ["apply", "--prune"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["apply", "--yes"], ["apply", "--prune", "--yes"]], ids=" ".join)
 def test_monitors_of_others_are_never_touched(
     platform: Platform, robot: UptimeRobot, words: list[str]
 ) -> None:
@@ -176,20 +176,20 @@ def test_an_undeclared_monitor_of_ours_is_removed_by_prune_only(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
     old = robot.add(friendlyName=named(platform, "old"))
-    assert run(platform, "apply") == 0
+    assert run(platform, "apply", "--yes") == 0
     assert old in robot.monitors
     assert run(platform, "plan") == 1
     assert "? " + named(platform, "old") in capsys.readouterr().out
-    assert run(platform, "apply", "--prune") == 0
+    assert run(platform, "apply", "--yes", "--prune") == 0
     assert old not in robot.monitors
 
 
 def test_duplicates_are_removed(platform: Platform, robot: UptimeRobot) -> None:
     """As two runs at once may leave them."""
-    run(platform, "apply")
+    run(platform, "apply", "--yes")
     first = monitor_named(robot, "health")
     second = robot.add(**{name: first[name] for name in ("friendlyName", "type", "url")})
-    assert run(platform, "apply") == 0
+    assert run(platform, "apply", "--yes") == 0
     assert second not in robot.monitors
     assert monitor_named(robot, "health")["id"] == first["id"]
 
@@ -197,28 +197,28 @@ def test_duplicates_are_removed(platform: Platform, robot: UptimeRobot) -> None:
 def test_all_pages_of_monitors_are_read(platform: Platform, robot: UptimeRobot) -> None:
     for _ in range(205):
         robot.add()
-    assert run(platform, "apply") == 0
-    assert run(platform, "apply") == 0
+    assert run(platform, "apply", "--yes") == 0
+    assert run(platform, "apply", "--yes") == 0
     assert len(robot.monitors) == 205 + len(NAMES)
 
 
 def test_without_a_watch_token_that_monitor_is_left_out_and_left_alone(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
-    assert run(platform, "apply", WATCH_TOKEN=None) == 0
+    assert run(platform, "apply", "--yes", WATCH_TOKEN=None) == 0
     assert "left out: a monitor that needs WATCH_TOKEN" in capsys.readouterr().out
     assert len(robot.monitors) == len(NAMES) - 1
-    run(platform, "apply")
-    assert run(platform, "apply", "--prune", WATCH_TOKEN=None) == 0
+    run(platform, "apply", "--yes")
+    assert run(platform, "apply", "--yes", "--prune", WATCH_TOKEN=None) == 0
     assert monitor_named(robot, "watch")
 
 
 def test_a_new_watch_token_is_sent_and_never_shown(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
-    run(platform, "apply")
+    run(platform, "apply", "--yes")
     fresh = "another-token-of-the-watch"
-    for words in (["plan"], ["plan", "--json"], ["apply", "--json"]):
+    for words in (["plan"], ["plan", "--json"], ["apply", "--yes", "--json"]):
         assert run(platform, *words, WATCH_TOKEN=fresh) == (0 if words[0] == "apply" else 1)
         output = "".join(capsys.readouterr())
         assert "customHttpHeaders" in output
@@ -233,7 +233,7 @@ def test_a_token_in_an_error_message_is_not_shown(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
     """The stand-in, like many a server, says what it did not like."""
-    assert run(platform, "apply", WATCH_TOKEN="sixteen\nor-more-of-it") == 1
+    assert run(platform, "apply", "--yes", WATCH_TOKEN="sixteen\nor-more-of-it") == 1
     output = "".join(capsys.readouterr())
     assert "400" in output
     assert "or-more-of-it" not in output
@@ -246,12 +246,11 @@ def test_a_lost_reply_does_not_make_a_second_monitor(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
     platform.uptimerobot.switch("lose_reply", match="form page", times=1)
-    assert run(platform, "apply") == 0
+    assert run(platform, "apply", "--yes") == 0
     output = capsys.readouterr().out
-    assert (
-        f"+ {named(platform, 'form page')}: is not there: POST /monitors: cannot be reac" in output
-    )
-    assert output.endswith("as declared\n")
+    fault = "POST /monitors: UptimeRobot cannot be used"
+    assert f"+ {named(platform, 'form page')}: does not exist yet: {fault}" in output
+    assert output.endswith("every monitor is as monitors.toml declares it\n")
     assert len(robot.monitors) == len(NAMES)
     assert writes(platform) == ["POST /monitors"] * len(NAMES)
 
@@ -260,18 +259,18 @@ def test_a_success_that_changes_nothing_is_reported(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
     robot.pretend = True
-    assert run(platform, "apply") == 1
+    assert run(platform, "apply", "--yes") == 1
     output = capsys.readouterr().out
     assert output.count(": done") == len(NAMES)
-    assert "still:" in output
+    assert "still different" in output
     robot.pretend = False
-    assert run(platform, "apply") == 0
+    assert run(platform, "apply", "--yes") == 0
 
 
 def test_the_rate_limit_is_waited_out(platform: Platform, robot: UptimeRobot) -> None:
     robot.requests, robot.window_s = 3, 1.0
     started = time.monotonic()
-    assert run(platform, "apply") == 0
+    assert run(platform, "apply", "--yes") == 0
     assert time.monotonic() - started > 1
     assert len(robot.monitors) == len(NAMES)
     refused = [r for r in platform.uptimerobot.received() if r["outcome"] == "refused"]
@@ -303,13 +302,13 @@ def test_a_silent_api_times_out(
     ("environ", "words"),
     [
         ({"UPTIMEROBOT_API_KEY": "wrong"}, "401, Unauthorized"),
-        ({"UPTIMEROBOT_API_URL": "http://127.0.0.1:1/v3"}, "cannot be reached"),
+        ({"UPTIMEROBOT_API_URL": "http://127.0.0.1:1/v3"}, "it is stopped"),
     ],
 )
 def test_an_error_names_its_cause(
     platform: Platform, robot: UptimeRobot, capsys: Printed, environ: dict[str, str], words: str
 ) -> None:
-    assert run(platform, "apply", **environ) == 1
+    assert run(platform, "apply", "--yes", **environ) == 1
     assert words in capsys.readouterr().err
 
 
@@ -317,10 +316,10 @@ def test_an_outage_of_the_api_exits_one(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
     platform.uptimerobot.switch("fail", status=500, match="health")
-    assert run(platform, "apply") == 1
+    assert run(platform, "apply", "--yes") == 1
     assert "500, Internal server error" in capsys.readouterr().out
     platform.uptimerobot.ok()
-    assert run(platform, "apply") == 0
+    assert run(platform, "apply", "--yes") == 0
 
 
 def test_without_a_key_the_command_names_it(
@@ -331,12 +330,12 @@ def test_without_a_key_the_command_names_it(
 
 
 def test_json_has_the_same_steps(platform: Platform, robot: UptimeRobot, capsys: Printed) -> None:
-    run(platform, "apply")
+    run(platform, "apply", "--yes")
     monitor_named(robot, "products")["timeout"] = 5
     capsys.readouterr()
-    assert run(platform, "apply", "--json") == 0
+    assert run(platform, "apply", "--yes", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["left"] == []
     [step] = document["steps"]
     assert (step["action"], step["outcome"]) == ("change", "done")
-    assert step["differences"] == [{"field": "timeout", "held": 5, "wanted": 30}]
+    assert step["differences"] == [{"field": "timeout", "current": 5, "wanted": 30}]

@@ -64,7 +64,7 @@ def test_the_list_shows_leads_newest_first_in_local_time(
     )
     assert ops(platform, "leads", "list") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[:3] == ["ref", "received", "(WIB)"]
+    assert lines[0].split()[:3] == ["ref", "received", "business"]
     assert "2026-11-24 08:00" in lines[1]
     assert "2026-11-24 03:00" in lines[2]
     assert "Barber Maju Jaya" in lines[2]
@@ -346,13 +346,13 @@ def test_tombstones_in_a_file_are_reapplied(
     database.execute("delete from erasure_tombstones")
     services.cache.execute("FLUSHALL")
     store_lead(services, lead)  # as a restored backup has it
-    assert ops(platform, "subject", "replay", "--json") == 0
+    assert ops(platform, "subject", "replay", "--yes", "--json") == 0
     assert read_json(capsys)["leads"] == 0
-    assert ops(platform, "subject", "replay", str(file)) == 0
+    assert ops(platform, "subject", "replay", "--yes", str(file)) == 0
     assert "1 leads" in capsys.readouterr().out
     assert count_rows(database, "leads") == 0
-    assert ops(platform, "subject", "replay", **NO_REDIS) == 1
-    assert ops(platform, "subject", "replay", ERASURE_KEY="") == 2
+    assert ops(platform, "subject", "replay", "--yes", **NO_REDIS) == 1
+    assert ops(platform, "subject", "replay", "--yes", ERASURE_KEY="") == 2
 
 
 # ------------------------------------------------------------------ retention
@@ -368,8 +368,8 @@ def test_ages_are_shown_and_a_late_class_makes_them_fail(
     assert [age["name"] for age in read_json(capsys) if age["late"]] == ["origins"]
     assert ops(platform, "retention", "prune", "--dry-run", "--json") == 0
     assert set(read_json(capsys)["would_end"]) == {"origins"}
-    assert ops(platform, "retention", "prune") == 0
-    assert "1 rows ended" in capsys.readouterr().out
+    assert ops(platform, "retention", "prune", "--yes") == 0
+    assert "1 rows deleted" in capsys.readouterr().out
     assert ops(platform, "retention", "ages") == 0
 
 

@@ -29,7 +29,7 @@ from dev.platform.local_platform import Platform
 from dev.vendors.supabase_api import SupabaseApi
 from lib.encryption import SecretBoxCipher
 from lib.settings import encryption_keys as read_keys
-from ops import cli
+from ops import cli, connections
 from ops.recovery import load, manifest, postgres, stream_encryption
 from tests.conftest import LEAD, ROOT, eventually
 
@@ -150,7 +150,7 @@ def test_after_a_disaster_nothing_accepted_is_missing_and_nobody_is_mailed_twice
     assert site.restore_all() == 0
     assert site.leads() == before | after, "every accepted lead, and nobody who was erased"
     output = site.printed.readouterr().out
-    assert "open after" in output, "the clock"
+    assert "maintenance is off" in output, "the clock"
     [finished] = site.state.parent.glob("restore-*.json")
     assert json.loads(finished.read_text())["rto_s"] > 0
     drain(site)
@@ -170,9 +170,9 @@ def test_leads_taken_during_a_restore_wait_and_are_stored_afterwards(site: Site)
     site.post(1)
     site.journaled(1)
     assert site.ops("backup") == 0
-    # Stops before anything is destroyed, with the site closed.
-    assert site.restore() == 2
-    assert "--yes-replace " + site.target in site.printed.readouterr().err
+    # Stops before anything is destroyed, with the site in maintenance.
+    state = ("--state", str(site.state))
+    assert at_a_terminal(site, "restore", *state, typed="no\n")[0] == 2
     queued = site.post(2)
     assert site.valkey.hkeys("queue") == [queued]
     assert queued not in site.leads()
@@ -385,16 +385,13 @@ def test_without_a_terminal_nothing_that_cannot_be_undone_is_done(site: Site) ->
     site.post(2)
     site.journaled(2)
     assert site.restore("--yes-replace", "localhost/other") == 2
-    assert "not the target" in site.printed.readouterr().err
-    assert len(site.leads()) == 2
-    # Steps that are done are not done again; the next question stops it again.
+    error = site.printed.readouterr().err
+    assert f"add: --yes-replace {site.target} --yes-erase --yes-open" in error, "all at once"
     assert site.restore("--yes-replace", site.target, "--yes-erase") == 2
-    output = site.printed.readouterr()
-    assert "--yes-open" in output.err
-    assert "going on after keep" in output.out
-    assert "maintenance " not in output.out.replace("after maintenance", "")
-    assert site.valkey.exists("maintenance"), "closed until somebody opens it"
-    assert site.restore("--yes-open", "--yes-erase") == 0
+    assert site.printed.readouterr().err.endswith("add: --yes-open\n")
+    assert not site.valkey.exists("maintenance")
+    assert len(site.leads()) == 2
+    assert site.restore_all() == 0
     assert len(site.leads()) == 2
 
 
@@ -423,7 +420,7 @@ def test_a_restore_killed_while_it_loads_is_begun_again_and_ends_well(
         "PATH": f"{tools}:{os.environ['PATH']}",
     }
     command = [sys.executable, "-m", "ops.cli", "restore", "--state", str(site.state),
-               "--yes-replace", site.target]  # fmt: skip
+               "--yes-replace", site.target, "--yes-erase", "--yes-open"]  # fmt: skip
     with subprocess.Popen(command, env=environ, cwd=ROOT, stdout=subprocess.DEVNULL) as running:
         try:
             eventually((tmp_path / "begun").exists, 30)
@@ -518,31 +515,31 @@ def by_supabase(site: Site) -> Callable[[datetime], None]:
 
 def test_supabases_backups_are_listed_judged_and_recorded_for_the_watch(site: Site) -> None:
     assert site.ops("backup") == 0
-    status, report = site.answers("backups")
+    status, report = site.answers("backups", "--record")
     assert status == 0, report
     assert report["pitr"] is False
     assert [row["source"] for row in report["backups"]] == ["own"] + ["supabase"] * 7
     rows = site.query("select source, status from backups")
     assert len(rows) == 8
-    site.answers("backups")
+    site.answers("backups", "--record")
     assert len(site.query("select 1 from backups")) == 8, "seen twice, recorded once"
 
 
 def test_point_in_time_recovery_is_the_newest_backup(site: Site) -> None:
     latest = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=2)
     site.supabase.pitr(latest - timedelta(days=7), latest)
-    status, report = site.answers("backups")
+    status, report = site.answers("backups", "--record")
     assert (status, report["pitr"], len(report["backups"])) == (0, True, 1)
     assert datetime.fromisoformat(report["backups"][0]["taken_at"]) == latest
 
 
 def test_backups_that_failed_or_are_old_or_none_are_not_called_good(site: Site) -> None:
     site.supabase.remove_backups()
-    assert site.answers("backups")[0] == 1
+    assert site.answers("backups", "--record")[0] == 1
     site.supabase.add_backup(datetime.now(UTC) - timedelta(hours=1), "FAILED")
     site.supabase.add_backup(datetime.now(UTC) - timedelta(hours=30))
-    status, report = site.answers("backups")
-    assert (status, report["faults"]) == (1, ["the newest good backup is over a day old"])
+    status, report = site.answers("backups", "--record")
+    assert (status, report["faults"]) == (1, ["no good backup is younger than a day"])
 
 
 @pytest.mark.parametrize(
@@ -555,18 +552,21 @@ def test_supabase_in_trouble_is_said_and_our_own_are_listed(
 ) -> None:
     assert site.ops("backup") == 0
     site.platform.supabase.switch(**trouble)
-    status, report = site.answers("backups")
+    status, report = site.answers("backups", "--record")
     assert (status, len(report["backups"]), len(report["faults"])) == (1, 1, 1)
     assert report["pitr"] is None
 
 
 def test_without_a_token_supabase_is_not_asked_and_that_is_no_success(site: Site) -> None:
     assert site.ops("backup") == 0
-    status, report = site.answers("backups", SUPABASE_ACCESS_TOKEN="")
+    status, report = site.answers("backups", "--record", SUPABASE_ACCESS_TOKEN="")
     assert (status, len(report["backups"])) == (2, 1)
     assert "SUPABASE_ACCESS_TOKEN is not set" in report["faults"][0]
-    status, report = site.answers("backups", SUPABASE_ACCESS_TOKEN="sbp_wrong")
-    assert (status, report["faults"]) == (1, ["Supabase refused with 401 -: Unauthorized"])
+    status, report = site.answers("backups", "--record", SUPABASE_ACCESS_TOKEN="sbp_wrong")
+    assert (status, report["faults"]) == (
+        1,
+        [f"Supabase refused with 401 -: Unauthorized ({connections.REFUSED_TOKEN})"],
+    )
 
 
 def supabase_restore(site: Site, *more: str) -> int:
@@ -684,7 +684,7 @@ def at_a_terminal(site: Site, *arguments: str, typed: str = "") -> tuple[int, st
 def test_a_terminal_shows_how_far_the_backup_is_and_no_secret(site: Site) -> None:
     status, output = at_a_terminal(site, "backup")
     assert status == 0
-    assert re.search(r"backup: .*\d+(\.\d+)?[kM].*B/s", output), output
+    assert re.search(r"backup .*\d/\d+(\.\d+)? (bytes|kB|MB)", output), output
     for name, value in site.platform.environment.items():
         if any(word in name for word in ("KEY", "TOKEN", "SECRET")) and len(value) > 15:
             assert value not in output, name
@@ -705,5 +705,5 @@ def test_a_person_types_what_is_to_be_replaced_and_anything_else_changes_nothing
     typed = f"replace {site.target}\nerase\nopen\n"
     status, output = at_a_terminal(site, "restore", *state, typed=typed)
     assert status == 0, output
-    assert "open after" in output
+    assert "maintenance is off" in output
     assert len(site.leads()) == 1

@@ -398,9 +398,9 @@ def test_default_privileges_of_a_role_we_are_not_fail_and_change_nothing(site: S
 
 def test_a_backup_that_is_not_what_its_manifest_says_is_not_kept(site: Site) -> None:
     rows, contents = site.taken.tables["public.spam"]
-    for held, words in (([rows + 1, contents], "1001 rows in the backup, 1000 restored"),
+    for counted, words in (([rows + 1, contents], "1001 rows in the backup, 1000 restored"),
                         ([rows, "7"], "1000 rows, but not the same")):  # fmt: skip
-        site.hold_instead(site.dump(), tables={**site.taken.tables, "public.spam": held})
+        site.hold_instead(site.dump(), tables={**site.taken.tables, "public.spam": counted})
         site.refuses(words)
 
 
@@ -501,7 +501,7 @@ def test_a_restore_killed_at_ten_moments_leaves_all_of_one_or_all_of_the_other(
     assert site.picture() == before
     chance = random.Random(20261128)
     command = [sys.executable, "-c", LOAD, site.dsn, str(site.folder), site.taken.name]
-    seen = []
+    outcomes = []
     for number in range(10):
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as running:
             assert running.stdout is not None
@@ -511,10 +511,10 @@ def test_a_restore_killed_at_ten_moments_leaves_all_of_one_or_all_of_the_other(
         eventually(lambda: not at_work(site), 20)
         there = site.picture()
         assert there in (before, after), f"killed as number {number}"
-        seen.append(there == after)
+        outcomes.append(there == after)
         if there == after:
             site.run("delete from spam where ref like '%7'")
-    assert not all(seen), "at least one was killed before its end"
+    assert not all(outcomes), "at least one was killed before its end"
 
 
 def at_work(site: Site) -> list[tuple[object, ...]]:

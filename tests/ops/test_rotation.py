@@ -24,6 +24,7 @@ from ops import cli
 from ops.keys import commands, inventory, rotation
 from ops.keys.key_file import KeyFile
 from tests.conftest import LEAD, ROOT, delivered, eventually
+from tests.ops.terminal import Terminal
 from tests.ops.test_rollback import answering
 
 type Rows = psycopg.Connection[DictRow]
@@ -349,8 +350,7 @@ def test_variables_that_changed_meanwhile_are_said_and_nothing_is_done_before_a_
     assert "read_only" not in output.out + output.err
     assert "create" not in output.out
     assert file.read() == {}
-    answers = ["yes", "no"]
-    monkeypatch.setattr("builtins.input", lambda _question: answers.pop(0))
+    monkeypatch.setattr("sys.stdin", Terminal("yes\nno\n"))
     words = ["rotate", "CRON_SECRET", "--keep", str(file._path), "--drain", "0"]
     assert cli.main(words, production) == 1
     assert "MAINTENANCE_MODE would change too: nothing was deployed" in capsys.readouterr().err
@@ -362,15 +362,12 @@ def test_a_change_made_while_the_rotation_is_under_way_is_asked_about_before_the
     platform: Platform, production: dict[str, str], database: Rows, file: KeyFile,
     capsys: Printed, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    questions: list[str] = []
-
-    def answer(question: str) -> str:
-        questions.append(question)
-        if question.startswith("Rotate"):
+    def change_at_vercel(number: int) -> None:
+        if number == 1:
             set_at_vercel(platform, "LEADS_PER_HOUR", "31")
-        return "yes"
 
-    monkeypatch.setattr("builtins.input", answer)
+    terminal = Terminal("yes\n" * 3, change_at_vercel)
+    monkeypatch.setattr("sys.stdin", terminal)
     real = rotation.Rotation._revoke
 
     def revoke(self: rotation.Rotation) -> str:
@@ -380,7 +377,7 @@ def test_a_change_made_while_the_rotation_is_under_way_is_asked_about_before_the
     monkeypatch.setattr(rotation.Rotation, "_revoke", revoke)
     words = ["rotate", "CRON_SECRET", "--keep", str(file._path), "--drain", "0"]
     assert cli.main(words, production) == 0
-    assert len(questions) == 3
+    assert terminal.questions == 3
     output = capsys.readouterr().err
     assert output.index("LEADS_PER_HOUR, set ") < output.index("MAIL_SALES_TO, set ")
     assert output.count("LEADS_PER_HOUR") == 1, "it is asked about once"

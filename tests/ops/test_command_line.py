@@ -1,0 +1,297 @@
+"""What holds for every command: where flags stand, how times and tables look, how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import click
+import httpx
+import psycopg
+import pytest
+from psycopg.rows import DictRow
+
+from dev.platform.local_platform import Platform
+from lib.problems import DatabaseDown
+from ops import cli, command, compliance, connections
+from ops.command import Group, Invocation
+from tests.conftest import LEAD, ROOT, eventually
+
+type Rows = psycopg.Connection[DictRow]
+type Printed = pytest.CaptureFixture[str]
+
+NO_REDIS = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
+
+
+def ops(platform: Platform, *arguments: str, **changed: str) -> int:
+    return cli.main(list(arguments), {**platform.environment, **changed})
+
+
+def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    context = click.Context(group, obj=Invocation({}))
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        if isinstance(found, Group):
+            yield from commands(found, (*words, name))
+        else:
+            yield (*words, name)
+
+
+ALL = list(commands(cli.root))
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_explains_itself_and_takes_json(
+    words: tuple[str, ...], capsys: Printed
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, "--help"], {})
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "--json" in text
+    assert "Example: python3 -m ops" in text
+
+
+def test_a_flag_of_the_line_stands_anywhere(
+    platform: Platform, database: Rows, capsys: Printed
+) -> None:
+    for words in (
+        ["--json", "spam", "list"],
+        ["spam", "--json", "list"],
+        ["spam", "list", "--json"],
+    ):
+        assert ops(platform, *words) == 0
+        assert json.loads(capsys.readouterr().out) == []
+
+
+def test_an_empty_result_says_so(platform: Platform, database: Rows, capsys: Printed) -> None:
+    for words in (["spam", "list"], ["review", "list"], ["incident", "list"], ["dead", "list"]):
+        assert ops(platform, *words) == 0
+        assert "no " in capsys.readouterr().out, words
+
+
+def test_a_person_reads_jakarta_time_and_utc_where_it_is_wanted(
+    platform: Platform, database: Rows, site: httpx.Client, capsys: Printed
+) -> None:
+    site.post("/api/leads", json=LEAD)
+    database.execute("update leads set created_at = '2026-11-28 20:30:00+00'")
+    assert ops(platform, "leads", "list") == 0
+    assert "2026-11-29 03:30 WIB" in capsys.readouterr().out
+    assert ops(platform, "leads", "list", "--utc") == 0
+    assert "2026-11-28 20:30 UTC" in capsys.readouterr().out
+    assert ops(platform, "leads", "list", "--json") == 0
+    assert "T20:30:00+00:00" in capsys.readouterr().out
+
+
+def test_a_table_is_100_columns_wide_at_most_and_cuts_no_reference(capsys: Printed) -> None:
+    words = "a rather long text that goes on and on " * 5
+    command.print_table(("ref", "text [x]"), [("ALFA-7KQ2M", f"[bold] :smile: {words}")])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 100
+    assert lines[1].startswith("ALFA-7KQ2M  [bold] :smile: a rather")
+    assert "".join(lines).count("goes") == 5
+
+
+# ------------------------------------------------------------------ how it ends
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(platform: Platform, database: Rows) -> None:
+    database.execute(
+        "insert into spam (id, ref, received_at, reason, locale, submission)"
+        " select gen_random_uuid(), 'ALFA-' || lpad(n::text, 5, '0'), now(), 'honeypot', 'id',"
+        " jsonb_build_object('business_name', repeat('x', 2000)) from generate_series(1, 300) as n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-m", "ops.cli", "spam", "list", "--limit", "300", "--json"],
+        cwd=ROOT, text=True, env={**os.environ, **platform.environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert running.stdout is not None
+    running.stdout.close()
+    _, errors = running.communicate(timeout=60)
+    assert (running.returncode, errors) == (0, "")
+
+
+class InterruptedInput:
+    """Standard input at which Ctrl-C is pressed."""
+
+    @property
+    def buffer(self) -> "InterruptedInput":
+        return self
+
+    def read(self) -> bytes:
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_says_that_it_can_be_run_again(
+    platform: Platform, database: Rows, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", InterruptedInput())
+    assert ops(platform, "leads", "import", "-") == cli.INTERRUPTED
+    assert "can be run again" in capsys.readouterr().err
+
+
+def test_what_people_are_mailed_about_is_asked_and_refused_without_a_terminal(
+    platform: Platform, database: Rows, capsys: Printed
+) -> None:
+    assert ops(platform, "dead", "rerun", "--all") == 2
+    assert "add --yes" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ why a server cannot be used
+
+
+def address(platform: Platform, **parts: object) -> str:
+    """The platform's database, with another user, password, host, port or name."""
+    url = urlsplit(platform.admin_database_url)
+    user = parts.get("user", url.username)
+    login = f"{user}:{parts.get('password', url.password)}"
+    netloc = f"{login}@{parts.get('host', url.hostname)}:{parts.get('port', url.port)}"
+    return urlunsplit(url._replace(netloc=netloc, path=f"/{parts.get('name', url.path[1:])}"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({"port": 1}, connections.STOPPED),
+        ({"host": "no-such-host.invalid"}, connections.WRONG_HOST),
+        ({"name": "elsewhere"}, connections.NO_DATABASE),
+        ({"query": "sslmode=require"}, connections.TLS),
+    ],
+)
+def test_a_database_that_cannot_be_used_says_why(
+    platform: Platform, parts: dict[str, object], reason: str
+) -> None:
+    url = urlsplit(address(platform, **parts))
+    query = str(parts.get("query", url.query))
+    with pytest.raises(psycopg.OperationalError) as raised:
+        psycopg.connect(urlunsplit(url._replace(query=query)), connect_timeout=5)
+    assert connections.explain(raised.value) == f"Postgres cannot be used: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('FATAL:  password authentication failed for user "alfa"', connections.PASSWORD),
+        ('FATAL:  role "alfa" does not exist', connections.NO_ROLE),
+        ("FATAL:  Tenant or user not found", connections.NO_ROLE),
+        ("connection timeout expired", connections.SILENT),
+        ("SSL error: certificate verify failed", connections.TLS),
+        ("server closed the connection unexpectedly", connections.CUT),
+    ],
+)
+def test_what_libpq_says_is_explained(text: str, reason: str) -> None:
+    assert connections.explain_reason(psycopg.OperationalError(text)) == reason
+
+
+def test_the_cause_behind_our_own_error_is_explained_and_not_quoted() -> None:
+    error = DatabaseDown()
+    error.__cause__ = psycopg.OperationalError('password authentication failed for user "geheim"')
+    assert "geheim" not in connections.explain(error)
+    assert connections.PASSWORD in connections.explain(error)
+    assert connections.OPEN_BREAKER in connections.explain(DatabaseDown())
+
+
+# ------------------------------------------------------------------ ops check
+
+
+def test_a_duty_whose_variables_are_all_good_passes(
+    platform: Platform, database: Rows, capsys: Printed
+) -> None:
+    assert ops(platform, "check", "catalogue") == 0, capsys.readouterr().out
+    assert "every variable is set" in capsys.readouterr().out
+
+
+def test_everything_that_is_wrong_is_named_at_once(
+    platform: Platform, database: Rows, capsys: Printed
+) -> None:
+    changed = {"ERASURE_KEY": "", "UPSTASH_REDIS_REST_URL": "redis://x",
+               "DATABASE_URL": address(platform, name="elsewhere")}  # fmt: skip
+    assert ops(platform, "check", "privacy", "--json", **changed) == 1
+    report = json.loads(capsys.readouterr().out)
+    states = {each["name"]: each["state"] for each in report["variables"]}
+    assert (states["ERASURE_KEY"], states["UPSTASH_REDIS_REST_URL"]) == ("MISSING", "MALFORMED")
+    servers = {each["name"]: each["reason"] for each in report["servers"]}
+    assert servers["Postgres, as the functions"] == connections.NO_DATABASE
+    assert "UPSTASH_REDIS_REST_URL first" in servers["Redis"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "server", "reason"),
+    [
+        ("UPSTASH_REDIS_REST_TOKEN", "wrong", "Redis", connections.REFUSED_TOKEN),
+        ("RESEND_API_KEY", "re_wrong", "Resend", connections.REFUSED_TOKEN),
+        ("HEALTH_CHECK_TOKEN", "x" * 20, "deep health at the site", connections.REFUSED_TOKEN),
+        ("VERCEL_API_TOKEN", "wrong", "Vercel", "Vercel refused with 403"),
+        ("SLACK_BOT_TOKEN", "xoxb-wrong", "Slack", connections.REFUSED_TOKEN),
+    ],
+)
+def test_a_key_that_is_refused_is_named(
+    platform: Platform, database: Rows, capsys: Printed, name: str, value: str, server: str,
+    reason: str,
+) -> None:  # fmt: skip
+    assert ops(platform, "check", "--json", **{name: value}) == 1
+    servers = {each["name"]: each for each in json.loads(capsys.readouterr().out)["servers"]}
+    assert reason in servers[server]["reason"]
+    assert value not in servers[server]["reason"].replace("the token is refused: it is wrong", "")
+
+
+# ------------------------------------------------------------------ single commands
+
+
+def test_spam_is_shown_whole_before_it_is_restored(
+    platform: Platform, database: Rows, site: httpx.Client, capsys: Printed
+) -> None:
+    answer = site.post("/api/leads", json={**LEAD, "company": "a robot fills it in"})
+    ref = answer.json()["ref"]
+    eventually(lambda: database.execute("select from spam").fetchone() is not None)
+    assert ops(platform, "spam", "show", ref) == 0
+    output = capsys.readouterr().out
+    assert LEAD["business_name"] in output
+    assert "ops spam restore" in output
+    assert ops(platform, "leads", "show", ref) == 1
+    assert "ops spam show" in capsys.readouterr().err
+
+
+def test_maintenance_without_redis_names_the_other_way(
+    platform: Platform, database: Rows, capsys: Printed
+) -> None:
+    words = ("maintenance", "on", "--for", "30m", "--reason", "Redis is down")
+    assert ops(platform, *words, **NO_REDIS) == 2
+    error = capsys.readouterr().err
+    assert connections.STOPPED in error
+    assert "MAINTENANCE_MODE at Vercel" in error
+    assert "add --yes" in error
+
+
+def test_a_canary_under_maintenance_says_so_and_does_not_wait(
+    platform: Platform, database: Rows, capsys: Printed
+) -> None:
+    assert ops(platform, "maintenance", "on", "--for", "30m", "--reason", "test") == 0
+
+    def is_queued() -> bool:
+        status = ops(platform, "canary")
+        return status == 1 and "maintenance (intake) is on" in capsys.readouterr().err
+
+    started = datetime.now(UTC)
+    eventually(is_queued, 60)
+    assert (datetime.now(UTC) - started).total_seconds() < 25
+    assert ops(platform, "maintenance", "off") == 0
+
+
+def test_evidence_says_whether_a_test_passed_in_the_last_run(tmp_path: Path) -> None:
+    file = tmp_path / "test-results.json"
+    assert compliance.load_last_run(file) is None
+    assert "unknown" in compliance.describe_test("tests/a.py", None)
+    results = {"finished_at": "2026-11-28T20:30:00+00:00",
+               "passed": ["tests/a.py::test_x", "tests/b.py::test_y"],
+               "failed": ["tests/b.py::test_z[1]"]}  # fmt: skip
+    file.write_text(json.dumps(results))
+    last_run = compliance.load_last_run(file)
+    assert compliance.describe_test("tests/a.py", last_run) == "passed 2026-11-29 03:30 WIB"
+    assert compliance.describe_test("tests/b.py", last_run) == "FAILED 2026-11-29 03:30 WIB"
+    assert "not run" in compliance.describe_test("tests/c.py", last_run)
