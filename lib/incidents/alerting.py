@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from lib import log
-from lib.incidents import rules, stores
+from lib.incidents import fallback, rules
+from lib.incidents.fallback import NoStore
 from lib.incidents.model import Finding, Incident, IncidentError
 from lib.incidents.notifier import NotifyStats
+from lib.incidents.postgres_store import PostgresStore
 from lib.incidents.redis_store import RedisStore
-from lib.incidents.store import PostgresStore
-from lib.incidents.stores import NoStore
 from lib.interfaces import Services, StoreCheck
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
@@ -152,18 +152,18 @@ def record_findings(
     if not findings:
         return "nowhere", NotifyStats()
 
-    def record(store: stores.IncidentStore) -> tuple[str, NotifyStats]:
+    def record(store: fallback.IncidentStore) -> tuple[str, NotifyStats]:
         _ping_if_circuit_open(services, store)
         return store.name.lower(), store.record_findings(findings, actor)
 
     try:
-        return stores.use_first_available(services, now, record)
+        return fallback.use_first_available(services, now, record)
     except NoStore as error:
         urgent = tuple(finding.rule for finding in findings if finding.severity == "sev1")
         return "nowhere", NotifyStats(delayed=1, reason=str(error), undelivered_rules=urgent)
 
 
-def _ping_if_circuit_open(services: Services, store: stores.IncidentStore) -> None:
+def _ping_if_circuit_open(services: Services, store: fallback.IncidentStore) -> None:
     """An alert does not wait for the circuit breaker to close. Raises DatabaseDown, CacheDown."""
     if isinstance(store, PostgresStore) and services.database.breaker.is_open:
         services.database.ping()
@@ -174,16 +174,16 @@ def _ping_if_circuit_open(services: Services, store: stores.IncidentStore) -> No
 def notify(services: Services, now: datetime) -> NotifyStats:
     """Bring Slack up to date; without Slack nothing is sent and nothing forgotten."""
 
-    def send(store: stores.IncidentStore) -> NotifyStats:
+    def send(store: fallback.IncidentStore) -> NotifyStats:
         stats = store.notify(channel, services.links)
         if isinstance(store, PostgresStore):
             with suppress(CacheDown, NotConfigured):
-                stores.in_redis(services, now).sync(store.list_open())
+                fallback.in_redis(services, now).sync(store.list_open())
         return stats
 
     try:
         channel = services.slack
-        return stores.use_first_available(services, now, send)
+        return fallback.use_first_available(services, now, send)
     except (NoStore, NotConfigured) as error:
         stats = NotifyStats()
         waiting = [each for each in list_open(services, now) if each.told < each.version]
@@ -195,7 +195,7 @@ def notify(services: Services, now: datetime) -> NotifyStats:
 def list_open(services: Services, now: datetime) -> list[Incident]:
     """Empty where no store can be read."""
     with suppress(NoStore):
-        return stores.use_first_available(services, now, lambda store: store.list_open())
+        return fallback.use_first_available(services, now, lambda store: store.list_open())
     return []
 
 
@@ -213,7 +213,7 @@ def import_slack_acknowledgements(services: Services, now: datetime) -> None:
 
 
 def _acknowledge(services: Services, incident_id: str, who: str, now: datetime) -> None:
-    stores.use_first_available(services, now, lambda store: store.acknowledge(incident_id, who))
+    fallback.use_first_available(services, now, lambda store: store.acknowledge(incident_id, who))
 
 
 def report_undelivered(services: Services, stats: NotifyStats) -> None:

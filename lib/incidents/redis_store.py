@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any
 
 from lib.incidents import model
-from lib.incidents.fallback import Document, DocumentStore
 from lib.incidents.messages import Links
 from lib.incidents.model import Event, Incident, IncidentError
 from lib.incidents.notifier import Channel, NotifyStats, notify_due
+from lib.incidents.store import Document, DocumentStore
 from lib.interfaces import MessageRef
 
 KEY = "incidents"

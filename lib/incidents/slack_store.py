@@ -15,10 +15,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from lib.incidents import messages, model
-from lib.incidents.fallback import Document, DocumentStore
 from lib.incidents.messages import Links
 from lib.incidents.model import Event, Finding, Incident
 from lib.incidents.notifier import Channel, NotifyStats
+from lib.incidents.store import Document, DocumentStore
 from lib.problems import MessageNotFound, NotConfigured, SlackError
 
 METADATA_KEY = "unrecorded"

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from lib.incidents import alert_mail, alerting, redis_store, rules, store, stores
+from lib.incidents import alert_mail, alerting, fallback, postgres_store, redis_store, rules
 from lib.incidents.model import Finding
 from lib.incidents.rules import Facts
 from lib.interfaces import Services
@@ -83,8 +83,8 @@ def _alert(services: Services, facts: Facts, now: datetime) -> Report:
     written, recorded = alerting.record_findings(services, findings, now, "watch")
     with suppress(DatabaseDown, NotConfigured):
         run_query = services.database.run_or_down
-        store.record_clean_check(run_query, {finding.area for finding in findings}, now)
-        store.close_old_sev2(run_query, now, SEV2_CLOSES_AFTER)
+        postgres_store.record_clean_check(run_query, {finding.area for finding in findings}, now)
+        postgres_store.close_old_sev2(run_query, now, SEV2_CLOSES_AFTER)
     alerting.import_slack_acknowledgements(services, now)
     notified = alerting.notify(services, now)
     for stats in (recorded, notified):
@@ -142,7 +142,7 @@ def _release_lease(services: Services, holder: str) -> None:
 
 def _import_fallback_records(services: Services, now: datetime) -> None:
     """Import into Postgres what Redis or Slack recorded while it was down."""
-    stores.import_fallback(services, now)
+    fallback.import_fallback(services, now)
     with suppress(DatabaseDown, CacheDown, NotConfigured):
         mailed_leads.import_from_redis(services, now)
     with suppress(DatabaseDown, NotConfigured):

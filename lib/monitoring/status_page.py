@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from lib.incidents import messages, model, store
+from lib.incidents import messages, model, postgres_store
 from lib.incidents.model import LEAD_EFFECTS, WIB, Incident
 from lib.interfaces import RunQuery
 from lib.maintenance import MaintenanceWindow
@@ -124,7 +124,7 @@ def load(run: RunQuery, now: datetime, source: str) -> StatusData:
 
     aggregates, day_rows = run(query)
     days = {(day, service): (n, errors, within) for day, service, n, errors, within in day_rows}
-    incidents = [i for i in store.list_recent(run, now - INCIDENT_HISTORY) if i.services]
+    incidents = [i for i in postgres_store.list_recent(run, now - INCIDENT_HISTORY) if i.services]
     ids = [incident.id for incident in incidents]
     rows = run(lambda c: c.execute(SELECT_EVENTS, {"ids": ids}).fetchall())
     views = [

@@ -16,7 +16,7 @@ from dev.platform.local_platform import Platform
 from dev.vendors import block_kit
 from lib.incidents import alerting, model, rules
 from lib.incidents import messages as incident_messages
-from lib.incidents import store as incident_store
+from lib.incidents import postgres_store as incident_store
 from lib.incidents.messages import Links
 from lib.incidents.notifier import NotifyStats
 from lib.incidents.redis_store import RedisStore

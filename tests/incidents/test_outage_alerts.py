@@ -16,7 +16,7 @@ from psycopg.rows import DictRow
 from dev.faults.test_site import SiteUnderTest
 from dev.platform.environment import SLACK_WEBHOOK_PATH
 from dev.platform.local_platform import Platform
-from lib.incidents import alerting, rules, slack_store, store, stores
+from lib.incidents import alerting, fallback, postgres_store, rules, slack_store
 from lib.monitoring import monitor, statement_check
 from lib.problems import DatabaseDown
 from lib.services import Services
@@ -293,15 +293,15 @@ def test_the_first_store_that_is_back_imports_it_with_what_people_did(
     redis_only = Services(Settings(redis_alone))
     monitor.run(redis_only, None, NOW + MINUTE)
     [in_redis] = [
-        each for each in stores.in_redis(redis_only, NOW).list_open() if each.area == "service"
+        each for each in fallback.in_redis(redis_only, NOW).list_open() if each.area == "service"
     ]
     assert (in_redis.acknowledged_by, in_redis.slack_ts) == ("Sri", root["ts"])
     healthy = Services(Settings(platform.environment))
     for minute in range(2, 5):
         monitor.run(healthy, None, NOW + minute * MINUTE)
-    incident = store.find(healthy.database.run, in_redis.id)
+    incident = postgres_store.find(healthy.database.run, in_redis.id)
     assert (incident.state, incident.acknowledged_by) == ("resolve", "Sri")
-    events = store.list_events(healthy.database.run, incident.id)
+    events = postgres_store.list_events(healthy.database.run, incident.id)
     assert "rebooted" in [event[5] for event in events]
     [edited] = [each for each in messages(platform) if not each["fields"].get("thread_ts")]
     assert edited["fields"]["text"].startswith("RECOVERED SEV1")
@@ -347,15 +347,15 @@ def test_two_incidents_of_one_outage_become_one(platform: Platform, no_stores: S
     record(no_stores, "database_down")
     healthy = Services(Settings(platform.environment))
     findings = [rules.make_finding(rules.BY_NAME["database_down"], "a blip", NOW)]
-    store.record_findings(healthy.database.run, findings, NOW + MINUTE, "dpl", "request")
+    postgres_store.record_findings(healthy.database.run, findings, NOW + MINUTE, "dpl", "request")
     monitor.run(healthy, None, NOW + 2 * MINUTE)
-    [incident] = store.list_open(healthy.database.run)
+    [incident] = postgres_store.list_open(healthy.database.run)
     texts = [m["fields"]["text"] for m in messages(platform) if not m["fields"].get("thread_ts")]
     assert texts == [
         f"Told of in {incident.id} from here on: Postgres is down",
         "SEV1 Postgres is down",
     ]
-    assert stores.in_slack(healthy, NOW).list_open() == []
+    assert fallback.in_slack(healthy, NOW).list_open() == []
     healthy.close()
 
 
@@ -392,7 +392,7 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
     redis_only = Services(Settings(environment))
     request.addfinalizer(redis_only.close)
     findings = [rules.make_finding(rules.BY_NAME["database_down"], "Postgres does not answer", NOW)]
-    redis = stores.in_redis(redis_only, NOW)
+    redis = fallback.in_redis(redis_only, NOW)
     redis.record_findings(findings, "watch")
     [incident] = redis.list_open()
 
@@ -414,9 +414,9 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
     redis_only.close()
     healthy = Services(Settings(platform.environment))
     monitor.run(healthy, None, NOW + MINUTE)
-    kinds = [event[2] for event in store.list_events(healthy.database.run, incident.id)]
+    kinds = [event[2] for event in postgres_store.list_events(healthy.database.run, incident.id)]
     assert {"acknowledged", "note"} <= {*kinds}
-    assert store.find(healthy.database.run, incident.id).acknowledged_by == "Sri"
+    assert postgres_store.find(healthy.database.run, incident.id).acknowledged_by == "Sri"
     healthy.close()
 
 
