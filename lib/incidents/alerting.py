@@ -6,10 +6,9 @@ monitor. What Slack does not take goes to Sentry and the log.
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Protocol
 
 from lib import log
 from lib.incidents import fallback, rules
@@ -18,7 +17,8 @@ from lib.incidents.model import Finding, Incident, IncidentError
 from lib.incidents.notifier import NotifyStats
 from lib.incidents.postgres_store import PostgresStore
 from lib.incidents.redis_store import RedisStore
-from lib.interfaces import Services, StoreCheck
+from lib.incidents.store import IncidentStore
+from lib.interfaces import Context, Services, StoreCheck
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
 ALERT_COOLDOWN_S = 30.0  # between two alerts of an instance for the same reason
@@ -26,20 +26,6 @@ UNDELIVERED_COOLDOWN_S = 600.0  # between two reports that Slack takes none
 
 _last_raised_at: dict[str, float] = {}
 _lock = threading.Lock()
-
-
-class Context(Protocol):
-    """What lib/app.py gives a function for one request."""
-
-    @property
-    def services(self) -> Any: ...
-    @property
-    def request_id(self) -> str: ...
-    @property
-    def outages(self) -> Mapping[str, BaseException]: ...
-    @property
-    def maintenance(self) -> object | None: ...
-    def after_response(self, work: Callable[[], None]) -> None: ...
 
 
 def raise_alert_after_response(context: Context, rule: str, **facts: object) -> None:
@@ -152,9 +138,10 @@ def record_findings(
     if not findings:
         return "nowhere", NotifyStats()
 
-    def record(store: fallback.IncidentStore) -> tuple[str, NotifyStats]:
+    def record(store: IncidentStore) -> tuple[str, NotifyStats]:
         _ping_if_circuit_open(services, store)
-        return store.name.lower(), store.record_findings(findings, actor)
+        store.record_findings(findings, actor)
+        return store.name.lower(), store.stats
 
     try:
         return fallback.use_first_available(services, now, record)
@@ -163,7 +150,7 @@ def record_findings(
         return "nowhere", NotifyStats(delayed=1, reason=str(error), undelivered_rules=urgent)
 
 
-def _ping_if_circuit_open(services: Services, store: fallback.IncidentStore) -> None:
+def _ping_if_circuit_open(services: Services, store: IncidentStore) -> None:
     """An alert does not wait for the circuit breaker to close. Raises DatabaseDown, CacheDown."""
     if isinstance(store, PostgresStore) and services.database.breaker.is_open:
         services.database.ping()
@@ -174,12 +161,12 @@ def _ping_if_circuit_open(services: Services, store: fallback.IncidentStore) -> 
 def notify(services: Services, now: datetime) -> NotifyStats:
     """Bring Slack up to date; without Slack nothing is sent and nothing forgotten."""
 
-    def send(store: fallback.IncidentStore) -> NotifyStats:
-        stats = store.notify(channel, services.links)
+    def send(store: IncidentStore) -> NotifyStats:
+        store.notify(channel, services.links)
         if isinstance(store, PostgresStore):
             with suppress(CacheDown, NotConfigured):
                 fallback.in_redis(services, now).sync(store.list_open())
-        return stats
+        return store.stats
 
     try:
         channel = services.slack

@@ -1,23 +1,20 @@
-"""Which store keeps the incidents: Postgres, else Redis, else Slack alone. Chosen only here.
+"""Which store records the incidents: Postgres, else Redis, else Slack alone. Chosen only here.
 
-Only Postgres keeps a resolved incident. What the others hold is imported by the first monitor run
-that reaches Postgres.
+Only Postgres remembers a resolved incident. What the others hold is imported by the first monitor
+run that reaches Postgres.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
 
-from lib.incidents import postgres_store
 from lib.incidents.model import Event, Incident
 from lib.incidents.postgres_store import PostgresStore
 from lib.incidents.redis_store import RedisStore
 from lib.incidents.slack_store import SlackStore
+from lib.incidents.store import IncidentStore
 from lib.interfaces import Services
 from lib.problems import CacheDown, DatabaseDown, NotConfigured, SlackError
-
-type IncidentStore = PostgresStore | RedisStore | SlackStore
 
 
 class NoStore(Exception):
@@ -52,40 +49,29 @@ def use_first_available[R](
     raise NoStore("; ".join(errors))
 
 
-def import_fallback(services: Services, now: datetime) -> None:
+def import_incidents(services: Services, now: datetime) -> None:
     """Enter in Postgres what Redis or Slack alone hold; else in Redis what Slack alone holds."""
     with suppress(DatabaseDown, CacheDown, NotConfigured):
         redis = in_redis(services, now)
         for document in redis.list_documents():
-            if document.pending_events:
-                _import_incident(services, document.incident, document.pending_events, now, "redis")
+            if events := document.pending_events:
+                in_postgres(services, now).import_incident(document.incident, events, "redis")
                 redis.remove(document)
     with suppress(SlackError, NotConfigured):
         slack = in_slack(services, now)
-        for document in slack.list_documents():
-            new_id = _import_from_slack(services, document.incident, slack.events(document), now)
+        for incident in slack.list_open():
+            new_id = _import_from_slack(services, incident, slack.read_events(incident), now)
             if new_id is None:
                 return
-            slack.mark_imported(document.incident, new_id)
+            slack.mark_imported(incident, new_id)
 
 
 def _import_from_slack(
     services: Services, incident: Incident, events: Sequence[Event], now: datetime
 ) -> str | None:
     """The id it has now; None while no store takes it."""
-    with suppress(DatabaseDown, NotConfigured):
-        new_id = _import_incident(services, incident, events, now, "slack")
-        return new_id or f"{incident.id} (over)"
-    with suppress(CacheDown, NotConfigured):
-        return in_redis(services, now).import_incident(incident, events)
+    for choose in (in_postgres, in_redis):
+        with suppress(DatabaseDown, CacheDown, NotConfigured):
+            new_id = choose(services, now).import_incident(incident, events, "slack")
+            return new_id or f"{incident.id} (over)"
     return None
-
-
-def _import_incident(
-    services: Services, incident: Incident, events: Sequence[Event], now: datetime, source: str
-) -> str | None:
-    work = partial(
-        postgres_store.import_incident, incident=incident, events=events, now=now, source=source
-    )
-    new_id: str | None = services.database.run_or_down(work)
-    return new_id

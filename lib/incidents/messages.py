@@ -97,12 +97,12 @@ def render_reminder(incident: Incident, links: Links, now: datetime) -> Message:
     return Message(text, blocks, {"reminder": incident.id, "at": now.isoformat()})
 
 
-def render_note(note: str, who: str, at: str) -> Message:
+def render_note(note: str, who: str, at: datetime) -> Message:
     """A person's words, as a reply."""
     text = f"note by {who}: {note}"
     plain_text = {"type": "plain_text", "text": text[:MAX_SECTION_CHARS]}
     block = {"type": "section", "text": plain_text}
-    return Message(text, (block,), {"note": note, "by": who, "at": at})
+    return Message(text, (block,), {"note": note, "by": who, "at": at.isoformat()})
 
 
 def title_with_effect(incident: Incident) -> str:

@@ -1,130 +1,174 @@
-"""Open incidents while Postgres is down: one document each, in Redis, else in Slack.
+"""What every store of incidents does: Postgres, the record; else Redis; else Slack (see fallback).
 
-What happens to them is here, once; where they are is redis_store and slack_store. The first monitor
-run that reaches Postgres imports them under the same id. The rule a newcomer would break: a write
-is a compare-and-set, because a request and the monitor may write at once.
+A store lists, inserts and changes incidents; everything else is here, once. The rule a newcomer
+would break: a change is a compare-and-set, because a request and the monitor may write at once.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from lib.incidents import model
+from lib.incidents import model, notifier
+from lib.incidents.messages import Links
 from lib.incidents.model import Event, Finding, Incident, IncidentError
 from lib.incidents.notifier import NotifyStats
+from lib.interfaces import MessageRef, Slack
 
-MAX_ATTEMPTS = 5
+MAX_ATTEMPTS = 8
 
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """pending_events: what Postgres does not have yet. raw_json: as it was read from Redis."""
-
-    incident: Incident
-    pending_events: tuple[Event, ...] = ()
-    raw_json: str = ""
-
-    def with_event(self, incident: Incident, event: Event) -> "Document":
-        return replace(self, incident=incident, pending_events=(*self.pending_events, event))
+type Change = Callable[[Incident], tuple[Incident, Event | None]]
+"""The incident afterwards, and the event of its timeline. Raises IncidentError to refuse."""
 
 
-class DocumentStore(ABC):
-    """Each method raises CacheDown, SlackError or NotConfigured."""
+class IncidentStore(ABC):
+    """Each method raises DatabaseDown, CacheDown, SlackError or NotConfigured.
+
+    stats: what was sent to Slack.
+    """
 
     name: str
 
     def __init__(self, now: datetime, deployment: str) -> None:
         self._now = now
         self._deployment = deployment
+        self.stats = NotifyStats()
 
     @abstractmethod
-    def list_documents(self) -> list[Document]:
+    def list_open(self) -> list[Incident]:
         """Newest first."""
 
     @abstractmethod
-    def write(self, before: Document | None, after: Document) -> bool:
-        """Compare and set; False when another write came first."""
+    def list_events(self, incident: Incident) -> list[tuple[Any, ...]]:
+        """(seq, at, kind, actor, facts, note), oldest first."""
 
     @abstractmethod
-    def events(self, document: Document) -> Sequence[Event]: ...
+    def insert(self, incident: Incident, actor: str) -> bool:
+        """False when its area has an open one, or its id is taken."""
 
-    def list_open(self) -> list[Incident]:
-        return [document.incident for document in self.list_documents()]
+    @abstractmethod
+    def change(self, text: str, change: Change) -> Incident:
+        """Compare and set. text: as of `find`. Raises IncidentError."""
+
+    # What a store that forgets resolved incidents does; Postgres has queries of its own.
 
     def list_recent(self, _since: datetime) -> list[Incident]:
-        """The open ones: what is over is in Postgres alone."""
+        """Those that began since then, and those that wait for somebody; newest first."""
         return self.list_open()
+
+    def list_due(self) -> list[Incident]:
+        """Those whose notification or reminder is due."""
+        incidents = self.list_open()
+        return [
+            each for each in incidents
+            if model.is_due(each, self._now) or model.is_reminder_due(each, self._now)
+        ]  # fmt: skip
+
+    def list_in_message(self, ref: MessageRef) -> list[Incident]:
+        return [incident for incident in self.list_open() if incident.message_ref == ref]
 
     def find(self, text: str) -> Incident:
         """By id, number, or `last`. Raises IncidentError."""
-        return self._find(text).incident
+        for incident in self.list_open():
+            if incident.is_named(text):
+                return incident
+        raise self._not_found(text)
 
-    def list_events(self, incident: Incident) -> list[tuple[Any, ...]]:
-        """As store.list_events, of what Postgres does not have yet."""
-        events = self.events(self._find(incident.id))
-        return [
-            (number, datetime.fromisoformat(at), *rest)
-            for number, (at, *rest) in enumerate(events, 1)
-        ]
+    def _not_found(self, text: str) -> IncidentError:
+        return IncidentError(f"there is no open incident {text} in {self.name}")
 
-    def record_findings(self, findings: Sequence[Finding], actor: str) -> NotifyStats:
+    # ------------------------------------------------------------ from findings
+
+    def record_findings(self, findings: Sequence[Finding], actor: str) -> list[Incident]:
         """Open an incident for each area of the findings, or merge them into the open one."""
-        for of_area in model.by_area(findings).values():
-            self.record_area(of_area, actor)
-        return NotifyStats()
+        return [self._record_area(each, actor) for each in model.by_area(findings).values()]
 
-    def record_area(self, findings: Sequence[Finding], actor: str) -> None:
+    def _record_area(self, findings: Sequence[Finding], actor: str) -> Incident:
         descriptions = {finding.rule: finding.description for finding in findings}
-        event = self._event("detected", actor, {"what": descriptions})
-        for _ in range(MAX_ATTEMPTS):
-            before = self.find_in_area(findings[0].area)
-            if before is None:
-                opened = model.open_incident(findings, self._now, self._deployment)
-                after = Document(opened, (event,))
-            else:
-                merged = model.merge_findings(before.incident, findings, self._now)
-                after = replace(before, incident=merged)
-                if merged.version > before.incident.version:
-                    after = before.with_event(merged, event)
-            if self.write(before, after):
-                return
 
-    def find_in_area(self, area: str) -> Document | None:
-        return next((d for d in self.list_documents() if d.incident.area == area), None)
+        def merge(before: Incident) -> tuple[Incident, Event | None]:
+            if not before.is_open:
+                raise IncidentError(f"{before.id} is resolved")
+            after = model.merge_findings(before, findings, self._now)
+            facts = {"severity": after.severity, "what": descriptions}
+            event = Event(self._now, "detected", actor, facts)
+            return after, event if after.version > before.version else None
+
+        opened = model.open_incident(findings, self._now, self._deployment)
+        for _ in range(MAX_ATTEMPTS):
+            before = self._find_open(opened.area)
+            if before is not None:
+                with suppress(IncidentError):  # resolved by another process
+                    return self.change(before.id, merge)
+            elif self.insert(opened, actor):
+                return opened
+            else:  # opened by another process; or one of the same minute is resolved
+                opened = model.with_new_id(opened)
+        raise IncidentError(f"{opened.id} is being changed by others")
+
+    def _find_open(self, area: str) -> Incident | None:
+        return next((each for each in self.list_open() if each.area == area), None)
+
+    # ------------------------------------------------------------ by people
 
     def acknowledge(self, text: str, who: str) -> Incident:
         """Raises IncidentError."""
 
-        def change(before: Document) -> Document:
-            incident = model.acknowledge(before.incident, who, self._now)
-            if incident is before.incident:
-                return before
-            return before.with_event(incident, self._event("acknowledged", who))
+        def change(before: Incident) -> tuple[Incident, Event | None]:
+            after = model.acknowledge(before, who, self._now)
+            event = Event(self._now, "acknowledged", who)
+            return after, None if after is before else event
 
-        return self._update(text, change)
+        return self.change(text, change)
 
     def add_note(self, text: str, who: str, note: str) -> Incident:
         """Raises IncidentError."""
-        event = self._event("note", who, note=note)
-        return self._update(text, lambda before: before.with_event(before.incident, event))
+        event = Event(self._now, "note", who, note=note)
+        return self.change(text, lambda incident: (incident, event))
 
-    def _event(
-        self, kind: str, actor: str, facts: dict[str, Any] | None = None, note: str | None = None
-    ) -> Event:
-        return self._now.isoformat(), kind, actor, facts or {}, note
+    # ------------------------------------------------------------ notifications
 
-    def _find(self, text: str) -> Document:
-        for document in self.list_documents():
-            if text in ("last", document.incident.id, str(document.incident.number or "")):
-                return document
-        raise IncidentError(f"there is no open incident {text} in {self.name}")
+    def notify(self, channel: Slack, links: Links) -> None:
+        """Bring Slack up to date."""
+        notifier.notify_due(self, channel, links, self._now)
 
-    def _update(self, text: str, change: Callable[[Document], Document]) -> Incident:
-        for _ in range(MAX_ATTEMPTS):
-            before = self._find(text)
-            after = change(before)
-            if after is before or self.write(before, after):
-                return after.incident
-        raise IncidentError(f"{text} is being changed by others: run it again")
+    def claim_due(self) -> list[Incident]:
+        return self._claim(model.is_due, tell_at=self._now + model.NOTIFY_LEASE)
+
+    def claim_reminders(self) -> list[Incident]:
+        return self._claim(model.is_reminder_due, remind_at=self._now + model.REMINDER_INTERVAL)
+
+    def _claim(
+        self, is_due: Callable[[Incident, datetime], bool], **next_attempt: datetime
+    ) -> list[Incident]:
+        """Postponing the next attempt is the lease: after a kill it is claimed again."""
+
+        def take(before: Incident) -> tuple[Incident, None]:
+            if not is_due(before, self._now):
+                raise IncidentError(f"{before.id} is claimed")
+            return replace(before, **next_attempt), None  # type: ignore[arg-type]
+
+        claimed = []
+        for incident in self.list_due():
+            if is_due(incident, self._now):
+                with suppress(IncidentError):
+                    claimed.append(self.change(incident.id, take))
+        return claimed
+
+    def postpone(self, incident: Incident, **next_attempt: datetime) -> None:
+        """next_attempt: tell_at or remind_at."""
+        with suppress(IncidentError):  # resolved, and forgotten
+            self.change(incident.id, lambda before: (replace(before, **next_attempt), None))  # type: ignore[arg-type]
+
+    def mark_notified(self, sent: Incident) -> None:
+        """The first time is an event: seconds from detection to alert."""
+
+        def change(before: Incident) -> tuple[Incident, Event | None]:
+            facts = {"after_s": int((self._now - sent.detected_at).total_seconds())}
+            event = Event(self._now, "alerted", "slack", facts)
+            return model.mark_notified(before, sent, self._now), None if sent.told else event
+
+        with suppress(IncidentError):  # resolved, and forgotten
+            self.change(sent.id, change)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from lib.incidents import alert_mail, alerting, fallback, postgres_store, redis_store, rules
+from lib.incidents import alert_mail, alerting, fallback, rules
 from lib.incidents.model import Finding
 from lib.incidents.rules import Facts
 from lib.interfaces import Services
@@ -82,9 +82,9 @@ def _alert(services: Services, facts: Facts, now: datetime) -> Report:
     findings = rules.evaluate(facts)
     written, recorded = alerting.record_findings(services, findings, now, "watch")
     with suppress(DatabaseDown, NotConfigured):
-        run_query = services.database.run_or_down
-        postgres_store.record_clean_check(run_query, {finding.area for finding in findings}, now)
-        postgres_store.close_old_sev2(run_query, now, SEV2_CLOSES_AFTER)
+        postgres = fallback.in_postgres(services, now)
+        postgres.record_clean_check({finding.area for finding in findings})
+        postgres.close_old_sev2(SEV2_CLOSES_AFTER)
     alerting.import_slack_acknowledgements(services, now)
     notified = alerting.notify(services, now)
     for stats in (recorded, notified):
@@ -142,7 +142,7 @@ def _release_lease(services: Services, holder: str) -> None:
 
 def _import_fallback_records(services: Services, now: datetime) -> None:
     """Import into Postgres what Redis or Slack recorded while it was down."""
-    fallback.import_fallback(services, now)
+    fallback.import_incidents(services, now)
     with suppress(DatabaseDown, CacheDown, NotConfigured):
         mailed_leads.import_from_redis(services, now)
     with suppress(DatabaseDown, NotConfigured):
@@ -174,8 +174,6 @@ def _record_run_and_publish(services: Services, report: Report, now: datetime) -
             data = status_page.load(run_query, now, "watch")
         except (DatabaseDown, NotConfigured):
             published = status_page.parse(services.cache.execute("GET", status_page.KEY))
-            incidents = [
-                stored.incident for stored in redis_store.list_open(services.cache.execute)
-            ]
+            incidents = fallback.in_redis(services, now).list_open()
             data = (published or status_page.no_data(now)).as_copy(now).with_incidents(incidents)
         status_page.publish(services.cache.execute, data)

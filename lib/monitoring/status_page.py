@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from lib.incidents import messages, model, postgres_store
+from lib.incidents import messages, model
 from lib.incidents.model import LEAD_EFFECTS, WIB, Incident
+from lib.incidents.postgres_store import PostgresStore
 from lib.interfaces import RunQuery
 from lib.maintenance import MaintenanceWindow
 from lib.monitoring import rollup, service_levels
@@ -124,7 +125,8 @@ def load(run: RunQuery, now: datetime, source: str) -> StatusData:
 
     aggregates, day_rows = run(query)
     days = {(day, service): (n, errors, within) for day, service, n, errors, within in day_rows}
-    incidents = [i for i in postgres_store.list_recent(run, now - INCIDENT_HISTORY) if i.services]
+    store = PostgresStore(run, now, deployment="")
+    incidents = [each for each in store.list_recent(now - INCIDENT_HISTORY) if each.services]
     ids = [incident.id for incident in incidents]
     rows = run(lambda c: c.execute(SELECT_EVENTS, {"ids": ids}).fetchall())
     views = [

@@ -11,9 +11,10 @@ from typing import Any
 
 from lib import json_body
 from lib.incidents import alerting, fallback
-from lib.incidents.fallback import IncidentStore, NoStore
+from lib.incidents.fallback import NoStore
 from lib.incidents.model import Incident, IncidentError
 from lib.incidents.postgres_store import PostgresStore
+from lib.incidents.store import IncidentStore
 from lib.services import Services
 from ops import command
 from ops.command import Failed

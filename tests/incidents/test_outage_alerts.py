@@ -4,7 +4,6 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +15,9 @@ from psycopg.rows import DictRow
 from dev.faults.test_site import SiteUnderTest
 from dev.platform.environment import SLACK_WEBHOOK_PATH
 from dev.platform.local_platform import Platform
-from lib.incidents import alerting, fallback, postgres_store, rules, slack_store
+from lib.app import Context, Request
+from lib.incidents import alerting, fallback, rules, slack_store
+from lib.incidents.postgres_store import PostgresStore
 from lib.monitoring import monitor, statement_check
 from lib.problems import DatabaseDown
 from lib.services import Services
@@ -52,6 +53,10 @@ def day(rig: SiteUnderTest) -> Iterator[SiteUnderTest]:
     yield rig
     rig.clear_faults_and_wait()
     kill(rig, "api/leads", "api/products", "api/cron/watch", "api/status", "api/health")
+
+
+def postgres(services: Services, now: datetime = NOW) -> PostgresStore:
+    return PostgresStore(services.database.run, now, "dpl")
 
 
 def texts(rig: SiteUnderTest) -> list[str]:
@@ -168,25 +173,14 @@ def test_the_status_page_shows_an_alert_between_two_monitor_runs(day: SiteUnderT
     assert shown["status"]["indicator"] == "major"
 
 
-@dataclass
-class FakeContext:
-    """What a request leaves for alerting."""
-
-    services: Services
-    outages: dict[str, BaseException] = field(default_factory=dict)
-    request_id: str = "r" * 8
-    maintenance: object | None = None
-
-    def after_response(self, work: Any) -> None:
-        work()
-
-
 def test_an_outage_that_a_second_check_does_not_confirm_alerts_nobody(
     platform: Platform, database: Rows
 ) -> None:
     services = Services(Settings(platform.environment))
     for _ in range(2):
-        context = FakeContext(services, {"database": DatabaseDown(), "mail": TimeoutError()})
+        context = Context("leads", Request({}))
+        context.services = services
+        context.outages = {"database": DatabaseDown(), "mail": TimeoutError()}
         check = statement_check.store_fault
         assert alerting.confirm_outage(context, "leads", 202, check) == "not confirmed"
     assert messages(platform) == []
@@ -299,9 +293,9 @@ def test_the_first_store_that_is_back_imports_it_with_what_people_did(
     healthy = Services(Settings(platform.environment))
     for minute in range(2, 5):
         monitor.run(healthy, None, NOW + minute * MINUTE)
-    incident = postgres_store.find(healthy.database.run, in_redis.id)
+    incident = postgres(healthy).find(in_redis.id)
     assert (incident.state, incident.acknowledged_by) == ("resolve", "Sri")
-    events = postgres_store.list_events(healthy.database.run, incident.id)
+    events = postgres(healthy).list_events(incident)
     assert "rebooted" in [event[5] for event in events]
     [edited] = [each for each in messages(platform) if not each["fields"].get("thread_ts")]
     assert edited["fields"]["text"].startswith("RECOVERED SEV1")
@@ -347,9 +341,9 @@ def test_two_incidents_of_one_outage_become_one(platform: Platform, no_stores: S
     record(no_stores, "database_down")
     healthy = Services(Settings(platform.environment))
     findings = [rules.make_finding(rules.BY_NAME["database_down"], "a blip", NOW)]
-    postgres_store.record_findings(healthy.database.run, findings, NOW + MINUTE, "dpl", "request")
+    postgres(healthy, NOW + MINUTE).record_findings(findings, "request")
     monitor.run(healthy, None, NOW + 2 * MINUTE)
-    [incident] = postgres_store.list_open(healthy.database.run)
+    [incident] = postgres(healthy).list_open()
     texts = [m["fields"]["text"] for m in messages(platform) if not m["fields"].get("thread_ts")]
     assert texts == [
         f"Told of in {incident.id} from here on: Postgres is down",
@@ -414,9 +408,9 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
     redis_only.close()
     healthy = Services(Settings(platform.environment))
     monitor.run(healthy, None, NOW + MINUTE)
-    kinds = [event[2] for event in postgres_store.list_events(healthy.database.run, incident.id)]
+    kinds = [event[2] for event in postgres(healthy).list_events(incident)]
     assert {"acknowledged", "note"} <= {*kinds}
-    assert postgres_store.find(healthy.database.run, incident.id).acknowledged_by == "Sri"
+    assert postgres(healthy).find(incident.id).acknowledged_by == "Sri"
     healthy.close()
 
 

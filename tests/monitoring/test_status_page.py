@@ -17,7 +17,8 @@ from psycopg.rows import DictRow
 from dev.faults.fault_proxy import FaultProxy
 from dev.platform.local_platform import Platform
 from lib import metrics
-from lib.incidents import postgres_store, rules
+from lib.incidents import rules
+from lib.incidents.postgres_store import PostgresStore
 from lib.monitoring import monitor, rollup, service_levels, status_page
 from lib.services import Services
 from lib.settings import Settings
@@ -239,14 +240,18 @@ def test_one_round_trip_to_redis_answers_with_the_maintenance_window(
 # --- Incidents, for the public.
 
 
+def postgres(services: Services, now: datetime = NOW) -> PostgresStore:
+    return PostgresStore(services.database.run, now, "dpl")
+
+
 def open_incident(services: Services, name: str) -> None:
     findings = [rules.make_finding(rules.BY_NAME[name], "10.0.0.1 said no", NOW)]
-    postgres_store.record_findings(services.database.run, findings, NOW, "dpl", "watch")
+    postgres(services).record_findings(findings, "watch")
 
 
 def test_an_incident_shows_on_the_components_it_hits(services: Services) -> None:
     open_incident(services, "database_down")
-    postgres_store.add_note(services.database.run, "last", "ops", NOW, "a word among us")
+    postgres(services).add_note("last", "ops", "a word among us")
     document = rendered(services)
     states = {component["id"]: component["status"] for component in document["components"]}
     assert states == {
