@@ -55,9 +55,7 @@ def raise_alert(
         _record_and_notify(services, [finding], now)
 
 
-def confirm_outage(
-    context: Context, service: str, status: int, find_store_fault: StoreCheck
-) -> str | None:
+def confirm_outage(context: Context, status: int, find_store_fault: StoreCheck) -> str | None:
     """After a response whose request met an outage: check again, and alert if it is confirmed.
 
     The result, for the log; None within ALERT_COOLDOWN_S of the last check.
@@ -68,7 +66,7 @@ def confirm_outage(
     now = datetime.now(UTC)
     findings = []
     if context.maintenance is None:
-        findings = _check_outages(context, service, status, now, find_store_fault)
+        findings = _check_outages(context, status, now, find_store_fault)
     if not findings:
         _last_raised_at.pop(key, None)  # the next request that meets one checks again
         return "not confirmed"
@@ -79,14 +77,15 @@ def confirm_outage(
 
 
 def _check_outages(
-    context: Context, service: str, status: int, now: datetime, find_store_fault: StoreCheck
+    context: Context, status: int, now: datetime, find_store_fault: StoreCheck
 ) -> list[Finding]:
     """What is still broken of what the request met."""
-    services, response = context.services, f"a request to /api/{service} was answered {status}"
+    services, endpoint = context.services, context.name
+    response = f"a request to /api/{endpoint} was answered {status}"
     effect = ""
-    if service == "leads" and status >= 500:
+    if endpoint == "leads" and status >= 500:
         effect = "refused"
-    elif service == "leads" and status == 202:
+    elif endpoint == "leads" and status == 202:
         effect = "mailed" if "queue" in context.outages else "queued"
     faults = []
     if "database" in context.outages:

@@ -85,19 +85,19 @@ def test_a_lead_that_met_a_dead_postgres_alerts_after_its_response_and_once(
 
 def test_any_endpoint_alerts(day: SiteUnderTest) -> None:
     day.database.switch("refuse")
-    answer = httpx.get(f"{day.url}/api/products?q=wax", timeout=20)
-    assert answer.status_code == 200
+    response = httpx.get(f"{day.url}/api/products?q=wax", timeout=20)
+    assert response.status_code == 200
     assert eventually(lambda: texts(day)) == ["SEV1 Postgres is down"]
     assert "/api/products was answered 200" in json.dumps(roots(day)[0]["fields"])
 
 
 @contextmanager
-def altered(database: Rows, forth: str, back: str) -> Iterator[None]:
-    database.execute(forth.encode())
+def altered(database: Rows, statement: str, undo: str) -> Iterator[None]:
+    database.execute(statement.encode())
     try:
         yield
     finally:
-        database.execute(back.encode())
+        database.execute(undo.encode())
 
 
 REFUSALS = {
@@ -121,10 +121,10 @@ def test_a_postgres_that_answers_and_refuses_has_its_own_title(
     day: SiteUnderTest, name: str
 ) -> None:
     with altered(day.admin, *REFUSALS[name]):
-        answer = post(day)
+        response = post(day)
         [text] = eventually(lambda: texts(day))
         day.wait_idle(20)
-    effect = "queued" if answer.status_code == 202 else "refused"
+    effect = "queued" if response.status_code == 202 else "refused"
     assert text == f"SEV1 Postgres would refuse a lead: leads are {effect}"
 
 
@@ -154,10 +154,10 @@ def test_a_worse_effect_on_leads_edits_the_title_and_is_broadcast(day: SiteUnder
     sent = [reply["fields"] for reply in replies(day)]
     broadcast = [fields["text"] for fields in sent if fields["reply_broadcast"]]
     assert any("leads are refused" in text for text in broadcast)
-    shown = httpx.get(f"{day.url}/api/status", timeout=20).json()
-    states = {each["id"]: each["status"] for each in shown["components"]}
+    document = httpx.get(f"{day.url}/api/status", timeout=20).json()
+    states = {each["id"]: each["status"] for each in document["components"]}
     assert states["leads"] == "major_outage"
-    assert shown["status"]["description"] == "Much does not work: forms cannot be taken just now"
+    assert document["status"]["description"] == "Much does not work: forms cannot be taken just now"
 
 
 def test_the_status_page_shows_an_alert_between_two_monitor_runs(day: SiteUnderTest) -> None:
@@ -167,10 +167,12 @@ def test_the_status_page_shows_an_alert_between_two_monitor_runs(day: SiteUnderT
     day.wait_idle(20)
     assert texts(day), day.log.since()[-12:]
     day.wait_idle(20)
-    shown = httpx.get(f"{day.url}/api/status", timeout=20).json()
-    assert shown["data"]["source"] == "watch"
-    assert [each["name"] for each in shown["incidents"]] == ["Postgres is down: leads are queued"]
-    assert shown["status"]["indicator"] == "major"
+    document = httpx.get(f"{day.url}/api/status", timeout=20).json()
+    assert document["data"]["source"] == "watch"
+    assert [each["name"] for each in document["incidents"]] == [
+        "Postgres is down: leads are queued"
+    ]
+    assert document["status"]["indicator"] == "major"
 
 
 def test_an_outage_that_a_second_check_does_not_confirm_alerts_nobody(
@@ -182,7 +184,7 @@ def test_an_outage_that_a_second_check_does_not_confirm_alerts_nobody(
         context.services = services
         context.outages = {"database": DatabaseDown(), "mail": TimeoutError()}
         check = statement_check.store_fault
-        assert alerting.confirm_outage(context, "leads", 202, check) == "not confirmed"
+        assert alerting.confirm_outage(context, 202, check) == "not confirmed"
     assert messages(platform) == []
     services.close()
 
@@ -346,7 +348,7 @@ def test_two_incidents_of_one_outage_become_one(platform: Platform, no_stores: S
     [incident] = postgres(healthy).list_open()
     texts = [m["fields"]["text"] for m in messages(platform) if not m["fields"].get("thread_ts")]
     assert texts == [
-        f"Told of in {incident.id} from here on: Postgres is down",
+        f"Continued in {incident.id}: Postgres is down",
         "SEV1 Postgres is down",
     ]
     assert fallback.in_slack(healthy, NOW).list_open() == []
@@ -394,9 +396,9 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
         return cli.main(["incident", *arguments], environment)
 
     assert ops("list") == 1
-    shown = capsys.readouterr()
-    assert incident.id in shown.out
-    assert "this is what Redis holds" in shown.err
+    printed = capsys.readouterr()
+    assert incident.id in printed.out
+    assert "this is what Redis holds" in printed.err
     assert ops("ack", incident.id, "--by", "Sri") == 0
     assert "Slack knows" in capsys.readouterr().out
     assert ops("note", "last", "--by", "Sri", "pool", "restarted") == 0
@@ -432,6 +434,6 @@ def test_the_alert_drill_fails_when_its_channel_did_not_take_it(
 ) -> None:
     hook = {"SLACK_WEBHOOK_URL": platform.slack.url + SLACK_WEBHOOK_PATH}
     status = cli.main(["alert-drill"], {**platform.environment, **hook, **changed})
-    shown = capsys.readouterr()
-    assert words in shown.out + shown.err
+    printed = capsys.readouterr()
+    assert words in printed.out + printed.err
     assert status == (0 if "DATABASE_URL" in changed else 1)
