@@ -27,7 +27,7 @@ def send_if_due(services: Services, facts: Facts, now: datetime) -> tuple[str | 
     if facts.maintenance:
         return None, ""
     try:
-        secret = services.canary_secret
+        secret = services.settings.canary_secret
     except NotConfigured:
         return None, ""
     with suppress(CacheDown, NotConfigured):
@@ -53,7 +53,7 @@ def _send(services: Services, facts: Facts, secret: str, now: datetime) -> tuple
     payload = {**canary.payload(now), "email": ""}  # one mail to a test mailbox is enough
     body = json.dumps(payload).encode()
     headers = {"Content-Type": "application/json", canary.HEADER: canary.sign(secret, body, now)}
-    url = f"{services.site_url}/api/leads"
+    url = f"{services.settings.site_url}/api/leads"
     request = urllib.request.Request(url, body, headers)  # noqa: S310 - our own site
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310
