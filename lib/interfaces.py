@@ -1,4 +1,4 @@
-"""What packages are given to work with: a way to run a query, and the services of an instance.
+"""What packages work with: a way to run a query, and the services of an instance.
 
 Only the type checker follows these names to `lib.services` and the vendor helpers: so a package
 that uses them imports no vendor and no settings.

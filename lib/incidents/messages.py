@@ -73,7 +73,7 @@ def render_unrecorded(incident: Incident, links: Links, now: datetime) -> Messag
 
 def render_moved(incident: Incident, new_id: str) -> Message:
     """What is left of a message whose incident became part of another."""
-    text = f"Told of in {new_id} from here on: {incident.title}"
+    text = f"Continued in {new_id}: {incident.title}"
     return Message(text, (_section_block(text),), {"incident": new_id})
 
 

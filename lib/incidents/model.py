@@ -65,7 +65,11 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """A row of `incidents`, or a document in Redis or Slack while Postgres is down (number 0)."""
+    """A row of `incidents`, or a document in Redis or Slack while Postgres is down (number 0).
+
+    version: of what Slack should show; told: of what it shows. tell_at, remind_at: when the next
+    attempt to notify, and the next reminder, are due. clean_ticks: monitor runs without findings.
+    """
 
     id: str
     area: str

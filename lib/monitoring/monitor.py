@@ -26,16 +26,16 @@ SEV2_CLOSES_AFTER = timedelta(hours=24)
 SENTRY_COOLDOWN_S = 3600
 
 ACQUIRE_LEASE = """
-insert into leases as held (job, holder, until) values ('watch', %(holder)s, %(until)s)
+insert into leases as existing (job, holder, until) values ('watch', %(holder)s, %(until)s)
 on conflict (job) do update set holder = excluded.holder, until = excluded.until
-where held.until < %(now)s
+where existing.until < %(now)s
 returning holder
 """
 RELEASE_LEASE = "delete from leases where job = 'watch' and holder = %(holder)s"
 
 SELECT_LAST_RUN = "select finished_at from job_runs where job = 'watch'"
 RECORD_RUN = """
-insert into job_runs as held (job, first_run_at, finished_at, facts)
+insert into job_runs as existing (job, first_run_at, finished_at, facts)
 values ('watch', %(now)s, %(now)s, %(facts)s::jsonb)
 on conflict (job) do update set finished_at = excluded.finished_at, facts = excluded.facts
 """
