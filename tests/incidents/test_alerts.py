@@ -274,8 +274,8 @@ def test_the_title_says_what_happens_to_leads_and_a_worse_effect_is_broadcast(
         postgres(services, now).record_findings(findings, "watch")
         notify(services, now)
         [root] = roots(platform)
-        aloud = [m for m in messages(platform) if m["fields"].get("reply_broadcast")]
-        texts.append((root["fields"]["text"], len(aloud)))
+        broadcast = [m for m in messages(platform) if m["fields"].get("reply_broadcast")]
+        texts.append((root["fields"]["text"], len(broadcast)))
     assert texts == [
         ("SEV1 Postgres is down: leads are queued", 0),
         ("SEV1 Postgres is down: leads are queued", 0),
@@ -377,9 +377,9 @@ def test_a_sev1_that_slack_does_not_take_goes_to_sentry_and_the_monitors_respons
 
 
 def webhook(platform: Platform, **changed: str) -> Slack:
-    given = {"api_url": f"{platform.slack.url}/api", "token": "", "channel": ""}
+    options = {"api_url": f"{platform.slack.url}/api", "token": "", "channel": ""}
     url = platform.slack.url + SLACK_WEBHOOK_PATH
-    return Slack(**{**given, "webhook_url": url, **changed})
+    return Slack(**{**options, "webhook_url": url, **changed})
 
 
 def test_a_webhook_posts_anew_where_a_bot_would_edit(

@@ -126,10 +126,10 @@ def test_thirty_days_survive_redis(services: Services, valkey: redis.Redis) -> N
 
 
 def get_status(url: str) -> dict[str, Any]:
-    answer = httpx.get(f"{url}/api/status", timeout=30)
-    assert answer.status_code == 200
-    assert answer.headers["Cache-Control"] == status_cached()
-    document: dict[str, Any] = answer.json()
+    response = httpx.get(f"{url}/api/status", timeout=30)
+    assert response.status_code == 200
+    assert response.headers["Cache-Control"] == status_cached()
+    document: dict[str, Any] = response.json()
     return document
 
 
@@ -216,9 +216,9 @@ def test_with_both_stores_silent_every_page_is_answered_in_time(
         took_s = []
         for _ in range(3):
             started = time.monotonic()
-            answer = httpx.get(f"{function.url}/{path}", timeout=10)
+            response = httpx.get(f"{function.url}/{path}", timeout=10)
             took_s.append(time.monotonic() - started)
-            assert answer.status_code == status_code
+            assert response.status_code == status_code
         # The median: the first of a cold start loads what it needs, which is nobody's silence.
         assert sorted(took_s)[1] < slowest_s, took_s
 
@@ -231,7 +231,7 @@ def test_one_round_trip_to_redis_answers_with_the_maintenance_window(
     with platform.function("api/status.py") as function:
         assert get_status(function.url)["data"]["source"] == "watch"
         commands = [request["body"] for request in platform.upstash.received()]
-    # Beside the count of the answered request, which is made after its answer.
+    # Beside the count of the answered request, which is made after its response.
     commands = [c for c in commands if metrics.INCREMENT not in str(c) and "EVAL" not in c]
     all_at_once = [["GET", "status"], ["HGETALL", "incidents"], ["GET", "maintenance"]]
     assert [command for command in commands if "maintenance" in str(command)] == [all_at_once]
