@@ -16,7 +16,8 @@ constraint, read-only: `services.database` names it); 403 forbidden when no toke
 from datetime import datetime
 
 from lib import query_parameters
-from lib.app import Context, Response, has_bearer_token, json_response, wsgi_app
+from lib.app import Context, Response, json_response, wsgi_app
+from lib.authorization import has_bearer_token
 from lib.problems import Forbidden, NotConfigured, Unauthorized
 from lib.settings import Settings
 

@@ -20,9 +20,7 @@ from lib.app import (
     Request,
     RequestEntityTooLarge,
     Response,
-    is_allowed_origin,
     json_response,
-    origin_of,
     wsgi_app,
 )
 from lib.interfaces import RunQuery
@@ -41,6 +39,7 @@ from lib.leads.admission import Admission, RateLimits
 from lib.leads.lead import Lead, Recipients
 from lib.leads.service import PersistedLead, StoreFailure
 from lib.monitoring import deployments
+from lib.origins import is_allowed_origin, origin_of
 from lib.problems import (
     IdempotencyKeyReused,
     Invalid,

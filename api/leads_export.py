@@ -11,7 +11,8 @@ temporarily_unavailable without Postgres.
 
 from urllib.parse import urlencode
 
-from lib.app import Context, Response, require_operator_token, wsgi_app
+from lib.app import Context, Response, wsgi_app
+from lib.authorization import require_operator_token
 from lib.leads import export
 
 PATH = "/api/leads/export"

@@ -13,7 +13,8 @@ temporarily_unavailable without Postgres.
 """
 
 from lib import query_parameters
-from lib.app import Context, Response, json_response, require_operator_token, wsgi_app
+from lib.app import Context, Response, json_response, wsgi_app
+from lib.authorization import require_operator_token
 from lib.leads import submission
 from lib.privacy import data_subject, erasure, requests
 from lib.problems import Invalid

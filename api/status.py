@@ -24,7 +24,7 @@ def get(context: Context) -> Response:
         data = _load_from_database(context) or (data and data.as_copy())
     data = data or status_page.no_data(now)
     context.add_log_fields(decision=data.source)
-    site_url = context.services.site_url
+    site_url = context.services.settings.site_url
     document = status_page.render(data, site_url, context.cached_maintenance, now)
     response = json_response(document)
     response.headers["Cache-Control"] = CACHE_CONTROL
@@ -47,8 +47,8 @@ def _read_published(context: Context) -> StatusData | None:
         return None
     context.update_maintenance(window)
     data = status_page.parse(text)
-    stored = redis_store.parse_all(incidents)
-    return data and data.with_incidents([one.incident for one in stored])
+    documents = redis_store.parse_all(incidents)
+    return data and data.with_incidents([document.incident for document in documents])
 
 
 def _load_from_database(context: Context) -> StatusData | None:

@@ -7,7 +7,6 @@ response goes to `context.after_response`: it runs when the body has been sent a
 invocation ends, and is never retried, so it may only do sooner what something else would do anyway.
 """
 
-import hmac
 import json
 import os
 import socket
@@ -17,13 +16,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from werkzeug.exceptions import RequestEntityTooLarge as RequestEntityTooLarge
 from werkzeug.wrappers import Request as Request
 from werkzeug.wrappers import Response as Response
 
-from lib import log, maintenance, metrics, problems, runtime
+from lib import authorization, log, maintenance, metrics, origins, problems, runtime
 from lib.language import LOCALES as LOCALES
 from lib.language import best_locale
 from lib.problems import CacheDown, DatabaseDown, NotConfigured, Problem
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from lib.services import Services
-
-PROBE_WAIT_S = 3.0  # for another thread that probes the same dependency
 
 OPERATORS_ENDPOINTS = {
     "health", "leads_export", "leads_subject", "cron/deliver", "cron/prune", "cron/watch",
@@ -112,7 +108,7 @@ class Context:
         if presented is None:
             return False
         try:
-            return _matches_any(presented, (Settings().maintenance_bypass_token,))
+            return authorization.matches_any(presented, (Settings().maintenance_bypass_token,))
         except NotConfigured:
             return False
 
@@ -133,7 +129,11 @@ class Context:
         log.write("unexpected", "error", endpoint=self.name, id=self.request_id, **fields)
         if type(error).__module__.partition(".")[0] == "psycopg":
             self.record_outage("database", error)
-        self.after_response(lambda: _send_to_sentry(self, error))
+        self.after_response(lambda: self.send_to_sentry(error))
+
+    def send_to_sentry(self, error: Exception) -> None:
+        if (reporter := self.services.reporter) is not None:
+            reporter.report(error, request_id=self.request_id, endpoint=self.name)
 
     def record_outage(self, dependency: str, error: BaseException) -> None:
         """Note that `database`, `queue` or `mail` was down for this request, or refused it.
@@ -184,11 +184,11 @@ def wsgi_app(
         else:
             response = _handle(context, methods.get(request.method), allowed, page)
         if cross_origin:
-            _add_cors_headers(context, response, allowed)
+            origins.add_cors_headers(context, response, allowed)
         response.headers["X-Request-Id"] = context.request_id
         response.headers.setdefault("Cache-Control", "no-store")
-        is_done = not (context.background_tasks or context.outages)
-        is_done = is_done and request_counter.would_defer(response.status_code)
+        has_work = context.background_tasks or context.outages
+        is_done = not has_work and request_counter.would_defer(response.status_code)
         if is_done and runtime.can_keep_alive(environ, response):
             # Only then: the next request on a connection waits for the work after this response.
             response.headers["Connection"] = "keep-alive"
@@ -254,85 +254,6 @@ def json_response(
     return Response(body.encode("utf-8", "replace"), status, content_type=content_type)
 
 
-def has_bearer_token(request: Request, secrets: Iterable[str]) -> bool:
-    """Whether the caller presents one of `secrets`, compared in constant time."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return _matches_any(token, secrets) and scheme.lower() == "bearer"
-
-
-def _matches_any(token: str, secrets: Iterable[str]) -> bool:
-    presented = token.strip().encode("utf-8", "surrogateescape")
-    matches = [hmac.compare_digest(presented, secret.encode()) for secret in secrets if secret]
-    return any(matches)
-
-
-def require_cron_token(context: Context) -> None:
-    """Raises Unauthorized for a caller that is not Vercel's scheduler.
-
-    Then probes what was down: an open circuit breaker decides no refusal.
-    """
-    settings = context.services.settings
-    if not has_bearer_token(context.request, (settings.cron_secret, settings.cron_secret_previous)):
-        raise problems.Unauthorized
-    context.services.probe_open_breakers(PROBE_WAIT_S)
-
-
-def require_operator_token(context: Context) -> None:
-    """Raises Unauthorized without an operator's token, as a bearer or in X-Admin-Token;
-    NotConfigured when there is none to compare with.
-
-    Then probes what was down: an open circuit breaker decides no refusal.
-    """
-    settings = context.services.settings
-    tokens = (settings.leads_admin_token, settings.leads_admin_token_previous)
-    if not any(tokens):
-        raise NotConfigured("LEADS_ADMIN_TOKEN", "is not set")
-    presented = context.request.headers.get("X-Admin-Token", "")
-    if not has_bearer_token(context.request, tokens) and not _matches_any(presented, tokens):
-        raise problems.Unauthorized
-    context.services.probe_open_breakers(PROBE_WAIT_S)
-
-
-def request_origin(context: Context) -> str:
-    """scheme://host the caller reached us at."""
-    return f"{context.request.scheme}://{context.request.host}"
-
-
-def is_allowed_origin(context: Context, origin: str) -> bool:
-    """Whether `origin` is this site, the requested host, or on the allow-list."""
-    settings = context.services.settings
-    allowed = {
-        request_origin(context), origin_of(settings.site_url), *settings.allowed_origins
-    }  # fmt: skip
-    return origin != "null" and origin.rstrip("/") in allowed
-
-
-def origin_of(address: str) -> str:
-    """scheme://host of an address; "null", as browsers say, of what is none."""
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return "null"
-    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else "null"
-
-
-def _add_cors_headers(context: Context, response: Response, allowed: str) -> None:
-    origin = context.request.headers.get("Origin", "")
-    response.headers.add("Vary", "Origin")
-    if not origin or not is_allowed_origin(context, origin):
-        return
-    response.headers["Access-Control-Allow-Origin"] = origin
-    response.headers["Access-Control-Expose-Headers"] = (
-        "X-Request-Id, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
-    )
-    if context.request.method == "OPTIONS":
-        response.headers["Access-Control-Allow-Methods"] = allowed
-        response.headers["Access-Control-Allow-Headers"] = (
-            "Content-Type, Idempotency-Key, X-Form-Seconds, X-Request-Id"
-        )
-        response.headers["Access-Control-Max-Age"] = "86400"
-
-
 def _request_id(request: Request) -> str:
     """The caller's own id if it is short and plain, else a new one."""
     presented = request.headers.get("X-Request-Id", "")
@@ -372,9 +293,9 @@ def _raise_outage_alert(context: Context, status: int) -> None:
     from lib.incidents import alerting
     from lib.monitoring import statement_check
 
-    check = statement_check.store_fault
     try:
-        context.add_log_fields(outage=alerting.confirm_outage(context, context.name, status, check))
+        outage = alerting.confirm_outage(context, status, statement_check.store_fault)
+        context.add_log_fields(outage=outage)
     except Exception as error:  # noqa: BLE001 - the response is sent
         _report_late("alert_failed", context, error)
 
@@ -382,7 +303,7 @@ def _raise_outage_alert(context: Context, status: int) -> None:
 def _report_late(event: str, context: Context, error: Exception) -> None:
     fields = log.exception_fields(error)
     log.write(event, "error", endpoint=context.name, id=context.request_id, **fields)
-    _send_to_sentry(context, error)
+    context.send_to_sentry(error)
 
 
 def _execute(*command: str | int) -> object:
@@ -405,8 +326,3 @@ def _count_request(context: Context, status: int, took_ms: float) -> None:
         request_counter.count(context.name, deployment, status, took_ms, context.now)
     except (CacheDown, NotConfigured):
         context.add_log_fields(unmeasured=True)
-
-
-def _send_to_sentry(context: Context, error: Exception) -> None:
-    if (reporter := context.services.reporter) is not None:
-        reporter.report(error, request_id=context.request_id, endpoint=context.name)

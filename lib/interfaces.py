@@ -1,4 +1,4 @@
-"""What packages are given to work with: a way to run a query, and the services of an instance.
+"""What packages work with: a way to run a query, and the services of an instance.
 
 Only the type checker follows these names to `lib.services` and the vendor helpers: so a package
 that uses them imports no vendor and no settings.
@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from lib import cache, db, encryption, mail, services
+    from lib import app, cache, db, encryption, mail, services, slack
 
 type RunQuery = Callable[..., Any]
 """`run(query, budget_s=...)` gives `query(connection)` on Postgres. A query may run twice, so it
@@ -21,11 +21,15 @@ type StoreCheck = Callable[[RunQuery, datetime], str | None]
 type Services = services.Services
 """An attribute may raise NotConfigured, which counts as down."""
 
+type Context = app.Context
+"""One request (lib/app.py)."""
+
 type Database = db.Database
 type Cache = cache.Cache
 type Cipher = encryption.SecretBoxCipher
 type Mailer = mail.Mailer
 type Email = mail.Email
+type Slack = slack.Slack
 
 type MessageRef = tuple[str, str]
 """A Slack message: channel and ts; ts is '' where it cannot be edited."""

@@ -80,8 +80,8 @@ def postgres_error_fields(fault: BaseException) -> dict[str, str]:
         diag, sqlstate = getattr(cause, "diag", None), getattr(cause, "sqlstate", None)
         if diag is None or not isinstance(sqlstate, str):
             continue
-        given = {name: getattr(diag, attribute, None) for name, attribute in _DIAGNOSTICS.items()}
-        named = {name: text for name, text in given.items()
+        values = {name: getattr(diag, attribute, None) for name, attribute in _DIAGNOSTICS.items()}
+        names = {name: text for name, text in values.items()
                  if isinstance(text, str) and _IDENTIFIER.fullmatch(text)}  # fmt: skip
-        return {"sqlstate": sqlstate, **named}
+        return {"sqlstate": sqlstate, **names}
     return {}

@@ -23,9 +23,8 @@ BUCKET_EDGES_MS = tuple(
 )
 RETENTION_S = 49 * 3600  # in Redis: a monitor that runs once a day still finds every minute
 FLUSH_INTERVAL_S = 1.0
-MAX_PENDING_COUNTS = (
-    2000  # counts an instance holds back; more is a fault, and not worth its memory
-)
+# Counts that an instance holds back; more is a fault, and not worth its memory.
+MAX_PENDING_COUNTS = 2000
 
 type BucketCounts = Mapping[int, int]
 """Bucket number -> how many requests."""
@@ -58,7 +57,7 @@ def outcome_of(status: int) -> str:
 
 
 def count_within(counts: BucketCounts, bound_ms: int) -> int:
-    """How many took at most bound_ms, which must be one of EDGES_MS: then it is exact."""
+    """How many took at most bound_ms, which must be one of BUCKET_EDGES_MS: then it is exact."""
     last = BUCKET_EDGES_MS.index(bound_ms)
     return sum(n for number, n in counts.items() if number <= last)
 
@@ -74,7 +73,8 @@ def quantile(counts: BucketCounts, share: float) -> tuple[float, int, int] | Non
     wanted = max(1.0, share * n)
     numbers = sorted(counts)
     below = 0
-    for number, reached in zip(numbers, accumulate(counts[one] for one in numbers), strict=True):
+    totals = accumulate(counts[number] for number in numbers)
+    for number, reached in zip(numbers, totals, strict=True):
         if reached >= wanted:
             low = BUCKET_EDGES_MS[number - 1] if number else 0
             high = BUCKET_EDGES_MS[min(number, len(BUCKET_EDGES_MS) - 1)]

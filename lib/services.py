@@ -88,11 +88,6 @@ class Services:
         return self.settings.sentry_dsn
 
     @property
-    def alert_addresses(self) -> tuple[str, tuple[str, ...]]:
-        """Sender and recipients of alerts while Slack is down; no recipients by default."""
-        return self.settings.mail_from, self.settings.alerts_mail_to
-
-    @property
     def links(self) -> "Links":
         from lib.incidents.messages import Links
 
@@ -104,23 +99,6 @@ class Services:
     @property
     def deployment(self) -> str:
         return self.settings.vercel_deployment_id or "-"
-
-    @property
-    def maintenance_mode_error(self) -> str | None:
-        """Why MAINTENANCE_MODE has no effect although it is set; None if it is valid."""
-        return self.settings.maintenance_mode_error
-
-    @property
-    def site_url(self) -> str:
-        return self.settings.site_url
-
-    @property
-    def canary_secret(self) -> str:
-        return self.settings.canary_secret
-
-    @property
-    def retention_days(self) -> int:
-        return self.settings.leads_retention_days
 
     @property
     def canary_every_s(self) -> int:

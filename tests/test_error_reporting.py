@@ -19,8 +19,8 @@ WORDS = "Andi Saputra andi@example.com"
 
 @pytest.fixture
 def services(platform: Platform, database: object) -> Iterator[Services]:
-    with closing(Services(Settings(platform.environment))) as made:
-        yield made
+    with closing(Services(Settings(platform.environment))) as services:
+        yield services
 
 
 def failing(services: Services, statement: str, **values: object) -> BaseException:
@@ -66,11 +66,11 @@ def test_a_report_and_a_log_line_carry_the_code_and_the_names(
     wrapped.__cause__ = fault
     reporter = services.reporter
     assert reporter is not None
-    for one in (fault, wrapped):
-        named = log.exception_fields(one)
+    for error in (fault, wrapped):
+        named = log.exception_fields(error)
         assert {key: named[key] for key in named if key not in ("fault", "at")} == expected
         platform.sentry.forget()
-        reporter.report(one, request_id="r", endpoint="leads")
+        reporter.report(error, request_id="r", endpoint="leads")
         sent = json.dumps([record["body"] for record in platform.sentry.received()])
         assert "Andi" not in sent
         assert "andi@" not in sent
@@ -87,7 +87,7 @@ def tags_in(value: Any) -> dict[str, str]:
             return dict(value["tags"])
         value = list(value.values())
     if isinstance(value, list):
-        for one in value:
-            if found := tags_in(one):
-                return found
+        for item in value:
+            if tags := tags_in(item):
+                return tags
     return {}

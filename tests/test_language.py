@@ -83,8 +83,8 @@ def test_validation_messages_follow_the_header(
     site: httpx.Client, header: str | None, words: str
 ) -> None:
     headers = {} if header is None else {"Accept-Language": header}
-    answer = site.post("/api/leads", json={}, headers=headers)
-    assert answer.json()["details"]["city"] == [words]
+    response = site.post("/api/leads", json={}, headers=headers)
+    assert response.json()["details"]["city"] == [words]
 
 
 def test_a_form_with_errors_comes_back_in_the_language_of_the_header(site: httpx.Client) -> None:

@@ -40,9 +40,9 @@ def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def services(platform: Platform, database: Rows) -> Iterator[Services]:
-    made = Services(Settings(platform.environment))
-    yield made
-    made.close()
+    services = Services(Settings(platform.environment))
+    yield services
+    services.close()
 
 
 # --- Buckets.
@@ -64,9 +64,9 @@ def test_the_edges_never_change() -> None:
 def test_a_quantile_lies_between_its_edges_and_they_hold_the_true_one(
     took: list[float], share: float
 ) -> None:
-    found = metrics.quantile(Counter(map(metrics.bucket_of, took)), share)
-    assert found is not None
-    value, low, high = found
+    estimate = metrics.quantile(Counter(map(metrics.bucket_of, took)), share)
+    assert estimate is not None
+    value, low, high = estimate
     rank = max(1, -(-share * len(took) // 1))
     true = sorted(took)[int(rank) - 1]
     assert low <= value <= high
@@ -76,15 +76,15 @@ def test_a_quantile_lies_between_its_edges_and_they_hold_the_true_one(
 @given(st.lists(st.floats(0, 30_000), min_size=20, max_size=400), st.sampled_from(PROMISED))
 def test_the_share_inside_a_bound_is_the_true_share(took: list[float], bound: int) -> None:
     counts = Counter(map(metrics.bucket_of, took))
-    assert metrics.count_within(counts, bound) == sum(one <= bound for one in took)
+    assert metrics.count_within(counts, bound) == sum(ms <= bound for ms in took)
 
 
 def test_the_figure_is_off_by_a_few_percent_for_usual_latencies() -> None:
     drawn = statistics.NormalDist(5.3, 0.6).samples(4000, seed=7)  # logarithms: about 200 ms
-    took = sorted(2.718281828**one for one in drawn)
-    found = metrics.quantile(Counter(map(metrics.bucket_of, took)), 0.95)
-    assert found is not None
-    assert found[0] == pytest.approx(took[int(0.95 * len(took))], rel=0.05)
+    took = sorted(2.718281828**exponent for exponent in drawn)
+    estimate = metrics.quantile(Counter(map(metrics.bucket_of, took)), 0.95)
+    assert estimate is not None
+    assert estimate[0] == pytest.approx(took[int(0.95 * len(took))], rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def counted(sent: list[tuple[Any, ...]]) -> Counter[str]:
 
 
 def test_a_lone_request_is_one_command_and_hears_the_maintenance_switch() -> None:
-    sink, told = Redis(), list[object]()
-    RequestCounter(sink, told.append).count("health", "dpl", 200, 3.0, NOW)
+    sink, windows = Redis(), list[object]()
+    RequestCounter(sink, windows.append).count("health", "dpl", 200, 3.0, NOW)
     assert len(sink.sent) == 1
     assert sink.sent[0][0] == "EVAL"
     assert counted(sink.sent) == {"health|dpl|ok|0": 1}
-    assert told == ["switch"]
+    assert windows == ["switch"]
 
 
 def test_requests_close_together_share_a_command_and_every_one_is_counted() -> None:
@@ -212,8 +212,8 @@ def test_a_request_costs_one_command_after_its_answer(
     time.sleep(1.2)  # what is near enough to share has been sent
     platform.upstash.forget()
     site.get("/api/health")
-    [asked] = eventually(platform.upstash.received)
-    assert asked["body"][0] == "EVAL"
+    [request] = eventually(platform.upstash.received)
+    assert request["body"][0] == "EVAL"
 
 
 @pytest.mark.measures_time

@@ -9,7 +9,8 @@ them; `in_redis` and `tombstones` are null with Redis down. In maintenance every
 """
 
 from lib import log
-from lib.app import Context, Response, json_response, require_cron_token, wsgi_app
+from lib.app import Context, Response, json_response, wsgi_app
+from lib.authorization import require_cron_token
 from lib.leads import tombstones
 from lib.privacy import erasure, retention
 from lib.problems import CacheDown, NotConfigured

@@ -8,15 +8,8 @@ without CRON_SECRET or WATCH_TOKEN, which an external monitor may hold.
 
 from contextlib import suppress
 
-from lib.app import (
-    PROBE_WAIT_S,
-    Context,
-    Response,
-    has_bearer_token,
-    json_response,
-    require_cron_token,
-    wsgi_app,
-)
+from lib.app import Context, Response, json_response, wsgi_app
+from lib.authorization import PROBE_WAIT_S, has_bearer_token, require_cron_token
 from lib.monitoring import deployments, monitor, secrets
 from lib.problems import DatabaseDown, NotConfigured
 

@@ -17,12 +17,12 @@ from lib.problems import IdempotencyConflict, NotConfigured, PermanentMailError,
 
 def send_alerts(services: Services, findings: Sequence[Finding], now: datetime) -> int:
     """How many were sent; none where no address is configured."""
-    sender, recipients = services.alert_addresses
+    sender, recipients = services.settings.mail_from, services.settings.alerts_mail_to
     sent = 0
     for finding in findings if recipients else ():
         subject = f"{finding.severity.upper()} {finding.title}"
         text = (
-            f"{finding.title}: {finding.description}\n\nSlack cannot be told, so you are.\n"
+            f"{finding.title}: {finding.description}\n\nSlack takes no alert, so it is mailed.\n"
             f"Runbook: ops/README.md, section {finding.rule}\n"
         )
         html = f"<p>{escape(text).replace(chr(10), '<br>')}</p>"

@@ -6,19 +6,19 @@ monitor. What Slack does not take goes to Sentry and the log.
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Protocol
 
 from lib import log
-from lib.incidents import rules, stores
+from lib.incidents import fallback, rules
+from lib.incidents.fallback import NoStore
 from lib.incidents.model import Finding, Incident, IncidentError
 from lib.incidents.notifier import NotifyStats
+from lib.incidents.postgres_store import PostgresStore
 from lib.incidents.redis_store import RedisStore
-from lib.incidents.store import PostgresStore
-from lib.incidents.stores import NoStore
-from lib.interfaces import Services, StoreCheck
+from lib.incidents.store import IncidentStore
+from lib.interfaces import Context, Services, StoreCheck
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
 
 ALERT_COOLDOWN_S = 30.0  # between two alerts of an instance for the same reason
@@ -26,20 +26,6 @@ UNDELIVERED_COOLDOWN_S = 600.0  # between two reports that Slack takes none
 
 _last_raised_at: dict[str, float] = {}
 _lock = threading.Lock()
-
-
-class Context(Protocol):
-    """What lib/app.py gives a function for one request."""
-
-    @property
-    def services(self) -> Any: ...
-    @property
-    def request_id(self) -> str: ...
-    @property
-    def outages(self) -> Mapping[str, BaseException]: ...
-    @property
-    def maintenance(self) -> object | None: ...
-    def after_response(self, work: Callable[[], None]) -> None: ...
 
 
 def raise_alert_after_response(context: Context, rule: str, **facts: object) -> None:
@@ -69,9 +55,7 @@ def raise_alert(
         _record_and_notify(services, [finding], now)
 
 
-def confirm_outage(
-    context: Context, service: str, status: int, find_store_fault: StoreCheck
-) -> str | None:
+def confirm_outage(context: Context, status: int, find_store_fault: StoreCheck) -> str | None:
     """After a response whose request met an outage: check again, and alert if it is confirmed.
 
     The result, for the log; None within ALERT_COOLDOWN_S of the last check.
@@ -82,7 +66,7 @@ def confirm_outage(
     now = datetime.now(UTC)
     findings = []
     if context.maintenance is None:
-        findings = _check_outages(context, service, status, now, find_store_fault)
+        findings = _check_outages(context, status, now, find_store_fault)
     if not findings:
         _last_raised_at.pop(key, None)  # the next request that meets one checks again
         return "not confirmed"
@@ -93,14 +77,15 @@ def confirm_outage(
 
 
 def _check_outages(
-    context: Context, service: str, status: int, now: datetime, find_store_fault: StoreCheck
+    context: Context, status: int, now: datetime, find_store_fault: StoreCheck
 ) -> list[Finding]:
     """What is still broken of what the request met."""
-    services, response = context.services, f"a request to /api/{service} was answered {status}"
+    services, endpoint = context.services, context.name
+    response = f"a request to /api/{endpoint} was answered {status}"
     effect = ""
-    if service == "leads" and status >= 500:
+    if endpoint == "leads" and status >= 500:
         effect = "refused"
-    elif service == "leads" and status == 202:
+    elif endpoint == "leads" and status == 202:
         effect = "mailed" if "queue" in context.outages else "queued"
     faults = []
     if "database" in context.outages:
@@ -152,18 +137,19 @@ def record_findings(
     if not findings:
         return "nowhere", NotifyStats()
 
-    def record(store: stores.IncidentStore) -> tuple[str, NotifyStats]:
+    def record(store: IncidentStore) -> tuple[str, NotifyStats]:
         _ping_if_circuit_open(services, store)
-        return store.name.lower(), store.record_findings(findings, actor)
+        store.record_findings(findings, actor)
+        return store.name.lower(), store.stats
 
     try:
-        return stores.use_first_available(services, now, record)
+        return fallback.use_first_available(services, now, record)
     except NoStore as error:
         urgent = tuple(finding.rule for finding in findings if finding.severity == "sev1")
         return "nowhere", NotifyStats(delayed=1, reason=str(error), undelivered_rules=urgent)
 
 
-def _ping_if_circuit_open(services: Services, store: stores.IncidentStore) -> None:
+def _ping_if_circuit_open(services: Services, store: IncidentStore) -> None:
     """An alert does not wait for the circuit breaker to close. Raises DatabaseDown, CacheDown."""
     if isinstance(store, PostgresStore) and services.database.breaker.is_open:
         services.database.ping()
@@ -174,16 +160,16 @@ def _ping_if_circuit_open(services: Services, store: stores.IncidentStore) -> No
 def notify(services: Services, now: datetime) -> NotifyStats:
     """Bring Slack up to date; without Slack nothing is sent and nothing forgotten."""
 
-    def send(store: stores.IncidentStore) -> NotifyStats:
-        stats = store.notify(channel, services.links)
+    def send(store: IncidentStore) -> NotifyStats:
+        store.notify(channel, services.links)
         if isinstance(store, PostgresStore):
             with suppress(CacheDown, NotConfigured):
-                stores.in_redis(services, now).sync(store.list_open())
-        return stats
+                fallback.in_redis(services, now).sync(store.list_open())
+        return store.stats
 
     try:
         channel = services.slack
-        return stores.use_first_available(services, now, send)
+        return fallback.use_first_available(services, now, send)
     except (NoStore, NotConfigured) as error:
         stats = NotifyStats()
         waiting = [each for each in list_open(services, now) if each.told < each.version]
@@ -195,7 +181,7 @@ def notify(services: Services, now: datetime) -> NotifyStats:
 def list_open(services: Services, now: datetime) -> list[Incident]:
     """Empty where no store can be read."""
     with suppress(NoStore):
-        return stores.use_first_available(services, now, lambda store: store.list_open())
+        return fallback.use_first_available(services, now, lambda store: store.list_open())
     return []
 
 
@@ -213,7 +199,7 @@ def import_slack_acknowledgements(services: Services, now: datetime) -> None:
 
 
 def _acknowledge(services: Services, incident_id: str, who: str, now: datetime) -> None:
-    stores.use_first_available(services, now, lambda store: store.acknowledge(incident_id, who))
+    fallback.use_first_available(services, now, lambda store: store.acknowledge(incident_id, who))
 
 
 def report_undelivered(services: Services, stats: NotifyStats) -> None:

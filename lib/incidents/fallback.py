@@ -1,130 +1,77 @@
-"""Open incidents while Postgres is down: one document each, in Redis, else in Slack.
+"""Which store records the incidents: Postgres, else Redis, else Slack alone. Chosen only here.
 
-What happens to them is here, once; where they are is redis_store and slack_store. The first monitor
-run that reaches Postgres imports them under the same id. The rule a newcomer would break: a write
-is a compare-and-set, because a request and the monitor may write at once.
+Only Postgres remembers a resolved incident. What the others hold is imported by the first monitor
+run that reaches Postgres.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
 from datetime import datetime
-from typing import Any
 
-from lib.incidents import model
-from lib.incidents.model import Event, Finding, Incident, IncidentError
-from lib.incidents.notifier import NotifyStats
-
-MAX_ATTEMPTS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """pending_events: what Postgres does not have yet. raw_json: as it was read from Redis."""
-
-    incident: Incident
-    pending_events: tuple[Event, ...] = ()
-    raw_json: str = ""
-
-    def with_event(self, incident: Incident, event: Event) -> "Document":
-        return replace(self, incident=incident, pending_events=(*self.pending_events, event))
+from lib.incidents.model import Event, Incident
+from lib.incidents.postgres_store import PostgresStore
+from lib.incidents.redis_store import RedisStore
+from lib.incidents.slack_store import SlackStore
+from lib.incidents.store import IncidentStore
+from lib.interfaces import Services
+from lib.problems import CacheDown, DatabaseDown, NotConfigured, SlackError
 
 
-class DocumentStore(ABC):
-    """Each method raises CacheDown, SlackError or NotConfigured."""
+class NoStore(Exception):
+    """None of the three can be used; the text says why, for an operator."""
 
-    name: str
 
-    def __init__(self, now: datetime, deployment: str) -> None:
-        self._now = now
-        self._deployment = deployment
+def in_postgres(services: Services, now: datetime) -> PostgresStore:
+    # What Postgres refuses is an outage too: an alert must get out.
+    return PostgresStore(services.database.run_or_down, now, services.deployment)
 
-    @abstractmethod
-    def list_documents(self) -> list[Document]:
-        """Newest first."""
 
-    @abstractmethod
-    def write(self, before: Document | None, after: Document) -> bool:
-        """Compare and set; False when another write came first."""
+def in_redis(services: Services, now: datetime) -> RedisStore:
+    return RedisStore(services.cache.execute, now, services.deployment)
 
-    @abstractmethod
-    def events(self, document: Document) -> Sequence[Event]: ...
 
-    def list_open(self) -> list[Incident]:
-        return [document.incident for document in self.list_documents()]
+def in_slack(services: Services, now: datetime) -> SlackStore:
+    return SlackStore(services.slack, services.links, now, services.deployment)
 
-    def list_recent(self, _since: datetime) -> list[Incident]:
-        """The open ones: what is over is in Postgres alone."""
-        return self.list_open()
 
-    def find(self, text: str) -> Incident:
-        """By id, number, or `last`. Raises IncidentError."""
-        return self._find(text).incident
+def use_first_available[R](
+    services: Services, now: datetime, operation: Callable[[IncidentStore], R]
+) -> R:
+    """The result of the first store that does it. Raises NoStore."""
+    errors = []
+    for name, choose in (("Postgres", in_postgres), ("Redis", in_redis), ("Slack", in_slack)):
+        try:
+            return operation(choose(services, now))
+        except (DatabaseDown, CacheDown) as error:
+            errors.append(f"{name} does not answer ({type(error).__name__})")
+        except (SlackError, NotConfigured) as error:
+            errors.append(f"{name}: {error}")
+    raise NoStore("; ".join(errors))
 
-    def list_events(self, incident: Incident) -> list[tuple[Any, ...]]:
-        """As store.list_events, of what Postgres does not have yet."""
-        events = self.events(self._find(incident.id))
-        return [
-            (number, datetime.fromisoformat(at), *rest)
-            for number, (at, *rest) in enumerate(events, 1)
-        ]
 
-    def record_findings(self, findings: Sequence[Finding], actor: str) -> NotifyStats:
-        """Open an incident for each area of the findings, or merge them into the open one."""
-        for of_area in model.by_area(findings).values():
-            self.record_area(of_area, actor)
-        return NotifyStats()
-
-    def record_area(self, findings: Sequence[Finding], actor: str) -> None:
-        descriptions = {finding.rule: finding.description for finding in findings}
-        event = self._event("detected", actor, {"what": descriptions})
-        for _ in range(MAX_ATTEMPTS):
-            before = self.find_in_area(findings[0].area)
-            if before is None:
-                opened = model.open_incident(findings, self._now, self._deployment)
-                after = Document(opened, (event,))
-            else:
-                merged = model.merge_findings(before.incident, findings, self._now)
-                after = replace(before, incident=merged)
-                if merged.version > before.incident.version:
-                    after = before.with_event(merged, event)
-            if self.write(before, after):
+def import_incidents(services: Services, now: datetime) -> None:
+    """Enter in Postgres what Redis or Slack alone hold; else in Redis what Slack alone holds."""
+    with suppress(DatabaseDown, CacheDown, NotConfigured):
+        redis = in_redis(services, now)
+        for document in redis.list_documents():
+            if events := document.pending_events:
+                in_postgres(services, now).import_incident(document.incident, events, "redis")
+                redis.remove(document)
+    with suppress(SlackError, NotConfigured):
+        slack = in_slack(services, now)
+        for incident in slack.list_open():
+            new_id = _import_from_slack(services, incident, slack.read_events(incident), now)
+            if new_id is None:
                 return
+            slack.mark_imported(incident, new_id)
 
-    def find_in_area(self, area: str) -> Document | None:
-        return next((d for d in self.list_documents() if d.incident.area == area), None)
 
-    def acknowledge(self, text: str, who: str) -> Incident:
-        """Raises IncidentError."""
-
-        def change(before: Document) -> Document:
-            incident = model.acknowledge(before.incident, who, self._now)
-            if incident is before.incident:
-                return before
-            return before.with_event(incident, self._event("acknowledged", who))
-
-        return self._update(text, change)
-
-    def add_note(self, text: str, who: str, note: str) -> Incident:
-        """Raises IncidentError."""
-        event = self._event("note", who, note=note)
-        return self._update(text, lambda before: before.with_event(before.incident, event))
-
-    def _event(
-        self, kind: str, actor: str, facts: dict[str, Any] | None = None, note: str | None = None
-    ) -> Event:
-        return self._now.isoformat(), kind, actor, facts or {}, note
-
-    def _find(self, text: str) -> Document:
-        for document in self.list_documents():
-            if text in ("last", document.incident.id, str(document.incident.number or "")):
-                return document
-        raise IncidentError(f"there is no open incident {text} in {self.name}")
-
-    def _update(self, text: str, change: Callable[[Document], Document]) -> Incident:
-        for _ in range(MAX_ATTEMPTS):
-            before = self._find(text)
-            after = change(before)
-            if after is before or self.write(before, after):
-                return after.incident
-        raise IncidentError(f"{text} is being changed by others: run it again")
+def _import_from_slack(
+    services: Services, incident: Incident, events: Sequence[Event], now: datetime
+) -> str | None:
+    """The id it has now; None while no store takes it."""
+    for choose in (in_postgres, in_redis):
+        with suppress(DatabaseDown, CacheDown, NotConfigured):
+            new_id = choose(services, now).import_incident(incident, events, "slack")
+            return new_id or f"{incident.id} (over)"
+    return None

@@ -76,7 +76,7 @@ def render_unrecorded(incident: Incident, links: Links, now: datetime) -> Messag
 
 def render_moved(incident: Incident, new_id: str) -> Message:
     """What is left of a message whose incident became part of another."""
-    text = f"Told of in {new_id} from here on: {incident.title}"
+    text = f"Continued in {new_id}: {incident.title}"
     return Message(text, (_section_block(text),), {"incident": new_id})
 
 
@@ -100,12 +100,12 @@ def render_reminder(incident: Incident, links: Links, now: datetime) -> Message:
     return Message(text, blocks, {"reminder": incident.id, "at": now.isoformat()})
 
 
-def render_note(note: str, who: str, at: str) -> Message:
+def render_note(note: str, who: str, at: datetime) -> Message:
     """A person's words, as a reply."""
     text = f"note by {who}: {note}"
     plain_text = {"type": "plain_text", "text": text[:MAX_SECTION_CHARS]}
     block = {"type": "section", "text": plain_text}
-    return Message(text, (block,), {"note": note, "by": who, "at": at})
+    return Message(text, (block,), {"note": note, "by": who, "at": at.isoformat()})
 
 
 def title_with_effect(incident: Incident) -> str:

@@ -10,12 +10,9 @@ that Slack shows.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, date, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from lib.interfaces import MessageRef
-
-type Event = tuple[str, str, str, dict[str, Any], str | None]
-"""A line of the timeline: at (ISO), kind, actor, facts, note."""
 
 SEVERITIES = ("sev1", "sev2")  # worst first
 # What happens to a lead that is sent now, best first; "" is unknown.
@@ -56,9 +53,23 @@ class Finding:
     lead_effect: str = ""
 
 
+class Event(NamedTuple):
+    """A line of the timeline. facts: no personal data; note: a person's own words."""
+
+    at: datetime
+    kind: str
+    actor: str
+    facts: dict[str, Any] = {}
+    note: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """A row of `incidents`, or a document in Redis or Slack while Postgres is down (number 0)."""
+    """A row of `incidents`, or a document in Redis or Slack while Postgres is down (number 0).
+
+    version: of what Slack should show; told: of what it shows. tell_at, remind_at: when the next
+    attempt to notify, and the next reminder, are due. clean_ticks: monitor runs without findings.
+    """
 
     id: str
     area: str
@@ -120,6 +131,10 @@ class Incident:
     @property
     def services(self) -> tuple[str, ...]:
         return tuple(self.facts.get("services", ()))
+
+    def is_named(self, text: str) -> bool:
+        """By its id, its number, or as the `last` of a list, newest first."""
+        return text in ("last", self.id, str(self.number or "-"))
 
     def duration(self, now: datetime) -> timedelta:
         return (self.resolved_at or now) - self.started_at
@@ -255,6 +270,28 @@ def calendar_gap(day: date) -> str:
             " themselves are skipped."
         )
     return ""
+
+
+def is_due(incident: Incident, now: datetime) -> bool:
+    """Whether Slack is behind, and may hear of it now."""
+    return incident.told < incident.version and incident.tell_at <= now
+
+
+def is_reminder_due(incident: Incident, now: datetime) -> bool:
+    """Of a Sev1 that was notified and that nobody has acknowledged."""
+    is_waiting = incident.acknowledged_at is None and incident.slack_ts is not None
+    return is_waiting and incident.remind_at is not None and incident.remind_at <= now
+
+
+def mark_notified(current: Incident, sent: Incident, now: datetime) -> Incident:
+    """sent: as Slack shows it now; `current` may have changed since."""
+    return replace(
+        current,
+        told=max(current.told, sent.version),
+        slack_channel=sent.slack_channel,
+        slack_ts=sent.slack_ts,
+        tell_at=now if current.version > sent.version else current.tell_at,
+    )
 
 
 # ---------------------------------------------------------------- from state to state

@@ -9,47 +9,17 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from lib.incidents.messages import (
-    Links,
-    render_incidents,
-    render_reminder,
-    render_update,
-)
+from lib.incidents.messages import Links, render_incidents, render_reminder, render_update
 from lib.incidents.model import Incident
-from lib.interfaces import Message, MessageRef
+from lib.interfaces import MessageRef, Slack
 from lib.problems import MessageNotFound, SlackError
 
+if TYPE_CHECKING:
+    from lib.incidents.store import IncidentStore
+
 RETRY_DELAY_S = 60.0
-
-
-class Channel(Protocol):
-    """One channel of Slack. Each method raises SlackError; those with a ref MessageNotFound too."""
-
-    @property
-    def can_update(self) -> bool: ...
-    def post(
-        self, message: Message, *, thread: str | None = None, reply_broadcast: bool = False
-    ) -> MessageRef: ...
-    def update(self, ref: MessageRef, message: Message) -> None: ...
-    def delete(self, ref: MessageRef) -> None: ...
-    def find(self, key: str, value: str) -> MessageRef | None: ...
-    def list_with_metadata(self, key: str) -> list[tuple[MessageRef, dict[str, str]]]: ...
-    def read_thread(self, ref: MessageRef) -> tuple[str | None, tuple[dict[str, str], ...]]:
-        """The first person who replied or reacted; the metadata of our replies, oldest first."""
-        ...
-
-
-class NotificationStore(Protocol):
-    """Claiming is a lease: no other process gets the incident for a minute."""
-
-    def claim_due(self, now: datetime) -> list[Incident]: ...
-    def claim_reminders(self, now: datetime) -> list[Incident]: ...
-    def incidents_in_message(self, ref: MessageRef) -> list[Incident]: ...
-    def mark_notified(self, incident: Incident, now: datetime) -> None: ...
-    def postpone(self, incident: Incident, at: datetime) -> None: ...
-    def postpone_reminder(self, incident: Incident, at: datetime) -> None: ...
 
 
 @dataclass(slots=True)
@@ -69,35 +39,26 @@ class NotifyStats:
         self.undelivered_rules = tuple(dict.fromkeys((*self.undelivered_rules, *rules)))
 
 
-def notify_due(
-    store: NotificationStore, channel: Channel, links: Links, now: datetime
-) -> NotifyStats:
+def notify_due(store: "IncidentStore", channel: Slack, links: Links, now: datetime) -> None:
     """Send what is due. Raises what the store raises; a refusal of Slack only delays."""
-    stats = NotifyStats()
-    due = store.claim_due(now)
+    due = store.claim_due()
     # The Sev2 that collected until the morning are one message.
     digest = [each for each in due if each.needs_new_message and each.severity == "sev2"]
     for batch in [digest, *([each] for each in due if each not in digest)]:
         if batch:
-            _send(store, channel, links, batch, now, stats)
-    for incident in store.claim_reminders(now):
+            _send(store, channel, links, batch, now)
+    for incident in store.claim_reminders():
         try:
             reminder = render_reminder(incident, links, now)
             channel.post(reminder, thread=incident.slack_ts or None, reply_broadcast=True)
-            stats.posted += 1
+            store.stats.posted += 1
         except SlackError as error:
-            store.postpone_reminder(incident, now + _retry_delay(error))
-            stats.add_refusal(error.reason, [incident])
-    return stats
+            store.postpone(incident, remind_at=now + _retry_delay(error))
+            store.stats.add_refusal(error.reason, [incident])
 
 
 def _send(
-    store: NotificationStore,
-    channel: Channel,
-    links: Links,
-    batch: Sequence[Incident],
-    now: datetime,
-    stats: NotifyStats,
+    store: "IncidentStore", channel: Slack, links: Links, batch: Sequence[Incident], now: datetime
 ) -> None:
     try:
         if batch[0].needs_new_message:
@@ -106,13 +67,13 @@ def _send(
             ref, is_new = _update_posted(store, channel, links, batch[0], now)
     except SlackError as error:
         for incident in batch:
-            store.postpone(incident, now + _retry_delay(error))
-        stats.add_refusal(error.reason, batch)
+            store.postpone(incident, tell_at=now + _retry_delay(error))
+        store.stats.add_refusal(error.reason, batch)
         return
     for incident in batch:
-        store.mark_notified(replace(incident, slack_channel=ref[0], slack_ts=ref[1]), now)
-    stats.posted += is_new
-    stats.updated += not is_new
+        store.mark_notified(replace(incident, slack_channel=ref[0], slack_ts=ref[1]))
+    store.stats.posted += is_new
+    store.stats.updated += not is_new
 
 
 def _retry_delay(error: SlackError) -> timedelta:
@@ -120,7 +81,7 @@ def _retry_delay(error: SlackError) -> timedelta:
 
 
 def _post_new(
-    channel: Channel, links: Links, batch: Sequence[Incident], now: datetime
+    channel: Slack, links: Links, batch: Sequence[Incident], now: datetime
 ) -> tuple[MessageRef, bool]:
     """Unless an attempt whose response was lost has posted it."""
     message = render_incidents(batch, links, now)
@@ -133,12 +94,12 @@ def _post_new(
 
 
 def _update_posted(
-    store: NotificationStore, channel: Channel, links: Links, incident: Incident, now: datetime
+    store: "IncidentStore", channel: Slack, links: Links, incident: Incident, now: datetime
 ) -> tuple[MessageRef, bool]:
     """Edit the message; where it cannot be edited, post another."""
     ref = incident.message_ref
     if channel.can_update and ref[1]:
-        others = [each for each in store.incidents_in_message(ref) if each.id != incident.id]
+        others = [each for each in store.list_in_message(ref) if each.id != incident.id]
         try:
             channel.update(ref, render_incidents([incident, *others], links, now))
         except MessageNotFound:

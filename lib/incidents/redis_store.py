@@ -5,17 +5,13 @@ One hash, area -> JSON document. A document with pending events is not imported 
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from lib.incidents import model
-from lib.incidents.fallback import Document, DocumentStore
-from lib.incidents.messages import Links
 from lib.incidents.model import Event, Incident, IncidentError
-from lib.incidents.notifier import Channel, NotifyStats, notify_due
-from lib.interfaces import MessageRef
+from lib.incidents.store import MAX_ATTEMPTS, Change, IncidentStore
 
 KEY = "incidents"
 
@@ -29,8 +25,17 @@ return 1
 """
 
 
-class RedisStore(DocumentStore):
-    """It is a notifier.NotificationStore, too. execute: `Cache.execute`."""
+@dataclass(frozen=True, slots=True)
+class Document:
+    """pending_events: what Postgres does not have yet. raw_json: as it was read."""
+
+    incident: Incident
+    pending_events: tuple[Event, ...] = ()
+    raw_json: str = ""
+
+
+class RedisStore(IncidentStore):
+    """execute: `Cache.execute`."""
 
     name = "Redis"
 
@@ -39,30 +44,45 @@ class RedisStore(DocumentStore):
         self._execute = execute
 
     def list_documents(self) -> list[Document]:
-        documents = list_open(self._execute)
+        """Newest first."""
+        documents = parse_all(self._execute("HGETALL", KEY))
         return sorted(documents, key=lambda each: each.incident.detected_at, reverse=True)
 
-    def events(self, document: Document) -> Sequence[Event]:
-        return document.pending_events
+    def list_open(self) -> list[Incident]:
+        return [document.incident for document in self.list_documents()]
 
-    def write(self, before: Document | None, after: Document) -> bool:
-        return self._compare_and_set(after.incident.area, before, _to_json(after))
+    def list_events(self, incident: Incident) -> list[tuple[Any, ...]]:
+        """Those that Postgres does not have yet."""
+        events = self._find_document(incident.id).pending_events
+        return [(number, *event) for number, event in enumerate(events, 1)]
 
-    def remove(self, document: Document) -> bool:
-        return self._compare_and_set(document.incident.area, document, "")
+    def insert(self, incident: Incident, actor: str, later_events: Sequence[Event] = ()) -> bool:
+        facts = {"what": incident.descriptions}
+        detected = Event(incident.detected_at, "detected", actor, facts)
+        return self._write(None, Document(incident, (detected, *later_events)))
 
-    def _compare_and_set(self, area: str, before: Document | None, text: str) -> bool:
-        read = "" if before is None else before.raw_json
-        return bool(self._execute("EVAL", COMPARE_AND_SET, 1, KEY, area, read, text))
+    def change(self, text: str, change: Change) -> Incident:
+        for _ in range(MAX_ATTEMPTS):
+            before = self._find_document(text)
+            incident, event = change(before.incident)
+            events = before.pending_events if event is None else (*before.pending_events, event)
+            after = Document(incident, events, before.raw_json)
+            if after == before or self._write(before, after):
+                return incident
+        raise IncidentError(f"{text} is being changed by others: run it again")
 
-    def import_incident(self, incident: Incident, events: Sequence[Event]) -> str:
-        """Enter what Slack alone knew; the id it has now."""
-        existing = self.find_in_area(incident.area)
+    def _find_document(self, text: str) -> Document:
+        for document in self.list_documents():
+            if document.incident.is_named(text):
+                return document
+        raise self._not_found(text)
+
+    def import_incident(self, incident: Incident, events: Sequence[Event], source: str) -> str:
+        """Enter what another store alone knew; the id it has now."""
+        existing = self._find_open(incident.area)
         if existing is not None:
-            return existing.incident.id
-        descriptions = {"what": incident.descriptions}
-        opened: Event = (incident.detected_at.isoformat(), "detected", "slack", descriptions, None)
-        self.write(None, Document(incident, (opened, *events)))
+            return existing.id
+        self.insert(incident, source, events)
         return incident.id
 
     def sync(self, open_in_postgres: Sequence[Incident]) -> None:
@@ -71,66 +91,22 @@ class RedisStore(DocumentStore):
         for incident in open_in_postgres:
             before = stored.pop(incident.area, None)
             if before is None or not (before.pending_events or before.incident == incident):
-                self.write(before, Document(incident))
+                self._write(before, Document(incident))
         for document in stored.values():
             if not document.pending_events:
                 self.remove(document)
 
-    def notify(self, channel: Channel, links: Links) -> NotifyStats:
-        return notify_due(self, channel, links, self._now)
+    def remove(self, document: Document) -> None:
+        """Unless it was changed since."""
+        self._compare_and_set(document.incident.area, document, "")
 
-    def claim_due(self, now: datetime) -> list[Incident]:
-        def is_due(incident: Incident) -> bool:
-            return incident.told < incident.version and incident.tell_at <= now
+    def _write(self, before: Document | None, after: Document) -> bool:
+        return self._compare_and_set(after.incident.area, before, _to_json(after))
 
-        return self._claim(is_due, tell_at=now + model.NOTIFY_LEASE)
-
-    def claim_reminders(self, now: datetime) -> list[Incident]:
-        def is_due(incident: Incident) -> bool:
-            remind_at = incident.remind_at
-            return remind_at is not None and remind_at <= now and incident.slack_ts is not None
-
-        return self._claim(is_due, remind_at=now + model.REMINDER_INTERVAL)
-
-    def _claim(self, is_due: Callable[[Incident], bool], **lease: Any) -> list[Incident]:
-        due = [document for document in self.list_documents() if is_due(document.incident)]
-        return [
-            before.incident
-            for before in due
-            if self.write(before, replace(before, incident=replace(before.incident, **lease)))
-        ]
-
-    def incidents_in_message(self, ref: MessageRef) -> list[Incident]:
-        return [incident for incident in self.list_open() if incident.message_ref == ref]
-
-    def mark_notified(self, incident: Incident, now: datetime) -> None:
-        def change(current: Incident) -> Incident:
-            return replace(
-                current,
-                told=max(current.told, incident.version),
-                slack_channel=incident.slack_channel,
-                slack_ts=incident.slack_ts,
-                tell_at=now if current.version > incident.version else current.tell_at,
-            )
-
-        self._change(incident, change)
-
-    def postpone(self, incident: Incident, at: datetime) -> None:
-        self._change(incident, lambda current: replace(current, tell_at=at))
-
-    def postpone_reminder(self, incident: Incident, at: datetime) -> None:
-        self._change(incident, lambda current: replace(current, remind_at=at))
-
-    def _change(self, incident: Incident, change: Callable[[Incident], Incident]) -> None:
-        with suppress(IncidentError):  # it is no longer there
-            self._update(
-                incident.id, lambda before: replace(before, incident=change(before.incident))
-            )
-
-
-def list_open(execute: Callable[..., Any]) -> list[Document]:
-    """Raises CacheDown."""
-    return parse_all(execute("HGETALL", KEY))
+    def _compare_and_set(self, area: str, before: Document | None, text: str) -> bool:
+        """False when another write came first."""
+        read = "" if before is None else before.raw_json
+        return bool(self._execute("EVAL", COMPARE_AND_SET, 1, KEY, area, read, text))
 
 
 def parse_all(reply: object) -> list[Document]:
@@ -145,17 +121,13 @@ def _to_json(document: Document) -> str:
         "events": document.pending_events,
         "stored": not document.pending_events,  # read by the release before, after a rollback
     }
-    return json.dumps(values, ensure_ascii=False)
+    return json.dumps(values, ensure_ascii=False, default=datetime.isoformat)
 
 
 def _from_json(text: object) -> Document | None:
     try:
         values = json.loads(str(text))
-        events = tuple(_event(*event) for event in values["events"])
+        events = tuple(Event(datetime.fromisoformat(at), *rest) for at, *rest in values["events"])
         return Document(model.from_document(values["incident"]), events, str(text))
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
-
-
-def _event(at: str, kind: str, actor: str, facts: dict[str, Any], note: str | None = None) -> Event:
-    return at, kind, actor, facts, note

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 
 WINDOW, RECENT_WINDOW = timedelta(minutes=30), timedelta(minutes=10)
 MAJORITY_WINDOW = timedelta(minutes=5)
@@ -34,13 +35,8 @@ type Traffic = Mapping[str, Mapping[datetime, MinuteCounts]]
 """service -> minute -> counts"""
 type CountBad = Callable[[MinuteCounts], int]
 
-
-def _errors(counts: MinuteCounts) -> int:
-    return counts.errors
-
-
-def _slow(counts: MinuteCounts) -> int:
-    return counts.slow
+_errors: CountBad = attrgetter("errors")
+_slow: CountBad = attrgetter("slow")
 
 
 def total(minutes: Iterable[MinuteCounts]) -> MinuteCounts:

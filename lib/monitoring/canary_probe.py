@@ -26,7 +26,7 @@ def send_if_due(services: Services, facts: Facts, now: datetime) -> tuple[str | 
     if facts.maintenance:
         return None, ""
     try:
-        secret = services.canary_secret
+        secret = services.settings.canary_secret
     except NotConfigured:
         return None, ""
     key = throttle_key(services.deployment)
@@ -57,7 +57,7 @@ def _send(services: Services, facts: Facts, secret: str, now: datetime) -> tuple
     payload = {**canary.payload(now), "email": ""}  # one mail to a test mailbox is enough
     body = json.dumps(payload).encode()
     headers = {"Content-Type": "application/json", canary.HEADER: canary.sign(secret, body, now)}
-    url = f"{services.site_url}/api/leads"
+    url = f"{services.settings.site_url}/api/leads"
     try:
         with open_client(url, connect_s=TIMEOUT_S, response_s=TIMEOUT_S) as client:
             response = client.post(url, content=body, headers=headers)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from lib.interfaces import RunQuery
+from lib.interfaces import Context, RunQuery, Services
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
 RETRY_AFTER_S = 30.0  # where Postgres was down
@@ -85,20 +85,20 @@ class FirstCheck:
     """The statement check of a new deployment, started by its first request.
 
     A build may name a column that no migration has brought: this finds it before a visitor does.
-    One per instance, which remembers that the check is done. context: lib.app.Context.
+    One per instance, which remembers that the check is done.
     """
 
     def __init__(self) -> None:
         self._next: float | None = 0.0
 
-    def check_after_response(self, context: Any) -> None:
+    def check_after_response(self, context: Context) -> None:
         """Run it after this response, unless it was run; again later where Postgres is down."""
         if self._next is None or time.monotonic() < self._next or context.cached_maintenance:
             return
         self._next = time.monotonic() + RETRY_AFTER_S
         context.after_response(lambda: self._check(context))
 
-    def _check(self, context: Any) -> None:
+    def _check(self, context: Context) -> None:
         if context.outages:
             return  # the request itself alerts; a later one checks
         services, fault = context.services, None
@@ -110,7 +110,7 @@ class FirstCheck:
             context.add_log_fields(deployment_fault=fault)
 
 
-def _check_unless_claimed(services: Any, build: Build, now: datetime) -> str | None:
+def _check_unless_claimed(services: Services, build: Build, now: datetime) -> str | None:
     """A key in Redis saves all instances but one the connection to Postgres, which decides."""
     key = CHECKED_KEY_PREFIX + build.deployment
     with suppress(CacheDown, NotConfigured):
@@ -124,7 +124,7 @@ def _check_unless_claimed(services: Any, build: Build, now: datetime) -> str | N
         raise
 
 
-def check_once(services: Any, build: Build, now: datetime) -> str | None:
+def check_once(services: Services, build: Build, now: datetime) -> str | None:
     """Run the statement check, once per deployment, and alert. Raises DatabaseDown.
 
     What would fail; None where nothing would, or another instance has checked.

@@ -35,7 +35,7 @@ def collect_facts(services: Services, window: MaintenanceWindow | None, now: dat
     facts = Facts(
         now=now,
         maintenance=window is not None,
-        maintenance_fault=services.maintenance_mode_error,
+        maintenance_fault=services.settings.maintenance_mode_error,
     )
     facts = replace(facts, **_database_facts(services, now))
     facts = replace(facts, **_redis_facts(services, now))
@@ -111,7 +111,7 @@ def _privacy_requests(services: Services, now: datetime) -> dict[str, Any]:
 
 def _retention(services: Services, now: datetime) -> dict[str, Any]:
     run = services.database.run_or_down
-    classes = retention.rules(services.retention_days)
+    classes = retention.rules(services.settings.leads_retention_days)
     return {
         "unsent_expired_leads": tuple(retention.unnotified_leads(run, classes, now)),
         "stale_data": tuple(age.name for age in retention.overdue(run, classes, now)),

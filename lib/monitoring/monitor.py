@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from lib.incidents import alert_mail, alerting, redis_store, rules, store, stores
+from lib.incidents import alert_mail, alerting, fallback, rules
 from lib.incidents.model import Finding
 from lib.incidents.rules import Facts
 from lib.interfaces import Services
@@ -26,16 +26,16 @@ SEV2_CLOSES_AFTER = timedelta(hours=24)
 SENTRY_COOLDOWN_S = 3600
 
 ACQUIRE_LEASE = """
-insert into leases as held (job, holder, until) values ('watch', %(holder)s, %(until)s)
+insert into leases as existing (job, holder, until) values ('watch', %(holder)s, %(until)s)
 on conflict (job) do update set holder = excluded.holder, until = excluded.until
-where held.until < %(now)s
+where existing.until < %(now)s
 returning holder
 """
 RELEASE_LEASE = "delete from leases where job = 'watch' and holder = %(holder)s"
 
 SELECT_LAST_RUN = "select finished_at from job_runs where job = 'watch'"
 RECORD_RUN = """
-insert into job_runs as held (job, first_run_at, finished_at, facts)
+insert into job_runs as existing (job, first_run_at, finished_at, facts)
 values ('watch', %(now)s, %(now)s, %(facts)s::jsonb)
 on conflict (job) do update set finished_at = excluded.finished_at, facts = excluded.facts
 """
@@ -82,9 +82,9 @@ def _alert(services: Services, facts: Facts, now: datetime) -> Report:
     findings = rules.evaluate(facts)
     written, recorded = alerting.record_findings(services, findings, now, "watch")
     with suppress(DatabaseDown, NotConfigured):
-        run_query = services.database.run_or_down
-        store.record_clean_check(run_query, {finding.area for finding in findings}, now)
-        store.close_old_sev2(run_query, now, SEV2_CLOSES_AFTER)
+        postgres = fallback.in_postgres(services, now)
+        postgres.record_clean_check({finding.area for finding in findings})
+        postgres.close_old_sev2(SEV2_CLOSES_AFTER)
     alerting.import_slack_acknowledgements(services, now)
     notified = alerting.notify(services, now)
     for stats in (recorded, notified):
@@ -142,7 +142,7 @@ def _release_lease(services: Services, holder: str) -> None:
 
 def _import_fallback_records(services: Services, now: datetime) -> None:
     """Import into Postgres what Redis or Slack recorded while it was down."""
-    stores.import_fallback(services, now)
+    fallback.import_incidents(services, now)
     with suppress(DatabaseDown, CacheDown, NotConfigured):
         mailed_leads.import_from_redis(services, now)
     with suppress(DatabaseDown, NotConfigured):
@@ -174,8 +174,6 @@ def _record_run_and_publish(services: Services, report: Report, now: datetime) -
             data = status_page.load(run_query, now, "watch")
         except (DatabaseDown, NotConfigured):
             published = status_page.parse(services.cache.execute("GET", status_page.KEY))
-            incidents = [
-                stored.incident for stored in redis_store.list_open(services.cache.execute)
-            ]
+            incidents = fallback.in_redis(services, now).list_open()
             data = (published or status_page.no_data(now)).as_copy(now).with_incidents(incidents)
         status_page.publish(services.cache.execute, data)

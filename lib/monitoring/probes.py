@@ -23,11 +23,12 @@ ATTEMPTS, PAUSE_S = 2, 0.5
 
 def probe_site(services: Services, facts: Facts, now: datetime) -> dict[str, Any]:
     """Fields of Facts. facts: what is known of the stores."""
+    site_url = services.settings.site_url
     with ThreadPoolExecutor(5) as pool:
         mail = pool.submit(_email_fault, services)
         slack = pool.submit(_slack_faults, services, now)
-        health = pool.submit(url_fault, f"{services.site_url}/api/health", b'{"status":"')
-        status = pool.submit(url_fault, f"{services.site_url}/api/status", b'{"page":')
+        health = pool.submit(url_fault, f"{site_url}/api/health", b'{"status":"')
+        status = pool.submit(url_fault, f"{site_url}/api/status", b'{"page":')
         lead = pool.submit(canary_probe.send_if_due, services, facts, now)
     slack_fault, slack_missing = slack.result()
     canary_fault, canary_effect = lead.result()

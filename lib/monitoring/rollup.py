@@ -27,40 +27,40 @@ MAX_LOOKBACK = timedelta(hours=48)  # Redis keeps no more
 OVERLAP_MINUTES = 3  # an instance may be late with its counts
 
 UPSERT_MINUTES = """
-insert into metric_minutes as held (minute, service, deployment, class, bucket, n)
+insert into metric_minutes as existing (minute, service, deployment, class, bucket, n)
 select minute, service, deployment, class, bucket, n
 from unnest(%(minute)s::timestamptz[], %(service)s::text[], %(deployment)s::text[],
   %(class)s::text[], %(bucket)s::smallint[], %(n)s::int[])
-  as given (minute, service, deployment, class, bucket, n)
+  as counts (minute, service, deployment, class, bucket, n)
 order by 1, 2, 3, 4, 5
 on conflict (minute, service, deployment, class, bucket) do update set n = excluded.n
-where held.n < excluded.n
+where existing.n < excluded.n
 """
 
 UPSERT_HOURS = """
-insert into metric_hours as held (hour, service, deployment, class, bucket, n)
+insert into metric_hours as existing (hour, service, deployment, class, bucket, n)
 select date_trunc('hour', minute), service, deployment, class, bucket, sum(n)::int
 from metric_minutes where minute >= %(since)s
 group by 1, 2, 3, 4, 5 order by 1, 2, 3, 4, 5
 on conflict (hour, service, deployment, class, bucket) do update set n = excluded.n
-where held.n < excluded.n
+where existing.n < excluded.n
 """
 
 # An error is never inside, however fast it was.
 UPSERT_DAYS = """
-insert into service_days as held (day, service, n, errors, within_sla)
+insert into service_days as existing (day, service, n, errors, within_sla)
 select (hour at time zone 'Asia/Jakarta')::date, h.service, sum(n),
   coalesce(sum(n) filter (where class = 'error'), 0),
   coalesce(sum(n) filter (where class <> 'error'
-    and (promised.bucket is null or h.bucket <= promised.bucket)), 0)
+    and (sla.bucket is null or h.bucket <= sla.bucket)), 0)
 from metric_hours as h
-left join unnest(%(service)s::text[], %(bucket)s::int[]) as promised (service, bucket)
-  on promised.service = h.service
+left join unnest(%(service)s::text[], %(bucket)s::int[]) as sla (service, bucket)
+  on sla.service = h.service
 where hour >= %(since)s
 group by 1, 2 order by 1, 2
 on conflict (day, service) do update
 set n = excluded.n, errors = excluded.errors, within_sla = excluded.within_sla
-where (held.n, held.errors, held.within_sla)
+where (existing.n, existing.errors, existing.within_sla)
   is distinct from (excluded.n, excluded.errors, excluded.within_sla)
 """
 

@@ -37,14 +37,14 @@ MAX_AGE_DAYS = {
 COMMA_LISTS = ("LEADS_ENCRYPTION_KEY",)  # several at once: the first encrypts, all decrypt
 
 RECORD_USAGE = """
-insert into key_sightings as known (name, fingerprint, deployment, first_seen_at, last_seen_at)
+insert into key_sightings as existing (name, fingerprint, deployment, first_seen_at, last_seen_at)
 select name, fingerprint, %(deployment)s, %(now)s, %(now)s
-from unnest(%(names)s::text[], %(fingerprints)s::text[]) as seen (name, fingerprint)
+from unnest(%(names)s::text[], %(fingerprints)s::text[]) as used (name, fingerprint)
 on conflict (name, fingerprint, deployment) do update
-set last_seen_at = greatest(known.last_seen_at, excluded.last_seen_at)
+set last_seen_at = greatest(existing.last_seen_at, excluded.last_seen_at)
 """
 
-# In use: seen in the last hour in which any secret was.
+# In use: recorded in the last hour in which any secret was.
 SELECT_IN_USE = """
 select name, fingerprint, min(first_seen_at) as first_seen_at, max(last_seen_at) as last_seen_at,
   array_agg(deployment order by last_seen_at desc) as deployments
@@ -64,12 +64,12 @@ def fingerprints(pepper: str, values: Mapping[str, str]) -> set[tuple[str, str]]
 
     values: variable -> value.
     """
-    found = set()
+    pairs = set()
     for name in MAX_AGE_DAYS:
         texts = [values.get(name, ""), values.get(f"{name}_PREVIOUS", "")]
         parts = ",".join(texts).split(",") if name in COMMA_LISTS else texts
-        found |= {(name, fingerprint(pepper, part.strip())) for part in parts if part.strip()}
-    return found
+        pairs |= {(name, fingerprint(pepper, part.strip())) for part in parts if part.strip()}
+    return pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def record_usage(
         "deployment": deployment,
         "now": now,
         "names": [name for name, _ in pairs],
-        "fingerprints": [mark for _, mark in pairs],
+        "fingerprints": [digest for _, digest in pairs],
     }
     run(lambda connection: connection.execute(RECORD_USAGE, parameters) and None)
 
@@ -113,8 +113,8 @@ def list_in_use(run: RunQuery) -> list[SecretUsage]:
     """Raises DatabaseDown."""
     rows = run(lambda connection: connection.execute(SELECT_IN_USE).fetchall())
     return [
-        SecretUsage(name, mark, first, last, tuple(deployments))
-        for name, mark, first, last, deployments in rows
+        SecretUsage(name, digest, first, last, tuple(deployments))
+        for name, digest, first, last, deployments in rows
     ]
 
 

@@ -8,8 +8,7 @@ columns and constraints, never a value.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
@@ -17,8 +16,7 @@ from uuid import uuid4
 from lib.interfaces import RunQuery
 from lib.leads import canary, outbox, queue, repository
 from lib.leads.lead import CANARY_MAILBOX, Lead, Recipients
-from lib.leads.submission import Submission
-from lib.monitoring import server_errors
+from lib.monitoring import sample_leads, server_errors
 from lib.problems import ErasedSubject, PermanentMailError, Problem, TransientMailError
 from lib.products import catalogue
 from lib.products.query import FILTERS, Query
@@ -138,8 +136,12 @@ def _run_rolled_back(
     import psycopg  # loaded already by whoever has a connection
 
     recording: Any = _RecordingConnection(connection)
+    timeout_ms = int(timeout_s * 1000)
+    timeouts = {"lock": f"{timeout_ms}ms", "statement": f"{timeout_ms + 100}ms"}
     try:
-        with _rolled_back(connection, timeout_s):
+        with connection.transaction(force_rollback=True):
+            connection.execute(SET_TIMEOUTS, timeouts)
+            connection.execute(APPLY_SESSION_DEFAULTS)
             _require_visible(connection, check.tables)
             check.run_statements(recording, now)
             connection.execute(CHECK_CONSTRAINTS)
@@ -153,16 +155,6 @@ def _run_rolled_back(
     except (ErasedSubject, Problem, RuntimeError):
         return 'a row written to table "leads" is not there (a trigger, rule or constraint?)'
     return None
-
-
-@contextmanager
-def _rolled_back(connection: "Connection[Any]", timeout_s: float) -> Iterator[None]:
-    timeout_ms = int(timeout_s * 1000)
-    with connection.transaction(force_rollback=True):
-        values = {"lock": f"{timeout_ms}ms", "statement": f"{timeout_ms + 100}ms"}
-        connection.execute(SET_TIMEOUTS, values)
-        connection.execute(APPLY_SESSION_DEFAULTS)
-        yield
 
 
 def _require_visible(connection: "Connection[Any]", tables: Mapping[str, str]) -> None:
@@ -208,7 +200,7 @@ class _RecordingConnection:
 
 def _store_leads(connection: "Connection[Any]", now: datetime) -> None:
     """Leads of every kind, one of them twice and corrected, and one spam."""
-    leads = _sample_leads(now)
+    leads = sample_leads.of_every_kind(now)
     for lead in leads:
         _insert(connection, lead, now)
         stored = canary.find(_runner_on(connection), lead.id)
@@ -220,15 +212,15 @@ def _store_leads(connection: "Connection[Any]", now: datetime) -> None:
     _insert(connection, leads[0], now)
     correction = leads[0].submission._replace(city="Medan", chair_count=2)
     later = now + timedelta(seconds=1)
-    _insert(connection, _sample_lead(correction, later), later)
-    _insert(connection, _sample_lead(correction, later, key=str(uuid4())), later)
-    spam = _sample_lead(_longest_submission(now), now)
+    _insert(connection, sample_leads.from_submission(correction, later), later)
+    _insert(connection, sample_leads.from_submission(correction, later, key=str(uuid4())), later)
+    spam = sample_leads.from_submission(sample_leads.longest_submission(now), now)
     repository.insert_spam(_runner_on(connection), spam, "rehearsal", ())
 
 
 def _send_emails(connection: "Connection[Any]", now: datetime) -> None:
     """Mails of a lead: one sent, one delayed and given up; and the journal's marks."""
-    run, lead = _runner_on(connection), _sample_leads(now)[0]
+    run, lead = _runner_on(connection), sample_leads.of_every_kind(now)[0]
     _insert(connection, lead, LONG_AGO)
     if not connection.execute(TOUCH_OUTBOX, {"id": str(lead.id)}).rowcount:
         raise SilentFailure('a row of table "outbox" cannot be changed (a trigger or a policy?)')
@@ -301,56 +293,3 @@ CHECKS: Mapping[str, Check] = {
     ),
 }  # fmt: skip
 """Alert rule -> the check whose fault breaks it."""
-
-
-# ---------------------------------------------------------------- synthetic leads
-
-
-def _sample_leads(now: datetime) -> list[Lead]:
-    """One of every salon type: the longest fields that are accepted, the shortest, and between."""
-    text = f"Rehearsal {uuid4()}"
-    shortest = Submission("AB", "CD", "+6281200000000", "EF", "SALON", consent=True)
-    short = [
-        shortest._replace(
-            salon_type=salon_type, message=f"{text} {number}", business_name=salon_type
-        )
-        for number, salon_type in enumerate(("SALON", "BARBER", "BRIDAL", "UNISEX", "UNISEX"))
-    ]
-    short[0] = short[0]._replace(message=None, business_name=text)
-    leads = [_sample_lead(s, now) for s in (_longest_submission(now), *short)]
-    leads[1] = leads[1]._replace(ip_address=None, user_agent=None)
-    leads[2] = leads[2]._replace(arrival="queue")
-    leads[3] = leads[3]._replace(arrival="mail", ip_address="2001:db8::1")
-    return leads
-
-
-def _longest_submission(now: datetime) -> Submission:
-    """Every field, as long as the contract accepts it."""
-    lengths = {"business_name": 255, "contact_name": 255, "city": 80, "specialization": 200,
-               "current_brands_used": 200, "monthly_spend_range": 80, "page_url_initial": 2048,
-               "page_url_current": 2048, "referrer": 2048, "utm_source": 200, "utm_medium": 200,
-               "utm_campaign": 200, "utm_term": 200, "utm_content": 200,
-               "consent_version": 80}  # fmt: skip
-    return Submission.from_stored(
-        **{name: "Rehearsal ".ljust(length, "x") for name, length in lengths.items()},
-        message=f"Rehearsal {uuid4()} of {now:%Y-%m-%d} ".ljust(2000, "x"),
-        phone_whatsapp="+628120000000000",
-        salon_type="OTHER",
-        consent=True,
-        email=CANARY_MAILBOX,
-        chair_count=10_000,
-        locale="id",
-    )
-
-
-def _sample_lead(submission: Submission, now: datetime, key: str | None = None) -> Lead:
-    """A canary: if it were committed, it would be counted nowhere and mailed to a test mailbox."""
-    return Lead.from_submission(
-        submission,
-        key=key,
-        locale="en",
-        now=now,
-        ip_address="192.0.2.1",
-        user_agent="rehearsal".ljust(255, "x"),
-        canary=True,
-    )

@@ -7,16 +7,17 @@ it, so it holds no hosts, no ids of visitors and no operator's sentence.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-from lib.incidents import messages, model, store
+from lib.incidents import messages, model
 from lib.incidents.model import LEAD_EFFECTS, WIB, Incident
+from lib.incidents.postgres_store import PostgresStore
 from lib.interfaces import RunQuery
 from lib.maintenance import MaintenanceWindow
 from lib.monitoring import rollup, service_levels
-from lib.monitoring.service_levels import SERVICES, Service
+from lib.monitoring.service_levels import SERVICES
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -99,13 +100,13 @@ class StatusData:
         return replace(self, source="copy", checked_at=checked_at or self.checked_at)
 
     def with_incidents(self, incidents: Sequence[Incident]) -> Self:
-        """Adds incidents opened since, and newer versions of known ones."""
+        """Adds incidents opened since, and newer versions of its own."""
         views = {view.incident.id: view for view in self.incidents}
         for incident in incidents:
-            known = views.get(incident.id)
-            if not incident.services or (known and known.incident.version >= incident.version):
+            before = views.get(incident.id)
+            if not incident.services or (before and before.incident.version >= incident.version):
                 continue
-            events = known.events if known else [(incident.detected_at, "detected")]
+            events = before.events if before else [(incident.detected_at, "detected")]
             views[incident.id] = IncidentView(incident, events)
         newest_first = sorted(views.values(), key=lambda v: v.incident.started_at, reverse=True)
         return replace(self, incidents=newest_first)
@@ -124,7 +125,8 @@ def load(run: RunQuery, now: datetime, source: str) -> StatusData:
 
     aggregates, day_rows = run(query)
     days = {(day, service): (n, errors, within) for day, service, n, errors, within in day_rows}
-    incidents = [i for i in store.list_recent(run, now - INCIDENT_HISTORY) if i.services]
+    store = PostgresStore(run, now, deployment="")
+    incidents = [each for each in store.list_recent(now - INCIDENT_HISTORY) if each.services]
     ids = [incident.id for incident in incidents]
     rows = run(lambda c: c.execute(SELECT_EVENTS, {"ids": ids}).fetchall())
     views = [
@@ -141,20 +143,8 @@ def no_data(now: datetime) -> StatusData:
 
 def publish(execute: Callable[..., Any], data: StatusData) -> None:
     """Keep it in Redis for every request. Raises CacheDown."""
-    document = {
-        "source": data.source,
-        "checked_at": data.checked_at.isoformat(),
-        "as_of": data.as_of and data.as_of.isoformat(),
-        "figures": data.figures,
-        "incidents": [
-            {
-                "incident": view.incident.to_document(),
-                "events": [(at.isoformat(), kind) for at, kind in view.events],
-            }
-            for view in data.incidents
-        ],
-    }
-    execute("SET", KEY, json.dumps(document, ensure_ascii=False), "EX", TTL_S)
+    text = json.dumps(asdict(data), ensure_ascii=False, default=datetime.isoformat)
+    execute("SET", KEY, text, "EX", TTL_S)
 
 
 def parse(text: object) -> StatusData | None:
@@ -189,7 +179,29 @@ def render(
     data: StatusData, site_url: str, window: MaintenanceWindow | None, now: datetime
 ) -> dict[str, Any]:
     """The JSON document of /api/status."""
-    components = [_render_component(service, data, window) for service in SERVICES]
+    components = [
+        {
+            "id": service.id,
+            "name": service.name,
+            "description": service.path,
+            "status": _component_status(service.id, data, window),
+            "sla_ms": service.sla_ms,
+            **data.figures[service.id],
+        }
+        for service in SERVICES
+    ]
+    maintenances = [
+        {
+            "id": "maintenance",
+            "name": "Maintenance",
+            "status": "in_progress",
+            "impact": "maintenance",
+            "scheduled_for": _format_time(opened.since or now),
+            "scheduled_until": opened.until and _format_time(opened.until),
+            "mode": opened.mode,
+        }
+        for opened in ([window] if window else [])
+    ]
     return {
         "page": {
             "name": "Alfa Beauty",
@@ -200,26 +212,13 @@ def render(
         "status": _overall_status(components, data, window),
         "components": components,
         "incidents": [_render_incident(view) for view in data.incidents],
-        "scheduled_maintenances": [] if window is None else [_render_maintenance(window, now)],
+        "scheduled_maintenances": maintenances,
         "data": {"source": data.source, "as_of": data.as_of and _format_time(data.as_of)},
     }
 
 
-def _render_component(
-    service: Service, data: StatusData, window: MaintenanceWindow | None
-) -> dict[str, Any]:
-    return {
-        "id": service.id,
-        "name": service.name,
-        "description": service.path,
-        "status": _component_status(service.id, data, window),
-        "sla_ms": service.sla_ms,
-        **data.figures[service.id],
-    }
-
-
 def _component_status(service: str, data: StatusData, window: MaintenanceWindow | None) -> str:
-    incidents = [one for one in data.open_incidents if service in one.services]
+    incidents = [each for each in data.open_incidents if service in each.services]
     if any(incident.severity == "sev1" for incident in incidents):
         return "major_outage" if any(map(_is_total_outage, incidents)) else "partial_outage"
     if service in AFFECTED_BY_MAINTENANCE and data.source == "none":
@@ -245,7 +244,7 @@ def _overall_status(
     indicator = _indicator({component["status"] for component in components}, data, window)
     if data.source == "none":
         return {"indicator": indicator, "description": UNKNOWN_DESCRIPTION}
-    effects = {one.lead_effect for one in data.open_incidents if "leads" in one.services}
+    effects = {each.lead_effect for each in data.open_incidents if "leads" in each.services}
     worst = max(effects & {*FORM_EFFECTS}, key=LEAD_EFFECTS.index, default="")
     description = INDICATORS[indicator]
     if worst and indicator in ("major", "critical"):
@@ -280,18 +279,6 @@ def _render_incident(view: IncidentView) -> dict[str, Any]:
         "resolved_at": incident.resolved_at and _format_time(incident.resolved_at),
         "components": list(incident.services),
         "incident_updates": updates,
-    }
-
-
-def _render_maintenance(window: MaintenanceWindow, now: datetime) -> dict[str, Any]:
-    return {
-        "id": "maintenance",
-        "name": "Maintenance",
-        "status": "in_progress",
-        "impact": "maintenance",
-        "scheduled_for": _format_time(window.since or now),
-        "scheduled_until": window.until and _format_time(window.until),
-        "mode": window.mode,
     }
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import click
 
 from lib import json_body
-from lib.incidents import alerting, stores
+from lib.incidents import alerting, fallback
+from lib.incidents.fallback import NoStore
 from lib.incidents.model import Incident
-from lib.incidents.store import PostgresStore
-from lib.incidents.stores import IncidentStore, NoStore
+from lib.incidents.postgres_store import PostgresStore
+from lib.incidents.store import IncidentStore
 from lib.services import Services
 from ops import command
 from ops.command import Args, Failed
@@ -107,7 +108,7 @@ def _in_store[R](services: Services, operation: Callable[[IncidentStore], R]) ->
         return result
 
     try:
-        return stores.use_first_available(services, datetime.now(UTC), run)
+        return fallback.use_first_available(services, datetime.now(UTC), run)
     except NoStore as error:
         raise Failed(str(error)) from None
 

@@ -4,7 +4,7 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from lib.incidents import model, store
+from lib.incidents import model, postgres_store
 from lib.incidents.model import Incident, IncidentError
 from lib.interfaces import RunQuery
 
@@ -22,7 +22,7 @@ def transition(
 
     def work(connection: "Connection[Any]") -> Incident:
         with connection.transaction():
-            before = store.require(connection, text)
+            before = postgres_store.require(connection, text)
             after = model.transition(before, state, now)
             needs_rca = state == "closed" and before.severity == "sev1"
             if needs_rca and not _is_rca_complete(connection, before.id):
@@ -30,8 +30,8 @@ def transition(
                     f"{before.id} is Sev1: it is closed with an RCA that has a cause, an "
                     "impact, and an action with owner and date (ops incident rca)"
                 )
-            store.update(connection, after)
-            store.add_event(connection, after.id, now, state, who, {}, note)
+            postgres_store.update(connection, after)
+            postgres_store.add_event(connection, after.id, now, state, who, {}, note)
             return after
 
     return run(work)  # type: ignore[no-any-return]
@@ -42,10 +42,12 @@ def set_rca(run: RunQuery, text: str, rca: dict[str, object], who: str, now: dat
 
     def work(connection: "Connection[Any]") -> bool:
         with connection.transaction():
-            incident = store.require(connection, text)
+            incident = postgres_store.require(connection, text)
             connection.execute(UPDATE_RCA, {"id": incident.id, "rca": json.dumps(rca)})
             is_complete = _is_rca_complete(connection, incident.id)
-            store.add_event(connection, incident.id, now, "rca", who, {"complete": is_complete})
+            postgres_store.add_event(
+                connection, incident.id, now, "rca", who, {"complete": is_complete}
+            )
             return is_complete
 
     return bool(run(work))

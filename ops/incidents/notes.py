@@ -7,7 +7,7 @@ stored is reported, and that is all.
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from lib.incidents import alerting, store
+from lib.incidents import alerting, postgres_store
 from lib.interfaces import RunQuery
 from lib.problems import DatabaseDown, NotConfigured
 from lib.services import Services
@@ -30,9 +30,9 @@ def add_event_to_open(
 
     def work(connection: "Connection[Any]") -> list[str]:
         with connection.transaction():
-            incidents = store.select(connection, store.SELECT_OPEN_FOR_UPDATE)
+            incidents = postgres_store.select(connection, postgres_store.SELECT_OPEN_FOR_UPDATE)
             for incident in incidents:
-                store.add_event(connection, incident.id, now, kind, actor, facts, note)
+                postgres_store.add_event(connection, incident.id, now, kind, actor, facts, note)
             return [incident.id for incident in incidents]
 
     return list(run(work))

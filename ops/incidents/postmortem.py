@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lib.incidents import store
 from lib.incidents.model import WIB, Incident
+from lib.incidents.postgres_store import PostgresStore
 from lib.leads import queue
 from lib.problems import CacheDown, NotConfigured
 from lib.services import Services
@@ -98,7 +98,7 @@ class LeadCounts:
 
 @dataclass(frozen=True, slots=True)
 class PostmortemData:
-    """requests: service, requests, failed, queued. timeline: see store.list_events."""
+    """requests: service, requests, failed, queued. timeline: see IncidentStore.list_events."""
 
     incident: Incident
     timeline: Sequence[tuple[Any, ...]]
@@ -110,12 +110,13 @@ class PostmortemData:
 def load(services: Services, text: str) -> PostmortemData:
     """text: id, number, or `last`. Raises IncidentError, DatabaseDown."""
     run = services.database.run
-    incident = store.find(run, text)
+    store = PostgresStore(run, datetime.now(UTC), "")
+    incident = store.find(text)
     until = (incident.resolved_at or datetime.now(UTC)) + MARGIN
     values = {"since": incident.started_at - MARGIN, "until": until}
     [(rca,)] = run(lambda c: c.execute(SELECT_RCA, {"id": incident.id}).fetchall())
     requests = [tuple(row) for row in run(lambda c: c.execute(COUNT_REQUESTS, values).fetchall())]
-    events = store.list_events(run, incident.id)
+    events = store.list_events(incident)
     leads = _count_leads(services, values, requests)
     return PostmortemData(incident, events, rca or {}, requests, leads)
 

@@ -16,9 +16,9 @@ from dev.platform.local_platform import Platform
 from dev.vendors import block_kit
 from lib.incidents import alerting, model, rules
 from lib.incidents import messages as incident_messages
-from lib.incidents import store as incident_store
 from lib.incidents.messages import Links
 from lib.incidents.notifier import NotifyStats
+from lib.incidents.postgres_store import PostgresStore
 from lib.incidents.redis_store import RedisStore
 from lib.services import Services
 from lib.settings import Settings
@@ -39,14 +39,19 @@ def services(platform: Platform, database: Rows) -> Iterator[Services]:
     services.close()
 
 
+def postgres(services: Services, now: datetime = NOW) -> PostgresStore:
+    return PostgresStore(services.database.run, now, "dpl")
+
+
 def record(services: Services, *names: str, now: datetime = NOW) -> None:
     findings = [rules.make_finding(rules.BY_NAME[name], f"what {name} saw", now) for name in names]
-    incident_store.record_findings(services.database.run, findings, now, "dpl", "watch")
+    postgres(services, now).record_findings(findings, "watch")
 
 
 def notify(services: Services, now: datetime = NOW, channel: Slack | None = None) -> NotifyStats:
-    store = incident_store.PostgresStore(services.database.run, now, "dpl")
-    return store.notify(channel or services.slack, LINKS)
+    store = postgres(services, now)
+    store.notify(channel or services.slack, LINKS)
+    return store.stats
 
 
 def messages(platform: Platform) -> list[dict[str, Any]]:
@@ -60,7 +65,7 @@ def roots(platform: Platform) -> list[dict[str, Any]]:
 
 def resolve(services: Services, now: datetime) -> None:
     for step in range(2):
-        incident_store.record_clean_check(services.database.run, set(), now + step * MINUTE)
+        postgres(services, now + step * MINUTE).record_clean_check(set())
 
 
 def test_a_message_names_the_fault_its_start_the_services_and_links(
@@ -81,7 +86,7 @@ def test_a_change_edits_the_message_and_adds_a_reply_to_its_thread(
 ) -> None:
     record(services, "database_down")
     notify(services)
-    incident_store.acknowledge(services.database.run, "last", "Sri", NOW + MINUTE)
+    postgres(services, NOW + MINUTE).acknowledge("last", "Sri")
     notify(services, NOW + MINUTE)
     resolve(services, NOW + 5 * MINUTE)
     notify(services, NOW + 7 * MINUTE)
@@ -109,7 +114,7 @@ def test_an_unacknowledged_sev1_is_repeated_each_hour(
         message for message in messages(platform) if "Still firing" in message["fields"]["text"]
     ]
     assert len(reminders) == 3
-    incident_store.acknowledge(services.database.run, "last", "Sri", NOW + 181 * MINUTE)
+    postgres(services, NOW + 181 * MINUTE).acknowledge("last", "Sri")
     for minute in range(181, 400, 10):
         notify(services, NOW + minute * MINUTE)
     again = [
@@ -130,9 +135,8 @@ def test_the_sev2_of_a_night_are_one_message_in_the_morning(
     assert digest["fields"]["text"] == "3 Sev2 incidents, 3 still open"
     assert block_kit.validate(digest["fields"]) == []
     # One of them is over: the same message says so.
-    run = services.database.run
     for _ in range(2):
-        incident_store.record_clean_check(run, {"backup", "keys"}, morning + MINUTE)
+        postgres(services, morning + MINUTE).record_clean_check({"backup", "keys"})
     notify(services, morning + 2 * MINUTE)
     [edited] = roots(platform)
     assert edited["fields"]["text"] == "3 Sev2 incidents, 2 still open"
@@ -185,8 +189,8 @@ def test_a_kill_between_posting_and_recording_makes_no_second_message(
     services: Services, platform: Platform
 ) -> None:
     record(services, "database_down")
-    store = incident_store.PostgresStore(services.database.run, NOW, "dpl")
-    [mine] = store.claim_due(NOW)
+    store = postgres(services)
+    [mine] = store.claim_due()
     services.slack.post(
         incident_messages.render_incidents([mine], LINKS, NOW)
     )  # and then the process is gone
@@ -208,14 +212,14 @@ def test_an_incident_is_claimed_by_one_of_two_notifiers(
     services: Services, platform: Platform
 ) -> None:
     record(services, "database_down")
-    store = incident_store.PostgresStore(services.database.run, NOW, "dpl")
-    assert len(store.claim_due(NOW)) == 1
-    assert store.claim_due(NOW) == []
+    store = postgres(services)
+    assert len(store.claim_due()) == 1
+    assert store.claim_due() == []
     redis = RedisStore(services.cache.execute, NOW, "dpl")
     findings = [rules.make_finding(rules.BY_NAME["database_down"], "x", NOW)]
     redis.record_findings(findings, "watch")
-    assert len(redis.claim_due(NOW)) == 1
-    assert redis.claim_due(NOW) == []
+    assert len(redis.claim_due()) == 1
+    assert redis.claim_due() == []
 
 
 # --- An edit notifies nobody.
@@ -267,11 +271,11 @@ def test_the_title_says_what_happens_to_leads_and_a_worse_effect_is_broadcast(
     for minute, effect in enumerate(("queued", "queued", "refused", "queued", "refused")):
         now = NOW + minute * MINUTE
         findings = [rules.make_finding(rule, "Postgres does not answer", now, effect=effect)]
-        incident_store.record_findings(services.database.run, findings, now, "dpl", "watch")
+        postgres(services, now).record_findings(findings, "watch")
         notify(services, now)
         [root] = roots(platform)
-        aloud = [m for m in messages(platform) if m["fields"].get("reply_broadcast")]
-        texts.append((root["fields"]["text"], len(aloud)))
+        broadcast = [m for m in messages(platform) if m["fields"].get("reply_broadcast")]
+        texts.append((root["fields"]["text"], len(broadcast)))
     assert texts == [
         ("SEV1 Postgres is down: leads are queued", 0),
         ("SEV1 Postgres is down: leads are queued", 0),
@@ -317,12 +321,12 @@ def test_a_reply_or_a_reaction_acknowledges_an_incident(
     notify(services)
     [root] = roots(platform)
     alerting.import_slack_acknowledgements(services, NOW + MINUTE)
-    assert incident_store.find(services.database.run, "last").acknowledged_by is None
+    assert postgres(services).find("last").acknowledged_by is None
     vendor = platform.slack.vendor
     getattr(vendor, how)(root["ts"], "looking")
     alerting.import_slack_acknowledgements(services, NOW + 2 * MINUTE)
     notify(services, NOW + 2 * MINUTE)
-    incident = incident_store.find(services.database.run, "last")
+    incident = postgres(services).find("last")
     assert (incident.acknowledged_by, incident.acknowledged_at) == (
         "slack:U0PERSON",
         NOW + 2 * MINUTE,
@@ -339,7 +343,7 @@ def test_our_own_replies_acknowledge_nothing(services: Services, platform: Platf
     notify(services, NOW + 60 * MINUTE)
     assert len(messages(platform)) == 2
     alerting.import_slack_acknowledgements(services, NOW + 61 * MINUTE)
-    assert incident_store.find(services.database.run, "last").acknowledged_at is None
+    assert postgres(services).find("last").acknowledged_at is None
 
 
 # --- Undeliverable.
@@ -373,9 +377,9 @@ def test_a_sev1_that_slack_does_not_take_goes_to_sentry_and_the_monitors_respons
 
 
 def webhook(platform: Platform, **changed: str) -> Slack:
-    given = {"api_url": f"{platform.slack.url}/api", "token": "", "channel": ""}
+    options = {"api_url": f"{platform.slack.url}/api", "token": "", "channel": ""}
     url = platform.slack.url + SLACK_WEBHOOK_PATH
-    return Slack(**{**given, "webhook_url": url, **changed})
+    return Slack(**{**options, "webhook_url": url, **changed})
 
 
 def test_a_webhook_posts_anew_where_a_bot_would_edit(

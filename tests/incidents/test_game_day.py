@@ -51,10 +51,10 @@ def alive(pid: int) -> bool:
 
 def watch(rig: SiteUnderTest) -> dict[str, Any]:
     token = {"Authorization": f"Bearer {rig.environment['CRON_SECRET']}"}
-    answer = httpx.get(f"{rig.url}/api/cron/watch", headers=token, timeout=60)
-    assert answer.status_code == 200, answer.text
+    response = httpx.get(f"{rig.url}/api/cron/watch", headers=token, timeout=60)
+    assert response.status_code == 200, response.text
     rig.wait_idle(10)
-    report: dict[str, Any] = answer.json()
+    report: dict[str, Any] = response.json()
     return report
 
 
@@ -75,9 +75,9 @@ def replies(rig: SiteUnderTest) -> list[dict[str, Any]]:
 
 
 def status(rig: SiteUnderTest) -> dict[str, Any]:
-    answer = httpx.get(f"{rig.url}/api/status", timeout=30)
-    assert answer.status_code == 200
-    document: dict[str, Any] = answer.json()
+    response = httpx.get(f"{rig.url}/api/status", timeout=30)
+    assert response.status_code == 200
+    document: dict[str, Any] = response.json()
     return document
 
 
@@ -111,10 +111,10 @@ def test_postgres_down_is_one_sev1_within_one_monitor_run_and_its_recovery_edits
     for _ in range(3):
         watch(day)
     assert len(messages(day)) == 1, "the same outage, posted once"
-    shown = status(day)
-    assert shown["data"]["source"] == "copy"
-    assert shown["status"]["indicator"] == "major"
-    assert [(i["status"], i["impact"]) for i in shown["incidents"]] == [
+    document = status(day)
+    assert document["data"]["source"] == "copy"
+    assert document["status"]["indicator"] == "major"
+    assert [(i["status"], i["impact"]) for i in document["incidents"]] == [
         ("investigating", "critical")
     ]
 
@@ -127,8 +127,8 @@ def test_postgres_down_is_one_sev1_within_one_monitor_run_and_its_recovery_edits
     [incident] = incidents(day)
     assert (incident["severity"], incident["state"]) == ("sev1", "resolve")
     assert incident["slack_ts"] == alert["ts"]
-    shown = status(day)
-    assert [(i["status"], i["impact"]) for i in shown["incidents"]] == [("resolved", "critical")]
+    document = status(day)
+    assert [(i["status"], i["impact"]) for i in document["incidents"]] == [("resolved", "critical")]
 
 
 def test_its_post_mortem_counts_the_leads_and_it_closes_with_an_rca_alone(
@@ -190,8 +190,8 @@ def test_a_lead_kept_nowhere_is_alerted_by_its_own_request(day: SiteUnderTest) -
     day.database.switch("refuse")
     day.redis.switch("refuse")
     day.resend.switch("fail", status=500)
-    answer = post(day)
-    assert answer.status_code == 503
+    response = post(day)
+    assert response.status_code == 503
     [alert] = eventually(lambda: messages(day))
     assert "A lead was kept nowhere" in alert["fields"]["text"]
     assert post(day, 2).status_code == 503
@@ -250,7 +250,7 @@ def test_slack_down_delays_an_alert_and_loses_none(
     day.slack.ok()
     day.database.ok()
     kill(day, "api/cron/watch", "api/leads")
-    watch(day)  # Postgres is back before Slack was told
+    watch(day)  # Postgres is back before Slack is
     day.admin.execute("update incidents set tell_at = now()")
     watch(day)
     day.admin.execute("update incidents set tell_at = now()")

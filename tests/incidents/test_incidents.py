@@ -12,8 +12,9 @@ from psycopg.rows import DictRow
 
 from dev.build import days_off
 from dev.platform.local_platform import Platform
-from lib.incidents import model, redis_store, rules, store
+from lib.incidents import model, redis_store, rules
 from lib.incidents.model import Event, Finding, IncidentError
+from lib.incidents.postgres_store import PostgresStore
 from lib.incidents.redis_store import RedisStore
 from lib.services import Services
 from lib.settings import Settings
@@ -38,9 +39,12 @@ def services(platform: Platform, database: Rows) -> Iterator[Services]:
     services.close()
 
 
+def postgres(services: Services, now: datetime = NOW) -> PostgresStore:
+    return PostgresStore(services.database.run, now, "dpl")
+
+
 def record(services: Services, *names: str, now: datetime = NOW) -> list[model.Incident]:
-    run = services.database.run
-    return store.record_findings(run, [finding(name) for name in names], now, "dpl", "watch")
+    return postgres(services, now).record_findings([finding(name) for name in names], "watch")
 
 
 def events(database: Rows, incident_id: str) -> list[str]:
@@ -109,9 +113,8 @@ def test_many_who_record_it_at_once_open_one_incident(services: Services, databa
 
 def test_two_clean_checks_resolve_it(services: Services, database: Rows) -> None:
     [incident] = record(services, "database_down")
-    run = services.database.run
-    assert store.record_clean_check(run, set(), NOW + MINUTE) == []
-    [over] = store.record_clean_check(run, set(), NOW + 2 * MINUTE)
+    assert postgres(services, NOW + MINUTE).record_clean_check(set()) == []
+    [over] = postgres(services, NOW + 2 * MINUTE).record_clean_check(set())
     assert (over.id, over.state, over.resolved_at) == (incident.id, "resolve", NOW + 2 * MINUTE)
 
 
@@ -119,18 +122,16 @@ def test_a_finding_in_between_resets_the_count_of_clean_checks(
     services: Services, database: Rows
 ) -> None:
     record(services, "database_down")
-    run = services.database.run
-    store.record_clean_check(run, set(), NOW + MINUTE)
+    postgres(services, NOW + MINUTE).record_clean_check(set())
     record(services, "database_down", now=NOW + 2 * MINUTE)
-    assert store.record_clean_check(run, set(), NOW + 3 * MINUTE) == []
+    assert postgres(services, NOW + 3 * MINUTE).record_clean_check(set()) == []
 
 
 def test_an_event_stays_open_for_ten_quiet_minutes(services: Services, database: Rows) -> None:
     record(services, "lead_not_kept")
-    run = services.database.run
     for minute in range(1, 10):
-        assert store.record_clean_check(run, set(), NOW + minute * MINUTE) == []
-    assert store.record_clean_check(run, set(), NOW + 11 * MINUTE)
+        assert postgres(services, NOW + minute * MINUTE).record_clean_check(set()) == []
+    assert postgres(services, NOW + 11 * MINUTE).record_clean_check(set())
 
 
 @pytest.mark.parametrize("minutes", [3, 20])
@@ -139,13 +140,13 @@ def test_a_resolved_incident_stays_resolved_and_the_next_one_is_another(
 ) -> None:
     [incident] = record(services, "database_down")
     for minute in (1, 2):
-        store.record_clean_check(services.database.run, set(), NOW + minute * MINUTE)
+        postgres(services, NOW + minute * MINUTE).record_clean_check(set())
     later = NOW + minutes * MINUTE
     findings = [finding("database_down", since=later)]
-    [again] = store.record_findings(services.database.run, findings, later, "dpl", "watch")
+    [again] = postgres(services, later).record_findings(findings, "watch")
     assert again.id != incident.id
     assert (again.started_at, again.told) == (NOW + minutes * MINUTE, 0)
-    assert store.find(services.database.run, incident.id).state == "resolve"
+    assert postgres(services).find(incident.id).state == "resolve"
 
 
 def test_two_outages_of_one_minute_are_two_incidents(services: Services, database: Rows) -> None:
@@ -155,7 +156,7 @@ def test_two_outages_of_one_minute_are_two_incidents(services: Services, databas
         [incident] = record(services, "database_down", now=now)
         ids.add(incident.id)
         for _ in range(2):
-            store.record_clean_check(services.database.run, set(), now)
+            postgres(services, now).record_clean_check(set())
     assert len(ids) == 3
 
 
@@ -164,25 +165,23 @@ def test_a_milder_finding_that_began_before_does_not_move_its_start(
 ) -> None:
     [incident] = record(services, "database_down")
     early = finding("errors_over_5_percent", since=NOW - 16 * MINUTE)
-    run = services.database.run
-    [after] = store.record_findings(run, [early], NOW + MINUTE, "dpl", "watch")
+    [after] = postgres(services, NOW + MINUTE).record_findings([early], "watch")
     assert (after.id, after.started_at) == (incident.id, NOW)
 
 
 def test_a_higher_severity_moves_the_start_to_when_it_got_worse(
     services: Services, database: Rows
 ) -> None:
-    run = services.database.run
     early = finding("errors_over_5_percent", since=NOW - 16 * MINUTE)
-    store.record_findings(run, [early], NOW - MINUTE, "dpl", "watch")
-    [after] = store.record_findings(run, [finding("database_down")], NOW, "dpl", "watch")
+    postgres(services, NOW - MINUTE).record_findings([early], "watch")
+    [after] = postgres(services).record_findings([finding("database_down")], "watch")
     assert (after.severity, after.started_at) == ("sev1", NOW)
 
 
 def test_the_same_fault_later_is_another_incident(services: Services, database: Rows) -> None:
     [incident] = record(services, "database_down")
     for minute in (1, 2):
-        store.record_clean_check(services.database.run, set(), NOW + minute * MINUTE)
+        postgres(services, NOW + minute * MINUTE).record_clean_check(set())
     [other] = record(services, "database_down", now=NOW + 40 * MINUTE)
     assert other.id != incident.id
 
@@ -193,7 +192,7 @@ def test_the_same_fault_later_is_another_incident(services: Services, database: 
 def resolved(services: Services, name: str = "database_down") -> str:
     [incident] = record(services, name)
     for minute in (1, 2):
-        store.record_clean_check(services.database.run, set(), NOW + minute * MINUTE)
+        postgres(services, NOW + minute * MINUTE).record_clean_check(set())
     return incident.id
 
 
@@ -239,12 +238,12 @@ def test_a_sev1_without_a_whole_rca_is_not_closed(
 def test_a_sev2_closes_itself_a_day_after_it_is_resolved(
     services: Services, database: Rows
 ) -> None:
-    incident_id, run = resolved(services, "redis_down"), services.database.run
+    incident_id, _run = resolved(services, "redis_down"), services.database.run
     day = timedelta(hours=24)
-    store.close_old_sev2(run, NOW + day - MINUTE, day)
-    assert store.find(run, incident_id).state == "resolve"
-    store.close_old_sev2(run, NOW + day + 5 * MINUTE, day)
-    assert store.find(run, incident_id).state == "closed"
+    postgres(services, NOW + day - MINUTE).close_old_sev2(day)
+    assert postgres(services).find(incident_id).state == "resolve"
+    postgres(services, NOW + day + 5 * MINUTE).close_old_sev2(day)
+    assert postgres(services).find(incident_id).state == "closed"
 
 
 def test_what_was_done_is_entered_on_every_open_incident(
@@ -286,7 +285,7 @@ def test_a_change_past_the_trigger_breaks_the_seal_of_its_event(
     services: Services, database: Rows
 ) -> None:
     [incident] = record(services, "database_down")
-    store.add_note(services.database.run, "last", "ops", NOW, "looked at the pooler")
+    postgres(services).add_note("last", "ops", "looked at the pooler")
     assert broken(database) == []
     database.execute("alter table incident_events disable trigger chain")
     try:
@@ -302,7 +301,7 @@ def test_a_notes_text_may_be_erased_and_the_chain_still_holds(
     services: Services, database: Rows
 ) -> None:
     record(services, "database_down")
-    store.add_note(services.database.run, "last", "ops", NOW, "called Ibu Andi")
+    postgres(services).add_note("last", "ops", "called Ibu Andi")
     database.execute("update incident_events set note = null where note is not null")
     assert broken(database) == []
 
@@ -373,11 +372,9 @@ def test_many_at_once_lose_no_event(services: Services) -> None:
 
 def test_imported_twice_it_is_there_once(services: Services, database: Rows) -> None:
     incident = model.open_incident([finding("database_down")], NOW, "dpl")
-    event: Event = (NOW.isoformat(), "detected", "request", {"what": {}}, None)
+    event = Event(NOW, "detected", "request", {"what": {}})
     for _ in range(2):
-        services.database.run(
-            lambda c: store.import_incident(c, incident, [event], NOW, source="redis")
-        )
+        postgres(services).import_incident(incident, [event], "redis")
     assert events(database, incident.id).count("detected") == 1
     assert broken(database) == []
 
@@ -388,8 +385,8 @@ def test_one_opened_in_redis_joins_the_one_postgres_had_open(
     [before] = record(services, "errors_over_5_percent")
     opened = model.open_incident([finding("database_down")], NOW + 5 * MINUTE, "dpl")
     opened = replace(opened, slack_channel="C", slack_ts="1.1", told=1)
-    services.database.run(lambda c: store.import_incident(c, opened, [], NOW, source="redis"))
-    after = store.find(services.database.run, "last")
+    postgres(services).import_incident(opened, [], "redis")
+    after = postgres(services).find("last")
     assert (after.id, after.severity, after.slack_ts) == (before.id, "sev1", "1.1")
 
 

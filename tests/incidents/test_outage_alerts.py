@@ -4,7 +4,6 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +15,9 @@ from psycopg.rows import DictRow
 from dev.faults.test_site import SiteUnderTest
 from dev.platform.environment import SLACK_WEBHOOK_PATH
 from dev.platform.local_platform import Platform
-from lib.incidents import alerting, rules, slack_store, store, stores
+from lib.app import Context, Request
+from lib.incidents import alerting, fallback, rules, slack_store
+from lib.incidents.postgres_store import PostgresStore
 from lib.monitoring import monitor, statement_check
 from lib.problems import DatabaseDown
 from lib.services import Services
@@ -54,6 +55,10 @@ def day(rig: SiteUnderTest) -> Iterator[SiteUnderTest]:
     kill(rig, "api/leads", "api/products", "api/cron/watch", "api/status", "api/health")
 
 
+def postgres(services: Services, now: datetime = NOW) -> PostgresStore:
+    return PostgresStore(services.database.run, now, "dpl")
+
+
 def texts(rig: SiteUnderTest) -> list[str]:
     return [root["fields"]["text"] for root in roots(rig)]
 
@@ -80,19 +85,19 @@ def test_a_lead_that_met_a_dead_postgres_alerts_after_its_response_and_once(
 
 def test_any_endpoint_alerts(day: SiteUnderTest) -> None:
     day.database.switch("refuse")
-    answer = httpx.get(f"{day.url}/api/products?q=wax", timeout=20)
-    assert answer.status_code == 200
+    response = httpx.get(f"{day.url}/api/products?q=wax", timeout=20)
+    assert response.status_code == 200
     assert eventually(lambda: texts(day)) == ["SEV1 Postgres is down"]
     assert "/api/products was answered 200" in json.dumps(roots(day)[0]["fields"])
 
 
 @contextmanager
-def altered(database: Rows, forth: str, back: str) -> Iterator[None]:
-    database.execute(forth.encode())
+def altered(database: Rows, statement: str, undo: str) -> Iterator[None]:
+    database.execute(statement.encode())
     try:
         yield
     finally:
-        database.execute(back.encode())
+        database.execute(undo.encode())
 
 
 REFUSALS = {
@@ -116,10 +121,10 @@ def test_a_postgres_that_answers_and_refuses_has_its_own_title(
     day: SiteUnderTest, name: str
 ) -> None:
     with altered(day.admin, *REFUSALS[name]):
-        answer = post(day)
+        response = post(day)
         [text] = eventually(lambda: texts(day))
         day.wait_idle(20)
-    effect = "queued" if answer.status_code == 202 else "refused"
+    effect = "queued" if response.status_code == 202 else "refused"
     assert text == f"SEV1 Postgres would refuse a lead: leads are {effect}"
 
 
@@ -149,10 +154,10 @@ def test_a_worse_effect_on_leads_edits_the_title_and_is_broadcast(day: SiteUnder
     sent = [reply["fields"] for reply in replies(day)]
     broadcast = [fields["text"] for fields in sent if fields["reply_broadcast"]]
     assert any("leads are refused" in text for text in broadcast)
-    shown = httpx.get(f"{day.url}/api/status", timeout=20).json()
-    states = {each["id"]: each["status"] for each in shown["components"]}
+    document = httpx.get(f"{day.url}/api/status", timeout=20).json()
+    states = {each["id"]: each["status"] for each in document["components"]}
     assert states["leads"] == "major_outage"
-    assert shown["status"]["description"] == "Much does not work: forms cannot be taken just now"
+    assert document["status"]["description"] == "Much does not work: forms cannot be taken just now"
 
 
 def test_the_status_page_shows_an_alert_between_two_monitor_runs(day: SiteUnderTest) -> None:
@@ -162,23 +167,12 @@ def test_the_status_page_shows_an_alert_between_two_monitor_runs(day: SiteUnderT
     day.wait_idle(20)
     assert texts(day), day.log.since()[-12:]
     day.wait_idle(20)
-    shown = httpx.get(f"{day.url}/api/status", timeout=20).json()
-    assert shown["data"]["source"] == "watch"
-    assert [each["name"] for each in shown["incidents"]] == ["Postgres is down: leads are queued"]
-    assert shown["status"]["indicator"] == "major"
-
-
-@dataclass
-class FakeContext:
-    """What a request leaves for alerting."""
-
-    services: Services
-    outages: dict[str, BaseException] = field(default_factory=dict)
-    request_id: str = "r" * 8
-    maintenance: object | None = None
-
-    def after_response(self, work: Any) -> None:
-        work()
+    document = httpx.get(f"{day.url}/api/status", timeout=20).json()
+    assert document["data"]["source"] == "watch"
+    assert [each["name"] for each in document["incidents"]] == [
+        "Postgres is down: leads are queued"
+    ]
+    assert document["status"]["indicator"] == "major"
 
 
 def test_an_outage_that_a_second_check_does_not_confirm_alerts_nobody(
@@ -186,9 +180,11 @@ def test_an_outage_that_a_second_check_does_not_confirm_alerts_nobody(
 ) -> None:
     services = Services(Settings(platform.environment))
     for _ in range(2):
-        context = FakeContext(services, {"database": DatabaseDown(), "mail": TimeoutError()})
+        context = Context("leads", Request({}))
+        context.services = services
+        context.outages = {"database": DatabaseDown(), "mail": TimeoutError()}
         check = statement_check.store_fault
-        assert alerting.confirm_outage(context, "leads", 202, check) == "not confirmed"
+        assert alerting.confirm_outage(context, 202, check) == "not confirmed"
     assert messages(platform) == []
     services.close()
 
@@ -293,15 +289,15 @@ def test_the_first_store_that_is_back_imports_it_with_what_people_did(
     redis_only = Services(Settings(redis_alone))
     monitor.run(redis_only, None, NOW + MINUTE)
     [in_redis] = [
-        each for each in stores.in_redis(redis_only, NOW).list_open() if each.area == "service"
+        each for each in fallback.in_redis(redis_only, NOW).list_open() if each.area == "service"
     ]
     assert (in_redis.acknowledged_by, in_redis.slack_ts) == ("Sri", root["ts"])
     healthy = Services(Settings(platform.environment))
     for minute in range(2, 5):
         monitor.run(healthy, None, NOW + minute * MINUTE)
-    incident = store.find(healthy.database.run, in_redis.id)
+    incident = postgres(healthy).find(in_redis.id)
     assert (incident.state, incident.acknowledged_by) == ("resolve", "Sri")
-    events = store.list_events(healthy.database.run, incident.id)
+    events = postgres(healthy).list_events(incident)
     assert "rebooted" in [event[5] for event in events]
     [edited] = [each for each in messages(platform) if not each["fields"].get("thread_ts")]
     assert edited["fields"]["text"].startswith("RECOVERED SEV1")
@@ -347,15 +343,15 @@ def test_two_incidents_of_one_outage_become_one(platform: Platform, no_stores: S
     record(no_stores, "database_down")
     healthy = Services(Settings(platform.environment))
     findings = [rules.make_finding(rules.BY_NAME["database_down"], "a blip", NOW)]
-    store.record_findings(healthy.database.run, findings, NOW + MINUTE, "dpl", "request")
+    postgres(healthy, NOW + MINUTE).record_findings(findings, "request")
     monitor.run(healthy, None, NOW + 2 * MINUTE)
-    [incident] = store.list_open(healthy.database.run)
+    [incident] = postgres(healthy).list_open()
     texts = [m["fields"]["text"] for m in messages(platform) if not m["fields"].get("thread_ts")]
     assert texts == [
-        f"Told of in {incident.id} from here on: Postgres is down",
+        f"Continued in {incident.id}: Postgres is down",
         "SEV1 Postgres is down",
     ]
-    assert stores.in_slack(healthy, NOW).list_open() == []
+    assert fallback.in_slack(healthy, NOW).list_open() == []
     healthy.close()
 
 
@@ -392,7 +388,7 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
     redis_only = Services(Settings(environment))
     request.addfinalizer(redis_only.close)
     findings = [rules.make_finding(rules.BY_NAME["database_down"], "Postgres does not answer", NOW)]
-    redis = stores.in_redis(redis_only, NOW)
+    redis = fallback.in_redis(redis_only, NOW)
     redis.record_findings(findings, "watch")
     [incident] = redis.list_open()
 
@@ -400,9 +396,9 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
         return cli.main(["incident", *arguments], environment)
 
     assert ops("list") == 1
-    shown = capsys.readouterr()
-    assert incident.id in shown.out
-    assert "this is what Redis holds" in shown.err
+    printed = capsys.readouterr()
+    assert incident.id in printed.out
+    assert "this is what Redis holds" in printed.err
     assert ops("ack", incident.id, "--by", "Sri") == 0
     assert "Slack knows" in capsys.readouterr().out
     assert ops("note", "last", "--by", "Sri", "pool", "restarted") == 0
@@ -414,9 +410,9 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
     redis_only.close()
     healthy = Services(Settings(platform.environment))
     monitor.run(healthy, None, NOW + MINUTE)
-    kinds = [event[2] for event in store.list_events(healthy.database.run, incident.id)]
+    kinds = [event[2] for event in postgres(healthy).list_events(incident)]
     assert {"acknowledged", "note"} <= {*kinds}
-    assert store.find(healthy.database.run, incident.id).acknowledged_by == "Sri"
+    assert postgres(healthy).find(incident.id).acknowledged_by == "Sri"
     healthy.close()
 
 
@@ -438,6 +434,6 @@ def test_the_alert_drill_fails_when_its_channel_did_not_take_it(
 ) -> None:
     hook = {"SLACK_WEBHOOK_URL": platform.slack.url + SLACK_WEBHOOK_PATH}
     status = cli.main(["alert-drill"], {**platform.environment, **hook, **changed})
-    shown = capsys.readouterr()
-    assert words in shown.out + shown.err
+    printed = capsys.readouterr()
+    assert words in printed.out + printed.err
     assert status == (0 if "DATABASE_URL" in changed else 1)

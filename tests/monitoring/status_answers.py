@@ -63,27 +63,27 @@ def days(now: datetime, sla_ms: int | None, seed: int) -> list[Answer]:
     return history
 
 
+def component(now: datetime, key: str, seed: int) -> Answer:
+    name, path, sla_ms = SERVICES[key]
+    p95 = None if sla_ms is None else sla_ms // 5
+    within = None if sla_ms is None else 0.99996
+    return {
+        "id": key,
+        "name": name,
+        "description": path,
+        "status": "operational",
+        "sla_ms": sla_ms,
+        "windows": {
+            "1h": window(12, p95, within, 0.0),
+            "24h": window(1290, p95, within, 0.0),
+            "30d": window(38_120, p95 and p95 * 6, within and 0.9712, 0.00041),
+        },
+        "days": days(now, sla_ms, seed),
+    }
+
+
 def good_day(now: datetime | None = None) -> Answer:
     now = now or datetime.now(UTC)
-    components = []
-    for seed, (key, (name, path, sla_ms)) in enumerate(SERVICES.items()):
-        p95 = None if sla_ms is None else sla_ms // 5
-        within = None if sla_ms is None else 0.99996
-        components.append(
-            {
-                "id": key,
-                "name": name,
-                "description": path,
-                "status": "operational",
-                "sla_ms": sla_ms,
-                "windows": {
-                    "1h": window(12, p95, within, 0.0),
-                    "24h": window(1290, p95, within, 0.0),
-                    "30d": window(38_120, p95 and p95 * 6, within and 0.9712, 0.00041),
-                },
-                "days": days(now, sla_ms, seed),
-            }
-        )
     past = now - timedelta(days=9, hours=2)
     return {
         "page": {
@@ -93,7 +93,7 @@ def good_day(now: datetime | None = None) -> Answer:
             "updated_at": iso(now),
         },
         "status": {"indicator": "none", "description": "All systems operational"},
-        "components": components,
+        "components": [component(now, key, seed) for seed, key in enumerate(SERVICES)],
         "incidents": [
             incident(
                 "INC-20261115-0305-database", "Leads were queued for a while", "critical", past,

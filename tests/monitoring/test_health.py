@@ -38,25 +38,27 @@ RECOVERY = {"backup", "restore_drill"}
 
 
 def test_health_answers_ok_with_its_first_bytes_fixed(platform: Platform) -> None:
-    answer = httpx.get(f"{platform.url}/api/health")
-    assert answer.status_code == 200
-    assert answer.text.startswith('{"status":"ok"')
-    at = datetime.fromisoformat(answer.json()["timestamp"])
+    response = httpx.get(f"{platform.url}/api/health")
+    assert response.status_code == 200
+    assert response.text.startswith('{"status":"ok"')
+    at = datetime.fromisoformat(response.json()["timestamp"])
     assert datetime.now(UTC) - at < timedelta(minutes=1)
 
 
 def test_head_is_answered_like_get_without_a_body(platform: Platform) -> None:
-    answer = httpx.head(f"{platform.url}/api/health")
-    assert (answer.status_code, answer.content) == (200, b"")
-    assert answer.headers["Content-Type"].startswith("application/json")
+    response = httpx.head(f"{platform.url}/api/health")
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["Content-Type"].startswith("application/json")
 
 
 def test_health_json_tells_pass_and_the_release(platform: Platform) -> None:
-    answer = httpx.get(f"{platform.url}/api/health", headers={"Accept": "application/health+json"})
-    assert answer.headers["Content-Type"] == "application/health+json"
-    assert answer.json()["status"] == "pass"
-    assert "releaseId" in answer.json()
-    assert answer.json()["serviceId"] == platform.environment["VERCEL_DEPLOYMENT_ID"]
+    response = httpx.get(
+        f"{platform.url}/api/health", headers={"Accept": "application/health+json"}
+    )
+    assert response.headers["Content-Type"] == "application/health+json"
+    assert response.json()["status"] == "pass"
+    assert "releaseId" in response.json()
+    assert response.json()["serviceId"] == platform.environment["VERCEL_DEPLOYMENT_ID"]
 
 
 def test_health_answers_with_no_configuration_at_all(platform: Platform) -> None:
@@ -66,9 +68,9 @@ def test_health_answers_with_no_configuration_at_all(platform: Platform) -> None
 
 
 def test_other_methods_are_refused(platform: Platform) -> None:
-    answer = httpx.post(f"{platform.url}/api/health")
-    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
-    assert json.loads(answer.text)["error"] == "method_not_allowed"
+    response = httpx.post(f"{platform.url}/api/health")
+    assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
+    assert json.loads(response.text)["error"] == "method_not_allowed"
 
 
 # ------------------------------------------------------------------ asked deeply
@@ -90,8 +92,8 @@ def silence() -> Iterator[int]:
 def test_without_a_configured_token_a_deep_check_is_forbidden(platform: Platform) -> None:
     with platform.function("api/health.py", HEALTH_CHECK_TOKEN=None) as health:
         for token in ("None", "x" * 32):
-            answer = deep(platform, health, token)
-            assert (answer.status_code, answer.json()["error"]) == (403, "forbidden")
+            response = deep(platform, health, token)
+            assert (response.status_code, response.json()["error"]) == (403, "forbidden")
         assert httpx.get(f"{health.url}/api/health").status_code == 200
 
 
@@ -104,10 +106,10 @@ def test_a_token_that_is_too_short_counts_as_none(platform: Platform) -> None:
 def test_a_wrong_token_is_unauthorized(platform: Platform, authorization: str) -> None:
     authorization = authorization.format(token=platform.environment["HEALTH_CHECK_TOKEN"])
     headers = {"Authorization": authorization}
-    answer = httpx.get(f"{platform.url}/api/health?deep=true", headers=headers)
-    assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized")
-    assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert "services" not in answer.json()
+    response = httpx.get(f"{platform.url}/api/health?deep=true", headers=headers)
+    assert (response.status_code, response.json()["error"]) == (401, "unauthorized")
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert "services" not in response.json()
 
 
 def test_with_any_other_value_of_deep_health_stays_shallow(platform: Platform) -> None:
@@ -122,15 +124,15 @@ def test_deep_is_true_however_it_is_spelled(
     address = f"{platform.url}/api/health?deep={spelled}"
     assert httpx.get(address).status_code == 401
     token = platform.environment["HEALTH_CHECK_TOKEN"]
-    answer = httpx.get(address, headers={"Authorization": f"Bearer {token}"}, timeout=10)
-    assert answer.json()["services"]["database"] == "connected"
+    response = httpx.get(address, headers={"Authorization": f"Bearer {token}"}, timeout=10)
+    assert response.json()["services"]["database"] == "connected"
 
 
 def test_a_healthy_platform_reports_every_service(platform: Platform, database: Rows) -> None:
     deep(platform, platform)  # warm
-    answer = deep(platform, platform)
-    assert answer.status_code == 200
-    body = answer.json()
+    response = deep(platform, platform)
+    assert response.status_code == 200
+    body = response.json()
     assert (body["status"], body["version"]) == (
         "healthy",
         platform.environment["VERCEL_GIT_COMMIT_SHA"],
@@ -152,10 +154,10 @@ def test_loading_on_a_cold_instance_does_not_count_as_silence(
     platform: Platform, database: Rows
 ) -> None:
     with platform.function("api/health.py") as health:
-        answer = deep(platform, health)
-    assert (answer.status_code, answer.json()["status"]) == (200, "healthy")
+        response = deep(platform, health)
+    assert (response.status_code, response.json()["status"]) == (200, "healthy")
     for name in SERVICES:
-        assert answer.json()["services"][f"{name}_ms"] < 400, answer.json()
+        assert response.json()["services"][f"{name}_ms"] < 400, response.json()
 
 
 def test_the_reconciliation_is_in_it_and_a_difference_degrades(
@@ -166,38 +168,38 @@ def test_the_reconciliation_is_in_it_and_a_difference_degrades(
     failed = "select 1 from outbox having count(*) = 2 and count(last_error) = 2"
     eventually(lambda: database.execute(failed).fetchone())
     database.execute("update leads set created_at = created_at - interval '10 min'")
-    answer = deep(platform, platform)
-    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
-    ledger = answer.json()["ledger"]
+    response = deep(platform, platform)
+    assert (response.status_code, response.json()["status"]) == (200, "degraded")
+    ledger = response.json()["ledger"]
     assert (ledger["stored"], ledger["told"], ledger["untold"]) == (1, 0, [lead["id"]])
 
 
 def test_without_redis_it_is_degraded(platform: Platform, database: Rows) -> None:
     with platform.function("api/health.py", **NO_REDIS) as health:
-        answer = deep(platform, health)
-        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
-        assert answer.json()["services"]["redis"] == "disconnected"
-        assert answer.json()["services"]["database"] == "connected"
-        assert answer.json()["ledger"] is None
+        response = deep(platform, health)
+        assert (response.status_code, response.json()["status"]) == (200, "degraded")
+        assert response.json()["services"]["redis"] == "disconnected"
+        assert response.json()["services"]["database"] == "connected"
+        assert response.json()["ledger"] is None
 
 
 def test_a_silent_redis_costs_a_second_and_degrades(platform: Platform, database: Rows) -> None:
     with platform.function("api/health.py") as health:
         deep(platform, health)  # warm
         platform.upstash.switch(mode="stall")
-        answer = deep(platform, health)
-        assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
-        assert answer.json()["services"]["redis"] in ("silent", "disconnected")
-        assert answer.elapsed.total_seconds() < 2
+        response = deep(platform, health)
+        assert (response.status_code, response.json()["status"]) == (200, "degraded")
+        assert response.json()["services"]["redis"] in ("silent", "disconnected")
+        assert response.elapsed.total_seconds() < 2
 
 
 def test_without_a_database_it_is_unhealthy(platform: Platform, database: Rows) -> None:
     with platform.function("api/health.py", **NO_DATABASE) as health:
-        answer = deep(platform, health)
-        assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
-        assert answer.json()["services"]["database"] == "disconnected"
-        assert answer.json()["services"]["redis"] == "connected"
-        assert "127.0.0.1" not in answer.text, "no configuration reaches a caller"
+        response = deep(platform, health)
+        assert (response.status_code, response.json()["status"]) == (503, "unhealthy")
+        assert response.json()["services"]["database"] == "disconnected"
+        assert response.json()["services"]["redis"] == "connected"
+        assert "127.0.0.1" not in response.text, "no configuration reaches a caller"
 
 
 def test_a_silent_database_is_unhealthy_within_two_seconds(
@@ -207,8 +209,8 @@ def test_a_silent_database_is_unhealthy_within_two_seconds(
         url = f"postgresql://nobody@127.0.0.1:{port}/alfa"
         with platform.function("api/health.py", DATABASE_URL=url) as health:
             first, second = (deep(platform, health) for _ in range(2))
-    for answer in (first, second):
-        assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+    for response in (first, second):
+        assert (response.status_code, response.json()["status"]) == (503, "unhealthy")
     assert second.elapsed.total_seconds() < 2
 
 
@@ -235,10 +237,10 @@ def test_a_missing_variable_is_named_by_its_service(platform: Platform, database
         "RESEND_API_KEY": "mail",
     }
     with platform.function("api/health.py", **dict.fromkeys(missing)) as health:
-        answer = deep(platform, health)
-    assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+        response = deep(platform, health)
+    assert (response.status_code, response.json()["status"]) == (503, "unhealthy")
     for variable, service in missing.items():
-        assert answer.json()["services"][service] == f"unconfigured: {variable} is not set"
+        assert response.json()["services"][service] == f"unconfigured: {variable} is not set"
 
 
 @pytest.mark.parametrize("missing", ["LEADS_ENCRYPTION_KEY", "RESEND_API_KEY"])
@@ -246,12 +248,12 @@ def test_what_a_lead_can_be_stored_without_only_degrades(
     platform: Platform, database: Rows, missing: str
 ) -> None:
     with platform.function("api/health.py", **{missing: None}) as health:
-        answer = deep(platform, health)
-    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+        response = deep(platform, health)
+    assert (response.status_code, response.json()["status"]) == (200, "degraded")
 
 
 def test_a_deep_head_has_the_status_and_no_body(platform: Platform, database: Rows) -> None:
     headers = {"Authorization": f"Bearer {platform.environment['HEALTH_CHECK_TOKEN']}"}
-    answer = httpx.head(f"{platform.url}/api/health?deep=true", headers=headers)
-    assert (answer.status_code, answer.content) == (200, b"")
+    response = httpx.head(f"{platform.url}/api/health?deep=true", headers=headers)
+    assert (response.status_code, response.content) == (200, b"")
     assert httpx.head(f"{platform.url}/api/health?deep=true").status_code == 401

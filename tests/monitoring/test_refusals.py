@@ -82,18 +82,18 @@ def test_deep_health_is_unhealthy_while_a_lead_would_be_refused_and_says_why(
     fault = STORE[name]
     database.execute(fault.broken.encode())
     try:
-        answer = deep(platform, platform)
+        response = deep(platform, platform)
     finally:
         database.execute(fault.repaired.encode())
         if "role" in name:  # sessions that began meanwhile stay as they are
             end_sessions(database)
-    assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
-    message = answer.json()["services"]["database"]
+    assert (response.status_code, response.json()["status"]) == (503, "unhealthy")
+    message = response.json()["services"]["database"]
     assert message.startswith("would refuse a lead: ")
     for part in fault.message_parts:
         assert part in message
-    answer = deep(platform, platform)
-    assert (answer.status_code, answer.json()["status"]) == (200, "healthy")
+    response = deep(platform, platform)
+    assert (response.status_code, response.json()["status"]) == (200, "healthy")
 
 
 @pytest.mark.parametrize("name", ALERTED)
@@ -130,14 +130,14 @@ def test_mails_that_would_not_be_sent_are_a_sev1_and_degrade(
     database.execute(fault.broken.encode())
     try:
         facts = collect_facts(services, None, datetime.now(UTC))
-        answer = deep(platform, platform)
+        response = deep(platform, platform)
     finally:
         database.execute(fault.repaired.encode())
     assert facts.store_fault is None
     assert fault.message_parts[0] in (facts.outbox_fault or "")
-    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
-    assert answer.json()["services"]["database"] == "connected"
-    assert answer.json()["services"]["outbox"].startswith("would send no mail: ")
+    assert (response.status_code, response.json()["status"]) == (200, "degraded")
+    assert response.json()["services"]["database"] == "connected"
+    assert response.json()["services"]["outbox"].startswith("would send no mail: ")
     assert deep(platform, platform).json()["services"]["outbox"] == "ready"
 
 
@@ -149,13 +149,13 @@ def test_a_catalogue_that_cannot_be_read_is_a_sev2_and_degrades(
     database.execute(fault.broken.encode())
     try:
         result = findings(monitor.run(services, None, datetime.now(UTC)))
-        answer = deep(platform, platform)
+        response = deep(platform, platform)
     finally:
         database.execute(fault.repaired.encode())
     assert set(result) == {"products_refused"}
     assert fault.message_parts[0] in result["products_refused"]
-    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
-    assert answer.json()["services"]["products"].startswith("would show no product: ")
+    assert (response.status_code, response.json()["status"]) == (200, "degraded")
+    assert response.json()["services"]["products"].startswith("would show no product: ")
 
 
 def test_a_table_the_monitor_may_not_read_hides_nothing_else(
@@ -226,9 +226,9 @@ def test_a_refused_key_is_named_by_deep_health(
 ) -> None:
     service, word = CHANNELS[variable]
     with platform.function("api/health.py", **{variable: "wrong-" + "x" * 30}) as health:
-        answer = deep(platform, health)
-    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
-    assert answer.json()["services"][service] == word
+        response = deep(platform, health)
+    assert (response.status_code, response.json()["status"]) == (200, "degraded")
+    assert response.json()["services"][service] == word
 
 
 def test_what_is_not_configured_is_named_by_deep_health(platform: Platform, database: Rows) -> None:

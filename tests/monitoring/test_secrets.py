@@ -1,4 +1,4 @@
-"""How keys in use are known: by fingerprints, from what deployments say; and how old they are."""
+"""Keys in use: known by fingerprints that deployments record; and how old they are."""
 
 import contextlib
 import json
@@ -32,8 +32,8 @@ PEPPER = "a pepper for these tests alone"
 
 @pytest.fixture
 def services(platform: Platform, database: Rows) -> Iterator[Services]:
-    with contextlib.closing(Services(Settings(platform.environment))) as made:
-        yield made
+    with contextlib.closing(Services(Settings(platform.environment))) as services:
+        yield services
 
 
 # ------------------------------------------------------------------ the inventory
@@ -49,9 +49,9 @@ def test_every_secret_variable_has_a_row() -> None:
 
 
 def test_where_two_values_are_accepted_the_previous_one_has_a_variable() -> None:
-    known = {setting.name for setting in settings.all_settings()}
+    names = {setting.name for setting in settings.all_settings()}
     for key in inventory.SECRETS:
-        assert not key.previous_variable or key.name not in known or key.previous_variable in known
+        assert not key.previous_variable or key.name not in names or key.previous_variable in names
 
 
 def test_every_secret_can_be_rotated() -> None:
@@ -66,10 +66,10 @@ def test_every_secret_can_be_rotated() -> None:
 
 
 def test_a_fingerprint_is_twelve_hex_digits_and_depends_on_the_pepper() -> None:
-    made = secrets.fingerprint(PEPPER, "a value")
-    assert re.fullmatch(r"[0-9a-f]{12}", made)
-    assert made != secrets.fingerprint("another", "a value")
-    assert made != secrets.fingerprint(PEPPER, "another")
+    digest = secrets.fingerprint(PEPPER, "a value")
+    assert re.fullmatch(r"[0-9a-f]{12}", digest)
+    assert digest != secrets.fingerprint("another", "a value")
+    assert digest != secrets.fingerprint(PEPPER, "another")
 
 
 def test_each_part_of_a_list_and_the_previous_value_count() -> None:

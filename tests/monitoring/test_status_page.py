@@ -17,7 +17,8 @@ from psycopg.rows import DictRow
 from dev.faults.fault_proxy import FaultProxy
 from dev.platform.local_platform import Platform
 from lib import metrics
-from lib.incidents import rules, store
+from lib.incidents import rules
+from lib.incidents.postgres_store import PostgresStore
 from lib.monitoring import monitor, rollup, service_levels, status_page
 from lib.services import Services
 from lib.settings import Settings
@@ -125,10 +126,10 @@ def test_thirty_days_survive_redis(services: Services, valkey: redis.Redis) -> N
 
 
 def get_status(url: str) -> dict[str, Any]:
-    answer = httpx.get(f"{url}/api/status", timeout=30)
-    assert answer.status_code == 200
-    assert answer.headers["Cache-Control"] == status_cached()
-    document: dict[str, Any] = answer.json()
+    response = httpx.get(f"{url}/api/status", timeout=30)
+    assert response.status_code == 200
+    assert response.headers["Cache-Control"] == status_cached()
+    document: dict[str, Any] = response.json()
     return document
 
 
@@ -216,9 +217,9 @@ def test_with_both_stores_silent_every_page_is_answered_in_time(
         took_s = []
         for _ in range(3):
             started = time.monotonic()
-            answer = httpx.get(f"{function.url}/{path}", timeout=10)
+            response = httpx.get(f"{function.url}/{path}", timeout=10)
             took_s.append(time.monotonic() - started)
-            assert answer.status_code == status_code
+            assert response.status_code == status_code
         # The median: the first of a cold start loads what it needs, which is nobody's silence.
         assert sorted(took_s)[1] < slowest_s, took_s
 
@@ -231,7 +232,7 @@ def test_one_round_trip_to_redis_answers_with_the_maintenance_window(
     with platform.function("api/status.py") as function:
         assert get_status(function.url)["data"]["source"] == "watch"
         commands = [request["body"] for request in platform.upstash.received()]
-    # Beside the count of the answered request, which is made after its answer.
+    # Beside the count of the answered request, which is made after its response.
     commands = [c for c in commands if metrics.INCREMENT not in str(c) and "EVAL" not in c]
     all_at_once = [["GET", "status"], ["HGETALL", "incidents"], ["GET", "maintenance"]]
     assert [command for command in commands if "maintenance" in str(command)] == [all_at_once]
@@ -240,14 +241,18 @@ def test_one_round_trip_to_redis_answers_with_the_maintenance_window(
 # --- Incidents, for the public.
 
 
+def postgres(services: Services, now: datetime = NOW) -> PostgresStore:
+    return PostgresStore(services.database.run, now, "dpl")
+
+
 def open_incident(services: Services, name: str) -> None:
     findings = [rules.make_finding(rules.BY_NAME[name], "10.0.0.1 said no", NOW)]
-    store.record_findings(services.database.run, findings, NOW, "dpl", "watch")
+    postgres(services).record_findings(findings, "watch")
 
 
 def test_an_incident_shows_on_the_components_it_hits(services: Services) -> None:
     open_incident(services, "database_down")
-    store.add_note(services.database.run, "last", "ops", NOW, "a word among us")
+    postgres(services).add_note("last", "ops", "a word among us")
     document = rendered(services)
     states = {component["id"]: component["status"] for component in document["components"]}
     assert states == {

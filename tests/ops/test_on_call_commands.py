@@ -11,7 +11,8 @@ import pytest
 from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
-from lib.incidents import rules, store
+from lib.incidents import rules
+from lib.incidents.postgres_store import PostgresStore
 from lib.services import Services
 from lib.settings import Settings
 from ops import cli
@@ -36,7 +37,8 @@ def services(platform: Platform, database: Rows) -> Iterator[Services]:
 def incident(services: Services) -> str:
     """An open Sev1."""
     findings = [rules.make_finding(rules.BY_NAME["database_down"], "Postgres does not answer", NOW)]
-    [opened] = store.record_findings(services.database.run, findings, NOW, "dpl", "watch")
+    store = PostgresStore(services.database.run, NOW, "dpl")
+    [opened] = store.record_findings(findings, "watch")
     return opened.id
 
 
@@ -67,7 +69,8 @@ def test_an_acknowledgement_is_shown_in_slack_and_done_once(
         assert ops(platform, "incident", "ack", "last", "--by", "Sri") == 0
     [message] = platform.slack.vendor.messages()  # type: ignore[attr-defined]
     assert "acknowledged by Sri" in json.dumps(message["fields"])
-    kinds = [event[2] for event in store.list_events(services.database.run, incident)]
+    store = PostgresStore(services.database.run, NOW, "dpl")
+    kinds = [event[2] for event in store.list_events(store.find(incident))]
     assert kinds.count("acknowledged") == 1
     assert "alerted" in kinds
 
