@@ -4,10 +4,12 @@ import argparse
 import getpass
 import re
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lib import maintenance
+from lib.interfaces import RunQuery
 from lib.maintenance import MODES, MaintenanceWindow
 from lib.problems import DatabaseDown, NotConfigured
 from lib.services import Services
@@ -25,6 +27,7 @@ def switch_on(services: Services, args: argparse.Namespace) -> int:
     window = MaintenanceWindow(args.mode, now, now + args.length, args.reason, args.by)
     if not args.dry_run:
         maintenance.open_window(services.cache.execute, window, now)
+        _tell_postgres(services, lambda run: maintenance.open_in_postgres(run, window))
         _note_on_incidents(services, "on", window)
     _print_window(args, window, "would be" if args.dry_run else "is")
     return 0
@@ -35,6 +38,8 @@ def switch_off(services: Services, args: argparse.Namespace) -> int:
     was = maintenance.parse_window(
         services.cache.execute("GET", maintenance.KEY), datetime.now(UTC)
     )
+    if not args.dry_run:
+        _tell_postgres(services, maintenance.close_in_postgres)
     if not args.dry_run and maintenance.close_window(services.cache.execute) and was is not None:
         _note_on_incidents(services, "off", was)
     if args.json:
@@ -50,6 +55,14 @@ def switch_off(services: Services, args: argparse.Namespace) -> int:
         )
         return 1
     return 0
+
+
+def _tell_postgres(services: Services, switch: Callable[[RunQuery], None]) -> None:
+    """Postgres may be down: that can be why maintenance is switched on."""
+    try:
+        switch(services.database.run_or_down)
+    except (DatabaseDown, NotConfigured):
+        print("Postgres does not know: say it again once it answers", file=sys.stderr)
 
 
 def show_status(services: Services, args: argparse.Namespace) -> int:
