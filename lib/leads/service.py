@@ -62,8 +62,8 @@ class StoreFailure(NamedTuple):
 class PersistedLead(NamedTuple):
     """A lead as stored, and the mails to send now.
 
-    decision: stored, stored_before, corrected, queued, duplicate (by Redis), mailed, spam. failures:
-    of the stores that were asked before.
+    decision: stored, stored_before, corrected, queued, duplicate (of a record in Redis), mailed,
+    spam. failures: of the stores that were asked before.
     """
 
     lead: Lead
