@@ -11,7 +11,6 @@ error its own page back. 400 invalid_json, validation_error; 403 origin_not_allo
 
 from collections import Counter
 from datetime import UTC, datetime
-from uuid import uuid4
 
 from lib import json_body
 from lib.app import (
@@ -25,7 +24,6 @@ from lib.app import (
 )
 from lib.interfaces import RunQuery
 from lib.leads import (
-    admission,
     canary,
     mailed_leads,
     outbox,
@@ -35,13 +33,13 @@ from lib.leads import (
     submission,
     worker,
 )
-from lib.leads.admission import Admission, RateLimits
+from lib.leads.admission import RateLimits
 from lib.leads.lead import Lead, Recipients
-from lib.leads.service import PersistedLead, StoreFailure
+from lib.leads.service import Conditions, PersistedLead, StoreFailure
 from lib.monitoring import deployments
 from lib.origins import is_allowed_origin, origin_of
 from lib.problems import (
-    IdempotencyKeyReused,
+    IntakeClosed,
     Invalid,
     InvalidJson,
     NotPersisted,
@@ -178,51 +176,41 @@ def _accept(context: Context, lead: Lead, challenge_token: str) -> tuple[int, Le
     An error before `service.persist` costs nobody a lead: only the stores decide about it.
     """
     context.add_log_fields(lead=str(lead.id))
-    request = uuid4().hex  # not the request's id, which a caller may choose
-    admitted = _admit(context, lead, request)
-    if admitted.refusal is not None:
-        raise admitted.refusal
-    if (duplicate := admitted.duplicate) is not None:
-        context.add_log_fields(decision="duplicate", lead=str(duplicate.id))
-        return duplicate.status, lead._replace(id=duplicate.id, ref=duplicate.ref)
-    window = context.attempt(lambda: context.maintenance, None)
-    context.add_log_fields(
-        not_counted=admitted.not_counted_because, maintenance=window and window.mode
+    window = context.attempt(lambda: context.confirmed_maintenance, None)
+    persisted = _persist(context, lead, _conditions(context, window is None, challenge_token))
+    is_closed = window is not None or any(
+        isinstance(failure.error, IntakeClosed) for failure in persisted.failures
     )
-    if not lead.canary:
-        lead = _screen(context, lead, admitted, challenge_token)
-    if (earlier := admitted.earlier) is not None:
-        lead = lead._replace(id=earlier.id, ref=earlier.ref)
-    persisted = _persist(context, lead, request, use_database=window is None)
+    context.add_log_fields(lead=str(persisted.lead.id), closed=is_closed or None)
     context.after_response(lambda: _send_emails(context, persisted))
     context.after_response(context.services.probe_open_breakers)
-    if window is None and worker_throttle.allow():
+    if not is_closed and worker_throttle.allow():
         context.after_response(lambda: _run_worker(context))
     return persisted.lead.status, persisted.lead
 
 
-def _admit(context: Context, lead: Lead, request: str) -> Admission:
+def _conditions(context: Context, use_database: bool, challenge_token: str) -> Conditions:
     settings = context.services.settings
     limits = RateLimits(
         settings.leads_per_minute, settings.leads_per_hour, settings.leads_ceiling_per_minute
     )
-    admitted = context.attempt(
-        lambda: admission.decide(context.services, lead, limits, request, context.now),
-        Admission(not_counted_because="it failed"),
+    return Conditions(
+        limits,
+        lambda lead, repeats: _screen(context, lead, repeats, challenge_token),
+        use_database,
+        heed_maintenance=not context.bypasses_maintenance,
     )
-    if admitted.is_counted:
-        context.update_maintenance(admitted.maintenance)
-    return admitted
 
 
-def _screen(context: Context, lead: Lead, admitted: Admission, challenge_token: str) -> Lead:
+def _screen(context: Context, lead: Lead, repeats: int, challenge_token: str) -> Lead:
+    if lead.canary:
+        return lead
     screened = context.attempt(
         lambda: spam.screen(
             context.services,
             lead,
             seconds_to_fill=context.request.headers.get("X-Form-Seconds", type=int),
-            repeats=admitted.repeats,
-            flooded=admitted.flooded,
+            repeats=repeats,
             challenge_token=challenge_token,
         ),
         lead,
@@ -231,22 +219,16 @@ def _screen(context: Context, lead: Lead, admitted: Admission, challenge_token: 
     return screened
 
 
-def _persist(context: Context, lead: Lead, request: str, *, use_database: bool) -> PersistedLead:
+def _persist(context: Context, lead: Lead, conditions: Conditions) -> PersistedLead:
     services = context.services
     recipients = Recipients(services.settings.mail_from, services.settings.mail_sales_to)
     try:
-        persisted = service.persist(
-            services, lead, recipients.for_lead(lead), use_database=use_database
-        )
+        persisted = service.persist(services, lead, recipients.for_lead(lead), conditions)
     except NotPersisted as problem:
         context.add_log_fields(decision="not_persisted")
         _report_store_failures(context, problem.failures)
         _raise_alert(context, "lead_not_kept", lead)
-        context.after_response(lambda: admission.release(services, lead, request))
         context.after_response(services.probe_open_breakers)
-        raise
-    except IdempotencyKeyReused:
-        context.after_response(lambda: admission.release(services, lead, request))
         raise
     context.add_log_fields(decision=persisted.decision)
     _report_store_failures(context, persisted.failures)
@@ -264,6 +246,8 @@ def _report_store_failures(context: Context, failures: tuple[StoreFailure, ...])
     if failures:
         context.add_log_fields(store_failures=[str(failure) for failure in failures])
     for store, error in failures:
+        if isinstance(error, IntakeClosed):
+            continue
         context.record_outage(store, error)
         if not isinstance(error, service.OUTAGE_ERRORS):
             context.report(error)

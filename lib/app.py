@@ -86,13 +86,25 @@ class Context:
         """The open window, as far as this instance knows without asking Redis."""
         return _maintenance_cache.current(Settings().maintenance_mode, self.now)
 
+    @property
+    def confirmed_maintenance(self) -> maintenance.MaintenanceWindow | None:
+        """The open window, for what Postgres itself refuses in maintenance: Redis is asked only
+        whether a window that this instance knows is still open."""
+        if self.bypasses_maintenance:
+            return None
+        window = self.cached_maintenance
+        if window is not None and window.since is not None:
+            with suppress(CacheDown, NotConfigured):
+                self.update_maintenance(self.services.cache.execute("GET", maintenance.KEY))
+        return self.cached_maintenance
+
     @cached_property
     def maintenance(self) -> maintenance.MaintenanceWindow | None:
         """The open window, read from Redis if the last reading is old; a job always reads it.
 
         None for a caller with the bypass token.
         """
-        if self._bypasses_maintenance():
+        if self.bypasses_maintenance:
             return None
         if self.job is not None or not _maintenance_cache.is_fresh:
             with suppress(CacheDown, NotConfigured):  # then the last reading holds
@@ -103,7 +115,9 @@ class Context:
         """Remember what Redis just held under `maintenance.KEY`."""
         _maintenance_cache.update(value)
 
-    def _bypasses_maintenance(self) -> bool:
+    @property
+    def bypasses_maintenance(self) -> bool:
+        """Whether the caller presents the bypass token."""
         presented = self.request.headers.get(maintenance.BYPASS_HEADER)
         if presented is None:
             return False

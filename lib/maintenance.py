@@ -5,6 +5,10 @@
 | intake | taken, queued, 202 | copies | wait | nobody |
 | read_only | taken, queued, 202 | as always | wait | readers |
 
+Postgres has a copy of the window, which its own statement heeds (accept_lead): no lead is written
+there while intake is closed, by whatever instance, and no trip is needed to know. Where Postgres
+could not be told, an instance knows from Redis, after its first answer.
+
 The variable MAINTENANCE_MODE holds for a whole deployment and comes first; a window in Redis works
 within seconds and always ends by itself. Redis down: the last reading holds, until its end. Nothing
 here may delay or refuse a lead.
@@ -67,6 +71,25 @@ def open_window(execute: Callable[..., object], window: MaintenanceWindow, now: 
 def close_window(execute: Callable[..., object]) -> bool:
     """Close the window; whether there was one. Raises CacheDown."""
     return bool(execute("DEL", KEY))
+
+
+OPEN_IN_POSTGRES = """
+insert into maintenance_window (mode, until) values (%(mode)s, %(until)s)
+on conflict (one) do update set mode = excluded.mode, until = excluded.until
+"""
+
+CLOSE_IN_POSTGRES = "delete from maintenance_window"
+
+
+def open_in_postgres(run: Callable[..., object], window: MaintenanceWindow) -> None:
+    """Close Postgres to visitors' leads until the window ends. Raises DatabaseDown."""
+    values = {"mode": window.mode, "until": window.until}
+    run(lambda connection: connection.execute(OPEN_IN_POSTGRES, values) and None)
+
+
+def close_in_postgres(run: Callable[..., object]) -> None:
+    """Let Postgres take leads again. Raises DatabaseDown."""
+    run(lambda connection: connection.execute(CLOSE_IN_POSTGRES) and None)
 
 
 class WindowCache:

@@ -187,6 +187,10 @@ class DecryptionError(Exception):
     """An encrypted text was made with a key we do not have, or was changed."""
 
 
+class IntakeClosed(Exception):
+    """In maintenance, Postgres takes no lead of a visitor."""
+
+
 class ErasedSubject(Exception):
     """This copy was taken before its person was erased, and must not come back."""
 

@@ -3,6 +3,7 @@
 import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from lib.problems import NotConfigured
 from lib.settings import Settings
@@ -60,6 +61,13 @@ class Services:
     def erasure_keys(self) -> tuple[bytes, ...]:
         """Empty when ERASURE_KEY is not set: nobody was erased, so no copy is rejected."""
         return self.settings.erasure_key
+
+    @_shared
+    def rate_limit_key(self) -> bytes:
+        """Hashes clients' addresses beside their rate limits: the password of DATABASE_URL, which
+        no dump of the database holds. With a new password everybody's limits begin anew."""
+        url = self.settings.database_url
+        return (urlsplit(url).password or url).encode()
 
     @_shared
     def mailer(self) -> "Mailer":

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -251,14 +250,47 @@ def test_a_window_without_an_end_within_a_day_is_refused(
         ops(platform, "on", "--for", length, "--reason", "x")
 
 
-def test_it_costs_a_lead_no_trip_of_its_own(platform: Platform, database: Rows) -> None:
+def test_an_instance_that_has_just_started_writes_no_lead_to_postgres(
+    platform: Platform, database: Rows, valkey: redis.Redis
+) -> None:
+    on(platform)
+    with platform.function("api/leads.py") as function:
+        platform.upstash.forget()
+        assert post(function).status_code == 202
+        bodies = [str(record["body"]) for record in platform.upstash.received()]
+        assert not [body for body in bodies if body.startswith("['GET', 'maintenance'")]
+    assert (stored(database), valkey.hlen("queue")) == (0, 1)
+
+
+def test_a_window_that_postgres_was_not_told_of_holds_from_the_second_lead_on(
+    platform: Platform, database: Rows, valkey: redis.Redis
+) -> None:
+    on(platform)
+    database.execute("delete from maintenance_window")
     with platform.function("api/leads.py") as function:
         post(function, 1)
-        time.sleep(1.5)
-        platform.upstash.forget()
-        post(function, 2)
-        [before, *_] = platform.upstash.received()
-        assert "maintenance" in before["body"], "asked at the door, in the same call"
+        assert function.wait_idle(10)
+        assert post(function, 2).status_code == 202
+
+
+def test_a_window_in_postgres_ends_by_itself_and_with_the_command(
+    platform: Platform, database: Rows, capsys: Printed
+) -> None:
+    on(platform)
+    database.execute("update maintenance_window set until = now() - interval '1 second'")
+    with platform.function("api/leads.py") as function:
+        assert post(function).status_code == 200
+    assert ops(platform, "off") == 0
+    assert database.execute("select 1 from maintenance_window").fetchall() == []
+
+
+def test_a_switch_that_postgres_does_not_hear_of_says_so(
+    platform: Platform, database: Rows, capsys: Printed
+) -> None:
+    nowhere = {**platform.environment, "DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}
+    words = ["on", "--for", "30m", "--reason", "moving house"]
+    assert cli.main(["maintenance", *words], nowhere) == 0
+    assert "Postgres does not know" in capsys.readouterr().err
 
 
 # --- What production does, whoever switched it.

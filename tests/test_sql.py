@@ -55,7 +55,7 @@ def numbered(statement: str) -> str:
 
 
 def test_there_are_statements_to_check() -> None:
-    assert {"lib.leads.repository.INSERT_LEAD", "lib.leads.outbox.CLAIM_DUE"} <= set(STATEMENTS)
+    assert {"lib.leads.repository.ACCEPT_LEAD", "lib.leads.outbox.CLAIM_DUE"} <= set(STATEMENTS)
 
 
 def test_parameters_are_numbered_by_name() -> None:

@@ -44,7 +44,7 @@ DATABASE = (
     Fault("database", "reset"),
     Fault("database", "stall"),
     Fault("database", "slow", {"delay_s": 0.2}),
-    Fault("database", "drop_reply", {"match": "insert into leads", "times": 3}),
+    Fault("database", "drop_reply", {"match": "accept_lead", "times": 3}),
     Fault("database", "drop_reply", {"match": "update outbox", "times": 3}),
     Fault("database", "garbage"),
     Fault("database", "kill"),

@@ -14,7 +14,8 @@ SERVER_ERRORS = (
 class Answer:
     """What a caller got; status 0 and the exception's name in `error` when nothing came.
 
-    needless: refused by us, although a place that takes a lead was whole all the time.
+    sent_at: by time.monotonic. needless: refused by us, although a place that takes a lead was
+    whole all the time.
     """
 
     status: int
@@ -24,6 +25,7 @@ class Answer:
     error: str | None = None
     queued: bool = False
     avoidable: bool = False
+    sent_at: float = 0.0
 
     @classmethod
     def from_response(cls, response: httpx.Response, seconds: float) -> "Answer":

@@ -17,9 +17,8 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "acknowledge-before-write": (
         Patch(
             "api/leads.py",
-            "        persisted = service.persist(\n"
-            "            services, lead, recipients.for_lead(lead), use_database=use_database\n"
-            "        )\n",
+            "        persisted = service.persist(services, lead, recipients.for_lead(lead),"
+            " conditions)\n",
             '        persisted = PersistedLead(lead, "stored")\n'
             "        context.after_response("
             "lambda: service.persist(services, lead, recipients) and None)\n",

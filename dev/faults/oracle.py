@@ -110,6 +110,7 @@ class Oracle:
             answer = Answer.from_response(response, time.monotonic() - started)
         except httpx.HTTPError as fault:
             answer = Answer(0, None, None, time.monotonic() - started, type(fault).__name__)
+        answer = replace(answer, sent_at=started)
         if owed and answer.is_server_error and self.rig.must_accept_leads:
             answer = replace(answer, avoidable=True)
         offer.answers.append(answer)

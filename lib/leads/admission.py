@@ -1,34 +1,33 @@
-"""Whether a lead is let in: idempotency and rate limit, decided in one Redis script.
+"""Whether a lead is let in, by the queue in Redis: what Postgres decides in `accept_lead`.
 
-While Redis is down everybody is let in and not counted; Postgres still recognises duplicates. A
-submission is remembered for 24 hours once it is accepted. One that is in flight is waited for
-briefly, never longer: the process that took it may have been killed.
+Redis is asked only when Postgres cannot take a lead. One script decides by the same rules and
+queues the lead, so of many at once each is decided about for itself. Redis knows a submission that
+Postgres took by its record, which is written after the answer and kept for 24 hours.
 """
 
+import hmac
 import json
-import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from lib.interfaces import Services
 from lib.leads.lead import Lead
-from lib.maintenance import KEY as MAINTENANCE_KEY
-from lib.problems import CacheDown, IdempotencyKeyReused, NotConfigured, Problem, RateLimited
+from lib.problems import CacheDown, RateLimited
 
 IDEMPOTENCY_TTL_S = 24 * 3600
-IN_FLIGHT_TTL_S = 9  # longer than any request may take
-DUPLICATE_WAIT_S, DUPLICATE_POLL_S = 1.5, 0.05
 
-type Execute = Callable[..., Any]
-"""`Cache.execute`."""
+type Pipeline = Callable[..., list[Any]]
+"""`Cache.pipeline`."""
 
 
 class RateLimits(NamedTuple):
     per_minute: int
     per_hour: int
     ceiling_per_minute: int  # of all clients together
+
+
+UNLIMITED = RateLimits(1_000_000, 1_000_000, 1_000_000)
 
 
 class IdempotencyRecord(NamedTuple):
@@ -42,137 +41,149 @@ class IdempotencyRecord(NamedTuple):
 
 
 class Admission(NamedTuple):
-    """What was decided about one request, in this order.
+    """What Redis decided.
 
-    refusal: it is refused: IdempotencyKeyReused or RateLimited. duplicate: the same submission was
-    accepted before and is answered as it was then. Else it is let in, and this is known of it:
-    earlier: the lead that the same phone, business and message made; flooded: the ceiling of all
-    clients is passed; repeats: how often this text came within a day, from anybody; in_flight:
-    another request with it was let in seconds ago and is not accepted yet; maintenance: the
-    maintenance switch as Redis has it; not_counted_because: why no limit was applied.
+    queued: `found` is what is queued under the lead's id now. duplicate: of the submission in
+    `record`, which is answered as it was then. earlier: the same words made the lead in `record`:
+    ask again with its id. repeated_text: screen it once more, and ask again. rate_limited:
+    `rate_limit`, until `wait` is over.
     """
 
-    refusal: Problem | None = None
-    duplicate: IdempotencyRecord | None = None
-    earlier: IdempotencyRecord | None = None
-    flooded: bool = False
-    repeats: int = 0
-    in_flight: bool = False
-    maintenance: object = None
-    not_counted_because: str | None = None
-
-    @property
-    def is_counted(self) -> bool:
-        """It is let in, and Redis counted it."""
-        return not (self.refusal or self.duplicate or self.not_counted_because)
+    decision: str
+    record: IdempotencyRecord | None = None
+    found: object = None
+    rate_limit: int = 0
+    wait: timedelta = timedelta()
 
 
-# KEYS: idempotency record, client, all clients' minute, text, the maintenance switch, the record of
-# the same words. ARGV: now_ms, per_minute, per_hour, request, the body's hash, 1 with a key,
-# IN_FLIGHT_TTL_S. A refused request is not counted: waiting as told always helps. Without a key
-# another body is no duplicate: it corrects the lead, and counts.
+# KEYS: idempotency record, client, all clients' minute, text, the record of the same words, queue.
+# ARGV: now_ms, per_minute, per_hour, ceiling, a name for this request, the body's hash, 1 with a
+# key, repeats allowed (-1: any), 1 once the record of the words was heeded, field, the sealed lead,
+# the same for review, its record, how long that is kept. A refused request is not counted. Without
+# a key another body is no duplicate: it corrects the lead, and counts.
 ADMIT = """
 local record = redis.call('GET', KEYS[1])
-if record == '' then record = false end
-if record and (ARGV[6] == '1' or string.find(record, ARGV[5], 1, true)) then
+if record and (ARGV[7] == '1' or string.find(record, ARGV[6], 1, true)) then
   return {'duplicate', record}
 end
-local now, minute, hour = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local words = redis.call('GET', KEYS[5])
+if words and ARGV[9] == '0' then return {'earlier', words} end
+local repeats, most = tonumber(redis.call('GET', KEYS[4]) or '0'), tonumber(ARGV[8])
+if most >= 0 and repeats >= most then return {'repeated_text'} end
+local now, waits = tonumber(ARGV[1]), {}
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 3600000)
-local in_hour = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
-local count = #in_hour / 2
-if count >= hour then
-  local oldest = tonumber(in_hour[(count - hour) * 2 + 2])
-  return {'rate_limited', hour, oldest + 3600000 - now}
+for limit, span in pairs({[3] = 3600000, [2] = 60000}) do
+  local most = tonumber(ARGV[limit])
+  local at = redis.call('ZREVRANGE', KEYS[2], most - 1, most - 1, 'WITHSCORES')[2]
+  local wait = (tonumber(at) or 0) + span - now
+  if at and wait > (waits[2] or 0) then waits = {most, wait} end
 end
-local since, in_minute = now - 60000, {}
-for i = 2, #in_hour, 2 do
-  local at = tonumber(in_hour[i])
-  if at > since then in_minute[#in_minute + 1] = at end
-end
-if #in_minute >= minute then
-  return {'rate_limited', minute, in_minute[#in_minute - minute + 1] + 60000 - now}
-end
-redis.call('ZADD', KEYS[2], now, ARGV[4])
+if waits[1] then return {'rate_limited', waits[1], waits[2]} end
+redis.call('ZADD', KEYS[2], now, ARGV[5])
 redis.call('EXPIRE', KEYS[2], 3600)
-local first = record or redis.call('SET', KEYS[1], '', 'NX', 'EX', ARGV[7])
+redis.call('INCR', KEYS[4])
+redis.call('EXPIRE', KEYS[4], 86400)
 local flood = redis.call('INCR', KEYS[3])
 redis.call('EXPIRE', KEYS[3], 120)
-local repeats = redis.call('INCR', KEYS[4])
-redis.call('EXPIRE', KEYS[4], 86400)
-return {'admitted', flood, repeats, redis.call('GET', KEYS[5]) or '',
-  redis.call('GET', KEYS[6]) or '', first and 0 or 1}
+local sealed = flood > tonumber(ARGV[4]) and ARGV[12] or ARGV[11]
+redis.call('HSETNX', KEYS[6], ARGV[10], sealed)
+redis.call('SET', KEYS[1], ARGV[13], 'EX', ARGV[14])
+return {'queued', redis.call('HGET', KEYS[6], ARGV[10])}
 """
 
 
 def decide(
-    services: Services, lead: Lead, limits: RateLimits, request: str, now: datetime
+    pipeline: Pipeline,
+    lead: Lead,
+    sealed: tuple[str, str],
+    limits: RateLimits,
+    now: datetime,
+    *,
+    queue: str,
+    request: str,
+    max_repeats: int | None,
+    heed_earlier: bool = True,
 ) -> Admission:
-    """The decision about a lead. request: unique to it, by which `release` uncounts it."""
-    try:
-        admission = _ask_redis(services.cache.execute, lead, limits, request, now)
-        if admission.in_flight:
-            admission = _await_duplicate(services.cache.execute, lead) or admission
-    except NotConfigured as error:
-        return Admission(not_counted_because=str(error))
-    except (CacheDown, AttributeError, LookupError, TypeError, ValueError):
-        # Down, or the reply is none of the script's.
-        return Admission(not_counted_because="redis is down")
-    duplicate, earlier = admission.duplicate, admission.earlier
-    if duplicate is not None and lead.keyed and duplicate.body_sha256 != lead.body_sha256:
-        return Admission(refusal=IdempotencyKeyReused())
-    if earlier is not None and lead.keyed and earlier.keyed:
-        return admission._replace(earlier=None)  # two keys are two leads
-    return admission
+    """Queue a lead if it may come in. Raises CacheDown, for an answer that makes no sense too.
 
-
-def _ask_redis(
-    execute: Execute, lead: Lead, limits: RateLimits, request: str, now: datetime
-) -> Admission:
+    sealed: the lead, and the lead for review. request: a name that no other request has.
+    """
     keys = (
         _record_key(lead.identity),
         f"rate:{client_key(lead.ip_address)}",
         f"flood:{int(now.timestamp()) // 60}",
         f"text:{lead.text_sha256}",
-        MAINTENANCE_KEY,
         _record_key(lead.content_identity),
+        queue,
     )
+    record = IdempotencyRecord(lead.id, lead.ref, 202, lead.body_sha256, lead.keyed)
     args = (
         int(now.timestamp() * 1000),
-        limits.per_minute,
-        limits.per_hour,
+        *limits,
         request,
         lead.body_sha256,
         int(lead.keyed),
-        IN_FLIGHT_TTL_S,
+        -1 if max_repeats is None else max_repeats,
+        int(not heed_earlier),
+        str(lead.id),
+        *sealed,
+        _to_json(record),
+        IDEMPOTENCY_TTL_S,
     )
-    return _parse_reply(execute("EVAL", ADMIT, len(keys), *keys, *args), limits, now)
+    (reply,) = pipeline(("EVAL", ADMIT, len(keys), *keys, *args))
+    try:
+        return _parse_reply(reply)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CacheDown from error  # the reply is none of the script's
 
 
-def _parse_reply(reply: Any, limits: RateLimits, now: datetime) -> Admission:
-    decision, first, *rest = reply
-    if decision == "duplicate":
-        return Admission(duplicate=_parse_record(first))
+def _parse_reply(reply: Any) -> Admission:
+    decision, *rest = reply
+    if decision in ("duplicate", "earlier"):
+        return Admission(decision, record=_parse_record(rest[0]))
     if decision == "rate_limited":
-        wait_s = max(1, -(-int(rest[0]) // 1000))
-        return Admission(
-            refusal=RateLimited(
-                limit=int(first),
-                remaining=0,
-                wait_s=wait_s,
-                reset_at_s=int(now.timestamp()) + wait_s,
-            )
-        )
-    if decision != "admitted":
-        raise ValueError("not a reply of the script")
-    repeats, maintenance, earlier, in_flight = rest
-    return Admission(
-        earlier=_parse_record(earlier) if earlier else None,
-        flooded=int(first) > limits.ceiling_per_minute,
-        repeats=int(repeats),
-        in_flight=bool(int(in_flight)),
-        maintenance=maintenance or None,
+        wait = timedelta(milliseconds=int(rest[1]))
+        return Admission(decision, rate_limit=int(rest[0]), wait=wait)
+    if decision == "queued":
+        return Admission(decision, found=rest[0])
+    if decision == "repeated_text":
+        return Admission(decision)
+    raise ValueError("not a reply of the script")
+
+
+def find_record(pipeline: Pipeline, lead: Lead) -> Admission | None:
+    """The duplicate or earlier lead that Redis knows, for one that Postgres may not have yet.
+
+    Raises CacheDown.
+    """
+    texts = pipeline(
+        ("GET", _record_key(lead.identity)), ("GET", _record_key(lead.content_identity))
     )
+    try:
+        record, words = (text and _parse_record(text) for text in texts)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CacheDown from error
+    if record and (lead.keyed or record.body_sha256 == lead.body_sha256):
+        return Admission("duplicate", record)
+    if words and not (lead.keyed and words.keyed):
+        return Admission("earlier", words)
+    return None
+
+
+def rate_limited(limit: int, wait: timedelta, now: datetime) -> RateLimited:
+    """The refusal: waiting as long as it says helps."""
+    wait_s = max(1, -(-wait // timedelta(seconds=1)))
+    reset_at_s = int(now.timestamp()) + wait_s
+    return RateLimited(limit=limit, remaining=0, wait_s=wait_s, reset_at_s=reset_at_s)
+
+
+def remember_command(identity: str, record: IdempotencyRecord) -> tuple[str | int, ...]:
+    """The Redis command that remembers an accepted submission; safe to repeat."""
+    return ("SET", _record_key(identity), _to_json(record), "EX", IDEMPOTENCY_TTL_S)
+
+
+def _to_json(record: IdempotencyRecord) -> str:
+    return json.dumps({**record._asdict(), "id": str(record.id)})
 
 
 def _parse_record(text: str) -> IdempotencyRecord:
@@ -186,40 +197,11 @@ def _parse_record(text: str) -> IdempotencyRecord:
     )
 
 
-def _await_duplicate(execute: Execute, lead: Lead) -> Admission | None:
-    """The decision once the request in flight is accepted; None when that takes too long."""
-    end = time.monotonic() + DUPLICATE_WAIT_S
-    while time.monotonic() < end:
-        time.sleep(DUPLICATE_POLL_S)
-        try:
-            record = _parse_record(execute("GET", _record_key(lead.identity)))
-        except (CacheDown, AttributeError, LookupError, TypeError, ValueError):
-            continue  # in flight still, or nobody answers
-        # Without a key another body is no duplicate: it corrects what was just accepted.
-        is_duplicate = lead.keyed or record.body_sha256 == lead.body_sha256
-        return Admission(duplicate=record) if is_duplicate else None
-    return None
+def _record_key(identity: str) -> str:
+    return f"seen:{identity}"
 
 
-def remember_command(identity: str, record: IdempotencyRecord) -> tuple[str | int, ...]:
-    """The Redis command that remembers an accepted submission; safe to repeat."""
-    text = json.dumps({**record._asdict(), "id": str(record.id)})
-    return ("SET", _record_key(identity), text, "EX", IDEMPOTENCY_TTL_S)
-
-
-# A record that was accepted meanwhile stays.
-FORGET_IN_FLIGHT = """
-if redis.call('GET', KEYS[1]) == '' then return redis.call('DEL', KEYS[1]) end
-return 0
-"""
-
-
-def release(services: Services, lead: Lead, request: str) -> None:
-    """After a lead was stored nowhere: it may come again at once, and is not counted."""
-    services.cache.pipeline(
-        ("EVAL", FORGET_IN_FLIGHT, 1, _record_key(lead.identity)),
-        ("ZREM", f"rate:{client_key(lead.ip_address)}", request),
-    )
+# ------------------------------------------------------------------ whose limits
 
 
 def client_key(address: str | None) -> str:
@@ -234,5 +216,9 @@ def client_key(address: str | None) -> str:
     return str(mapped or ipaddress.ip_network(f"{address}/64", strict=False))
 
 
-def _record_key(identity: str) -> str:
-    return f"seen:{identity}"
+def client_hash(key: bytes, address: str | None) -> bytes:
+    """The client as Postgres knows it, where no address is kept beside its count."""
+    return hmac.digest(key, client_key(address).encode(), "sha256")
+
+
+DELETE_CLIENTS = "delete from lead_clients where client = any(%(clients)s::bytea[])"

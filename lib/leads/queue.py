@@ -41,32 +41,41 @@ type RedisPipeline = Callable[..., list[Any]]
 # ------------------------------------------------------------------ queue
 
 
-def enqueue(
-    pipeline: RedisPipeline, cipher: Cipher, lead: Lead, *more_commands: tuple[str | int, ...]
+def enqueue(pipeline: RedisPipeline, cipher: Cipher, lead: Lead) -> None:
+    """Queue a lead, and check that it is there. Raises CacheDown if not; IdempotencyKeyReused."""
+    sealed = seal(cipher, lead)
+    confirm(pipeline, cipher, lead, (sealed,), _enqueue_once(pipeline, str(lead.id), sealed))
+
+
+def seal(cipher: Cipher, lead: Lead) -> str:
+    return cipher.encrypt(lead._replace(arrival="queue").to_json())
+
+
+def confirm(
+    pipeline: RedisPipeline, cipher: Cipher, lead: Lead, sealed: tuple[str, ...], queued: object
 ) -> None:
-    """Queue a lead, and check that it is there. Raises CacheDown if not; IdempotencyKeyReused.
+    """Make sure of a lead of which `queued` is found under its id: one of `sealed`, if it is ours.
 
     Several submissions may share an id: the first is queued under the id alone, a correction under
-    the id and its own hash. more_commands: sent in the same round trip.
+    the id and its own hash. Raises CacheDown; IdempotencyKeyReused.
     """
-    sealed = cipher.encrypt(lead._replace(arrival="queue").to_json())
-    queued = _enqueue_once(pipeline, str(lead.id), sealed, *more_commands)
-    if queued == sealed:
+    if queued in sealed:
         return
-    earlier = _decrypt_or_none(cipher, queued)
+    earlier = _decrypt_or_none(cipher, _require_sealed(queued))
     if earlier is not None and earlier.body_sha256 == lead.body_sha256:
         return
     if earlier is not None and lead.keyed and earlier.identity == lead.identity:
         raise IdempotencyKeyReused
-    _enqueue_once(pipeline, f"{lead.id}:{lead.body_sha256[:16]}", sealed)
+    _enqueue_once(pipeline, f"{lead.id}:{lead.body_sha256[:16]}", sealed[0])
 
 
-def _enqueue_once(
-    pipeline: RedisPipeline, field: str, sealed: str, *more_commands: tuple[str | int, ...]
-) -> str:
+def _enqueue_once(pipeline: RedisPipeline, field: str, sealed: str) -> str:
     """What is queued under `field` now: this sealed lead, or an earlier one."""
-    commands = (("HSETNX", QUEUE, field, sealed), ("HGET", QUEUE, field), *more_commands)
-    _, queued, *_ = pipeline(*commands)
+    _, queued = pipeline(("HSETNX", QUEUE, field, sealed), ("HGET", QUEUE, field))
+    return _require_sealed(queued)
+
+
+def _require_sealed(queued: object) -> str:
     if not isinstance(queued, str) or len(queued) < MIN_SEALED_CHARACTERS:
         raise CacheDown  # not an answer of our Redis
     return queued

@@ -1,4 +1,4 @@
-"""Leads in Postgres: a lead and its mails are inserted, or a duplicate corrected, in one statement.
+"""Leads in Postgres: whether a lead is let in, and its row and mails, are one statement.
 
 The rule a newcomer would break: nobody is told of a lead before `insert` has returned.
 """
@@ -7,12 +7,13 @@ import json
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 from lib.interfaces import RunQuery
-from lib.leads import emails, reference, tombstones
+from lib.leads import admission, emails, reference, tombstones
 from lib.leads.emails import Email
 from lib.leads.lead import Lead, Recipients
-from lib.problems import ErasedSubject, IdempotencyKeyReused
+from lib.problems import ErasedSubject, IdempotencyKeyReused, IntakeClosed
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -32,7 +33,10 @@ MAX_CORRECTION_ATTEMPTS = 3
 
 
 class InsertResult(NamedTuple):
-    """decision: `stored`, `stored_before` or `corrected`. emails: for the caller to send now."""
+    """decision: `stored`, `stored_before`, `corrected`, `spam` or `repeated_text`.
+
+    emails: for the caller to send now.
+    """
 
     lead: Lead
     decision: str
@@ -59,78 +63,43 @@ def erasure_hashes(lead: Lead, erasure_keys: tuple[bytes, ...]) -> list[str]:
 # ------------------------------------------------------------------ insert
 
 
-# One statement, so one transaction and one round trip. `leased_until` leases the mails to the
-# instance that took the lead, which sends them right after its answer. `sales_sent_at` is set where
-# sales have the lead already, from the mail it arrived by.
-INSERT_LEAD = """
-with lead as (
-  insert into leads (
-    id, ref, created_at, business_name, contact_name, phone_whatsapp, city, salon_type, email,
-    chair_count, specialization, current_brands_used, monthly_spend_range, message,
-    page_url_initial, page_url_current, referrer,
-    utm_source, utm_medium, utm_campaign, utm_term, utm_content,
-    locale, consent_at, consent_version, consent_locale, consent_sha256, ip_address, user_agent,
-    identity, same_until, body_sha256, arrival, canary, content_identity, key_span, review
-  )
-  select
-    %(id)s, %(ref)s, %(created_at)s, %(business_name)s, %(contact_name)s, %(phone_whatsapp)s,
-    %(city)s, %(salon_type)s, %(email)s,
-    %(chair_count)s, %(specialization)s, %(current_brands_used)s, %(monthly_spend_range)s,
-    %(message)s, %(page_url_initial)s, %(page_url_current)s, %(referrer)s,
-    %(utm_source)s, %(utm_medium)s, %(utm_campaign)s, %(utm_term)s, %(utm_content)s,
-    %(locale)s, %(consent_at)s, %(consent_version)s, %(consent_locale)s, %(consent_sha256)s,
-    %(ip_address)s, %(user_agent)s,
-    %(identity)s, %(same_until)s, %(body_sha256)s, %(arrival)s, %(canary)s,
-    %(content_identity)s, %(key_span)s::int8range, %(review)s
-  where not exists (
-    select from erasure_tombstones
-    where mark = any(%(marks)s::text[]) and erased_at >= %(created_at)s::timestamptz
-  )
-  on conflict do nothing
-  returning id
-), mail as (
-  insert into outbox (
-    lead_id, kind, sender, recipients, reply_to, subject, body_text, body_html,
-    created_at, attempts, first_attempt_at, next_attempt_at, leased_until, uncertain, sent_at
-  )
-  select lead.id, m.kind, m.sender, m.recipients, m.reply_to, m.subject, m.body_text, m.body_html,
-    %(now)s,
-    case when %(leased_until)s::timestamptz is null then 0 else 1 end,
-    case when %(leased_until)s::timestamptz is null then null else %(now)s::timestamptz end,
-    %(now)s,
-    %(leased_until)s,
-    %(leased_until)s::timestamptz is not null,
-    case when m.kind = 'sales' then %(sales_sent_at)s::timestamptz end
-  from lead, jsonb_to_recordset(%(letters)s::jsonb) as m (
-    kind text, sender text, recipients text[], reply_to text,
-    subject text, body_text text, body_html text
-  )
+class Terms(NamedTuple):
+    """What a visitor's lead has to meet, and a copy of one has not.
+
+    client: the hash whose limits apply. ceiling_per_minute: of all clients together. max_repeats:
+    of a text within a day; None: any. heed_maintenance: store nothing while intake is closed.
+    """
+
+    client: bytes
+    per_minute: int
+    per_hour: int
+    ceiling_per_minute: int
+    max_repeats: int | None
+    heed_maintenance: bool = True
+
+
+class Decision(NamedTuple):
+    """What `accept_lead` decided; the migration says what each decision means."""
+
+    name: str
+    stored: dict[str, Any] | None
+    rate_limit: int | None
+    retry_at: datetime | None
+
+
+# One statement, so one transaction and one round trip; it is decided in the database
+# (supabase/migrations, accept_lead).
+ACCEPT_LEAD = """
+select decision, stored, rate_limit, retry_at
+from accept_lead(
+  %(lead)s::jsonb, %(mails)s::jsonb, %(now)s::timestamptz, %(leased_until)s::timestamptz,
+  %(sales_sent_at)s::timestamptz, %(marks)s::text[],
+  %(client)s::bytea, %(per_minute)s::integer, %(per_hour)s::integer,
+  %(ceiling_per_minute)s::integer, %(max_repeats)s::integer, %(heed_maintenance)s::boolean
 )
-select id from lead
 """
 
-IS_ERASED = """
-select from erasure_tombstones
-where mark = any(%(marks)s::text[]) and erased_at >= %(created_at)s::timestamptz
-limit 1
-"""
-
-FIND_DUPLICATE = """
-select id, ref, created_at, body_sha256, arrival, identity, review, corrections,
-  coalesce(corrected_at, created_at) as last_submitted_at,
-  contact_name, city, salon_type, email, chair_count, specialization, current_brands_used,
-  monthly_spend_range
-from leads
-where id = %(id)s or (
-  tstzrange(created_at, same_until) && tstzrange(%(created_at)s, %(same_until)s)
-  and (
-    identity = %(identity)s
-    or (content_identity = %(content_identity)s and key_span && %(key_span)s::int8range)
-  )
-)
-order by identity = %(identity)s desc, created_at
-limit 1
-"""
+NO_TERMS: dict[str, object] = {**dict.fromkeys(Terms._fields), "heed_maintenance": False}
 
 
 def insert(
@@ -141,55 +110,86 @@ def insert(
     now: datetime,
     deliver_now: bool,
     erasure_keys: tuple[bytes, ...],
+    terms: Terms | None = None,
 ) -> InsertResult:
     """Store a lead and its mails. A duplicate stays as it is, but for the fields it corrects.
 
     deliver_now: the mails are leased to the caller; else they wait for the worker.
     erasure_keys: for a copy, whose person may have been erased since; none for a new lead.
-    Safe to repeat. Raises ErasedSubject; IdempotencyKeyReused (same key, other body); DatabaseDown
-    when it is unknown whether the lead is stored.
+    Safe to repeat. Raises ErasedSubject; IdempotencyKeyReused (same key, other body); RateLimited
+    and IntakeClosed by the terms; DatabaseDown when it is unknown whether the lead is stored.
     """
-    lease = {"now": now, "leased_until": now + FIRST_LEASE if deliver_now else None}
+    values: dict[str, Any] = {
+        "now": now,
+        "leased_until": now + FIRST_LEASE if deliver_now else None,
+        "sales_sent_at": now if lead.arrival == "mail" else None,
+        "marks": erasure_hashes(lead, erasure_keys),
+        **(NO_TERMS if terms is None else terms._asdict()),
+    }
     for ref in reference.candidates(lead.ref, lead.id):
         candidate = lead._replace(ref=ref)
-        new_emails = [] if lead.review else render_emails(candidate, recipients)
-        values = {
-            **candidate.to_columns(),
-            **lease,
-            "sales_sent_at": now if lead.arrival == "mail" else None,
-            "letters": _to_json(new_emails),
-            "marks": erasure_hashes(lead, erasure_keys),
-        }
-        inserted, duplicate = run(partial(_insert_or_find, values=values))
-        if inserted:
-            return InsertResult(candidate, "stored", tuple(new_emails) if deliver_now else ())
-        if duplicate is not None:
-            return _correct(run, values, lead, duplicate, recipients, lease)
+        new_emails = [] if lead.review or lead.spam else render_emails(candidate, recipients)
+        values |= {"lead": _to_json(candidate), "mails": _emails_to_json(new_emails)}
+        decision: Decision = run(partial(_accept, values=values))
+        if decision.name == "reference_taken":
+            continue
+        _raise_refusal(decision, now)
+        if decision.name == "stored":
+            stored = candidate._replace(review=(decision.stored or {}).get("review"))
+            sent_now = deliver_now and not stored.review
+            return InsertResult(stored, "stored", tuple(new_emails) if sent_now else ())
+        if decision.name == "differs":
+            return _correct(run, values, lead, decision.stored or {}, recipients)
+        if decision.stored is None:
+            return InsertResult(candidate, decision.name)
+        return InsertResult(_as_stored(lead, decision.stored), decision.name)
     raise RuntimeError("every length of the reference is taken")
 
 
-def _to_json(new_emails: list[Email]) -> str:
-    return json.dumps([email.to_columns() for email in new_emails])
+def insert_spam(run: RunQuery, lead: Lead, reason: str, erasure_keys: tuple[bytes, ...]) -> None:
+    """Store a copy where nobody is mailed and a person can restore it.
+
+    reason: signals, joined by `+`. A copy whose person was erased since is not stored.
+    """
+    insert(
+        run,
+        lead._replace(spam=reason),
+        Recipients("", ()),
+        now=lead.created_at,
+        deliver_now=False,
+        erasure_keys=erasure_keys,
+    )
 
 
-def _insert_or_find(
-    connection: "Connection[Any]", *, values: dict[str, object]
-) -> tuple[bool, dict[str, Any] | None]:
-    """Whether it was inserted; else its duplicate, or None if only the reference was taken."""
-    if connection.execute(INSERT_LEAD, values).fetchone():
-        return True, None
-    if values["marks"] and connection.execute(IS_ERASED, values).fetchone() is not None:
+def _accept(connection: "Connection[Any]", *, values: dict[str, object]) -> Decision:
+    row = connection.execute(ACCEPT_LEAD, values).fetchone()
+    return Decision(*(row or ("", None, None, None)))
+
+
+def _raise_refusal(decision: Decision, now: datetime) -> None:
+    if decision.name == "key_reused":
+        raise IdempotencyKeyReused
+    if decision.name == "erased":
         raise ErasedSubject
-    return False, _find_duplicate(connection, values=values)
+    if decision.name == "closed":
+        raise IntakeClosed
+    if decision.name == "rate_limited" and decision.rate_limit and decision.retry_at:
+        raise admission.rate_limited(decision.rate_limit, decision.retry_at - now, now)
 
 
-def _find_duplicate(
-    connection: "Connection[Any]", *, values: dict[str, object]
-) -> dict[str, Any] | None:
-    cursor = connection.execute(FIND_DUPLICATE, values)
-    row = cursor.fetchone()
-    names = [column.name for column in cursor.description or ()]
-    return None if row is None else dict(zip(names, row, strict=True))
+def _to_json(lead: Lead) -> str:
+    """The columns of its row; of spam also the submission, as that table holds it."""
+    columns = lead.to_columns()
+    columns["submission"] = lead.spam and lead.submission.to_dict(exclude_none=True)
+    return json.dumps(columns, default=_column_text)
+
+
+def _column_text(value: object) -> str:
+    return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
+
+
+def _emails_to_json(new_emails: list[Email]) -> str:
+    return json.dumps([email.to_columns() for email in new_emails])
 
 
 # ------------------------------------------------------------------ correct a duplicate
@@ -209,7 +209,8 @@ with lead as (
   update leads set contact_name = %(contact_name)s, city = %(city)s, salon_type = %(salon_type)s,
     email = %(email)s, chair_count = %(chair_count)s, specialization = %(specialization)s,
     current_brands_used = %(current_brands_used)s, monthly_spend_range = %(monthly_spend_range)s,
-    corrections = corrections + 1, corrected_at = %(corrected_at)s
+    corrections = corrections + 1, corrected_at = %(corrected_at)s,
+    body_sha256 = case when identity = content_identity then %(body_sha256)s else body_sha256 end
   where id = %(stored_id)s and corrections = %(corrections)s
   returning id
 ), mail as (
@@ -241,44 +242,50 @@ def _correct(
     lead: Lead,
     duplicate: dict[str, Any],
     recipients: Recipients,
-    lease: dict[str, Any],
 ) -> InsertResult:
     """The stored lead, after what this submission of the same words corrects in it."""
-    if lead.keyed and duplicate["identity"] == values["identity"]:
-        if duplicate["body_sha256"] != values["body_sha256"]:
-            raise IdempotencyKeyReused
-        return InsertResult(_as_stored(lead, duplicate), "stored_before")
+    columns = lead.to_columns()
     if lead.keyed:
-        adoption = {**values, "stored_id": duplicate["id"]}
+        adoption = {**columns, "stored_id": duplicate["id"]}
         run(lambda connection: connection.execute(ADOPT_KEY, adoption) and None)
     for _ in range(MAX_CORRECTION_ATTEMPTS):
         stored = _as_stored(lead, duplicate)
         before = {name: duplicate[name] for name in CORRECTABLE_FIELDS}
         submitted = lead.submission.to_dict(exclude_none=True)  # what is left out now stays
         after = {name: submitted.get(name, value) for name, value in before.items()}
-        if after == before or lead.created_at <= duplicate["last_submitted_at"]:
+        last_submitted_at = duplicate["corrected_at"] or duplicate["created_at"]
+        if after == before or lead.created_at <= datetime.fromisoformat(last_submitted_at):
             return InsertResult(stored, "stored_before")
         new_emails = _render_correction(stored, duplicate, after, recipients)
         correction = {
             **after,
-            **lease,
+            "now": values["now"],
+            "leased_until": values["leased_until"],
             "stored_id": duplicate["id"],
             "corrections": duplicate["corrections"],
             "corrected_at": lead.created_at,
-            "letters": _to_json([] if duplicate["review"] else new_emails),
+            "body_sha256": columns["body_sha256"],
+            "letters": _emails_to_json([] if duplicate["review"] else new_emails),
         }
         kinds = run(partial(_apply_correction, values=correction))
         if kinds is not None:
             inserted = [email for email in new_emails if email.kind in kinds]
             return InsertResult(
-                stored, "corrected", tuple(inserted) if lease["leased_until"] else ()
+                stored, "corrected", tuple(inserted) if values["leased_until"] else ()
             )
-        duplicate = run(partial(_find_duplicate, values=values)) or duplicate
+        again: Decision = run(partial(_accept, values={**values, **NO_TERMS}))
+        duplicate = again.stored or duplicate
     raise RuntimeError("the lead is corrected by others at this moment")
 
 
 def _as_stored(lead: Lead, row: dict[str, Any]) -> Lead:
-    return lead._replace(**{name: row[name] for name in ("id", "ref", "created_at", "arrival")})
+    """The lead as its row, in JSON, names it."""
+    return lead._replace(
+        id=UUID(row["id"]),
+        ref=row["ref"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        arrival=row["arrival"],
+    )
 
 
 def _apply_correction(
@@ -304,33 +311,3 @@ def _render_correction(
         before={name: row[name] for name in fields if row[name] != fields[name]},
     )
     return [correction, *render_emails(corrected, recipients)[1:]]
-
-
-# ------------------------------------------------------------------ spam
-
-
-INSERT_SPAM = """
-insert into spam (id, ref, received_at, reason, submission, locale, ip_address, user_agent)
-select %(id)s, %(ref)s, %(received_at)s, %(reason)s, %(submission)s::jsonb, %(locale)s,
-  %(ip_address)s, %(user_agent)s
-where not exists (
-  select from erasure_tombstones
-  where mark = any(%(marks)s::text[]) and erased_at >= %(received_at)s::timestamptz
-)
-on conflict (id) do nothing
-"""
-
-
-def insert_spam(run: RunQuery, lead: Lead, reason: str, erasure_keys: tuple[bytes, ...]) -> None:
-    """Store it where nobody is mailed and a person can restore it. reason: signals, joined by `+`.
-
-    A copy whose person was erased since is not stored.
-    """
-    values = {
-        **lead.to_columns(),
-        "received_at": lead.created_at,
-        "reason": reason,
-        "submission": lead.submission.to_json(exclude_none=True),
-        "marks": erasure_hashes(lead, erasure_keys),
-    }
-    run(lambda connection: connection.execute(INSERT_SPAM, values))

@@ -1,29 +1,36 @@
 """Accepts a lead: stores it in the first store that takes it, and records it after the answer.
 
 Postgres; else the sealed queue in Redis; else a mail to sales that carries the lead; else the
-caller is told that it is stored nowhere. Any error of a store sends the lead to the next one, an
-error of our own included: what Postgres refuses for a renamed column is a lead all the same. The
-rule a newcomer would break: no lead is left to a mail, or refused, before every store was really
-asked; an open circuit breaker only moves it back.
+caller is told that it is stored nowhere. Each store decides itself whether the lead is let in
+(`accept_lead` in Postgres, lib/leads/admission.py in Redis). Any error of a store sends the lead to
+the next one, an error of our own included: what Postgres refuses for a renamed column is a lead all
+the same. The rule a newcomer would break: no lead is left to a mail, or refused, before every store
+was really asked; an open circuit breaker only moves it back.
 
-The whole answer fits in 8 s whatever stalls: the rate limit 1.3, the challenge 0.9, Postgres 3.5,
-the queue 1.3 unless Redis was silent before, the mail 2 x MAIL_TIMEOUT_S.
+The whole answer fits in 8 s whatever stalls: the challenge 0.9, Postgres 3.5, the queue 1.3, the
+mail 2 x MAIL_TIMEOUT_S. Redis is asked for earlier records first only after an outage, and then not
+again where Postgres was slow too.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
+from uuid import uuid4
 
 from lib.interfaces import Services
-from lib.leads import admission, emails, queue, repository
-from lib.leads.admission import IdempotencyRecord
+from lib.leads import admission, emails, queue, repository, spam
+from lib.leads.admission import IdempotencyRecord, RateLimits
 from lib.leads.emails import Email
 from lib.leads.lead import Lead, Recipients
+from lib.leads.repository import InsertResult, Terms
 from lib.problems import (
     CacheDown,
     DatabaseDown,
     IdempotencyConflict,
+    IdempotencyKeyReused,
+    IntakeClosed,
     NotConfigured,
     NotPersisted,
     PermanentMailError,
@@ -32,9 +39,12 @@ from lib.problems import (
 )
 
 MAIL_TIMEOUT_S = 1.0
+LAST_QUEUE_START_S = 4.2  # Postgres' budget, and a little
+MAX_QUEUE_ATTEMPTS = 3
 
-
-OUTAGE_ERRORS = (CacheDown, DatabaseDown, TransientMailError, PermanentMailError, NotConfigured)
+OUTAGE_ERRORS = (
+    CacheDown, DatabaseDown, IntakeClosed, TransientMailError, PermanentMailError, NotConfigured,
+)  # fmt: skip
 """What a store fails with in an outage; anything else is reported."""
 
 
@@ -52,8 +62,8 @@ class StoreFailure(NamedTuple):
 class PersistedLead(NamedTuple):
     """A lead as stored, and the mails to send now.
 
-    decision: stored, stored_before, corrected, queued, mailed, spam. failures: of the stores that
-    were asked before.
+    decision: stored, stored_before, corrected, queued, duplicate (of a record in Redis), mailed,
+    spam. failures: of the stores that were asked before.
     """
 
     lead: Lead
@@ -67,21 +77,45 @@ class PersistedLead(NamedTuple):
         return self.decision == "mailed"
 
 
+class Conditions(NamedTuple):
+    """What a visitor's lead has to meet.
+
+    screen: the lead with `spam` or `review`, by how often its text came within a day.
+    use_database: false while intake is known to be closed: Postgres is not asked, not even last,
+    for a restore may undo what it is given now. heed_maintenance: false for an operator.
+    """
+
+    limits: RateLimits = admission.UNLIMITED
+    screen: Callable[[Lead, int], Lead] = lambda lead, _repeats: lead
+    use_database: bool = True
+    heed_maintenance: bool = True
+
+
 def persist(
-    services: Services, lead: Lead, recipients: Recipients, *, use_database: bool = True
+    services: Services, lead: Lead, recipients: Recipients, conditions: Conditions | None = None
 ) -> PersistedLead:
     """Store a lead in the first store that takes it.
 
-    use_database: false under maintenance: Postgres is not asked, not even last, for a restore may
-    undo what it is given now. Raises IdempotencyKeyReused; NotPersisted when no store took it: it
-    may be sent again as it is.
+    Raises IdempotencyKeyReused, RateLimited; NotPersisted when no store took it: it may be sent
+    again as it is.
     """
-    stores: dict[str, Store] = {"database": _insert} if use_database else {}
+    conditions = conditions or Conditions()
+    started, failures = time.monotonic(), list[StoreFailure]()
+    if _queue_hint.may_hold_leads:
+        with suppress(CacheDown, NotConfigured):
+            lead, duplicate = _find_in_redis(services, lead)
+            if duplicate is not None:
+                return duplicate
+    lead = conditions.screen(lead, 0)
+    stores: dict[str, Store] = {"database": _insert} if conditions.use_database else {}
     stores = {**_closed_breakers_first(services, {**stores, "queue": _enqueue}), "mail": _mail}
-    failures: list[StoreFailure] = []
     for name, store in stores.items():
+        if name == "queue" and time.monotonic() - started > LAST_QUEUE_START_S:
+            failures.append(StoreFailure(name, CacheDown()))
+            continue
         try:
-            return store(services, lead, recipients)._replace(failures=tuple(failures))
+            persisted = store(services, lead, recipients, conditions)
+            return persisted._replace(failures=tuple(failures))
         except Problem:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the next store may take the lead
@@ -89,40 +123,110 @@ def persist(
     raise NotPersisted(failures=tuple(failures))
 
 
-type Store = Callable[[Services, Lead, Recipients], PersistedLead]
+type Store = Callable[[Services, Lead, Recipients, Conditions], PersistedLead]
 
 
 def _closed_breakers_first(services: Services, stores: dict[str, Store]) -> dict[str, Store]:
-    def is_open(name: str) -> bool:
-        try:
-            return (services.database if name == "database" else services.cache).breaker.is_open
-        except NotConfigured:
-            return True
+    def is_open(store: str) -> bool:
+        # One that was never used is not loaded for it: it was never down.
+        service = services.__dict__.get("database" if store == "database" else "cache")
+        return service is not None and bool(service.breaker.is_open)
 
     return dict(sorted(stores.items(), key=lambda store: is_open(store[0])))
 
 
-def _insert(services: Services, lead: Lead, recipients: Recipients) -> PersistedLead:
+def _insert(
+    services: Services, lead: Lead, recipients: Recipients, conditions: Conditions
+) -> PersistedLead:
     run = partial(services.database.run, even_if_open=True)
-    if lead.spam is not None:
-        repository.insert_spam(run, lead, lead.spam, ())
-        return PersistedLead(lead, "spam")
-    inserted = repository.insert(
-        run, lead, recipients, now=lead.created_at, deliver_now=True, erasure_keys=()
+    terms = Terms(
+        admission.client_hash(services.rate_limit_key, lead.ip_address),
+        *conditions.limits,
+        max_repeats=None if lead.spam else spam.MAX_REPEATS,
+        heed_maintenance=conditions.heed_maintenance,
     )
+    insert = partial(
+        repository.insert, run, recipients=recipients, now=lead.created_at, deliver_now=True,
+        erasure_keys=(),
+    )  # fmt: skip
+    inserted: InsertResult = insert(lead, terms=terms)
+    if inserted.decision == "repeated_text":
+        lead = conditions.screen(lead, spam.MAX_REPEATS + 1)
+        inserted = insert(lead, terms=terms._replace(max_repeats=None))
     return PersistedLead(inserted.lead, inserted.decision, inserted.emails)
 
 
-def _enqueue(services: Services, lead: Lead, _recipients: Recipients) -> PersistedLead:
-    queued = lead._replace(arrival="queue")
-    # Remembered in the same trip: nothing else recognises a duplicate that comes at once.
-    remember = admission.remember_command(lead.identity, _idempotency_record(queued, lead))
+def _enqueue(
+    services: Services, lead: Lead, _recipients: Recipients, conditions: Conditions
+) -> PersistedLead:
     pipeline = partial(services.cache.pipeline, even_if_open=True)
-    queue.enqueue(pipeline, services.cipher, queued, remember)
-    return PersistedLead(queued, "queued")
+    queued = lead._replace(arrival="queue")
+    decide = partial(
+        admission.decide, pipeline, limits=conditions.limits, now=lead.created_at,
+        queue=queue.QUEUE, request=uuid4().hex,
+    )  # fmt: skip
+    max_repeats = None if lead.spam else spam.MAX_REPEATS
+    heed_earlier = True
+    for _ in range(MAX_QUEUE_ATTEMPTS):
+        review = queued.review or (None if queued.spam else "flood")
+        copies = (queued, queued._replace(review=review))
+        sealed = (
+            queue.seal(services.cipher, copies[0]), queue.seal(services.cipher, copies[1])
+        )  # fmt: skip
+        admitted = decide(queued, sealed, max_repeats=max_repeats, heed_earlier=heed_earlier)
+        record = admitted.record
+        if admitted.decision == "queued":
+            queue.confirm(pipeline, services.cipher, queued, sealed, admitted.found)
+            _queue_hint.may_hold_leads = True
+            return PersistedLead(queued, "queued")
+        if admitted.decision == "rate_limited":
+            raise admission.rate_limited(admitted.rate_limit, admitted.wait, lead.created_at)
+        if admitted.decision == "duplicate" and record is not None:
+            return _as_duplicate(lead, record)
+        if record is not None:
+            heed_earlier = False
+            if not (lead.keyed and record.keyed):  # two keys are two leads
+                queued = queued._replace(id=record.id, ref=record.ref)
+        else:
+            max_repeats = None
+            queued = conditions.screen(queued, spam.MAX_REPEATS + 1)
+    raise CacheDown
 
 
-def _mail(services: Services, lead: Lead, recipients: Recipients) -> PersistedLead:
+def _as_duplicate(lead: Lead, record: IdempotencyRecord) -> PersistedLead:
+    """As the same submission was answered before. Raises IdempotencyKeyReused."""
+    if lead.keyed and record.body_sha256 != lead.body_sha256:
+        raise IdempotencyKeyReused
+    arrival = "direct" if record.status == 200 else "queue"
+    stored = lead._replace(id=record.id, ref=record.ref, arrival=arrival)
+    return PersistedLead(stored, "duplicate")
+
+
+class _QueueHint:
+    """Whether, as far as this instance knows, the queue holds leads that Postgres has not."""
+
+    may_hold_leads = False
+
+
+_queue_hint = _QueueHint()
+
+
+def _find_in_redis(services: Services, lead: Lead) -> tuple[Lead, PersistedLead | None]:
+    """The lead, under the id that the same words have in Redis; and what it is a duplicate of.
+
+    Raises CacheDown, NotConfigured.
+    """
+    known = admission.find_record(services.cache.pipeline, lead)
+    if known is None or known.record is None:
+        return lead, None
+    if known.decision == "duplicate":
+        return lead, _as_duplicate(lead, known.record)
+    return lead._replace(id=known.record.id, ref=known.record.ref), None
+
+
+def _mail(
+    services: Services, lead: Lead, recipients: Recipients, _conditions: Conditions
+) -> PersistedLead:
     if lead.spam is not None:
         raise PermanentMailError("spam")  # nobody is mailed for spam
     mailed = lead._replace(arrival="mail")
@@ -145,6 +249,8 @@ def record_accepted(services: Services, persisted: PersistedLead, submitted: Lea
 
     Raises CacheDown or NotConfigured; the worker writes later what is missing here.
     """
+    if persisted.decision == "duplicate":
+        return
     lead = persisted.lead
     record = _idempotency_record(lead, submitted)
     identities = {submitted.identity, submitted.content_identity}  # the same words without a key
@@ -156,4 +262,5 @@ def record_accepted(services: Services, persisted: PersistedLead, submitted: Lea
         commands += queue.journal_commands(services.cipher, corrected, correction=True)
     elif persisted.decision in ("stored", "queued", "mailed") and not lead.canary:
         commands += queue.journal_commands(services.cipher, lead)
-    services.cache.pipeline(*commands)
+    *_, waiting = services.cache.pipeline(*commands, ("HLEN", queue.QUEUE))
+    _queue_hint.may_hold_leads = bool(waiting)

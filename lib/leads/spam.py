@@ -1,8 +1,8 @@
 """Where a lead is stored: with the leads, among spam, or with the leads for a person to review.
 
 Nothing is refused here, and all of it can be restored. One signal is not enough, for honest people
-in a hurry leave each of them. A flood is no signal: a real lead that comes in one is stored as a
-lead, for review.
+in a hurry leave each of them. A flood is no signal: a lead that comes in one is kept for review by
+the store that takes it.
 """
 
 from lib.interfaces import Services
@@ -22,15 +22,12 @@ def screen(
     *,
     seconds_to_fill: int | None,
     repeats: int,
-    flooded: bool,
     challenge_token: str,
 ) -> Lead:
     """The lead with `spam` or `review` set to the reason, if there is one."""
     signals = classify(lead.submission, seconds_to_fill=seconds_to_fill, repeats=repeats)
     if signals is not None:
         return lead._replace(spam=signals)
-    if flooded:
-        return lead._replace(review="flood")
     turnstile = services.turnstile
     if turnstile is None:
         return lead

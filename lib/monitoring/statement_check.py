@@ -214,6 +214,8 @@ def _store_leads(connection: "Connection[Any]", now: datetime) -> None:
     later = now + timedelta(seconds=1)
     _insert(connection, sample_leads.from_submission(correction, later), later)
     _insert(connection, sample_leads.from_submission(correction, later, key=str(uuid4())), later)
+    another = correction._replace(message=str(uuid4()))
+    _insert(connection, sample_leads.from_submission(another, now), now, TERMS)
     spam = sample_leads.from_submission(sample_leads.longest_submission(now), now)
     repository.insert_spam(_runner_on(connection), spam, "rehearsal", ())
 
@@ -252,12 +254,22 @@ def _search_products(connection: "Connection[Any]", _now: datetime) -> None:
         raise SilentFailure('no row of table "products" can be read (a policy?)')
 
 
-def _insert(connection: "Connection[Any]", lead: Lead, mailed_at: datetime) -> None:
+# As a visitor's lead, but of a client and in a flood of its own.
+TERMS = repository.Terms(bytes(32), 1, 1, 1_000_000, 1, heed_maintenance=False)
+
+
+def _insert(
+    connection: "Connection[Any]",
+    lead: Lead,
+    mailed_at: datetime,
+    terms: repository.Terms | None = None,
+) -> None:
     recipients = Recipients("rehearsal@alfabeauty.co.id", (CANARY_MAILBOX,))
     run = _runner_on(connection)
     repository.insert(
-        run, lead, recipients, now=mailed_at, deliver_now=False, erasure_keys=(bytes(32),)
-    )
+        run, lead, recipients, now=mailed_at, deliver_now=False, erasure_keys=(bytes(32),),
+        terms=terms,
+    )  # fmt: skip
 
 
 def _runner_on(connection: "Connection[Any]") -> RunQuery:
@@ -279,7 +291,8 @@ def _fake_sender(error: Exception | None) -> Callable[..., str]:
 CHECKS: Mapping[str, Check] = {
     "store_refused": Check(
         "would refuse a lead",
-        {"leads": "rw", "outbox": "r", "erasure_tombstones": "r"},
+        {"leads": "rw", "outbox": "r", "erasure_tombstones": "r", "lead_clients": "rw",
+         "maintenance_window": "r"},
         _store_leads,
     ),
     "outbox_refused": Check("would send no mail", {"leads": "rw", "outbox": "rw"}, _send_emails),

@@ -96,6 +96,7 @@ def purge_redis(services: Services, now: datetime, only: UUID | None = None) -> 
         return 0
     rows, remains = run(lambda c: (c.execute(SELECT_TOMBSTONES, {"ids": ids}).fetchall(),
                                    c.execute(SELECT_REMAINS, {"ids": ids}).fetchall()))  # fmt: skip
+    _delete_clients(services, [Remains(*row) for row in remains])
     erased = {mark: Tombstone(at, request_id) for mark, at, request_id in rows}
     try:
         deleted = _delete_matching(services, erased, [Remains(*row) for row in remains])
@@ -103,6 +104,14 @@ def purge_redis(services: Services, now: datetime, only: UUID | None = None) -> 
         return 0
     run(lambda connection: _record(connection, ids, deleted, now))
     return len(ids)
+
+
+def _delete_clients(services: Services, remains: list[Remains]) -> None:
+    """What Postgres counted of their addresses, by which rate limits are kept."""
+    addresses = {lead.ip_address for lead in remains if lead.ip_address is not None}
+    key = services.rate_limit_key
+    values = {"clients": [admission.client_hash(key, address) for address in addresses]}
+    services.database.run(lambda c: c.execute(admission.DELETE_CLIENTS, values) and None)
 
 
 def _delete_matching(

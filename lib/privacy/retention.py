@@ -85,6 +85,8 @@ def rules(leads_days: int) -> tuple[Rule, ...]:
         Rule("mails", "rendered mails that are sent or given up", 90, "outbox", "created_at",
              "(sent_at is not null or dead_at is not null and kind = 'acknowledgement')"),
         Rule("spam", "submissions kept for review", 30, "spam", "received_at"),
+        Rule("clients", "clients' leads of an hour, for their rate limits", 1, "lead_clients",
+             "last_at"),
         # An open entry waits for a person.
         Rule("mailed", "entries of leads once in a mail alone", 90, "mailed_leads", "accepted_at",
              "(dismissed_at is not null or exists (select from leads where leads.id = t.lead_id))"),

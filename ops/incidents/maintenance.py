@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from lib import maintenance
+from lib.interfaces import RunQuery
 from lib.maintenance import MODES, MaintenanceWindow
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.services import Services
@@ -59,6 +60,7 @@ def switch_on(services: Services, args: Args) -> int:
             maintenance.open_window(services.cache.execute, window, now)
         except CacheDown as error:
             return _deploy_instead(services, args, error)
+        _tell_postgres(services, lambda run: maintenance.open_in_postgres(run, window))
         _note_on_incidents(services, "on", window)
     _print_window(args, window, "would be" if args.dry_run else "is")
     return 0
@@ -86,6 +88,8 @@ def switch_off(services: Services, args: Args) -> int:
     was = maintenance.parse_window(
         services.cache.execute("GET", maintenance.KEY), datetime.now(UTC)
     )
+    if not args.dry_run:
+        _tell_postgres(services, maintenance.close_in_postgres)
     if not args.dry_run and maintenance.close_window(services.cache.execute) and was is not None:
         _note_on_incidents(services, "off", was)
     ended = "would be" if args.dry_run else "is"
@@ -102,6 +106,14 @@ def switch_off(services: Services, args: Args) -> int:
         )
         return 1
     return 0
+
+
+def _tell_postgres(services: Services, switch: Callable[[RunQuery], None]) -> None:
+    """Postgres may be down: that can be why maintenance is switched on."""
+    try:
+        switch(services.database.run_or_down)
+    except (DatabaseDown, NotConfigured):
+        print("Postgres does not know: say it again once it answers", file=sys.stderr)
 
 
 @maintenance_commands.command("status", examples=("python3 -m ops maintenance status",))

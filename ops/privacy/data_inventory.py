@@ -57,6 +57,8 @@ TABLES = {
         "lead_id ref accepted_at marks registered_at dismissed_at dismissed_by",
         {"mailed": "reason"},
     ),
+    "lead_clients": TableInventory("clients", "moments last_at", {"clients": "client"}),
+    "maintenance_window": TableInventory("kept", "one mode until"),
     "erasure_requests": TableInventory(
         "requests",
         "id receipt kind asked_by marks received_at due_at answered_at sweep_at finished_at",

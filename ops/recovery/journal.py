@@ -90,11 +90,11 @@ def _insert_if_missing(services: Services, lead: Lead, now: datetime) -> bool:
         def query(connection: Any) -> Any:
             nonlocal is_new
             with connection.transaction():
-                inserted, duplicate = insert(connection)
-                if is_new := inserted:
+                result = insert(connection)
+                if is_new := getattr(result, "name", None) == "stored":
                     values = {"id": lead.id, "created_at": lead.created_at}
                     connection.execute(MARK_UNCERTAIN, values)
-            return inserted, duplicate
+            return result
 
         return services.database.run(query)
 

@@ -66,12 +66,12 @@ class Restore:
     # ---------------------------------------------------------------- the order
 
     def steps(self) -> list[Step]:
-        services, dsn = self._services, self._dsn
+        services = self._services
         restore = self._restore_own if self.source.kind == "own" else self._restore_at_supabase
         required: list[tuple[str, Callable[[], str]]] = [
             ("restore", restore),
             ("passwords", self._set_password),
-            ("migrations", lambda: after_load.migrate(dsn)),
+            ("migrations", self._migrate),
             ("erasures", self._reapply_erasures),
             ("journal", lambda: after_load.replay_journal(services, datetime.now(UTC))),
             ("caches", self._invalidate_caches),
@@ -135,7 +135,19 @@ class Restore:
         end = now + MAINTENANCE_WINDOW
         window = MaintenanceWindow("intake", now, end, "restore", getpass.getuser())
         maintenance.open_window(self._services.cache.execute, window, now)
+        self._keep_closed()
         return f"leads are queued until {command.format_time(window.until)} at the latest"
+
+    def _keep_closed(self) -> None:
+        """Tell Postgres of the window; again for a database that a backup has replaced.
+
+        One that cannot be told, for want of the table, has no statement that stores a lead either.
+        """
+        services, now = self._services, datetime.now(UTC)
+        window = maintenance.parse_window(services.cache.execute("GET", maintenance.KEY), now)
+        if window is not None:
+            with suppress(Failed, psycopg.Error), postgres.connect(self._dsn) as connection:
+                maintenance.open_in_postgres(lambda query: query(connection), window)
 
     def _save_current_data(self) -> str:
         """What can still be saved of the database that will be replaced."""
@@ -157,6 +169,7 @@ class Restore:
         self._confirm("replace", target, f"everything in {target} is replaced")
         backed_up = self._manifest()
         notices = load.load(self._dsn, self._folder, backed_up, self._keys, quiet=self._args.json)
+        self._keep_closed()
         return "; ".join([f"{backed_up.rows:,} rows, each as it was", *notices])
 
     def _restore_at_supabase(self) -> str:
@@ -170,6 +183,7 @@ class Restore:
                 project.restore(int(self.source.name))
             self._wait_for_supabase(project, waiting)
         self._wait_for_connection()
+        self._keep_closed()
         if not marked:
             return "Supabase says that it restored the database; nothing here could check it"
         with postgres.connect(self._dsn) as connection:
@@ -214,6 +228,11 @@ class Restore:
         self._services.database.ping(budget_s=postgres.CONNECT_S)  # the breaker may be open
         return result
 
+    def _migrate(self) -> str:
+        result = after_load.migrate(self._dsn)
+        self._keep_closed()
+        return result
+
     def _reapply_erasures(self) -> str:
         self._confirm("erase", "", "whoever was erased since the backup is erased again")
         return tombstone_replay.reapply_after_restore(self._services, datetime.now(UTC))
@@ -227,6 +246,7 @@ class Restore:
 
     def _reopen(self) -> str:
         self._confirm("open", "", "maintenance ends, and what waits is stored and mailed")
+        maintenance.close_in_postgres(self._services.database.run)
         maintenance.close_window(self._services.cache.execute)
         if self._services.settings.maintenance_mode != "off":
             raise Failed(

@@ -73,6 +73,18 @@ FAULTS = {
         "alter table erasure_tombstones rename column mark to marked",
         "alter table erasure_tombstones rename column marked to mark",
     ),
+    "no table of clients": (
+        "alter table lead_clients rename to lead_clients_old",
+        "alter table lead_clients_old rename to lead_clients",
+    ),
+    "no right to count": (
+        "revoke insert, update on lead_clients from alfa_app",
+        "grant insert, update on lead_clients to alfa_app",
+    ),
+    "no right to the function": (
+        "alter function accept_lead rename to accept_lead_old",
+        "alter function accept_lead_old rename to accept_lead",
+    ),
     "a trigger that fails": (RAISE.format(table="leads"), RAISE_NO_MORE.format(table="leads")),
     "a trigger on the mails": (RAISE.format(table="outbox"), RAISE_NO_MORE.format(table="outbox")),
     "no policy": (
