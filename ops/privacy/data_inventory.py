@@ -111,7 +111,7 @@ TABLES = {
     "brands": TableInventory("kept", "name position"),
     "categories": TableInventory("kept", "code label_id label_en position"),
     "functions": TableInventory("kept", "code label_id label_en position"),
-    "synonyms": TableInventory("kept", "term same_as"),
+    "synonyms": TableInventory("kept", "term same_as roots"),
     "products": TableInventory(
         "kept",
         "slug name brand audience categories functions summary_id summary_en benefits_id"
@@ -120,6 +120,6 @@ TABLES = {
         " newness search",
     ),
     "product_groups": TableInventory("kept", "brand categories functions audience n"),
-    "search_words": TableInventory("kept", "word"),
+    "search_words": TableInventory("kept", "word roots"),
     "catalogue_state": TableInventory("kept", "one changed_at"),
 }
