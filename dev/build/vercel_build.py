@@ -129,7 +129,8 @@ def _environment(folder: Path) -> dict[str, str]:
         (folder / name).symlink_to(python)
     (folder / "uv").symlink_to(Path(sys.prefix) / "bin" / "uv")
     kept = {name: text for name, text in os.environ.items() if not name.startswith("VERCEL")}
-    for name in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH"):
+    # With a prefix, bytecode would be kept there and not in the bundle.
+    for name in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "PYTHONPYCACHEPREFIX"):
         kept.pop(name, None)
     path = f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     return {**kept, **_index_environment(kept), **_BUILD_ENVIRONMENT, "PATH": path}

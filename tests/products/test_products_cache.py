@@ -350,6 +350,7 @@ def test_another_instance_learns_of_a_recall_from_redis(
         for query in (*QUERIES, ONE):
             get_products(function, query)
         eventually(lambda: len(valkey.keys("products:entry:*")) == len(QUERIES) + 1)
+        assert function.wait_idle(10)
         before = valkey.get(cache.PUBLISHED_KEY)
         recall(seeded)
         get_products(function, "?limit=1")
