@@ -222,7 +222,7 @@ def _store_leads(connection: "Connection[Any]", now: datetime) -> None:
     later = now + timedelta(seconds=1)
     _insert(connection, _sample_lead(correction, later), later)
     _insert(connection, _sample_lead(correction, later, key=str(uuid4())), later)
-    _insert(connection, _sample_lead(correction._replace(message=str(uuid4())), now), now, TERMS)
+    _insert(connection, _sample_lead(correction._replace(message=str(uuid4())), now), now, _terms())
     spam = _sample_lead(_longest_submission(now), now)
     repository.insert_spam(_runner_on(connection), spam, "rehearsal", ())
 
@@ -261,8 +261,9 @@ def _search_products(connection: "Connection[Any]", _now: datetime) -> None:
         raise SilentFailure('no row of table "products" can be read (a policy?)')
 
 
-# As a visitor's lead, but of a client and in a flood of its own.
-TERMS = repository.Terms(bytes(32), 1, 1, 1_000_000, 1, heed_maintenance=False)
+def _terms() -> repository.Terms:
+    """As a visitor's lead has to meet, but of a client and in a flood of its own."""
+    return repository.Terms(uuid4().bytes, 1, 1, 1_000_000, 1, heed_maintenance=False)
 
 
 def _insert(
