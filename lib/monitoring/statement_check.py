@@ -215,7 +215,7 @@ def _store_leads(connection: "Connection[Any]", now: datetime) -> None:
     _insert(connection, sample_leads.from_submission(correction, later), later)
     _insert(connection, sample_leads.from_submission(correction, later, key=str(uuid4())), later)
     another = correction._replace(message=str(uuid4()))
-    _insert(connection, sample_leads.from_submission(another, now), now, TERMS)
+    _insert(connection, sample_leads.from_submission(another, now), now, _terms())
     spam = sample_leads.from_submission(sample_leads.longest_submission(now), now)
     repository.insert_spam(_runner_on(connection), spam, "rehearsal", ())
 
@@ -254,8 +254,9 @@ def _search_products(connection: "Connection[Any]", _now: datetime) -> None:
         raise SilentFailure('no row of table "products" can be read (a policy?)')
 
 
-# As a visitor's lead, but of a client and in a flood of its own.
-TERMS = repository.Terms(bytes(32), 1, 1, 1_000_000, 1, heed_maintenance=False)
+def _terms() -> repository.Terms:
+    """As a visitor's lead has to meet, but of a client and in a flood of its own."""
+    return repository.Terms(uuid4().bytes, 1, 1, 1_000_000, 1, heed_maintenance=False)
 
 
 def _insert(

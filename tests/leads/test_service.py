@@ -202,12 +202,15 @@ def test_a_key_of_more_than_255_characters_is_named(platform: Platform, database
     assert post(platform, key="k" * 255).status_code == 200
 
 
-@pytest.mark.measures_time  # both have to come before the first one's statement times out
 @pytest.mark.parametrize("keys", [("k-1", "k-1"), (None, None), ("k-1", None), (None, "k-1")])
 def test_two_requests_at_once_of_the_same_lead_get_the_same_answer(
     platform: Platform, database: Rows, keys: tuple[str | None, str | None]
 ) -> None:
     waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock' having count(*) = 2"
+    warm = post(
+        platform, {**LEAD, "message": "Before"}
+    )  # both have to come before a statement times out
+    assert warm.status_code == 200
     with ThreadPoolExecutor() as pool:
         with leads_locked(platform):
             both = [pool.submit(post, platform, key=key) for key in keys]
@@ -215,7 +218,7 @@ def test_two_requests_at_once_of_the_same_lead_get_the_same_answer(
         first, second = (future.result() for future in both)
     assert first.status_code == second.status_code == 200
     assert first.json() == second.json()
-    assert len(rows(database)) == 1
+    assert len(rows(database)) == 2
 
 
 # ------------------------------------------------------------------ for 24 hours

@@ -54,7 +54,7 @@ STORE: dict[str, Fault] = {
     "table renamed": Fault(
         "alter table outbox rename to letters",
         "alter table letters rename to outbox",
-        ('relation "outbox" does not exist', "42P01"),
+        ('relation "public.outbox" does not exist', "42P01"),
     ),
     "tombstones renamed": Fault(
         "alter table erasure_tombstones rename to gone",
@@ -89,7 +89,7 @@ STORE: dict[str, Fault] = {
     "schema closed": Fault(
         "revoke usage on schema public from alfa_app, public",
         "grant usage on schema public to alfa_app, public",
-        ("leads",),
+        ("accept_lead",),
     ),
     "a column nobody fills": Fault(
         "alter table leads add column region text not null",
@@ -124,7 +124,7 @@ STORE: dict[str, Fault] = {
     "a column of another type": Fault(
         "alter table leads alter column city type integer using null",
         "alter table leads alter column city type text",
-        ("invalid text representation", "value of city", "22P02"),
+        ("invalid text representation", "accept_lead", "22P02"),
     ),
     "a unique index": Fault(
         "create unique index one_a_city on leads (salon_type)",
@@ -199,7 +199,7 @@ STORE: dict[str, Fault] = {
     "a rule": Fault(
         "create rule nowhere as on insert to leads do instead nothing",
         "drop rule nowhere on leads",
-        ("rule", "0A000"),
+        ("rule", '"leads"'),
     ),
     "a sequence without usage": Fault(
         "create sequence lead_numbers;"
@@ -215,7 +215,17 @@ STORE: dict[str, Fault] = {
     "a role that looks elsewhere": Fault(
         "alter role alfa_api_a set search_path = extensions",
         "alter role alfa_api_a reset search_path",
-        ("does not exist", "42P01"),
+        ("accept_lead", "does not exist", "42883"),
+    ),
+    "clients renamed": Fault(
+        "alter table lead_clients rename to gone",
+        "alter table gone rename to lead_clients",
+        ("lead_clients", "42P01"),
+    ),
+    "the right to count clients revoked": Fault(
+        "revoke update on lead_clients from alfa_app",
+        "grant update on lead_clients to alfa_app",
+        ("lead_clients", "42501"),
     ),
     "a column of outbox renamed": Fault(
         "alter table outbox rename column uncertain to unsure",
