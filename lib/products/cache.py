@@ -212,9 +212,11 @@ class _Fetch:
         entry = decode(text, self.query.cache_key)
         if entry is None:
             return False
-        self.stale_entry = entry
         age_s = time.time() - entry.made_at
         if not self._has_current_version(entry) or not -5 <= age_s < REDIS_FRESH_S:
+            if self._cache.published is None:
+                self.load_published()  # before anybody is answered with what was withdrawn since
+            self.stale_entry = entry
             return False
         # The longer an answer takes to make and the older its copy, the likelier an early refresh.
         early_s = -entry.cost_s * XFETCH_BETA * math.log(1 - random.random())  # noqa: S311
