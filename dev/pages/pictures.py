@@ -49,7 +49,7 @@ def _form(browser: Browser, site: str) -> list[bytes]:
     }
     for name, value in values.items():
         page.locator(f"#{name}").fill(value)
-    page.locator("#salon_type-barber").check()
+    page.locator("#salon_type-salon").check()
     page.locator("#consent").check()
     page.locator("#business_name").scroll_into_view_if_needed()
     page.evaluate("document.activeElement.blur(); scrollTo(0, 500)")

@@ -174,17 +174,19 @@ def _mail_stopped(facts: Facts) -> str | None:
         return None
     age = facts.oldest_mail_age
     oldest = "" if age is None else f", the oldest for {format_age(age)}"
-    return f"Resend: {facts.mail_stop_reason}; {facts.stopped_mails} mails wait{oldest}"
+    waiting = _count(facts.stopped_mails, "mail waits", "mails wait") or "no mail waits"
+    return f"Resend: {facts.mail_stop_reason}; {waiting}{oldest}"
 
 
 def _database_down(facts: Facts) -> str | None:
     if facts.database_fault is None or not facts.queued_leads:
         return facts.database_fault
-    return f"{facts.database_fault}; {facts.queued_leads} leads wait in the queue"
+    waiting = _count(facts.queued_leads, "lead waits", "leads wait")
+    return f"{facts.database_fault}; {waiting} in the queue"
 
 
-def _count(n: int, words: str) -> str | None:
-    return f"{n} {words}" if n else None
+def _count(n: int, one: str, many: str) -> str | None:
+    return f"{n} {one if n == 1 else many}" if n else None
 
 
 def _list(names: tuple[str, ...], words: str) -> str | None:
@@ -216,11 +218,13 @@ RULES: tuple[Rule, ...] = (
     Rule("lead_not_stored_nor_queued", "sev1", "service", "A lead is in a mail alone",
          _known_from_request, ("leads",), during_maintenance=True, is_state=False),
     Rule("ledger_gap", "sev1", "service", "An accepted lead is nowhere",
-         lambda f: _count(f.missing_leads, "accepted leads are neither stored nor queued"),
+         lambda f: _count(f.missing_leads, "accepted lead is neither stored nor queued",
+                          "accepted leads are neither stored nor queued"),
          ("leads",)),
     Rule("leads_in_flood", "sev1", "review", "Leads of a flood wait for a person's look",
          lambda f: _count(
-             f.leads_in_flood, "leads came above the ceiling, and sales were not mailed"),
+             f.leads_in_flood, "lead came above the ceiling, and sales were not mailed",
+             "leads came above the ceiling, and sales were not mailed"),
          ("leads",), during_maintenance=True),
     Rule("leads_only_in_mail", "sev1", "mailed_leads", "Leads exist only in a mail",
          lambda f: _list(f.leads_only_in_mail, "to be imported or dismissed"),
@@ -232,14 +236,15 @@ RULES: tuple[Rule, ...] = (
     Rule("slack_refused", "sev1", "alerting", "Slack refuses our alerts",
          lambda f: f.slack_fault, during_maintenance=True),
     Rule("dead_letters", "sev1", "mail", "Mails were given up",
-         lambda f: _count(f.dead_letters, "mails were given up"), ("leads",),
+         lambda f: _count(f.dead_letters, "mail was given up", "mails were given up"), ("leads",),
          during_maintenance=True),
     Rule("mail_stopped", "sev1", "mail", "Sales hear of no lead: Resend takes no mail",
          _mail_stopped, ("leads",), during_maintenance=True),
     Rule("lead_unheard", "sev1", "mail", "Sales never heard of a lead that is past its retention",
          lambda f: _list(f.unsent_expired_leads, "kept although past their time")),
     Rule("leads_set_aside", "sev1", "queue", "A queued lead cannot be stored",
-         lambda f: _count(f.queue_dead_letters, "queued leads cannot be stored"),
+         lambda f: _count(f.queue_dead_letters, "queued lead cannot be stored",
+                          "queued leads cannot be stored"),
          ("leads",), during_maintenance=True),
     Rule("queue_very_old", "sev1", "queue", "Queued leads wait too long",
          lambda f: _waiting(f.oldest_queued_age, CRITICAL_QUEUE_AGE, QUEUED_LEAD), ("leads",),
@@ -253,7 +258,8 @@ RULES: tuple[Rule, ...] = (
          lambda f: f.maintenance_fault, during_maintenance=True),
     # Sev2: worse than promised, or soon to be.
     Rule("leads_in_review", "sev2", "review", "Leads wait for a person's look",
-         lambda f: _count(f.leads_in_review, "leads wait in `ops review list`"),
+         lambda f: _count(f.leads_in_review, "lead waits in `ops review list`",
+                          "leads wait in `ops review list`"),
          during_maintenance=True),
     Rule("errors_over_5_percent", "sev2", "service", "Too many requests fail",
          lambda f: traffic.too_many_errors(f.traffic, f.now)),

@@ -101,7 +101,8 @@ def _post_to_slack(services: Services, leads: list[MailedLead]) -> None:
 
 
 def _render_entries(leads: list[MailedLead]) -> "Message":
-    text = f"{len(leads)} leads exist only in a mail to sales"
+    count = "1 lead exists" if len(leads) == 1 else f"{len(leads)} leads exist"
+    text = f"{count} only in a mail to sales"
     refs = ", ".join(lead.ref for lead in leads)
     details = f"*{text}*: {refs}\nThe monitor registers them once Postgres answers. Keep the mails."
     entries = ";".join(f"{e.lead_id} {e.ref} {e.accepted_at.timestamp()}" for e in leads)
@@ -176,7 +177,8 @@ def import_from_slack(services: Services, now: datetime) -> None:
         leads = [lead for entry in entries if (lead := _parse_metadata(entry))]
         register(services.database.run_or_down, leads, now)
         refs = ", ".join(lead.ref for lead in leads)
-        text = f"{len(leads)} leads that exist only in a mail are registered"
+        count = "1 lead" if len(leads) == 1 else f"{len(leads)} leads"
+        text = f"Registered: {count} held by a mail alone"
         details = f"Registered: {refs}\nThose still open: `python3 -m ops leads mailed`"
         with suppress(MessageNotFound):
             services.slack.update(message, _render_message(text, details, {"registered": text}))
