@@ -157,6 +157,7 @@ $$;
 --   reference_taken   nothing is stored: the caller chooses a longer reference
 -- Only what is stored, and a lead that differs, counts against a client's limits.
 --
+-- Its search path is that of every session, for a trigger on leads or outbox runs under it.
 -- It is volatile plpgsql: a statement in it sees what the one before it waited for, so a lead that
 -- comes twice at the same moment waits for the first and then finds it.
 create function public.accept_lead(
@@ -167,7 +168,7 @@ create function public.accept_lead(
   most_repeats integer default null, heed_maintenance boolean default false,
   out decision text, out stored jsonb, out rate_limit integer, out retry_at timestamptz
 )
-language plpgsql volatile set search_path = ''
+language plpgsql volatile set search_path = public, extensions, pg_temp
 as $$
 declare
   lead public.leads := jsonb_populate_record(null::public.leads, new_lead);

@@ -40,10 +40,6 @@ FAULTS = {
         "revoke insert on leads from alfa_app",
         "grant insert on leads to alfa_app",
     ),
-    "no right to read": (
-        "revoke select on leads from alfa_app",
-        "grant select on leads to alfa_app",
-    ),
     "no right to write mails": (
         "revoke insert on outbox from alfa_app",
         "grant insert on outbox to alfa_app",
@@ -72,14 +68,6 @@ FAULTS = {
     "a constraint that is gone": (
         "alter table erasure_tombstones rename column mark to marked",
         "alter table erasure_tombstones rename column marked to mark",
-    ),
-    "no table of clients": (
-        "alter table lead_clients rename to lead_clients_old",
-        "alter table lead_clients_old rename to lead_clients",
-    ),
-    "no right to count": (
-        "revoke insert, update on lead_clients from alfa_app",
-        "grant insert, update on lead_clients to alfa_app",
     ),
     "no right to the function": (
         "alter function accept_lead rename to accept_lead_old",
@@ -156,6 +144,32 @@ def test_a_lead_that_postgres_refuses_is_queued_and_stored_after_the_repair(
     assert ids < {str(row["id"]) for row in stored(database)}
     assert valkey.hlen("queue") == 0
     assert len(delivered(platform)) == 6
+
+
+@pytest.mark.parametrize(
+    ("damage", "repair"),
+    [
+        ("alter table lead_clients rename to gone", "alter table gone rename to lead_clients"),
+        (
+            "revoke insert, update on lead_clients from alfa_app",
+            "grant insert, update on lead_clients to alfa_app",
+        ),
+        ("revoke select on leads from alfa_app", "grant select on leads to alfa_app"),
+    ],
+    ids=["no table of clients", "no right to count", "no right to read"],
+)
+def test_a_lead_that_only_the_limits_keep_out_is_queued_and_stored_meanwhile(
+    platform: Platform, database: Rows, damage: str, repair: str
+) -> None:
+    database.execute(damage.encode())
+    try:
+        with platform.function("api/leads.py") as function:
+            assert post(function.url).status_code == 202
+        with platform.function("api/cron/deliver.py") as cron:
+            drain(platform, cron)
+        assert len(stored(database)) == 1
+    finally:
+        database.execute(repair.encode())
 
 
 def drain(platform: Platform, cron: Function) -> tuple[int, dict[str, Any]]:

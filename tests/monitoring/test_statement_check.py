@@ -494,7 +494,9 @@ def test_it_works_through_a_transaction_pooler(platform: Platform, database: Row
             database.execute(fault.broken.encode())
             message = store_fault(fresh)
             database.execute(fault.repaired.encode())
-            assert message == 'column "city" of relation "leads" does not exist (42703)'
+            assert message == (
+                'column "city" of relation "leads" does not exist, in function accept_lead (42703)'
+            )
             assert store_fault(fresh) is None
     finally:
         pooler.close()
