@@ -397,10 +397,9 @@ def test_the_waits_say_what_is_waited_for(
     platform.vercel_api.project.build_s = 7.0
     assert rotate(platform, production, file, "LEADS_ENCRYPTION_KEY", "--drain", "16") == 0
     output = capsys.readouterr().err
-    assert re.search(r"^  [5-8] s: dpl_\w+ is still BUILDING$", output, re.M), output
-    assert re.search(r"^  [5-8] s: requests on the old deployment may finish, ", output, re.M), (
-        output
-    )
+    assert re.search(r"^  [5-8] s: Vercel: dpl_\w+ is still BUILDING$", output, re.M), output
+    finishing = r"^  [5-8] s: requests on the old deployment finish: \d+ s are left$"
+    assert re.search(finishing, output, re.M), output
 
 
 @pytest.mark.parametrize("name", ["SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY"])
