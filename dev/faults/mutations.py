@@ -49,8 +49,8 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "names-in-the-log": (
         Patch(
             "api/leads.py",
-            "    context.add_log_fields(lead=str(lead.id))\n",
-            "    context.add_log_fields(lead=lead.submission.business_name)\n",
+            "    context.add_log_fields(lead=str(persisted.lead.id), closed=",
+            "    context.add_log_fields(lead=lead.submission.business_name, closed=",
         ),
     ),
     "falls-through-on-outages-alone": (
