@@ -18,7 +18,7 @@ RETRY_AFTER_S = 30.0  # where Postgres was down
 CHECKED_KEY_PREFIX = "deployment:asked:"  # + the deployment; set by the instance that checks
 CHECKED_TTL_S = 30 * 86400
 
-SCHEMA_MIN = "20261129200000"
+SCHEMA_MIN = "20261129100000"
 SCHEMA_MAX = "20261129200000"
 
 

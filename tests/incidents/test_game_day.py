@@ -7,7 +7,6 @@ Sentry are the stand-ins.
 import json
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -38,15 +37,7 @@ def day(rig: SiteUnderTest) -> Iterator[SiteUnderTest]:
 def kill(rig: SiteUnderTest, *functions: str) -> None:
     """Their processes end: what a breaker remembers goes with them."""
     pids = {pid for function in functions for pid in rig.signal(function, signal.SIGKILL)}
-    eventually(lambda: not any(map(alive, pids)))
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
+    eventually(lambda: pids.isdisjoint(running["pid"] for running in rig.running()))
 
 
 def watch(rig: SiteUnderTest) -> dict[str, Any]:

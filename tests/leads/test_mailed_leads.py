@@ -177,7 +177,11 @@ def flaky(platform: Platform, database: Rows) -> Iterator[tuple[Function, FaultP
     way = FaultProxy("127.0.0.1", port)
     url = platform.database_url.replace(f":{port}/", f":{way.port}/")
     with platform.function(
-        "api/leads.py", DATABASE_URL=url, **NO_SLACK, LEADS_PER_MINUTE="1000"
+        "api/leads.py",
+        DATABASE_URL=url,
+        **NO_SLACK,
+        LEADS_PER_MINUTE="1000",
+        LEADS_PER_HOUR="1000",
     ) as running:
         yield running, way
     way.close()

@@ -305,9 +305,9 @@ def test_a_backup_killed_in_the_middle_is_none_and_the_next_one_works(
 @pytest.mark.parametrize("missing", ["DATABASE_DIRECT_URL", "BACKUP_ENCRYPTION_KEY",
                                      "BACKUP_DIRECTORY"])  # fmt: skip
 def test_a_missing_variable_is_named(platform: Platform, capsys: Printed, missing: str) -> None:
-    for command in ("backup", "backups", "restore"):
+    for command in (["backup"], ["backups", "--record"], ["restore"]):
         environ = {k: v for k, v in platform.environment.items() if k != missing}
-        assert cli.main([command], environ) == 2
+        assert cli.main(command, environ) == 2
         assert missing in capsys.readouterr().err
 
 

@@ -154,6 +154,8 @@ SAMPLES = {
     "sightings": "insert into key_sightings values ('k', 'f' || %(at)s::text, 'd', %(at)s, %(at)s)",
     "backups": "insert into backups values ('own', %(at)s, 'COMPLETED')",
     "drills": "insert into drills (kind, at, verdict) values ('restore', %(at)s, 'PASS')",
+    "clients": "insert into lead_clients values (decode(md5(%(at)s::text), 'hex'),"
+    " array[%(at)s::timestamptz], %(at)s)",
     "requests": "insert into erasure_requests (id, receipt, kind, asked_by, marks, received_at,"
     " due_at, finished_at) values (gen_random_uuid(),"
     " 'ERASE-20200101-' || substr(md5(%(at)s::text), 1, 8),"
