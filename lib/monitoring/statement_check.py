@@ -151,8 +151,10 @@ def _run_rolled_back(
         connection.close()
         return server_errors.describe_error(error, recording.parameter_name)
     except SilentFailure as failure:
+        connection.close()  # the session's plans may be of the fault
         return str(failure)
     except (ErasedSubject, Problem, RuntimeError):
+        connection.close()
         return 'a row written to table "leads" is not there (a trigger, rule or constraint?)'
     return None
 

@@ -293,6 +293,11 @@ begin
       return;
     end if;
   elsif decision is null then
+    -- A rule that makes nothing of the insert leaves a plan which the session keeps when the rule is
+    -- gone: an error ends the session.
+    if not exists (select from public.leads as l where l.ref = lead.ref) then
+      raise no_data_found using message = 'the lead is neither stored nor found';
+    end if;
     decision := 'reference_taken';
   end if;
 

@@ -93,7 +93,7 @@ def test_deep_health_is_unhealthy_while_a_lead_would_be_refused_and_says_why(
     for part in fault.message_parts:
         assert part in message
     response = deep(platform, platform)
-    assert (response.status_code, response.json()["status"]) == (200, "healthy")
+    assert (response.status_code, response.json()["status"]) == (200, "healthy"), response.text
 
 
 @pytest.mark.parametrize("name", ALERTED)

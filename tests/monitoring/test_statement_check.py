@@ -199,7 +199,7 @@ STORE: dict[str, Fault] = {
     "a rule": Fault(
         "create rule nowhere as on insert to leads do instead nothing",
         "drop rule nowhere on leads",
-        ("rule", '"leads"'),
+        ("rule", "accept_lead", "P0002"),
     ),
     "a sequence without usage": Fault(
         "create sequence lead_numbers;"
