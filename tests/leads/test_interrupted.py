@@ -56,6 +56,7 @@ def test_a_lead_sent_to_a_cut_off_instance_and_to_a_healthy_one_is_one_lead(
         cut_off = Oracle(rig, ClientBehavior(attempts=6))
         whole = Oracle(healthy, ClientBehavior(attempts=6))
         whole.post(whole.new_attempt())
+        assert healthy.wait_idle(10)  # it has seen that nothing is queued
         rig.apply(NO_DATABASE)
         # The healthy one asks Postgres alone, and stores what the other has queued: 200 is true.
         for first, second, status in ((cut_off, whole, 202), (whole, cut_off, 200)):
