@@ -20,7 +20,7 @@ SQLSTATE_MEANINGS = {
     "55P03": "a table is locked",
     "57014": "it takes too long",
     "P0001": "a trigger or function refuses it",
-    "P0002": "a row that was written is not there (a rule?)",
+    "P0002": 'a row written to table "leads" is not there (a trigger, rule or constraint?)',
 }
 DIAGNOSTIC_FIELDS = ("schema_name", "table_name", "column_name", "datatype_name", "constraint_name")
 
