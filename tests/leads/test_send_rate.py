@@ -119,6 +119,7 @@ def test_an_unexpected_error_of_one_mail_stops_no_other(run: RunQuery, database:
 # ------------------------------------------------------------------ pace
 
 
+@pytest.mark.measures_time
 def test_one_worker_keeps_the_rate_limit(run: RunQuery, database: Rows) -> None:
     put_waiting(database, 30)
     at: list[float] = []
