@@ -219,11 +219,17 @@ class SiteUnderTest:
         return [int(running["pid"]) for running in self.running() if running["name"] == name]
 
     def signal(self, name: str, how: signal.Signals) -> list[int]:
-        """Send a signal to the processes of a function; the next request starts a new one."""
+        """Send a signal to the processes of a function; the next request starts a new one.
+
+        A killed process is gone when this returns, or 5 s later: threads end one after another.
+        """
         pids = self.pids(name)
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, how)
+        end = time.monotonic() + 5
+        while how == signal.SIGKILL and time.monotonic() < end and {*pids} & {*self.pids(name)}:
+            time.sleep(0.005)
         return pids
 
     # ---------------------------------------------------------------- draining and looking
