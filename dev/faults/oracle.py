@@ -29,7 +29,7 @@ from lib.leads.queue import DEAD_LETTERS, QUEUE
 
 SEALED_LEAD_MARKER = "-----BEGIN ALFA LEAD-----"
 BUDGET_S = 8.0
-LOAD_ALLOWANCE_S = 2.0  # for a machine that is busy with other work
+LOAD_ALLOWANCE_S = 1.0  # for a machine that is busy with other work
 SETTLE_S = 60.0
 
 type Import = Callable[[SiteUnderTest, list[dict[str, Any]]], str]
