@@ -16,6 +16,7 @@ import upstash_redis
 from dev.platform.local_platform import Platform
 from lib.cache import RESPONSE_TIMEOUT_S, Cache
 from lib.problems import CacheDown
+from tests.fix_server import server
 
 RESULTS = (
     (("PING",), "PONG"),
@@ -171,20 +172,8 @@ def answering(body: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
                 caller.sendall(body)
                 received = b""
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            try:
-                while True:
-                    caller, _ = listener.accept()
-                    with caller:
-                        talk(caller)
-            except OSError:
-                return
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", requests
-        listener.shutdown(socket.SHUT_RDWR)
+    with server(talk) as (port, _):
+        yield f"http://127.0.0.1:{port}", requests
 
 
 @pytest.mark.measures_time

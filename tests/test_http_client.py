@@ -1,11 +1,10 @@
 """HTTP to a vendor: a deadline for the whole answer, kept connections, TLS; on real sockets."""
 
-import contextlib
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import certifi
@@ -14,37 +13,9 @@ import pytest
 import trustme
 
 from lib import http_client
-
-type Talk = Callable[[socket.socket], None]
+from tests.fix_server import Talk, server
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-
-
-@contextlib.contextmanager
-def server(talk: Talk, context: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[int]]]:
-    """A port, and the connections so far; `talk` has each to itself."""
-    seen: list[int] = []
-
-    def serve(plain: socket.socket) -> None:
-        with contextlib.suppress(OSError), plain:
-            if context is None:
-                talk(plain)
-                return
-            with context.wrap_socket(plain, server_side=True) as secured:
-                talk(secured)
-
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                plain, _ = listener.accept()
-                plain.settimeout(5)
-                seen.append(len(seen))
-                threading.Thread(target=serve, args=(plain,), daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        yield listener.getsockname()[1], seen
-        listener.shutdown(socket.SHUT_RDWR)
 
 
 def read_request(caller: socket.socket) -> bytes:

@@ -13,6 +13,7 @@ from dev.platform.local_platform import Platform
 from lib.leads.emails import Email
 from lib.mail import Mailer
 from lib.problems import PermanentMailError, TransientMailError
+from tests.fix_server import server
 
 EMAIL = Email(
     "sales", "Alfa Beauty <noreply@alfabeauty.test>", ("sales@alfabeauty.test", "b@b.test"),
@@ -202,18 +203,6 @@ def answering(
             head = f"HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nRetry-After: 9\r\n"
             caller.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            try:
-                while True:
-                    caller, _ = listener.accept()
-                    with caller:
-                        talk(caller)
-            except OSError:
-                return
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with server(talk) as (port, _):
+        yield f"http://127.0.0.1:{port}"
         ended.set()
-        listener.shutdown(socket.SHUT_RDWR)

@@ -1,17 +1,17 @@
 """axe-core finds no violation on any page, in any state a visitor meets."""
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize
 
 from dev import tools
 from dev.platform.local_platform import Platform
-from tests.browser.test_form import PHONE_SCREEN, QUIET_ARGUMENTS, fill, send
+from tests.browser.test_form import fill, send
 from tests.conftest import BROWSER, FORM
+from tests.fix_browser import PHONE_SCREEN
 from tests.monitoring import status_answers
 from tests.products.catalogue_data import seeded
 
@@ -38,16 +38,6 @@ RUN_AXE = """async () => {
 @pytest.fixture(scope="module")
 def axe() -> str:
     return tools.ensure_axe().read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=QUIET_ARGUMENTS
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

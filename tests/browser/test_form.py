@@ -1,19 +1,18 @@
-"""The pages in a real browser: on a phone, on a bad line, with the keyboard, without JavaScript.
+"""The pages in a real browser: on a phone, on a bad line, with the keyboard, without JavaScript."""
 
-Chromium is the system's if there is one, else Playwright's own (`playwright install chromium`).
-"""
-
-import shutil
 from collections.abc import Iterator
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, Page, Route, ViewportSize, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
 from lib.leads import consent, validators
 from tests.conftest import eventually
+from tests.fix_browser import PHONE_SCREEN, browser
+
+__all__ = ["browser"]
 
 type Database = psycopg.Connection[DictRow]
 
@@ -24,26 +23,6 @@ EVERY_PATH = [
     *(f"{path}?ref=ALFA-7K2QX" for path in THANKS_PATHS.values()),
     "/no-such-page",
 ]
-PHONE_SCREEN: ViewportSize = {"width": 360, "height": 740}
-QUIET_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--disable-quic",
-]
-
-
-@pytest.fixture(scope="module")  # its event loop would be in the way of tests with their own
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=QUIET_ARGUMENTS
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

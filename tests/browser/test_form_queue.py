@@ -5,20 +5,17 @@ real API. A handler of ours runs only while Playwright waits, so wait with `expe
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from dev.platform.local_platform import Platform
 from tests.browser.test_form import (
     FORM_PATHS,
-    PHONE_SCREEN,
-    QUIET_ARGUMENTS,
     THANKS_PATHS,
     Database,
     fill,
@@ -27,6 +24,9 @@ from tests.browser.test_form import (
     visible_errors,
     wait_for_thanks,
 )
+from tests.fix_browser import PHONE_SCREEN, browser
+
+__all__ = ["browser"]
 
 PERSONAL = ["Melati", "Wahyuni", "3456", "Medan", "sri@example.com", "rahasia"]
 """Pieces of all that `fill` and `fill_the_rest` type."""
@@ -42,16 +42,6 @@ Object.defineProperty(navigator.locks, "request", { value: () => Promise.reject(
 NO_LOCKS = "Object.defineProperty(navigator, 'locks', { value: undefined });"
 
 both_languages = pytest.mark.parametrize("locale", ["id", "en"])
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=QUIET_ARGUMENTS
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

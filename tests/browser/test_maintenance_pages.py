@@ -4,14 +4,14 @@
 """
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from dev.platform.local_platform import Platform
-from tests.browser.test_form import PHONE_SCREEN, QUIET_ARGUMENTS, fill, send, wait_for_thanks
+from tests.browser.test_form import fill, send, wait_for_thanks
+from tests.fix_browser import PHONE_SCREEN
 from tests.products.catalogue_data import Database, seeded
 
 __all__ = ["seeded"]
@@ -46,16 +46,6 @@ class Health:
     def __call__(self, route: Route) -> None:
         self.asked += 1
         route.fulfill(json={"status": self.status, "timestamp": "2026-11-24T03:00:00.000Z"})
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=QUIET_ARGUMENTS
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,38 +1,25 @@
 """The product pages in a real browser: on a phone, without a line, without JavaScript."""
 
 import re
-import shutil
 from collections.abc import Iterator
 
 import pytest
 import redis
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from dev.platform.local_platform import Platform
 from tests.conftest import eventually
+from tests.fix_browser import PHONE_SCREEN, browser
 from tests.products.catalogue_data import PRODUCTS, Database, seeded
 
-__all__ = ["seeded"]
+__all__ = ["browser", "seeded"]
 
 PATHS = {"id": "/produk", "en": "/en/products"}
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=ARGUMENTS
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
 def context(browser: Browser, platform: Platform, seeded: Database) -> Iterator[BrowserContext]:
-    with browser.new_context(
-        base_url=platform.url, viewport={"width": 360, "height": 740}
-    ) as context:
+    with browser.new_context(base_url=platform.url, viewport=PHONE_SCREEN) as context:
         yield context
     # A request still under way would be in the way of the next test's empty database.
     eventually(lambda: not any(each["in_flight"] for each in platform.functions()))

@@ -6,19 +6,20 @@ site.
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from dev.platform.local_platform import Platform
 from lib.monitoring import status_page
-from tests.browser.test_form import PHONE_SCREEN, QUIET_ARGUMENTS
+from tests.fix_browser import PHONE_SCREEN, browser
 from tests.monitoring import status_answers
 from tests.test_openapi import DOCUMENT, check
+
+__all__ = ["browser"]
 
 SCHEMA = DOCUMENT["components"]["schemas"]["Status"]
 ADDRESSES = {"id": "/status", "en": "/status?lang=en"}
@@ -37,16 +38,6 @@ class Api:
             route.fulfill(status=503, json={"error": "temporarily_unavailable"})
         else:
             route.fulfill(json=self.answer)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=QUIET_ARGUMENTS
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -3,18 +3,17 @@
 import json
 import random
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from dev.build import browser_libraries
 from dev.platform.local_platform import Platform
-from tests.browser.test_form import PHONE_SCREEN, QUIET_ARGUMENTS
 from tests.conftest import ROOT
+from tests.fix_browser import PHONE_SCREEN, launch
 from tests.vitals.test_rum import LAPTOP, not_due, post_beacon, vital, wait_for_count
 
 __all__ = ["not_due"]
@@ -43,12 +42,8 @@ def browser() -> Iterator[Browser]:
         "--disable-blink-features=AutomationControlled",
         f"--user-agent={LAPTOP}",
     ]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=[*QUIET_ARGUMENTS, *somebody]
-        )
+    with launch(*somebody) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

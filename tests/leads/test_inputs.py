@@ -17,8 +17,9 @@ from playwright.sync_api import Browser, Page, Route, expect
 from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
-from tests.browser.test_form import PHONE_SCREEN, browser, error, fill, send
+from tests.browser.test_form import error, fill, send
 from tests.conftest import LEAD
+from tests.fix_browser import PHONE_SCREEN, browser
 
 __all__ = ["browser"]  # a fixture
 
