@@ -225,7 +225,7 @@ with lead as (
     %(now)s,
     %(leased_until)s,
     %(leased_until)s::timestamptz is not null
-  from lead, jsonb_to_recordset(%(letters)s::jsonb) as m (
+  from lead, jsonb_to_recordset(%(mails)s::jsonb) as m (
     kind text, sender text, recipients text[], reply_to text,
     subject text, body_text text, body_html text
   )
@@ -265,7 +265,7 @@ def _correct(
             "corrections": duplicate["corrections"],
             "corrected_at": lead.created_at,
             "body_sha256": columns["body_sha256"],
-            "letters": _emails_to_json([] if duplicate["review"] else new_emails),
+            "mails": _emails_to_json([] if duplicate["review"] else new_emails),
         }
         kinds = run(partial(_apply_correction, values=correction))
         if kinds is not None:

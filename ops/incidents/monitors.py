@@ -63,8 +63,7 @@ class Reconciler:
         return {"assignedAlertContacts": contacts} if contacts else {}
 
 
-@monitors_commands.command("plan", examples=("python3 -m ops monitors plan",))
-@click.option(
+wait_option = click.option(
     "--wait",
     type=float,
     default=130,
@@ -72,6 +71,10 @@ class Reconciler:
     help="the most to wait for the rate limit, in all",
     show_default=True,
 )
+
+
+@monitors_commands.command("plan", examples=("python3 -m ops monitors plan",))
+@wait_option
 def plan_monitors(services: Services, args: Args) -> int:
     """Show where UptimeRobot's monitors are not as monitors.toml has them. Exit 1 if so."""
     return _show_plan(services, args)
@@ -97,14 +100,7 @@ def _show_plan(services: Services, args: Args) -> int:
     confirms=True,
 )
 @click.option("--prune", is_flag=True, help="remove ours that the file leaves out")
-@click.option(
-    "--wait",
-    type=float,
-    default=130,
-    metavar="SECONDS",
-    help="the most to wait for the rate limit, in all",
-    show_default=True,
-)
+@wait_option
 def apply_monitors(services: Services, args: Args) -> int:
     """Bring UptimeRobot's monitors to monitors.toml, then look again. Exit 1 if they differ."""
     if args.dry_run:

@@ -242,6 +242,21 @@ def test_a_lead_whose_statement_never_ends_is_a_dead_letter_after_five_rounds(
         database.execute(RAISE_NO_MORE.format(table="leads").encode())
 
 
+def test_an_instance_stores_leads_again_once_a_rule_that_swallowed_them_is_gone(
+    platform: Platform, database: Rows
+) -> None:
+    """Its session's plan of the insert would outlive the rule."""
+    with platform.function("api/leads.py") as function:
+        assert post(function.url, {**LEAD, "message": "0"}).status_code == 200
+        database.execute("create rule nowhere as on insert to leads do instead nothing")
+        try:
+            assert post(function.url, {**LEAD, "message": "1"}).status_code == 202
+        finally:
+            database.execute("drop rule nowhere on leads")
+        assert function.wait_idle(10)
+        assert post(function.url, {**LEAD, "message": "2"}).status_code == 200
+
+
 # ---------------------------------------------------------------- circuit breakers
 
 

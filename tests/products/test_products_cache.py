@@ -343,9 +343,11 @@ def test_what_was_recalled_does_not_come_back_from_a_copy_while_the_database_is_
         assert get_products(function, "?audience=BARBER").json() == [], "nor from the snapshot"
 
 
+@pytest.mark.parametrize("mode", ["refuse", "stall"])
 def test_another_instance_learns_of_a_recall_from_redis(
-    platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy
+    platform: Platform, seeded: Database, valkey: "redis.Redis", wire: FaultProxy, mode: str
 ) -> None:
+    """Before its first answer, also where Postgres keeps it waiting longer than a visitor waits."""
     with platform.function("api/products.py") as function:
         for query in (*QUERIES, ONE):
             get_products(function, query)
@@ -356,7 +358,7 @@ def test_another_instance_learns_of_a_recall_from_redis(
         get_products(function, "?limit=1")
         eventually(lambda: valkey.get(cache.PUBLISHED_KEY) != before)
     valkey.incr(cache.VERSION_KEY)  # all copies are older ones
-    wire.switch("refuse")
+    wire.switch(mode)
     with platform.function("api/products.py", DATABASE_URL=through(platform, wire)) as cold:
         assert withdrawn(cold)
 
