@@ -34,8 +34,8 @@ from lib.incidents import messages as incident_messages
 from lib.incidents import model, rules
 from lib.services import Services
 from lib.settings import Settings
-from tests.fix_browser import QUIET_ARGUMENTS
 from tests.conftest import LEAD, ROOT, eventually
+from tests.fix_browser import QUIET_ARGUMENTS
 from tests.incidents.test_alerts import LINKS, NOW, messages, notify, record, resolve
 from tests.vitals.test_rum import LAPTOP
 
