@@ -20,7 +20,7 @@ import psycopg
 import pytest
 import redis
 import trustme
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from psycopg.rows import DictRow
 from slack_sdk.errors import SlackObjectFormationError
 from slack_sdk.models.blocks import Block
@@ -35,7 +35,7 @@ from lib.incidents import model, rules
 from lib.services import Services
 from lib.settings import Settings
 from tests.conftest import LEAD, ROOT, eventually
-from tests.fix_browser import QUIET_ARGUMENTS
+from tests.fix_browser import launch
 from tests.incidents.test_alerts import LINKS, NOW, messages, notify, record, resolve
 from tests.vitals.test_rum import LAPTOP
 
@@ -227,12 +227,8 @@ def https() -> Iterator[str]:
 def browser() -> Iterator[Browser]:
     """One that does not say that it is driven: our pages report nothing of such."""
     hidden = "--disable-blink-features=AutomationControlled"
-    with sync_playwright() as playwright:
-        made = playwright.chromium.launch(
-            executable_path=str(tools.ensure_browser()), args=[*QUIET_ARGUMENTS, hidden]
-        )
-        yield made
-        made.close()
+    with launch(hidden) as browser:
+        yield browser
 
 
 @pytest.fixture
