@@ -140,6 +140,7 @@ def written(platform: Platform, site: httpx.Client) -> None:
     headers = {"User-Agent": LAPTOP}
     assert site.post("/api/rum", json=[vital], headers=headers).status_code == 204
     eventually(lambda: {kind for kind, _ in as_stored(platform).values()} >= {"string", "hash"})
+    eventually(platform.is_idle)  # no key comes or goes while it is read
 
 
 @pytest.mark.usefixtures("written")
