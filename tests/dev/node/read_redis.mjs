@@ -22,7 +22,7 @@ do {
   const [next, keys] = await redis.scan(cursor, { count: 1000 });
   for (const key of keys) {
     const type = await redis.type(key);
-    found[key] = [type, await READ[type](key)];
+    if (type !== "none") found[key] = [type, await READ[type](key)]; // else it expired meanwhile
   }
   cursor = String(next);
 } while (cursor !== "0");
