@@ -95,8 +95,6 @@ class ProductCache:
             fetch.fetch_from_postgres()
         except (CacheDown, DatabaseDown, NotFound):
             return
-        if fetch.answer is not None:
-            self._store(query, fetch.answer)
 
     def update_published(self, published: PublishedSlugs | None) -> None:
         """Remember which slugs are published; the latest reading of the database counts."""
@@ -128,8 +126,8 @@ class ProductCache:
                     # In memory too: not every request is to wait for the end of an outage.
                     stale = self.remove_withdrawn(fetch.stale_entry)
                     fetch.answer = CachedAnswer(stale, "stale", fetch.timings_ms)
-            if fetch.answer is not None:
-                self._store(fetch.query, fetch.answer)
+            if fetch.answer is not None and not fetch.done.is_set():
+                self.store(fetch.query, fetch.answer)
         except NotFound:
             fetch.not_found = True
         finally:
@@ -137,7 +135,8 @@ class ProductCache:
                 self._fetches.pop(key, None)
             fetch.done.set()
 
-    def _store(self, query: Query, answer: CachedAnswer) -> None:
+    def store(self, query: Query, answer: CachedAnswer) -> None:
+        """Answer with it from memory for a while, if it may be."""
         if not _is_cacheable(query, answer.entry):
             return
         with self._lock:
@@ -243,8 +242,9 @@ class _Fetch:
             self._write_and_unlock(*writes)
 
     def _accept(self, entry: Entry) -> list[RedisCommand]:
-        """Answer with `entry` at once; the commands that store it in Redis."""
+        """Answer with `entry` now, and from memory then; the commands that store it in Redis."""
         self.answer = CachedAnswer(entry, "postgres", self.timings_ms)
+        self._cache.store(self.query, self.answer)
         self.done.set()
         if not _is_cacheable(self.query, entry):
             return []
