@@ -11,11 +11,11 @@ from dev import tools
 from dev.platform.local_platform import Platform
 from tests.browser.test_form import fill, send
 from tests.conftest import BROWSER, FORM
-from tests.fix_browser import PHONE_SCREEN
+from tests.fix_browser import PHONE_SCREEN, browser
 from tests.monitoring import status_answers
 from tests.products.catalogue_data import seeded
 
-__all__ = ["seeded"]
+__all__ = ["browser", "seeded"]
 
 DESKTOP_SCREEN: ViewportSize = {"width": 1280, "height": 800}
 PATHS = [

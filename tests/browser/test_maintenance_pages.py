@@ -11,10 +11,10 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from dev.platform.local_platform import Platform
 from tests.browser.test_form import fill, send, wait_for_thanks
-from tests.fix_browser import PHONE_SCREEN
+from tests.fix_browser import PHONE_SCREEN, browser
 from tests.products.catalogue_data import Database, seeded
 
-__all__ = ["seeded"]
+__all__ = ["browser", "seeded"]
 
 TOLD = {
     "/": "Kirim formulir seperti biasa: kami simpan dan jawab sesudahnya.",
