@@ -1,15 +1,20 @@
 """httpx with one deadline for a whole exchange, for every vendor that is called over HTTP.
 
 httpx's own timeouts start anew at each read: a server that sends a byte now and then is waited for
-without end. A failed exchange is not repeated: the caller knows whether it may be.
+without end. A failed exchange is not repeated: the caller knows whether it may be. The transport is
+http.client's, which the runtime has loaded: httpx's own takes about twice the CPU an exchange.
 """
 
+import http.client
+import io
 import logging
+import select
+import socket
 import time
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import httpcore
 import httpx
 
 if TYPE_CHECKING:
@@ -38,88 +43,149 @@ def open_client(url: str, *, connect_s: float, response_s: float, **options: Any
 
 
 class _Transport(httpx.BaseTransport):
-    """httpcore's pool of connections whose waits end at a deadline. An answer is read whole."""
+    """The standard library's connections, kept for the next exchange. An answer is read whole."""
 
     def __init__(self, context: "ssl.SSLContext | None") -> None:
-        self._pool = httpcore.ConnectionPool(
-            context,
-            max_connections=None,
-            max_keepalive_connections=MAX_IDLE_CONNECTIONS,
-            network_backend=_Backend(),
-        )
+        self._context = context
+        self._idle: dict[tuple[str, bytes, int | None], list[_Connection]] = {}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
+        if url.scheme not in ("http", "https"):
+            raise httpx.UnsupportedProtocol(f"{url.scheme}: is no protocol of HTTP's")
+        idle = self._idle.setdefault((url.scheme, url.raw_host, url.port), [])
+        timeouts = request.extensions["timeout"]
+        connection = _take_usable(idle) or self._connect(url, timeouts["connect"])
         try:
-            response = self._pool.request(
-                request.method.encode(),
-                httpcore.URL(
-                    scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-                ),
-                headers=request.headers.raw,
-                content=request.read(),
-                extensions=request.extensions,
+            response = connection.exchange(request, time.monotonic() + timeouts["read"])
+        except httpx.HTTPError:
+            connection.close()
+            raise
+        if connection.sock is not None and len(idle) < MAX_IDLE_CONNECTIONS:
+            idle.append(connection)
+        else:
+            connection.close()
+        return response
+
+    def close(self) -> None:
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().close()
+
+    def _connect(self, url: httpx.URL, timeout_s: float) -> "_Connection":
+        port = url.port or (443 if url.scheme == "https" else 80)
+        context = self._context if url.scheme == "https" else None
+        connection = _Connection(url.raw_host.decode(), port, context, timeout_s)
+        try:
+            connection.connect()
+        except TimeoutError as error:
+            connection.close()
+            raise httpx.ConnectTimeout(str(error)) from error
+        except OSError as error:
+            connection.close()
+            raise httpx.ConnectError(str(error)) from error
+        return connection
+
+
+class _Connection(http.client.HTTPConnection):
+    """Every wait of an exchange ends at its deadline."""
+
+    def __init__(
+        self, host: str, port: int, context: "ssl.SSLContext | None", connect_s: float
+    ) -> None:
+        super().__init__(host, port, timeout=connect_s)
+        self._context = context
+        self._last_read_at = 0.0
+
+    def connect(self) -> None:
+        super().connect()
+        if self._context is not None:
+            self.sock = self._context.wrap_socket(self.sock, server_hostname=self.host)
+        self._socket = self.sock = _Socket(self.sock)
+
+    def exchange(self, request: httpx.Request, deadline: float) -> httpx.Response:
+        """deadline: in seconds of time.monotonic."""
+        self._socket.deadline = deadline
+        try:
+            self.putrequest(
+                request.method,
+                request.url.raw_path.decode(),
+                skip_host=True,
+                skip_accept_encoding=True,
             )
-        except (
-            httpcore.NetworkError,
-            httpcore.ProtocolError,
-            httpcore.TimeoutException,
-            httpcore.UnsupportedProtocol,
-        ) as error:  # httpx has an error of the same name for each
-            raise getattr(httpx, type(error).__name__)(str(error)) from error
-        return httpx.Response(response.status, headers=response.headers, content=response.content)
-
-    def close(self) -> None:
-        self._pool.close()
-
-
-class _Backend(httpcore.SyncBackend):
-    def connect_tcp(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
-        return _Stream(super().connect_tcp(*args, **options))
-
-
-class _Stream(httpcore.NetworkStream):
-    """A connection. The first write of an exchange sets the deadline of all that follow in it."""
-
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
-        self._stream = stream
-        self._deadline = 0.0  # time.monotonic seconds
-        self._between_exchanges = True
+            for name, value in request.headers.raw:
+                self.putheader(name, value)
+            self.endheaders(request.read())
+            response = self.getresponse()
+            content = response.read()
+        except TimeoutError as error:
+            raise httpx.ReadTimeout(str(error)) from error
+        except OSError as error:
+            raise httpx.ReadError(str(error)) from error
+        except http.client.HTTPException as error:
+            raise httpx.RemoteProtocolError(str(error)) from error
+        except ValueError as error:
+            raise httpx.LocalProtocolError(str(error)) from error
         self._last_read_at = time.time()
+        return httpx.Response(response.status, headers=response.getheaders(), content=content)
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if self._between_exchanges:
-            self._deadline = time.monotonic() + (timeout or 0.0)
-            self._between_exchanges = False
-        self._stream.write(buffer, self._left_s())
+    def is_usable(self) -> bool:
+        """Whether the server has, as far as is known, not closed it."""
+        is_young = 0 <= time.time() - self._last_read_at <= MAX_IDLE_AGE_S
+        return is_young and not self._socket.has_data()
 
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data = self._stream.read(max_bytes, self._left_s())
-        self._between_exchanges, self._last_read_at = True, time.time()
-        return data
 
-    def start_tls(
-        self,
-        ssl_context: "ssl.SSLContext",
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
+class _Socket:
+    def __init__(self, plain: socket.socket) -> None:
+        self.plain = plain
+        self.deadline = 0.0
 
-    def get_extra_info(self, info: str) -> Any:
-        # The pool closes an idle connection that is readable: the server has closed it.
-        if info == "is_readable" and not 0 <= time.time() - self._last_read_at <= MAX_IDLE_AGE_S:
-            return True
-        return self._stream.get_extra_info(info)
+    def left_s(self) -> float:
+        left_s = self.deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        return left_s
+
+    def has_data(self) -> bool:
+        """A server that is asked nothing sends nothing but the end of the connection."""
+        poll = select.poll()
+        poll.register(self.plain, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def sendall(self, data: bytes) -> None:
+        self.plain.settimeout(self.left_s())
+        self.plain.sendall(data)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self))
 
     def close(self) -> None:
-        self._stream.close()
+        self.plain.close()
 
-    def _left_s(self) -> float:
-        left_s = self._deadline - time.monotonic()
-        if left_s <= 0:
-            raise httpcore.ReadTimeout
-        return left_s
+
+class _Reader(io.RawIOBase):
+    """One answer's bytes; its end is not the connection's."""
+
+    def __init__(self, source: _Socket) -> None:
+        self._source = source
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._source.plain.settimeout(self._source.left_s())
+        return self._source.plain.recv_into(buffer)
+
+
+def _take_usable(idle: list[_Connection]) -> _Connection | None:
+    """A kept connection, for the caller alone."""
+    with suppress(IndexError):
+        while True:
+            connection = idle.pop()
+            if connection.is_usable():
+                return connection
+            connection.close()
+    return None
 
 
 @cache

@@ -25,7 +25,7 @@ from tests.conftest import LEAD, eventually
 ROOT = Path(__file__).parent.parent
 OURS = {"werkzeug", "markupsafe"}
 POSTGRES = {"psycopg", "psycopg_binary", "typing_extensions"}
-REDIS = {"upstash_redis", "httpx", "httpcore", "h11", "anyio", "certifi", "idna"}
+REDIS = {"upstash_redis", "httpx", "idna"}
 
 VITALS = [{"name": "LCP", "value": 1900.5, "id": "v6-1", "page": "/"}]
 

@@ -22,7 +22,7 @@ VENDOR_HELPERS = {
     "lib/db.py": {"psycopg"},
     "lib/encryption.py": {"nacl"},
     "lib/error_reporting.py": {"sentry_sdk"},
-    "lib/http_client.py": {"httpcore", "httpx"},
+    "lib/http_client.py": {"httpx"},
     "lib/mail.py": {"httpx", "idna", "resend"},
     "lib/slack.py": set(),
     "lib/turnstile.py": set(),
