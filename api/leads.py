@@ -303,6 +303,8 @@ def _render_form(context: Context, problem: Problem) -> Response | None:
 
 def _send_emails(context: Context, persisted: PersistedLead) -> None:
     """Send the lead's own mails, which were leased to this instance when it was stored."""
+    if not persisted.emails:
+        return
     services = context.services
     transport = outbox.get_transport(services)
     delivery = outbox.Delivery(services.database.run, transport, _utc_now)

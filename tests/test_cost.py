@@ -198,6 +198,25 @@ def test_a_lead_takes_one_trip_to_postgres_and_none_to_redis_until_its_answer(
         assert wire.trips - before == 3, "both mails are written down at once"
 
 
+def test_leads_whose_mails_must_wait_take_one_trip_in_all(
+    platform: Platform, database: Any, wire: Wire
+) -> None:
+    """With a queue of mails before them they are left to the worker, not leased and given back."""
+    at = database_url(platform, wire)
+    database.execute("insert into mail_pace (next_at) values (now() + interval '50 s')")
+    with platform.function("api/leads.py", DATABASE_URL=at, LEADS_PER_MINUTE="100") as function:
+        trips = []
+        for number in range(6):
+            before = wire.trips
+            post(function.url, f"0812 3456 78{number}5")
+            function.wait_idle(10)
+            trips.append(wire.trips - before)
+    assert 1 in trips, "once a slot was refused, none is asked for a while, and nothing given back"
+    waiting = "select lead_id from outbox where sent_at is null and dead_at is null"
+    due = f"{waiting} and leased_until is null and next_attempt_at <= now() and attempts = 0"
+    assert len(database.execute(due).fetchall()) == 12
+
+
 def test_postgres_is_left_alone_in_maintenance(
     platform: Platform, database: Any, wire: Wire
 ) -> None:

@@ -145,6 +145,18 @@ where lead_id = %(lead_id)s and kind = %(kind)s and attempts = %(attempt)s
   and sent_at is null and dead_at is null
 """
 
+# Claimed and not tried.
+RELEASE = """
+update outbox as o set next_attempt_at = %(now)s, leased_until = null, attempts = o.attempts - 1,
+  uncertain = claim.uncertain,
+  first_attempt_at = case when claim.uncertain then o.first_attempt_at end
+from unnest(
+  %(leads)s::uuid[], %(kinds)s::text[], %(attempts)s::integer[], %(uncertain)s::boolean[]
+) as claim (lead_id, kind, attempt, uncertain)
+where o.lead_id = claim.lead_id and o.kind = claim.kind and o.attempts = claim.attempt
+  and o.sent_at is null and o.dead_at is null
+"""
+
 MARK_DEAD = """
 update outbox set dead_at = %(now)s, leased_until = null, last_error = %(error)s,
   uncertain = %(uncertain)s
@@ -227,8 +239,7 @@ class Delivery:
         claimed = [ClaimedEmail(lead_id, 1, inserted_at, False, email) for email in emails]
         wait_s = self._rate_limit.reserve(self._clock(), len(claimed), own=True)
         if wait_s is None:
-            for mail in claimed:
-                self._release(mail)
+            self._release(claimed)
             return
         send_rate.sleep(wait_s)
         self.send(claimed, interval_s=self._rate_limit.interval_s)
@@ -242,8 +253,8 @@ class Delivery:
         try:
             for number, mail in enumerate(claimed):
                 if self.stats.pause_s:
-                    self._release(mail)
-                    continue
+                    self._release(claimed[number:])
+                    break
                 send_rate.sleep(interval_s if number else 0.0)
                 self._send_one(mail, sent)
         finally:
@@ -297,11 +308,16 @@ class Delivery:
         )
         self.stats.delayed += 1
 
-    def _release(self, mail: ClaimedEmail) -> None:
-        """Give back what was not tried."""
-        values = {"next": self._clock(), "error": None, "uncertain": mail.uncertain}
-        self._update(RESCHEDULE, mail, **values, attempts=mail.attempt - 1)
-        self.stats.delayed += 1
+    def _release(self, claimed: Sequence[ClaimedEmail]) -> None:
+        self.stats.delayed += len(claimed)
+        values = {
+            "now": self._clock(),
+            "leads": [mail.lead_id for mail in claimed],
+            "kinds": [mail.email.kind for mail in claimed],
+            "attempts": [mail.attempt for mail in claimed],
+            "uncertain": [mail.uncertain for mail in claimed],
+        }
+        self._run(lambda connection: connection.execute(RELEASE, values))
 
     def _handle_refusal(self, mail: ClaimedEmail, refusal: PermanentMailError) -> None:
         """An acknowledgement is refused for its visitor's address: no dead letter to look at."""

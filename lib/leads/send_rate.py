@@ -17,6 +17,7 @@ from lib.problems import DatabaseDown
 REQUESTS_PER_S = 2.0
 INTERVAL_MARGIN = 1.2  # network delays may bring two requests closer together
 MAX_WAIT = timedelta(seconds=4)  # with a longer wait, the e-mail is left to the next worker
+BACKLOG_HINT_S = 1.0
 
 # Reserves consecutive slots in one row. A `next_at` far ahead was written by a wrong clock.
 # own: the caller has the e-mails; else slots are reserved only while an e-mail is due.
@@ -53,6 +54,23 @@ on conflict (one) do update set held_for = excluded.held_for,
 """
 
 
+class _Backlog:
+    """Until when (time.monotonic), as far as this instance knows, no new e-mail gets a slot."""
+
+    ends_at = 0.0
+
+
+_backlog = _Backlog()
+
+
+def has_backlog() -> bool:
+    """Whether a lead's e-mails were refused a slot here within the last BACKLOG_HINT_S seconds.
+
+    Those of the next lead are left to the worker then, without a lease that is given back unused.
+    """
+    return time.monotonic() < _backlog.ends_at
+
+
 class RateLimit:
     """tolerated: what a statement may fail with at no e-mail's cost (`Database.all_errors`)."""
 
@@ -86,7 +104,11 @@ class RateLimit:
         except self._tolerated as error:
             log.write("mail_pace_unknown", "error", **log.exception_fields(error))
             return self.interval_s
-        return None if row is None else max(0.0, (row[0] - now).total_seconds())
+        if row is not None:
+            return max(0.0, float((row[0] - now).total_seconds()))
+        if own:
+            _backlog.ends_at = time.monotonic() + BACKLOG_HINT_S
+        return None
 
     def pause(self, now: datetime, pause_s: float, reason: str) -> None:
         """Stop all sending for pause_s seconds. Where that fails, each worker learns by itself."""

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from lib.interfaces import Services
-from lib.leads import admission, emails, queue, repository, spam
+from lib.leads import admission, emails, queue, repository, send_rate, spam
 from lib.leads.admission import IdempotencyRecord, RateLimits
 from lib.leads.emails import Email
 from lib.leads.lead import Lead, Recipients
@@ -146,8 +146,8 @@ def _insert(
         heed_maintenance=conditions.heed_maintenance,
     )
     insert = partial(
-        repository.insert, run, recipients=recipients, now=lead.created_at, deliver_now=True,
-        erasure_keys=(),
+        repository.insert, run, recipients=recipients, now=lead.created_at,
+        deliver_now=not send_rate.has_backlog(), erasure_keys=(),
     )  # fmt: skip
     inserted: InsertResult = insert(lead, terms=terms)
     if inserted.decision == "repeated_text":
