@@ -150,9 +150,9 @@ def _trips(
     caller.close()
     trips = {}
     for name in ("redis", "postgres", "mail"):
-        until = min(one[name][0] for one in tries)
+        before = min(one[name][0] for one in tries)
         in_all = sorted(sum(one[name]) for one in tries)[len(tries) // 2]
-        trips[name] = (until, in_all - until)
+        trips[name] = (before, in_all - before)
     return trips
 
 
