@@ -17,7 +17,9 @@ from dev.bootstrap import DATA, ROOT, heartbeat
 from dev.platform import postgres_binaries
 
 _BIN = Path(sys.executable).parent
-_MOST_WORKERS = 4
+_MOST_WORKERS = 6
+_WORKERS_A_CORE = 2  # tests wait for half of their time
+_RESULTS = f"--results={DATA / 'test-results.json'}"
 
 
 def main(arguments: list[str]) -> int:
@@ -33,7 +35,7 @@ def main(arguments: list[str]) -> int:
         return _check(_quick_arguments(for_pytest))
     if options.times:
         return _repeat(options.times, for_pytest)
-    return _run("Tests", _pytest(for_pytest)) if for_pytest else _check([])
+    return _run("Tests", _pytest(for_pytest)) if for_pytest else _check([_RESULTS])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,7 +115,7 @@ def _check(selected: Sequence[str]) -> int:
 
 def _repeat(times: int, for_pytest: Sequence[str]) -> int:
     """Run pytest so many times, each shown as a line; what failed is shown whole."""
-    command = [*_pytest(for_pytest or _spread()), "-q"]
+    command = [*_pytest(for_pytest or [*_spread(), _RESULTS]), "-q"]
     failures = 0
     for number in range(1, times + 1):
         started = time.monotonic()
@@ -151,7 +153,7 @@ def _pytest(arguments: Sequence[str]) -> list[str]:
 
 def _spread() -> list[str]:
     """Whole files to each core, in the order of tests/conftest.py: the long ones first."""
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    workers = min((os.cpu_count() or 1) * _WORKERS_A_CORE, _MOST_WORKERS)
     return ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
