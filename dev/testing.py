@@ -17,6 +17,7 @@ from dev.bootstrap import DATA, ROOT, heartbeat
 from dev.platform import postgres_binaries
 
 _BIN = Path(sys.executable).parent
+_BYTECODE = DATA / "bytecode"
 _MOST_WORKERS = 6
 _WORKERS_A_CORE = 2  # tests wait for half of their time
 _RESULTS = f"--results={DATA / 'test-results.json'}"
@@ -99,6 +100,7 @@ def _check(selected: Sequence[str]) -> int:
         text=True,
     )
     try:
+        _rewrite_tests()
         if _run("Tests, and types beside them", _pytest([*_spread(), *selected])) != 0:
             failed.append("Tests")
         print("\n== Types ==", flush=True)
@@ -142,7 +144,7 @@ def _repeat(times: int, for_pytest: Sequence[str]) -> int:
 
 def _environment() -> dict[str, str]:
     """Bytecode is kept in .dev: pytest's rewriting of 90 files takes each worker 10 s."""
-    environ = {**os.environ, "PYTHONPYCACHEPREFIX": str(DATA / "bytecode")}
+    environ = {**os.environ, "PYTHONPYCACHEPREFIX": str(_BYTECODE)}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     return environ
 
@@ -155,6 +157,29 @@ def _spread() -> list[str]:
     """Whole files to each core, in the order of tests/conftest.py: the long ones first."""
     workers = min((os.cpu_count() or 1) * _WORKERS_A_CORE, _MOST_WORKERS)
     return ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+
+
+def _rewrite_tests() -> None:
+    """Make the bytecode of a fresh clone's tests, a share on each core.
+
+    Otherwise every worker would rewrite all of them, which takes it 15 s of a core.
+    """
+    if _BYTECODE.exists():
+        return
+    files = sorted(str(file) for file in (ROOT / "tests").rglob("test_*.py"))
+    cores = os.cpu_count() or 1
+    quiet = subprocess.DEVNULL
+    shares = [
+        # What fails here fails in the run too, and is shown there.
+        subprocess.Popen(
+            _pytest(["--collect-only", "-q", *files[core::cores]]),
+            cwd=ROOT, env=_environment(), stdout=quiet, stderr=quiet,
+        )
+        for core in range(cores)
+    ]  # fmt: skip
+    with heartbeat("rewriting the tests' assertions"):
+        for share in shares:
+            share.wait()
 
 
 def _run(title: str, command: list[str]) -> int:
