@@ -17,7 +17,10 @@ from dev.bootstrap import DATA, ROOT, heartbeat
 from dev.platform import postgres_binaries
 
 _BIN = Path(sys.executable).parent
-_MOST_WORKERS = 4
+_BYTECODE = DATA / "bytecode"
+_MOST_WORKERS = 6
+_WORKERS_A_CORE = 2  # tests wait for half of their time
+_RESULTS = f"--results={DATA / 'test-results.json'}"
 
 
 def main(arguments: list[str]) -> int:
@@ -33,7 +36,7 @@ def main(arguments: list[str]) -> int:
         return _check(_quick_arguments(for_pytest))
     if options.times:
         return _repeat(options.times, for_pytest)
-    return _run("Tests", _pytest(for_pytest)) if for_pytest else _check([])
+    return _run("Tests", _pytest(for_pytest)) if for_pytest else _check([_RESULTS])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,6 +100,7 @@ def _check(selected: Sequence[str]) -> int:
         text=True,
     )
     try:
+        _rewrite_tests()
         if _run("Tests, and types beside them", _pytest([*_spread(), *selected])) != 0:
             failed.append("Tests")
         print("\n== Types ==", flush=True)
@@ -113,7 +117,7 @@ def _check(selected: Sequence[str]) -> int:
 
 def _repeat(times: int, for_pytest: Sequence[str]) -> int:
     """Run pytest so many times, each shown as a line; what failed is shown whole."""
-    command = [*_pytest(for_pytest or _spread()), "-q"]
+    command = [*_pytest(for_pytest or [*_spread(), _RESULTS]), "-q"]
     failures = 0
     for number in range(1, times + 1):
         started = time.monotonic()
@@ -140,7 +144,7 @@ def _repeat(times: int, for_pytest: Sequence[str]) -> int:
 
 def _environment() -> dict[str, str]:
     """Bytecode is kept in .dev: pytest's rewriting of 90 files takes each worker 10 s."""
-    environ = {**os.environ, "PYTHONPYCACHEPREFIX": str(DATA / "bytecode")}
+    environ = {**os.environ, "PYTHONPYCACHEPREFIX": str(_BYTECODE)}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     return environ
 
@@ -151,8 +155,31 @@ def _pytest(arguments: Sequence[str]) -> list[str]:
 
 def _spread() -> list[str]:
     """Whole files to each core, in the order of tests/conftest.py: the long ones first."""
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    workers = min((os.cpu_count() or 1) * _WORKERS_A_CORE, _MOST_WORKERS)
     return ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+
+
+def _rewrite_tests() -> None:
+    """Make the bytecode of a fresh clone's tests, a share on each core.
+
+    Otherwise every worker would rewrite all of them, which takes it 15 s of a core.
+    """
+    if _BYTECODE.exists():
+        return
+    files = sorted(str(file) for file in (ROOT / "tests").rglob("test_*.py"))
+    cores = os.cpu_count() or 1
+    quiet = subprocess.DEVNULL
+    shares = [
+        # What fails here fails in the run too, and is shown there.
+        subprocess.Popen(
+            _pytest(["--collect-only", "-q", *files[core::cores]]),
+            cwd=ROOT, env=_environment(), stdout=quiet, stderr=quiet,
+        )
+        for core in range(cores)
+    ]  # fmt: skip
+    with heartbeat("rewriting the tests' assertions"):
+        for share in shares:
+            share.wait()
 
 
 def _run(title: str, command: list[str]) -> int:

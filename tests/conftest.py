@@ -22,11 +22,13 @@ from _pytest import runner
 from httpx import _config as httpx_config
 from httpx._transports import default as httpx_transports
 from psycopg.rows import DictRow, dict_row
+from xdist.scheduler import LoadFileScheduling
 
 from dev.build import vercel_build
 from dev.faults.test_site import empty_tables
 from dev.platform import postgres_binaries
 from dev.platform.local_platform import Platform
+from tests.fix_results import Results
 
 # The certificates of a client are read once: that takes 50 ms, and a test makes many clients.
 setattr(httpx_transports, "create_ssl_context", functools.cache(httpx.create_ssl_context))  # noqa: B010
@@ -81,15 +83,22 @@ SLOW_FILES = (
 )
 """Files that take longest, longest first: they are begun first, or one worker waits for them."""
 
+SHARED_OUT = ("tests/ops/test_rotation.py",)
+"""Files too long for one worker, whose tests share no fixture of the file: any worker takes any."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="without what needs a platform")
+    parser.addoption("--results", metavar="FILE", help="write what became of each test there")
     parser.addoption(
         "--changed", action="append", default=[], help="with --quick: a file whose tests run too"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    file = config.getoption("results")
+    if file and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Results(Path(file)))
     # An example is not too slow because the machine is busy with something else.
     hypothesis.settings.register_profile("any_machine", deadline=None)
     hypothesis.settings.load_profile("any_machine")
@@ -108,6 +117,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test that names a fixture nobody has cannot start: then it runs alone, and fails at once.
+
+    An exception here would end the workers of xdist without a word about the test.
+    """
+    if broken := [item for item in items if missing_fixtures(item)]:
+        items[:] = broken
+        return
     order = {name: number for number, name in enumerate(SLOW_FILES)}
     items.sort(key=lambda item: order.get(_file(item).removeprefix("tests/"), len(order)))
     if not config.getoption("quick"):
@@ -118,6 +134,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in set(left_out)]
 
 
+def missing_fixtures(item: pytest.Item) -> set[str]:
+    """Fixtures that a test or one of its fixtures asks for, and that are nowhere."""
+    info = getattr(item, "_fixtureinfo", None)
+    if info is None:
+        return set()
+    return set(info.names_closure) - set(info.name2fixturedefs) - {"request"}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "ByFile | None":
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+class ByFile(LoadFileScheduling):  # type: ignore[misc]
+    """Whole files to each worker, each PostgreSQL's tests of it apart, and single tests of some."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if file in SHARED_OUT:
+            return nodeid
+        return f"{file} pg15" if "pg15" in nodeid else file
+
+
 def is_quick(item: pytest.Item) -> bool:
     """Whether a test asks for no server and is not marked `slow`."""
     fixtures = set(getattr(item, "fixturenames", ()))
@@ -125,7 +164,7 @@ def is_quick(item: pytest.Item) -> bool:
 
 
 def _file(item: pytest.Item) -> str:
-    return item.path.relative_to(ROOT).as_posix()
+    return item.nodeid.partition("::")[0]
 
 
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:

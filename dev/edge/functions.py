@@ -19,7 +19,8 @@ WATCHED = ("api", "lib", "vercel.json")
 class Pool:
     """At most one current process per function of the tree at `root`.
 
-    environ() is asked at every start; max_duration_s(entrypoint) gives its limit.
+    environ() is asked at every start; max_duration_s(entrypoint) gives its limit; forks: see
+    runtime.start_source.
     """
 
     def __init__(
@@ -28,8 +29,11 @@ class Pool:
         environ: Callable[[], Mapping[str, str]],
         max_duration_s: Callable[[str], float],
         log: LogBuffer,
+        *,
+        forks: bool = False,
     ) -> None:
         self._root = root
+        self._forks = forks
         self._environ = environ
         self._max_duration_s = max_duration_s
         self._log = log
@@ -59,7 +63,9 @@ class Pool:
     def start(self, entrypoint: str, environ: Mapping[str, str]) -> Function:
         """A process of its own, outside the pool: its caller closes it."""
         limit = self._max_duration_s(entrypoint)
-        function = runtime.start_source(self._root, entrypoint, environ, self._log, limit)
+        function = runtime.start_source(
+            self._root, entrypoint, environ, self._log, limit, forks=self._forks
+        )
         with self._lock:
             self._started = [*(old for old in self._started if old.alive), function]
         return function

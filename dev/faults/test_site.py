@@ -145,7 +145,10 @@ class SiteUnderTest:
         routes = RoutesFile(self.root / "vercel.json")
         self._pools = [
             _close_with(
-                parts, Pool(self.root, lambda: self.environment, routes.max_duration_s, self.log)
+                parts,
+                Pool(
+                    self.root, lambda: self.environment, routes.max_duration_s, self.log, forks=True
+                ),
             )
             for _ in range(self._instances)
         ]

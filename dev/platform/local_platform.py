@@ -193,7 +193,8 @@ class Platform:
         self._routes = router.RoutesFile(self.root / "vercel.json")
         self._start_databases(parts)
         self._start_fake_vendors(parts)
-        self._pool = Pool(self.root, self._environ, self._routes.max_duration_s, self._log)
+        limits = self._routes.max_duration_s
+        self._pool = Pool(self.root, self._environ, limits, self._log, forks=not self._durable)
         parts.callback(self._pool.close)
         handler = router.Router(self.root, self._routes, self._pool, self._log, self._site)
         self._server = Server(handler, self._port, max_body_bytes=_LIMIT)

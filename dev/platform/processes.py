@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO, Protocol
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 
@@ -44,7 +45,20 @@ def spawn(
     ).result()
 
 
-def stop(process: subprocess.Popen[bytes], how: signal.Signals, timeout_s: float = 10) -> None:
+class Process(Protocol):
+    """What Popen has, and a process of dev/edge/forked.py too."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def stdout(self) -> IO[bytes] | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def kill(self) -> None: ...
+
+
+def stop(process: Process, how: signal.Signals, timeout_s: float = 10) -> None:
     """Ask a process to end and wait; kill it when it has not within `timeout_s`."""
     if process.poll() is None:
         process.send_signal(how)
