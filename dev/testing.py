@@ -100,6 +100,7 @@ def _check(selected: Sequence[str]) -> int:
         text=True,
     )
     try:
+        _compile_functions()
         _rewrite_tests()
         if _run("Tests, and types beside them", _pytest([*_spread(), *selected])) != 0:
             failed.append("Tests")
@@ -157,6 +158,16 @@ def _spread() -> list[str]:
     """Whole files to each core, in the order of tests/conftest.py: the long ones first."""
     workers = min((os.cpu_count() or 1) * _WORKERS_A_CORE, _MOST_WORKERS)
     return ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+
+
+def _compile_functions() -> None:
+    """Leave bytecode beside what functions run, as none of them writes any: 0.1 s of each start.
+
+    It is taken for a source of the same content alone, so no edit is hidden.
+    """
+    environ = {name: text for name, text in os.environ.items() if name != "PYTHONPYCACHEPREFIX"}
+    command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash"]
+    subprocess.run([*command, "api", "lib"], cwd=ROOT, env=environ, check=False)
 
 
 def _rewrite_tests() -> None:
