@@ -1,7 +1,8 @@
 """`python3 -m dev test`: lint, format, types, tests. With pytest's arguments: pytest alone.
 
-Types are checked beside the tests. Files of tests are shared out among the cores, with a platform
-for each: a test may not count on what another file left.
+Types are checked beside the tests. Files of tests are shared out among two workers a core, with a
+platform for each: a test may not count on what another file left. A whole run leaves the outcome of
+every test in .dev/test-results.json, for `ops evidence`.
 """
 
 import argparse
@@ -155,7 +156,7 @@ def _pytest(arguments: Sequence[str]) -> list[str]:
 
 
 def _spread() -> list[str]:
-    """Whole files to each core, in the order of tests/conftest.py: the long ones first."""
+    """Whole files to each worker, in the order of tests/conftest.py: the long ones first."""
     workers = min((os.cpu_count() or 1) * _WORKERS_A_CORE, _MOST_WORKERS)
     return ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
 
@@ -207,7 +208,9 @@ def _quick_arguments(for_pytest: Sequence[str]) -> list[str]:
     names = ", ".join(chosen) or "none"
     print(f"Quick: the tests that need no platform, and those of changed files ({names}).")
     print("Left out: every other test. `python3 -m dev test` runs them all.", flush=True)
-    return ["--quick", *(f"--changed={name}" for name in chosen), *for_pytest]
+    # These wait for nothing, so a worker a core is enough; the last -n counts.
+    workers = str(os.cpu_count() or 1)
+    return ["-n", workers, "--quick", *(f"--changed={name}" for name in chosen), *for_pytest]
 
 
 def _changed() -> set[str]:
