@@ -38,7 +38,9 @@ def copy(root: Path, target: Path, changes: Iterable[Patch] = ()) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "node_modules")
     for name in _FOLDERS:
         if (root / name).is_dir():
-            shutil.copytree(root / name, target / name, ignore=ignored)
+            # Functions write no bytecode: theirs comes along; what is changed has none that fits.
+            ignores = None if name in ("api", "lib") else ignored
+            shutil.copytree(root / name, target / name, ignore=ignores)
     for name in _FILES:
         if (root / name).is_file():
             shutil.copy2(root / name, target / name)

@@ -24,6 +24,7 @@ PRELOADED = (
     *("ipaddress", "unicodedata", "ssl", "decimal", "traceback", "ast", "zlib", "shutil"),
     *("typing_extensions", "werkzeug", "werkzeug.wrappers", "pydantic_core"),
     *("psycopg", "psycopg.rows", "psycopg.types.json", "nacl.bindings"),
+    *("certifi", "h11", "httpcore", "httpx", "upstash_redis", "upstash_redis.http"),
 )
 MOST_BYTES = 1 << 20
 
@@ -54,13 +55,14 @@ def main() -> dict[str, object] | None:
         message, descriptors, _flags, _address = socket.recv_fds(owner, MOST_BYTES, 1)
         if not message:
             return None
+        ours = os.getpid()
         pid = os.fork()
         if pid == 0:
             selector.close()
             for end in (owner, woken, waking):
                 end.detach()
             job: dict[str, object] = json.loads(message)
-            _become(job, descriptors[0])
+            _become(job, descriptors[0], ours)
             return job
         os.close(descriptors[0])
         owner.send(json.dumps({"started": pid}).encode())
@@ -78,12 +80,14 @@ def _report_ended(owner: socket.socket) -> None:
         owner.send(json.dumps(ended).encode())
 
 
-def _become(job: dict[str, object], output: int) -> None:
+def _become(job: dict[str, object], output: int, parent: int) -> None:
     """What exec leaves to a new program: one output, no other file, its own environment."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(1)  # it died before it was tied to
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - pathlib is no part of a function
         os.dup2(nothing.fileno(), 0)
     for descriptor in (1, 2):
