@@ -19,7 +19,6 @@ from lib import maintenance
 from lib.leads import queue
 from lib.maintenance import MaintenanceWindow
 from lib.problems import DatabaseDown
-from lib.services import Services
 from ops import command, steps
 from ops.command import Args, Failed
 from ops.incidents import notes
@@ -29,6 +28,7 @@ from ops.products import cache_invalidation
 from ops.progress import Waiting
 from ops.recovery import after_load, backup, load, manifest, postgres
 from ops.recovery.backup_sources import BackupSource
+from ops.settings import OperatorServices
 from ops.steps import Outcome, Step
 from ops.vendors import supabase
 
@@ -53,7 +53,9 @@ class ConfirmationRequired(Exception):
 class Restore:
     """One restore; `state` is the file's content."""
 
-    def __init__(self, services: Services, args: Args, file: Path, state: dict[str, Any]) -> None:
+    def __init__(
+        self, services: OperatorServices, args: Args, file: Path, state: dict[str, Any]
+    ) -> None:
         self._services, self._args, self._file, self._state = services, args, file, state
         settings = services.settings
         self._dsn = settings.database_direct_url
