@@ -283,14 +283,14 @@ def is_reminder_due(incident: Incident, now: datetime) -> bool:
     return is_waiting and incident.remind_at is not None and incident.remind_at <= now
 
 
-def mark_notified(current: Incident, sent: Incident, now: datetime) -> Incident:
-    """sent: as Slack shows it now; `current` may have changed since."""
+def mark_notified(current: Incident, shown: Incident, now: datetime) -> Incident:
+    """shown: as Slack shows it now; `current` may have changed since."""
     return replace(
         current,
-        told=max(current.told, sent.version),
-        slack_channel=sent.slack_channel,
-        slack_ts=sent.slack_ts,
-        tell_at=now if current.version > sent.version else current.tell_at,
+        told=max(current.told, shown.version),
+        slack_channel=shown.slack_channel,
+        slack_ts=shown.slack_ts,
+        tell_at=now if current.version > shown.version else current.tell_at,
     )
 
 

@@ -176,7 +176,7 @@ def _enqueue(
         admitted = decide(queued, sealed, max_repeats=max_repeats, heed_earlier=heed_earlier)
         record = admitted.record
         if admitted.decision == "queued":
-            queue.confirm(pipeline, services.cipher, queued, sealed, admitted.found)
+            queue.confirm(pipeline, services.cipher, queued, sealed, admitted.queued_copy)
             _queue_hint.may_hold_leads = True
             return PersistedLead(queued, "queued")
         if admitted.decision == "rate_limited":
@@ -216,12 +216,12 @@ def _find_in_redis(services: Services, lead: Lead) -> tuple[Lead, PersistedLead 
 
     Raises CacheDown, NotConfigured.
     """
-    known = admission.find_record(services.cache.pipeline, lead)
-    if known is None or known.record is None:
+    earlier = admission.find_record(services.cache.pipeline, lead)
+    if earlier is None or earlier.record is None:
         return lead, None
-    if known.decision == "duplicate":
-        return lead, _as_duplicate(lead, known.record)
-    return lead._replace(id=known.record.id, ref=known.record.ref), None
+    if earlier.decision == "duplicate":
+        return lead, _as_duplicate(lead, earlier.record)
+    return lead._replace(id=earlier.record.id, ref=earlier.record.ref), None
 
 
 def _mail(

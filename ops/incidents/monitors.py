@@ -164,4 +164,4 @@ def _print_step(step: Step, outcome: str) -> None:
     sign, meaning = ACTION_LABELS[step.action]
     print(f"{sign} {step.name}: {meaning}{outcome}")
     for change in step.differences:
-        print(f"    {change.field}: {change.current!r} -> {change.wanted!r}")
+        print(f"    {change.field}: {change.current!r} -> {change.desired!r}")

@@ -41,8 +41,8 @@ class MaintenanceStatus:
             return self.deployed_mode
         if self.window is not None:
             return self.window.mode
-        known = self.is_off or self.deployed_mode.startswith(MISSPELT_PREFIX)
-        return "off" if known and self.window_mode == "off" else "unknown"
+        is_known_off = self.is_off or self.deployed_mode.startswith(MISSPELT_PREFIX)
+        return "off" if is_known_off and self.window_mode == "off" else "unknown"
 
     @property
     def is_off(self) -> bool:

@@ -57,8 +57,8 @@ def parse_key_name(name: str) -> str:
               file=sys.stderr)  # fmt: skip
         name = current
     if name not in inventory.BY_NAME:
-        known = ", ".join(sorted(inventory.BY_NAME))
-        raise click.BadParameter(f"there is no key {name}; there are {known}")
+        names = ", ".join(sorted(inventory.BY_NAME))
+        raise click.BadParameter(f"there is no key {name}; there are {names}")
     return name
 
 

@@ -38,8 +38,8 @@ def take_backup(services: OperatorServices, args: Args) -> int:
     if args.dry_run:
         facts: dict[str, Any] = backup.plan(dsn, folder)
     else:
-        taken = backup.take(dsn, folder, keys, quiet=args.json)
-        facts = {"taken_at": taken.taken_at, **taken.as_dict()}
+        archive = backup.take(dsn, folder, keys, quiet=args.json)
+        facts = {"taken_at": archive.taken_at, **archive.as_dict()}
     backups, _ = manifest.list_backups(folder, keys)
     expired = backup.expired(backups, datetime.now(UTC), args.keep_days)
     names = [old.name for old in expired]
@@ -47,7 +47,7 @@ def take_backup(services: OperatorServices, args: Args) -> int:
         return _print_facts(args, facts | {"would_remove": names}, "dry run: nothing was written")
     for old in expired:
         backup.remove(folder, old)
-    return _print_facts(args, facts | {"removed": names}, f"recorded; {folder / taken.name}")
+    return _print_facts(args, facts | {"removed": names}, f"recorded; {folder / archive.name}")
 
 
 @command.root.command("backups", examples=("python3 -m ops backups --record",), dry_run=True)
