@@ -16,14 +16,12 @@ here may delay or refuse a lead.
 
 import json
 import time
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 KEY = "maintenance"
 MODES = ("intake", "read_only")
 MAX_AGE_S = 5.0
-MAX_DURATION = timedelta(hours=24)
 BYPASS_HEADER = "X-Maintenance-Bypass"
 
 
@@ -55,41 +53,6 @@ def parse_window(text: object, now: datetime) -> MaintenanceWindow | None:
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
     return window if window.mode in MODES and until > now else None
-
-
-def open_window(execute: Callable[..., object], window: MaintenanceWindow, now: datetime) -> None:
-    """Open a window, which ends at `until` whatever happens. Raises CacheDown, ValueError."""
-    if window.mode not in MODES:
-        raise ValueError("no such mode")
-    if window.until is None or not now < window.until <= now + MAX_DURATION:
-        raise ValueError("a window ends, within a day")
-    seconds = int((window.until - now).total_seconds()) + 1
-    document = {key: str(value) for key, value in window._asdict().items()}
-    execute("SET", KEY, json.dumps(document), "EX", seconds)
-
-
-def close_window(execute: Callable[..., object]) -> bool:
-    """Close the window; whether there was one. Raises CacheDown."""
-    return bool(execute("DEL", KEY))
-
-
-OPEN_IN_POSTGRES = """
-insert into maintenance_window (mode, until) values (%(mode)s, %(until)s)
-on conflict (one) do update set mode = excluded.mode, until = excluded.until
-"""
-
-CLOSE_IN_POSTGRES = "delete from maintenance_window"
-
-
-def open_in_postgres(run: Callable[..., object], window: MaintenanceWindow) -> None:
-    """Close Postgres to visitors' leads until the window ends. Raises DatabaseDown."""
-    values = {"mode": window.mode, "until": window.until}
-    run(lambda connection: connection.execute(OPEN_IN_POSTGRES, values) and None)
-
-
-def close_in_postgres(run: Callable[..., object]) -> None:
-    """Let Postgres take leads again. Raises DatabaseDown."""
-    run(lambda connection: connection.execute(CLOSE_IN_POSTGRES) and None)
 
 
 class WindowCache:

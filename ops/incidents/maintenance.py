@@ -14,7 +14,7 @@ from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.settings import parse_maintenance_mode
 from ops import command, connections
 from ops.command import Args
-from ops.incidents import notes, site_mode
+from ops.incidents import maintenance_window, notes, site_mode
 from ops.settings import OperatorServices
 from ops.vendors import redeployment
 from ops.vendors.http import ApiError
@@ -29,7 +29,7 @@ def parse_duration(text: str) -> timedelta:
     if not match:
         raise click.BadParameter("a length is written 30m or 2h")
     duration = timedelta(minutes=int(match[1]) * (60 if match[2] == "h" else 1))
-    if not timedelta() < duration <= maintenance.MAX_DURATION:
+    if not timedelta() < duration <= maintenance_window.MAX_DURATION:
         raise click.BadParameter("the length must be above 0 and at most 24h")
     return duration
 
@@ -57,10 +57,10 @@ def switch_on(services: OperatorServices, args: Args) -> int:
     window = MaintenanceWindow(args.mode, now, now + args.length, args.reason, args.by)
     if not args.dry_run:
         try:
-            maintenance.open_window(services.cache.execute, window, now)
+            maintenance_window.open_in_redis(services.cache.execute, window, now)
         except CacheDown as error:
             return _deploy_instead(services, args, error)
-        _tell_postgres(services, lambda run: maintenance.open_in_postgres(run, window))
+        _tell_postgres(services, lambda run: maintenance_window.open_in_postgres(run, window))
         _note_on_incidents(services, "on", window)
     _print_window(args, window, "would be" if args.dry_run else "is")
     return 0
@@ -89,8 +89,12 @@ def switch_off(services: OperatorServices, args: Args) -> int:
         services.cache.execute("GET", maintenance.KEY), datetime.now(UTC)
     )
     if not args.dry_run:
-        _tell_postgres(services, maintenance.close_in_postgres)
-    if not args.dry_run and maintenance.close_window(services.cache.execute) and was is not None:
+        _tell_postgres(services, maintenance_window.close_in_postgres)
+    if (
+        not args.dry_run
+        and maintenance_window.close_in_redis(services.cache.execute)
+        and was is not None
+    ):
         _note_on_incidents(services, "off", was)
     ended = "would be" if args.dry_run else "is"
     if args.json:
