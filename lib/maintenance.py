@@ -5,13 +5,13 @@
 | intake | taken, queued, 202 | copies | wait | nobody |
 | read_only | taken, queued, 202 | as always | wait | readers |
 
-Postgres has a copy of the window, which its own statement heeds (accept_lead): no lead is written
-there while intake is closed, by whatever instance, and no trip is needed to know. Where Postgres
-could not be told, an instance knows from Redis, after its first answer.
+Postgres has a copy of the window, which accept_lead checks: no instance writes a lead there in
+maintenance, and none needs a trip to know. Where Postgres has no copy (ops could not write it), an
+instance reads the window from Redis after its first answer.
 
-The variable MAINTENANCE_MODE holds for a whole deployment and comes first; a window in Redis works
-within seconds and always ends by itself. Redis down: the last reading holds, until its end. Nothing
-here may delay or refuse a lead.
+The variable MAINTENANCE_MODE holds for a whole deployment and comes first; a window in Redis takes
+effect within seconds and always ends by itself. Redis down: the last reading holds, until its end.
+The rule a newcomer would break: nothing here may delay or refuse a lead.
 """
 
 import json
@@ -41,7 +41,7 @@ class MaintenanceWindow(NamedTuple):
 
 
 def parse_window(text: object, now: datetime) -> MaintenanceWindow | None:
-    """The window in Redis' value; None when there is none, it is over, or it makes no sense."""
+    """The window in Redis' value; None when there is none, it is over, or it cannot be parsed."""
     if not isinstance(text, str) or not text:
         return None
     try:

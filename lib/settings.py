@@ -256,7 +256,7 @@ class Settings:
     maintenance_mode = Setting(
         parse_maintenance_mode,
         "Maintenance from this deployment on: off, on (= intake), intake, read_only; another word "
-        "is refused at build, and rings at run time. The instant switch is `ops maintenance`.",
+        "is refused at build, and alerts at run time. The instant switch is `ops maintenance`.",
         "off",
     )
     maintenance_bypass_token = Setting(
@@ -293,7 +293,7 @@ class Settings:
     alerts_mail_to = Setting(
         comma_list,
         "Operators' mailboxes, separated by commas: they get every Sev1 while Slack cannot be "
-        "told. Empty: Sentry alone does.",
+        "reached. Empty: Sentry alone does.",
         "",
     )
     slack_api_url = Setting(http_url, "Slack's API.", "https://slack.com/api")

@@ -280,7 +280,7 @@ def _days_off() -> dict[str, Any]:
 
 
 def is_due(incident: Incident, now: datetime) -> bool:
-    """Whether Slack is behind, and may hear of it now."""
+    """Whether Slack shows an older version, and the next attempt to notify is due."""
     return incident.told < incident.version and incident.tell_at <= now
 
 

@@ -1,6 +1,6 @@
 """Which facts break which rule: the handbook's thresholds, and ours, as a table.
 
-Sev1 wakes somebody, Sev2 waits for the next working morning. Rates of requests are judged in
+Sev1 notifies at once, Sev2 waits for the next working morning. Rates of requests are judged in
 traffic.py.
 """
 

@@ -104,7 +104,7 @@ def decide(
     max_repeats: int | None,
     heed_earlier: bool = True,
 ) -> Admission:
-    """Queue a lead if it may come in. Raises CacheDown, for an answer that makes no sense too.
+    """Queue a lead if it is accepted. Raises CacheDown, for an unreadable answer too.
 
     sealed: the lead, and the lead for review. request: a name that no other request has.
     """

@@ -1,7 +1,7 @@
 """Accepts a lead: stores it in the first store that takes it, and records it after the answer.
 
 Postgres; else the sealed queue in Redis; else a mail to sales that carries the lead; else the
-caller is told that it is stored nowhere. Each store decides itself whether the lead is let in
+caller learns that it is stored nowhere. Each store decides itself whether it accepts the lead
 (`accept_lead` in Postgres, lib/leads/admission.py in Redis). Any error of a store sends the lead to
 the next one, an error of our own included: what Postgres refuses for a renamed column is a lead all
 the same. The rule a newcomer would break: no lead is left to a mail, or refused, before every store
