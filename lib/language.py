@@ -25,7 +25,7 @@ def best_locale(header: str, default: str = LOCALES[0]) -> str:
 
     A q of 0 refuses a language, which then neither `*` nor the default is.
     """
-    wanted: list[tuple[float, str]] = []
+    accepted: list[tuple[float, str]] = []
     refused: set[str] = set()
     for entry in header.split(","):
         tag, *parameters = (part.strip().lower() for part in entry.split(";"))
@@ -36,13 +36,13 @@ def best_locale(header: str, default: str = LOCALES[0]) -> str:
         if quality == 0:
             refused.add(locale)
         else:
-            wanted.append((quality, locale))
+            accepted.append((quality, locale))
     # A language asked for by one of its regions is not refused by another.
-    refused -= {locale for _, locale in wanted}
+    refused -= {locale for _, locale in accepted}
     if default in refused:
         default = next((locale for locale in LOCALES if locale not in refused), default)
     # max keeps the first of equals.
-    _, best = max(wanted, key=lambda entry: entry[0], default=(0, "*"))
+    _, best = max(accepted, key=lambda entry: entry[0], default=(0, "*"))
     return default if best == "*" else best
 
 

@@ -70,15 +70,15 @@ def quantile(counts: BucketCounts, share: float) -> tuple[float, int, int] | Non
     n = sum(counts.values())
     if n == 0:
         return None
-    wanted = max(1.0, share * n)
+    rank = max(1.0, share * n)
     numbers = sorted(counts)
     below = 0
     totals = accumulate(counts[number] for number in numbers)
     for number, reached in zip(numbers, totals, strict=True):
-        if reached >= wanted:
+        if reached >= rank:
             low = BUCKET_EDGES_MS[number - 1] if number else 0
             high = BUCKET_EDGES_MS[min(number, len(BUCKET_EDGES_MS) - 1)]
-            return low + (high - low) * (wanted - below) / (reached - below), low, high
+            return low + (high - low) * (rank - below) / (reached - below), low, high
         below = reached
     raise ValueError("fewer requests than that")
 

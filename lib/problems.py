@@ -176,7 +176,7 @@ class DatabaseDown(Exception):
 
 
 class CacheDown(Exception):
-    """Redis refused, stayed silent past its deadline, or its response makes no sense."""
+    """Redis refused, stayed silent past its deadline, or its response cannot be parsed."""
 
 
 class TurnstileDown(Exception):

@@ -157,24 +157,6 @@ class Settings:
         "port 6543). Add sslmode=require where the server is not local.",
         secret=True,
     )
-    database_direct_url = Setting(
-        postgres_url,
-        "Postgres for backup and restore, as the tables' owner: a direct or session connection "
-        "(Supabase: port 5432), never the transaction pooler. Operators only.",
-        secret=True,
-    )
-    backup_encryption_key = Setting(
-        encryption_keys,
-        "Seals our own backups: 32 bytes as URL-safe base64, kept where the backups are not. "
-        "Several separated by commas: the first seals, all open. Operators only.",
-        secret=True,
-    )
-    backup_directory = Setting(str, "The folder our own backups are kept in, off this machine.")
-    supabase_access_token = Setting(
-        str, "Supabase's management API: an access token. Operators only.", secret=True
-    )
-    supabase_project_ref = Setting(str, "The project's reference at Supabase.")
-    supabase_api_url = Setting(http_url, "Supabase's management API.", "https://api.supabase.com")
     upstash_redis_rest_url = Setting(http_url, "Redis: Upstash's REST address.")
     upstash_redis_rest_token = Setting(str, "Redis: Upstash's REST token.", secret=True)
     leads_encryption_key = Setting(
@@ -274,7 +256,7 @@ class Settings:
     maintenance_mode = Setting(
         parse_maintenance_mode,
         "Maintenance from this deployment on: off, on (= intake), intake, read_only; another word "
-        "is refused at build, and rings at run time. The instant switch is `ops maintenance`.",
+        "is refused at build, and alerts at run time. The instant switch is `ops maintenance`.",
         "off",
     )
     maintenance_bypass_token = Setting(
@@ -297,29 +279,6 @@ class Settings:
         "",
         secret=True,
     )
-    vercel_api_token = Setting(
-        str,
-        "Vercel's API token: an import of products purges the CDN. Empty: it expires by itself.",
-        "",
-        secret=True,
-    )
-    vercel_api_url = Setting(http_url, "Vercel's API.", "https://api.vercel.com")
-    vercel_project_id = Setting(str, "The project's id or name; set by Vercel in functions.", "")
-    vercel_team_id = Setting(str, "The team's id, where the project is a team's.", "")
-    supabase_url = Setting(http_url, "The project's own address at Supabase. Operators only.", "")
-    supabase_secret_key = Setting(
-        str,
-        "Supabase's secret key (sb_secret_…), for tools beside the functions, which use Postgres.",
-        "",
-        secret=True,
-    )
-    resend_admin_key = Setting(
-        str, "Resend's key with full access: makes and deletes others. Operators only.", secret=True
-    )
-    upstash_api_url = Setting(http_url, "Upstash's developer API.", "https://api.upstash.com")
-    upstash_email = Setting(str, "The account of UPSTASH_API_KEY. Operators only.")
-    upstash_api_key = Setting(str, "Upstash's developer API key. Operators only.", secret=True)
-    upstash_database_id = Setting(str, "The Redis database's id at Upstash. Operators only.")
     slack_bot_token = Setting(
         str,
         "Slack's bot token (chat:write, channels:history; groups:history in a private channel); "
@@ -334,7 +293,7 @@ class Settings:
     alerts_mail_to = Setting(
         comma_list,
         "Operators' mailboxes, separated by commas: they get every Sev1 while Slack cannot be "
-        "told. Empty: Sentry alone does.",
+        "reached. Empty: Sentry alone does.",
         "",
     )
     slack_api_url = Setting(http_url, "Slack's API.", "https://slack.com/api")
@@ -345,10 +304,6 @@ class Settings:
     canary_every_minutes = Setting(
         positive_int, "How often the watch sends a synthetic lead through the whole path.", "30"
     )
-    uptimerobot_api_key = Setting(
-        str, "UptimeRobot's account API key, for `ops monitors`; functions need none.", secret=True
-    )
-    uptimerobot_api_url = Setting(http_url, "UptimeRobot's API.", "https://api.uptimerobot.com/v3")
     sentry_dsn = Setting(str, "Sentry's DSN; empty: errors go to the log alone.", "", secret=True)
     vercel_env = Setting(str, "Set by Vercel: production, preview or development.", "development")
     vercel_git_commit_sha = Setting(str, "Set by Vercel: the commit, reported as the release.", "")
@@ -367,18 +322,8 @@ class Settings:
             return "MAINTENANCE_MODE is misspelt: on, intake, read_only or off"
         return None
 
-    def secrets_by_name(self) -> dict[str, str]:
-        """The value of every secret that is set, for fingerprints."""
-        values = {
-            setting.name: self.environ.get(setting.name, "").strip()
-            for setting in all_settings()
-            if setting.secret
-        }
-        return {name: value for name, value in values.items() if value}
 
-
-def all_settings() -> Iterator[Setting[Any]]:
-    """Every variable, in the order of the table above."""
-    for value in vars(Settings).values():
-        if isinstance(value, Setting):
-            yield value
+def all_settings(owner: type[Settings] = Settings) -> Iterator[Setting[Any]]:
+    """Every variable, in the order of the table above; then those of a subclass."""
+    for base in reversed(owner.__mro__):
+        yield from (value for value in vars(base).values() if isinstance(value, Setting))

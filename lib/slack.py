@@ -1,7 +1,7 @@
 """Slack: by a bot, whose message is edited and threaded; or by a webhook, which can only post.
 
-Slack down delays an alert and loses none: incidents remember what they have told. A bot that is
-refused for good (revoked, thrown out of the channel) leaves the word to the webhook.
+Slack down delays an alert and loses none: an incident records which version was sent. The webhook
+takes over from a bot that is refused for good (revoked, removed from the channel).
 """
 
 import json
@@ -114,7 +114,7 @@ class Slack:
 
     def bot_error(self) -> str | None:
         """Why Slack refuses our bot or its channel, by Slack's name for it; None if it does not,
-        or there is no bot. Posts nothing. Raises AlertDelayed where that cannot be told."""
+        or there is no bot. Posts nothing. Raises SlackError where Slack does not say."""
         if not self.can_update:
             return None
         try:

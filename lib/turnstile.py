@@ -8,7 +8,7 @@ from lib.problems import TurnstileDown
 
 CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 0.3, 0.6
 
-# Error codes that speak of the visitor's token; every other one is of us, of Cloudflare, or of a
+# Error codes about the visitor's token; every other one is about us, of Cloudflare, or of a
 # token that was good and too old (developers.cloudflare.com/turnstile, read 2026-11).
 _TOKEN_ERRORS = {"invalid-input-response", "missing-input-response"}
 

@@ -14,11 +14,10 @@ import httpx
 import psycopg
 
 from lib.problems import NotConfigured, SlackError
-from lib.services import Services
-from lib.settings import Settings
 from ops import command, connections
 from ops.command import Args, Failed
 from ops.recovery import postgres
+from ops.settings import OperatorServices, OperatorSettings
 from ops.vendors import supabase, uptimerobot
 from ops.vendors.http import JsonApi
 from ops.vendors.vercel import Vercel
@@ -87,12 +86,12 @@ class ServerState:
 # ------------------------------------------------------------------ variables
 
 
-def check_variables(settings: Settings, names: list[str]) -> list[VariableState]:
+def check_variables(settings: OperatorSettings, names: list[str]) -> list[VariableState]:
     return [_check_variable(settings, name) for name in names]
 
 
-def _check_variable(settings: Settings, name: str) -> VariableState:
-    setting = getattr(Settings, name.lower())
+def _check_variable(settings: OperatorSettings, name: str) -> VariableState:
+    setting = getattr(OperatorSettings, name.lower())
     text = settings.environ.get(name, "").strip()
     if not text:
         return VariableState(name, MISSING, setting.description)
@@ -115,16 +114,16 @@ def _check_postgres(url: str, statement: str) -> str:
     return "" if has_right else f"{connections.NO_RIGHT} ({role} and the table `leads`)"
 
 
-def _check_app_database(services: Services) -> str:
+def _check_app_database(services: OperatorServices) -> str:
     return _check_postgres(services.settings.database_url, SELECT_APP_RIGHTS)
 
 
-def _check_owner_database(services: Services) -> str:
+def _check_owner_database(services: OperatorServices) -> str:
     postgres.connect(services.settings.database_direct_url).close()  # no transaction pooler
     return _check_postgres(services.settings.database_direct_url, SELECT_OWNER_RIGHTS)
 
 
-def _check_redis(services: Services) -> str:
+def _check_redis(services: OperatorServices) -> str:
     """A write that changes nothing: a read-only token is refused."""
     settings = services.settings
     headers = {"Authorization": f"Bearer {settings.upstash_redis_rest_token}"}
@@ -147,12 +146,12 @@ def _check_redis_reply(response: httpx.Response) -> str:
     return "" if is_reply else "what answers there is no Upstash Redis: the address is wrong"
 
 
-def _check_resend(services: Services) -> str:
+def _check_resend(services: OperatorServices) -> str:
     error = services.mailer.api_key_error(timeout_s=TIMEOUT_S)
     return "" if error is None else f"{connections.REFUSED_TOKEN} ({error})"
 
 
-def _check_slack(services: Services) -> str:
+def _check_slack(services: OperatorServices) -> str:
     try:
         error = services.slack.bot_error()
     except SlackError as fault:
@@ -160,19 +159,19 @@ def _check_slack(services: Services) -> str:
     return "" if error is None else SLACK_ERRORS.get(error, error)
 
 
-def _check_vercel(services: Services) -> str:
+def _check_vercel(services: OperatorServices) -> str:
     with closing(Vercel(services.settings)) as vercel:
         vercel.production()
     return ""
 
 
-def _check_supabase(services: Services) -> str:
+def _check_supabase(services: OperatorServices) -> str:
     with supabase.Project(services.settings) as project:
         status = project.status()
     return "" if status == "ACTIVE_HEALTHY" else f"the project is {status}"
 
 
-def _check_resend_admin(services: Services) -> str:
+def _check_resend_admin(services: OperatorServices) -> str:
     settings = services.settings
     api = JsonApi("Resend", settings.resend_api_url, token=settings.resend_admin_key)
     with closing(api):
@@ -180,7 +179,7 @@ def _check_resend_admin(services: Services) -> str:
     return ""
 
 
-def _check_upstash_account(services: Services) -> str:
+def _check_upstash_account(services: OperatorServices) -> str:
     settings = services.settings
     login = (settings.upstash_email, settings.upstash_api_key)
     with closing(JsonApi("Upstash", settings.upstash_api_url, basic=login)) as api:
@@ -188,7 +187,7 @@ def _check_upstash_account(services: Services) -> str:
     return ""
 
 
-def _check_uptimerobot(services: Services) -> str:
+def _check_uptimerobot(services: OperatorServices) -> str:
     settings = services.settings
     uptimerobot.Client(
         settings.uptimerobot_api_url, settings.uptimerobot_api_key, TIMEOUT_S
@@ -196,7 +195,7 @@ def _check_uptimerobot(services: Services) -> str:
     return ""
 
 
-def _check_deep_health(services: Services) -> str:
+def _check_deep_health(services: OperatorServices) -> str:
     """The token alone: what deep health finds is no matter of these variables."""
     settings = services.settings
     response = httpx.get(
@@ -208,7 +207,7 @@ def _check_deep_health(services: Services) -> str:
     )  # fmt: skip
 
 
-def _check_turnstile(services: Services) -> str:
+def _check_turnstile(services: OperatorServices) -> str:
     """Cloudflare refuses an invented token; it refuses the secret first, if that is wrong."""
     if services.turnstile is not None:
         services.turnstile.verify("ops-check", None, str(uuid4()))
@@ -216,7 +215,7 @@ def _check_turnstile(services: Services) -> str:
 
 
 # Server -> the variables it takes, and the question.
-SERVERS: dict[str, tuple[tuple[str, ...], Callable[[Services], str]]] = {
+SERVERS: dict[str, tuple[tuple[str, ...], Callable[[OperatorServices], str]]] = {
     "Postgres, as the functions": (("DATABASE_URL",), _check_app_database),
     "Postgres, as the owner": (("DATABASE_DIRECT_URL",), _check_owner_database),
     "Redis": (REDIS, _check_redis),
@@ -232,7 +231,7 @@ SERVERS: dict[str, tuple[tuple[str, ...], Callable[[Services], str]]] = {
 }
 
 
-def check_servers(services: Services, variables: list[VariableState]) -> list[ServerState]:
+def check_servers(services: OperatorServices, variables: list[VariableState]) -> list[ServerState]:
     """The servers that these variables lead to, asked at the same time."""
     states = {variable.name: variable.state for variable in variables}
     names = [name for name, (needs, _) in SERVERS.items() if {*needs} <= {*states}]
@@ -248,7 +247,7 @@ def check_servers(services: Services, variables: list[VariableState]) -> list[Se
         return list(pool.map(check, names))
 
 
-def _ask(question: Callable[[Services], str], services: Services) -> str:
+def _ask(question: Callable[[OperatorServices], str], services: OperatorServices) -> str:
     try:
         return question(services)
     except (Failed, NotConfigured, uptimerobot.ApiError) as error:
@@ -265,7 +264,7 @@ def _ask(question: Callable[[Services], str], services: Services) -> str:
 ))  # fmt: skip
 @command.argument("duty", "one of: " + ", ".join(DUTIES) + " (default: all, with what is set)",
                   required=False, type=click.Choice(tuple(DUTIES)), metavar="[DUTY]")  # fmt: skip
-def check(services: Services, args: Args) -> int:
+def check(services: OperatorServices, args: Args) -> int:
     """Check the variables of a duty, and ask each vendor whether it takes them. Changes nothing.
 
     Exit 1 when a variable is missing or malformed, or a server cannot be used.

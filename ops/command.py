@@ -21,7 +21,7 @@ import click
 
 from lib.incidents.model import WIB
 from lib.services import Services
-from lib.settings import Settings
+from ops.settings import OperatorServices, OperatorSettings
 
 QUERY_BUDGET_S = 20.0
 MAX_WIDTH = 100
@@ -98,7 +98,7 @@ class Command(click.Command):
         args = SimpleNamespace(**values, json="json" in invocation.flags)
         if self.callback is None:
             raise ValueError("a command without a function")
-        with closing(Services(Settings(environ))) as services:
+        with closing(OperatorServices(OperatorSettings(environ))) as services:
             return self.callback(services, args)
 
 

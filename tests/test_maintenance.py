@@ -21,6 +21,7 @@ from lib import maintenance
 from lib.maintenance import MaintenanceWindow, WindowCache
 from lib.settings import Settings
 from ops import cli
+from ops.incidents import maintenance_window
 from ops.vendors import redeployment
 from tests.conftest import LEAD, ROOT, delivered, eventually
 from tests.ops.terminal import Terminal
@@ -149,7 +150,7 @@ def test_redis_unreadable_what_was_last_known_holds_until_its_end() -> None:
     board, now = WindowCache(), datetime.now(UTC)
     store: dict[str, Any] = {}
     switch = MaintenanceWindow("intake", now, now + timedelta(minutes=5), "why", "ops")
-    maintenance.open_window(lambda *c: store.update(text=c[2]), switch, now)
+    maintenance_window.open_in_redis(lambda *c: store.update(text=c[2]), switch, now)
     board.update(store["text"])
     assert board.current("off", now + timedelta(minutes=4)) == switch
     assert board.current("off", now + timedelta(minutes=6)) is None
@@ -167,7 +168,9 @@ def test_a_window_always_ends(platform: Platform, valkey: redis.Redis) -> None:
     now = datetime.now(UTC)
     for until in (None, now, now + timedelta(hours=25)):
         with pytest.raises(ValueError, match="within a day"):
-            maintenance.open_window(lambda *_: None, MaintenanceWindow("intake", now, until), now)
+            maintenance_window.open_in_redis(
+                lambda *_: None, MaintenanceWindow("intake", now, until), now
+            )
 
 
 # --- Health, products, status.

@@ -45,8 +45,8 @@ def _record_build_and_secrets(context: Context) -> None:
     with suppress(DatabaseDown, NotConfigured):  # the next minute records it
         run = context.services.database.run_or_down
         deployments.record_build(run, build, now)
-        values, pepper = settings.secrets_by_name(), settings.key_fingerprint_pepper
-        secrets.record_usage(run, values, pepper, build.deployment, now)
+        pepper = settings.key_fingerprint_pepper
+        secrets.record_usage(run, settings.environ, pepper, build.deployment, now)
 
 
 app = wsgi_app("cron/watch", GET=get)

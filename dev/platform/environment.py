@@ -11,56 +11,54 @@ from pathlib import Path
 from dev.platform.local_secrets import LocalSecrets
 from dev.vendors import supabase_api, turnstile, upstash_users, uptimerobot
 
-# Asked of a fresh interpreter: the tree may be another than ours, or edited since.
-_LIST = """
-import json, sys
-sys.path[0] = sys.argv[1]
-from lib import settings
-print(json.dumps([[s.name, s.default is None and s.secret] for s in settings.all_settings()]))
-"""
+_FILES = ("lib/settings.py", "ops/settings.py")
 
 
 class SettingsUnreadable(RuntimeError):
-    """lib/settings.py could not be imported; the text holds its traceback."""
+    """A file of settings could not be imported; the text holds its traceback."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """secret: it must be given and nobody else may know it."""
+    """default: None when the variable must be given; secret: nobody else may know it."""
 
     name: str
+    meaning: str
+    default: str | None
     secret: bool
+    operators_only: bool
+
+
+def read_variables(root: Path) -> list[Variable]:
+    """By a fresh interpreter: the tree may be another than ours, or edited since."""
+    process = subprocess.run(
+        [sys.executable, "-m", "ops.settings"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if process.returncode != 0:
+        raise SettingsUnreadable(process.stderr.strip())
+    return [Variable(**fields) for fields in json.loads(process.stdout)]
 
 
 class Settings:
-    """The variables of the tree at `root`, read again when lib/settings.py changes."""
+    """The variables of the tree at `root`, read again when a file of settings changes."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._file = root / "lib" / "settings.py"
         self._lock = threading.Lock()
-        self._seen = -1
+        self._modified: list[int] = []
         self._variables: list[Variable] = []
 
     def variables(self) -> list[Variable]:
         with self._lock:
-            modified = self._file.stat().st_mtime_ns
-            if modified != self._seen:
-                self._variables = self._read()
-                self._seen = modified
+            modified = [(self._root / name).stat().st_mtime_ns for name in _FILES]
+            if modified != self._modified:
+                self._variables = read_variables(self._root)
+                self._modified = modified
             return self._variables
-
-    def _read(self) -> list[Variable]:
-        answer = subprocess.run(
-            [sys.executable, "-c", _LIST, str(self._root)],
-            cwd=self._root,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if answer.returncode != 0:
-            raise SettingsUnreadable(answer.stderr.strip())
-        return [Variable(name, secret) for name, secret in json.loads(answer.stdout)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +153,8 @@ def compose(
     system = {name for name in offers if name.startswith("VERCEL")}
     composed = {name: offers[name] for name in sorted(wanted | system) if name in offers}
     for variable in variables:
-        if variable.secret and variable.name not in offers:
+        must_be_given = variable.secret and variable.default is None
+        if must_be_given and variable.name not in offers:
             composed[variable.name] = keys[variable.name]
     return composed | {name: text for name, text in given.items() if name in wanted | system}
 

@@ -293,12 +293,12 @@ class Platform:
         )
 
     def _environ(self) -> dict[str, str]:
-        """Asked at every start of a function: lib/settings.py may have new variables."""
+        """Asked at every start of a function: there may be new variables."""
         try:
             variables = self._settings.variables()
         except environment.SettingsUnreadable as fault:
             # The function itself will say so, as in production.
-            print(f"lib/settings.py: {fault}", file=sys.stderr)
+            print(f"the settings: {fault}", file=sys.stderr)
             return dict(self.environment)
         composed = environment.compose(variables, self._offers, self._given, self._keys)
         return composed | self._deployed

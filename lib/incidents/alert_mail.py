@@ -18,7 +18,7 @@ from lib.problems import IdempotencyConflict, NotConfigured, PermanentMailError,
 def send_alerts(services: Services, findings: Sequence[Finding], now: datetime) -> int:
     """How many were sent; none where no address is configured."""
     sender, recipients = services.settings.mail_from, services.settings.alerts_mail_to
-    sent = 0
+    emails_sent = 0
     for finding in findings if recipients else ():
         subject = f"{finding.severity.upper()} {finding.title}"
         text = (
@@ -30,5 +30,5 @@ def send_alerts(services: Services, findings: Sequence[Finding], now: datetime) 
         key = f"alert/{finding.rule}/{now.astimezone(UTC):%Y%m%d%H}"
         with suppress(TransientMailError, PermanentMailError, IdempotencyConflict, NotConfigured):
             services.mailer.send(email, key)
-            sent += 1
-    return sent
+            emails_sent += 1
+    return emails_sent

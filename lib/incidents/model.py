@@ -7,9 +7,12 @@ a newcomer would break: only a change worth a notification raises `version`; `to
 that Slack shows.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, date, datetime, timedelta, timezone
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.interfaces import MessageRef
@@ -32,6 +35,7 @@ CLEAN_CHECKS = 2  # in a row, before it is resolved
 QUIET_PERIOD = timedelta(minutes=10)  # after the last event that is no lasting state
 REMINDER_INTERVAL = timedelta(minutes=60)  # while nobody has acknowledged a Sev1
 NOTIFY_LEASE = timedelta(seconds=60)
+DAYS_OFF = Path(__file__).with_name("days_off.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,18 +257,14 @@ def notify_time(severity: str, now: datetime) -> datetime:
 
 def is_working_day(day: date) -> bool:
     """Whether offices in Jakarta work: no weekend, no public holiday, no joint leave."""
-    from lib.incidents import days_off
-
-    return day.weekday() < 5 and day.isoformat() not in days_off.NAMES
+    return day.weekday() < 5 and day.isoformat() not in _days_off()["names"]
 
 
 def calendar_gap(day: date) -> str:
     """What is not known of that year's days off; "" where all of them are."""
-    from lib.incidents import days_off
-
-    if day.year > days_off.LAST_YEAR:
+    if day.year > _days_off()["last_year"]:
         return f"The public holidays of {day.year} are not known here: only weekends are skipped."
-    if day.year > days_off.LAST_YEAR_OF_JOINT_LEAVE:
+    if day.year > _days_off()["last_year_of_joint_leave"]:
         return (
             f"The joint leave of {day.year} is not known here: weekends and the public holidays"
             " themselves are skipped."
@@ -272,8 +272,15 @@ def calendar_gap(day: date) -> str:
     return ""
 
 
+@cache
+def _days_off() -> dict[str, Any]:
+    """Written by `python -m dev.build.days_off`. Joint leave is known up to the last decree."""
+    document: dict[str, Any] = json.loads(DAYS_OFF.read_text(encoding="utf-8"))
+    return document
+
+
 def is_due(incident: Incident, now: datetime) -> bool:
-    """Whether Slack is behind, and may hear of it now."""
+    """Whether Slack shows an older version, and the next attempt to notify is due."""
     return incident.told < incident.version and incident.tell_at <= now
 
 
@@ -283,14 +290,14 @@ def is_reminder_due(incident: Incident, now: datetime) -> bool:
     return is_waiting and incident.remind_at is not None and incident.remind_at <= now
 
 
-def mark_notified(current: Incident, sent: Incident, now: datetime) -> Incident:
-    """sent: as Slack shows it now; `current` may have changed since."""
+def mark_notified(current: Incident, shown: Incident, now: datetime) -> Incident:
+    """shown: as Slack shows it now; `current` may have changed since."""
     return replace(
         current,
-        told=max(current.told, sent.version),
-        slack_channel=sent.slack_channel,
-        slack_ts=sent.slack_ts,
-        tell_at=now if current.version > sent.version else current.tell_at,
+        told=max(current.told, shown.version),
+        slack_channel=shown.slack_channel,
+        slack_ts=shown.slack_ts,
+        tell_at=now if current.version > shown.version else current.tell_at,
     )
 
 

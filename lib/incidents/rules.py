@@ -1,6 +1,6 @@
 """Which facts break which rule: the handbook's thresholds, and ours, as a table.
 
-Sev1 wakes somebody, Sev2 waits for the next working morning. Rates of requests are judged in
+Sev1 notifies at once, Sev2 waits for the next working morning. Rates of requests are judged in
 traffic.py.
 """
 
@@ -185,8 +185,8 @@ def _database_down(facts: Facts) -> str | None:
     return f"{facts.database_fault}; {waiting} in the queue"
 
 
-def _count(n: int, one: str, many: str) -> str | None:
-    return f"{n} {one if n == 1 else many}" if n else None
+def _count(n: int, singular: str, plural: str) -> str | None:
+    return f"{n} {singular if n == 1 else plural}" if n else None
 
 
 def _list(names: tuple[str, ...], words: str) -> str | None:

@@ -86,8 +86,8 @@ class SlackStore(IncidentStore):
     def _was_posted_before(self, area: str, ts: float) -> bool:
         """Whoever listed the channel before our message was there has posted as well."""
         earliest = ts - RACE_WINDOW.total_seconds()
-        others = [incident for incident in self.list_open() if incident.area == area]
-        return any(earliest < float(other.slack_ts or 0) < ts for other in others)
+        same_area = [incident for incident in self.list_open() if incident.area == area]
+        return any(earliest < float(incident.slack_ts or 0) < ts for incident in same_area)
 
     def change(self, text: str, change: Change) -> Incident:
         before = self.find(text)

@@ -162,13 +162,13 @@ class IncidentStore(ABC):
         with suppress(IncidentError):  # resolved, and forgotten
             self.change(incident.id, lambda before: (replace(before, **next_attempt), None))  # type: ignore[arg-type]
 
-    def mark_notified(self, sent: Incident) -> None:
+    def mark_notified(self, shown: Incident) -> None:
         """The first time is an event: seconds from detection to alert."""
 
         def change(before: Incident) -> tuple[Incident, Event | None]:
-            facts = {"after_s": int((self._now - sent.detected_at).total_seconds())}
+            facts = {"after_s": int((self._now - shown.detected_at).total_seconds())}
             event = Event(self._now, "alerted", "slack", facts)
-            return model.mark_notified(before, sent, self._now), None if sent.told else event
+            return model.mark_notified(before, shown, self._now), None if shown.told else event
 
         with suppress(IncidentError):  # resolved, and forgotten
-            self.change(sent.id, change)
+            self.change(shown.id, change)

@@ -43,7 +43,7 @@ class IdempotencyRecord(NamedTuple):
 class Admission(NamedTuple):
     """What Redis decided.
 
-    queued: `found` is what is queued under the lead's id now. duplicate: of the submission in
+    queued: `queued_copy` is what is queued under the lead's id now. duplicate: of the submission in
     `record`, which is answered as it was then. earlier: the same words made the lead in `record`:
     ask again with its id. repeated_text: screen it once more, and ask again. rate_limited:
     `rate_limit`, until `wait` is over.
@@ -51,7 +51,7 @@ class Admission(NamedTuple):
 
     decision: str
     record: IdempotencyRecord | None = None
-    found: object = None
+    queued_copy: object = None
     rate_limit: int = 0
     wait: timedelta = timedelta()
 
@@ -104,7 +104,7 @@ def decide(
     max_repeats: int | None,
     heed_earlier: bool = True,
 ) -> Admission:
-    """Queue a lead if it may come in. Raises CacheDown, for an answer that makes no sense too.
+    """Queue a lead if it is accepted. Raises CacheDown, for an unreadable answer too.
 
     sealed: the lead, and the lead for review. request: a name that no other request has.
     """
@@ -145,7 +145,7 @@ def _parse_reply(reply: Any) -> Admission:
         wait = timedelta(milliseconds=int(rest[1]))
         return Admission(decision, rate_limit=int(rest[0]), wait=wait)
     if decision == "queued":
-        return Admission(decision, found=rest[0])
+        return Admission(decision, queued_copy=rest[0])
     if decision == "repeated_text":
         return Admission(decision)
     raise ValueError("not a reply of the script")

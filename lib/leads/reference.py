@@ -30,8 +30,8 @@ def for_lead(lead_id: UUID, length: int = LENGTHS[0]) -> str:
 def candidates(ref: str, lead_id: UUID) -> Iterator[str]:
     """A reference and the longer ones to try when it is taken."""
     yield ref
-    taken = len(ref) - len(PREFIX)
-    yield from (for_lead(lead_id, length) for length in LENGTHS if length > taken)
+    taken_length = len(ref) - len(PREFIX)
+    yield from (for_lead(lead_id, length) for length in LENGTHS if length > taken_length)
 
 
 def is_valid(text: str) -> bool:

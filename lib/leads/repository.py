@@ -1,6 +1,6 @@
-"""Leads in Postgres: whether a lead is let in, and its row and mails, are one statement.
+"""Leads in Postgres: one statement accepts a lead and inserts its row and mails.
 
-The rule a newcomer would break: nobody is told of a lead before `insert` has returned.
+The rule a newcomer would break: nobody is notified of a lead before `insert` has returned.
 """
 
 import json

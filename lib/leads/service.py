@@ -1,7 +1,7 @@
 """Accepts a lead: stores it in the first store that takes it, and records it after the answer.
 
 Postgres; else the sealed queue in Redis; else a mail to sales that carries the lead; else the
-caller is told that it is stored nowhere. Each store decides itself whether the lead is let in
+caller learns that it is stored nowhere. Each store decides itself whether it accepts the lead
 (`accept_lead` in Postgres, lib/leads/admission.py in Redis). Any error of a store sends the lead to
 the next one, an error of our own included: what Postgres refuses for a renamed column is a lead all
 the same. The rule a newcomer would break: no lead is left to a mail, or refused, before every store
@@ -176,7 +176,7 @@ def _enqueue(
         admitted = decide(queued, sealed, max_repeats=max_repeats, heed_earlier=heed_earlier)
         record = admitted.record
         if admitted.decision == "queued":
-            queue.confirm(pipeline, services.cipher, queued, sealed, admitted.found)
+            queue.confirm(pipeline, services.cipher, queued, sealed, admitted.queued_copy)
             _queue_hint.may_hold_leads = True
             return PersistedLead(queued, "queued")
         if admitted.decision == "rate_limited":
@@ -216,12 +216,12 @@ def _find_in_redis(services: Services, lead: Lead) -> tuple[Lead, PersistedLead 
 
     Raises CacheDown, NotConfigured.
     """
-    known = admission.find_record(services.cache.pipeline, lead)
-    if known is None or known.record is None:
+    earlier = admission.find_record(services.cache.pipeline, lead)
+    if earlier is None or earlier.record is None:
         return lead, None
-    if known.decision == "duplicate":
-        return lead, _as_duplicate(lead, known.record)
-    return lead._replace(id=known.record.id, ref=known.record.ref), None
+    if earlier.decision == "duplicate":
+        return lead, _as_duplicate(lead, earlier.record)
+    return lead._replace(id=earlier.record.id, ref=earlier.record.ref), None
 
 
 def _mail(

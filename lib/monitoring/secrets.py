@@ -62,7 +62,7 @@ def fingerprint(pepper: str, value: str) -> str:
 def fingerprints(pepper: str, values: Mapping[str, str]) -> set[tuple[str, str]]:
     """(name, fingerprint) of every secret in use: also of NAME_PREVIOUS, and each part of a list.
 
-    values: variable -> value.
+    values: variable -> value; of the variables of no secret nothing is read.
     """
     pairs = set()
     for name in MAX_AGE_DAYS:

@@ -177,10 +177,10 @@ def export_all(services: Services, subject: Subject, now: datetime) -> dict[str,
     }
 
 
-def count(held: dict[str, Any]) -> dict[str, int | None]:
+def count(data: dict[str, Any]) -> dict[str, int | None]:
     """How much of an export an erasure would delete, by store; None where it is not known."""
     return {
-        store: None if store in held["not_searched"] else len(held[store])
+        store: None if store in data["not_searched"] else len(data[store])
         for store in COUNTED_STORES
     }
 

@@ -99,15 +99,15 @@ class ProductCache:
     def update_published(self, published: PublishedSlugs | None) -> None:
         """Remember which slugs are published; the latest reading of the database counts."""
         with self._lock:
-            known = self.published
-            if published is not None and (known is None or known.read_at < published.read_at):
+            latest = self.published
+            if published is not None and (latest is None or latest.read_at < published.read_at):
                 self.published = published
 
     def is_current(self, entry: Entry) -> bool:
         """Whether the catalogue is not known to have changed since."""
-        known = self.published
-        return known is None or (
-            known.read_at < entry.made_at or known.changed_at == entry.answer.changed_at
+        latest = self.published
+        return latest is None or (
+            latest.read_at < entry.made_at or latest.changed_at == entry.answer.changed_at
         )
 
     def remove_withdrawn(self, entry: Entry) -> Entry:

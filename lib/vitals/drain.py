@@ -1,8 +1,8 @@
 """What Vercel's drains send: Speed Insights' vitals, and Web Analytics' page views.
 
 Vercel signs the bytes, so the bytes are checked, before anything is read from them. A delivery
-may come twice: an event's id is the hash of all it says, and an id counts once. Fields we do not
-know are let be; query, place, device ids and whatever else names a visitor is never looked at.
+may come twice: an event's id is the hash of its content, and an id counts once. Unknown fields are
+ignored; query, place, device ids and whatever else identifies a visitor are never read.
 """
 
 import hashlib

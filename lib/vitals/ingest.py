@@ -93,10 +93,10 @@ def _count_command(samples: Sequence[Sample], now: datetime) -> tuple[str | int,
     args: list[str | int] = [MAX_PATHS_PER_DAY, SAMPLE_ID_TTL_S]
     for sample in samples:
         keys.append(f"rum:last:{sample.id}")
-        known = int(sample.path in KNOWN_PATHS)
+        is_site_page = int(sample.path in KNOWN_PATHS)
         rest = f"{sample.device}|{sample.metric}|{sample.release}"
         hour = int(sample.hour.timestamp())
-        args += [sample.at_ms, hour, sample.path, known, rest, sample.bucket]
+        args += [sample.at_ms, hour, sample.path, is_site_page, rest, sample.bucket]
     return ("EVAL", COUNT_SAMPLES, len(keys), *keys, *args)
 
 

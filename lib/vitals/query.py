@@ -64,18 +64,18 @@ def parse(parameters: Mapping[str, Sequence[str]], now: datetime, locale: str) -
     parameters = query_parameters.drop_empty(parameters)
     errors: FieldErrors = {name: "unknown" for name in parameters if name not in PARAMETERS}
     errors |= {name: "repeated" for name, values in parameters.items() if len(values) > 1}
-    given = {name: values[0] for name, values in parameters.items()}
-    since, until = _parse_days(given, now, errors)
-    for name, known in (("device", DEVICES), ("metric", (*METRICS, VIEWS))):
-        if name in given and given[name] not in known:
+    values = {name: values[0] for name, values in parameters.items()}
+    since, until = _parse_days(values, now, errors)
+    for name, allowed in (("device", DEVICES), ("metric", (*METRICS, VIEWS))):
+        if name in values and values[name] not in allowed:
             errors[name] = "value"
-    histogram = query_parameters.parse_flag(given.get("histogram", "0"))
+    histogram = query_parameters.parse_flag(values.get("histogram", "0"))
     if histogram is None:
         errors["histogram"] = "value"
     for name in ("path", "release", "compare"):
-        if name in given and not 1 <= len(given[name]) <= 200:
+        if name in values and not 1 <= len(values[name]) <= 200:
             errors[name] = "text"
-    by = given.get("by", "metric").split(",")
+    by = values.get("by", "metric").split(",")
     if len(set(by)) < len(by) or set(by) - set(DIMENSIONS):
         errors["by"] = "value"
     elif "day" in by and {"path", "release"} & set(by) and until - since >= MAX_DETAILED_RANGE:
@@ -86,26 +86,26 @@ def parse(parameters: Mapping[str, Sequence[str]], now: datetime, locale: str) -
         since,
         until,
         tuple(name for name in DIMENSIONS if name in {*by, "metric"}),
-        **{name: given.get(name) for name in ("path", "device", "metric", "release", "compare")},
+        **{name: values.get(name) for name in ("path", "device", "metric", "release", "compare")},
         histogram=bool(histogram),
     )
 
 
-def _parse_days(given: Mapping[str, str], now: datetime, errors: FieldErrors) -> tuple[date, date]:
+def _parse_days(values: Mapping[str, str], now: datetime, errors: FieldErrors) -> tuple[date, date]:
     today = (now + WIB_OFFSET).date()
-    if "from" in given or "to" in given:
-        return _parse_range(given, errors) or (today, today)
-    text = given.get("days", str(DEFAULT_DAYS))
+    if "from" in values or "to" in values:
+        return _parse_range(values, errors) or (today, today)
+    text = values.get("days", str(DEFAULT_DAYS))
     if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= MAX_DAYS:
         errors.setdefault("days", "days")
         return today, today
     return today - timedelta(days=int(text) - 1), today
 
 
-def _parse_range(given: Mapping[str, str], errors: FieldErrors) -> tuple[date, date] | None:
+def _parse_range(values: Mapping[str, str], errors: FieldErrors) -> tuple[date, date] | None:
     dates = []
     for name in ("from", "to"):
-        text = given.get(name, "")
+        text = values.get(name, "")
         try:
             if not re.fullmatch(r"\d{4}-\d\d-\d\d", text):
                 raise ValueError
@@ -115,7 +115,7 @@ def _parse_range(given: Mapping[str, str], errors: FieldErrors) -> tuple[date, d
     if len(dates) < 2:
         return None
     since, until = dates
-    if "days" in given or not timedelta(0) <= until - since < timedelta(days=MAX_DAYS):
+    if "days" in values or not timedelta(0) <= until - since < timedelta(days=MAX_DAYS):
         errors.setdefault("from", "range")
         return None
     return since, until

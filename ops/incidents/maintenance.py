@@ -11,11 +11,11 @@ from lib import maintenance
 from lib.interfaces import RunQuery
 from lib.maintenance import MODES, MaintenanceWindow
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
-from lib.services import Services
 from lib.settings import parse_maintenance_mode
 from ops import command, connections
 from ops.command import Args
-from ops.incidents import notes, site_mode
+from ops.incidents import maintenance_window, notes, site_mode
+from ops.settings import OperatorServices
 from ops.vendors import redeployment
 from ops.vendors.http import ApiError
 from ops.vendors.vercel import Vercel
@@ -29,7 +29,7 @@ def parse_duration(text: str) -> timedelta:
     if not match:
         raise click.BadParameter("a length is written 30m or 2h")
     duration = timedelta(minutes=int(match[1]) * (60 if match[2] == "h" else 1))
-    if not timedelta() < duration <= maintenance.MAX_DURATION:
+    if not timedelta() < duration <= maintenance_window.MAX_DURATION:
         raise click.BadParameter("the length must be above 0 and at most 24h")
     return duration
 
@@ -51,22 +51,22 @@ def parse_duration(text: str) -> timedelta:
 @command.by_option
 @click.option("--timeout", type=float, default=600, show_default=True,
               help="seconds to wait for a deployment, where Redis is down")  # fmt: skip
-def switch_on(services: Services, args: Args) -> int:
+def switch_on(services: OperatorServices, args: Args) -> int:
     """Open a window now: leads are queued and answered 202, health says so and stays 200."""
     now = datetime.now(UTC)
     window = MaintenanceWindow(args.mode, now, now + args.length, args.reason, args.by)
     if not args.dry_run:
         try:
-            maintenance.open_window(services.cache.execute, window, now)
+            maintenance_window.open_in_redis(services.cache.execute, window, now)
         except CacheDown as error:
             return _deploy_instead(services, args, error)
-        _tell_postgres(services, lambda run: maintenance.open_in_postgres(run, window))
+        _tell_postgres(services, lambda run: maintenance_window.open_in_postgres(run, window))
         _note_on_incidents(services, "on", window)
     _print_window(args, window, "would be" if args.dry_run else "is")
     return 0
 
 
-def _deploy_instead(services: Services, args: Args, error: CacheDown) -> int:
+def _deploy_instead(services: OperatorServices, args: Args, error: CacheDown) -> int:
     """Redis holds the instant switch; without it the variable of a new deployment remains."""
     print(connections.explain(error), file=sys.stderr)
     print(
@@ -83,14 +83,18 @@ def _deploy_instead(services: Services, args: Args, error: CacheDown) -> int:
 
 
 @maintenance_commands.command("off", examples=("python3 -m ops maintenance off",), dry_run=True)
-def switch_off(services: Services, args: Args) -> int:
+def switch_off(services: OperatorServices, args: Args) -> int:
     """Close the window; queued leads are stored with the next round."""
     was = maintenance.parse_window(
         services.cache.execute("GET", maintenance.KEY), datetime.now(UTC)
     )
     if not args.dry_run:
-        _tell_postgres(services, maintenance.close_in_postgres)
-    if not args.dry_run and maintenance.close_window(services.cache.execute) and was is not None:
+        _tell_postgres(services, maintenance_window.close_in_postgres)
+    if (
+        not args.dry_run
+        and maintenance_window.close_in_redis(services.cache.execute)
+        and was is not None
+    ):
         _note_on_incidents(services, "off", was)
     ended = "would be" if args.dry_run else "is"
     if args.json:
@@ -108,7 +112,7 @@ def switch_off(services: Services, args: Args) -> int:
     return 0
 
 
-def _tell_postgres(services: Services, switch: Callable[[RunQuery], None]) -> None:
+def _tell_postgres(services: OperatorServices, switch: Callable[[RunQuery], None]) -> None:
     """Postgres may be down: that can be why maintenance is switched on."""
     try:
         switch(services.database.run_or_down)
@@ -117,7 +121,7 @@ def _tell_postgres(services: Services, switch: Callable[[RunQuery], None]) -> No
 
 
 @maintenance_commands.command("status", examples=("python3 -m ops maintenance status",))
-def show_status(services: Services, args: Args) -> int:
+def show_status(services: OperatorServices, args: Args) -> int:
     """What production does, asked of the site itself, of Redis and of Vercel. Exit 1 unless off."""
     status = site_mode.load(services, datetime.now(UTC))
     window = status.window
@@ -164,12 +168,12 @@ def show_status(services: Services, args: Args) -> int:
 )
 @command.by_option
 @click.option("--timeout", type=float, default=600, help="seconds to wait", show_default=True)
-def deploy(services: Services, args: Args) -> int:
+def deploy(services: OperatorServices, args: Args) -> int:
     """Set MAINTENANCE_MODE at Vercel, and deploy what serves once more with it."""
     return _deploy_mode(services, args, parse_maintenance_mode(args.mode))
 
 
-def _deploy_mode(services: Services, args: Args, mode: str) -> int:
+def _deploy_mode(services: OperatorServices, args: Args, mode: str) -> int:
     vercel = Vercel(services.settings)
     try:
         serving, _ = vercel.production()
@@ -203,7 +207,7 @@ def _reporter(args: Args) -> Callable[[str], None]:
     return lambda words: print(words, file=stream, flush=True)
 
 
-def _report_deployed(services: Services, args: Args, mode: str, target: str) -> int:
+def _report_deployed(services: OperatorServices, args: Args, mode: str, target: str) -> int:
     """Note it on the incidents, and ask the site itself. The exit status."""
     _note_on_incidents(
         services,
@@ -238,7 +242,7 @@ def _print_window(args: Args, window: MaintenanceWindow, verb: str) -> None:
     print(f"maintenance ({window.mode}) {verb} on until {until}: {window.reason} ({window.by})")
 
 
-def _note_on_incidents(services: Services, what: str, window: MaintenanceWindow) -> None:
+def _note_on_incidents(services: OperatorServices, what: str, window: MaintenanceWindow) -> None:
     """Postgres may be down: that can be why maintenance is switched on."""
     facts: dict[str, object] = {"switched": what, "mode": window.mode, "reason": window.reason}
     now = datetime.now(UTC)

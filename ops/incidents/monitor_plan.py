@@ -26,7 +26,7 @@ type Action = Literal["create", "change", "start", "remove", "leave"]
 class Difference:
     field: str
     current: Any
-    wanted: Any
+    desired: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +130,14 @@ def _steps_for_monitor(declared: Fields, existing: list[Fields]) -> list[Step]:
 def differences(monitor: Fields, declared: Fields) -> tuple[Difference, ...]:
     """Where a monitor is not as declared; values of headers are hidden."""
     changes = []
-    for name, wanted in declared.items():
+    for name, desired in declared.items():
         current = monitor.get(name)
-        if _normalize(name, current, wanted) == _normalize(name, wanted, wanted):
+        if _normalize(name, current, desired) == _normalize(name, desired, desired):
             continue
         if name == "customHttpHeaders":
             changes.append(Difference(name, HIDDEN if current else None, HIDDEN))
         else:
-            changes.append(Difference(name, current, wanted))
+            changes.append(Difference(name, current, desired))
     if not monitor.get("assignedAlertContacts"):
         changes.append(Difference("assignedAlertContacts", "nobody", "everybody"))
     return tuple(changes)

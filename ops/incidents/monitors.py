@@ -5,12 +5,11 @@ from functools import cached_property
 
 import click
 
-from lib.services import Services
-from lib.settings import Settings
 from ops import command
 from ops.command import Args
 from ops.incidents import monitor_plan
 from ops.incidents.monitor_plan import Step
+from ops.settings import OperatorServices, OperatorSettings
 from ops.vendors.uptimerobot import ApiError, Client, Fields
 
 monitors_commands = command.group("monitors", "UptimeRobot's monitors, as a file has them")
@@ -32,7 +31,7 @@ ACTION_LABELS = {
 class Reconciler:
     """The declared monitors and the account's."""
 
-    def __init__(self, settings: Settings, max_wait_s: float) -> None:
+    def __init__(self, settings: OperatorSettings, max_wait_s: float) -> None:
         self._api = Client(settings.uptimerobot_api_url, settings.uptimerobot_api_key, max_wait_s)
         self._prefix = monitor_plan.name_prefix(settings.site_url)
         self._declaration = monitor_plan.load_declared(settings)
@@ -75,12 +74,12 @@ wait_option = click.option(
 
 @monitors_commands.command("plan", examples=("python3 -m ops monitors plan",))
 @wait_option
-def plan_monitors(services: Services, args: Args) -> int:
+def plan_monitors(services: OperatorServices, args: Args) -> int:
     """Show where UptimeRobot's monitors are not as monitors.toml has them. Exit 1 if so."""
     return _show_plan(services, args)
 
 
-def _show_plan(services: Services, args: Args) -> int:
+def _show_plan(services: OperatorServices, args: Args) -> int:
     reconciler = Reconciler(services.settings, args.wait)
     try:
         steps = reconciler.plan()
@@ -101,7 +100,7 @@ def _show_plan(services: Services, args: Args) -> int:
 )
 @click.option("--prune", is_flag=True, help="remove ours that the file leaves out")
 @wait_option
-def apply_monitors(services: Services, args: Args) -> int:
+def apply_monitors(services: OperatorServices, args: Args) -> int:
     """Bring UptimeRobot's monitors to monitors.toml, then look again. Exit 1 if they differ."""
     if args.dry_run:
         return _show_plan(services, args)
@@ -165,4 +164,4 @@ def _print_step(step: Step, outcome: str) -> None:
     sign, meaning = ACTION_LABELS[step.action]
     print(f"{sign} {step.name}: {meaning}{outcome}")
     for change in step.differences:
-        print(f"    {change.field}: {change.current!r} -> {change.wanted!r}")
+        print(f"    {change.field}: {change.current!r} -> {change.desired!r}")

@@ -140,8 +140,8 @@ def _count_leads(
     waiting = {*accepted} & {*queued, *dead}
     lost = {*accepted} - {lead_id for (lead_id,) in rows} - waiting
     is_expired = datetime.now(UTC) - values["since"] > timedelta(seconds=queue.JOURNAL_TTL_S)
-    known = None if is_expired else len(accepted)
-    return LeadCounts(known, stored, recovered, len(waiting), len(lost), refused)
+    accepted_count = None if is_expired else len(accepted)
+    return LeadCounts(accepted_count, stored, recovered, len(waiting), len(lost), refused)
 
 
 def as_dict(data: PostmortemData) -> dict[str, Any]:

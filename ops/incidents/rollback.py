@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 
 import click
 
-from lib.services import Services
 from ops import command
 from ops.command import Args
 from ops.incidents import notes, rollback_candidates
 from ops.incidents.rollback_candidates import Candidate
+from ops.settings import OperatorServices
 from ops.vendors.http import ApiError
 from ops.vendors.redeployment import CONSECUTIVE_ANSWERS, serving_deployment
 from ops.vendors.vercel import Vercel
@@ -45,7 +45,7 @@ NOT_NOTED = "it is on no incident: none is open, or Postgres cannot be asked"
 @click.option("--reason", default="", help="why; kept at Vercel and on the incident")
 @click.option("--force", metavar="REASON", help="although it is unsafe, because …")
 @click.option("--timeout", type=float, default=180, help="seconds to wait", show_default=True)
-def rollback(services: Services, args: Args) -> int:
+def rollback(services: OperatorServices, args: Args) -> int:
     """Let an earlier deployment serve production (Vercel's instant rollback), if it is safe."""
     vercel = Vercel(services.settings)
     try:
@@ -117,7 +117,7 @@ def _confirmed(args: Args, chosen: Candidate) -> bool:
 
 
 def _roll_back(
-    services: Services, vercel: Vercel, before: str, chosen: Candidate, args: Args
+    services: OperatorServices, vercel: Vercel, before: str, chosen: Candidate, args: Args
 ) -> int:
     target, started = chosen.deployment.id, time.monotonic()
     reason = args.force or args.reason or "rollback"
@@ -145,7 +145,7 @@ def _roll_back(
 
 
 def _wait_until_serving(
-    services: Services, vercel: Vercel, target: str, deadline: float
+    services: OperatorServices, vercel: Vercel, target: str, deadline: float
 ) -> str | None:
     """None once the site itself answers as `target`; else why it does not."""
     in_a_row, serving = 0, "nothing"

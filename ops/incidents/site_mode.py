@@ -13,9 +13,9 @@ import httpx
 from lib import maintenance
 from lib.maintenance import MaintenanceWindow
 from lib.problems import CacheDown, NotConfigured
-from lib.services import Services
 from lib.settings import parse_maintenance_mode
 from ops import connections
+from ops.settings import OperatorServices
 from ops.vendors.http import ApiError
 from ops.vendors.vercel import Vercel
 
@@ -41,8 +41,8 @@ class MaintenanceStatus:
             return self.deployed_mode
         if self.window is not None:
             return self.window.mode
-        known = self.is_off or self.deployed_mode.startswith(MISSPELT_PREFIX)
-        return "off" if known and self.window_mode == "off" else "unknown"
+        is_known_off = self.is_off or self.deployed_mode.startswith(MISSPELT_PREFIX)
+        return "off" if is_known_off and self.window_mode == "off" else "unknown"
 
     @property
     def is_off(self) -> bool:
@@ -57,7 +57,7 @@ class MaintenanceStatus:
         return self.window.until
 
 
-def load(services: Services, now: datetime) -> MaintenanceStatus:
+def load(services: OperatorServices, now: datetime) -> MaintenanceStatus:
     deployed_mode, deployment = _load_deployed(services.settings.site_url)
     window, window_mode = _load_window(services, now)
     next_mode = _load_variable(services)
@@ -79,7 +79,7 @@ def _load_deployed(url: str) -> tuple[str, str]:
         return f"unknown: {connections.explain_reason(error)}", ""
 
 
-def _load_window(services: Services, now: datetime) -> tuple[MaintenanceWindow | None, str]:
+def _load_window(services: OperatorServices, now: datetime) -> tuple[MaintenanceWindow | None, str]:
     try:
         window = maintenance.parse_window(services.cache.execute("GET", maintenance.KEY), now)
     except (CacheDown, NotConfigured) as error:
@@ -91,7 +91,7 @@ def _why(error: CacheDown | NotConfigured) -> str:
     return str(error) if isinstance(error, NotConfigured) else connections.explain(error)
 
 
-def _load_variable(services: Services) -> str:
+def _load_variable(services: OperatorServices) -> str:
     try:
         vercel = Vercel(services.settings)
     except NotConfigured as error:

@@ -11,7 +11,6 @@ import click
 from lib.monitoring import secrets
 from lib.monitoring.secrets import SecretUsage
 from lib.problems import NotConfigured
-from lib.services import Services
 from ops import command
 from ops.command import Args
 from ops.incidents import notes
@@ -20,6 +19,7 @@ from ops.keys.key_file import KeyFile
 from ops.keys.key_types import KeyType
 from ops.keys.rotation import Rotation, open_record, plan_steps
 from ops.keys.rotation_store import RotationStore
+from ops.settings import OperatorServices
 from ops.vendors.http import ApiError
 from ops.vendors.vercel import Vercel
 
@@ -57,13 +57,13 @@ def parse_key_name(name: str) -> str:
               file=sys.stderr)  # fmt: skip
         name = current
     if name not in inventory.BY_NAME:
-        known = ", ".join(sorted(inventory.BY_NAME))
-        raise click.BadParameter(f"there is no key {name}; there are {known}")
+        names = ", ".join(sorted(inventory.BY_NAME))
+        raise click.BadParameter(f"there is no key {name}; there are {names}")
     return name
 
 
 @command.root.command("keys", examples=("python3 -m ops keys",))
-def show_keys(services: Services, args: Args) -> int:
+def show_keys(services: OperatorServices, args: Args) -> int:
     """The age of every key in one table, newest of a name first. Exit 1 when one is overdue."""
     now = datetime.now(UTC)
     in_use = secrets.list_in_use(services.database.run)
@@ -146,7 +146,7 @@ def _key_rows(
     help="for a deployment, and for its word",
     show_default=True,
 )
-def rotate_key(services: Services, args: Args) -> int:
+def rotate_key(services: OperatorServices, args: Args) -> int:
     """Replace a key: new one, deployment, proof that it is used, old one revoked and tried."""
     key = inventory.BY_NAME[args.name]
     if key.operators_only:
@@ -154,7 +154,7 @@ def rotate_key(services: Services, args: Args) -> int:
         return 2
     settings = services.settings
     type_of_key = TYPES_BY_NAME.get(key.name) or TYPES_BY_OVERLAP[key.overlap]
-    key_type = type_of_key(key, services, settings.secrets_by_name().get(key.name, ""),
+    key_type = type_of_key(key, services, settings.environ.get(key.name, "").strip(),
                            KeyFile(Path(args.keep)), old_id=args.old_id)  # fmt: skip
     key_type.file.read()  # a faulty line stops this before anything is changed
     if not key_type.old:
@@ -178,7 +178,7 @@ def rotate_key(services: Services, args: Args) -> int:
         return 1
 
 
-def _run_rotation(services: Services, key_type: KeyType, args: Args) -> int:
+def _run_rotation(services: OperatorServices, key_type: KeyType, args: Args) -> int:
     settings, lines = services.settings, []
 
     def report(line: str) -> None:

@@ -67,11 +67,11 @@ class DatabaseRole(KeyType):
 def enable_login(owner: psycopg.Connection[Any], role: str, password: str) -> None:
     """Create the role, or change it: it logs in with the password, with the functions' rights."""
     verifier = owner.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
-    known = owner.execute("select from pg_roles where rolname = %s", [role]).fetchone()
+    row = owner.execute("select from pg_roles where rolname = %s", [role]).fetchone()
     name, text = sql.Identifier(role), sql.Literal(verifier.decode())
     for statement in (
         sql.SQL("{} role {} login password {}").format(
-            sql.SQL("create" if known is None else "alter"), name, text
+            sql.SQL("create" if row is None else "alter"), name, text
         ),
         sql.SQL("grant {} to {}").format(sql.Identifier(APP_GROUP), name),
         sql.SQL("alter role {} set statement_timeout = {}").format(

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from lib.services import Services
 from ops.keys.inventory import Secret
 from ops.keys.key_file import NEW_SUFFIX, KeyFile
+from ops.settings import OperatorServices
 
 REFUSED, ACCEPTED, UNKNOWN = "refused", "accepted", "unknown"
 PROBE_TIMEOUT_S = 10.0
@@ -29,7 +29,7 @@ class KeyType:
     """
 
     key: Secret
-    services: Services
+    services: OperatorServices
     old: str
     file: KeyFile
     facts: dict[str, Any] = field(default_factory=dict)

@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from lib.monitoring import secrets
-from lib.services import Services
 from ops import command
 from ops.incidents import notes
 from ops.keys import env_file
@@ -23,6 +22,7 @@ from ops.keys.key_file import NEW_SUFFIX, RETIRING_SUFFIX
 from ops.keys.key_types import ACCEPTED, REFUSED, KeyType, bearer, request
 from ops.keys.rotation_store import RotationRecord, RotationStore
 from ops.progress import Waiting
+from ops.settings import OperatorServices
 from ops.vendors import redeployment
 from ops.vendors.http import ApiError
 from ops.vendors.vercel import Vercel
@@ -40,7 +40,7 @@ def plan_steps(key_type: KeyType, *, leak: bool) -> list[str]:
 
 
 def open_record(
-    services: Services, vercel: Vercel, store: RotationStore, key_type: KeyType, reason: str
+    services: OperatorServices, vercel: Vercel, store: RotationStore, key_type: KeyType, reason: str
 ) -> RotationRecord:
     """The record of the rotation to run: an unfinished one, or a new one. Raises ApiError."""
     pepper, name = services.settings.key_fingerprint_pepper, key_type.key.name
@@ -123,7 +123,7 @@ class Rotation:
     old key is revoked. timeout_s: for a deployment, and for its report of the keys it uses.
     """
 
-    services: Services
+    services: OperatorServices
     vercel: Vercel
     store: RotationStore
     key_type: KeyType

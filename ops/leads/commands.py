@@ -21,6 +21,7 @@ from lib.services import Services
 from ops import command, connections
 from ops.command import Args
 from ops.incidents import site_mode
+from ops.settings import OperatorServices
 
 dead_commands = command.group("dead", "mails given up, leads set aside")
 
@@ -165,7 +166,7 @@ def show_reconciliation(services: Services, args: Args) -> int:
 @command.root.command("canary", examples=("python3 -m ops canary",))
 @click.option("--site", help="another address than SITE_URL")
 @click.option("--past-maintenance", is_flag=True, help="even while a window is open")
-def send_canary(services: Services, args: Args) -> int:
+def send_canary(services: OperatorServices, args: Args) -> int:
     """Send a synthetic lead to the live site, find it stored and mailed, and remove it.
 
     Under maintenance the lead is queued and not stored: the command says so and ends with 1.
@@ -173,7 +174,7 @@ def send_canary(services: Services, args: Args) -> int:
     return run_canary(services, args)
 
 
-def run_canary(services: Services, args: Args) -> int:
+def run_canary(services: OperatorServices, args: Args) -> int:
     started = time.monotonic()
     try:
         status, answer = _post_canary(services, args)
@@ -220,7 +221,7 @@ def _post_canary(services: Services, args: Args) -> tuple[int, dict[str, Any]]:
         return response.status, json.load(response)
 
 
-def _maintenance_mode(services: Services) -> str:
+def _maintenance_mode(services: OperatorServices) -> str:
     """The mode that production is in; empty when it is in none."""
     mode = site_mode.load(services, datetime.now(UTC)).mode
     return mode if mode in maintenance.MODES else ""

@@ -107,14 +107,14 @@ def release(services: Services, args: Args) -> int:
         return 2
     refs = None if args.all else args.refs
     rows = command.fetch_rows(services, LIST_WAITING, refs=refs, limit=None)
-    found = [row["ref"] for row in rows]
+    refs = [row["ref"] for row in rows]
     missing = _print_missing(args.refs, rows)
     if args.dry_run:
-        lines = [f"would release {ref}" for ref in found]
-        command.print_result(args, {"would_release": found}, *lines, f"{len(found)} leads")
+        lines = [f"would release {ref}" for ref in refs]
+        command.print_result(args, {"would_release": refs}, *lines, f"{len(refs)} leads")
         return 1 if missing else 0
     if rows and not command.confirm(
-        args, f"Release {len(rows)} leads ({_first_few(found)})? Sales and the visitors are mailed."
+        args, f"Release {len(rows)} leads ({_first_few(refs)})? Sales and the visitors are mailed."
     ):
         return 1
     released = [row["ref"] for row in rows if _release(services, Lead.from_columns(row))]

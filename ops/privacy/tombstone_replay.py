@@ -119,11 +119,13 @@ def reapply(
     erased_at = tombstones.load_all(run)
     if not erased_at:
         return ReplayResult(0, in_redis)
-    known = Tombstones(services.erasure_keys, erased_at)
-    leads = [row[0] for row in _iter_rows(services, SELECT_LEADS) if known.cover(*row)]
-    spam = [row[0] for row in _iter_rows(services, SELECT_SPAM) if known.cover(*row)]
+    all_tombstones = Tombstones(services.erasure_keys, erased_at)
+    leads = [row[0] for row in _iter_rows(services, SELECT_LEADS) if all_tombstones.cover(*row)]
+    spam = [row[0] for row in _iter_rows(services, SELECT_SPAM) if all_tombstones.cover(*row)]
     rows = run(lambda c: c.execute(SELECT_NOTES).fetchall(), budget_s=STATEMENT_BUDGET_S)
-    notes = [(incident, seq) for incident, seq, at, note in rows if known.cover_note(note, at)]
+    notes = [
+        (incident, seq) for incident, seq, at, note in rows if all_tombstones.cover_note(note, at)
+    ]
     order = ErasureOrder(uuid4(), Subject(), list(erased_at), "restore", now, now)
     run(lambda connection: _delete(connection, order, leads, spam, notes),
         budget_s=STATEMENT_BUDGET_S)  # fmt: skip

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from lib.problems import CacheDown, NotConfigured
 from lib.products import cache
-from lib.services import Services
 from ops import connections
+from ops.settings import OperatorServices
 
 CACHE_TAG = "products"
 TIMEOUT_S = 10
@@ -24,12 +24,12 @@ class InvalidationResult(NamedTuple):
     message: str
 
 
-def invalidate_all(services: Services) -> dict[str, InvalidationResult]:
+def invalidate_all(services: OperatorServices) -> dict[str, InvalidationResult]:
     """The result by cache."""
     return {"Redis": _invalidate_redis(services), "CDN": _invalidate_cdn(services)}
 
 
-def _invalidate_redis(services: Services) -> InvalidationResult:
+def _invalidate_redis(services: OperatorServices) -> InvalidationResult:
     try:
         cache.invalidate(services.cache.pipeline)
     except NotConfigured as error:
@@ -41,7 +41,7 @@ def _invalidate_redis(services: Services) -> InvalidationResult:
     return InvalidationResult(True, "purged: the next answer is read anew")
 
 
-def _invalidate_cdn(services: Services) -> InvalidationResult:
+def _invalidate_cdn(services: OperatorServices) -> InvalidationResult:
     settings = services.settings
     if not settings.vercel_api_token:
         return InvalidationResult(True, "no VERCEL_API_TOKEN; copies expire within a minute")

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from lib.services import Services
 from ops import command, progress
 from ops.command import Args
 from ops.products import cache_invalidation, catalogue, diff, reader, writer
+from ops.settings import OperatorServices
 
 catalogue_commands = command.group("catalogue", "the products: import, export, purge caches")
 
@@ -25,7 +25,7 @@ DATABASE_BUDGET_S = 120
 )
 @command.argument("file", help="JSON or CSV, as `export` writes it; - for standard input")
 @click.option("--prune", is_flag=True, help="remove products the file leaves out")
-def catalogue_import(services: Services, args: Args) -> int:
+def catalogue_import(services: OperatorServices, args: Args) -> int:
     """Bring the catalogue to what a file says, all of it or nothing; then purge every cache."""
     text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
     run = services.database.run
@@ -67,7 +67,7 @@ def _as_json(results: dict[str, cache_invalidation.InvalidationResult]) -> dict[
     "export", examples=("python3 -m ops catalogue export > catalogue.json",)
 )
 @click.option("--csv", is_flag=True, help="products alone, for a spreadsheet")
-def catalogue_export(services: Services, args: Args) -> int:
+def catalogue_export(services: OperatorServices, args: Args) -> int:
     """Write the catalogue to standard output: JSON, which is all of it, or CSV, the products."""
     if args.csv and args.json:
         raise command.Failed(
@@ -80,7 +80,7 @@ def catalogue_export(services: Services, args: Args) -> int:
 
 
 @catalogue_commands.command("purge", examples=("python3 -m ops catalogue purge",))
-def catalogue_purge(services: Services, args: Args) -> int:
+def catalogue_purge(services: OperatorServices, args: Args) -> int:
     """Let no cache answer with an older catalogue. Exit 1 when one could not be purged."""
     results = cache_invalidation.invalidate_all(services)
     lines = [f"{cache}: {result.message}" for cache, result in results.items()]

@@ -17,6 +17,7 @@ from ops.command import Failed
 from ops.keys.database import enable_login
 from ops.leads import commands
 from ops.recovery import journal, migrations, postgres
+from ops.settings import OperatorServices
 
 # A mail the backup holds as unsent may have left after it was taken. Marked so, it is sent again
 # only while Resend still knows its idempotency key; then a person looks at it.
@@ -64,7 +65,7 @@ def replay_journal(services: Services, now: datetime) -> str:
     return text
 
 
-def send_canary(services: Services, *, past_maintenance: bool = False) -> str:
+def send_canary(services: OperatorServices, *, past_maintenance: bool = False) -> str:
     """`ops canary`, its lines on standard error. Raises Failed."""
     args = SimpleNamespace(site=None, past_maintenance=past_maintenance, json=False)
     with contextlib.redirect_stdout(sys.stderr):

@@ -49,8 +49,8 @@ def first_pg_restore(archive: bytes) -> int:
         raise Failed("the backup holds no archive of pg_dump")
     version = (archive[5], archive[6])
     if version not in FIRST_PG_RESTORE:
-        known = ", ".join(f"{major}.{minor}" for major, minor in FIRST_PG_RESTORE)
-        raise Failed(f"the archive is of version {version[0]}.{version[1]}; known are {known}")
+        versions = ", ".join(f"{major}.{minor}" for major, minor in FIRST_PG_RESTORE)
+        raise Failed(f"the archive is of version {version[0]}.{version[1]}; known are {versions}")
     return FIRST_PG_RESTORE[version]
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import psycopg
 
 from lib.leads.queue import journal_key
-from lib.services import Services
 from ops import command, connections
 from ops.command import Args, Failed
 from ops.recovery import backup, manifest, postgres
+from ops.settings import OperatorServices
 from ops.vendors import supabase
 
 COUNT_NEWER_LEADS = "select count(*) from leads where created_at > %(taken_at)s and not canary"
@@ -32,7 +32,7 @@ class BackupSource:
         return f"{self.kind} {self.name}, {age:.1f} h old ({command.format_time(self.taken_at)})"
 
 
-def choose_source(services: Services, args: Args, now: datetime) -> BackupSource:
+def choose_source(services: OperatorServices, args: Args, now: datetime) -> BackupSource:
     """The backup that was asked for, or the newest good one (before --before). Raises Failed."""
     if args.point is not None:
         return BackupSource("point", args.point.isoformat(), args.point)
@@ -61,7 +61,7 @@ def choose_source(services: Services, args: Args, now: datetime) -> BackupSource
     return max(fitting, key=lambda source: source.taken_at)
 
 
-def newer_data(services: Services, source: BackupSource) -> dict[str, object]:
+def newer_data(services: OperatorServices, source: BackupSource) -> dict[str, object]:
     """What is newer than the backup: leads, how many the journal has, and rows of each table."""
     values = {"taken_at": source.taken_at}
     newer: dict[str, object] = {}
@@ -80,7 +80,7 @@ def newer_data(services: Services, source: BackupSource) -> dict[str, object]:
 
 
 def _changed_tables(
-    services: Services, connection: postgres.Connection, source: BackupSource
+    services: OperatorServices, connection: postgres.Connection, source: BackupSource
 ) -> dict[str, str]:
     settings = services.settings
     file = manifest.manifest_file(Path(settings.backup_directory), source.name)

@@ -10,11 +10,11 @@ import psycopg
 
 from lib.incidents import rules
 from lib.problems import DatabaseDown, NotConfigured
-from lib.services import Services
 from ops import command, connections, steps
 from ops.command import Args, Failed
 from ops.progress import Waiting
 from ops.recovery import backup, drill, journal, manifest, migrations, postgres
+from ops.settings import OperatorServices
 from ops.vendors import supabase
 
 journal_commands = command.group("journal", "the encrypted journal of the last 48 hours")
@@ -27,7 +27,7 @@ KEEP_DAYS = 30
     "backup", examples=("python3 -m ops backup --keep-days 14 --json",), dry_run=True
 )
 @click.option("--keep-days", type=int, default=30, metavar="N", help="default: 30")
-def take_backup(services: Services, args: Args) -> int:
+def take_backup(services: OperatorServices, args: Args) -> int:
     """Dump the database, encrypted, with a manifest counted in the same snapshot; and record it.
 
     Older backups than --keep-days are removed afterwards, never the newest.
@@ -38,8 +38,8 @@ def take_backup(services: Services, args: Args) -> int:
     if args.dry_run:
         facts: dict[str, Any] = backup.plan(dsn, folder)
     else:
-        taken = backup.take(dsn, folder, keys, quiet=args.json)
-        facts = {"taken_at": taken.taken_at, **taken.as_dict()}
+        archive = backup.take(dsn, folder, keys, quiet=args.json)
+        facts = {"taken_at": archive.taken_at, **archive.as_dict()}
     backups, _ = manifest.list_backups(folder, keys)
     expired = backup.expired(backups, datetime.now(UTC), args.keep_days)
     names = [old.name for old in expired]
@@ -47,12 +47,12 @@ def take_backup(services: Services, args: Args) -> int:
         return _print_facts(args, facts | {"would_remove": names}, "dry run: nothing was written")
     for old in expired:
         backup.remove(folder, old)
-    return _print_facts(args, facts | {"removed": names}, f"recorded; {folder / taken.name}")
+    return _print_facts(args, facts | {"removed": names}, f"recorded; {folder / archive.name}")
 
 
 @command.root.command("backups", examples=("python3 -m ops backups --record",), dry_run=True)
 @click.option("--record", is_flag=True, help="write into Postgres what was found, for the watch")
-def list_backups(services: Services, args: Args) -> int:
+def list_backups(services: OperatorServices, args: Args) -> int:
     """Supabase's backups and our own, with their ages; --record lets the watch know of them.
 
     Exit 1 when the newest good one is too old, or one cannot be used; 2 when Supabase is not
@@ -86,7 +86,9 @@ def list_backups(services: Services, args: Args) -> int:
     return status or (1 if faults else 0)
 
 
-def _list_at_supabase(services: Services, now: datetime) -> tuple[bool, list[dict[str, Any]]]:
+def _list_at_supabase(
+    services: OperatorServices, now: datetime
+) -> tuple[bool, list[dict[str, Any]]]:
     """Whether PITR is on, and Supabase's backups. Raises NotConfigured, Failed."""
     with supabase.Project(services.settings) as project:
         listed = project.list_backups()
@@ -132,7 +134,7 @@ def _record_backups(dsn: str, rows: list[dict[str, Any]]) -> None:
 
 
 @command.root.command("restore-drill", examples=("python3 -m ops restore-drill",), dry_run=True)
-def restore_drill(services: Services, args: Args) -> int:
+def restore_drill(services: OperatorServices, args: Args) -> int:
     """Restore the newest backup into a server of its own and prove that leads get through.
 
     PASS, FAIL or COULD NOT VERIFY is recorded with the measured RTO and RPO. Exit 0 for PASS
@@ -169,7 +171,7 @@ def restore_drill(services: Services, args: Args) -> int:
 @journal_commands.command(
     "replay", examples=("python3 -m ops journal replay --dry-run",), dry_run=True
 )
-def replay_journal(services: Services, args: Args) -> int:
+def replay_journal(services: OperatorServices, args: Args) -> int:
     """Store every lead of the journal that Postgres does not have. Twice does no harm."""
     with Waiting("leads of the journal are stored"):
         stats = journal.replay(services, datetime.now(UTC), dry_run=args.dry_run)
@@ -192,7 +194,7 @@ def _print_facts(args: Args, facts: dict[str, Any], last_line: str) -> int:
 @command.root.command("migrate", examples=("python3 -m ops migrate",))
 @click.option("--dsn", help="as the tables' owner (default: DATABASE_DIRECT_URL)")
 @click.option("--folder", type=click.Path(path_type=Path), default=migrations.FOLDER, hidden=True)
-def migrate(services: Services, args: Args) -> int:
+def migrate(services: OperatorServices, args: Args) -> int:
     """Apply supabase/migrations, recorded where the Supabase CLI records them."""
     try:
         names = migrations.apply(args.dsn or services.settings.database_direct_url, args.folder)

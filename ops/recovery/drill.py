@@ -15,13 +15,12 @@ from pathlib import Path
 import psycopg
 
 from lib.problems import DatabaseDown
-from lib.services import Services
-from lib.settings import Settings
 from ops import local_platform, steps
 from ops.command import Failed
 from ops.privacy import tombstone_replay
 from ops.recovery import after_load, journal, load, manifest
 from ops.recovery.manifest import Manifest
+from ops.settings import OperatorServices, OperatorSettings
 from ops.steps import CouldNotVerify, Outcome, Step
 
 MAX_RTO_S = 3600.0  # handbook: RTO < 60 min
@@ -56,7 +55,7 @@ class DrillReport:
 class Drill:
     """One drill; `services` are production's."""
 
-    def __init__(self, services: Services, folder: Path, *, quiet: bool) -> None:
+    def __init__(self, services: OperatorServices, folder: Path, *, quiet: bool) -> None:
         self._services = services
         self._folder = folder
         self._keys = services.settings.backup_encryption_key
@@ -72,7 +71,7 @@ class Drill:
             self._dsn, self._app_dsn = site["admin_database_url"], site["database_url"]
             environ = {**self._services.settings.environ, "DATABASE_URL": self._app_dsn}
             # Production's Redis, the restored database.
-            with contextlib.closing(Services(Settings(environ))) as self._restored:
+            with contextlib.closing(OperatorServices(OperatorSettings(environ))) as self._restored:
                 outcomes = steps.run_steps(self._steps(backup), show)
         rto_s = round(sum(outcome.took_s for outcome in outcomes), 1)
         rpo_s = (self._now - backup.taken_at).total_seconds()
@@ -153,7 +152,9 @@ class Drill:
         return "every lead accepted in the last 48 hours is there"
 
     def _send_canary(self) -> str:
-        with contextlib.closing(Services(Settings(self._site["environment"]))) as services:
+        with contextlib.closing(
+            OperatorServices(OperatorSettings(self._site["environment"]))
+        ) as services:
             return after_load.send_canary(services)
 
 
@@ -174,7 +175,7 @@ def newest_backup(folder: Path, keys: tuple[bytes, ...]) -> Manifest:
     return backups[0]
 
 
-def record(services: Services, report: DrillReport, at: datetime) -> None:
+def record(services: OperatorServices, report: DrillReport, at: datetime) -> None:
     """Raises DatabaseDown."""
     values = {"at": at, "verdict": report.verdict, "facts": json.dumps(report.as_dict())}
     services.database.run(lambda connection: connection.execute(INSERT_DRILL, values))

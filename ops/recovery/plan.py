@@ -19,16 +19,16 @@ from lib import maintenance
 from lib.leads import queue
 from lib.maintenance import MaintenanceWindow
 from lib.problems import DatabaseDown
-from lib.services import Services
 from ops import command, steps
 from ops.command import Args, Failed
-from ops.incidents import notes
+from ops.incidents import maintenance_window, notes
 from ops.keys.key_file import write_private
 from ops.privacy import tombstone_replay
 from ops.products import cache_invalidation
 from ops.progress import Waiting
 from ops.recovery import after_load, backup, load, manifest, postgres
 from ops.recovery.backup_sources import BackupSource
+from ops.settings import OperatorServices
 from ops.steps import Outcome, Step
 from ops.vendors import supabase
 
@@ -53,7 +53,9 @@ class ConfirmationRequired(Exception):
 class Restore:
     """One restore; `state` is the file's content."""
 
-    def __init__(self, services: Services, args: Args, file: Path, state: dict[str, Any]) -> None:
+    def __init__(
+        self, services: OperatorServices, args: Args, file: Path, state: dict[str, Any]
+    ) -> None:
         self._services, self._args, self._file, self._state = services, args, file, state
         settings = services.settings
         self._dsn = settings.database_direct_url
@@ -134,7 +136,7 @@ class Restore:
         now = datetime.now(UTC)
         end = now + MAINTENANCE_WINDOW
         window = MaintenanceWindow("intake", now, end, "restore", getpass.getuser())
-        maintenance.open_window(self._services.cache.execute, window, now)
+        maintenance_window.open_in_redis(self._services.cache.execute, window, now)
         self._keep_closed()
         return f"leads are queued until {command.format_time(window.until)} at the latest"
 
@@ -147,7 +149,7 @@ class Restore:
         window = maintenance.parse_window(services.cache.execute("GET", maintenance.KEY), now)
         if window is not None:
             with suppress(Failed, psycopg.Error), postgres.connect(self._dsn) as connection:
-                maintenance.open_in_postgres(lambda query: query(connection), window)
+                maintenance_window.open_in_postgres(lambda query: query(connection), window)
 
     def _save_current_data(self) -> str:
         """What can still be saved of the database that will be replaced."""
@@ -246,8 +248,8 @@ class Restore:
 
     def _reopen(self) -> str:
         self._confirm("open", "", "maintenance ends, and what waits is stored and mailed")
-        maintenance.close_in_postgres(self._services.database.run)
-        maintenance.close_window(self._services.cache.execute)
+        maintenance_window.close_in_postgres(self._services.database.run)
+        maintenance_window.close_in_redis(self._services.cache.execute)
         if self._services.settings.maintenance_mode != "off":
             raise Failed(
                 "MAINTENANCE_MODE still keeps maintenance on: `ops maintenance deploy off`"

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from lib.services import Services
 from ops import command, local_platform, steps
 from ops.command import Args, Failed
 from ops.recovery.backup_sources import BackupSource, choose_source, newer_data
 from ops.recovery.plan import ConfirmationRequired, Restore
+from ops.settings import OperatorServices
 
 
 @command.root.command(
@@ -55,7 +55,7 @@ from ops.recovery.plan import ConfirmationRequired, Restore
     help="what is done is kept here",
 )
 @click.option("--every", type=float, default=5.0, metavar="S", help="ask Supabase so often")
-def restore(services: Services, args: Args) -> int:
+def restore(services: OperatorServices, args: Args) -> int:
     """Restore production: intake mode, restore, passwords, migrations, erasures, journal, open.
 
     Chooses the newest backup of ours, or of Supabase where there is none. Stopped anywhere, the
@@ -101,7 +101,7 @@ def _new_state(source: BackupSource, now: datetime) -> dict[str, Any]:
     }
 
 
-def _print_plan(services: Services, args: Args, job: Restore, state: dict[str, Any]) -> int:
+def _print_plan(services: OperatorServices, args: Args, job: Restore, state: dict[str, Any]) -> int:
     risk = newer_data(services, job.source)
     left = [step.name for step in job.steps() if step.name not in state["done"]]
     if args.json:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from lib.settings import Settings
 from ops.command import Failed
+from ops.settings import OperatorSettings
 from ops.vendors.http import JsonApi
 
 SOURCE = "supabase"
@@ -39,7 +39,7 @@ class BackupList:
 class Project:
     """One project. Every method raises Failed when the API refuses or does not answer."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: OperatorSettings) -> None:
         self._api = JsonApi(
             "Supabase", settings.supabase_api_url, token=settings.supabase_access_token
         )

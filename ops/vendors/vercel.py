@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from lib.problems import NotConfigured
-from lib.settings import Settings
+from ops.settings import OperatorSettings
 from ops.vendors.http import TRANSIENT_STATUSES, ApiError, JsonApi
 
 PAGE_SIZE = 50
@@ -68,7 +68,7 @@ class AliasChange:
 class Vercel:
     """One project, by its id or name."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: OperatorSettings) -> None:
         if not settings.vercel_api_token:
             raise NotConfigured("VERCEL_API_TOKEN", "is not set")
         if not settings.vercel_project_id:

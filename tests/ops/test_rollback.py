@@ -21,9 +21,9 @@ from lib.incidents import alerting, rules
 from lib.monitoring import deployments
 from lib.monitoring.deployments import Build
 from lib.services import Services
-from lib.settings import Settings
 from ops import cli
 from ops.incidents import rollback_candidates
+from ops.settings import OperatorSettings
 from ops.vendors import vercel
 from tests.conftest import ROOT, eventually
 from tests.test_sql import STATEMENTS, numbered
@@ -37,7 +37,7 @@ NO_DATABASE = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa"}
 
 @pytest.fixture
 def services(platform: Platform, database: Rows) -> Iterator[Services]:
-    with contextlib.closing(Services(Settings(platform.environment))) as services:
+    with contextlib.closing(Services(OperatorSettings(platform.environment))) as services:
         yield services
 
 
@@ -108,7 +108,7 @@ def test_a_push_after_a_rollback_is_not_served_as_it_says(
     deployment = project.push("dddd4444")
     eventually(lambda: deployment.state == "READY")
     assert answering(platform) == history[1].id
-    with contextlib.closing(vercel.Vercel(Settings(platform.environment))) as client:
+    with contextlib.closing(vercel.Vercel(OperatorSettings(platform.environment))) as client:
         client.promote(deployment.id)
     eventually(lambda: answering(platform) == deployment.id)
 
@@ -340,7 +340,7 @@ def test_an_outage_of_vercels_api_is_reported_and_reads_are_retried(
 
 
 def test_vercels_variables_are_written_and_never_read(platform: Platform, project: Project) -> None:
-    with contextlib.closing(vercel.Vercel(Settings(platform.environment))) as client:
+    with contextlib.closing(vercel.Vercel(OperatorSettings(platform.environment))) as client:
         client.set_variable("CRON_SECRET", "a new value of sixteen and more")
         client.set_variable("BRAND_NEW", "another value")
     assert project.variables["CRON_SECRET"].value == "a new value of sixteen and more"

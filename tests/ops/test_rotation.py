@@ -18,11 +18,10 @@ from psycopg.rows import DictRow
 from dev.platform import migrations
 from dev.platform.local_platform import APP_GROUP, APP_ROLE, Platform
 from lib.encryption import SecretBoxCipher
-from lib.services import Services
-from lib.settings import Settings
 from ops import cli
 from ops.keys import commands, inventory, rotation
 from ops.keys.key_file import KeyFile
+from ops.settings import OperatorServices, OperatorSettings
 from tests.conftest import LEAD, ROOT, delivered, eventually
 from tests.ops.terminal import Terminal
 from tests.ops.test_rollback import answering
@@ -170,7 +169,7 @@ def outcome(name: str, environ: dict[str, str], file: KeyFile, value: str) -> st
     """What becomes of somebody who tries this value."""
     key = inventory.BY_NAME[name]
     kind = commands.TYPES_BY_NAME.get(name) or commands.TYPES_BY_OVERLAP[key.overlap]
-    with contextlib.closing(Services(Settings(environ))) as services:
+    with contextlib.closing(OperatorServices(OperatorSettings(environ))) as services:
         return kind(key, services, environ[name], file).probe(value).outcome
 
 
@@ -493,14 +492,14 @@ def see(platform: Platform) -> None:
 def test_what_the_old_key_sealed_is_read_all_the_while_and_needs_it_no_more(
     platform: Platform, production: dict[str, str], file: KeyFile, database: Rows
 ) -> None:
-    old = SecretBoxCipher(Settings(production).leads_encryption_key)
+    old = SecretBoxCipher(OperatorSettings(production).leads_encryption_key)
     sealed = old.encrypt("a lead of before")
     with redis.Redis.from_url(platform.redis_url, decode_responses=True) as valkey:
         valkey.set("journal:0b0f", sealed, ex=1000)
         assert rotate(platform, production, file, "LEADS_ENCRYPTION_KEY") == 0
         fresh = valkey.get("journal:0b0f")
         assert 0 < valkey.ttl("journal:0b0f") <= 1000
-    new = SecretBoxCipher(Settings(platform.environment).leads_encryption_key)
+    new = SecretBoxCipher(OperatorSettings(platform.environment).leads_encryption_key)
     assert new.decrypt(str(fresh)) == "a lead of before"
     assert file.read()["LEADS_ENCRYPTION_KEY"].split(",")[1] == production["LEADS_ENCRYPTION_KEY"]
 
