@@ -1,7 +1,12 @@
-"""The whole catalogue, published or not, read from Postgres and stored there in one transaction."""
+"""The whole catalogue, published or not, read from Postgres and stored there.
+
+`store` belongs in a transaction of its caller (importing.py), which locks what it compared.
+"""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import batched
 from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import dict_row
@@ -12,6 +17,9 @@ if TYPE_CHECKING:
     from ops.products.diff import CatalogueDiff
 
 type Rows = list[dict[str, Any]]
+
+BATCH_PRODUCTS = 500
+LABEL_TABLES = ("brands", "categories", "functions")
 
 COLUMNS = (
     "slug", "name", "brand", "audience", "categories", "functions", "summary_id", "summary_en",
@@ -80,7 +88,10 @@ on conflict (slug) do update set
   created_at = excluded.created_at, updated_at = excluded.updated_at
 """
 DELETE_PRODUCTS = "delete from products where slug = any(%(slugs)s)"
-DELETE_SYNONYMS = "delete from synonyms"
+DELETE_SYNONYMS = """
+delete from synonyms as s using jsonb_populate_recordset(null::synonyms, %(rows)s) as removed
+where s.term = removed.term and s.same_as = removed.same_as
+"""
 DELETE_UNUSED_WORDS = """
 delete from search_words as w
 where not exists (
@@ -91,14 +102,13 @@ where not exists (
 
 @dataclass(slots=True)
 class Catalogue:
-    """Rows as in the tables. line_numbers: by slug, where they come from a file."""
+    """Rows as in the tables."""
 
     brands: Rows = field(default_factory=list)
     categories: Rows = field(default_factory=list)
     functions: Rows = field(default_factory=list)
     synonyms: Rows = field(default_factory=list)
     products: Rows = field(default_factory=list)
-    line_numbers: dict[str, int] = field(default_factory=dict)
 
 
 def load(connection: "Connection[Any]") -> Catalogue:
@@ -112,22 +122,28 @@ def load(connection: "Connection[Any]") -> Catalogue:
     )
 
 
-def store(connection: "Connection[Any]", catalogue: Catalogue, diff: "CatalogueDiff") -> None:
-    """Store the labels of `catalogue` and the products that `diff` names: all or nothing."""
+def store(
+    connection: "Connection[Any]",
+    diff: "CatalogueDiff",
+    progress: Callable[[int], object] = lambda _stored: None,
+) -> None:
+    """Store what `diff` changes. progress: called with the number of products stored so far."""
 
     def write(statement: str, rows: Rows) -> None:
         if rows:
             text = json.dumps(rows, default=lambda moment: moment.isoformat())
             connection.execute(statement, {"rows": text})
 
-    with connection.transaction():
-        write(UPSERT_BRANDS, catalogue.brands)
-        write(UPSERT_CATEGORIES, catalogue.categories)
-        write(UPSERT_FUNCTIONS, catalogue.functions)
-        if catalogue.synonyms:
-            connection.execute(DELETE_SYNONYMS)
-            write(INSERT_SYNONYMS, catalogue.synonyms)
-        write(UPSERT_PRODUCTS, diff.changed_products)
-        if diff.removed_slugs:
-            connection.execute(DELETE_PRODUCTS, {"slugs": diff.removed_slugs})
-        connection.execute(DELETE_UNUSED_WORDS)
+    write(UPSERT_BRANDS, diff.changed_labels["brands"])
+    write(UPSERT_CATEGORIES, diff.changed_labels["categories"])
+    write(UPSERT_FUNCTIONS, diff.changed_labels["functions"])
+    write(DELETE_SYNONYMS, diff.removed_synonyms)
+    write(INSERT_SYNONYMS, diff.new_synonyms)
+    stored = 0
+    for rows in batched(diff.changed_products, BATCH_PRODUCTS):
+        write(UPSERT_PRODUCTS, list(rows))
+        stored += len(rows)
+        progress(stored)
+    if diff.removed_slugs:
+        connection.execute(DELETE_PRODUCTS, {"slugs": diff.removed_slugs})
+    connection.execute(DELETE_UNUSED_WORDS)

@@ -1,10 +1,15 @@
 """`ops catalogue`: import, export, purge; and the snapshot that ships."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 import redis
 
@@ -13,7 +18,9 @@ from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
 from lib.products import cache, snapshot
 from ops import cli
+from ops.products import catalogue, diff, importing, reader
 from tests.conftest import ROOT, eventually
+from tests.ops.terminal import Terminal
 from tests.products.catalogue_data import (
     DOCUMENT,
     PRODUCTS,
@@ -36,6 +43,12 @@ def ops(platform: Platform, *arguments: str, **environ: str) -> int:
     return cli.main(["catalogue", *arguments], platform.environment | environ)
 
 
+def rows_of(database: Database) -> dict[str, dict[str, Any]]:
+    """By slug, the columns that a file has."""
+    rows = database.execute("select * from products").fetchall()
+    return {row["slug"]: {name: row[name] for name in catalogue.COLUMNS} for row in rows}
+
+
 def names(database: Database) -> dict[str, str]:
     rows = database.execute("select slug, name from products").fetchall()
     return {row["slug"]: row["name"] for row in rows}
@@ -56,7 +69,7 @@ def test_the_seed_is_imported_once_and_every_cache_invalidated(
         assert valkey.get(cache.VERSION_KEY) == b"1"
     capsys.readouterr()
     assert ops(platform, "import", "--yes", str(SEED)) == 0
-    assert capsys.readouterr().out == "nothing to change\n"
+    assert capsys.readouterr().out.splitlines()[0] == "nothing to change"
     assert len(platform.vercel.received()) == 1
 
 
@@ -110,16 +123,13 @@ def test_every_error_is_reported_with_its_line_and_nothing_is_changed(
         """The line that the object with this slug begins on."""
         return [n for n, line in enumerate(lines) if f'"slug": "{slug}"' in line][nth]
 
-    assert f"line {begins('priced')}: 'price' is not known" in output
-    assert f"line {begins('fine', 1)}: fine is there twice" in output
-    file = write_file(tmp_path, json.dumps({"products": bad[:4]}, indent=1))
-    assert ops(platform, "import", "--yes", file) == 1
-    output = capsys.readouterr().err
+    assert f"line {begins('priced')}: priced: 'price' is not known" in output
+    assert f"line {begins('fine', 1)}: fine is there twice, first in line" in output
     assert f"line {begins('Not A Slug')}: Not A Slug: slug" in output
     assert f"line {begins('no-brand')}: no-brand: brand: 'Nobody' is not known" in output
     assert "categories: 'perfume' is not known" in output
-    assert "audience: SALON, BARBER or both" in output
-    assert "4 faults; nothing was changed" in output
+    assert "audience: SALON, BARBER or both; not ['VET']" in output
+    assert "6 faults; nothing was changed" in output
     assert ops(platform, "import", "--yes", write_file(tmp_path, '{"products": [\n{]')) == 1
     assert "line 2: this is no JSON" in capsys.readouterr().err
     assert names(seeded) == before
@@ -135,17 +145,17 @@ def test_an_exported_csv_is_imported_unchanged(
     assert "'=1+1" in table, "a spreadsheet must not reckon it"
     assert ops(platform, "import", "--yes", write_file(tmp_path, table, "p.csv")) == 0
     assert capsys.readouterr().out == "nothing to change\n"
-    edited = re.sub(r"^(barber-beard-oil),[^,]*,", r"\1,Beard Oil Deluxe,", table, flags=re.M)
+    edited = re.sub(r'^("barber-beard-oil"),[^,]*,', r'\1,"Beard Oil Deluxe",', table, flags=re.M)
     assert ops(platform, "import", "--yes", write_file(tmp_path, edited, "p.csv")) == 0
     assert names(seeded)["barber-beard-oil"] == "Beard Oil Deluxe"
-    broken = table.replace(",Gamma+,", ",Gamma,")
+    broken = table.replace(',"Gamma+",', ',"Gamma",')
     assert ops(platform, "import", "--yes", write_file(tmp_path, broken, "p.csv")) == 1
-    line = next(n for n, row in enumerate(table.splitlines(), 1) if ",Gamma+," in row)
-    assert f"line {line}: " in capsys.readouterr().err
+    row = next(n for n, row in enumerate(table.splitlines(), 1) if ',"Gamma+",' in row)
+    assert f"row {row}: " in capsys.readouterr().err
     assert ops(platform, "import", "--yes", write_file(tmp_path, "slug,cost\nx,1\n", "p.csv")) == 1
     output = capsys.readouterr().err
-    assert "line 1: column 'cost' is not known" in output
-    assert "line 1: column 'name' is missing" in output
+    assert "row 1: column 'cost' is not known" in output
+    assert "row 2: x: name: empty or missing" in output
 
 
 def test_an_export_is_an_import_that_changes_nothing(
@@ -155,6 +165,123 @@ def test_an_export_is_an_import_that_changes_nothing(
     text = capsys.readouterr().out
     assert ops(platform, "import", "--yes", "--prune", write_file(tmp_path, text)) == 0
     assert capsys.readouterr().out == "nothing to change\n"
+
+
+def test_a_sheet_with_some_columns_leaves_the_others_and_hidden_products_alone(
+    platform: Platform, seeded: Database, tmp_path: Path, capsys: Printed
+) -> None:
+    slug = PRODUCTS[0]["slug"]
+    seeded.execute("update products set published = false where slug = %s", [slug])
+    before = rows_of(seeded)
+    table = f"slug,name,published\n{slug},New Name,\n"
+    assert ops(platform, "import", "--yes", write_file(tmp_path, table, "p.csv")) == 0
+    output = capsys.readouterr().out
+    assert f"    name: {PRODUCTS[0]['name']!r} -> 'New Name'" in output
+    assert "not in the file, stays as it is: brand, audience, categories" in output
+    assert f"not in the file, stay as they are: {len(PRODUCTS) - 1} products" in output
+    after = rows_of(seeded)
+    assert after.pop(slug) == before.pop(slug) | {"name": "New Name"}
+    assert after == before
+    table = f"slug,summary_en,published\n{slug},,ya\n"
+    assert ops(platform, "import", "--yes", write_file(tmp_path, table, "p.csv")) == 0
+    assert "    published: False -> True" in capsys.readouterr().out
+    row = rows_of(seeded)[slug]
+    assert (row["summary_en"], row["published"]) == (None, True)
+    assert row["summary_id"] == PRODUCTS[0]["summary"]["id"]
+
+
+def test_a_key_that_json_leaves_out_stays_and_null_empties(
+    platform: Platform, seeded: Database, tmp_path: Path
+) -> None:
+    slug = PRODUCTS[0]["slug"]
+    before = rows_of(seeded)[slug]
+    product = {"slug": slug, "howToUse": {"en": None}, "image": {"alt": {"id": "Botol"}}}
+    assert ops(platform, "import", "--yes", write_file(tmp_path, [product])) == 0
+    changes = {"how_to_use_en": None, "image_alt_id": "Botol"}
+    assert rows_of(seeded)[slug] == before | changes
+
+
+def test_pruning_more_than_a_tenth_asks_once_more(
+    platform: Platform,
+    seeded: Database,
+    tmp_path: Path,
+    capsys: Printed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = write_file(tmp_path, {"products": [make_product("brand-new")]})
+    monkeypatch.setattr(sys, "stdin", Terminal("yes\nno\n"))
+    assert ops(platform, "import", "--prune", file) == 1
+    count = len(PRODUCTS)
+    question = f"--prune removes {count} of {count} products (100 %). Remove them?"
+    assert question in capsys.readouterr().err
+    assert len(names(seeded)) == count
+    assert ops(platform, "import", "--prune", "--yes", file) == 0
+    assert set(names(seeded)) == {"brand-new"}
+
+
+@pytest.mark.parametrize("text", ["slug,name\n", "slug;name\n;;\n", "[]", "{}", "", "\n\n"])
+def test_a_file_without_rows_is_refused(
+    platform: Platform, seeded: Database, tmp_path: Path, capsys: Printed, text: str
+) -> None:
+    file = write_file(tmp_path, text, "p.csv")
+    assert ops(platform, "import", "--yes", "--prune", file) == 1
+    assert "the file has no rows" in capsys.readouterr().err
+    assert len(names(seeded)) == len(PRODUCTS)
+
+
+def test_labels_alone_are_imported_and_prune_no_product(
+    platform: Platform, seeded: Database, tmp_path: Path, capsys: Printed
+) -> None:
+    file = write_file(tmp_path, {"categories": [{"code": "shampoo", "label": {"en": "Hair wash"}}]})
+    assert ops(platform, "import", "--yes", "--prune", file) == 1
+    assert "--prune would remove every one" in capsys.readouterr().err
+    assert ops(platform, "import", "--yes", file) == 0
+    assert "    label_en: 'Shampoo' -> 'Hair wash'" in capsys.readouterr().out
+    rows = seeded.execute("select * from categories order by position").fetchall()
+    codes = [category["code"] for category in DOCUMENT["categories"]]
+    assert [row["code"] for row in rows] == codes
+    assert (rows[0]["label_id"], rows[0]["label_en"]) == ("Sampo", "Hair wash")
+
+
+def test_two_imports_at_once_lose_nothing(
+    platform: Platform, seeded: Database, tmp_path: Path
+) -> None:
+    """An import is refused where its difference is no more the one that was shown."""
+    first, second = PRODUCTS[0]["slug"], PRODUCTS[1]["slug"]
+    with psycopg.connect(platform.database_url, autocommit=True) as connection:
+        before = catalogue.load(connection)
+        apart = reader.read(f"slug,name\n{first},One\n".encode())
+        beside = reader.read(f"slug,name\n{second},Two\n".encode())
+        against = reader.read(f"slug,name\n{first},Three\n".encode())
+        changes = {id(file): diff.compare(before, file) for file in (apart, beside, against)}
+        for file in (apart, beside, apart):
+            importing.store(connection, file, changes[id(file)], prune=False)
+        with pytest.raises(importing.ChangedMeanwhile):
+            importing.store(connection, against, changes[id(against)], prune=False)
+    assert (names(seeded)[first], names(seeded)[second]) == ("One", "Two")
+
+
+def test_two_commands_at_the_same_moment_end_as_one_after_the_other(
+    platform: Platform, seeded: Database, tmp_path: Path
+) -> None:
+    slugs_and_files = [
+        (
+            product["slug"],
+            write_file(tmp_path, f"slug,name\n{product['slug']},Together\n", f"{n}.csv"),
+        )
+        for n, product in enumerate(PRODUCTS[:2])
+    ]
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ops", "catalogue", "import", "--yes", file],
+            env={**os.environ, **platform.environment},
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+        )
+        for _, file in slugs_and_files
+    ]
+    assert [command.wait(120) for command in commands] == [0, 0]
+    assert {names(seeded)[slug] for slug, _ in slugs_and_files} == {"Together"}
 
 
 def test_a_cache_that_cannot_be_invalidated_is_reported(

@@ -13,7 +13,7 @@ from psycopg.rows import DictRow
 
 from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
-from ops.products import catalogue, diff, reader
+from ops.products import catalogue, diff, importing, reader
 from tests.conftest import ROOT
 
 type Database = psycopg.Connection[DictRow]
@@ -26,9 +26,9 @@ PRODUCTS: list[dict[str, Any]] = DOCUMENT["products"]
 def store_catalogue(platform: Platform, document: Mapping[str, Any] = DOCUMENT) -> None:
     """Replace the stored catalogue, as the functions' role."""
     with psycopg.connect(platform.database_url, autocommit=True) as connection:
-        before = catalogue.load(connection)
-        after = reader.parse(json.dumps(document), known=before)
-        catalogue.store(connection, after, diff.compare(before, after, prune=True))
+        file = reader.read(json.dumps(document).encode())
+        changes = diff.compare(catalogue.load(connection), file, prune=True)
+        importing.store(connection, file, changes, prune=True)
 
 
 @pytest.fixture
