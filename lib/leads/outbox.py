@@ -222,6 +222,8 @@ class Delivery:
                 send_rate.sleep(pause_s)
                 continue
             send_rate.sleep(wait_s)
+            if wait_s and not self._rate_limit.may_still_send(self._clock(), "sales"):
+                continue
             claimed = claim(self._run, self._clock())
             if not claimed:
                 break
@@ -241,25 +243,32 @@ class Delivery:
         if wait_s is None:
             self._release(claimed)
             return
-        send_rate.sleep(wait_s)
-        self.send(claimed, interval_s=self._rate_limit.interval_s)
+        self.send(claimed, wait_s=wait_s, interval_s=self._rate_limit.interval_s)
 
-    def send(self, claimed: Sequence[ClaimedEmail], *, interval_s: float = 0.0) -> None:
-        """Try each e-mail once, interval_s apart, and store the outcomes.
+    def send(
+        self, claimed: Sequence[ClaimedEmail], *, wait_s: float = 0.0, interval_s: float = 0.0
+    ) -> None:
+        """Try each e-mail once, the first after wait_s, interval_s apart; store the outcomes.
 
+        One that has waited is given back when all are paused meanwhile, or sales' go first.
         Killed before they are stored, the lease ends and the same idempotency key is used again.
         """
         sent: list[tuple[ClaimedEmail, str | None]] = []
         try:
             for number, mail in enumerate(claimed):
-                if self.stats.pause_s:
+                slot_s = interval_s if number else wait_s
+                if self.stats.pause_s or not self._wait_for_slot(mail, slot_s):
                     self._release(claimed[number:])
                     break
-                send_rate.sleep(interval_s if number else 0.0)
                 self._send_one(mail, sent)
         finally:
             if sent:
                 self._mark_sent(sent)
+
+    def _wait_for_slot(self, mail: ClaimedEmail, wait_s: float) -> bool:
+        """Whether it may be sent after that."""
+        send_rate.sleep(wait_s)
+        return not wait_s or self._rate_limit.may_still_send(self._clock(), mail.email.kind)
 
     def _send_one(self, mail: ClaimedEmail, sent: list[tuple[ClaimedEmail, str | None]]) -> None:
         if mail.uncertain and self._clock() >= mail.first_attempt_at + LAST_SAFE_RETRY:

@@ -53,6 +53,18 @@ on conflict (one) do update set held_for = excluded.held_for,
   held_until = greatest(coalesce(pace.held_until, '-infinity'), excluded.held_until)
 """
 
+# Asked by who has waited for a slot. Another worker may have been told to pause meanwhile; and an
+# acknowledgement lets e-mails to sales go first that nobody sends yet.
+MAY_STILL_SEND = """
+select
+  not exists (select from mail_pace where held_until > %(now)s::timestamptz)
+  and not (%(kind)s::text = 'acknowledgement' and exists (
+    select from outbox
+    where kind = 'sales' and sent_at is null and dead_at is null
+      and next_attempt_at <= %(now)s::timestamptz
+      and (leased_until is null or leased_until <= %(now)s::timestamptz)))
+"""
+
 
 class _Backlog:
     """Until when (time.monotonic), as far as this instance knows, no new e-mail gets a slot."""
@@ -109,6 +121,17 @@ class RateLimit:
         if own:
             _backlog.ends_at = time.monotonic() + BACKLOG_HINT_S
         return None
+
+    def may_still_send(self, now: datetime, kind: str) -> bool:
+        """Whether an e-mail of this kind may take the slot that it has waited for."""
+        try:
+            row = self._fetch_one(MAY_STILL_SEND, {"now": now, "kind": kind})
+        except DatabaseDown:
+            return True  # the e-mail is at hand
+        except self._tolerated as error:
+            log.write("mail_pace_unknown", "error", **log.exception_fields(error))
+            return True
+        return bool(row[0])
 
     def pause(self, now: datetime, pause_s: float, reason: str) -> None:
         """Stop all sending for pause_s seconds. Where that fails, each worker learns by itself."""
