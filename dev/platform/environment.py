@@ -145,18 +145,18 @@ def _system(at: Addresses, commit: str) -> dict[str, str]:
 def compose(
     variables: list[Variable],
     offers: Mapping[str, str],
-    given: Mapping[str, str],
+    overrides: Mapping[str, str],
     keys: LocalSecrets,
 ) -> dict[str, str]:
     """Values given by the caller win over offers; a secret that nobody offers is made up."""
-    wanted = {variable.name for variable in variables}
+    names = {variable.name for variable in variables}
     system = {name for name in offers if name.startswith("VERCEL")}
-    composed = {name: offers[name] for name in sorted(wanted | system) if name in offers}
+    composed = {name: offers[name] for name in sorted(names | system) if name in offers}
     for variable in variables:
         must_be_given = variable.secret and variable.default is None
         if must_be_given and variable.name not in offers:
             composed[variable.name] = keys[variable.name]
-    return composed | {name: text for name, text in given.items() if name in wanted | system}
+    return composed | {name: text for name, text in overrides.items() if name in names | system}
 
 
 def commit_of(root: Path) -> str:

@@ -85,7 +85,7 @@ class Platform:
         self.data = data.resolve()
         self.migrated: list[str] = []
         self._port = port
-        self._given = dict(environ or {})
+        self._overrides = dict(environ or {})
         self._deployed: dict[str, str] = {}
         self._durable = durable
         self._major = major
@@ -273,7 +273,7 @@ class Platform:
 
     def _token(self, name: str) -> str:
         """A stand-in takes the key that the functions are given, whoever chose it."""
-        return self._given.get(name) or self._keys[name]
+        return self._overrides.get(name) or self._keys[name]
 
     def _addresses(self) -> Addresses:
         return Addresses(
@@ -300,7 +300,7 @@ class Platform:
             # The function itself will say so, as in production.
             print(f"the settings: {fault}", file=sys.stderr)
             return dict(self.environment)
-        composed = environment.compose(variables, self._offers, self._given, self._keys)
+        composed = environment.compose(variables, self._offers, self._overrides, self._keys)
         return composed | self._deployed
 
     def _activate(self, deployment: Deployment) -> None:

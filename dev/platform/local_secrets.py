@@ -31,26 +31,26 @@ class LocalSecrets:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._known: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
-        missing = set(_TOKENS) - set(self._known)
-        self._known |= {name: _TOKENS[name] + secrets.token_hex(24) for name in sorted(missing)}
-        for name in set(_ENCRYPTION_KEYS) - set(self._known):
-            self._known[name] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+        self._values: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+        missing = set(_TOKENS) - set(self._values)
+        self._values |= {name: _TOKENS[name] + secrets.token_hex(24) for name in sorted(missing)}
+        for name in set(_ENCRYPTION_KEYS) - set(self._values):
+            self._values[name] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
             missing.add(name)
         if missing:
             self._write()
 
     def __getitem__(self, name: str) -> str:
-        if name not in self._known:
-            self._known[name] = secrets.token_hex(24)
+        if name not in self._values:
+            self._values[name] = secrets.token_hex(24)
             self._write()
-        return self._known[name]
+        return self._values[name]
 
     def all(self) -> dict[str, str]:
-        return dict(self._known)
+        return dict(self._values)
 
     def _write(self) -> None:
-        write_private(self._file, json.dumps(self._known, indent=2) + "\n")
+        write_private(self._file, json.dumps(self._values, indent=2) + "\n")
 
 
 def write_private(file: Path, text: str) -> None:

@@ -47,8 +47,8 @@ class LogBuffer:
         """Lines after number `n`, oldest first."""
         with self._lock:
             lines = list(self._lines)
-        wanted = (line for line in lines if line.n > n)
-        return [asdict(line) for line in wanted if function in (None, line.function)]
+        later = (line for line in lines if line.n > n)
+        return [asdict(line) for line in later if function in (None, line.function)]
 
     def forget(self) -> None:
         with self._lock:

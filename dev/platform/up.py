@@ -183,11 +183,11 @@ def _on_signals() -> None:
         signal.signal(number, stop)
 
 
-def _site_port(wanted: int | None) -> int:
-    if wanted:
-        if not ports.is_free(wanted):
-            raise OSError(f"port {wanted} is taken by another program")
-        return wanted
+def _site_port(port: int | None) -> int:
+    if port:
+        if not ports.is_free(port):
+            raise OSError(f"port {port} is taken by another program")
+        return port
     chosen = ports.first_free()
     if chosen != ports.DEFAULT_SITE_PORT:
         print(f"Port {ports.DEFAULT_SITE_PORT} is taken: the site gets {chosen}.")
