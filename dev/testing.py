@@ -121,6 +121,7 @@ def _repeat(times: int, for_pytest: Sequence[str]) -> int:
     """Run pytest so many times, each shown as a line; what failed is shown whole."""
     command = [*_pytest(for_pytest or [*_spread(), _RESULTS]), "-q"]
     failures = 0
+    _compile_functions()
     for number in range(1, times + 1):
         started = time.monotonic()
         with heartbeat(f"run {number} of {times}", every_s=60):
