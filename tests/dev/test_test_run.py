@@ -13,6 +13,8 @@ from ops import compliance
 from tests import conftest
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow  # each test is a run of pytest
+
 type Run = Callable[..., tuple[int, str]]
 
 # A project of its own, with this suite's hooks.
