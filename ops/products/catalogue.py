@@ -93,10 +93,10 @@ delete from synonyms as s using jsonb_populate_recordset(null::synonyms, %(rows)
 where s.term = removed.term and s.same_as = removed.same_as
 """
 DELETE_UNUSED_WORDS = """
-delete from search_words as w
-where not exists (
-  select from products as p where p.published and p.search @@ quote_literal(w.word)::tsquery
+with used as materialized (
+  select distinct unnest(tsvector_to_array(search)) as word from products where published
 )
+delete from search_words as w where not exists (select from used where used.word = w.word)
 """
 
 

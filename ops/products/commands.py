@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 catalogue_commands = command.group("catalogue", "the products: import, export, purge caches")
 
 DATABASE_BUDGET_S = 120
+STORE_BUDGET_S = 600  # 10,000 products, of which each word of search is stored anew
 MAX_UNASKED_SHARE = 0.1  # of the products, removed by --prune
 
 
@@ -107,7 +108,7 @@ def _store(
             )  # fmt: skip
 
         try:
-            services.database.run(write, budget_s=DATABASE_BUDGET_S)
+            services.database.run(write, budget_s=STORE_BUDGET_S)
         except importing.ChangedMeanwhile:
             raise command.Failed(
                 "The catalogue was changed by somebody else meanwhile: nothing was changed by this "

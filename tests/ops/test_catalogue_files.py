@@ -241,6 +241,7 @@ def _has_summaries(catalogue: Catalogue) -> bool:
     )
 
 
+@settings(deadline=None)
 @given(NASTY)
 def test_a_cell_is_its_text_again_and_no_formula(text: str) -> None:
     cell = sheet.to_cell(text)
