@@ -1,7 +1,7 @@
 """GET, HEAD /api/leads/export: every lead as CSV, newest first, for operators.
 
 `Authorization: Bearer $LEADS_ADMIN_TOKEN` or `X-Admin-Token`. Parameters: `limit` (rows; default:
-all), `before` (a cursor, or an RFC 3339 time).
+all), `before` (a cursor, or an RFC 3339 time), `excel=1` (byte order mark and `;`, for Excel).
 200 text/csv, streamed, with a header row. `X-Row-Count`: the rows after it. `Link: <…>; rel="next"`
 where older rows follow. A response that stops early ends with a row that begins with INCOMPLETE and
 holds the cursor of the next page.
@@ -34,7 +34,8 @@ def get(context: Context) -> Response:
     response.headers["Content-Disposition"] = f'attachment; filename="{filename}"'
     response.headers["X-Row-Count"] = str(size.rows)
     if size.last_row is not None:
-        next_page = urlencode({"before": size.last_row.text, "limit": query.limit})
+        parameters = {"before": size.last_row.text, "limit": query.limit}
+        next_page = urlencode(parameters | ({"excel": 1} if query.excel else {}))
         response.headers["Link"] = f'<{PATH}?{next_page}>; rel="next"'
     return response
 

@@ -28,7 +28,10 @@ root.modules = {
     "watch": ("ops.incidents.metrics",),
     "monitors": ("ops.incidents.monitors",),
     "rollback": ("ops.incidents.rollback",),
-    "leads": ("ops.leads.queries", "ops.leads.mailed_leads"),
+    "leads": (
+        "ops.leads.queries", "ops.leads.mailed_leads", "ops.leads.desk", "ops.leads.counts",
+        "ops.leads.spreadsheet",
+    ),
     "dead": ("ops.leads.commands",),
     "ledger": ("ops.leads.commands",),
     "canary": ("ops.leads.commands",),
@@ -46,7 +49,7 @@ root.modules = {
     "journal": ("ops.recovery.commands",),
     "migrate": ("ops.recovery.commands",),
     "evidence": ("ops.compliance",),
-}
+}  # fmt: skip
 INTERRUPTED = 130
 CLIENTS = ("psycopg", "httpx")  # whose errors mean that a server cannot be used
 CONTEXT: dict[str, Any] = {

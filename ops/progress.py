@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
@@ -70,6 +71,32 @@ class ProgressBar(_Display):
             self._total = None
             self.progress.reset(self.task, total=None, completed=self._size - size)
         self.progress.advance(self.task, size)
+
+
+class RowProgress(_Display):
+    """Rows so far and the time that is left; without a terminal, a line every five seconds."""
+
+    def __init__(self, title: str, total: int, *, quiet: bool = False) -> None:
+        console = _console()
+        self._title, self._total, self._rows = title, total, 0
+        self._is_terminal, self._is_quiet = console.is_terminal, quiet
+        self._printed_at = time.monotonic()
+        columns = (
+            *(TextColumn("{task.description}", markup=False), BarColumn()),
+            *(MofNCompleteColumn(), TimeRemainingColumn()),
+        )
+        disable = quiet or not console.is_terminal
+        progress = Progress(*columns, console=console, transient=True, disable=disable)
+        super().__init__(progress, title, total)
+
+    def add(self, rows: int) -> None:
+        self._rows += rows
+        self.progress.advance(self.task, rows)
+        now = time.monotonic()
+        if self._is_terminal or self._is_quiet or now - self._printed_at < LINE_EVERY_S:
+            return
+        self._printed_at = now
+        print(f"  {self._rows:,} of {self._total:,} {self._title}", file=sys.stderr, flush=True)
 
 
 class Waiting(_Display):

@@ -7,7 +7,7 @@ with the cursor of the next page. A cell that a spreadsheet would run as a formu
 import csv
 import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
@@ -46,6 +46,7 @@ ERROR_MESSAGES = {
         "id": "Bukan kursor dari jawaban sebelumnya, atau waktu RFC 3339.",
         "en": "Neither a cursor of an earlier answer nor an RFC 3339 time.",
     },
+    "excel": {"id": "Isi dengan 1 atau 0.", "en": "Give 1 or 0."},
     "unknown": {"id": "Parameter ini tidak dikenal.", "en": "This parameter is not known."},
     "repeated": {"id": "Diberikan lebih dari sekali.", "en": "Given more than once."},
 }
@@ -66,10 +67,15 @@ FROM_NEWEST = Cursor("infinity", "ffffffff-ffff-ffff-ffff-ffffffffffff")
 
 
 class ExportQuery(NamedTuple):
-    """limit: rows at most; None: all."""
+    """limit: rows at most; None: all. excel: BOM and `;`, for Excel in Indonesia."""
 
     before: Cursor = FROM_NEWEST
     limit: int | None = None
+    excel: bool = False
+
+    @property
+    def delimiter(self) -> str:
+        return ";" if self.excel else ","
 
 
 class ResultSize(NamedTuple):
@@ -90,16 +96,13 @@ def parse(parameters: Mapping[str, list[str]], locale: str) -> ExportQuery:
     """Raises Invalid with every error."""
     query, error_types = ExportQuery(), dict[str, str]()
     for name, values in query_parameters.drop_empty(parameters).items():
-        if name not in ("limit", "before"):
+        if name not in _PARSERS:
             error_types[name[:100]] = "unknown"
         elif len(values) > 1:
             error_types[name] = "repeated"
         else:
             try:
-                if name == "limit":
-                    query = query._replace(limit=_parse_limit(values[0]))
-                else:
-                    query = query._replace(before=_parse_cursor(values[0]))
+                query = query._replace(**{name: _PARSERS[name](values[0])})
             except (OverflowError, ValueError):
                 error_types[name] = name
     if error_types:
@@ -123,6 +126,16 @@ def _parse_cursor(text: str) -> Cursor:
         moment.astimezone(UTC).isoformat(), str(UUID(lead_id) if lead_id else UUID(int=0))
     )
 
+
+def _parse_excel(text: str) -> bool:
+    if (flag := query_parameters.parse_flag(text)) is None:
+        raise ValueError(text)
+    return flag
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "limit": _parse_limit, "before": _parse_cursor, "excel": _parse_excel
+}  # fmt: skip
 
 COUNT = """
 select count(*) from (
@@ -168,46 +181,59 @@ def count(run: RunQuery, query: ExportQuery) -> ResultSize:
     return size
 
 
+def fetch_batch(run: RunQuery, before: Cursor, limit: int) -> list[tuple[str | None, ...]]:
+    """The rows that follow a cursor, in the order of COLUMNS. Raises DatabaseDown."""
+    values = _sql_values(before, limit)
+    rows: list[tuple[str | None, ...]] = run(
+        lambda connection: connection.execute(SELECT_BATCH, values).fetchall(),
+        budget_s=QUERY_BUDGET_S,
+    )
+    return rows
+
+
+def cursor_after(row: tuple[str | None, ...]) -> Cursor:
+    """The position of a row of `fetch_batch`."""
+    return Cursor(str(row[1]), str(row[0]))
+
+
 def stream(
     run: RunQuery, query: ExportQuery, size: ResultSize, progress: Progress
 ) -> Iterator[bytes]:
     """The CSV in parts: RFC 4180 with plain line ends, every text quoted."""
-    yield (",".join(COLUMNS) + "\n").encode()
+    header = query.delimiter.join(COLUMNS) + "\n"
+    yield header.encode("utf-8-sig" if query.excel else "utf-8")
     end = time.monotonic() + BUDGET_S
     cursor, left = query.before, query.limit
     while left is None or left > 0:
         if time.monotonic() > end:
             progress.truncated_by = "time"
             break
-        values = _sql_values(cursor, BATCH_ROWS if left is None else min(BATCH_ROWS, left))
         try:
-            rows = run(
-                lambda c, values=values: c.execute(SELECT_BATCH, values).fetchall(),
-                budget_s=QUERY_BUDGET_S,
-            )
+            rows = fetch_batch(run, cursor, BATCH_ROWS if left is None else min(BATCH_ROWS, left))
         except DatabaseDown:
             progress.truncated_by = "database"
             break
         if not rows:
             return
-        yield _encode(rows)
-        cursor = Cursor(rows[-1][1], rows[-1][0])
+        yield _encode(rows, query.delimiter)
+        cursor = cursor_after(rows[-1])
         progress.rows += len(rows)
         left = None if left is None else left - len(rows)
     if progress.truncated_by is not None:
         action = "begin again" if cursor == FROM_NEWEST else f"go on with before={cursor.text}"
         reason = f"{progress.rows} of {size.rows} rows ({progress.truncated_by})"
-        yield _encode([(f"INCOMPLETE: {reason}; {action}", *([None] * (len(COLUMNS) - 1)))])
+        last_row = (f"INCOMPLETE: {reason}; {action}", *([None] * (len(COLUMNS) - 1)))
+        yield _encode([last_row], query.delimiter)
 
 
 def _sql_values(cursor: Cursor, limit: int | None) -> dict[str, object]:
     return {"at": cursor.created_at, "lead_id": cursor.lead_id, "limit": limit}
 
 
-def _encode(rows: list[tuple[str | None, ...]]) -> bytes:
+def _encode(rows: list[tuple[str | None, ...]], delimiter: str) -> bytes:
     out = io.StringIO()
     # Quoted, so that a program which splits at ; too does not split a text.
-    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NOTNULL)
+    writer = csv.writer(out, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NOTNULL)
     writer.writerows(
         [
             escape_formula(cell) if cell and column not in SAFE_COLUMNS else cell

@@ -13,27 +13,44 @@ from lib.services import Services
 from ops import command
 from ops.command import Args
 
-leads_commands = command.group("leads", "list, search, show; import from mail copies")
+leads_commands = command.group("leads", "list, search, waiting, counts, export; import of mails")
 
 
+MIN_KEY_CHARACTERS = 2
+MIN_NUMBER_DIGITS = 4  # fewer, without the country's code, are in too many numbers
 TABLE_COLUMNS = ("ref", "received", "business", "contact", "phone", "city", "mails")
 
-# Each filter is null where it is not asked for. mails: sent of all; ! where one is a dead letter.
-# A phone number is found by its digits, and a complete one in every form that is stored.
+# mails: sent of all; ! where one is a dead letter.
+# Each filter is null where it is not asked for.
 LIST_LEADS = """
 select l.ref, l.created_at, l.business_name, l.contact_name, l.phone_whatsapp, l.city, l.salon_type,
   (select count(sent_at) || '/' || count(*) || case when count(dead_at) > 0 then ' !' else '' end
    from outbox as o where o.lead_id = l.id) as mails, l.id
 from leads as l
 where not l.canary
-  and (%(city)s::text is null or lower(l.city) = lower(%(city)s::text))
+  and (%(city)s::text is null or public.search_key(l.city) = public.search_key(%(city)s::text))
   and (%(kind)s::text is null or l.salon_type = %(kind)s::text)
   and (%(days)s::integer is null
     or l.created_at > now() - %(days)s::integer * interval '1 day')
-  and (%(text)s::text is null
-    or strpos(lower(concat_ws(E'\\n', l.ref, l.business_name, l.contact_name, l.email, l.city,
-      l.specialization, l.current_brands_used, l.message)), lower(%(text)s::text)) > 0
-    or (%(digits)s <> '' and strpos(l.phone_whatsapp, %(digits)s) > 0)
+order by l.created_at desc, l.id desc
+limit %(limit)s
+"""
+
+SEARCH_KEY = "select public.search_key(%(text)s::text) as key"
+
+# key: of the text; digits: those of a number, or empty; numbers: a complete one in every form in
+# which it may be stored. The expression is that of the index leads_by_words, word for word.
+SEARCH_LEADS = """
+select l.ref, l.created_at, l.business_name, l.contact_name, l.phone_whatsapp, l.city, l.salon_type,
+  (select count(sent_at) || '/' || count(*) || case when count(dead_at) > 0 then ' !' else '' end
+   from outbox as o where o.lead_id = l.id) as mails, l.id
+from leads as l
+where not l.canary
+  and (public.lead_search_key(l.ref, l.business_name, l.contact_name, l.phone_whatsapp, l.city,
+      l.email, l.specialization, l.current_brands_used, l.message) like '%%' || %(key)s || '%%'
+    or %(digits)s <> ''
+      and public.lead_search_key(l.ref, l.business_name, l.contact_name, l.phone_whatsapp, l.city,
+        l.email, l.specialization, l.current_brands_used, l.message) like '%%' || %(digits)s || '%%'
     or l.phone_whatsapp = any(%(numbers)s::text[]))
 order by l.created_at desc, l.id desc
 limit %(limit)s
@@ -53,6 +70,10 @@ where lead_id = %(id)s order by kind
 """
 
 
+# A text of two letters is in no index: the newest leads are read first, until there are enough.
+NEWEST_FIRST = "set local enable_seqscan = off"
+
+
 @leads_commands.command("list", examples=("python3 -m ops leads list --days 7 --city Medan",))
 @command.limit_option
 @click.option("--days", type=int, help="of the last so many days")
@@ -60,7 +81,8 @@ where lead_id = %(id)s order by kind
 @click.option("--type", type=click.Choice(("SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER")))
 def list_leads(services: Services, args: Args) -> int:
     """Leads, newest first."""
-    return _print_leads(services, args, city=args.city, kind=args.type, days=args.days)
+    values = {"city": args.city, "kind": args.type, "days": args.days, "limit": args.limit + 1}
+    return _print_leads(args, command.fetch_rows(services, LIST_LEADS, **values))
 
 
 @leads_commands.command(
@@ -71,23 +93,37 @@ def list_leads(services: Services, args: Args) -> int:
     ),
 )
 @command.limit_option
-@command.argument("text", help="two characters or more; - to read it from standard input")
+@command.argument("text", help="two letters or digits, or more; - to read it from standard input")
 def search_leads(services: Services, args: Args) -> int:
-    """Leads that hold a text: a name, a ref, an address, a number, words of the message."""
-    text = sys.stdin.readline().strip() if args.text == "-" else args.text
-    if len(text) < 2:
-        print("the text to search for needs two characters or more", file=sys.stderr)
+    """Leads that hold a text: a name, a ref, an address, a number, words of the message.
+
+    Case, accents, spaces and punctuation make no difference; a number may be spelled in any way.
+    """
+    text = sys.stdin.readline().strip() if args.text == "-" else " ".join(args.text.split())
+    [row] = command.fetch_rows(services, SEARCH_KEY, text=text.replace("\0", ""))
+    if len(row["key"]) < MIN_KEY_CHARACTERS:
+        print("the text to search for needs two letters or digits, or more", file=sys.stderr)
         return 2
     is_number = not any(c.isalpha() for c in text)
     digits = "".join(str(int(c)) for c in text if c.isdecimal()) if is_number else ""
     digits = digits.removeprefix("62").lstrip("0")
-    return _print_leads(
-        services,
-        args,
-        text=text,
-        digits=digits if len(digits) >= 4 else "",
-        numbers=_phone_forms(services, text),
-    )
+    values = {
+        "key": row["key"], "digits": digits if len(digits) >= MIN_NUMBER_DIGITS else "",
+        "numbers": _phone_forms(services, text), "limit": args.limit + 1,
+    }  # fmt: skip
+    return _print_leads(args, _search(services, values))
+
+
+def _search(services: Services, values: dict[str, object]) -> list[dict[str, Any]]:
+    from psycopg.rows import dict_row
+
+    def query(connection: Any) -> list[dict[str, Any]]:
+        with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(NEWEST_FIRST)
+            rows: list[dict[str, Any]] = cursor.execute(SEARCH_LEADS, values).fetchall()
+        return rows
+
+    return services.database.run(query, budget_s=command.QUERY_BUDGET_S)
 
 
 def _phone_forms(services: Services, text: str) -> list[str]:
@@ -100,10 +136,7 @@ def _phone_forms(services: Services, text: str) -> list[str]:
     return list(with_legacy_numbers(services, Subject(phones=phones)).phones)
 
 
-def _print_leads(services: Services, args: Args, **filters: object) -> int:
-    names = ("city", "kind", "days", "text", "digits", "numbers")
-    values = {**dict.fromkeys(names), "digits": "", **filters, "limit": args.limit + 1}
-    rows = command.fetch_rows(services, LIST_LEADS, **values)
+def _print_leads(args: Args, rows: list[dict[str, Any]]) -> int:
     shown = rows[: args.limit]
     if args.json:
         command.print_json(shown)
@@ -120,15 +153,20 @@ def _table_row(row: dict[str, Any]) -> tuple[str, ...]:
     return row["ref"], command.format_time(row["created_at"]), *clipped, row["mails"]
 
 
+def normalize_ref(text: str) -> str | None:
+    """`alfa 7kq2m`, `7KQ2M` and the like as ALFA-7KQ2M; None where the text is no reference."""
+    word = "".join(c for c in text.upper() if c.isalnum())
+    ref = reference.PREFIX + word.removeprefix("ALFA")
+    return ref if reference.is_valid(ref) else None
+
+
 @leads_commands.command("show", examples=("python3 -m ops leads show ALFA-7KQ2M",))
 @command.argument("lead", help="its ref or its id")
 def show_lead(services: Services, args: Args) -> int:
     """One lead, whole, and what became of its mails."""
-    ref = args.lead.upper()
+    ref = normalize_ref(args.lead)
     try:
-        key = (
-            {"id": None, "ref": ref} if reference.is_valid(ref) else {"id": UUID(ref), "ref": None}
-        )
+        key = {"id": None, "ref": ref} if ref else {"id": UUID(args.lead), "ref": None}
     except ValueError:
         print(f"{args.lead} is neither a ref nor an id", file=sys.stderr)
         return 2

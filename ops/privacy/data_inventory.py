@@ -31,7 +31,7 @@ TABLES = {
         "leads",
         "id ref created_at salon_type locale consent_at consent_version consent_locale"
         " consent_sha256 same_until arrival journaled canary key_span corrections corrected_at"
-        " review",
+        " review answered_at answered_by",
         {
             "leads": "business_name contact_name phone_whatsapp city email chair_count"
             " specialization current_brands_used monthly_spend_range message page_url_initial"

@@ -165,6 +165,8 @@ def test_a_time_does_for_a_cursor(
         ("before=0001-01-01T00:00:00%2B09:00", {"before"}),
         ("limit=1&limit=2&offset=3", {"limit", "offset"}),
         ("before=x&limit=%20", {"before", "limit"}),
+        ("excel=yes", {"excel"}),
+        ("excel=1&excel=1", {"excel"}),
     ],
 )
 def test_a_malformed_question_is_refused_with_every_fault(
@@ -311,6 +313,31 @@ def test_libreoffice_opens_it_with_every_text_in_its_cell_and_runs_nothing(
         name = {"contact_name": "name"}.get(name, name)
         assert shown[name] == sent[name], name
     assert shown["phone"].lstrip("+") == "6281234567890"
+
+
+def test_for_excel_it_has_a_byte_order_mark_and_semicolons(
+    site: httpx.Client, database: Rows, token: dict[str, str], tmp_path: Path
+) -> None:
+    database.execute(MANY, {"n": 2})
+    site.post("/api/leads", json={**LEAD, **HOSTILE})
+    plain = site.get(PATH, headers=token)
+    answer = site.get(PATH, params={"excel": "1"}, headers=token)
+    assert answer.headers["X-Row-Count"] == "3"
+    assert answer.content.startswith(b"\xef\xbb\xbfid;created_at;name;phone;")
+    text = answer.content.decode("utf-8-sig")
+    assert list(csv.DictReader(io.StringIO(text), delimiter=";")) == rows_of(plain)
+    file = tmp_path / "leads-export.csv"
+    file.write_bytes(answer.content)
+    header, *rows = opened(file, tmp_path)
+    assert (header, len(rows)) == (list(export.COLUMNS), 3)
+    for value in ("", "0", "false"):
+        assert site.get(PATH, params={"excel": value}, headers=token).content == plain.content
+    page = site.get(PATH, params={"excel": "true", "limit": "2"}, headers=token)
+    following = next_of(page) or {}
+    assert following["excel"] == "1"
+    rest = site.get(PATH, params=following, headers=token).content.decode("utf-8-sig")
+    assert rest.startswith("id;created_at;")
+    assert len(list(csv.DictReader(io.StringIO(rest), delimiter=";"))) == 1
 
 
 # ------------------------------------------------------------------ streaming

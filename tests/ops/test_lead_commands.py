@@ -40,6 +40,7 @@ COMMANDS = [
     ["leads", "show"],
     ["leads", "mailed"],
     ["leads", "dismiss"],
+    *(["leads", verb] for verb in ("waiting", "done", "counts", "export")),
     ["subject", "show"],
     ["subject", "erase"],
     ["subject", "register"],
