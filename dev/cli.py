@@ -229,6 +229,12 @@ def _outages_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", help="parts of names, to run these alone")
 
 
+def _conform(_args: argparse.Namespace) -> int:
+    from dev import conformance
+
+    return conformance.main(ROOT)
+
+
 COMMANDS = {
     "up": Command("run the platform until Ctrl-C (what no verb means)", _up, _up_arguments),
     "down": Command("stop a platform left running", _down),
@@ -266,6 +272,7 @@ COMMANDS = {
         _outages,
         _outages_arguments,
     ),
+    "conform": Command("send difficult texts and JSON bodies through every field", _conform),
     "test": Command("lint, types and tests; with arguments: pytest alone", _test, _test_arguments),
 }
 

@@ -1,5 +1,5 @@
-"""Tools that only some verbs need: the vendors' CLIs, axe-core and Lighthouse (npm, pinned in
-node/), Chromium, pgbouncer and LibreOffice."""
+"""Tools that only some verbs need: the vendors' CLIs, axe-core, Lighthouse, openapi-typescript and
+difficult strings (npm, pinned in node/), Chromium, pgbouncer and LibreOffice."""
 
 import fcntl
 import hashlib
@@ -39,6 +39,19 @@ def ensure_lighthouse() -> Path:
     folder = DATA / "node-lighthouse"
     packages = _ensure_pinned(_PINNED / "lighthouse", folder, "Lighthouse", 190)
     return packages / ".bin" / "lighthouse"
+
+
+def ensure_client_tools() -> Path:
+    """`node_modules` with what makes a TypeScript client of openapi.json. Missing as above."""
+    folder = DATA / "node-client"
+    return _ensure_pinned(_PINNED / "client", folder, "openapi-typescript", 45)
+
+
+def ensure_difficult_strings() -> Path:
+    """The Big List of Naughty Strings, a JSON array. Missing as above."""
+    folder = DATA / "node-strings"
+    packages = _ensure_pinned(_PINNED / "strings", folder, "a list of difficult strings", 1)
+    return packages / "big-list-of-naughty-strings" / "blns.json"
 
 
 def _ensure_pinned(pinned: Path, folder: Path, title: str, megabytes: int) -> Path:
