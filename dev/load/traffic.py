@@ -70,6 +70,7 @@ class Traffic:
                 time.sleep(max(0.0, at_s - self.elapsed_s))
                 self.offered += 1
                 callers.submit(self._offer, service, at_s)
+        self._client.close()
 
     def _offer(self, service: str, at_s: float) -> None:
         if service == "leads":
