@@ -235,6 +235,22 @@ def _conform(_args: argparse.Namespace) -> int:
     return conformance.main(ROOT)
 
 
+def _load(args: argparse.Namespace) -> int:
+    from dev.load import run
+
+    return run.main(ROOT, args.minutes, args.rate, args.out, to_the_wall=args.wall)
+
+
+def _load_arguments(parser: argparse.ArgumentParser) -> None:
+    out = DATA / "load.svg"
+    parser.add_argument("--minutes", type=float, default=5.0, help="of traffic (default: 5)")
+    parser.add_argument("--rate", type=float, default=1.0, help="times 8 requests a second")
+    parser.add_argument(
+        "--out", type=Path, default=out, help="the picture (default: .dev/load.svg)"
+    )
+    parser.add_argument("--wall", action="store_true", help="raise the rate until a promise breaks")
+
+
 COMMANDS = {
     "up": Command("run the platform until Ctrl-C (what no verb means)", _up, _up_arguments),
     "down": Command("stop a platform left running", _down),
@@ -273,6 +289,11 @@ COMMANDS = {
         _outages_arguments,
     ),
     "conform": Command("send difficult texts and JSON bodies through every field", _conform),
+    "load": Command(
+        "mixed traffic with faults on and off: latencies, errors, memory, every lead counted",
+        _load,
+        _load_arguments,
+    ),
     "test": Command("lint, types and tests; with arguments: pytest alone", _test, _test_arguments),
 }
 

@@ -21,6 +21,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "dev/README.md",
     "dev/bench/README.md",
+    "docs/capacity.md",
     "docs/decisions.md",
     "docs/deploy.md",
     "docs/settings.md",

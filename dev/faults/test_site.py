@@ -30,7 +30,7 @@ from dev.vendors import resp
 
 LEADS = "api/leads"
 DELIVER = "api/cron/deliver"
-_MAX_CONCURRENT = 6
+MAX_CONCURRENT = 6
 
 # A run is one client in the limiter's eyes, and no flood; the stand-in for Resend has no limit.
 NO_RATE_LIMITS = {
@@ -83,6 +83,7 @@ class SiteUnderTest:
     """The functions of the tree at `root` behind a fault proxy for Postgres and one for Redis.
 
     instances: so many processes of each function take turns, as at Vercel under load.
+    concurrency: so many requests are let into an instance at once.
     database_url: another way to the same database. overrides: variables of the bundle that win
     over the platform's. The attributes database, redis, inside, schema, upstash, resend,
     slack and sentry are what a Break may name.
@@ -94,6 +95,7 @@ class SiteUnderTest:
         root: Path,
         *,
         instances: int = 1,
+        concurrency: int = MAX_CONCURRENT,
         database_url: str | None = None,
         **overrides: str,
     ) -> None:
@@ -105,6 +107,7 @@ class SiteUnderTest:
         self._database_url = database_url or platform.database_url
         self._given = overrides
         self._instances = instances
+        self._concurrency = concurrency
         self._parts = contextlib.ExitStack()
         self._broken: list[Fault] = []
 
@@ -153,7 +156,8 @@ class SiteUnderTest:
             for _ in range(self._instances)
         ]
         turns = itertools.cycle(
-            _Instance(Router(self.root, routes, pool, self.log, self._site)) for pool in self._pools
+            _Instance(Router(self.root, routes, pool, self.log, self._site), self._concurrency)
+            for pool in self._pools
         )
         taking_turns = threading.Lock()
 
@@ -277,9 +281,9 @@ class _Instance:
     The runtime listens with a backlog of 5; its platform gives an instance no crowd.
     """
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, concurrency: int) -> None:
         self._router = router
-        self._places = threading.Semaphore(_MAX_CONCURRENT)
+        self._places = threading.Semaphore(concurrency)
 
     def __call__(self, request: Request) -> Response:
         with self._places:
