@@ -29,6 +29,7 @@ BACKOFF = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 60, 6 * 60,
 # Resend keeps a key for 24 h. The last retry is scheduled early enough for a late cron.
 IDEMPOTENCY_KEY_TTL = timedelta(hours=23)
 LAST_SAFE_RETRY = timedelta(hours=23, minutes=50)
+SHORT_WAIT_S = 0.05
 MAX_PAUSE_S = 5.0  # a longer pause is left to the next worker
 ADDRESS_REFUSED = "address_refused"  # an acknowledgement to an address that Resend does not take
 WORKER_LOST = "worker_lost"
@@ -222,7 +223,7 @@ class Delivery:
                 send_rate.sleep(pause_s)
                 continue
             send_rate.sleep(wait_s)
-            if wait_s and not self._rate_limit.may_still_send(self._clock(), "sales"):
+            if not self._may_still_send("sales", wait_s):
                 continue
             claimed = claim(self._run, self._clock())
             if not claimed:
@@ -268,7 +269,13 @@ class Delivery:
     def _wait_for_slot(self, mail: ClaimedEmail, wait_s: float) -> bool:
         """Whether it may be sent after that."""
         send_rate.sleep(wait_s)
-        return not wait_s or self._rate_limit.may_still_send(self._clock(), mail.email.kind)
+        return self._may_still_send(mail.email.kind, wait_s)
+
+    def _may_still_send(self, kind: str, waited_s: float) -> bool:
+        """Asked only after a wait in which others may have been told to pause."""
+        if waited_s < SHORT_WAIT_S:
+            return True
+        return self._rate_limit.may_still_send(self._clock(), kind)
 
     def _send_one(self, mail: ClaimedEmail, sent: list[tuple[ClaimedEmail, str | None]]) -> None:
         if mail.uncertain and self._clock() >= mail.first_attempt_at + LAST_SAFE_RETRY:

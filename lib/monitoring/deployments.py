@@ -19,7 +19,7 @@ CHECKED_KEY_PREFIX = "deployment:asked:"  # + the deployment; set by the instanc
 CHECKED_TTL_S = 30 * 86400
 
 SCHEMA_MIN = "20261129100000"
-SCHEMA_MAX = "20261129400000"
+SCHEMA_MAX = "20261129220000"
 
 
 @dataclass(frozen=True, slots=True)

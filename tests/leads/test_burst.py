@@ -13,6 +13,7 @@ from psycopg.rows import DictRow
 
 from dev.edge.runtime import Function
 from dev.platform.local_platform import Platform
+from lib.leads import send_rate
 from tests.conftest import LEAD, delivered
 from tests.leads.test_outbox import drain
 
@@ -77,8 +78,9 @@ def test_a_hundred_leads_at_once_are_mailed_each_once_and_sales_first(
     assert len(subjects) == 2 * BURST, "each once"
     kinds = [record["headers"]["idempotency-key"].split("/")[0] for record in received
              if record["outcome"] == "ok"]  # fmt: skip
-    # But for those of the first moment, and where Resend refused a mail to sales once.
-    assert kinds[:BURST].count("sales") >= BURST * 0.95, kinds
+    # But for leads that had a slot before the others came, and mails that Resend refused once.
+    early = send_rate.MAX_WAIT.total_seconds() * DOCUMENTED_RATE_PER_S / 2
+    assert kinds[:BURST].count("sales") >= BURST - early - MOST_REFUSED, kinds
 
 
 def test_a_429_amid_a_burst_holds_every_mail_of_every_instance(
