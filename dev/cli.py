@@ -229,10 +229,17 @@ def _outages_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="*", help="parts of names, to run these alone")
 
 
-def _conform(_args: argparse.Namespace) -> int:
+def _conform(args: argparse.Namespace) -> int:
     from dev import conformance
 
-    return conformance.main(ROOT)
+    return conformance.main(ROOT, args.examples, args.seed)
+
+
+def _conform_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--examples", type=int, default=10_000, help="requests by schemathesis (default: 10000)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of theirs (default: 1)")
 
 
 def _load(args: argparse.Namespace) -> int:
@@ -288,7 +295,11 @@ COMMANDS = {
         _outages,
         _outages_arguments,
     ),
-    "conform": Command("send difficult texts and JSON bodies through every field", _conform),
+    "conform": Command(
+        "hold the API to its description: difficult texts, JSON bodies, schemathesis",
+        _conform,
+        _conform_arguments,
+    ),
     "load": Command(
         "mixed traffic with faults on and off: latencies, errors, memory, every lead counted",
         _load,

@@ -1,4 +1,4 @@
-"""`python3 -m dev conform`: difficult texts and JSON bodies as leads, and each outcome checked.
+"""`python3 -m dev conform`: difficult texts and JSON bodies as leads, and schemathesis on it all.
 
 The site and its databases are new ones on this machine. The outcome of every request is compared
 with what the document promises, never with what the code does.
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from dev import tools
-from dev.conformance import difficult_text, json_bodies
+from dev.conformance import difficult_text, fuzzing, json_bodies
 from dev.conformance.lead_sender import Findings, LeadSender
 from dev.platform.local_platform import Platform
 
@@ -26,9 +26,10 @@ UNLIMITED = {
 """One client sends everything."""
 
 
-def main(root: Path) -> int:
+def main(root: Path, examples: int, seed: int) -> int:
     """Print the figures and every finding; 1 when there is one."""
     try:
+        fuzzing.ensure()
         strings = difficult_text.strings()
     except tools.Missing as missing:
         print(missing, file=sys.stderr)
@@ -49,14 +50,25 @@ def main(root: Path) -> int:
             print(f"{title}: {findings} in {time.monotonic() - started:.0f} s", flush=True)
     for fault in faults:
         print(f"  {fault}")
-    return 1 if faults else 0
+    with _platform(root) as platform:
+        report = fuzzing.run(root, platform.url, platform.environment, examples, seed)
+    print(fuzzing.render(report))
+    return 1 if faults or report["failures"] or not report["complete"] else 0
+
+
+@contextlib.contextmanager
+def _platform(root: Path) -> Iterator[Platform]:
+    with (
+        tempfile.TemporaryDirectory(prefix="conform-") as data,
+        Platform(root, Path(data), environ=UNLIMITED, durable=False) as platform,
+    ):
+        yield platform
 
 
 @contextlib.contextmanager
 def _sender(root: Path) -> Iterator[LeadSender]:
     with (
-        tempfile.TemporaryDirectory(prefix="conform-") as data,
-        Platform(root, Path(data), environ=UNLIMITED, durable=False) as platform,
+        _platform(root) as platform,
         LeadSender(platform.url, platform.superuser_database_url) as sender,
     ):
         yield sender

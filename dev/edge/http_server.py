@@ -168,7 +168,11 @@ class _Handler(BaseHTTPRequestHandler):
             response = as_text(traceback.format_exc(), 500)
         self._send(request, response)
 
-    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET  # noqa: N815
+    def __getattr__(self, name: str) -> Any:
+        """Every method is passed on, as Vercel does: a function refuses those it has not."""
+        if name.startswith("do_"):
+            return self.do_GET
+        raise AttributeError(name)
 
     def _read(self, limit: int | None) -> Request | None:
         headers = Headers(self.headers.items())

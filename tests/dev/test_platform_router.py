@@ -64,7 +64,9 @@ class Body(list):
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tree")
-    shutil.copytree(ROOT / "lib", root / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("lib", "ops"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, root / package, ignore=ignored)
     for folder in ("api", "public", "supabase/migrations"):
         (root / folder).mkdir(parents=True)
     (root / "vercel.json").write_text(json.dumps(CONFIG))
