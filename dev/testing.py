@@ -1,6 +1,6 @@
 """`python3 -m dev test`: lint, format, types, tests. With pytest's arguments: pytest alone.
 
-Types are checked beside the tests. Files of tests are shared out among two workers a core, with a
+Types are checked beside the tests. Files of tests are shared out among a worker a core, with a
 platform for each: a test may not count on what another file left. A whole run leaves the outcome of
 every test in .dev/test-results.json, for `ops evidence`.
 """
@@ -20,7 +20,6 @@ from dev.platform import postgres_binaries
 _BIN = Path(sys.executable).parent
 _BYTECODE = DATA / "bytecode"
 _MOST_WORKERS = 6
-_WORKERS_A_CORE = 2  # tests wait for half of their time
 _RESULTS = f"--results={DATA / 'test-results.json'}"
 
 
@@ -158,7 +157,8 @@ def _pytest(arguments: Sequence[str]) -> list[str]:
 
 def _spread() -> list[str]:
     """Whole files to each worker, in the order of tests/conftest.py: the long ones first."""
-    workers = min((os.cpu_count() or 1) * _WORKERS_A_CORE, _MOST_WORKERS)
+    # With two a core, four browsers at once made tests fail that await a page.
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
     return ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 

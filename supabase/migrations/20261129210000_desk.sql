@@ -26,16 +26,26 @@ as $$
     || coalesce(current_brands_used, '') || E'\n' || replace(coalesce(message, ''), E'\n', ' '))
 $$;
 
-revoke execute on function public.search_key(text), public.lead_search_key(
-  text, text, text, text, text, text, text, text, text) from public, anon, authenticated;
+-- Of a column of any type: `alter column … type` rebuilds the index, and would fail on a function
+-- that takes text alone.
+create function public.as_search_text(field anynonarray) returns text
+language sql immutable parallel safe
+as $$ select field::text $$;
+
+revoke execute on function public.search_key(text), public.as_search_text(anynonarray),
+  public.lead_search_key(text, text, text, text, text, text, text, text, text)
+  from public, anon, authenticated;
 -- Whoever writes a lead computes its key for the index.
-grant execute on function public.search_key(text), public.lead_search_key(
-  text, text, text, text, text, text, text, text, text) to alfa_app;
+grant execute on function public.search_key(text), public.as_search_text(anynonarray),
+  public.lead_search_key(text, text, text, text, text, text, text, text, text) to alfa_app;
 
 -- A short list of pending entries: the lead that must merge it waits a few ms and not 100.
 create index leads_by_words on public.leads using gin (public.lead_search_key(
-  ref, business_name, contact_name, phone_whatsapp, city, email, specialization,
-  current_brands_used, message) extensions.gin_trgm_ops) with (gin_pending_list_limit = 256);
+  public.as_search_text(ref), public.as_search_text(business_name),
+  public.as_search_text(contact_name), public.as_search_text(phone_whatsapp),
+  public.as_search_text(city), public.as_search_text(email),
+  public.as_search_text(specialization), public.as_search_text(current_brands_used),
+  public.as_search_text(message)) extensions.gin_trgm_ops) with (gin_pending_list_limit = 256);
 
 -- A mark of sales, no state of the mails. A lead that is corrected later waits again.
 alter table public.leads
