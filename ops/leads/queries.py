@@ -46,11 +46,18 @@ select l.ref, l.created_at, l.business_name, l.contact_name, l.phone_whatsapp, l
    from outbox as o where o.lead_id = l.id) as mails, l.id
 from leads as l
 where not l.canary
-  and (public.lead_search_key(l.ref, l.business_name, l.contact_name, l.phone_whatsapp, l.city,
-      l.email, l.specialization, l.current_brands_used, l.message) like '%%' || %(key)s || '%%'
-    or %(digits)s <> ''
-      and public.lead_search_key(l.ref, l.business_name, l.contact_name, l.phone_whatsapp, l.city,
-        l.email, l.specialization, l.current_brands_used, l.message) like '%%' || %(digits)s || '%%'
+  and (public.lead_search_key(
+      public.as_search_text(l.ref), public.as_search_text(l.business_name),
+      public.as_search_text(l.contact_name), public.as_search_text(l.phone_whatsapp),
+      public.as_search_text(l.city), public.as_search_text(l.email),
+      public.as_search_text(l.specialization), public.as_search_text(l.current_brands_used),
+      public.as_search_text(l.message)) like '%%' || %(key)s || '%%'
+    or %(digits)s <> '' and public.lead_search_key(
+      public.as_search_text(l.ref), public.as_search_text(l.business_name),
+      public.as_search_text(l.contact_name), public.as_search_text(l.phone_whatsapp),
+      public.as_search_text(l.city), public.as_search_text(l.email),
+      public.as_search_text(l.specialization), public.as_search_text(l.current_brands_used),
+      public.as_search_text(l.message)) like '%%' || %(digits)s || '%%'
     or l.phone_whatsapp = any(%(numbers)s::text[]))
 order by l.created_at desc, l.id desc
 limit %(limit)s

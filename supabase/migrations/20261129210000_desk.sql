@@ -29,7 +29,7 @@ $$;
 -- Of a column of any type: `alter column … type` rebuilds the index, and would fail on a function
 -- that takes text alone.
 create function public.as_search_text(field anynonarray) returns text
-language sql immutable parallel safe
+language sql immutable parallel safe set search_path = ''
 as $$ select field::text $$;
 
 revoke execute on function public.search_key(text), public.as_search_text(anynonarray),
