@@ -52,7 +52,7 @@ class _Transport(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
         if url.scheme not in ("http", "https"):
-            raise httpx.UnsupportedProtocol(f"{url.scheme}: is no protocol of HTTP's")
+            raise httpx.UnsupportedProtocol(f"neither http nor https: {url.scheme!r}")
         idle = self._idle.setdefault((url.scheme, url.raw_host, url.port), [])
         timeouts = request.extensions["timeout"]
         connection = _take_usable(idle) or self._connect(url, timeouts["connect"])
@@ -90,6 +90,8 @@ class _Transport(httpx.BaseTransport):
 class _Connection(http.client.HTTPConnection):
     """Every wait of an exchange ends at its deadline."""
 
+    auto_open = 0  # nothing is sent again on a new connection
+
     def __init__(
         self, host: str, port: int, context: "ssl.SSLContext | None", connect_s: float
     ) -> None:
@@ -118,6 +120,10 @@ class _Connection(http.client.HTTPConnection):
             self.endheaders(request.read())
             response = self.getresponse()
             content = response.read()
+            headers = [
+                (name.encode("latin-1"), value.encode("latin-1"))
+                for name, value in response.getheaders()
+            ]
         except TimeoutError as error:
             raise httpx.ReadTimeout(str(error)) from error
         except OSError as error:
@@ -127,7 +133,7 @@ class _Connection(http.client.HTTPConnection):
         except ValueError as error:
             raise httpx.LocalProtocolError(str(error)) from error
         self._last_read_at = time.time()
-        return httpx.Response(response.status, headers=response.getheaders(), content=content)
+        return httpx.Response(response.status, headers=headers, content=content)
 
     def is_usable(self) -> bool:
         """Whether the server has, as far as is known, not closed it."""
@@ -136,6 +142,8 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _Socket:
+    """What http.client uses of a socket; each wait ends at `deadline` (time.monotonic seconds)."""
+
     def __init__(self, plain: socket.socket) -> None:
         self.plain = plain
         self.deadline = 0.0

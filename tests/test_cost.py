@@ -209,7 +209,7 @@ def test_leads_whose_mails_must_wait_take_one_trip_in_all(
         for number in range(6):
             before = wire.trips
             post(function.url, f"0812 3456 78{number}5")
-            function.wait_idle(10)
+            assert function.wait_idle(10)
             trips.append(wire.trips - before)
     assert 1 in trips, "once a slot was refused, none is asked for a while, and nothing given back"
     waiting = "select lead_id from outbox where sent_at is null and dead_at is null"

@@ -218,6 +218,17 @@ def test_a_server_that_drips_is_left(first: bytes, authority: trustme.CA) -> Non
         gone.set()
 
 
+def test_a_header_beyond_ascii_spoils_no_answer() -> None:
+    text = OK.replace(b"\r\n\r\n", b"\r\nX-Served-By: caf\xe9\r\n\r\n")
+    with server(answering(text)) as (port, _), client(port) as vendor:
+        assert vendor.post("/", content=b"x").json() == {}
+
+
+def test_an_address_of_another_protocol_is_an_error_of_httpx() -> None:
+    with client(1) as vendor, pytest.raises(httpx.UnsupportedProtocol):
+        vendor.get("ftp://localhost/")
+
+
 def test_a_header_of_two_lines_is_never_sent() -> None:
     with (
         server(answering(OK)) as (port, _),

@@ -557,6 +557,7 @@ def test_without_an_encryption_key_nothing_is_queued_as_plain_text(
     assert post(without_key).status_code == 202
     assert valkey.hlen("queue") == 0
     assert [mail["to"] for mail in delivered(platform)] == [SALES]
+    assert without_key.wait_idle(10)
     for personal in PERSONAL:
         assert personal not in everything_in(valkey)
 
