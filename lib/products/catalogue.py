@@ -44,16 +44,19 @@ class Product(TypedDict, total=False):
 AUDIENCE_LABELS = {"SALON": "Salon", "BARBER": "Barbershop"}
 
 FIND_PRODUCTS = """
-with matched as materialized (
+with parsed as materialized (
+  select public.product_query(%(q)s::text) as words where %(q)s::text is not null
+),
+matched as materialized (
   select p.slug, p.name_key, p.newness, p.brand, p.categories, p.functions, p.audience,
     -(case when p.name_key = %(q)s::text then 3000000
            when starts_with(p.name_key, %(q)s::text) then 2000000
            else 0 end
       + (1000000 * ts_rank('{0.05, 0.2, 0.4, 1.0}', p.search,
-                           (select public.product_query(%(q)s::text))))::bigint) as relevance
+                           (select words from parsed)))::bigint) as relevance
   from products as p
   where %(q)s::text is not null and p.published
-    and p.search @@ (select public.product_query(%(q)s::text))
+    and p.search @@ (select words from parsed)
 ),
 by_name as (
   select p.slug, 0::bigint as rank from products as p
