@@ -338,4 +338,4 @@ def test_json_has_the_same_steps(platform: Platform, robot: UptimeRobot, capsys:
     assert document["left"] == []
     [step] = document["steps"]
     assert (step["action"], step["outcome"]) == ("change", "done")
-    assert step["differences"] == [{"field": "timeout", "current": 5, "wanted": 30}]
+    assert step["differences"] == [{"field": "timeout", "current": 5, "desired": 30}]

@@ -139,6 +139,8 @@ def test_after_a_disaster_nothing_accepted_is_missing_and_nobody_is_mailed_twice
 ) -> None:
     before = {site.post(number) for number in range(3)}
     site.journaled(3)
+    [answered] = site.query("select ref from leads order by id limit 1")
+    assert site.ops("leads", "done", str(answered["ref"]), "--by", "rina") == 0
     assert site.ops("backup") == 0
     after = {site.post(number) for number in range(3, 6)}
     erased = site.post(6, phone_whatsapp="0813 9999 0000")
@@ -149,6 +151,8 @@ def test_after_a_disaster_nothing_accepted_is_missing_and_nobody_is_mailed_twice
     site.destroy()
     assert site.restore_all() == 0
     assert site.leads() == before | after, "every accepted lead, and nobody who was erased"
+    marked = site.query("select ref, answered_by from leads where answered_at is not null")
+    assert marked == [{**answered, "answered_by": "rina"}], "what sales had marked"
     output = site.printed.readouterr().out
     assert "maintenance is off" in output, "the clock"
     [finished] = site.state.parent.glob("restore-*.json")

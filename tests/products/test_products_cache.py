@@ -14,7 +14,7 @@ from dev.faults.fault_proxy import FaultProxy
 from dev.platform.local_platform import Platform
 from lib import metrics
 from lib.monitoring import deployments
-from lib.products import cache, snapshot
+from lib.products import cache, catalogue, snapshot
 from lib.products.catalogue import RenderedAnswer
 from lib.products.entry import Entry, decode, encode
 from tests.conftest import eventually
@@ -72,11 +72,12 @@ def count_queries(
     seeded.execute("alter role alfa_api_a set log_statement = 'all'")
     log = platform.postgres.data.with_name("postgres.log")
     before = log.stat().st_size
+    beginning = catalogue.FIND_PRODUCTS.strip().partition("\n")[0].encode()
 
     def count() -> int:
         with log.open("rb") as file:
             file.seek(before)
-            return file.read().count(b"with matched as materialized")
+            return file.read().count(beginning)
 
     yield count
     seeded.execute("alter role alfa_api_a reset log_statement")
