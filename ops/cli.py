@@ -4,6 +4,7 @@ Modules are imported by the command's name: `ops incident ack` loads nothing of 
 """
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,9 @@ from lib.incidents.model import IncidentError
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from ops import command
 from ops.command import Invocation
+
+# What it would warn of, the command says in words.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 # The first word of a command -> the modules that declare it.
 root = command.root

@@ -39,13 +39,14 @@ limit %(limit)s
 SEARCH_KEY = "select public.search_key(%(text)s::text) as key"
 
 # key: of the text; digits: those of a number, or empty; numbers: a complete one in every form in
-# which it may be stored. The expression is that of the index leads_by_words, word for word.
+# which it may be stored; since: null for all. The expression is that of the index leads_by_words.
 SEARCH_LEADS = """
 select l.ref, l.created_at, l.business_name, l.contact_name, l.phone_whatsapp, l.city, l.salon_type,
   (select count(sent_at) || '/' || count(*) || case when count(dead_at) > 0 then ' !' else '' end
    from outbox as o where o.lead_id = l.id) as mails, l.id
 from leads as l
 where not l.canary
+  and (%(since)s::timestamptz is null or l.created_at >= %(since)s::timestamptz)
   and (public.lead_search_key(
       public.as_search_text(l.ref), public.as_search_text(l.business_name),
       public.as_search_text(l.contact_name), public.as_search_text(l.phone_whatsapp),
@@ -77,8 +78,14 @@ where lead_id = %(id)s order by kind
 """
 
 
+NEWEST_LEADS = 2000
+SINCE_NEWEST = """
+select created_at as since from leads order by created_at desc, id desc
+offset %(leads)s::integer - 1 limit 1
+"""
 # A text of two letters is in no index: the newest leads are read first, until there are enough.
-NEWEST_FIRST = "set local enable_seqscan = off"
+BY_TIME_OR_WORDS = "set local enable_seqscan = off; set local enable_bitmapscan = on"
+BY_TIME = "set local enable_seqscan = off; set local enable_bitmapscan = off"
 
 
 @leads_commands.command("list", examples=("python3 -m ops leads list --days 7 --city Medan",))
@@ -122,13 +129,20 @@ def search_leads(services: Services, args: Args) -> int:
 
 
 def _search(services: Services, values: dict[str, object]) -> list[dict[str, Any]]:
+    """The newest leads first: the index names every lead with a common word, each read again at
+    0.15 ms, and under row level security the planner cannot know which words are common."""
     from psycopg.rows import dict_row
 
     def query(connection: Any) -> list[dict[str, Any]]:
         with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(NEWEST_FIRST)
-            rows: list[dict[str, Any]] = cursor.execute(SEARCH_LEADS, values).fetchall()
-        return rows
+            newest = cursor.execute(SINCE_NEWEST, {"leads": NEWEST_LEADS}).fetchone()
+            if newest:
+                cursor.execute(BY_TIME)
+                rows = list(cursor.execute(SEARCH_LEADS, values | newest))
+                if len(rows) == values["limit"]:
+                    return rows
+            cursor.execute(BY_TIME_OR_WORDS)
+            return list(cursor.execute(SEARCH_LEADS, values | {"since": None}))
 
     return services.database.run(query, budget_s=command.QUERY_BUDGET_S)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -107,23 +108,44 @@ def test_a_text_without_letters_is_refused_and_a_percent_sign_is_no_pattern(
     assert ops(platform, "leads", "search", "sa_on") == 1
 
 
+SEARCH = {"key": "", "digits": "", "numbers": [], "limit": 51, "since": None}
+
+
 @both_majors
 def test_no_search_reads_the_leads_from_end_to_end(platform: Platform, database: Rows) -> None:
     database.execute(MANY, {"n": 5000})
     database.execute("analyze leads")
     plans: list[tuple[str, dict[str, object]]] = [
-        (queries.SEARCH_LEADS, {"key": "maruf", "digits": "", "numbers": [], "limit": 51}),
-        (queries.SEARCH_LEADS, {"key": "08123456", "digits": "8123456", "numbers": ["+628123456"],
-                                "limit": 51}),
+        (queries.SEARCH_LEADS, {**SEARCH, "key": "maruf"}),
+        (queries.SEARCH_LEADS, {**SEARCH, "key": "08123456", "digits": "8123456",
+                                "numbers": ["+628123456"]}),
         (desk.LIST_UNANSWERED, {"city": None, "limit": 50}),
     ]  # fmt: skip
     for statement, values in plans:
         assert "Seq Scan on leads" not in explain(database, statement, values)
-    short = {"key": "ma", "digits": "", "numbers": [], "limit": 51}
-    with database.transaction():
-        database.execute(queries.NEWEST_FIRST)
-        plan = explain(database, queries.SEARCH_LEADS, short)
-    assert "Index Scan using leads_by_time" in plan
+    for settings, values in (
+        (queries.BY_TIME_OR_WORDS, {**SEARCH, "key": "ma"}),
+        (queries.BY_TIME, {**SEARCH, "key": "maruf", "since": datetime.now(UTC)}),
+    ):
+        with database.transaction():
+            database.execute(settings.encode())
+            plan = explain(database, queries.SEARCH_LEADS, values)
+        assert "Index Scan using leads_by_time" in plan
+
+
+def test_a_search_among_many_finds_the_newest_and_what_only_older_leads_hold(
+    platform: Platform, database: Rows, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "NEWEST_LEADS", 2)
+    insert(database, "ALFA-22222", age="3 days", message="keriting dan keratin")
+    for ref, age in (("ALFA-33333", "2 days"), ("ALFA-44444", "1 day"), ("ALFA-55555", "1 hour")):
+        insert(database, ref, age=age, message="keratin")
+    found = printed_json(platform, capsys, "leads", "search", "keratin", "--limit", "1")
+    assert [row["ref"] for row in found] == ["ALFA-55555"]
+    found = printed_json(platform, capsys, "leads", "search", "keratin", "--limit", "3")
+    assert [row["ref"] for row in found] == ["ALFA-55555", "ALFA-44444", "ALFA-33333"]
+    found = printed_json(platform, capsys, "leads", "search", "keriting")
+    assert [row["ref"] for row in found] == ["ALFA-22222"]
 
 
 def explain(database: Rows, statement: str, values: dict[str, object]) -> str:
