@@ -3,12 +3,13 @@
 It is the system's if there is one, else Playwright's own (`playwright install chromium`).
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, ViewportSize, sync_playwright
+
+from dev import tools
 
 PHONE_SCREEN: ViewportSize = {"width": 360, "height": 740}
 QUIET_ARGUMENTS = [
@@ -27,7 +28,7 @@ def launch(*arguments: str) -> Iterator[Browser]:
     """A Chromium without a window; arguments: its own, beside the quiet ones."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=[*QUIET_ARGUMENTS, *arguments]
+            executable_path=tools.find_browser(), args=[*QUIET_ARGUMENTS, *arguments]
         )
         yield browser
         browser.close()
