@@ -58,8 +58,10 @@ def install_installers(base: str, python: Path, uv: str) -> bool:
 
 
 def _install_with_uv(python: Path, files: "list[Path]", options: "list[str]") -> bool:
-    uv = python.with_name("uv")
-    settings = _pip_settings(python) if uv.exists() else None
+    # Its own, or of the environment that installs into another.
+    places = [python.with_name("uv"), Path(sys.executable).with_name("uv")]
+    uv = next((place for place in places if place.exists()), None)
+    settings = None if uv is None else _pip_settings(python)
     if settings is None:
         return False
     command = [str(uv), "pip", "install", "--python", str(python), *options]
