@@ -119,17 +119,17 @@ def _environ() -> "dict[str, str]":
 def _follow(command: "list[str]", environ: "dict[str, str]", shown: str) -> "tuple[list[str], int]":
     """Run a command and print the lines that match; all its lines, and its exit status."""
     lines = []
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         universal_newlines=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.append(line)
-        match = re.match(shown, line)
-        if match:
-            print("      " + match.group()[:96], flush=True)
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            match = re.match(shown, line)
+            if match:
+                print("      " + match.group()[:96], flush=True)
     return lines, process.wait()
