@@ -94,6 +94,7 @@ def _parse_lead(context: Context) -> tuple[Lead, str]:
     request = context.request
     if len(request.get_data(cache=True)) > MAX_BODY_BYTES:
         raise TooLarge
+    _reject_truncated_body(context)
     values: object
     if request.mimetype in FORM_TYPES:
         values, ambiguous = _parse_form(request)
@@ -121,6 +122,13 @@ def _parse_lead(context: Context) -> tuple[Lead, str]:
         canary=_is_canary(context),
     )
     return lead, challenge_token if isinstance(challenge_token, str) else ""
+
+
+def _reject_truncated_body(context: Context) -> None:
+    """A form that is cut short is a form still. The runtime keeps the length that was announced."""
+    announced = context.request.environ.get("HTTP_CONTENT_LENGTH", "")
+    if announced.isdecimal() and int(announced) > len(context.request.get_data()):
+        raise Invalid({"_": [submission.ERROR_MESSAGES["truncated"][context.locale]]})
 
 
 def _parse_json(request: Request) -> tuple[object, dict[str, str]]:

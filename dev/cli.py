@@ -242,6 +242,21 @@ def _conform_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of theirs (default: 1)")
 
 
+def _audit(args: argparse.Namespace) -> int:
+    from dev import audit
+
+    return audit.main(ROOT, args.parts)
+
+
+def _audit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help="source, secrets, dependencies, injection (default: all)",
+    )
+
+
 def _load(args: argparse.Namespace) -> int:
     from dev.load import run
 
@@ -299,6 +314,11 @@ COMMANDS = {
         "hold the API to its description: difficult texts, JSON bodies, schemathesis",
         _conform,
         _conform_arguments,
+    ),
+    "audit": Command(
+        "bandit and own rules, secrets, advisories of the dependencies, sqlmap on a new site",
+        _audit,
+        _audit_arguments,
     ),
     "load": Command(
         "mixed traffic with faults on and off: latencies, errors, memory, every lead counted",

@@ -58,8 +58,10 @@ def install_installers(base: str, python: Path, uv: str) -> bool:
 
 
 def _install_with_uv(python: Path, files: "list[Path]", options: "list[str]") -> bool:
-    uv = python.with_name("uv")
-    settings = _pip_settings(python) if uv.exists() else None
+    # Its own, or of the environment that installs into another.
+    places = [python.with_name("uv"), Path(sys.executable).with_name("uv")]
+    uv = next((place for place in places if place.exists()), None)
+    settings = None if uv is None else _pip_settings(python)
     if settings is None:
         return False
     command = [str(uv), "pip", "install", "--python", str(python), *options]
@@ -117,17 +119,17 @@ def _environ() -> "dict[str, str]":
 def _follow(command: "list[str]", environ: "dict[str, str]", shown: str) -> "tuple[list[str], int]":
     """Run a command and print the lines that match; all its lines, and its exit status."""
     lines = []
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         universal_newlines=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.append(line)
-        match = re.match(shown, line)
-        if match:
-            print("      " + match.group()[:96], flush=True)
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line)
+            match = re.match(shown, line)
+            if match:
+                print("      " + match.group()[:96], flush=True)
     return lines, process.wait()

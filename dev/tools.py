@@ -1,5 +1,6 @@
 """Tools that only some verbs need: the vendors' CLIs, axe-core, Lighthouse, openapi-typescript and
-difficult strings (npm, pinned in node/), Chromium, pgbouncer and LibreOffice."""
+difficult strings (npm, pinned in node/), Chromium, pgbouncer and LibreOffice; Python programs, each
+in an environment of its own."""
 
 import fcntl
 import hashlib
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dev import package_install
 from dev.bootstrap import DATA
 
 _PINNED = Path(__file__).parent / "node"
@@ -86,6 +88,35 @@ def ensure_vercel() -> Path:
 def ensure_supabase() -> Path:
     """The supabase CLI's executable. Missing when it cannot be installed."""
     return ensure_node_packages() / ".bin" / "supabase"
+
+
+def ensure_python_tools(pinned: Path, name: str) -> Path:
+    """`bin` of the environment `.dev/NAME` with what `pinned` lists, made at its first use.
+
+    Its own: what such a tool stands on is no concern of the project's versions. Missing as above.
+    """
+    venv = DATA / name
+    stamp, wanted = venv / ".installed", pinned.read_text("utf-8")
+    DATA.mkdir(exist_ok=True)
+    with venv.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (stamp.exists() and stamp.read_text("utf-8") == wanted):
+            stamp.unlink(missing_ok=True)
+            print(f"Installing {name} (once) …", flush=True)
+            _install_python_tools(venv, pinned, name)
+            stamp.write_text(wanted, encoding="utf-8")
+    return venv / "bin"
+
+
+def _install_python_tools(venv: Path, pinned: Path, name: str) -> None:
+    made = subprocess.call([sys.executable, "-m", "venv", "--clear", str(venv)]) == 0
+    try:
+        if made:
+            package_install.install(venv / "bin" / "python", [pinned], compiles_later=False)
+            return
+    except SystemExit as failed:
+        raise Missing(f"{name} could not be installed: {failed}") from None
+    raise Missing(f"{name} could not be installed (see above)")
 
 
 def _npm_install(folder: Path, what: str) -> None:

@@ -50,14 +50,15 @@ def main(root: Path, examples: int, seed: int) -> int:
             print(f"{title}: {findings} in {time.monotonic() - started:.0f} s", flush=True)
     for fault in faults:
         print(f"  {fault}")
-    with _platform(root) as platform:
+    with new_platform(root) as platform:
         report = fuzzing.run(root, platform.url, platform.environment, examples, seed)
     print(fuzzing.render(report))
     return 1 if faults or report["failures"] or not report["complete"] else 0
 
 
 @contextlib.contextmanager
-def _platform(root: Path) -> Iterator[Platform]:
+def new_platform(root: Path) -> Iterator[Platform]:
+    """A platform of its own, gone afterwards, on which nobody sends too much."""
     with (
         tempfile.TemporaryDirectory(prefix="conform-") as data,
         Platform(root, Path(data), environ=UNLIMITED, durable=False) as platform,
@@ -68,7 +69,7 @@ def _platform(root: Path) -> Iterator[Platform]:
 @contextlib.contextmanager
 def _sender(root: Path) -> Iterator[LeadSender]:
     with (
-        _platform(root) as platform,
+        new_platform(root) as platform,
         LeadSender(platform.url, platform.superuser_database_url) as sender,
     ):
         yield sender

@@ -4,18 +4,15 @@ It runs from an environment of its own (`.dev/schemathesis`), pinned in schemath
 its checks are off, and why, says schemathesis.toml; any answer of 5xx is a failure.
 """
 
-import fcntl
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dev import tools
-from dev.bootstrap import DATA
 from dev.build.openapi import FILE
 
 _PINNED = Path(__file__).with_name("schemathesis.txt")
@@ -66,20 +63,5 @@ def render(report: Mapping[str, Any]) -> str:
 
 
 def ensure() -> Path:
-    """schemathesis' executable, installed at its first use. Missing when it cannot be."""
-    venv = DATA / "schemathesis"
-    stamp, wanted = venv / ".installed", _PINNED.read_text("utf-8")
-    DATA.mkdir(exist_ok=True)
-    with venv.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (stamp.exists() and stamp.read_text("utf-8") == wanted):
-            stamp.unlink(missing_ok=True)
-            python = venv / "bin" / "python"
-            for command in (
-                [sys.executable, "-m", "venv", "--clear", str(venv)],
-                [str(python), "-m", "pip", "install", "--quiet", "--no-input", "-r", str(_PINNED)],
-            ):
-                if subprocess.call(command) != 0:
-                    raise tools.Missing("schemathesis could not be installed (see above)")
-            stamp.write_text(wanted, encoding="utf-8")
-    return venv / "bin" / "st"
+    """schemathesis' executable, installed at its first use. tools.Missing when it cannot be."""
+    return tools.ensure_python_tools(_PINNED, "schemathesis") / "st"

@@ -11,16 +11,34 @@ class Stream(Protocol):
 
 
 def read(stream: Stream, headers: Headers, limit: int | None) -> bytes | None:
-    """The request's body; None when it is longer than `limit`; ValueError when malformed."""
+    """The request's body; None when it is longer than `limit`; ValueError when it is malformed, or
+    ends before it is whole: a caller that hung up has sent nothing."""
+    lengths = headers.getlist("Content-Length")
     if "chunked" in headers.get("Transfer-Encoding", "").lower():
+        if lengths:
+            raise ValueError("both Content-Length and chunks")
         return _chunks(stream, limit)
-    length = int(headers.get("Content-Length") or 0)
-    if length < 0:
-        raise ValueError("negative Content-Length")
+    if len(set(lengths)) > 1:
+        raise ValueError("more than one Content-Length")
+    length = _number(lengths[0], 10) if lengths else 0
     if limit is not None and length > limit:
         _drain(stream, length)
         return None
-    return stream.read(length)
+    return _whole(stream, length)
+
+
+def _number(text: str, base: int) -> int:
+    """Digits alone: int() takes signs, blanks and underscores too."""
+    if not text.isascii() or not text.isalnum():
+        raise ValueError(f"not a number: {text!r}")
+    return int(text, base)
+
+
+def _whole(stream: Stream, length: int) -> bytes:
+    body = stream.read(length)
+    if len(body) < length:
+        raise ValueError("the body ends early")
+    return body
 
 
 def _drain(stream: Stream, length: int) -> None:
@@ -34,11 +52,11 @@ def _drain(stream: Stream, length: int) -> None:
 def _chunks(stream: Stream, limit: int | None) -> bytes | None:
     parts: list[bytes] = []
     total = 0
-    while size := int(stream.readline(1024).split(b";")[0], 16):
+    while size := _number(stream.readline(1024).decode("latin-1").split(";")[0].strip(), 16):
         total += size
         if limit is not None and total > limit:
             return None
-        parts.append(stream.read(size))
+        parts.append(_whole(stream, size))
         stream.readline(8)
     while stream.readline(8192).strip():
         pass

@@ -95,7 +95,8 @@ _ACKNOWLEDGEMENT_TEXTS = {
 def sales_email(lead: Submission, ref: str, locale: str, sender: str, to: tuple[str, ...]) -> Email:
     """Every field, the ref, and a WhatsApp link. Reply-To is the visitor's address, if given."""
     text, html = _render_sales_email(lead, ref, locale, "New lead", [])
-    return Email("sales", sender, to, lead.email, f"New Lead: {lead.business_name}", text, html)
+    subject = f"New Lead: {_one_line(lead.business_name)}"
+    return Email("sales", sender, to, lead.email, subject, text, html)
 
 
 def correction_email(
@@ -115,7 +116,7 @@ def correction_email(
         if key in before
     ]
     text, html = _render_sales_email(lead, ref, locale, "Corrected lead", changed)
-    subject = f"Corrected Lead: {lead.business_name} ({ref})"
+    subject = f"Corrected Lead: {_one_line(lead.business_name)} ({ref})"
     return Email(f"correction-{number}", sender, to, lead.email, subject, text, html)
 
 
@@ -190,6 +191,11 @@ def acknowledgement_email(email: str, ref: str, locale: str, sender: str) -> Ema
     text = "\n\n".join(paragraphs) + "\n"
     html = _html_page("".join(f"<p>{escape(p).replace(chr(10), '<br>')}</p>" for p in paragraphs))
     return Email("acknowledgement", sender, (email,), None, subject, text, html)
+
+
+def _one_line(text: str) -> str:
+    """A name may hold Unicode's line separators, which some programs take for a header's end."""
+    return " ".join(text.splitlines())
 
 
 def _labelled_values(

@@ -40,6 +40,10 @@ ERROR_MESSAGES: dict[str, dict[str, str]] = {
     },
     "literal_error": {"id": "Pilih salah satu: {expected}.", "en": "Choose one of: {expected}."},
     "extra_forbidden": {"id": "Isian ini tidak dikenal.", "en": "This field is not known."},
+    "truncated": {
+        "id": "Kiriman tidak sampai utuh. Silakan kirim lagi.",
+        "en": "The submission did not arrive whole. Please send it again.",
+    },
     "unreadable": {
         "id": "Berisi karakter yang tidak dapat disimpan.",
         "en": "This contains characters that cannot be stored.",

@@ -181,12 +181,12 @@ def _delete_idempotency_records(
     execute: Callable[..., Any], remains: list[Remains], deleted: Counter[tuple[UUID, str]]
 ) -> None:
     """Find records by the lead's id: a row of spam does not say under which key it came."""
-    requests = {lead.lead_id: lead.request_id for lead in remains}
-    if not requests:
+    request_ids = {lead.lead_id: lead.request_id for lead in remains}
+    if not request_ids:
         return
     for keys in batched(queue.scan_keys(execute, "seen:*"), queue.SCAN_COUNT):
         for key, record in zip(keys, execute("MGET", *keys), strict=True):
-            request_id = requests.get(_lead_id_in(record))
+            request_id = request_ids.get(_lead_id_in(record))
             if request_id is not None:
                 deleted[request_id, "door"] += int(execute("DEL", key))
 

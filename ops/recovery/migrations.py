@@ -14,6 +14,7 @@ from ops.command import Failed
 from ops.local_platform import ROOT
 
 FOLDER = ROOT / "supabase" / "migrations"
+CONNECT_S = 10
 
 _FILE_NAME = re.compile(r"(?P<version>\d{14})_(?P<name>.+)\.sql")
 
@@ -40,7 +41,7 @@ def apply(dsn: str, folder: Path = FOLDER) -> list[str]:
 
     Raises Failed, naming file and line; earlier files stay applied, nothing of the failed one does.
     """
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with psycopg.connect(dsn, autocommit=True, connect_timeout=CONNECT_S) as connection:
         with connection.transaction():
             _lock(connection)
             connection.execute(ENSURE_RECORD)
