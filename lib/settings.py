@@ -2,7 +2,7 @@
 
 Nothing is read at import: a variable is parsed when it is first asked for, so a missing one
 stops only the work that needs it. A description is the variable's documentation too:
-`.env.example` and the README's table are checked against this file.
+docs/settings.md is generated from this file.
 """
 
 import base64

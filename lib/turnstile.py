@@ -26,7 +26,7 @@ class Turnstile:
 
     def verify(self, token: str, address: str | None, attempt: str) -> bool:
         """Whether the token is good. A token is good once; repeats of one `attempt` (a UUID) count
-        as that once. Raises ChallengeDown where nothing can be said of the visitor."""
+        as that once. Raises TurnstileDown where nothing can be said of the visitor."""
         form = {"secret": self._secret, "response": token, "idempotency_key": attempt}
         if address is not None:
             form["remoteip"] = address

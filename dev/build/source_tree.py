@@ -22,7 +22,7 @@ class Patch:
     new: str
 
     def apply(self, root: Path) -> None:
-        """AnchorMissing when `old` is not there, or is there twice."""
+        """PatchDoesNotApply when `old` is not there, or is there twice."""
         path = root / self.file
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         if text.count(self.old) != 1:
@@ -33,7 +33,7 @@ class Patch:
 
 
 def copy(root: Path, target: Path, changes: Iterable[Patch] = ()) -> Path:
-    """Copy the tree at `root` to `target` (not there yet), changed. AnchorMissing."""
+    """Copy the tree at `root` to `target` (not there yet), changed. PatchDoesNotApply."""
     target.mkdir(parents=True)
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "node_modules")
     for name in _FOLDERS:

@@ -66,7 +66,7 @@ class FaultProxy:
         self.control_url = self._control.url
 
     def switch(self, mode: str = "ok", **options: Any) -> None:
-        """Set the fault (see Fault); BadSwitch names a bad value."""
+        """Set the fault (see Fault); InvalidFault names a bad value."""
         self._set(NetworkFault.parse({"mode": mode, **options}))
 
     def ok(self) -> None:

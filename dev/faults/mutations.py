@@ -1,6 +1,6 @@
 """Ways to break the code on purpose: proof that the oracle sees what it is there to see.
 
-Each is a small change to the source. One that no longer fits fails loudly (tree.AnchorMissing)
+Each is a small change to the source. One that no longer fits fails loudly (PatchDoesNotApply)
 and is then brought up to date.
 """
 

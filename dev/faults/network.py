@@ -49,7 +49,7 @@ class NetworkFault:
 
     @classmethod
     def parse(cls, given: Any) -> "NetworkFault":
-        """BadSwitch when `given` is no object of the fields above."""
+        """InvalidFault when `given` is no object of the fields above."""
         if not isinstance(given, Mapping) or "mode" not in given:
             raise InvalidFault("a switch is a JSON object with a mode")
         unknown = set(given) - {field.name for field in fields(cls)}

@@ -53,7 +53,7 @@ class FakeVendor:
         self.port = self._server.port
 
     def switch(self, mode: str = "ok", **options: Any) -> None:
-        """Set the fault (see faults.Fault); BadSwitch names a bad value."""
+        """Set the fault (see faults.Fault); InvalidFault names a bad value."""
         self._switch.set(VendorFault.parse({"mode": mode, **options}))
 
     def ok(self) -> None:

@@ -155,16 +155,6 @@ REPLY_TO_REFUSED_NOTE = (
 )
 
 
-def without_reply_to(letter: Email) -> Email:
-    """The e-mail to sales without its Reply-To, and a note why."""
-    note = REPLY_TO_REFUSED_NOTE.format(address=letter.reply_to)
-    return letter._replace(
-        reply_to=None,
-        body_text=f"{note}\n\n{letter.body_text}",
-        body_html=letter.body_html.replace("<h1>", f"<p>{escape(note)}</p><h1>", 1),
-    )
-
-
 BEGIN_SEALED_LEAD = "-----BEGIN ALFA LEAD-----"
 END_SEALED_LEAD = "-----END ALFA LEAD-----"
 

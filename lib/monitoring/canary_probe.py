@@ -79,7 +79,7 @@ def _send(services: Services, facts: Facts, secret: str, now: datetime) -> tuple
 def _find_and_remove(
     services: Services, facts: Facts, lead_id: UUID, *, queued: bool
 ) -> str | None:
-    """Why the accepted lead is not where it should be. One drained later goes with REMOVE_OLD."""
+    """Why the accepted lead is not where it should be. One stored later goes with old ones."""
     with suppress(CacheDown, DatabaseDown, NotConfigured):
         run = services.database.run_or_down
         stored = _is_store_faulty(facts) or canary.find(run, lead_id).stored

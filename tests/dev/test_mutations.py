@@ -22,7 +22,7 @@ SEED_OF_A_SCHEMA_FAULT = 1725  # its first round renames a column of leads, and 
 
 @pytest.fixture
 def broken(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Broken:
-    """A rig on a copy of the tree with a variant's change; AnchorMissing when that fits no more."""
+    """A site on a copy of the tree with a variant's change. PatchDoesNotApply when outdated."""
 
     def build(name: str) -> AbstractContextManager[SiteUnderTest]:
         target = tmp_path_factory.mktemp(name) / "copy"
