@@ -14,8 +14,9 @@ from tests.conftest import BROWSER, FORM
 from tests.fix_browser import PHONE_SCREEN, browser
 from tests.monitoring import status_answers
 from tests.products.catalogue_data import seeded
+from tests.vitals.test_rum import not_due, post_beacon, vital, wait_for_count
 
-__all__ = ["browser", "seeded"]
+__all__ = ["browser", "not_due", "seeded"]
 
 DESKTOP_SCREEN: ViewportSize = {"width": 1280, "height": 800}
 PATHS = [
@@ -113,6 +114,40 @@ def test_the_status_page_that_cannot_be_read_has_no_violation(page: Page, axe: s
     page.route("**/api/status", lambda route: route.fulfill(status=503, json={}))
     page.goto("/status")
     page.locator("[data-when]").wait_for()
+    assert violations(page, axe) == []
+
+
+@pytest.mark.parametrize("screen", [PHONE_SCREEN, DESKTOP_SCREEN], ids=["phone", "desktop"])
+def test_vitals_with_charts_have_no_violation(
+    page: Page, axe: str, platform: Platform, not_due: None, screen: ViewportSize
+) -> None:
+    with httpx.Client(base_url=platform.url, timeout=20) as site:
+        for value in range(1800, 1820):
+            post_beacon(site, [vital("LCP", value), vital("INP", value / 10), vital("CLS", 0.01)])
+        wait_for_count(site, 60)
+    page.set_viewport_size(screen)
+    page.goto("/vitals")
+    page.locator("[data-trend] svg").wait_for()
+    settle(page)
+    assert violations(page, axe) == []
+
+
+@pytest.mark.parametrize("path", ["/", "/produk"])
+def test_the_notice_of_maintenance_has_no_violation(
+    page: Page, axe: str, seeded: object, path: str
+) -> None:
+    health = {"status": "maintenance", "timestamp": "2026-11-24T03:00:00.000Z"}
+    page.route("**/api/health", lambda route: route.fulfill(json=health))
+    page.goto(path)
+    page.locator(".maintenance").wait_for()
+    settle(page)
+    assert violations(page, axe) == []
+
+
+def test_products_that_cannot_be_loaded_have_no_violation(page: Page, axe: str) -> None:
+    page.route("**/api/products*", lambda route: route.fulfill(status=500, body="{}"))
+    page.goto("/produk")
+    page.get_by_role("button", name="Coba lagi").wait_for()
     assert violations(page, axe) == []
 
 
