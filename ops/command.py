@@ -140,7 +140,7 @@ root = Group(
 
 def group(name: str, summary: str) -> Group:
     """Commands below a common name: `ops leads import`."""
-    commands = Group(name, help=summary)
+    commands = Group(name, help=f"{summary[0].upper()}{summary[1:]}.")  # as commands have it
     root.add_command(commands)
     return commands
 

@@ -253,7 +253,9 @@ def test_an_unsafe_one_is_refused_unless_forced_with_a_reason(
     assert run(platform, "--yes") == 1
     assert "no earlier deployment is safe" in capsys.readouterr().err
     assert run(platform, history[0].id, "--yes") == 1
-    assert "is unsafe (built in maintenance mode" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "is unsafe (built in maintenance mode" in error
+    assert "add --force REASON" in error
     assert answering(platform) == history[2].id
     assert run(platform, history[0].id, "--yes", "--force", "better than nothing") == 0
     assert answering(platform) == history[0].id
