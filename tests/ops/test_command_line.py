@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
 from lib.problems import DatabaseDown
-from ops import cli, command, compliance, connections
+from ops import cli, command, compliance, connections, progress
 from ops.command import Group, Invocation
 from tests.conftest import LEAD, ROOT, eventually
 from tests.ops.terminal import Terminal
@@ -127,6 +128,15 @@ def test_a_pipe_gets_one_row_a_record_with_ids_and_times_whole(capsys: Printed) 
     output = capsys.readouterr().out
     for text in (DEAD_ROW[0], "ALFA-7KQ2M", "acknowledgement", "2026-11-29 03:30 WIB"):
         assert str(text) in output
+
+
+def test_a_bar_without_a_terminal_prints_a_line_every_five_seconds(capsys: Printed) -> None:
+    with progress.ProgressBar("backup", 10_000_000) as bar:
+        bar.add(1_000_000)
+        assert capsys.readouterr().err == ""
+        time.sleep(progress.LINE_EVERY_S + 0.1)
+        bar.add(4_000_000)
+    assert capsys.readouterr().err == "  5.0 of 10.0 MB backup\n"
 
 
 # ------------------------------------------------------------------ how it ends
@@ -286,6 +296,14 @@ def test_a_key_that_is_refused_is_named(
 # ------------------------------------------------------------------ single commands
 
 
+@pytest.mark.parametrize("duty", ["on-call", "rotation"])
+def test_the_secret_of_the_crons_belongs_to_who_calls_them(
+    platform: Platform, capsys: Printed, duty: str
+) -> None:
+    assert ops(platform, "check", duty, CRON_SECRET="") == 1
+    assert "CRON_SECRET" in capsys.readouterr().out
+
+
 def test_spam_is_shown_whole_before_it_is_restored(
     platform: Platform, database: Rows, site: httpx.Client, capsys: Printed
 ) -> None:
@@ -324,6 +342,8 @@ def test_cut_lists_of_leads_in_review_and_dead_letters_say_so(
 ) -> None:
     for number in range(2):
         site.post("/api/leads", json={**LEAD, "phone_whatsapp": f"+62812345678{number:02}"})
+    unsent = "select from outbox where sent_at is null"
+    eventually(lambda: database.execute(unsent).fetchone() is None, 15)
     database.execute("update leads set review = 'flood'")
     database.execute("update outbox set sent_at = null, dead_at = now(), last_error = 'quota'")
     assert ops(platform, "review", "list", "--limit", "1") == 1
