@@ -261,7 +261,7 @@ class Settings:
     )
     maintenance_bypass_token = Setting(
         token,
-        "In X-Maintenance-Bypass it passes by maintenance; unset: nobody does. 16 characters.",
+        "Requests with it in X-Maintenance-Bypass bypass maintenance; unset: none. 16 characters.",
         secret=True,
     )
     rum_drain_secret = Setting(

@@ -33,7 +33,8 @@ BACKUP = ("DATABASE_DIRECT_URL", "BACKUP_ENCRYPTION_KEY", "BACKUP_DIRECTORY")
 
 # Duty -> the variables that its commands need.
 DUTIES: dict[str, tuple[str, ...]] = {
-    "on-call": ("DATABASE_URL", *REDIS, "CANARY_SECRET", "HEALTH_CHECK_TOKEN", *SLACK, *VERCEL),
+    "on-call": ("DATABASE_URL", *REDIS, "CANARY_SECRET", "CRON_SECRET", "HEALTH_CHECK_TOKEN",
+                *SLACK, *VERCEL),
     "sales-desk": ("DATABASE_URL", *REDIS, "LEADS_ENCRYPTION_KEY"),
     "catalogue": ("DATABASE_URL", *REDIS),
     "privacy": ("DATABASE_URL", *REDIS, "ERASURE_KEY"),
@@ -41,8 +42,8 @@ DUTIES: dict[str, tuple[str, ...]] = {
     "restore": (*BACKUP, "DATABASE_URL", *REDIS, "LEADS_ENCRYPTION_KEY", "ERASURE_KEY",
                 "CANARY_SECRET", "MAINTENANCE_BYPASS_TOKEN"),
     "supabase-restore": ("DATABASE_DIRECT_URL", *SUPABASE),
-    "rotation": ("DATABASE_DIRECT_URL", "KEY_FINGERPRINT_PEPPER", *VERCEL, "RESEND_ADMIN_KEY",
-                 *UPSTASH, *SUPABASE),
+    "rotation": ("DATABASE_DIRECT_URL", "KEY_FINGERPRINT_PEPPER", *VERCEL, "CRON_SECRET",
+                 "RESEND_ADMIN_KEY", *UPSTASH, *SUPABASE),
     "monitors": ("UPTIMEROBOT_API_KEY", "HEALTH_CHECK_TOKEN", "WATCH_TOKEN"),
     "functions": ("DATABASE_URL", *REDIS, "LEADS_ENCRYPTION_KEY", "RESEND_API_KEY", "CRON_SECRET",
                   "HEALTH_CHECK_TOKEN", "CANARY_SECRET", "SALES_WHATSAPP"),

@@ -9,6 +9,7 @@ import getpass
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -25,6 +26,9 @@ from ops.settings import OperatorServices, OperatorSettings
 
 QUERY_BUDGET_S = 20.0
 MAX_WIDTH = 100
+# Of a column whose texts may go on in the next line; in a pipe, where there is room.
+MIN_TEXT_WIDTH, MIN_PIPED_TEXT_WIDTH = 8, 24
+_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)? (WIB|UTC)")
 
 type Args = SimpleNamespace
 
@@ -76,6 +80,8 @@ class Command(click.Command):
     ) -> None:  # fmt: skip
         super().__init__(*args, **attributes)
         self.short_help = (self.help or "").strip().partition("\n")[0]
+        if "Exit " not in (self.help or ""):
+            self.help = f"{self.help or ''}\n\nExit status: see `python3 -m ops --help`."
         if examples:
             self.epilog = "\b\nExample: " + "\n         ".join(examples)
         if dry_run:
@@ -134,7 +140,7 @@ root = Group(
 
 def group(name: str, summary: str) -> Group:
     """Commands below a common name: `ops leads import`."""
-    commands = Group(name, help=summary)
+    commands = Group(name, help=f"{summary[0].upper()}{summary[1:]}.")  # as commands have it
     root.add_command(commands)
     return commands
 
@@ -231,29 +237,69 @@ def format_cell(value: object) -> str:
 def print_table(
     names: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "nothing to show"
 ) -> None:
-    """Rows under their column names, 100 columns wide at most; `empty` where there is none.
+    """Rows under their column names; `empty` where there is none.
 
-    A single word (an id, a reference) is never cut; longer texts go on in the next line.
+    A single word (an id, a reference) and a time are never cut: where they do not fit beside each
+    other, a terminal gets one record a row, and a pipe gets more than MAX_WIDTH columns.
     """
     cells = [[format_cell(value) for value in row] for row in rows]
     if not cells:
         print(empty)
         return
     from rich.console import Console
+
+    is_terminal = sys.stdout.isatty()
+    text_width = MIN_TEXT_WIDTH if is_terminal else MIN_PIPED_TEXT_WIDTH
+    columns = zip(names, zip(*cells, strict=True), strict=True)
+    widths = [_min_width(name, column, text_width) for name, column in columns]
+    min_width = sum(widths) + 2 * (len(names) - 1)
+    if is_terminal and min_width > Console().width:
+        _print_records(names, cells)
+        return
+    width = min(MAX_WIDTH, Console().width) if is_terminal else MAX_WIDTH
+    _print_columns(names, cells, max(width, min_width))
+
+
+def _is_unbroken(cells: Sequence[str]) -> bool:
+    return all(" " not in cell or _TIME.fullmatch(cell) for cell in cells)
+
+
+def _min_width(name: str, cells: Sequence[str], text_width: int) -> int:
+    from rich.cells import cell_len
+
+    width = max(cell_len(text) for text in (name, *cells))
+    return width if _is_unbroken(cells) else min(width, text_width)
+
+
+def _print_columns(names: Sequence[str], cells: list[list[str]], width: int) -> None:
+    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for place, name in enumerate(names):
-        is_word = all(" " not in row[place] for row in cells)
-        table.add_column(name, overflow="fold", no_wrap=is_word)
+    for column, name in enumerate(names):
+        is_unbroken = _is_unbroken([row[column] for row in cells])
+        table.add_column(name, overflow="fold", no_wrap=is_unbroken)
     for row in cells:
         table.add_row(*row)
-    width = min(MAX_WIDTH, Console().width) if sys.stdout.isatty() else MAX_WIDTH
     console = Console(file=sys.stdout, width=width, markup=False, emoji=False, highlight=False)
     with console.capture() as output:
         console.print(table)
     for line in output.get().splitlines():
         print(line.rstrip())
+
+
+def _print_records(names: Sequence[str], cells: list[list[str]]) -> None:
+    indent = max(len(name) for name in names)
+    for number, row in enumerate(cells):
+        if number:
+            print()
+        for name, cell in zip(names, row, strict=True):
+            print(f"{name:>{indent}}  {cell}")
+
+
+def print_more(args: Args, what: str) -> None:
+    """Where a list was cut at --limit."""
+    print(f"There are more {what} than {args.limit}: --limit N shows them.", file=sys.stderr)
 
 
 def print_json(value: object) -> None:

@@ -8,7 +8,7 @@ import re
 import ssl
 from collections.abc import Iterator
 
-from lib.problems import CacheDown, DatabaseDown
+from lib.problems import CacheDown, DatabaseDown, NotConfigured
 
 STOPPED = "the server does not listen there: it is stopped, or the port is wrong"
 WRONG_HOST = "the host name is unknown: the address is wrong, or DNS fails"
@@ -22,7 +22,7 @@ NO_RIGHT = "the role logs in, and lacks a right to what the command needs"
 CUT = "the connection was cut: the server restarts, or the pooler closed it"
 REFUSED_TOKEN = "the token is refused: it is wrong, expired or revoked"  # noqa: S105
 FORBIDDEN_TOKEN = "the token is known, and lacks the right to do this"  # noqa: S105
-OPEN_BREAKER = "it did not answer a moment ago, and is not asked again for 30 s"
+OPEN_BREAKER = "it failed recently and is asked again in 30 s"
 READ_ONLY = "the server is read-only: it is a replica, or its disk is full"
 
 # SQLSTATE, or its class, -> why.
@@ -34,6 +34,9 @@ _SQLSTATES = {
     "42703": "a column is missing: are the migrations applied?",
     "3F000": "a schema is missing: are the migrations applied?",
 }  # fmt: skip
+# Classes of SQLSTATEs that say that the server itself cannot be used: connection, role,
+# resources, operator, system, configuration.
+_SERVER_CLASSES = ("08", "28", "53", "57", "58", "F0", "XX")
 # What libpq and the operating system say where there is no SQLSTATE, in this order.
 _TEXTS = (
     (r"password authentication failed|no password supplied|SASL authentication failed", PASSWORD),
@@ -52,11 +55,29 @@ _TEXTS = (
 
 
 def explain(error: BaseException) -> str:
-    """Which server, and why it cannot be used; for any error of psycopg, httpx, urllib or ours."""
+    """Which server, and why it cannot be used, or what it refused; for any error of psycopg, httpx,
+    urllib or ours."""
+    if refusal := _data_refusal(error):
+        return refusal
     server = "Redis" if isinstance(error, CacheDown) else "The server"
     if isinstance(error, DatabaseDown) or type(error).__module__.startswith("psycopg"):
         server = "Postgres"
     return f"{server} cannot be used: {explain_reason(error)}"
+
+
+def _data_refusal(error: BaseException) -> str:
+    """Postgres answers, and does not take what was asked; names of its objects, no values."""
+    sqlstate = getattr(error, "sqlstate", None)
+    if not isinstance(sqlstate, str) or sqlstate in _SQLSTATES or sqlstate[:2] in _SERVER_CLASSES:
+        return ""
+    diagnostics = getattr(error, "diag", None)
+    names = [
+        f"{kind} {name}"
+        for kind in ("table", "column", "constraint")
+        if (name := getattr(diagnostics, f"{kind}_name", None))
+    ]
+    details = "".join(f", {name}" for name in names)
+    return f"Postgres refused the statement: {type(error).__name__} ({sqlstate}{details})"
 
 
 def explain_reason(error: BaseException) -> str:
@@ -66,8 +87,13 @@ def explain_reason(error: BaseException) -> str:
         return reasons[0]
     names = [type(cause).__name__ for cause in _chain(error)]
     if names[0] == "CacheDown" and len(names) > 1:
-        return "it answers, and takes no command: the token is refused, or the address is wrong"
+        return "it answers, and rejects commands: the token is refused, or the address is wrong"
     return OPEN_BREAKER if names in (["DatabaseDown"], ["CacheDown"]) else names[-1]
+
+
+def explain_missing(error: Exception) -> str:
+    """The reason, where it may be that a variable is missing."""
+    return str(error) if isinstance(error, NotConfigured) else explain_reason(error)
 
 
 def explain_status(status: int) -> str:

@@ -48,7 +48,8 @@ class _Display:
 
 
 class ProgressBar(_Display):
-    """Bytes so far, the rate, and the time that is left; nothing where there is no terminal.
+    """Bytes so far, the rate, and the time that is left; without a terminal, a line every five
+    seconds.
 
     about: the expected size; where it is an estimate (exact=False) and more bytes come, the bar
     shows no end any more.
@@ -56,7 +57,9 @@ class ProgressBar(_Display):
 
     def __init__(self, title: str, about: int, *, exact: bool = True, quiet: bool = False) -> None:
         self._is_exact, self._total, self._size = exact, about or None, 0
+        self._title, self._printed_at = title, time.monotonic()
         console = _console()
+        self._prints_lines = not console.is_terminal and not quiet
         columns = (
             TextColumn("{task.description}", markup=False),
             *(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()),
@@ -71,6 +74,11 @@ class ProgressBar(_Display):
             self._total = None
             self.progress.reset(self.task, total=None, completed=self._size - size)
         self.progress.advance(self.task, size)
+        now = time.monotonic()
+        if self._prints_lines and now - self._printed_at >= LINE_EVERY_S:
+            self._printed_at = now
+            of = f" of {self._total / 1e6:,.1f}" if self._total else ""
+            print(f"  {self._size / 1e6:,.1f}{of} MB {self._title}", file=sys.stderr, flush=True)
 
 
 class RowProgress(_Display):

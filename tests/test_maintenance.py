@@ -20,7 +20,7 @@ from dev.platform.local_platform import Platform
 from lib import maintenance
 from lib.maintenance import MaintenanceWindow, WindowCache
 from lib.settings import Settings
-from ops import cli
+from ops import cli, connections
 from ops.incidents import maintenance_window
 from ops.vendors import redeployment
 from tests.conftest import LEAD, ROOT, delivered, eventually
@@ -46,7 +46,8 @@ def ops(platform: Platform, *arguments: str) -> int:
 
 
 def on(platform: Platform, *more: str) -> None:
-    assert ops(platform, "on", "--for", "30m", "--reason", "moving house", *more) == 0
+    words = ("--for", "30m", "--reason", "moving house", "--yes")
+    assert ops(platform, "on", *words, *more) == 0
 
 
 def post(at: Platform | Function, number: int = 0, **headers: str) -> httpx.Response:
@@ -291,9 +292,49 @@ def test_a_switch_that_postgres_does_not_hear_of_says_so(
     platform: Platform, database: Rows, capsys: Printed
 ) -> None:
     nowhere = {**platform.environment, "DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}
-    words = ["on", "--for", "30m", "--reason", "moving house"]
+    words = ["on", "--for", "30m", "--reason", "moving house", "--yes"]
     assert cli.main(["maintenance", *words], nowhere) == 0
-    assert "Postgres does not know" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"Postgres cannot be used ({connections.STOPPED}): its own switch is unchanged" in error
+    assert cli.main(["maintenance", "off"], nowhere) == 1
+
+
+def test_with_redis_down_the_end_opens_postgres_and_says_what_is_left(
+    platform: Platform, database: Rows, valkey: redis.Redis, capsys: Printed
+) -> None:
+    on(platform)
+    capsys.readouterr()
+    nowhere = {**platform.environment, "UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
+    assert cli.main(["maintenance", "off"], nowhere) == 1
+    output = capsys.readouterr()
+    assert database.execute("select from maintenance_window").fetchall() == []
+    assert output.out == "Postgres takes leads again\n"
+    assert f"Redis cannot be used: {connections.STOPPED}" in output.err
+    assert "Run `ops maintenance off` again when Redis answers" in output.err
+    assert valkey.exists(maintenance.KEY) == 1
+    assert ops(platform, "off") == 0
+    assert valkey.exists(maintenance.KEY) == 0
+
+
+def test_a_start_is_asked_for_and_refused_without_a_terminal(
+    platform: Platform, valkey: redis.Redis, capsys: Printed
+) -> None:
+    assert ops(platform, "on", "--for", "30m", "--reason", "moving house") == 2
+    error = capsys.readouterr().err
+    assert "Start maintenance (intake) until" in error
+    assert "add --yes" in error
+    assert valkey.exists(maintenance.KEY) == 0
+
+
+def test_a_dry_run_is_marked_in_json(
+    platform: Platform, valkey: redis.Redis, capsys: Printed
+) -> None:
+    words = ("on", "--for", "1h", "--reason", "x", "--json")
+    for more, is_dry in (("--dry-run", True), ("--yes", False)):
+        assert ops(platform, *words, more) == 0
+        assert json.loads(capsys.readouterr().out)["dry_run"] is is_dry
+    assert ops(platform, "off", "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["dry_run"] is True
 
 
 # --- What production does, whoever switched it.
@@ -329,10 +370,10 @@ def test_deploying_with_the_variable_is_a_command_and_status_says_what_productio
     assert found["until"] is None
     assert post(platform).status_code == 202
     assert ops(platform, "status") == 1
-    assert "until it is deployed anew" in capsys.readouterr().out
+    assert "until the next deployment" in capsys.readouterr().out
     # The switch does not end what a deployment was born with, and says so.
     assert ops(platform, "off") == 1
-    assert "in maintenance all the same" in capsys.readouterr().err
+    assert "Production is still in maintenance" in capsys.readouterr().err
     assert ops(platform, "deploy", "off", "--yes") == 0
     code, found = status(platform, capsys)
     assert (code, found["mode"], found["next_deployment"]) == (0, "off", "off")

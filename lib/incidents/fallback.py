@@ -35,16 +35,22 @@ def in_slack(services: Services, now: datetime) -> SlackStore:
 
 
 def use_first_available[R](
-    services: Services, now: datetime, operation: Callable[[IncidentStore], R]
-) -> R:
-    """The result of the first store that does it. Raises NoStore."""
-    errors = []
+    services: Services, now: datetime, operation: Callable[[IncidentStore], R],
+    failures: dict[str, Exception] | None = None,
+) -> R:  # fmt: skip
+    """The result of the first store that does it. Raises NoStore.
+
+    failures: gets the errors of the stores before it, by name.
+    """
+    errors, failures = [], {} if failures is None else failures
     for name, choose in (("Postgres", in_postgres), ("Redis", in_redis), ("Slack", in_slack)):
         try:
             return operation(choose(services, now))
         except (DatabaseDown, CacheDown) as error:
+            failures[name] = error
             errors.append(f"{name} does not answer ({type(error).__name__})")
         except (SlackError, NotConfigured) as error:
+            failures[name] = error
             errors.append(f"{name}: {error}")
     raise NoStore("; ".join(errors))
 

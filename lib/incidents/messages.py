@@ -189,7 +189,7 @@ def _escape(text: str) -> str:
 
 
 def _format_time(moment: datetime) -> str:
-    return f"{moment.astimezone(WIB):%d %b %H:%M} WIB"
+    return f"{moment.astimezone(WIB):%Y-%m-%d %H:%M} WIB"
 
 
 def _format_duration(duration: timedelta) -> str:

@@ -326,8 +326,10 @@ def acknowledge(before: Incident, who: str, now: datetime) -> Incident:
 def transition(before: Incident, state: str, now: datetime) -> Incident:
     """Raises IncidentError for a state that is none of NEXT_STATES."""
     if state not in NEXT_STATES[before.state]:
-        legal = ", ".join(sorted(NEXT_STATES[before.state])) or "nothing"
-        raise IncidentError(f"{before.id} is in {before.state}; what follows is {legal}")
+        legal = ", ".join(sorted(NEXT_STATES[before.state])) or "none"
+        raise IncidentError(
+            f"{before.id} is in state `{before.state}`; the next state can only be: {legal}"
+        )
     after = replace(
         before,
         state=state,

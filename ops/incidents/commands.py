@@ -16,11 +16,11 @@ from lib.incidents.model import Incident
 from lib.incidents.postgres_store import PostgresStore
 from lib.incidents.store import IncidentStore
 from lib.services import Services
-from ops import command
+from ops import command, connections
 from ops.command import Args, Failed
 from ops.incidents import alert_drill, lifecycle, postmortem
 
-incident_commands = command.group("incident", "what is open, who has it, what was done and why")
+incident_commands = command.group("incident", "list, acknowledge, annotate and close incidents")
 
 
 NEXT_STATES = ("contain", "resolve", "review", "closed")
@@ -35,7 +35,7 @@ def parse_action(text: str) -> dict[str, str]:
     try:
         date.fromisoformat(parts[2])
     except ValueError:
-        raise click.BadParameter(f"{parts[2]} is no date") from None
+        raise click.BadParameter(f"{parts[2]} is not a date (YYYY-MM-DD)") from None
     return dict(zip(("what", "owner", "due"), parts, strict=True))
 
 
@@ -61,7 +61,6 @@ def _row(incident: Incident) -> tuple[Any, ...]:
 
 @incident_commands.command("show", examples=("python3 -m ops incident show last",))
 @command.argument("incident", help="its id, its number, or `last`")
-@command.by_option
 def show(services: Services, args: Args) -> int:
     """One incident with its timeline, whose seals are checked. Exit 1 if one is broken."""
 
@@ -78,8 +77,14 @@ def show(services: Services, args: Args) -> int:
         return 1 if broken else 0
     _print_timeline(incident, rows)
     if is_sealed:
-        print(f"BROKEN at event {broken}" if broken else "the timeline is whole")
+        print(_describe_integrity(broken))
     return 1 if broken else 0
+
+
+def _describe_integrity(broken: list[int]) -> str:
+    if not broken:
+        return "Timeline integrity check passed"
+    return f"Timeline integrity check FAILED at events {', '.join(map(str, broken))}"
 
 
 def _print_timeline(incident: Incident, rows: list[tuple[Any, ...]]) -> None:
@@ -100,30 +105,39 @@ def _broken_events(services: Services, incident: Incident) -> list[int]:
 
 def _in_store[R](services: Services, operation: Callable[[IncidentStore], R]) -> R:
     """Says so where it is not Postgres that was asked."""
+    failures: dict[str, Exception] = {}
 
     def run(store: IncidentStore) -> R:
         result = operation(store)
         if not isinstance(store, PostgresStore):
-            print(f"Postgres cannot be asked: this was read from {store.name}", file=sys.stderr)
+            reason = connections.explain_missing(failures["Postgres"])
+            print(f"Postgres cannot be used ({reason}); using {store.name}.", file=sys.stderr)
         return result
 
     try:
-        return fallback.use_first_available(services, datetime.now(UTC), run)
-    except NoStore as error:
-        raise Failed(str(error)) from None
+        return fallback.use_first_available(services, datetime.now(UTC), run, failures)
+    except NoStore:
+        reasons = [
+            f"{name} cannot be used: {connections.explain_missing(error)}"
+            for name, error in failures.items()
+        ]
+        raise Failed("; ".join(reasons)) from None
 
 
 @incident_commands.command("ack", examples=("python3 -m ops incident ack last",))
 @command.argument("incident", help="its id, its number, or `last`")
 @command.by_option
 def acknowledge(services: Services, args: Args) -> int:
-    """Say that you have it: reminders stop, and Slack shows your name."""
+    """Acknowledge an incident: reminders stop, Slack shows your name."""
+    started = datetime.now(UTC)
     incident = _in_store(services, lambda store: store.acknowledge(args.incident, args.by))
-    who = incident.acknowledged_by or args.by
-    since = command.format_time(incident.acknowledged_at)
-    return _notify_and_print(
-        services, incident, args, f"{who} acknowledged {incident.id} ({incident.title}) at {since}"
-    )
+    who, at = incident.acknowledged_by or args.by, incident.acknowledged_at
+    name, since = f"{incident.id} ({incident.title})", command.format_time(at)
+    if at is not None and at < started:
+        line = f"{name} was already acknowledged by {who} at {since}"
+    else:
+        line = f"{who} acknowledged {name} at {since}"
+    return _notify_and_print(services, incident, args, line)
 
 
 @incident_commands.command(
@@ -140,7 +154,7 @@ def add_note(services: Services, args: Args) -> int:
     """Enter a line in the timeline. No personal data: name a lead by its id."""
     note = sys.stdin.read().strip() if args.words == ["-"] else " ".join(args.words)
     incident = _in_store(services, lambda store: store.add_note(args.incident, args.by, note))
-    return _notify_and_print(services, incident, args, f"the note is on {incident.id}")
+    return _notify_and_print(services, incident, args, f"Note added to {incident.id}")
 
 
 @incident_commands.command("step", examples=("python3 -m ops incident step last contain",))
@@ -149,7 +163,7 @@ def add_note(services: Services, args: Args) -> int:
 @command.argument("state", type=click.Choice(NEXT_STATES))
 @click.option("--note", help="a line for the timeline")
 def transition(services: Services, args: Args) -> int:
-    """Move it on: contain, resolve, review, closed. A Sev1 is closed only with its RCA."""
+    """Change the state: contain, resolve, review, closed. A Sev1 is closed only with its RCA."""
     run, now = services.database.run, datetime.now(UTC)
     incident = lifecycle.transition(run, args.incident, args.state, args.by, now, args.note)
     line = f"{incident.id} is now in the state `{incident.state}`"
@@ -171,10 +185,16 @@ def transition(services: Services, args: Args) -> int:
               help="what is done, by whom, until when; may be repeated")  # fmt: skip
 @click.option("--file", help="the same as JSON: {cause, impact, actions: [{what, …}]}")
 def save_rca(services: Services, args: Args) -> int:
-    """Keep the root cause analysis: cause, impact, and actions with an owner and a date."""
+    """Keep the root cause analysis: cause, impact, and actions with an owner and a date.
+
+    Exit 1 while it is incomplete.
+    """
     rca = {"cause": args.cause, "impact": args.impact, "actions": args.action}
     if args.file:
-        rca, repeated_keys = json_body.parse(Path(args.file).read_bytes())
+        try:
+            rca, repeated_keys = json_body.parse(Path(args.file).read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise Failed(f"{args.file} is not JSON: {error}", status=2) from None
         if repeated_keys:
             print(f"{args.file} holds a key twice: {', '.join(repeated_keys)}", file=sys.stderr)
             return 2
@@ -202,7 +222,10 @@ def write_postmortem(services: Services, args: Args) -> int:
 
 @command.root.command("alert-drill", examples=("python3 -m ops alert-drill",), dry_run=True)
 def run_alert_drill(services: Services, args: Args) -> int:
-    """Send a test alert through the whole chain to Slack, and note the drill with its seconds."""
+    """Send a test alert through the whole chain to Slack, and note the drill with its seconds.
+
+    Exit 1 when the alert did not come through.
+    """
     return alert_drill.run(services, args)
 
 
@@ -213,7 +236,7 @@ def _notify_and_print(services: Services, incident: Incident, args: Args, line: 
         return 0
     print(line)
     if stats.reason is None:
-        print("Slack shows it")
+        print("Slack message updated")
     else:
-        print(f"Slack does not show it yet ({stats.reason}); the watch tries again each minute")
+        print(f"Slack message not updated ({stats.reason}); retried every minute")
     return 0

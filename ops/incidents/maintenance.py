@@ -20,17 +20,17 @@ from ops.vendors import redeployment
 from ops.vendors.http import ApiError
 from ops.vendors.vercel import Vercel
 
-maintenance_commands = command.group("maintenance", "the instant switch, and the variable")
+maintenance_commands = command.group("maintenance", "switch maintenance on or off")
 
 
 def parse_duration(text: str) -> timedelta:
     """30m, 2h: at most 24h."""
     match = re.fullmatch(r"(\d+)([mh])", text)
     if not match:
-        raise click.BadParameter("a length is written 30m or 2h")
+        raise click.BadParameter("use a duration such as 30m or 2h")
     duration = timedelta(minutes=int(match[1]) * (60 if match[2] == "h" else 1))
     if not timedelta() < duration <= maintenance_window.MAX_DURATION:
-        raise click.BadParameter("the length must be above 0 and at most 24h")
+        raise click.BadParameter("the duration must be above 0 and at most 24h")
     return duration
 
 
@@ -43,7 +43,14 @@ def parse_duration(text: str) -> timedelta:
     dry_run=True,
     confirms=True,
 )
-@click.option("--for", "length", required=True, type=parse_duration, metavar="30m")
+@click.option(
+    "--for",
+    "length",
+    required=True,
+    type=parse_duration,
+    metavar="30m",
+    help="how long: 30m, 2h; at most 24h",
+)
 @click.option("--reason", required=True, help="for operators; no personal data")
 @click.option(
     "--mode", type=click.Choice(("intake", "read_only")), default="intake", help="default: intake"
@@ -52,10 +59,13 @@ def parse_duration(text: str) -> timedelta:
 @click.option("--timeout", type=float, default=600, show_default=True,
               help="seconds to wait for a deployment, where Redis is down")  # fmt: skip
 def switch_on(services: OperatorServices, args: Args) -> int:
-    """Open a window now: leads are queued and answered 202, health says so and stays 200."""
+    """Start maintenance now: leads are queued and answered 202, health says so and stays 200."""
     now = datetime.now(UTC)
     window = MaintenanceWindow(args.mode, now, now + args.length, args.reason, args.by)
     if not args.dry_run:
+        until = command.format_time(window.until)
+        if not command.confirm(args, f"Start maintenance ({window.mode}) until {until}?"):
+            return 1
         try:
             maintenance_window.open_in_redis(services.cache.execute, window, now)
         except CacheDown as error:
@@ -71,53 +81,88 @@ def _deploy_instead(services: OperatorServices, args: Args, error: CacheDown) ->
     print(connections.explain(error), file=sys.stderr)
     print(
         "The switch is kept in Redis. The other way is MAINTENANCE_MODE at Vercel and a deployment,"
-        " which takes about a minute and has no end of its own: `ops maintenance deploy off` ends"
-        " it.",
+        " which takes about a minute and does not end by itself: run `ops maintenance deploy off`.",
         file=sys.stderr,
     )
     try:
         return _deploy_mode(services, args, args.mode)
     except NotConfigured as missing:
-        print(f"{missing}: without it that way is closed too", file=sys.stderr)
+        print(f"{missing}: a deployment is not possible either.", file=sys.stderr)
         return 2
 
 
 @maintenance_commands.command("off", examples=("python3 -m ops maintenance off",), dry_run=True)
 def switch_off(services: OperatorServices, args: Args) -> int:
-    """Close the window; queued leads are stored with the next round."""
-    was = maintenance.parse_window(
-        services.cache.execute("GET", maintenance.KEY), datetime.now(UTC)
-    )
-    if not args.dry_run:
-        _tell_postgres(services, maintenance_window.close_in_postgres)
-    if (
-        not args.dry_run
-        and maintenance_window.close_in_redis(services.cache.execute)
-        and was is not None
-    ):
-        _note_on_incidents(services, "off", was)
-    ended = "would be" if args.dry_run else "is"
-    if args.json:
-        command.print_json({"was": was and was.mode})
-    else:
-        print("maintenance was not on" if was is None else f"maintenance ({was.mode}) {ended} off")
-    status = site_mode.load(services, datetime.now(UTC))
-    if status.deployed_mode in MODES and not args.dry_run:
+    """Close the window; queued leads are stored with the next round. Does not ask.
+
+    Postgres is opened although Redis is down. Exit 1 where something is still on.
+    """
+    was, fault = None, ""
+    try:
+        text = services.cache.execute("GET", maintenance.KEY)
+        was = maintenance.parse_window(text, datetime.now(UTC))
+    except (CacheDown, NotConfigured) as error:
+        fault = connections.explain_missing(error)
+    is_open = args.dry_run or _tell_postgres(services, maintenance_window.close_in_postgres)
+    if not args.dry_run and not fault:
+        fault = _close_in_redis(services, was)
+    document = {"was": was and was.mode, "dry_run": args.dry_run, "redis_error": fault or None}
+    command.print_result(args, document, _describe_end(args, was, fault, is_open))
+    if fault:
         print(
-            f"production is in maintenance all the same: {status.deployment} was built with "
-            f"MAINTENANCE_MODE={status.deployed_mode}; `ops maintenance deploy off`",
+            f"Redis cannot be used: {fault}. Its switch is unchanged and ends by itself within a "
+            "day. Run `ops maintenance off` again when Redis answers.",
             file=sys.stderr,
         )
-        return 1
-    return 0
+    is_built_in = not args.dry_run and _warn_of_deployed_mode(services)
+    return int(bool(fault) or not is_open or is_built_in)
 
 
-def _tell_postgres(services: OperatorServices, switch: Callable[[RunQuery], None]) -> None:
-    """Postgres may be down: that can be why maintenance is switched on."""
+def _close_in_redis(services: OperatorServices, was: MaintenanceWindow | None) -> str:
+    """Why the switch could not be turned off; empty when it is off."""
+    try:
+        is_closed = maintenance_window.close_in_redis(services.cache.execute)
+    except (CacheDown, NotConfigured) as error:
+        return connections.explain_missing(error)
+    if is_closed and was is not None:
+        _note_on_incidents(services, "off", was)
+    return ""
+
+
+def _describe_end(args: Args, was: MaintenanceWindow | None, fault: str, is_open: bool) -> str:
+    if fault:
+        verb = "would take" if args.dry_run else "takes" if is_open else "may not take"
+        return f"Postgres {verb} leads again"
+    if was is None:
+        return "maintenance was not on"
+    return f"maintenance ({was.mode}) {'would be' if args.dry_run else 'is'} off"
+
+
+def _warn_of_deployed_mode(services: OperatorServices) -> bool:
+    """Whether production is in maintenance all the same: it was built so."""
+    status = site_mode.load_serving(services, datetime.now(UTC))
+    if status.deployed_mode not in MODES:
+        return False
+    print(
+        f"Production is still in maintenance: {status.deployment} was built with "
+        f"MAINTENANCE_MODE={status.deployed_mode}; `ops maintenance deploy off`",
+        file=sys.stderr,
+    )
+    return True
+
+
+def _tell_postgres(services: OperatorServices, switch: Callable[[RunQuery], None]) -> bool:
+    """Whether it knows. Postgres may be down: that can be why maintenance is switched on."""
     try:
         switch(services.database.run_or_down)
-    except (DatabaseDown, NotConfigured):
-        print("Postgres does not know: say it again once it answers", file=sys.stderr)
+    except (DatabaseDown, NotConfigured) as error:
+        print(
+            f"Postgres cannot be used ({connections.explain_missing(error)}): its own switch is "
+            "unchanged. Run this command again when it answers.",
+            file=sys.stderr,
+        )
+        return False
+    return True
 
 
 @maintenance_commands.command("status", examples=("python3 -m ops maintenance status",))
@@ -144,13 +189,13 @@ def show_status(services: OperatorServices, args: Args) -> int:
     print(headlines.get(status.mode, f"on: production is in maintenance ({status.mode})"))
     built = status.deployed_mode
     if status.deployed_mode in MODES:
-        built += ", until it is deployed anew: `ops maintenance deploy off`"
+        built += ", until the next deployment: `ops maintenance deploy off`"
     print(f"  {status.deployment or 'the deployment that serves'} was built with: {built}")
     switch = status.window_mode
     if window is not None:
         switch += f", until {command.format_time(window.until)}: {window.reason} ({window.by})"
     print(f"  the switch in Redis: {switch}")
-    print(f"  the next deployment gets, by Vercel's variable: {status.next_mode}")
+    print(f"  MAINTENANCE_MODE at Vercel (next deployment): {status.next_mode}")
     return int(not status.is_off)
 
 
@@ -169,7 +214,7 @@ def show_status(services: OperatorServices, args: Args) -> int:
 @command.by_option
 @click.option("--timeout", type=float, default=600, help="seconds to wait", show_default=True)
 def deploy(services: OperatorServices, args: Args) -> int:
-    """Set MAINTENANCE_MODE at Vercel, and deploy what serves once more with it."""
+    """Set MAINTENANCE_MODE at Vercel, and redeploy the current production deployment with it."""
     return _deploy_mode(services, args, parse_maintenance_mode(args.mode))
 
 
@@ -217,7 +262,7 @@ def _report_deployed(services: OperatorServices, args: Args, mode: str, target: 
     status = site_mode.load(services, datetime.now(UTC))
     if status.deployed_mode != mode:
         print(
-            f"{target} serves, and says {status.deployed_mode}: look at its variables",
+            f"{target} is live but reports maintenance {status.deployed_mode}: check its variables",
             file=sys.stderr,
         )
         return 1
@@ -235,7 +280,13 @@ def _report_deployed(services: OperatorServices, args: Args, mode: str, target: 
 def _print_window(args: Args, window: MaintenanceWindow, verb: str) -> None:
     if args.json:
         command.print_json(
-            {"mode": window.mode, "until": window.until, "reason": window.reason, "by": window.by}
+            {
+                "mode": window.mode,
+                "until": window.until,
+                "reason": window.reason,
+                "by": window.by,
+                "dry_run": args.dry_run,
+            }
         )
         return
     until = "a redeploy" if window.until is None else command.format_time(window.until)
@@ -249,6 +300,7 @@ def _note_on_incidents(services: OperatorServices, what: str, window: Maintenanc
     try:
         run = services.database.run_or_down
         for incident_id in notes.add_event_to_open(run, "maintenance", window.by, now, facts):
-            print(f"noted on {incident_id}", file=sys.stderr)
-    except (DatabaseDown, NotConfigured):
-        print("not noted on an incident: Postgres cannot be asked", file=sys.stderr)
+            print(f"recorded on {incident_id}", file=sys.stderr)
+    except (DatabaseDown, NotConfigured) as error:
+        reason = connections.explain_missing(error)
+        print(f"Not recorded on an incident: Postgres cannot be used ({reason}).", file=sys.stderr)

@@ -40,7 +40,7 @@ def show_metrics(services: Services, args: Args) -> int:
     """Requests, errors and p95 of each service and deployment: is the new one worse?
 
     And the burn rates: how many times faster than 99.5 % allows errors are made; over 14.4 in 1h
-    and 5m, or over 6 in 6h and 30m, is worth getting up for.
+    and 5m, or over 6 in 6h and 30m, needs action now.
     """
     now = datetime.now(UTC)
     since = now - timedelta(hours=args.hours)
@@ -48,11 +48,11 @@ def show_metrics(services: Services, args: Args) -> int:
     rows = services.database.run(
         lambda c: c.execute(SELECT_BY_DEPLOYMENT, {"since": since}).fetchall()
     )
-    table = [_format_row(row) for row in rows]
+    documents = [_summarize(row) for row in rows]
     if args.json:
-        documents = [dict(zip(COLUMNS, row, strict=True)) for row in table]
         command.print_json({"services": documents, "burn_rates": rates})
         return 0
+    table = [_format_row(document) for document in documents]
     empty = f"no request was counted in the last {args.hours} hours"
     command.print_table(COLUMNS, table, empty=empty)
     print()
@@ -64,14 +64,21 @@ def show_metrics(services: Services, args: Args) -> int:
     return 0
 
 
-def _format_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
+def _summarize(row: tuple[Any, ...]) -> dict[str, Any]:
+    """error_rate: a share of 1; p95_ms: null where there are too few requests."""
     service, deployment, first, last, n, errors, buckets, counts = row
     histogram: dict[int, int] = {}
     for bucket, count in zip(buckets, counts, strict=True):
         histogram[bucket] = histogram.get(bucket, 0) + count
     p95 = metrics.quantile(histogram, 0.95) if n >= service_levels.MIN_REQUESTS else None
-    return (service, deployment, first, last, n, errors,
-            f"{errors / n:.2%}", round(p95[0]) if p95 else "too few")  # fmt: skip
+    return {"service": service, "deployment": deployment, "first": first, "last": last, "n": n,
+            "errors": errors, "error_rate": round(errors / n, 6),
+            "p95_ms": round(p95[0]) if p95 else None}  # fmt: skip
+
+
+def _format_row(document: dict[str, Any]) -> tuple[Any, ...]:
+    *values, error_rate, p95_ms = document.values()
+    return (*values, f"{error_rate:.2%}", "too few" if p95_ms is None else p95_ms)
 
 
 def burn_rates(connection: Connection[Any], now: datetime) -> dict[str, dict[str, float]]:
@@ -98,7 +105,7 @@ def run_monitor(services: Services, args: Args) -> int:
     else:
         report = monitor.run(services, window, now)
         if report.busy:
-            line = "another run of the watch is under way: its findings are in `ops incident list`"
+            line = "Another monitor run is in progress: its findings are in `ops incident list`"
             command.print_result(args, {"busy": True}, line)
             return 0
         findings = list(report.findings)

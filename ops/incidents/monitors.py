@@ -9,10 +9,13 @@ from ops import command
 from ops.command import Args
 from ops.incidents import monitor_plan
 from ops.incidents.monitor_plan import Step
+from ops.progress import Waiting
 from ops.settings import OperatorServices, OperatorSettings
 from ops.vendors.uptimerobot import ApiError, Client, Fields
 
-monitors_commands = command.group("monitors", "UptimeRobot's monitors, as a file has them")
+monitors_commands = command.group(
+    "monitors", "keep UptimeRobot's monitors as monitors.toml declares"
+)
 
 
 MAX_WAIT_S = 130  # two windows of the free plan's rate limit
@@ -38,7 +41,9 @@ class Reconciler:
         self.missing = self._declaration.missing
 
     def plan(self, *, prune: bool = True) -> list[Step]:
-        steps = monitor_plan.plan(self._api.list_monitors(), self._declaration, self._prefix)
+        with Waiting("UptimeRobot's monitors are read"):
+            monitors = self._api.list_monitors()
+        steps = monitor_plan.plan(monitors, self._declaration, self._prefix)
         return [step for step in steps if prune or step.action != "leave"]
 
     def apply(self, step: Step) -> None:
@@ -114,7 +119,8 @@ def apply_monitors(services: OperatorServices, args: Args) -> int:
             return 1
         for step in steps:
             try:
-                reconciler.apply(step)
+                with Waiting(f"UptimeRobot: {step.action} {step.name}"):
+                    reconciler.apply(step)
                 outcomes.append("done")
             except ApiError as error:
                 outcomes.append(str(error))
@@ -149,7 +155,7 @@ def _print_steps(
         command.print_json(document)
         return
     for setting in missing:
-        print(f"left out: a monitor that needs {setting}, which is not set")
+        print(f"Skipped a monitor: {setting} is not set")
     for number, step in enumerate(steps):
         _print_step(step, f": {outcomes[number]}" if outcomes else "")
     if remaining:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from lib.incidents.model import WIB, Incident
+from lib.incidents.model import Incident
 from lib.incidents.postgres_store import PostgresStore
 from lib.leads import queue
 from lib.problems import CacheDown, NotConfigured
 from lib.services import Services
+from ops import command
 
 TODO = "TODO"
 MARGIN = timedelta(minutes=1)
@@ -31,7 +32,7 @@ SELECT_STORED_IDS = "select id::text from leads where id = any(%(ids)s::uuid[])"
 TEMPLATE = """\
 # Post-mortem {id}: {title}
 
-{severity}, {state}. Times are WIB. Blameless: about causes, not people.
+{severity}, {state}. Blameless: about causes, not people.
 
 | fact | figure |
 | --- | --- |
@@ -182,12 +183,12 @@ def render(data: PostmortemData) -> str:
         title=incident.title,
         severity=incident.severity.upper(),
         state=incident.state,
-        started_at=_format_time(incident.started_at),
-        detected_at=_format_time(incident.detected_at),
+        started_at=command.format_time(incident.started_at, seconds=True),
+        detected_at=command.format_time(incident.detected_at, seconds=True),
         time_to_detect=_format_duration(figures["time_to_detect_s"]),
-        acknowledged_at=_format_time(incident.acknowledged_at),
-        contained_at=_format_time(incident.contained_at),
-        resolved_at=_format_time(incident.resolved_at),
+        acknowledged_at=command.format_time(incident.acknowledged_at, seconds=True),
+        contained_at=command.format_time(incident.contained_at, seconds=True),
+        resolved_at=command.format_time(incident.resolved_at, seconds=True),
         time_to_recover=_format_duration(figures["time_to_recover_s"]),
         deployment=incident.deployment,
         accepted="no longer known (48 h)" if leads.accepted is None else leads.accepted,
@@ -214,15 +215,11 @@ def _timeline_row(event: tuple[Any, ...]) -> str:
     _, at, kind, actor, facts, note = event
     text = note if note is not None else json.dumps(facts, ensure_ascii=False)
     cell = text.replace("|", "\\|").replace("\n", " ")
-    return f"| {_format_time(at)} | {kind} | {actor} | {cell} |"
+    return f"| {command.format_time(at, seconds=True)} | {kind} | {actor} | {cell} |"
 
 
 def _seconds(since: datetime, until: datetime | None) -> int | None:
     return None if until is None else int((until - since).total_seconds())
-
-
-def _format_time(moment: datetime | None) -> str:
-    return "-" if moment is None else f"{moment.astimezone(WIB):%Y-%m-%d %H:%M:%S}"
 
 
 def _format_duration(seconds: int | None) -> str:

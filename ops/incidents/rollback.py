@@ -15,6 +15,7 @@ from ops import command
 from ops.command import Args
 from ops.incidents import notes, rollback_candidates
 from ops.incidents.rollback_candidates import Candidate
+from ops.progress import Waiting
 from ops.settings import OperatorServices
 from ops.vendors.http import ApiError
 from ops.vendors.redeployment import CONSECUTIVE_ANSWERS, serving_deployment
@@ -24,11 +25,11 @@ TIMEOUT_S = 180
 POLL_S = 0.5
 NEXT_STEPS = """
 From now on pushes to the production branch are built but no longer served: Vercel switched the
-automatic assignment of domains off. Once the fault is mended, undo it and switch it on again:
+automatic assignment of domains off. Once the fault is fixed, undo it and switch it on again:
 
-    vercel promote <the mended deployment>     (to go back to where you were: {before})
+    vercel promote <the fixed deployment>     (to go back to where you were: {before})
 """
-NOT_NOTED = "it is on no incident: none is open, or Postgres cannot be asked"
+NOT_NOTED = "Not recorded on an incident: none is open, or Postgres cannot be used."
 
 
 @command.root.command(
@@ -43,10 +44,15 @@ NOT_NOTED = "it is on no incident: none is open, or Postgres cannot be asked"
 )
 @command.argument("deployment", required=False, help="default: the newest safe one before this")
 @click.option("--reason", default="", help="why; kept at Vercel and on the incident")
-@click.option("--force", metavar="REASON", help="although it is unsafe, because …")
+@click.option(
+    "--force", metavar="REASON", help="roll back to an unsafe deployment; REASON is recorded"
+)
 @click.option("--timeout", type=float, default=180, help="seconds to wait", show_default=True)
 def rollback(services: OperatorServices, args: Args) -> int:
-    """Let an earlier deployment serve production (Vercel's instant rollback), if it is safe."""
+    """Let an earlier deployment serve production (Vercel's instant rollback), if it is safe.
+
+    Exit 1 when it is refused or does not arrive.
+    """
     vercel = Vercel(services.settings)
     try:
         serving, _ = vercel.production()
@@ -63,7 +69,7 @@ def rollback(services: OperatorServices, args: Args) -> int:
             print(refusal, file=sys.stderr)
             return 1
         if not args.json:
-            print(f"\nThe same by hand: vercel rollback {chosen.deployment.id}")
+            print(f"\nEquivalent command: vercel rollback {chosen.deployment.id}")
         if args.dry_run:
             return 0
         if not _confirmed(args, chosen):
@@ -88,11 +94,13 @@ def _refusal(chosen: Candidate | None, args: Args) -> str | None:
     if chosen is None and args.deployment:
         return f"{args.deployment} is not among production's last deployments"
     if chosen is None:
-        return "no earlier deployment is safe; name one with --force REASON, or mend forward"
+        return ("no earlier deployment is safe; choose one with DEPLOYMENT --force REASON, "
+                "or deploy a fix")  # fmt: skip
     if chosen.is_serving:
-        return f"{chosen.deployment.id} serves already"
+        return f"{chosen.deployment.id} already serves production"
     if chosen.faults and not args.force:
-        return f"{chosen.deployment.id} is unsafe ({'; '.join(chosen.faults)}): --force REASON"
+        flags = "--force REASON" + ("" if args.yes or sys.stdin.isatty() else " --yes")
+        return f"{chosen.deployment.id} is unsafe ({'; '.join(chosen.faults)}): add {flags}"
     return None
 
 
@@ -136,7 +144,7 @@ def _roll_back(
     if args.json:
         command.print_json({**facts, "incidents": incidents})
     elif not fault:
-        noted = f"it is noted on {', '.join(incidents)}" if incidents else NOT_NOTED
+        noted = f"recorded on {', '.join(incidents)}" if incidents else NOT_NOTED
         print(f"{target} serves; it took {took_s} s\n{noted}")
         print(NEXT_STEPS.format(before=before))
     if fault:
@@ -149,13 +157,16 @@ def _wait_until_serving(
 ) -> str | None:
     """None once the site itself answers as `target`; else why it does not."""
     in_a_row, serving = 0, "nothing"
-    while time.monotonic() < deadline:
-        serving = serving_deployment(services.settings.site_url)
-        in_a_row = in_a_row + 1 if serving == target else 0
-        if in_a_row == CONSECUTIVE_ANSWERS:
-            return None
-        _, move = vercel.production()
-        if move and move.deployment_id == target and move.status in ("failed", "skipped"):
-            return f"Vercel says that the rollback {move.status}; {serving} answers"
-        time.sleep(POLL_S if not in_a_row else 0.1)
-    return f"accepted by Vercel, but {serving} still answers: look at its dashboard, or ask again"
+    with Waiting(f"{target} is to serve", deadline - time.monotonic()) as waiting:
+        while time.monotonic() < deadline:
+            serving = serving_deployment(services.settings.site_url)
+            waiting.update(f"{serving} answers")
+            in_a_row = in_a_row + 1 if serving == target else 0
+            if in_a_row == CONSECUTIVE_ANSWERS:
+                return None
+            _, move = vercel.production()
+            if move and move.deployment_id == target and move.status in ("failed", "skipped"):
+                return f"Vercel says that the rollback {move.status}; {serving} answers"
+            time.sleep(POLL_S if not in_a_row else 0.1)
+    return (f"accepted by Vercel, but {serving} still answers: look at its dashboard, "
+            "or run the command again")  # fmt: skip

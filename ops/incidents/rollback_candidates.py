@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 
 from lib.problems import DatabaseDown
 from lib.services import Services
+from ops import command
 from ops.vendors.vercel import Deployment
 
 SELECT_BUILDS = """
@@ -111,7 +112,7 @@ def _faults(deployment: Deployment, records: DeploymentRecords | None) -> list[s
     faults += _retired_secret_faults(deployment, records)
     build = records.builds.get(deployment.id)
     if build is None:
-        return [*faults, "never said what it is: its schema and mode are unknown"]
+        return [*faults, "not recorded: its schema and maintenance mode are unknown"]
     if build["maintenance_mode"]:
         faults.append(f"built in maintenance mode ({build['maintenance_mode']})")
     faults += schema_faults(build["schema_min"], build["schema_max"], records.migrations)
@@ -131,7 +132,9 @@ def _retired_secret_faults(deployment: Deployment, records: DeploymentRecords) -
         is_used = (name, retired["old_fingerprint"]) in used
         is_older = deployed_at is None or deployment.created_at < deployed_at
         if is_used or (name not in recorded_names and is_older):
-            faults[name] = f"older than the rotation of {name} ({retired['revoked_at']:%Y-%m-%d})"
+            faults[name] = (
+                f"older than the rotation of {name} ({command.format_time(retired['revoked_at'])})"
+            )
     return list(faults.values())
 
 
@@ -143,7 +146,7 @@ def schema_faults(schema_min: str, schema_max: str, migrations: dict[str, str]) 
     if live < schema_min:
         return [f"needs schema {schema_min}, the database has {live}"]
     return [
-        f"schema too old: {version} took away or narrowed what it may read"
+        f"schema too old: migration {version} dropped or restricted what this build uses"
         for version, statements in sorted(migrations.items())
         if version > schema_max and is_narrowing(statements)
     ]

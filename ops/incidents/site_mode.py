@@ -4,7 +4,7 @@ Three sources are read: the deployment that serves (the variable it was built wi
 Redis, and the variable at Vercel, which the next deployment gets.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -58,10 +58,14 @@ class MaintenanceStatus:
 
 
 def load(services: OperatorServices, now: datetime) -> MaintenanceStatus:
+    return replace(load_serving(services, now), next_mode=_load_variable(services))
+
+
+def load_serving(services: OperatorServices, now: datetime) -> MaintenanceStatus:
+    """As load, without next_mode: Vercel, which may be slow, is not asked."""
     deployed_mode, deployment = _load_deployed(services.settings.site_url)
     window, window_mode = _load_window(services, now)
-    next_mode = _load_variable(services)
-    return MaintenanceStatus(deployed_mode, deployment, window, window_mode, next_mode)
+    return MaintenanceStatus(deployed_mode, deployment, window, window_mode, "not asked")
 
 
 def _load_deployed(url: str) -> tuple[str, str]:

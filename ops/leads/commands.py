@@ -23,7 +23,7 @@ from ops.command import Args
 from ops.incidents import site_mode
 from ops.settings import OperatorServices
 
-dead_commands = command.group("dead", "mails given up, leads set aside")
+dead_commands = command.group("dead", "dead letters: e-mails and leads that failed permanently")
 
 
 CANARY_WAIT_S = 30.0
@@ -61,18 +61,23 @@ returning id
 @dead_commands.command("list", examples=("python3 -m ops dead list",))
 @command.limit_option
 def list_dead_letters(services: Services, args: Args) -> int:
-    """Mails given up, and leads no drain could store. Exit 1 when there are any.
+    """E-mails given up, and leads that the worker could not store. Exit 1 when there are any.
 
     Acknowledgements to an address that the mail service does not take are listed too, and no fault.
     """
-    values = {"limit": args.limit, "address_refused": ADDRESS_REFUSED}
-    dead = command.fetch_rows(services, LIST_DEAD_EMAILS, **values)
-    refused = command.fetch_rows(services, LIST_REFUSED_EMAILS, **values)
+    values = {"limit": args.limit + 1, "address_refused": ADDRESS_REFUSED}
+    all_dead = command.fetch_rows(services, LIST_DEAD_EMAILS, **values)
+    all_refused = command.fetch_rows(services, LIST_REFUSED_EMAILS, **values)
+    dead, refused = all_dead[: args.limit], all_refused[: args.limit]
     leads = services.cache.execute("HKEYS", queue.DEAD_LETTERS)
     if args.json:
         command.print_json({"emails": dead, "refused_addresses": refused, "leads": leads})
     else:
         _print_dead_letters(dead, refused, leads)
+    if len(all_dead) > len(dead):
+        command.print_more(args, "dead letters")
+    if len(all_refused) > len(refused):
+        command.print_more(args, "refused acknowledgements")
     return 1 if dead or leads else 0
 
 
@@ -91,7 +96,7 @@ def _print_dead_letters(
         print("\nacknowledgements to an address that the mail service does not take:")
         command.print_table(("id", "ref", "since"), [tuple(row.values()) for row in refused])
     for lead_id in lead_ids:
-        print(f"lead {lead_id} could not be stored by any round; `ops dead rerun --all` queues it")
+        print(f"lead {lead_id}: the worker could not store it; `ops dead rerun --all` retries")
 
 
 @dead_commands.command("rerun", examples=("python3 -m ops dead rerun --all",), confirms=True)
@@ -103,7 +108,7 @@ def retry_dead_letters(services: Services, args: Args) -> int:
     They leave from MAIL_FROM, and those to sales go to MAIL_SALES_TO, as both are now.
     """
     if not args.all and not args.ids:
-        print("name the mails to be tried again, or say --all", file=sys.stderr)
+        print("Give mail ids, or --all", file=sys.stderr)
         return 2
     settings = services.settings
     what = "every mail and lead" if args.all else f"{len(args.ids)} mails"
@@ -116,7 +121,7 @@ def retry_dead_letters(services: Services, args: Args) -> int:
     command.print_result(
         args,
         {"emails": [row["id"] for row in rows], "leads": lead_ids},
-        f"{len(rows)} mails leave with the next round",
+        f"{len(rows)} mails will be sent at the next worker run (within a minute)",
         *(f"lead {lead_id} is queued again" for lead_id in lead_ids),
     )
     return 0
@@ -134,7 +139,10 @@ def _queue_again(services: Services) -> list[str]:
 @dead_commands.command("told", examples=("python3 -m ops dead told 7d0c…",), confirms=True)
 @command.argument("ids", nargs=-1, required=True, type=UUID, help="ids of `dead list`")
 def mark_sent_by_hand(services: Services, args: Args) -> int:
-    """Note that sales know by another way what these dead letters say: they count as sent."""
+    """Mark dead letters as handled: sales were informed another way.
+
+    Exit 1 where one of the ids is no dead letter.
+    """
     if not command.confirm(args, f"Count {len(args.ids)} mails as sent, and send them no more?"):
         return 1
     rows = command.fetch_rows(services, MARK_SENT_BY_HAND, ids=args.ids)
@@ -165,7 +173,7 @@ def show_reconciliation(services: Services, args: Args) -> int:
 
 @command.root.command("canary", examples=("python3 -m ops canary",))
 @click.option("--site", help="another address than SITE_URL")
-@click.option("--past-maintenance", is_flag=True, help="even while a window is open")
+@click.option("--past-maintenance", is_flag=True, help="bypass maintenance")
 def send_canary(services: OperatorServices, args: Args) -> int:
     """Send a synthetic lead to the live site, find it stored and mailed, and remove it.
 
@@ -193,8 +201,11 @@ def run_canary(services: OperatorServices, args: Args) -> int:
     finally:
         canary.remove(services.database.run, services.cache.pipeline, lead_id)
     if mode:
-        print(f"maintenance ({mode}) is on, so the lead was queued and not stored, as meant;"
-              " --past-maintenance proves the whole path", file=sys.stderr)  # fmt: skip
+        print(f"Maintenance ({mode}) is on: the lead was queued as expected. Use --past-maintenance"
+              " to test the whole path.", file=sys.stderr)  # fmt: skip
+    elif status == HTTPStatus.ACCEPTED:
+        print("The lead was queued (202), and maintenance is not on: Postgres did not take it in"
+              " time. See `ops check on-call`.", file=sys.stderr)  # fmt: skip
     facts = {"accepted": True, "status": status, "maintenance": mode or "off",
              "stored": result.stored, "mails_sent": result.sent, "mails": result.emails,
              "seconds": round(time.monotonic() - started, 2)}  # fmt: skip
@@ -223,7 +234,7 @@ def _post_canary(services: Services, args: Args) -> tuple[int, dict[str, Any]]:
 
 def _maintenance_mode(services: OperatorServices) -> str:
     """The mode that production is in; empty when it is in none."""
-    mode = site_mode.load(services, datetime.now(UTC)).mode
+    mode = site_mode.load_serving(services, datetime.now(UTC)).mode
     return mode if mode in maintenance.MODES else ""
 
 

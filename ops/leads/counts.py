@@ -63,7 +63,8 @@ MAX_LABEL_CHARACTERS = 32
         "python3 -m ops leads counts --by day --plot leads.png",
     ),
 )
-@click.option("--by", type=click.Choice(tuple(STATEMENTS)), default="day", show_default=True)
+@click.option("--by", type=click.Choice(tuple(STATEMENTS)), default="day", show_default=True,
+              help="what a row is")  # fmt: skip
 @click.option(
     "--days", type=click.IntRange(1, MAX_DAYS), default=30, show_default=True,
     help="of the last so many days, today included",

@@ -66,7 +66,7 @@ INDENT = " " * 12
 
 @leads_commands.command("waiting", examples=("python3 -m ops leads waiting --city Medan",))
 @command.limit_option
-@click.option("--city")
+@click.option("--city", help="of this city, in any spelling")
 def list_unanswered(services: Services, args: Args) -> int:
     """Leads that nobody marked as answered, oldest first, with a link that opens the chat.
 
@@ -88,7 +88,7 @@ def list_unanswered(services: Services, args: Args) -> int:
     print(f"{len(leads)} of {counts['unanswered']} leads without an answer; "
           "`ops leads done REF` marks one" if leads else "every lead is answered")  # fmt: skip
     if counts["in_review"]:
-        print(f"{counts['in_review']} more wait for a look: `ops review list`")
+        print(f"{counts['in_review']} more wait for review: `ops review list`")
     return 0
 
 
@@ -152,6 +152,6 @@ def mark_answered(services: Services, args: Args) -> int:
 def _describe_mark(lead: dict[str, Any], is_changed: bool) -> str:
     name = f"{lead['ref']}  {lead['business_name']}, {lead['city']}"
     if lead["answered_at"] is None:
-        return f"{name}: waits again" if is_changed else f"{name}: has no mark, and waits"
+        return f"{name}: waits again" if is_changed else f"{name}: was not marked as answered"
     since = f"since {command.format_time(lead['answered_at'])} ({lead['answered_by']})"
     return f"{name}: answered" if is_changed else f"{name}: was answered already, {since}"

@@ -71,13 +71,13 @@ def list_open(services: Services, args: Args) -> int:
 @command.by_option
 def dismiss(services: Services, args: Args) -> int:
     """Close the entry of a lead that cannot or need not be imported, with a reason."""
-    _import_from_redis(services)
     which, reason = args.lead.strip(), args.reason.strip()
     if not reason:
         print("--reason is empty: say why in words", file=sys.stderr)
         return 2
-    if not command.confirm(args, f"Close the entry of {which}? Nobody is reminded of it then."):
+    if not command.confirm(args, f"Close the entry of {which}? No further reminders will be sent."):
         return 1
+    _import_from_redis(services)
     values = {"which": which, "by": args.by, "reason": reason, "now": datetime.now(UTC)}
     rows = command.fetch_rows(services, DISMISS, **values)
     lines = [f"dismissed {row['lead_id']} {row['ref']}" for row in rows]
@@ -231,7 +231,7 @@ class _Importer:
 
 
 def _describe_damage(copy: mailbox.DamagedCopy) -> str:
-    name = f"unreadable of {copy.ref}" if copy.ref else "unreadable"
+    name = copy.ref or "a lead without a reference"
     if copy.truncated:
-        return f"{name}: the copy has no end, the mail was cut"
-    return f"{name}: not sealed with a key in LEADS_ENCRYPTION_KEY, or damaged"
+        return f"{name}: damaged copy (truncated)"
+    return f"{name}: damaged copy, or not sealed with a key in LEADS_ENCRYPTION_KEY"

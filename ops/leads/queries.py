@@ -91,10 +91,11 @@ BY_TIME = "set local enable_seqscan = off; set local enable_bitmapscan = off"
 @leads_commands.command("list", examples=("python3 -m ops leads list --days 7 --city Medan",))
 @command.limit_option
 @click.option("--days", type=int, help="of the last so many days")
-@click.option("--city")
-@click.option("--type", type=click.Choice(("SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER")))
+@click.option("--city", help="of this city, in any spelling")
+@click.option("--type", type=click.Choice(("SALON", "BARBER", "BRIDAL", "UNISEX", "OTHER")),
+              help="of this kind of salon")  # fmt: skip
 def list_leads(services: Services, args: Args) -> int:
-    """Leads, newest first."""
+    """Leads, newest first. Exit 1 when there is none."""
     values = {"city": args.city, "kind": args.type, "days": args.days, "limit": args.limit + 1}
     return _print_leads(args, command.fetch_rows(services, LIST_LEADS, **values))
 
@@ -112,6 +113,7 @@ def search_leads(services: Services, args: Args) -> int:
     """Leads that hold a text: a name, a ref, an address, a number, words of the message.
 
     Case, accents, spaces and punctuation make no difference; a number may be spelled in any way.
+    Exit 1 when there is none.
     """
     text = sys.stdin.readline().strip() if args.text == "-" else " ".join(args.text.split())
     [row] = command.fetch_rows(services, SEARCH_KEY, text=text.replace("\0", ""))
@@ -162,9 +164,11 @@ def _print_leads(args: Args, rows: list[dict[str, Any]]) -> int:
     if args.json:
         command.print_json(shown)
     else:
-        command.print_table(TABLE_COLUMNS, [_table_row(row) for row in shown], empty="no lead fits")
+        command.print_table(
+            TABLE_COLUMNS, [_table_row(row) for row in shown], empty="no lead matches"
+        )
     if len(rows) > len(shown):
-        print(f"there are more than {args.limit}: --limit N shows them", file=sys.stderr)
+        command.print_more(args, "leads")
     return 0 if shown else 1
 
 
@@ -184,7 +188,7 @@ def normalize_ref(text: str) -> str | None:
 @leads_commands.command("show", examples=("python3 -m ops leads show ALFA-7KQ2M",))
 @command.argument("lead", help="its ref or its id")
 def show_lead(services: Services, args: Args) -> int:
-    """One lead, whole, and what became of its mails."""
+    """One lead, whole, and what became of its mails. Exit 1 when there is none."""
     ref = normalize_ref(args.lead)
     try:
         key = {"id": None, "ref": ref} if ref else {"id": UUID(args.lead), "ref": None}

@@ -8,20 +8,22 @@ import json
 import sys
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import click
 
 from lib.leads import repository
 from lib.leads.lead import Lead, Recipients
 from lib.leads.submission import Submission
+from lib.problems import ErasedSubject, IdempotencyKeyReused
 from lib.services import Services
 from ops import command
-from ops.command import Args
+from ops.command import Args, Failed
 
-review_commands = command.group("review", "leads that wait for a person's look")
+review_commands = command.group("review", "leads that wait for review")
 spam_commands = command.group("spam", "submissions taken for spam")
 
+
+SENT_SOON = "its mails will be sent at the next worker run (within a minute)"
 
 # refs: null for all. Of two columns with one name, the last counts.
 LIST_WAITING = """
@@ -60,11 +62,6 @@ LIST_SPAM = """
 select id, ref, received_at, reason, submission->>'business_name' from spam
 order by received_at desc limit %(limit)s
 """
-GET_SPAM = """
-select id, ref, received_at, locale, submission, host(ip_address) as ip_address, user_agent
-from spam
-where id = %(id)s
-"""
 FIND_SPAM = """
 select id, ref, received_at, reason, locale, submission, host(ip_address) as ip_address, user_agent
 from spam
@@ -81,15 +78,18 @@ DELETE_SPAM = "delete from spam where id = %(id)s"
 def list_waiting(services: Services, args: Args) -> int:
     """Leads that no mail was written for yet, oldest first. Exit 1 when there are any."""
     names = ("ref", "received", "why", "business", "phone", "city")
+    waiting = command.fetch_rows(services, LIST_WAITING, refs=None, limit=args.limit + 1)
     rows = [
         (row["ref"], row["created_at"], row["review"],
          row["business_name"], row["phone_whatsapp"], row["city"])
-        for row in command.fetch_rows(services, LIST_WAITING, refs=None, limit=args.limit)
+        for row in waiting[: args.limit]
     ]  # fmt: skip
     if args.json:
         command.print_json([dict(zip(names, row, strict=True)) for row in rows])
     else:
         command.print_table(names, rows, empty="no lead waits for review")
+    if len(waiting) > len(rows):
+        command.print_more(args, "leads in review")
     return 1 if rows else 0
 
 
@@ -101,9 +101,12 @@ def list_waiting(services: Services, args: Args) -> int:
 )
 @click.option("--all", is_flag=True, help="everything that waits")
 def release(services: Services, args: Args) -> int:
-    """Have sales and the visitors mailed, as for any lead."""
+    """Have sales and the visitors mailed, as for any lead.
+
+    Exit 1 where a reference is not waiting for review.
+    """
     if not args.all and not args.refs:
-        print("name the leads to be released, or say --all", file=sys.stderr)
+        print("Give references of leads, or --all", file=sys.stderr)
         return 2
     refs = None if args.all else args.refs
     rows = command.fetch_rows(services, LIST_WAITING, refs=refs, limit=None)
@@ -118,7 +121,7 @@ def release(services: Services, args: Args) -> int:
     ):
         return 1
     released = [row["ref"] for row in rows if _release(services, Lead.from_columns(row))]
-    lines = [f"released {ref}; its mails leave with the next round" for ref in released]
+    lines = [f"released {ref}; {SENT_SOON}" for ref in released]
     command.print_result(args, {"released": released}, *lines, f"{len(released)} leads")
     return 1 if missing else 0
 
@@ -134,8 +137,11 @@ def _first_few(refs: list[str]) -> str:
     "refs", nargs=-1, required=True, metavar="REF", help="references of `review list`"
 )
 def dismiss(services: Services, args: Args) -> int:
-    """Keep them as leads that nobody is mailed about: they were spam."""
-    if not command.confirm(args, f"Dismiss {_first_few(args.refs)}? Nobody is mailed about them."):
+    """Dismiss as spam: the leads stay stored, no e-mail is sent.
+
+    Exit 1 where a reference is not waiting for review.
+    """
+    if not command.confirm(args, f"Dismiss {_first_few(args.refs)}? No e-mail is sent."):
         return 1
     rows = command.fetch_rows(services, DISMISS_LEADS, refs=args.refs)
     dismissed = [row["ref"] for row in rows]
@@ -146,7 +152,7 @@ def dismiss(services: Services, args: Args) -> int:
 def _print_missing(refs: list[str], rows: list[dict[str, Any]]) -> set[str]:
     missing = set(refs) - {row["ref"] for row in rows}
     for ref in sorted(missing):
-        print(f"{ref} does not wait for review", file=sys.stderr)
+        print(f"{ref} is not waiting for review", file=sys.stderr)
     return missing
 
 
@@ -169,13 +175,16 @@ def _recipients(services: Services) -> Recipients:
 @command.limit_option
 def list_spam(services: Services, args: Args) -> int:
     """Submissions taken for spam, newest first."""
-    rows = command.fetch_rows(services, LIST_SPAM, limit=args.limit)
+    all_rows = command.fetch_rows(services, LIST_SPAM, limit=args.limit + 1)
+    rows = all_rows[: args.limit]
     if args.json:
         command.print_json(rows)
     else:
         names = ("id", "ref", "received", "reason", "business")
         table = [tuple(row.values()) for row in rows]
         command.print_table(names, table, empty="no submission is in the spam table")
+    if len(all_rows) > len(rows):
+        command.print_more(args, "submissions")
     return 0
 
 
@@ -196,24 +205,32 @@ def show_spam(services: Services, args: Args) -> int:
     for name, value in fields.items():
         if value not in (None, ""):
             print(f"{name:>20}  {str(value).replace(chr(10), chr(10) + ' ' * 22)}")
-    print(f"`ops spam restore {row['id']}` makes a lead of it")
+    print(f"`ops spam restore {row['id']}` restores it as a lead")
     return 0
 
 
 @spam_commands.command("restore", examples=("python3 -m ops spam restore 7d0c…",), confirms=True)
-@command.argument("id", type=UUID)
+@command.argument("spam", help="its id or its ref, as `spam list` names it")
 def restore_spam(services: Services, args: Args) -> int:
-    """Make a lead of it: stored under its own id and reference, and everybody mailed."""
-    rows = command.fetch_rows(services, GET_SPAM, id=args.id)
+    """Restore it as a lead: stored under its own id and reference, and everybody mailed."""
+    rows = command.fetch_rows(services, FIND_SPAM, which=args.spam.strip())
     if not rows:
-        print(f"there is no {args.id} in the spam table", file=sys.stderr)
+        print(f"there is no {args.spam} in the spam table", file=sys.stderr)
         return 1
     [row] = rows
     business = row["submission"].get("business_name", "")
     if not command.confirm(
-        args, f"Make a lead of {row['ref']} ({business})? Sales and the visitor are mailed."
+        args, f"Restore {row['ref']} ({business}) as a lead? Sales and the visitor are mailed."
     ):
         return 1
+    stored = _store_spam(services, row)
+    services.database.run(lambda c: c.execute(DELETE_SPAM, {"id": row["id"]}))
+    line = f"restored {stored.id} {stored.ref}; {SENT_SOON}"
+    command.print_result(args, {"id": stored.id, "ref": stored.ref}, line)
+    return 0
+
+
+def _store_spam(services: Services, row: dict[str, Any]) -> Lead:
     row["submission"].pop("company", None)
     lead = Lead.from_submission(
         Submission.from_stored(**row["submission"]),
@@ -223,15 +240,21 @@ def restore_spam(services: Services, args: Args) -> int:
         ip_address=row["ip_address"],
         user_agent=row["user_agent"],
     )
-    stored = repository.insert(
-        services.database.run,
-        lead._replace(id=row["id"], ref=row["ref"]),
-        _recipients(services),
-        now=datetime.now(UTC),
-        deliver_now=False,
-        erasure_keys=services.erasure_keys,
-    ).lead
-    services.database.run(lambda c: c.execute(DELETE_SPAM, {"id": args.id}))
-    line = f"restored {stored.id} {stored.ref}; its mails leave with the next round"
-    command.print_result(args, {"id": stored.id, "ref": stored.ref}, line)
-    return 0
+    try:
+        return repository.insert(
+            services.database.run,
+            lead._replace(id=row["id"], ref=row["ref"]),
+            _recipients(services),
+            now=datetime.now(UTC),
+            deliver_now=False,
+            erasure_keys=services.erasure_keys,
+        ).lead
+    except ErasedSubject:
+        raise Failed(
+            f"{row['ref']} is not restored: this person's data was erased. Nothing was changed."
+        ) from None
+    except IdempotencyKeyReused:
+        raise Failed(
+            f"{row['ref']} is not restored: a lead was restored from it before, with other "
+            "contents. Nothing was changed."
+        ) from None

@@ -81,7 +81,7 @@ def _describe(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{facts['cut_cells']} cells were longer than Excel's 32,767 characters, and are cut"
     if facts["replaced_cells"]:
         yield (f"{facts['replaced_cells']} cells held control characters, which an Excel file"
-               " cannot hold: their signs (␇, ␛, …) stand for them")  # fmt: skip
+               " cannot hold: replaced by symbols (␇, ␛)")  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from ops.settings import OperatorServices
 
 CACHE_TAG = "products"
 TIMEOUT_S = 10
+NO_TOKEN = "not purged: VERCEL_API_TOKEN is not set; cached copies expire within a minute"  # noqa: S105 - words
 
 
 class InvalidationResult(NamedTuple):
@@ -44,7 +45,9 @@ def _invalidate_redis(services: OperatorServices) -> InvalidationResult:
 def _invalidate_cdn(services: OperatorServices) -> InvalidationResult:
     settings = services.settings
     if not settings.vercel_api_token:
-        return InvalidationResult(True, "no VERCEL_API_TOKEN; copies expire within a minute")
+        return InvalidationResult(
+            True, "not purged: VERCEL_API_TOKEN is not set; cached copies expire within a minute"
+        )
     parameters = {"projectIdOrName": settings.vercel_project_id, "teamId": settings.vercel_team_id}
     query = urllib.parse.urlencode({name: value for name, value in parameters.items() if value})
     request = urllib.request.Request(  # noqa: S310 - a setting's http(s) address
@@ -61,6 +64,11 @@ def _invalidate_cdn(services: OperatorServices) -> InvalidationResult:
             return InvalidationResult(True, "purged")
     except urllib.error.HTTPError as error:
         error.close()
-        return InvalidationResult(False, f"refused with status {error.code}")
-    except (urllib.error.URLError, OSError):
-        return InvalidationResult(False, "cannot be reached; copies expire within a minute")
+        return InvalidationResult(
+            False, f"NOT purged: Vercel cannot be used: {connections.explain_status(error.code)}"
+        )
+    except (urllib.error.URLError, OSError) as error:
+        reason = connections.explain_reason(error)
+        return InvalidationResult(
+            False, f"NOT purged: Vercel cannot be used: {reason}; copies expire within a minute"
+        )

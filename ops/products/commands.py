@@ -32,10 +32,11 @@ MAX_UNASKED_SHARE = 0.1  # of the products, removed by --prune
 @command.argument("file", help="JSON or CSV, as `export` writes it; - for standard input")
 @click.option("--prune", is_flag=True, help="remove products the file leaves out")
 def catalogue_import(services: OperatorServices, args: Args) -> int:
-    """Bring the catalogue to what a file says, all of it or nothing; then purge every cache.
+    """Update the catalogue from a file (all or nothing), then purge every cache.
 
     What the file leaves out stays as it is: columns, keys, products. An empty cell, or null,
     empties a field; `published` changes only by a word (true, false).
+    Exit 1 when the file is refused or a cache was not purged.
     """
     data = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
     started = time.monotonic()
@@ -147,7 +148,7 @@ def catalogue_export(services: OperatorServices, args: Args) -> int:
 
 @catalogue_commands.command("purge", examples=("python3 -m ops catalogue purge",))
 def catalogue_purge(services: OperatorServices, args: Args) -> int:
-    """Let no cache answer with an older catalogue. Exit 1 when one could not be purged."""
+    """Purge every product cache. Exit 1 when one could not be purged."""
     results = cache_invalidation.invalidate_all(services)
     lines = [f"{cache}: {result.message}" for cache, result in results.items()]
     command.print_result(args, _as_json(results), *lines)

@@ -75,7 +75,8 @@ def test_a_message_names_the_fault_its_start_the_services_and_links(
     assert notify(services).posted == 1
     [message] = messages(platform)
     text = json.dumps(message["fields"], ensure_ascii=False)
-    for wanted in ("SEV1", "what database_down saw", "since 24 Nov 10:05 WIB", "leads, products",
+    for wanted in ("SEV1", "what database_down saw", "since 2026-11-24 10:05 WIB",
+                   "leads, products",
                    "https://runbook.example/x#database_down", "https://sentry.example",
                    "https://site.example/status", "INC-20261124-0305-service"):  # fmt: skip
         assert wanted in text
@@ -237,7 +238,7 @@ def test_a_new_outage_is_a_new_message_and_the_old_one_stays_recovered(
     first, second = roots(platform)
     assert first["fields"]["text"].startswith("RECOVERED SEV1")
     assert second["fields"]["text"].startswith("SEV1")
-    assert "since 24 Nov 10:08 WIB" in json.dumps(second["fields"])
+    assert "since 2026-11-24 10:08 WIB" in json.dumps(second["fields"])
 
 
 def test_a_sev2_that_becomes_sev1_gets_a_message_of_its_own(

@@ -184,7 +184,7 @@ def test_a_lead_kept_nowhere_is_alerted_by_its_own_request(day: SiteUnderTest) -
     response = post(day)
     assert response.status_code == 503
     [alert] = eventually(lambda: messages(day))
-    assert "A lead was kept nowhere" in alert["fields"]["text"]
+    assert "A lead was not stored anywhere" in alert["fields"]["text"]
     assert post(day, 2).status_code == 503
     day.wait_idle(20)
     report = watch(day)

@@ -206,7 +206,7 @@ def test_a_step_that_does_not_follow_is_refused(
     if state == "resolve":
         assert lifecycle.transition(run, "last", state, "ops", NOW, None).state == state
     else:
-        with pytest.raises(IncidentError, match="what follows is resolve"):
+        with pytest.raises(IncidentError, match="the next state can only be: resolve"):
             lifecycle.transition(run, "last", state, "ops", NOW, None)
 
 

@@ -398,9 +398,9 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
     assert ops("list") == 1
     printed = capsys.readouterr()
     assert incident.id in printed.out
-    assert "this was read from Redis" in printed.err
+    assert "using Redis" in printed.err
     assert ops("ack", incident.id, "--by", "Sri") == 0
-    assert "Slack shows it" in capsys.readouterr().out
+    assert "Slack message updated" in capsys.readouterr().out
     assert ops("note", "last", "--by", "Sri", "pool", "restarted") == 0
     assert ops("show", "last") == 0
     assert "pool restarted" in capsys.readouterr().out
@@ -425,8 +425,11 @@ def test_without_postgres_incidents_are_listed_noted_and_acknowledged_from_redis
         ({"SLACK_BOT_TOKEN": "revoked"}, "Slack refuses the bot (invalid_auth)"),
         ({"SLACK_BOT_TOKEN": "revoked", "SLACK_WEBHOOK_URL": ""}, "invalid_auth"),
         ({"SLACK_BOT_TOKEN": "", "SLACK_WEBHOOK_URL": ""}, "Slack is not configured"),
-        ({"SLACK_API_URL": "http://127.0.0.1:1", "SLACK_WEBHOOK_URL": ""}, "did not take it"),
-        ({"DATABASE_URL": DEAD["DATABASE_URL"]}, "the drill is not recorded"),
+        (
+            {"SLACK_API_URL": "http://127.0.0.1:1", "SLACK_WEBHOOK_URL": ""},
+            "did not accept the message",
+        ),
+        ({"DATABASE_URL": DEAD["DATABASE_URL"]}, "The drill is not recorded"),
     ],
 )
 def test_the_alert_drill_fails_when_its_channel_did_not_take_it(

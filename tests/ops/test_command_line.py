@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +19,10 @@ from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
 from lib.problems import DatabaseDown
-from ops import cli, command, compliance, connections
+from ops import cli, command, compliance, connections, progress
 from ops.command import Group, Invocation
 from tests.conftest import LEAD, ROOT, eventually
+from tests.ops.terminal import Terminal
 
 type Rows = psycopg.Connection[DictRow]
 type Printed = pytest.CaptureFixture[str]
@@ -53,6 +56,7 @@ def test_every_command_explains_itself_and_takes_json(
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert "--json" in text
+    assert "Exit " in " ".join(text.split())
     assert "Example: python3 -m ops" in text
 
 
@@ -94,6 +98,45 @@ def test_a_table_is_100_columns_wide_at_most_and_cuts_no_reference(capsys: Print
     assert max(len(line.rstrip()) for line in lines) <= 100
     assert lines[1].startswith("ALFA-7KQ2M  [bold] :smile: a rather")
     assert "".join(lines).count("goes") == 5
+
+
+DEAD_NAMES = ("id", "ref", "kind", "attempts", "given up", "error")
+DEAD_ROW = (
+    "7d0c1111-2222-4333-8444-555555666666", "ALFA-7KQ2M", "acknowledgement",
+    "5, one may have arrived", datetime(2026, 11, 28, 20, 30, tzinfo=UTC), "quota exceeded",
+)  # fmt: skip
+
+
+def test_a_narrow_terminal_shows_ids_and_times_whole(
+    capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    command.print_table(DEAD_NAMES, [DEAD_ROW, DEAD_ROW])
+    output = capsys.readouterr().out
+    assert f"      id  {DEAD_ROW[0]}\n" in output
+    assert "given up  2026-11-29 03:30 WIB\n" in output
+    assert max(len(line) for line in output.splitlines()) <= 80
+    command.print_table(("ref", "received", "why"), [("ALFA-7KQ2M", DEAD_ROW[4], "flood " * 20)])
+    lines = click.unstyle(capsys.readouterr().out).splitlines()
+    assert lines[1].startswith("ALFA-7KQ2M  2026-11-29 03:30 WIB  flood flood")
+    assert max(len(line) for line in lines) <= 80
+
+
+def test_a_pipe_gets_one_row_a_record_with_ids_and_times_whole(capsys: Printed) -> None:
+    command.print_table(DEAD_NAMES, [DEAD_ROW])
+    output = capsys.readouterr().out
+    for text in (DEAD_ROW[0], "ALFA-7KQ2M", "acknowledgement", "2026-11-29 03:30 WIB"):
+        assert str(text) in output
+
+
+def test_a_bar_without_a_terminal_prints_a_line_every_five_seconds(capsys: Printed) -> None:
+    with progress.ProgressBar("backup", 10_000_000) as bar:
+        bar.add(1_000_000)
+        assert capsys.readouterr().err == ""
+        time.sleep(progress.LINE_EVERY_S + 0.1)
+        bar.add(4_000_000)
+    assert capsys.readouterr().err == "  5.0 of 10.0 MB backup\n"
 
 
 # ------------------------------------------------------------------ how it ends
@@ -173,6 +216,16 @@ def test_a_database_that_cannot_be_used_says_why(
     assert connections.explain(raised.value) == f"Postgres cannot be used: {reason}"
 
 
+def test_what_postgres_refuses_is_not_called_unusable(database: Rows) -> None:
+    with pytest.raises(psycopg.Error) as raised:
+        database.execute("insert into maintenance_window (mode) values (null)")
+    words = connections.explain(raised.value)
+    assert words.startswith("Postgres refused the statement: NotNullViolation (23502, table ")
+    with pytest.raises(psycopg.Error) as raised:
+        database.execute("select 1 / 0")
+    assert "DivisionByZero (22012)" in connections.explain(raised.value)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -243,6 +296,14 @@ def test_a_key_that_is_refused_is_named(
 # ------------------------------------------------------------------ single commands
 
 
+@pytest.mark.parametrize("duty", ["on-call", "rotation"])
+def test_the_secret_of_the_crons_belongs_to_who_calls_them(
+    platform: Platform, capsys: Printed, duty: str
+) -> None:
+    assert ops(platform, "check", duty, CRON_SECRET="") == 1
+    assert "CRON_SECRET" in capsys.readouterr().out
+
+
 def test_spam_is_shown_whole_before_it_is_restored(
     platform: Platform, database: Rows, site: httpx.Client, capsys: Printed
 ) -> None:
@@ -257,29 +318,96 @@ def test_spam_is_shown_whole_before_it_is_restored(
     assert "ops spam show" in capsys.readouterr().err
 
 
-def test_maintenance_without_redis_names_the_other_way(
-    platform: Platform, database: Rows, capsys: Printed
+def add_spam(database: Rows, number: int) -> None:
+    database.execute(
+        "insert into spam (id, ref, received_at, reason, locale, submission)"
+        " select gen_random_uuid(), 'ALFA-' || lpad(n::text, 5, '0'), now(), 'honeypot', 'id',"
+        " %s::jsonb from generate_series(1, %s) as n",
+        [json.dumps(LEAD), number],
+    )
+
+
+def test_a_list_that_is_cut_says_so(platform: Platform, database: Rows, capsys: Printed) -> None:
+    add_spam(database, 3)
+    assert ops(platform, "spam", "list", "--limit", "3") == 0
+    assert capsys.readouterr().err == ""
+    assert ops(platform, "spam", "list", "--limit", "2") == 0
+    output = capsys.readouterr()
+    assert output.out.count("ALFA-") == 2
+    assert output.err == "There are more submissions than 2: --limit N shows them.\n"
+
+
+def test_cut_lists_of_leads_in_review_and_dead_letters_say_so(
+    platform: Platform, database: Rows, site: httpx.Client, capsys: Printed
 ) -> None:
+    for number in range(2):
+        site.post("/api/leads", json={**LEAD, "phone_whatsapp": f"+62812345678{number:02}"})
+    unsent = "select from outbox where sent_at is null"
+    eventually(lambda: database.execute(unsent).fetchone() is None, 15)
+    database.execute("update leads set review = 'flood'")
+    database.execute("update outbox set sent_at = null, dead_at = now(), last_error = 'quota'")
+    assert ops(platform, "review", "list", "--limit", "1") == 1
+    assert "There are more leads in review than 1" in capsys.readouterr().err
+    assert ops(platform, "dead", "list", "--limit", "1") == 1
+    assert "There are more dead letters than 1" in capsys.readouterr().err
+
+
+def keep_as_spam(database: Rows, site: httpx.Client) -> str:
+    """The reference of a submission in the spam table."""
+    answer = site.post("/api/leads", json={**LEAD, "company": "a robot fills it in"})
+    eventually(lambda: database.execute("select from spam").fetchone() is not None)
+    return str(answer.json()["ref"])
+
+
+def test_spam_is_restored_by_its_reference(
+    platform: Platform, database: Rows, site: httpx.Client, capsys: Printed
+) -> None:
+    ref = keep_as_spam(database, site)
+    assert ops(platform, "spam", "restore", ref.lower(), "--yes") == 0
+    assert f"{ref}; its mails will be sent at the next worker run" in capsys.readouterr().out
+    assert database.execute("select ref from leads").fetchall() == [{"ref": ref}]
+    assert database.execute("select from spam").fetchall() == []
+
+
+def test_spam_of_an_erased_person_is_refused_in_words(
+    platform: Platform, database: Rows, site: httpx.Client, capsys: Printed
+) -> None:
+    ref = keep_as_spam(database, site)
+    database.execute("create temp table spam_before as select * from spam")
+    assert ops(platform, "subject", "erase", "--phone", LEAD["phone_whatsapp"], "--yes") == 0
+    database.execute("insert into spam select * from spam_before")
+    database.execute("drop table spam_before")
+    assert ops(platform, "spam", "restore", ref, "--yes") == 1
+    assert "this person's data was erased. Nothing was changed." in capsys.readouterr().err
+    assert len(database.execute("select from spam").fetchall()) == 1
+
+
+def test_maintenance_without_redis_names_the_other_way(
+    platform: Platform, database: Rows, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("yes\nno\n"))
     words = ("maintenance", "on", "--for", "30m", "--reason", "Redis is down")
-    assert ops(platform, *words, **NO_REDIS) == 2
+    assert ops(platform, *words, **NO_REDIS) == 1
     error = capsys.readouterr().err
     assert connections.STOPPED in error
     assert "MAINTENANCE_MODE at Vercel" in error
-    assert "add --yes" in error
+    assert "Deploy production with maintenance intake?" in error
 
 
 def test_a_canary_under_maintenance_says_so_and_does_not_wait(
     platform: Platform, database: Rows, capsys: Printed
 ) -> None:
-    assert ops(platform, "maintenance", "on", "--for", "30m", "--reason", "test") == 0
+    assert ops(platform, "maintenance", "on", "--for", "30m", "--reason", "test", "--yes") == 0
 
     def is_queued() -> bool:
-        status = ops(platform, "canary")
-        return status == 1 and "maintenance (intake) is on" in capsys.readouterr().err
+        status = ops(platform, "canary", VERCEL_API_URL=silent_vercel)
+        return status == 1 and "Maintenance (intake) is on" in capsys.readouterr().err
 
-    started = datetime.now(UTC)
-    eventually(is_queued, 60)
-    assert (datetime.now(UTC) - started).total_seconds() < 25
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent_vercel = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        started = datetime.now(UTC)
+        eventually(is_queued, 60)
+        assert (datetime.now(UTC) - started).total_seconds() < 25, "Vercel is not asked"
     assert ops(platform, "maintenance", "off") == 0
 
 

@@ -206,7 +206,7 @@ def test_without_a_watch_token_that_monitor_is_left_out_and_left_alone(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
     assert run(platform, "apply", "--yes", WATCH_TOKEN=None) == 0
-    assert "left out: a monitor that needs WATCH_TOKEN" in capsys.readouterr().out
+    assert "Skipped a monitor: WATCH_TOKEN is not set" in capsys.readouterr().out
     assert len(robot.monitors) == len(NAMES) - 1
     run(platform, "apply", "--yes")
     assert run(platform, "apply", "--yes", "--prune", WATCH_TOKEN=None) == 0

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,7 @@ from lib.incidents import rules
 from lib.incidents.postgres_store import PostgresStore
 from lib.services import Services
 from lib.settings import Settings
-from ops import cli
+from ops import cli, connections
 from tests.conftest import eventually
 
 type Rows = psycopg.Connection[DictRow]
@@ -75,6 +76,40 @@ def test_an_acknowledgement_is_shown_in_slack_and_done_once(
     assert "alerted" in kinds
 
 
+def test_a_second_acknowledgement_names_the_first(
+    platform: Platform, incident: str, capsys: Printed
+) -> None:
+    assert ops(platform, "incident", "ack", "last", "--by", "Sri") == 0
+    assert "Sri acknowledged INC" in capsys.readouterr().out.replace(incident, "INC")
+    assert ops(platform, "incident", "ack", "last", "--by", "Budi") == 0
+    assert "was already acknowledged by Sri at" in capsys.readouterr().out
+
+
+def test_an_rca_file_that_is_not_json_is_wrong_usage(
+    platform: Platform, incident: str, tmp_path: Path, capsys: Printed
+) -> None:
+    file = tmp_path / "rca.json"
+    file.write_text("{cause:")
+    assert ops(platform, "incident", "rca", "last", "--file", str(file)) == 2
+    assert f"{file} is not JSON" in capsys.readouterr().err
+
+
+def test_a_state_that_does_not_follow_names_the_next_one(
+    platform: Platform, incident: str, capsys: Printed
+) -> None:
+    assert ops(platform, "incident", "step", "last", "review") == 1
+    assert "is in state `classify`; the next state can only be: " in capsys.readouterr().err
+
+
+def test_with_postgres_down_the_other_store_is_named_with_the_reason(
+    platform: Platform, incident: str, capsys: Printed
+) -> None:
+    nowhere = {**platform.environment, "DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}
+    assert cli.main(["incident", "list"], nowhere) == 0
+    error = capsys.readouterr().err
+    assert f"Postgres cannot be used ({connections.STOPPED}); using Redis." in error
+
+
 @pytest.mark.parametrize("which", ["last", "id", "number"])
 def test_an_incident_is_named_by_last_id_or_number(
     platform: Platform, database: Rows, incident: str, which: str
@@ -98,12 +133,12 @@ def test_a_broken_timeline_is_shown_as_one(
     platform: Platform, database: Rows, incident: str, capsys: Printed
 ) -> None:
     assert ops(platform, "incident", "show", "last") == 0
-    assert "the timeline is whole" in capsys.readouterr().out
+    assert "Timeline integrity check passed" in capsys.readouterr().out
     database.execute("alter table incident_events disable trigger chain")
     database.execute("update incident_events set actor = 'nobody' where seq = 1")
     database.execute("alter table incident_events enable trigger chain")
     assert ops(platform, "incident", "show", "last") == 1
-    assert "BROKEN" in capsys.readouterr().out
+    assert "Timeline integrity check FAILED at events 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -157,6 +192,9 @@ def test_metrics_are_shown_by_deployment(
     eventually(counted, 15)
     assert ops(platform, "metrics") == 0
     assert "burn rate" in capsys.readouterr().out
+    _, document = printed(capsys, platform, "metrics")
+    [health] = [each for each in document["services"] if each["service"] == "health"]
+    assert (health["error_rate"], health["p95_ms"]) == (0.0, None)
 
 
 def test_a_monitor_run_by_hand_prints_findings_and_exits_1(
