@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import click
+
 from lib.problems import DatabaseDown, NotConfigured
 from lib.services import Services
 from ops import command, connections, local_platform, steps
@@ -193,10 +195,17 @@ type Drills = dict[str, dict[str, Any]]  # the last of each kind: at, verdict
 
 
 @command.root.command("evidence", examples=("python3 -m ops evidence",))
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=TEST_RESULTS,
+    metavar="FILE",
+    help="the results of the last whole run of the tests (default: this tree's)",
+)
 def show_requirements(services: Services, args: Args) -> int:
-    """Each line of the handbook: the code, the tests, the last drill that show it.
+    """Each line of the handbook, with code, tests and last drill.
 
-    Exit 1 when the last drill of a kind did not pass.
+    Exit 1 when the last drill of a kind did not pass, or a test failed in the last run.
     """
     drills: Drills | None = None
     try:
@@ -205,30 +214,36 @@ def show_requirements(services: Services, args: Args) -> int:
     except (DatabaseDown, NotConfigured) as error:
         reason = error if isinstance(error, NotConfigured) else connections.explain(error)
         print(f"the last drills are unknown: {reason}", file=sys.stderr)
-    last_run = load_last_run()
+    last_run = load_last_run(args.results)
     if args.json:
         command.print_json([
             {**asdict(requirement), "last_drill": (drills or {}).get(requirement.drill or ""),
-             "last_tests": {test: describe_test(test, last_run) for test in requirement.tests}}
+             "last_tests": {test: _test_facts(test, last_run) for test in requirement.tests}}
             for requirement in REQUIREMENTS
         ])  # fmt: skip
     else:
         _print_requirements(drills, last_run)
     passed = {kind for kind, drill in (drills or {}).items() if drill["verdict"] == steps.PASS}
     needed = {requirement.drill for requirement in REQUIREMENTS} - {None}
-    return 0 if needed <= passed else 1
+    tests = {test for requirement in REQUIREMENTS for test in requirement.tests}
+    has_failed = last_run is not None and bool(tests & last_run.failed)
+    return 0 if needed <= passed and not has_failed else 1
 
 
 @dataclass(frozen=True, slots=True)
 class TestRun:
-    """The last run of the tests: the files with a test that passed, and with one that failed."""
+    """The last run of the tests: the files with a test that passed, and with one that failed.
+
+    commit: with a plus sign where files differed from it; empty where it is unknown.
+    """
 
     finished_at: datetime
+    commit: str
     passed: frozenset[str]
     failed: frozenset[str]
 
 
-def load_last_run(file: Path = TEST_RESULTS) -> TestRun | None:
+def load_last_run(file: Path) -> TestRun | None:
     """None where no run left its results."""
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
@@ -236,22 +251,43 @@ def load_last_run(file: Path = TEST_RESULTS) -> TestRun | None:
             frozenset(node_id.partition("::")[0] for node_id in results[name])
             for name in ("passed", "failed")
         )
-        return TestRun(datetime.fromisoformat(results["finished_at"]), passed, failed)
+        finished_at = datetime.fromisoformat(results["finished_at"])
+        return TestRun(finished_at, str(results.get("commit", "")), passed, failed)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
+
+
+def outcome_of(test: str, last_run: TestRun | None) -> str:
+    """unknown, failed, passed or not run."""
+    if last_run is None:
+        return "unknown"
+    if test in last_run.failed:
+        return "failed"
+    return "passed" if test in last_run.passed else "not run"
+
+
+def _test_facts(test: str, last_run: TestRun | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {"outcome": outcome_of(test, last_run), "at": None, "commit": None}
+    if last_run is not None:
+        facts |= {"at": last_run.finished_at, "commit": last_run.commit or None}
+    return facts
 
 
 def describe_test(test: str, last_run: TestRun | None) -> str:
     """What became of a file of tests in the last run, and when."""
     if last_run is None:
         return "unknown: no run of the tests left its results here"
-    at = command.format_time(last_run.finished_at)
-    if test in last_run.failed:
+    at, outcome = command.format_time(last_run.finished_at), outcome_of(test, last_run)
+    if outcome == "failed":
         return f"FAILED {at}"
-    return f"passed {at}" if test in last_run.passed else f"not run in the last run, {at}"
+    return f"passed {at}" if outcome == "passed" else f"not run in the last run, {at}"
 
 
 def _print_requirements(drills: Drills | None, last_run: TestRun | None) -> None:
+    if last_run is not None:
+        at = command.format_time(last_run.finished_at)
+        commit = last_run.commit.replace("+", ", with uncommitted changes") or "unknown"
+        print(f"last run of the tests: {at}, commit {commit}")
     section = ""
     for requirement in REQUIREMENTS:
         if requirement.section != section:

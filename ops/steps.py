@@ -4,6 +4,7 @@ The rule a newcomer would break: a step that could not be run did not pass. It i
 and so is everything that was not reached.
 """
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,15 +39,34 @@ class Outcome:
     took_s: float
 
 
-def run_steps(steps: Sequence[Step], show: Callable[[Outcome], None]) -> list[Outcome]:
+class Printer:
+    """A line on standard error as a step begins, and one on standard output for its outcome."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._is_quiet = quiet
+
+    def begin(self, name: str) -> None:
+        if not self._is_quiet:
+            print(f"{name} …", file=sys.stderr, flush=True)
+
+    def __call__(self, outcome: Outcome) -> None:
+        if not self._is_quiet:
+            took = f"{outcome.took_s:>8.1f} s"
+            line = f"{outcome.name:<12}{outcome.verdict:<17}{took}  {outcome.words}"
+            print(line, flush=True)
+
+
+def run_steps(steps: Sequence[Step], show: Printer) -> list[Outcome]:
     """Every step's outcome, shown as it comes; after a required step that failed, none is run."""
     outcomes: list[Outcome] = []
     blocked_by = ""
     for step in steps:
         if blocked_by:
-            outcome = Outcome(step.name, COULD_NOT_VERIFY, f"not reached: {blocked_by}", 0.0)
+            outcome = Outcome(
+                step.name, COULD_NOT_VERIFY, f"not run: step {blocked_by} failed", 0.0
+            )
         else:
-            outcome = run_step(step)
+            outcome = run_step(step, show)
             if step.required and outcome.verdict != PASS:
                 blocked_by = step.name
         outcomes.append(outcome)
@@ -54,7 +74,9 @@ def run_steps(steps: Sequence[Step], show: Callable[[Outcome], None]) -> list[Ou
     return outcomes
 
 
-def run_step(step: Step) -> Outcome:
+def run_step(step: Step, show: Printer) -> Outcome:
+    """Announces the step, and runs it; the caller shows the outcome."""
+    show.begin(step.name)
     started = time.monotonic()
     try:
         verdict, words = PASS, step.run()
@@ -76,15 +98,3 @@ def overall_verdict(outcomes: Sequence[Outcome]) -> str:
     if FAIL in verdicts:
         return FAIL
     return PASS if verdicts == {PASS} else COULD_NOT_VERIFY
-
-
-def printer(*, quiet: bool) -> Callable[[Outcome], None]:
-    """Prints one line an outcome; nothing when quiet."""
-
-    def show(outcome: Outcome) -> None:
-        if not quiet:
-            took = f"{outcome.took_s:>8.1f} s"
-            line = f"{outcome.name:<12}{outcome.verdict:<17}{took}  {outcome.words}"
-            print(line, flush=True)
-
-    return show

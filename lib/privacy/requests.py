@@ -21,7 +21,7 @@ DATA_STORES = {
     "spam": "submissions kept for review",
     "incident_notes": "texts of notes in incidents' timelines",
     "queue": "sealed copies waiting for the database",
-    "set_aside": "sealed copies no drain could store",
+    "set_aside": "dead letters of the queue",
     "journal": "sealed copies of the last 48 hours",
     "ledger": "ids of accepted leads of the last 48 hours",
     "door": "idempotency records, repeated texts and rate limits (seen, text, rate)",

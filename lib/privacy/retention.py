@@ -109,9 +109,17 @@ def rules(leads_days: int) -> tuple[Rule, ...]:
 
 
 def prune(
-    run: RunQuery, rules: tuple[Rule, ...], now: datetime, *, budget_s: float
+    run: RunQuery,
+    rules: tuple[Rule, ...],
+    now: datetime,
+    *,
+    budget_s: float,
+    progress: Callable[[str], None] = lambda _words: None,
 ) -> dict[str, int]:
-    """Rows ended, by rule; a batch of each in turn, for budget_s seconds. Raises DatabaseDown."""
+    """Rows ended, by rule; a batch of each in turn, for budget_s seconds. Raises DatabaseDown.
+
+    progress: called after each batch with what was ended so far.
+    """
     ended = dict.fromkeys((rule.name for rule in rules), 0)
     deadline, unfinished = time.monotonic() + budget_s, list(rules)
     while unfinished:
@@ -120,6 +128,7 @@ def prune(
                 return ended
             rows = run(partial(_prune_batch, rule=rule, now=now), budget_s=STATEMENT_BUDGET_S)
             ended[rule.name] += rows
+            progress(f"{sum(ended.values()):,} so far, now {rule.name}")
             if rows < BATCH:
                 unfinished.remove(rule)
     return ended

@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lib.problems import NotConfigured
 from ops import command
 from ops.command import Args
 from ops.incidents import notes
-from ops.keys import database, inventory, shared_secrets, vendors
+from ops.keys import database, inventory, preflight, shared_secrets, vendors
 from ops.keys.key_file import KeyFile
 from ops.keys.key_types import KeyType
 from ops.keys.rotation import Rotation, open_record, plan_steps
@@ -52,9 +52,8 @@ OLD_NAMES = {
 def parse_key_name(name: str) -> str:
     """The name of a key; the handbook's own names lead to what they have become."""
     if (current := OLD_NAMES.get(name)) is not None:
-        print(f"{name} is {current} now, a key that can be made anew; the functions themselves log "
-              "in with DATABASE_URL: after a leak of the project's keys rotate that too",
-              file=sys.stderr)  # fmt: skip
+        print(f"{name} is now {current}. The functions use DATABASE_URL: after a leak rotate that"
+              " too.", file=sys.stderr)  # fmt: skip
         name = current
     if name not in inventory.BY_NAME:
         names = ", ".join(sorted(inventory.BY_NAME))
@@ -64,7 +63,7 @@ def parse_key_name(name: str) -> str:
 
 @command.root.command("keys", examples=("python3 -m ops keys",))
 def show_keys(services: OperatorServices, args: Args) -> int:
-    """The age of every key in one table, newest of a name first. Exit 1 when one is overdue."""
+    """The age of every key, newest value of each key first. Exit 1 when one is overdue."""
     now = datetime.now(UTC)
     in_use = secrets.list_in_use(services.database.run)
     rows = [row for key in inventory.SECRETS for row in _key_rows(key, in_use, now)]
@@ -73,7 +72,7 @@ def show_keys(services: OperatorServices, args: Args) -> int:
     else:
         command.print_table(
             ("name", "fingerprint", "age", "rotate by", "owner", "used by", ""),
-            [tuple(v for name, v in row.items() if name != "overlap") for row in rows],
+            [_key_cells(row) for row in rows],
         )
     return 1 if any(row["verdict"] == "OVERDUE" for row in rows) else 0
 
@@ -82,23 +81,41 @@ def _key_rows(
     key: inventory.Secret, in_use: list[SecretUsage], now: datetime
 ) -> list[dict[str, Any]]:
     usages = [usage for usage in in_use if usage.name == key.name]
-    blank = {"name": key.name, "fingerprint": "-", "age": "-", "rotate_by": f"{key.max_age_days} d",
-             "owner": key.owner, "used_by": "operators" if key.operators_only else "nobody",
-             "overlap": key.overlap, "verdict": ""}  # fmt: skip
+    blank: dict[str, Any] = {
+        "name": key.name,
+        "fingerprint": "-",
+        "age_days": None,
+        "rotate_by": None,
+        "max_age_days": key.max_age_days,
+        "owner": key.owner,
+        "used_by": "operators" if key.operators_only else "nobody",
+        "overlap": key.overlap,
+        "verdict": "",
+    }
     rows = []
     for place, usage in enumerate(usages):
-        due = usage.first_seen_at.date().toordinal() + key.max_age_days
         rows.append(
             blank
             | {
                 "fingerprint": usage.fingerprint,
-                "age": f"{usage.age(now).days} d",
-                "rotate_by": datetime.fromordinal(due).date().isoformat(),
+                "age_days": usage.age(now).days,
+                "rotate_by": usage.first_seen_at + timedelta(days=key.max_age_days),
                 "used_by": ", ".join(usage.deployments[:3]),
                 "verdict": "OVERDUE" if usage.is_overdue(now) else "being retired" if place else "",
             }
         )
     return rows or [blank]
+
+
+def _key_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row of the table, for a person."""
+    age, due = row["age_days"], row["rotate_by"]
+    return (
+        *(row["name"], row["fingerprint"]),
+        "-" if age is None else f"{age} d",
+        f"after {row['max_age_days']} d" if due is None else command.format_time(due),
+        *(row["owner"], row["used_by"], row["verdict"]),
+    )
 
 
 # ------------------------------------------------------------------ rotating
@@ -122,7 +139,13 @@ def _key_rows(
     help="your own variables, mode 0600: the new value goes there, and nowhere else",
     show_default=True,
 )
-@click.option("--reason", type=click.Choice(("scheduled", "offboarding")), default="scheduled")
+@click.option(
+    "--reason",
+    type=click.Choice(("scheduled", "offboarding")),
+    default="scheduled",
+    help="why, for the record",
+    show_default=True,
+)
 @click.option("--leak", is_flag=True, help="revoke first; opens a Sev1")
 @click.option(
     "--with-changes",
@@ -143,14 +166,19 @@ def _key_rows(
     type=float,
     default=300.0,
     metavar="SECONDS",
-    help="for a deployment, and for its word",
+    help="maximum wait for a deployment and its key report",
     show_default=True,
 )
 def rotate_key(services: OperatorServices, args: Args) -> int:
-    """Replace a key: new one, deployment, proof that it is used, old one revoked and tried."""
+    """Replace a key: new one, deployment, proof that it is used, old one revoked and tried.
+
+    Options that it will need are named at once, before anything is changed (exit 2). Exit 1 when a
+    step did not succeed: run the same command again.
+    """
     key = inventory.BY_NAME[args.name]
     if key.operators_only:
-        print(f"only operators' machines hold {key.name}: change it there", file=sys.stderr)
+        print(f"{key.name} is not used by deployments: replace it on operators' machines",
+              file=sys.stderr)  # fmt: skip
         return 2
     settings = services.settings
     type_of_key = TYPES_BY_NAME.get(key.name) or TYPES_BY_OVERLAP[key.overlap]
@@ -162,12 +190,11 @@ def rotate_key(services: OperatorServices, args: Args) -> int:
     if args.dry_run:
         _print_plan(key_type, args)
         return 0
+    preflight.check(services, key_type, args)
     if not args.yes:
         _print_plan(key_type, args)
     if not command.confirm(args, f"Rotate {key.name} in production?"):
         return 1
-    if not settings.key_fingerprint_pepper:
-        raise NotConfigured("KEY_FINGERPRINT_PEPPER", "is not set")
     if args.leak:
         what = f"{key.name} has leaked; it is being rotated"
         notes.raise_key_leaked(services, what, datetime.now(UTC))
@@ -212,7 +239,7 @@ def _print_plan(key_type: KeyType, args: Args) -> None:
     if args.json:
         command.print_json({"name": key.name, "plan": steps, "overlap": key.overlap})
         return
-    print(f"{key.name} ({key.purpose}), two at once by: {key.overlap}")
+    print(f"{key.name} ({key.purpose}), overlap method: {key.overlap}")
     for step in steps:
         print(f"  {step:9} {STEP_DESCRIPTIONS[step]}")
 
@@ -220,13 +247,13 @@ def _print_plan(key_type: KeyType, args: Args) -> None:
 STEP_DESCRIPTIONS = {
     "create": "a new key, into your file; then it is tried",
     "set": "into Vercel's variables for production",
-    "deploy": "what serves now, built again with it",
+    "deploy": "redeploy production with the new key",
     "verify": "every live deployment reports that it uses the new key",
-    "reseal": "what the old key encrypted in Redis, encrypted anew",
+    "reseal": "what the old key encrypted in Redis, re-encrypted",
     "revoke": "the old key",
-    "redeploy": "once more, without the old key",
+    "redeploy": "redeploy production without the old key",
     "reverify": "no live deployment uses the old key",
-    "probe": "the old key must fail; older deployments are unsafe from then on",
+    "probe": "verify that the old key is rejected; older deployments are unsafe from then on",
 }
 
 

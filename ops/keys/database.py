@@ -10,6 +10,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
+from ops import connections
 from ops.keys.key_types import ACCEPTED, REFUSED, UNKNOWN, KeyType, ProbeResult
 
 LOGIN_ROLES = ("alfa_api_a", "alfa_api_b")
@@ -56,7 +57,7 @@ class DatabaseRole(KeyType):
             text = str(error).lower()
             if any(phrase in text for phrase in LOGIN_REFUSED):
                 return ProbeResult(REFUSED, "Postgres refuses the login")
-            return ProbeResult(UNKNOWN, "Postgres cannot be reached")
+            return ProbeResult(UNKNOWN, connections.explain(error))
         return ProbeResult(ACCEPTED, "Postgres accepts the login")
 
     def _connect_as_owner(self) -> psycopg.Connection[Any]:

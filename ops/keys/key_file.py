@@ -21,6 +21,9 @@ class KeyFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def __str__(self) -> str:
+        return str(self._path)
+
     def read(self) -> dict[str, str]:
         return env_file.read_values(self._text(), str(self._path))
 

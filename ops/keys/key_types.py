@@ -5,12 +5,16 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from ops import connections
 from ops.keys.inventory import Secret
 from ops.keys.key_file import NEW_SUFFIX, KeyFile
 from ops.settings import OperatorServices
 
 REFUSED, ACCEPTED, UNKNOWN = "refused", "accepted", "unknown"
 PROBE_TIMEOUT_S = 10.0
+
+
+type Answer = httpx.Response | httpx.TransportError  # the error where nothing answers
 
 
 class ProbeResult(NamedTuple):
@@ -25,7 +29,7 @@ class KeyType:
     """One key under rotation. old: the value in use; facts: kept between runs, never a value.
 
     needs_two_deployments: it is revoked by deploying once more, without the old value.
-    reencrypts: data encrypted with the old key is encrypted anew. revoked_by_person: at the vendor.
+    reencrypts: data encrypted with the old key is re-encrypted. revoked_by_person: at the vendor.
     """
 
     key: Secret
@@ -37,6 +41,13 @@ class KeyType:
     needs_two_deployments = False
     reencrypts = False
     revoked_by_person = False
+
+    def missing_option(self, last: dict[str, Any]) -> str:
+        """An option without which `prepare` cannot tell what will be revoked, and why; "" if none.
+
+        last: facts of the rotation before.
+        """
+        return ""
 
     def prepare(self, last: dict[str, Any]) -> None:
         """Before any change: find at the vendor what will be revoked. Raises ApiError."""
@@ -78,20 +89,18 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def request(method: str, url: str, **options: Any) -> httpx.Response | None:
-    """One request; None when nothing answers."""
+def request(method: str, url: str, **options: Any) -> Answer:
+    """One request."""
     try:
         return httpx.request(method, url, timeout=PROBE_TIMEOUT_S, trust_env=False, **options)
-    except httpx.TransportError:
-        return None
+    except httpx.TransportError as error:
+        return error
 
 
-def probe_by_status(
-    response: httpx.Response | None, *, refused: tuple[int, ...] = (401, 403)
-) -> ProbeResult:
+def probe_by_status(response: Answer, *, refused: tuple[int, ...] = (401, 403)) -> ProbeResult:
     """A probe whose status alone decides."""
-    if response is None:
-        return ProbeResult(UNKNOWN, "no answer")
+    if isinstance(response, httpx.TransportError):
+        return ProbeResult(UNKNOWN, connections.explain(response))
     status = response.status_code
     if status in refused:
         outcome = REFUSED

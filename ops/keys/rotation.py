@@ -18,6 +18,7 @@ from lib.monitoring import secrets
 from ops import command
 from ops.incidents import notes
 from ops.keys import env_file
+from ops.keys.inventory import Secret
 from ops.keys.key_file import NEW_SUFFIX, RETIRING_SUFFIX
 from ops.keys.key_types import ACCEPTED, REFUSED, KeyType, bearer, request
 from ops.keys.rotation_store import RotationRecord, RotationStore
@@ -95,7 +96,10 @@ def _find_old_value(
         if value and fingerprint(value) == record.old_fingerprint:
             key_type.old = value
             return
-    words = f"a rotation from {record.old_fingerprint} is under way, and the old value is not here"
+    words = (
+        f"a rotation from {record.old_fingerprint} is in progress; the old value is in neither"
+        f" {key_type.file} nor the environment"
+    )
     raise ApiError(0, "other_key", words)
 
 
@@ -112,6 +116,22 @@ def _revoke_next(record: RotationRecord, key_type: KeyType) -> None:
 def _first(key_type: KeyType, value: str) -> str:
     """The key that encrypts, of a list; else the value itself."""
     return value.partition(",")[0] if key_type.reencrypts else value
+
+
+def other_changes(vercel: Vercel, key: Secret, agreed: dict[str, str]) -> dict[str, datetime]:
+    """Other variables that were set since the deployment that serves was built: the next one
+    brings them along. agreed: those that were confirmed, and when they were set."""
+    serving, _ = vercel.production()
+    changed = vercel.variables_changed_since(vercel.deployment(serving).created_at)
+    return {
+        name: at
+        for name, at in changed.items()
+        if name not in (key.name, key.previous_variable) and agreed.get(name) != at.isoformat()
+    }
+
+
+def describe_changes(changes: dict[str, datetime]) -> list[str]:
+    return [f"{name}, set {command.format_time(at, seconds=True)}" for name, at in changes.items()]
 
 
 @dataclass(slots=True)
@@ -167,8 +187,9 @@ class Rotation:
         if new in ("", key_type.old, key_type.file_value(key_type.old)):
             new = key_type.create(f"alfa-api-{self.record.id}")
             if not new:
-                words = f"put it into the file as {name}{NEW_SUFFIX}=…, run this again"
-                raise ApiError(0, "by_hand", f"make the new {name}, {words}")
+                words = f"put it into {key_type.file} as {name}{NEW_SUFFIX}=…"
+                words = f"Create the new {name}, {words}, then run this command again"
+                raise ApiError(0, "by_hand", words)
             changes = {name: key_type.file_value(new), name + RETIRING_SUFFIX: key_type.old}
             key_type.file.update({**changes, name + NEW_SUFFIX: None})
         new = self._new_value()
@@ -187,7 +208,7 @@ class Rotation:
 
     def _reencrypt(self) -> str:
         self._wait_for_drain()
-        return f"{self.key_type.reencrypt(self._new_value())} leads encrypted anew"
+        return f"{self.key_type.reencrypt(self._new_value())} leads re-encrypted"
 
     def _revoke(self) -> str:
         if self.key_type.needs_two_deployments:
@@ -203,7 +224,7 @@ class Rotation:
             self._wait_for_person()
         self.key_type.revoke()
         self.record.revoked_at = datetime.now(UTC)
-        return f"{self.record.old_fingerprint} at its vendor"
+        return f"{self.record.old_fingerprint} revoked at the vendor"
 
     def _probe(self) -> str:
         """The old key must fail now; anything else is an error."""
@@ -264,22 +285,14 @@ class Rotation:
     def _confirm_other_changes(self) -> None:
         """A deployment takes every variable as it is then, not this key alone: name the others
         that were set since the one that serves was built. Raises ApiError unless confirmed."""
-        serving, _ = self.vercel.production()
-        built_at = self.vercel.deployment(serving).created_at
-        key = self.key_type.key
         confirmed: dict[str, str] = self.record.facts.setdefault("agreed", {})
-        changes = {
-            name: at.isoformat(" ", "seconds")
-            for name, at in self.vercel.variables_changed_since(built_at).items()
-            if name not in (key.name, key.previous_variable)
-            and confirmed.get(name) != at.isoformat(" ", "seconds")
-        }
+        changes = other_changes(self.vercel, self.key_type.key, confirmed)
         if not changes:
             return
-        if not self.confirm_changes([f"{name}, set {at}" for name, at in changes.items()]):
-            words = f"{', '.join(changes)} would change too: nothing was deployed, run this again"
-            raise ApiError(0, "other_changes", words)
-        confirmed.update(changes)
+        if not self.confirm_changes(describe_changes(changes)):
+            words = f"{', '.join(changes)} would also take effect: nothing was deployed"
+            raise ApiError(0, "other_changes", f"{words}, run this again")
+        confirmed.update({name: at.isoformat() for name, at in changes.items()})
         self.store.update(self.record)
 
     def _wait_until_used(self, step: str) -> str:
@@ -331,7 +344,8 @@ class Rotation:
     def _wait_for_person(self) -> None:
         key = self.key_type.key
         if self.key_type.probe(self.key_type.old).outcome == ACCEPTED or not key.revocation_check:
-            self.print(f"revoke the old {key.name} at its vendor now, then press Enter")
+            kept = f"in {self.key_type.file} as {key.name}{RETIRING_SUFFIX}"
+            self.print(f"Revoke the old {key.name} ({kept}) at the vendor, then press Enter")
             command.ask("")
 
     def _new_value(self) -> str:

@@ -13,6 +13,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
+from ops import connections
 from ops.vendors.http import ApiError
 
 CONNECT_S = 5
@@ -68,18 +69,22 @@ class RotationRecord:
 
 
 class RotationStore:
-    """Open while one key is rotated. Raises ApiError without a database or the lock."""
+    """Open while one key is rotated. Raises ApiError without a database or the lock.
 
-    def __init__(self, url: str, name: str) -> None:
+    locked: without the lock it is for reading alone. Postgres may hold a lock for a moment after
+    the connection was closed, so whoever reads first must not take it.
+    """
+
+    def __init__(self, url: str, name: str, *, locked: bool = True) -> None:
         try:
             self.connection: psycopg.Connection[DictRow] = psycopg.connect(
                 url, autocommit=True, connect_timeout=CONNECT_S, row_factory=dict_row,
                 application_name="alfa-rotate", options="-c statement_timeout=15s",
             )  # fmt: skip
         except psycopg.OperationalError as error:
-            words = "Postgres (DATABASE_DIRECT_URL) cannot be reached; nothing was changed"
+            words = f"{connections.explain(error)} (DATABASE_DIRECT_URL); nothing was changed"
             raise ApiError(0, "no_answer", words) from error
-        if not self._fetch_row(TRY_LOCK, name=name)["locked"]:
+        if locked and not self._fetch_row(TRY_LOCK, name=name)["locked"]:
             self.connection.close()
             raise ApiError(409, "locked", f"{name} is being rotated by somebody else right now")
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from uuid import UUID
 
+import httpx
+
 from lib.encryption import SecretBoxCipher
 from lib.leads import canary
 from lib.leads.queue import DEAD_LETTERS, QUEUE, journal_key, scan_keys
@@ -84,7 +86,11 @@ def _probe_site(key_type: KeyType, value: str) -> ProbeResult:
     method, path = SITE_PROBES[key_type.key.name]
     url = f"{key_type.services.settings.site_url}{path}"
     response = request(method, url, headers=bearer(value))
-    if response is not None and response.status_code == 503 and "services" in response.text:
+    if (
+        isinstance(response, httpx.Response)
+        and response.status_code == 503
+        and "services" in response.text
+    ):
         return ProbeResult(ACCEPTED, "deep health answered")
     return probe_by_status(response)
 
@@ -96,7 +102,7 @@ def _send_canary(key_type: KeyType, value: str) -> ProbeResult:
     headers = {"Content-Type": "application/json", canary.HEADER: canary.sign(value, body, now)}
     url = f"{services.settings.site_url}/api/leads"
     response = request("POST", url, content=body, headers=headers)
-    if response is not None and response.is_success:
+    if isinstance(response, httpx.Response) and response.is_success:
         lead_id = UUID(response.json()["id"])
         canary.remove(services.database.run, services.cache.pipeline, lead_id)
     return probe_by_status(response)

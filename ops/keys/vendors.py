@@ -7,10 +7,14 @@ Supabase's management API as its own CLI knows it, Upstash's developer API and `
 from contextlib import closing
 from typing import Any
 
+import httpx
+
+from ops import connections
 from ops.keys.key_types import (
     ACCEPTED,
     REFUSED,
     UNKNOWN,
+    Answer,
     KeyType,
     ProbeResult,
     bearer,
@@ -61,13 +65,17 @@ class ResendKey(ListedKey):
     value_field = "token"
     new_key = {"permission": "sending_access"}
 
-    def prepare(self, last: dict[str, Any]) -> None:
+    def missing_option(self, last: dict[str, Any]) -> str:
         names = {key["id"]: key["name"] for key in self.list_keys()}
-        old = self.old_id or last.get("new_id")
-        if old not in names:
-            listed = ", ".join(f"{key_id} ({name})" for key_id, name in names.items())
-            raise ApiError(0, "which", f"which key is the old one? --old-id, one of: {listed}")
-        self.facts["old_id"] = old
+        if (self.old_id or last.get("new_id")) in names:
+            return ""
+        listed = ", ".join(f"{key_id} ({name})" for key_id, name in names.items())
+        return f"--old-id ID (the key to revoke); keys at Resend: {listed}"
+
+    def prepare(self, last: dict[str, Any]) -> None:
+        if option := self.missing_option(last):
+            raise ApiError(0, "which", f"Add {option}")
+        self.facts["old_id"] = self.old_id or last["new_id"]
 
     def list_keys(self) -> list[dict[str, Any]]:
         listed: list[dict[str, Any]] = self.call("GET")["data"]
@@ -161,15 +169,20 @@ class UpstashToken(KeyType):
         account = (settings.upstash_email, settings.upstash_api_key)
         return JsonApi("Upstash", settings.upstash_api_url, basic=account)
 
-    def _send_command(self, token: str, *words: str) -> Any:
+    def _send_command(self, token: str, *words: str) -> Answer:
         url = self.services.settings.upstash_redis_rest_url
         return request("POST", url, headers=bearer(token), json=list(words))
 
     def _command(self, token: str, *words: str) -> Any:
         answer = self._send_command(token, *words)
-        if answer is None or not answer.is_success:
-            status = 0 if answer is None else answer.status_code
-            raise ApiError(status, "redis", f"Upstash refused {' '.join(words[:2])} ({status})")
+        if isinstance(answer, httpx.TransportError):
+            reason = connections.explain_reason(answer)
+            raise ApiError(0, "redis", f"Upstash cannot be used: {reason}")
+        if not answer.is_success:
+            reason = connections.explain_status(answer.status_code)
+            raise ApiError(
+                answer.status_code, "redis", f"Upstash refused {' '.join(words[:2])}: {reason}"
+            )
         return answer.json()["result"]
 
 
@@ -183,15 +196,18 @@ class SlackBot(KeyType):
 
     def probe(self, value: str) -> ProbeResult:
         answer = self._call(value, "auth.test")
-        if answer is None:
-            return ProbeResult(UNKNOWN, "no answer")
-        if answer.get("ok"):
+        if isinstance(answer, httpx.TransportError):
+            reason = connections.explain_reason(answer)
+            return ProbeResult(UNKNOWN, f"Slack cannot be used: {reason}")
+        if not answer.is_success:
+            return ProbeResult(UNKNOWN, f"auth.test answered {answer.status_code}")
+        body = answer.json()
+        if body.get("ok"):
             return ProbeResult(ACCEPTED, "auth.test says ok")
-        error = str(answer.get("error"))
+        error = str(body.get("error"))
         dead = ("invalid_auth", "token_revoked", "account_inactive", "token_expired")
         return ProbeResult(REFUSED if error in dead else UNKNOWN, f"auth.test says {error}")
 
-    def _call(self, token: str, method: str) -> Any:
+    def _call(self, token: str, method: str) -> Answer:
         url = f"{self.services.settings.slack_api_url}/{method}"
-        answer = request("POST", url, headers=bearer(token), json={})
-        return answer.json() if answer is not None and answer.is_success else None
+        return request("POST", url, headers=bearer(token), json={})

@@ -21,8 +21,9 @@ from lib.privacy import data_subject, erasure, requests
 from lib.problems import NotConfigured
 from lib.services import Services
 from ops import command
-from ops.command import Args
+from ops.command import Args, Failed
 from ops.privacy import register, tombstone_replay
+from ops.progress import Waiting
 
 subject_commands = command.group("subject", "a person's requests: show, erase, 72 hours")
 
@@ -61,7 +62,7 @@ def _read_person(args: Args, *, certain: bool = False) -> Person | None:
 @click.option("--email", help="their address; - to read it from standard input")
 @click.option("--phone", help="their number, as anybody writes it; - as above")
 def show_held_data(services: Services, args: Args) -> int:
-    """Everything held on a person. Changes nothing. Exit 1: Redis was down."""
+    """Everything held on a person. Changes nothing. Exit 1: Redis cannot be used."""
     person = _read_person(args)
     if person is None:
         return 2
@@ -92,13 +93,13 @@ def _print_held_data(data: dict[str, Any]) -> None:
     for store, instruction in data["elsewhere"].items():
         print(f"{store}: {instruction}")
     for store in data["not_searched"]:
-        print(f"NOT SEARCHED, Redis is down: {store}", file=sys.stderr)
+        print(f"NOT SEARCHED, Redis cannot be used: {store}", file=sys.stderr)
 
 
 @subject_commands.command("answered", examples=("python3 -m ops subject answered ACCESS-…",))
 @command.argument("receipt")
 def finish_access_request(services: Services, args: Args) -> int:
-    """Close a request to see what is held, once it was handed over."""
+    """Close a request to see what is held, once it was handed over. Exit 1: it is not open."""
     if not register.finish_access_request(services.database.run, args.receipt, datetime.now(UTC)):
         print(f"{args.receipt} is no open request for access", file=sys.stderr)
         return 1
@@ -171,9 +172,12 @@ def _confirm(args: Args) -> bool:
     """As command.confirm; the answer may follow the address on standard input."""
     if args.yes:
         return True
-    if command.ask("Erase this person everywhere? It cannot be undone. (yes/no)") == "yes":
+    answer = command.ask("Erase this person everywhere? It cannot be undone. (yes/no)")
+    if answer == "yes":
         return True
-    print("nothing was erased; without a terminal add --yes", file=sys.stderr)
+    if not answer and not sys.stdin.isatty():
+        raise Failed("nothing was erased: there is no terminal to ask at; add --yes", status=2)
+    print("nothing was erased", file=sys.stderr)
     return False
 
 
@@ -207,7 +211,13 @@ def _print_receipt(services: Services, request: Any, *, as_json: bool) -> int:
 @click.option("--email", help="their address; - to read it from standard input")
 @click.option("--phone", help="their number, as anybody writes it; - as above")
 @click.option("--received-at", type=command.Moment(), help="when they asked (default: now)")
-@click.option("--kind", type=click.Choice(("erasure", "access")), default="erasure")
+@click.option(
+    "--kind",
+    type=click.Choice(("erasure", "access")),
+    default="erasure",
+    help="what they ask for",
+    show_default=True,
+)
 def register_request(services: Services, args: Args) -> int:
     """Start the clock of a request that came by mail or phone; prints its receipt number."""
     person = _read_person(args, certain=True)
@@ -252,7 +262,7 @@ def list_requests(services: Services, args: Args) -> int:
 @subject_commands.command("receipt", examples=("python3 -m ops subject receipt ERASE-…",))
 @command.argument("receipt")
 def show_receipt(services: Services, args: Args) -> int:
-    """A request's receipt, with a line per place."""
+    """A request's receipt, with a line per place. Exit 1 while a place waits, or there is none."""
     return _print_receipt(services, args.receipt, as_json=args.json)
 
 
@@ -260,10 +270,13 @@ def show_receipt(services: Services, args: Args) -> int:
 @command.argument("receipt")
 @command.argument("place", type=click.Choice(("sales_mailbox", "resend", "sentry")))
 def complete_step(services: Services, args: Args) -> int:
-    """Say that an instruction was followed: the mailbox searched, the vendor asked."""
+    """Record that an instruction was carried out: the mailbox searched, the vendor asked.
+
+    Exit 1 when there is no such open instruction.
+    """
     run = services.database.run
     if not register.complete_step(run, args.receipt, args.place, datetime.now(UTC)):
-        print(f"{args.receipt} has no instruction for {args.place} to follow", file=sys.stderr)
+        print(f"{args.receipt} has no open instruction for {args.place}", file=sys.stderr)
         return 1
     line = f"recorded: {args.place} is done for {args.receipt}"
     command.print_result(args, {"receipt": args.receipt, "place": args.place, "done": True}, line)
@@ -273,10 +286,22 @@ def complete_step(services: Services, args: Args) -> int:
 @subject_commands.command(
     "tombstones", examples=("python3 -m ops subject tombstones > tombstones.jsonl",)
 )
-def export_tombstones(services: Services, _args: Args) -> int:
-    """Every tombstone, a JSON line each, to be kept beside the backups. No personal data."""
-    for mark, erased_at in tombstones.load_all(services.database.run).items():
-        print(json.dumps({"mark": mark, "erased_at": erased_at.isoformat()}))
+def export_tombstones(services: Services, args: Args) -> int:
+    """Every tombstone, a JSON line each, to be kept beside the backups. No personal data.
+
+    With --json as one document, which `subject replay` does not read.
+    """
+    rows = [
+        {"mark": mark, "erased_at": erased_at.isoformat()}
+        for mark, erased_at in tombstones.load_all(services.database.run).items()
+    ]
+    if args.json:
+        command.print_json(rows)
+        return 0
+    for row in rows:
+        print(json.dumps(row))
+    if not rows:
+        print("there is no tombstone: nobody was erased", file=sys.stderr)
     return 0
 
 
@@ -290,24 +315,38 @@ def export_tombstones(services: Services, _args: Args) -> int:
 )
 @command.argument("file", required=False, help="kept tombstones as well; - for standard input")
 def reapply_tombstones(services: Services, args: Args) -> int:
-    """After a restore: erase again whom it brought back. Exit 1 when Redis could not be asked."""
+    """After a restore: re-erase persons who came back with it. Exit 1 when Redis cannot be used."""
     copies = list(_read_tombstones(args.file)) if args.file else []
-    if not command.confirm(args, "Erase again everybody whom a restore brought back?"):
+    if not command.confirm(args, "Re-erase persons who came back with a restore?"):
         return 1
-    result = tombstone_replay.reapply(services, datetime.now(UTC), copies)
+    with Waiting("tombstones are applied") as waiting:
+        result = tombstone_replay.reapply(services, datetime.now(UTC), copies, waiting.update)
     if args.json:
         command.print_json(asdict(result))
     else:
         counts = f"{result.leads} leads, {result.spam} of spam, {result.notes} notes"
         print(f"{result.tombstones} tombstones: {counts} erased again")
     if not result.in_redis:
-        print("Redis is down: tombstones that only it has are missing; run this again",
+        print("Redis cannot be used: tombstones that only it has are missing; run this again",
               file=sys.stderr)  # fmt: skip
     return 0 if result.in_redis else 1
 
 
 def _read_tombstones(file: str) -> Iterator[tuple[str, datetime]]:
-    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-    for line in filter(None, text.splitlines()):
-        tombstone = json.loads(line)
-        yield tombstone["mark"], datetime.fromisoformat(tombstone["erased_at"])
+    """Of a file that `subject tombstones` wrote. Raises Failed for a line that is no tombstone."""
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise Failed(f"{file} is no text in UTF-8", status=2) from None
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            tombstone = json.loads(line)
+            mark, erased_at = tombstone["mark"], datetime.fromisoformat(tombstone["erased_at"])
+        except (ValueError, LookupError, TypeError):
+            erased_at = None
+        if erased_at is None or erased_at.tzinfo is None or not isinstance(mark, str):
+            words = 'is no tombstone: {"mark": …, "erased_at": a time with its zone} is expected'
+            raise Failed(f"{file}, line {number} {words}", status=2)
+        yield mark, erased_at

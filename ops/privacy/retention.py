@@ -8,6 +8,7 @@ from lib.services import Services
 from ops import command
 from ops.command import Args
 from ops.privacy import data_inventory
+from ops.progress import Waiting
 
 retention_commands = command.group("retention", "how long data is kept")
 
@@ -36,7 +37,7 @@ def show_ages(services: Services, args: Args) -> int:
     "prune", examples=("python3 -m ops retention prune --dry-run",), dry_run=True, confirms=True
 )
 def prune_expired(services: Services, args: Args) -> int:
-    """End what was kept long enough, as the cron does; for ten minutes at most.
+    """Delete expired rows, as the cron does; for ten minutes at most.
 
     A lead that sales were never told of is kept and named.
     """
@@ -44,7 +45,7 @@ def prune_expired(services: Services, args: Args) -> int:
     unnotified = retention.unnotified_leads(run, rules, now)
     if args.dry_run:
         expired = {
-            age.name: str(age.oldest_at)
+            age.name: age.oldest_at.isoformat()
             for age in retention.ages(run, rules, now)
             if age.oldest_at is not None and age.oldest_at < now - timedelta(days=age.days)
         }
@@ -60,7 +61,8 @@ def prune_expired(services: Services, args: Args) -> int:
         return 0
     if not command.confirm(args, "Delete every row that is older than its class allows?"):
         return 1
-    ended = retention.prune(run, rules, now, budget_s=BUDGET_S)
+    with Waiting("expired rows are deleted") as waiting:
+        ended = retention.prune(run, rules, now, budget_s=BUDGET_S, progress=waiting.update)
     if args.json:
         command.print_json({"ended": ended, "unheard": unnotified})
     else:

@@ -6,7 +6,7 @@ person who wrote again afterwards stays.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -104,12 +104,16 @@ class Tombstones(NamedTuple):
 
 
 def reapply(
-    services: Services, now: datetime, copies: Iterable[tuple[str, datetime]] = ()
+    services: Services,
+    now: datetime,
+    copies: Iterable[tuple[str, datetime]] = (),
+    progress: Callable[[str], None] = lambda _words: None,
 ) -> ReplayResult:
     """Erase again everybody who has a tombstone. Safe to repeat.
 
-    copies: further tombstones, hash and time. Raises NotConfigured without ERASURE_KEY,
-    DatabaseDown. Redis down: its tombstones are missing, and `in_redis` says so.
+    copies: further tombstones, hash and time. progress: called with what is compared now.
+    Raises NotConfigured without ERASURE_KEY, DatabaseDown. Redis down: its
+    tombstones are missing, and `in_redis` says so.
     """
     if not services.erasure_keys:
         raise NotConfigured("ERASURE_KEY", "is not set")
@@ -120,8 +124,8 @@ def reapply(
     if not erased_at:
         return ReplayResult(0, in_redis)
     all_tombstones = Tombstones(services.erasure_keys, erased_at)
-    leads = [row[0] for row in _iter_rows(services, SELECT_LEADS) if all_tombstones.cover(*row)]
-    spam = [row[0] for row in _iter_rows(services, SELECT_SPAM) if all_tombstones.cover(*row)]
+    leads = _find_covered(services, SELECT_LEADS, all_tombstones, "leads", progress)
+    spam = _find_covered(services, SELECT_SPAM, all_tombstones, "spam", progress)
     rows = run(lambda c: c.execute(SELECT_NOTES).fetchall(), budget_s=STATEMENT_BUDGET_S)
     notes = [
         (incident, seq) for incident, seq, at, note in rows if all_tombstones.cover_note(note, at)
@@ -140,7 +144,7 @@ def reapply_after_restore(services: Services, now: datetime) -> str:
     """The step of a restore or a drill; what was erased again. Raises CouldNotVerify."""
     result = reapply(services, now)
     if not result.in_redis:
-        raise CouldNotVerify("Redis has the newest tombstones, and cannot be read")
+        raise CouldNotVerify("Redis cannot be used, and has the newest tombstones")
     return (
         f"{result.tombstones} tombstones; erased again: {result.leads} leads, {result.spam} for"
         f" review, {result.notes} notes"
@@ -178,6 +182,23 @@ def _iter_rows(services: Services, statement: str) -> Iterator[Any]:
         if len(rows) < READ_BATCH:
             return
         after = rows[-1][0]
+
+
+def _find_covered(
+    services: Services,
+    statement: str,
+    known: Tombstones,
+    table: str,
+    progress: Callable[[str], None],
+) -> list[UUID]:
+    """Ids of the rows that an erasure covers."""
+    ids = []
+    for number, row in enumerate(_iter_rows(services, statement), 1):
+        if number % 500 == 0:
+            progress(f"{number:,} rows of {table} compared")
+        if known.cover(*row):
+            ids.append(row[0])
+    return ids
 
 
 def _delete(

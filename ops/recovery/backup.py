@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from ops.command import Failed
-from ops.progress import ProgressBar
+from ops.progress import ProgressBar, RowProgress
 from ops.recovery import manifest, postgres, stream_encryption
 from ops.recovery.manifest import Manifest
 
@@ -170,7 +170,7 @@ def _dump_snapshot(
         version = connection.info.server_version
         schemas = {"schemas": list(SCHEMAS)}
         foreign = connection.execute(SELECT_FOREIGN_RELATIONS, schemas).fetchall()
-        facts = _collect_facts(connection, foreign)
+        facts = _collect_facts(connection, foreign, quiet=quiet)
         estimate = _estimate_size(connection, folder, keys)
         with ProgressBar("backup", estimate, exact=False, quiet=quiet) as bar:
             program = postgres.find_program("pg_dump", version // 10_000)
@@ -191,12 +191,12 @@ def _dump_snapshot(
 
 
 def _collect_facts(
-    connection: postgres.Connection, foreign: list[tuple[Any, ...]]
+    connection: postgres.Connection, foreign: list[tuple[Any, ...]], *, quiet: bool
 ) -> dict[str, Any]:
     """What the manifest says of the snapshot. foreign: relations of others, not backed up."""
     grantees = connection.execute(SELECT_GRANTEES, {"schemas": list(SCHEMAS)})
     return {
-        "tables": table_checksums(connection),
+        "tables": table_checksums(connection, quiet=quiet),
         "extensions": dict(connection.execute(SELECT_EXTENSIONS).fetchall()),
         "schema_version": _fetch_value(connection, SELECT_SCHEMA_VERSION) or "",
         "owners": tuple(role for (role,) in connection.execute(SELECT_OWNER_ROLES)),
@@ -205,12 +205,15 @@ def _collect_facts(
     }
 
 
-def table_checksums(connection: postgres.Connection) -> dict[str, list[Any]]:
+def table_checksums(connection: postgres.Connection, *, quiet: bool) -> dict[str, list[Any]]:
     """Every table's rows and checksum, as this transaction sees them, under SET_TEXT_FORMATS."""
     checksums = {}
-    for schema, table in connection.execute(SELECT_TABLES, {"schemas": list(SCHEMAS)}).fetchall():
-        count = sql.SQL(COUNT_AND_CHECKSUM).format(sql.Identifier(schema, table))
-        checksums[f"{schema}.{table}"] = list(connection.execute(count).fetchone() or ())
+    tables = connection.execute(SELECT_TABLES, {"schemas": list(SCHEMAS)}).fetchall()
+    with RowProgress("tables counted and summed", len(tables), quiet=quiet) as progress:
+        for schema, table in tables:
+            count = sql.SQL(COUNT_AND_CHECKSUM).format(sql.Identifier(schema, table))
+            checksums[f"{schema}.{table}"] = list(connection.execute(count).fetchone() or ())
+            progress.add(1)
     return checksums
 
 

@@ -57,11 +57,13 @@ def choose_source(services: OperatorServices, args: Args, now: datetime) -> Back
         if source.taken_at <= latest and args.backup in (None, source.name)
     ]
     if not fitting:
-        raise Failed("no good backup fits: `ops backups` lists them")
+        raise Failed("no usable backup matches: `ops backups` lists them")
     return max(fitting, key=lambda source: source.taken_at)
 
 
-def newer_data(services: OperatorServices, source: BackupSource) -> dict[str, object]:
+def newer_data(
+    services: OperatorServices, source: BackupSource, *, quiet: bool
+) -> dict[str, object]:
     """What is newer than the backup: leads, how many the journal has, and rows of each table."""
     values = {"taken_at": source.taken_at}
     newer: dict[str, object] = {}
@@ -71,23 +73,27 @@ def newer_data(services: OperatorServices, source: BackupSource) -> dict[str, ob
             newer["leads_since"] = row[0] if row else 0
             ids = [lead_id for (lead_id,) in connection.execute(SELECT_NEWER_LEAD_IDS, values)]
             if source.kind == "own":
-                newer["rows"] = _changed_tables(services, connection, source)
+                newer["rows"] = _changed_tables(services, connection, source, quiet=quiet)
     except (Failed, psycopg.Error) as error:
-        return {"unknown": f"the database cannot be read: {connections.explain_reason(error)}"}
+        return {"unknown": f"Postgres cannot be used: {connections.explain_reason(error)}"}
     execute = services.cache.execute
     newer["leads_in_journal"] = sum(int(execute("EXISTS", journal_key(i))) for i in ids)
     return newer
 
 
 def _changed_tables(
-    services: OperatorServices, connection: postgres.Connection, source: BackupSource
+    services: OperatorServices,
+    connection: postgres.Connection,
+    source: BackupSource,
+    *,
+    quiet: bool,
 ) -> dict[str, str]:
     settings = services.settings
     file = manifest.manifest_file(Path(settings.backup_directory), source.name)
     saved = manifest.read(file, settings.backup_encryption_key).tables
     with connection.transaction():
         connection.execute(backup.SET_TEXT_FORMATS)
-        current = backup.table_checksums(connection)
+        current = backup.table_checksums(connection, quiet=quiet)
     return {
         table: f"{contents[0]} now, {saved.get(table, [0])[0]} in the backup"
         for table, contents in current.items()

@@ -155,7 +155,7 @@ begin
         '%s: %s rows in the backup, %s restored',
         replace(item.name, '"', ''), item.rows, rows_now);
     elsif {same_major} and contents_now <> item.contents then
-      faults := faults || format('%s: %s rows, but not the same',
+      faults := faults || format('%s: %s rows, contents differ',
         replace(item.name, '"', ''), item.rows);
     end if;
   end loop;

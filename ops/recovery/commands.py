@@ -24,13 +24,17 @@ KEEP_DAYS = 30
 
 
 @command.root.command(
-    "backup", examples=("python3 -m ops backup --keep-days 14 --json",), dry_run=True
+    "backup",
+    examples=("python3 -m ops backup --yes", "python3 -m ops backup --keep-days 14 --dry-run"),
+    dry_run=True,
+    confirms=True,
 )
 @click.option("--keep-days", type=int, default=30, metavar="N", help="default: 30")
 def take_backup(services: OperatorServices, args: Args) -> int:
     """Dump the database, encrypted, with a manifest counted in the same snapshot; and record it.
 
-    Older backups than --keep-days are removed afterwards, never the newest.
+    It never waits for an answer before the backup is complete. Older backups than --keep-days are
+    removed afterwards, once you agree; never the newest. Without a terminal and --yes they stay.
     """
     settings = services.settings
     folder, keys = Path(settings.backup_directory), settings.backup_encryption_key
@@ -45,9 +49,25 @@ def take_backup(services: OperatorServices, args: Args) -> int:
     names = [old.name for old in expired]
     if args.dry_run:
         return _print_facts(args, facts | {"would_remove": names}, "dry run: nothing was written")
-    for old in expired:
+    is_removed = bool(expired) and _confirm_removal(args, names)
+    for old in expired if is_removed else ():
         backup.remove(folder, old)
-    return _print_facts(args, facts | {"removed": names}, f"recorded; {folder / archive.name}")
+    result = {"removed": names if is_removed else [], "expired": [] if is_removed else names}
+    return _print_facts(args, facts | result, f"recorded; {folder / archive.name}")
+
+
+def _confirm_removal(args: Args, names: list[str]) -> bool:
+    """Whether expired backups are deleted; the new one is complete whatever the answer."""
+    if args.yes:
+        return True
+    listed = f"{len(names)} backups are older than {args.keep_days} days: {', '.join(names)}."
+    if not sys.stdin.isatty():
+        print(f"{listed} They were kept; add --yes to delete them", file=sys.stderr)
+        return False
+    if command.ask(f"The new backup is complete. {listed} Delete them? (yes/no)") == "yes":
+        return True
+    print("the older backups were kept", file=sys.stderr)
+    return False
 
 
 @command.root.command("backups", examples=("python3 -m ops backups --record",), dry_run=True)
@@ -148,7 +168,7 @@ def restore_drill(services: OperatorServices, args: Args) -> int:
         if args.dry_run:
             return _print_facts(args, {"taken_at": newest.taken_at, **newest.as_dict()}, "dry run")
         job = drill.Drill(services, folder, quiet=args.json)
-        report = job.run(newest, steps.printer(quiet=args.json))
+        report = job.run(newest, steps.Printer(quiet=args.json))
     except steps.CouldNotVerify as error:
         report = drill.DrillReport(steps.COULD_NOT_VERIFY, "", 0, 0.0, 0.0, None, ())
         print(error, file=sys.stderr)

@@ -7,7 +7,6 @@ thrown away. The real restore runs the same code: load.py and after_load.py.
 
 import contextlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +20,7 @@ from ops.privacy import tombstone_replay
 from ops.recovery import after_load, journal, load, manifest
 from ops.recovery.manifest import Manifest
 from ops.settings import OperatorServices, OperatorSettings
-from ops.steps import CouldNotVerify, Outcome, Step
+from ops.steps import CouldNotVerify, Outcome, Printer, Step
 
 MAX_RTO_S = 3600.0  # handbook: RTO < 60 min
 MAX_RPO = timedelta(hours=24)  # handbook: RPO < 24 h
@@ -63,9 +62,10 @@ class Drill:
         self._now = datetime.now(UTC)
         self._rpo_leads_s: float | None = None
 
-    def run(self, backup: Manifest, show: Callable[[Outcome], None]) -> DrillReport:
+    def run(self, backup: Manifest, show: Printer) -> DrillReport:
         """Every step, then the verdict."""
         self._major = self._server_major(backup)
+        show.begin("platform")
         with local_platform.throwaway(self._major) as site:
             self._site = site
             self._dsn, self._app_dsn = site["admin_database_url"], site["database_url"]
@@ -138,9 +138,9 @@ class Drill:
         return "; ".join([tables, *notices])
 
     def _compare(self, backup: Manifest) -> str:
-        if differences := load.differences(self._dsn, backup):
+        if differences := load.differences(self._dsn, backup, quiet=self._quiet):
             raise Failed("; ".join(differences))
-        return f"{backup.rows:,} rows, each as it was"
+        return f"{backup.rows:,} rows, all verified"
 
     def _find_missing_leads(self) -> str:
         lost = journal.find_lost(self._restored, self._now)

@@ -225,11 +225,11 @@ def _end_transaction(dsn: str, name: str) -> str:
     return ""
 
 
-def differences(dsn: str, backed_up: Manifest) -> list[str]:
+def differences(dsn: str, backed_up: Manifest, *, quiet: bool = True) -> list[str]:
     """Where the database differs from the manifest: rows, and contents to the last bit."""
     with postgres.connect(dsn) as connection, connection.transaction():
         connection.execute(backup.SET_TEXT_FORMATS)
-        restored = backup.table_checksums(connection)
+        restored = backup.table_checksums(connection, quiet=quiet)
     lines = []
     for table in sorted({*restored, *backed_up.tables}):
         rows, contents = restored.get(table, [None, None])
@@ -237,5 +237,5 @@ def differences(dsn: str, backed_up: Manifest) -> list[str]:
         if rows != rows_then:
             lines.append(f"{table}: {rows_then} rows in the backup, {rows} restored")
         elif contents != contents_then:
-            lines.append(f"{table}: {rows} rows, but not the same")
+            lines.append(f"{table}: {rows} rows, contents differ")
     return lines

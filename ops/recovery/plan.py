@@ -29,7 +29,7 @@ from ops.progress import Waiting
 from ops.recovery import after_load, backup, load, manifest, postgres
 from ops.recovery.backup_sources import BackupSource
 from ops.settings import OperatorServices
-from ops.steps import Outcome, Step
+from ops.steps import Outcome, Printer, Step
 from ops.vendors import supabase
 
 MAINTENANCE_WINDOW = timedelta(hours=4)
@@ -88,15 +88,15 @@ class Restore:
             *(Step(name, run, required=True) for name, run in required),
         ]
 
-    def run(self, show: Callable[[Outcome], None]) -> list[Outcome]:
+    def run(self, show: Printer) -> list[Outcome]:
         """What is left to do, until it is done or a required step fails."""
         done, outcomes = self._state["done"], []
         for step in [step for step in self.steps() if step.name not in done]:
             skipped = step.name in self._args.skip
             if skipped:
-                outcome = Outcome(step.name, steps.COULD_NOT_VERIFY, "skipped, as asked", 0.0)
+                outcome = Outcome(step.name, steps.COULD_NOT_VERIFY, "skipped (--skip)", 0.0)
             else:
-                outcome = steps.run_step(step)
+                outcome = steps.run_step(step, show)
             outcomes.append(outcome)
             show(outcome)
             if outcome.verdict != steps.PASS and step.required and not skipped:
@@ -172,7 +172,7 @@ class Restore:
         backed_up = self._manifest()
         notices = load.load(self._dsn, self._folder, backed_up, self._keys, quiet=self._args.json)
         self._keep_closed()
-        return "; ".join([f"{backed_up.rows:,} rows, each as it was", *notices])
+        return "; ".join([f"{backed_up.rows:,} rows, all verified", *notices])
 
     def _restore_at_supabase(self) -> str:
         target = self._target()
@@ -291,7 +291,7 @@ class Restore:
         if confirmed is True or (value and confirmed == value):
             return
         if confirmed:
-            raise ConfirmationRequired(f"that is not the target: add {option}")
+            raise ConfirmationRequired(f"wrong target name: add {option}")
         if not sys.stdin.isatty():
             raise ConfirmationRequired(f"{consequence}: add {option}")
         phrase = f"{what} {value}".strip()

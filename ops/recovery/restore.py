@@ -54,7 +54,7 @@ from ops.settings import OperatorServices
     default=local_platform.DATA / "restore.json",
     help="what is done is kept here",
 )
-@click.option("--every", type=float, default=5.0, metavar="S", help="ask Supabase so often")
+@click.option("--every", type=float, default=5.0, metavar="S", help="poll interval at Supabase")
 def restore(services: OperatorServices, args: Args) -> int:
     """Restore production: intake mode, restore, passwords, migrations, erasures, journal, open.
 
@@ -79,7 +79,7 @@ def restore(services: OperatorServices, args: Args) -> int:
         print(f"restores {job.source.describe(now)}{resumed}")
     job.save()
     try:
-        outcomes = job.run(steps.printer(quiet=args.json))
+        outcomes = job.run(steps.Printer(quiet=args.json))
     except ConfirmationRequired as error:
         print(error, file=sys.stderr)
         return 2
@@ -96,13 +96,17 @@ def _new_state(source: BackupSource, now: datetime) -> dict[str, Any]:
     return {
         "id": f"restore:{now:%Y%m%dT%H%M%S}",
         "began": now.isoformat(),
-        "source": {"kind": source.kind, "name": source.name, "taken_at": str(source.taken_at)},
+        "source": {
+            "kind": source.kind,
+            "name": source.name,
+            "taken_at": source.taken_at.isoformat(),
+        },
         "done": {},
     }
 
 
 def _print_plan(services: OperatorServices, args: Args, job: Restore, state: dict[str, Any]) -> int:
-    risk = newer_data(services, job.source)
+    risk = newer_data(services, job.source, quiet=args.json)
     left = [step.name for step in job.steps() if step.name not in state["done"]]
     if args.json:
         command.print_json({**state, "at_risk": risk, "left": left})

@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 
 from ops import connections
+from ops.progress import Waiting
 
 TIMEOUT_S = 10
 PAGE_SIZE = 200  # the most that is given at once
@@ -89,8 +90,6 @@ class Client:
                     timeout=TIMEOUT_S,
                     trust_env=False,
                 )
-            except httpx.TimeoutException:
-                raise ApiError(f"{what}: no answer within {TIMEOUT_S} s") from None
             except httpx.TransportError as error:
                 reason = connections.explain_reason(error)
                 raise ApiError(f"{what}: UptimeRobot cannot be used: {reason}") from None
@@ -110,7 +109,11 @@ class Client:
         if wait_s > self._wait_left_s:
             raise ApiError(f"{what}: 429, too many requests; try again in {wait_s:.0f} s")
         self._wait_left_s -= wait_s
-        time.sleep(wait_s)
+        end = time.monotonic() + wait_s
+        with Waiting("UptimeRobot's rate limit", wait_s) as waiting:
+            while (left_s := end - time.monotonic()) > 0:
+                waiting.update(f"{left_s:.0f} s are left")
+                time.sleep(min(left_s, 1.0))
 
 
 def _error_message(response: httpx.Response, body: Fields | None) -> str:

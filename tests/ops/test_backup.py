@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ops.command import Failed
 from ops.recovery import backup, load, manifest, migrations, postgres, stream_encryption
 from ops.recovery.manifest import Manifest
 from tests.conftest import LEAD, ROOT, both_majors, eventually
+from tests.ops.terminal import Terminal
 
 type Rows = psycopg.Connection[DictRow]
 
@@ -186,7 +188,7 @@ def test_a_restored_database_is_the_same_to_the_last_bit_and_right(
         assert there.execute(secured).fetchone() == (True,)
         there.execute("update leads set city = 'Bandung'")
     [difference] = load.differences(scratch, taken)
-    assert difference == "public.leads: 1 rows, but not the same"
+    assert difference == "public.leads: 1 rows, contents differ"
 
 
 def test_a_backup_is_recorded_with_its_figures_and_no_personal_data(
@@ -407,3 +409,37 @@ def test_old_backups_go_and_the_newest_stays_whatever_its_age() -> None:
         "alfa-31"
     ]
     assert backup.expired([aged(99)], now, 30) == []
+
+
+def expired_copy(platform: Platform, folder: Path) -> str:
+    """A good backup of 31 days ago beside the newest; its name."""
+    newest = the_backup(platform, folder)
+    at = newest.taken_at - timedelta(days=31)
+    old = replace(newest, name=f"alfa-{at:%Y%m%dT%H%M%S%fZ}", taken_at=at)
+    whole = manifest.sealed_file(folder, newest.name).read_bytes()
+    manifest.sealed_file(folder, old.name).write_bytes(whole)
+    manifest.write(folder, old.signed(key(platform)[0]))
+    return old.name
+
+
+def test_expired_backups_are_deleted_only_after_a_yes_and_the_new_one_is_taken_anyway(
+    platform: Platform, database: Rows, folder: Path, capsys: Printed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert ops(platform, folder, "backup") == 0
+    old = expired_copy(platform, folder)
+    assert ops(platform, folder, "backup") == 0
+    error = capsys.readouterr().err
+    assert old in error
+    assert "They were kept; add --yes" in error
+    terminal = Terminal("no\n")
+    monkeypatch.setattr("sys.stdin", terminal)
+    assert ops(platform, folder, "backup") == 0
+    assert terminal.questions == 1
+    assert "the older backups were kept" in capsys.readouterr().err
+    assert manifest.sealed_file(folder, old).exists()
+    assert ops(platform, folder, "backup", "--yes", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["removed"], report["expired"]) == ([old], [])
+    assert not manifest.sealed_file(folder, old).exists()
+    assert len(manifest.list_backups(folder, key(platform))[0]) == 4

@@ -1,6 +1,7 @@
 """The files that the handbook's requirements name exist; the command fails on a missing drill."""
 
 import json
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -62,11 +63,28 @@ def test_the_command_shows_the_last_drill_of_each_kind(
 
 
 def test_the_command_succeeds_when_the_last_drill_of_every_kind_passed(
-    platform: Platform, database: Rows
+    platform: Platform, database: Rows, capsys: Printed, tmp_path: Path
 ) -> None:
     for kind in {requirement.drill for requirement in REQUIREMENTS} - {None}:
         insert_drill(database, kind, "PASS")
-    assert ops(platform, "evidence") == 0
+    file = tmp_path / "test-results.json"
+    assert ops(platform, "evidence", "--results", str(file)) == 0
+    capsys.readouterr()
+    test, commit = REQUIREMENTS[0].tests[0], "0123456789abcdef0123456789abcdef01234567"
+    results = {"finished_at": "2026-11-28T20:30:00+00:00", "commit": f"{commit}+",
+               "passed": [f"{test}::test_x"], "failed": []}  # fmt: skip
+    file.write_text(json.dumps(results))
+    assert ops(platform, "evidence", "--results", str(file)) == 0
+    first_line = capsys.readouterr().out.splitlines()[0]
+    assert first_line.endswith(f"03:30 WIB, commit {commit}, with uncommitted changes")
+    file.write_text(json.dumps(results | {"failed": [f"{test}::test_y"]}))
+    assert ops(platform, "evidence", "--results", str(file), "--json") == 1, "a test failed"
+    shown = json.loads(capsys.readouterr().out)[0]["last_tests"][test]
+    assert shown == {
+        "outcome": "failed",
+        "at": "2026-11-28T20:30:00+00:00",
+        "commit": f"{commit}+",
+    }
 
 
 def test_with_the_database_down_the_files_are_shown_and_the_command_fails(

@@ -1,6 +1,7 @@
 """UptimeRobot's monitors brought to a file: what changes, what never does, network faults."""
 
 import json
+import re
 import time
 import tomllib
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from dev.platform.local_platform import Platform
 from dev.vendors.uptimerobot import CONTACTS, UptimeRobot
-from ops import cli
+from ops import cli, connections
 from ops.incidents import monitor_plan
 from tests.products.catalogue_data import Database, seeded
 
@@ -287,6 +288,15 @@ def test_waiting_for_the_rate_limit_is_bounded(
     assert "too many requests; try again in 40 s" in capsys.readouterr().err
 
 
+def test_a_long_wait_for_the_rate_limit_says_how_long(
+    platform: Platform, robot: UptimeRobot, capsys: Printed
+) -> None:
+    platform.uptimerobot.switch("rate_limit", retry_after_s=7, times=1)
+    run(platform, "plan")
+    assert re.search(r"^  5 s: UptimeRobot's rate limit: [12] s are left$",
+                     capsys.readouterr().err, re.M)  # fmt: skip
+
+
 def test_a_silent_api_times_out(
     platform: Platform, robot: UptimeRobot, capsys: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +305,7 @@ def test_a_silent_api_times_out(
     )  # the real one is ten seconds of waiting
     platform.uptimerobot.switch("stall")
     assert run(platform, "plan") == 1
-    assert "GET /monitors: no answer within" in capsys.readouterr().err
+    assert f"UptimeRobot cannot be used: {connections.SILENT}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from psycopg.rows import DictRow
 from dev.platform import migrations
 from dev.platform.local_platform import APP_GROUP, APP_ROLE, Platform
 from lib.encryption import SecretBoxCipher
-from ops import cli
+from ops import cli, connections
 from ops.keys import commands, inventory, rotation
 from ops.keys.key_file import KeyFile
 from ops.settings import OperatorServices, OperatorSettings
@@ -348,7 +348,7 @@ def test_variables_that_changed_meanwhile_are_said_and_nothing_is_done_before_a_
 ) -> None:  # fmt: skip
     set_at_vercel(platform, "MAINTENANCE_MODE", "read_only")
     before = len(platform.vercel_api.project.deployments)
-    assert rotate(platform, production, file, "CRON_SECRET") == 1  # --yes speaks for the key alone
+    assert rotate(platform, production, file, "CRON_SECRET") == 2  # --yes speaks for the key alone
     output = capsys.readouterr()
     assert "MAINTENANCE_MODE, set " in output.err
     assert "--with-changes" in output.err
@@ -358,7 +358,9 @@ def test_variables_that_changed_meanwhile_are_said_and_nothing_is_done_before_a_
     monkeypatch.setattr("sys.stdin", Terminal("yes\nno\n"))
     words = ["rotate", "CRON_SECRET", "--keep", str(file._path), "--drain", "0"]
     assert cli.main(words, production) == 1
-    assert "MAINTENANCE_MODE would change too: nothing was deployed" in capsys.readouterr().err
+    assert (
+        "MAINTENANCE_MODE would also take effect: nothing was deployed" in capsys.readouterr().err
+    )
     assert len(platform.vercel_api.project.deployments) == before
     assert httpx.get(f"{platform.url}/api/health").json()["status"] == "ok"
 
@@ -414,7 +416,7 @@ def test_the_handbooks_name_leads_to_the_key_it_has_become(
     assert cli.main(["rotate", name, "--dry-run"], production) == 0
     output = capsys.readouterr()
     assert output.out.startswith("SUPABASE_SECRET_KEY (")
-    assert f"{name} is SUPABASE_SECRET_KEY now" in output.err
+    assert f"{name} is now SUPABASE_SECRET_KEY." in output.err
     assert "DATABASE_URL" in output.err
 
 
@@ -549,9 +551,53 @@ def test_resend_is_asked_about_by_id_when_nobody_knows_which_key_is_the_old_one(
     platform: Platform, production: dict[str, str], file: KeyFile, capsys: Printed
 ) -> None:
     words = ["rotate", "RESEND_API_KEY", "--keep", str(file._path), *QUICK]
-    assert cli.main(words, production) == 1
+    assert cli.main(words, production) == 2
     assert "--old-id" in capsys.readouterr().err
     assert delivered(platform) == []
+
+
+def test_every_option_it_will_need_is_named_at_once_before_anything_is_changed_or_raised(
+    platform: Platform, production: dict[str, str], file: KeyFile, database: Rows, capsys: Printed
+) -> None:
+    set_at_vercel(platform, "MAINTENANCE_MODE", "read_only")
+    words = ["rotate", "RESEND_API_KEY", "--leak", "--keep", str(file._path)]
+    assert cli.main(words, production) == 2
+    error = capsys.readouterr().err
+    for option in ("\n  --yes ", "\n  --old-id ID ", "\n  --with-changes "):
+        assert option in error
+    assert re.search(r"MAINTENANCE_MODE, set \d{4}-\d\d-\d\d \d\d:\d\d:\d\d WIB", error), error
+    assert "production" in error, "the name of the key at Resend"
+    assert file.read() == {}
+    assert database.execute("select 1 from incidents").fetchall() == []
+    assert database.execute("select 1 from key_rotations").fetchall() == []
+
+
+def test_after_a_leak_the_sev1_is_raised_although_vercel_cannot_be_asked(
+    platform: Platform, production: dict[str, str], file: KeyFile, database: Rows, capsys: Printed
+) -> None:
+    nowhere = {**production, "VERCEL_API_URL": "http://127.0.0.1:1"}
+    assert rotate(platform, nowhere, file, "CRON_SECRET", "--leak") == 1
+    assert "Vercel cannot be used" in capsys.readouterr().err
+    assert database.execute("select severity from incidents").fetchone() == {"severity": "sev1"}
+    assert rotate(platform, nowhere, file, "HEALTH_CHECK_TOKEN") == 1
+    assert len(database.execute("select 1 from incidents").fetchall()) == 1
+
+
+def test_a_key_that_a_person_makes_is_asked_for_with_its_place(
+    platform: Platform, production: dict[str, str], file: KeyFile, capsys: Printed
+) -> None:
+    assert rotate(platform, production, file, "SENTRY_DSN") == 1
+    assert f"put it into {file} as SENTRY_DSN__NEW=…" in capsys.readouterr().err
+
+
+def test_postgres_down_is_explained_in_the_words_of_every_command(
+    platform: Platform, production: dict[str, str], file: KeyFile, capsys: Printed
+) -> None:
+    nowhere = {**production, "DATABASE_DIRECT_URL": "postgresql://nobody@127.0.0.1:1/alfa"}
+    assert rotate(platform, nowhere, file, "CRON_SECRET") == 1
+    error = capsys.readouterr().err
+    assert f"Postgres cannot be used: {connections.STOPPED}" in error
+    assert "nothing was changed" in error
 
 
 # ------------------------------------------------------------------ a leak, under traffic
