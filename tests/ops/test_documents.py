@@ -143,7 +143,7 @@ def test_a_line_of_the_runbook_runs(
         (tmp_path / "Maildir" / name).mkdir(parents=True)
     status = cli.main(words_of(command), platform.environment)
     output = capsys.readouterr()
-    assert status in (0, 1) or "add --yes" in output.err, output.err
+    assert status in (0, 1) or "no terminal to ask at" in output.err, output.err
     assert output.out + output.err != ""
     assert "Traceback" not in output.out + output.err
 
