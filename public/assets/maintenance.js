@@ -83,7 +83,7 @@ function made() {
   return bar;
 }
 
-const start = () => idle(() => look());
+const start = () => idle(() => look(), { timeout: 2000 }); // a busy phone may never be idle
 if (document.readyState === "complete") start();
 else addEventListener("load", start);
 setInterval(() => document.querySelector(".maintenance") && look(), EVERY_MS); // to take it away again

@@ -292,7 +292,7 @@ def test_a_damaged_copy_of_a_lead_that_another_file_has_whole_is_said_and_no_fai
     (tmp_path / "b.txt").write_text(saved[0].body_text, encoding="utf-8")
     assert imported(platform, str(tmp_path)) == 0
     output = capsys.readouterr().out
-    assert f"unreadable of {LEADS[0].ref}" in output
+    assert f"{LEADS[0].ref}: damaged copy" in output
     assert ids(database) == {LEADS[0].id}
     (tmp_path / "b.txt").unlink()
     assert imported(platform, str(tmp_path)) == 1

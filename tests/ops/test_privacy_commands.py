@@ -81,7 +81,7 @@ def test_a_truncated_list_says_so(platform: Platform, services: Services, capsys
     assert ops(platform, "leads", "list", "--limit", "2") == 0
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 3
-    assert "more than 2" in printed.err
+    assert "There are more leads than 2" in printed.err
     assert ops(platform, "leads", "list", "--limit", "3") == 0
     assert capsys.readouterr().err == ""
 
