@@ -1,6 +1,7 @@
-"""Deep health: every dependency is checked at once, with a second each, in words without secrets.
+"""Deep health: checks every dependency in parallel, within one second.
 
-Postgres is checked for whether it would take a lead, not whether it answers: see statement_check.
+Postgres is healthy only if it would store a lead (see statement_check); that it answers is not
+enough. The rule a newcomer would break: a result contains no secret.
 """
 
 import threading

@@ -157,9 +157,9 @@ class ProductCache:
 
 
 class _Fetch:
-    """One search for one answer, whoever waits for it.
+    """One fetch of one query's answer, shared by every request that waits for it (singleflight).
 
-    It leaves an `answer`, or `not_found`, or the `stale_entry` that it met in Redis.
+    Sets `answer`, `not_found`, or `stale_entry`: an expired or outdated entry from Redis.
     """
 
     def __init__(self, query: Query, sources: Sources, cache: ProductCache) -> None:
