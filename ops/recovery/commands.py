@@ -35,6 +35,7 @@ def take_backup(services: OperatorServices, args: Args) -> int:
 
     It never waits for an answer before the backup is complete. Older backups than --keep-days are
     removed afterwards, once you agree; never the newest. Without a terminal and --yes they stay.
+    Exit 1 when the backup failed.
     """
     settings = services.settings
     folder, keys = Path(settings.backup_directory), settings.backup_encryption_key
@@ -192,7 +193,10 @@ def restore_drill(services: OperatorServices, args: Args) -> int:
     "replay", examples=("python3 -m ops journal replay --dry-run",), dry_run=True
 )
 def replay_journal(services: OperatorServices, args: Args) -> int:
-    """Store every lead of the journal that Postgres does not have. Twice does no harm."""
+    """Store every lead of the journal that Postgres does not have. Twice does no harm.
+
+    Exit 1 when an entry is unreadable, or Postgres refused one.
+    """
     with Waiting("leads of the journal are stored"):
         stats = journal.replay(services, datetime.now(UTC), dry_run=args.dry_run)
     _print_facts(args, stats.as_dict(), "dry run: nothing was stored" if args.dry_run else "")
@@ -215,7 +219,7 @@ def _print_facts(args: Args, facts: dict[str, Any], last_line: str) -> int:
 @click.option("--dsn", help="as the tables' owner (default: DATABASE_DIRECT_URL)")
 @click.option("--folder", type=click.Path(path_type=Path), default=migrations.FOLDER, hidden=True)
 def migrate(services: OperatorServices, args: Args) -> int:
-    """Apply supabase/migrations, recorded where the Supabase CLI records them."""
+    """Apply supabase/migrations, recorded where the Supabase CLI records them. Exit 1: refused."""
     try:
         names = migrations.apply(args.dsn or services.settings.database_direct_url, args.folder)
     except psycopg.Error as error:

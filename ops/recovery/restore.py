@@ -60,6 +60,7 @@ def restore(services: OperatorServices, args: Args) -> int:
 
     Chooses the newest backup of ours, or of Supabase where there is none. Stopped anywhere, the
     same command goes on. It asks before what cannot be undone; without a terminal say --yes-….
+    Exit 1 when a step failed; 2 when a confirmation is missing.
     """
     file: Path = args.state
     state = _load_state(file)
