@@ -81,7 +81,7 @@ def _deploy_instead(services: OperatorServices, args: Args, error: CacheDown) ->
     print(connections.explain(error), file=sys.stderr)
     print(
         "The switch is kept in Redis. The other way is MAINTENANCE_MODE at Vercel and a deployment,"
-        " which takes about a minute and does not end by itself: run `ops maintenance deploy off`.",
+        " which takes about a minute and lasts until `ops maintenance deploy off`.",
         file=sys.stderr,
     )
     try:

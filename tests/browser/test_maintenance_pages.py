@@ -117,6 +117,14 @@ def test_it_is_asked_when_the_page_is_done(page: Page, path: str) -> None:
     assert asked >= loaded > 0
 
 
+def test_it_is_asked_on_a_page_that_is_never_idle(page: Page) -> None:
+    page.add_init_script(
+        "requestIdleCallback = (work, {timeout} = {}) => timeout && setTimeout(work, timeout)"
+    )
+    page.goto("/")
+    expect(page.locator(".maintenance")).to_be_visible()
+
+
 def stall(_route: Route) -> None:
     """Never an answer."""
 
