@@ -74,6 +74,8 @@ class ProgressBar(_Display):
             self._total = None
             self.progress.reset(self.task, total=None, completed=self._size - size)
         self.progress.advance(self.task, size)
+        if size == 0 and self._is_exact:  # all is read; what is made of it may take longer
+            self.progress.update(self.task, description=f"{self._title}: read; being applied")
         now = time.monotonic()
         if self._prints_lines and now - self._printed_at >= LINE_EVERY_S:
             self._printed_at = now

@@ -93,7 +93,7 @@ def _deploy_instead(services: OperatorServices, args: Args, error: CacheDown) ->
 
 @maintenance_commands.command("off", examples=("python3 -m ops maintenance off",), dry_run=True)
 def switch_off(services: OperatorServices, args: Args) -> int:
-    """Close the window; queued leads are stored with the next round. Does not ask.
+    """Close the window; queued leads are stored when the cron next runs. Does not ask.
 
     Postgres is opened although Redis is down. Exit 1 where something is still on.
     """

@@ -1,10 +1,11 @@
 """`ops keys` and `ops rotate`: the age of every key, and replacing one without an outage."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -187,12 +188,16 @@ def rotate_key(services: OperatorServices, args: Args) -> int:
     key_type.file.read()  # a faulty line stops this before anything is changed
     if not key_type.old:
         raise NotConfigured(key.name, "is not set: there is nothing to rotate")
+    plan = plan_steps(key_type, leak=args.leak)
+    if args.dry_run and args.json:
+        command.print_json({"name": key.name, "plan": plan, "overlap": key.overlap})
+        return 0
     if args.dry_run:
-        _print_plan(key_type, args)
+        _print_plan(key, plan, sys.stdout)
         return 0
     preflight.check(services, key_type, args)
     if not args.yes:
-        _print_plan(key_type, args)
+        _print_plan(key, plan, sys.stderr)  # beside the question
     if not command.confirm(args, f"Rotate {key.name} in production?"):
         return 1
     if args.leak:
@@ -234,14 +239,10 @@ def _run_rotation(services: OperatorServices, key_type: KeyType, args: Args) -> 
     return 0
 
 
-def _print_plan(key_type: KeyType, args: Args) -> None:
-    key, steps = key_type.key, plan_steps(key_type, leak=args.leak)
-    if args.json:
-        command.print_json({"name": key.name, "plan": steps, "overlap": key.overlap})
-        return
-    print(f"{key.name} ({key.purpose}), overlap method: {key.overlap}")
+def _print_plan(key: inventory.Secret, steps: Sequence[str], file: TextIO) -> None:
+    print(f"{key.name} ({key.purpose}), overlap method: {key.overlap}", file=file)
     for step in steps:
-        print(f"  {step:9} {STEP_DESCRIPTIONS[step]}")
+        print(f"  {step:9} {STEP_DESCRIPTIONS[step]}", file=file)
 
 
 STEP_DESCRIPTIONS = {

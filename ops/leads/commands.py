@@ -128,7 +128,7 @@ def retry_dead_letters(services: Services, args: Args) -> int:
 
 
 def _queue_again(services: Services) -> list[str]:
-    """The ids of the leads that were set aside; the next round tries to store them."""
+    """The ids of the leads that were set aside; the next run of the cron tries to store them."""
     dead: dict[str, str] = services.cache.execute("HGETALL", queue.DEAD_LETTERS)
     for lead_id, sealed in dead.items():
         services.cache.execute("HSETNX", queue.QUEUE, lead_id, sealed)

@@ -1,7 +1,11 @@
 """Commands about retention: the oldest row of each class, and pruning before the cron does."""
 
+import sys
+import time
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+
+import click
 
 from lib.privacy import retention
 from lib.services import Services
@@ -11,9 +15,6 @@ from ops.privacy import data_inventory
 from ops.progress import Waiting
 
 retention_commands = command.group("retention", "how long data is kept")
-
-
-BUDGET_S = 600.0
 
 
 def _rules(services: Services) -> tuple[retention.Rule, ...]:
@@ -36,10 +37,14 @@ def show_ages(services: Services, args: Args) -> int:
 @retention_commands.command(
     "prune", examples=("python3 -m ops retention prune --dry-run",), dry_run=True, confirms=True
 )
+@click.option(
+    "--timeout", type=float, default=600.0, metavar="SECONDS", help="then it ends",
+    show_default=True,
+)  # fmt: skip
 def prune_expired(services: Services, args: Args) -> int:
-    """Delete expired rows, as the cron does; for ten minutes at most.
+    """Delete expired rows, as the cron does.
 
-    A lead that sales were never told of is kept and named.
+    A lead that sales were never told of is kept and named. Exit 1 when time ran out.
     """
     rules, now, run = _rules(services), datetime.now(UTC), services.database.run
     unnotified = retention.unnotified_leads(run, rules, now)
@@ -61,16 +66,20 @@ def prune_expired(services: Services, args: Args) -> int:
         return 0
     if not command.confirm(args, "Delete every row that is older than its class allows?"):
         return 1
+    deadline = time.monotonic() + args.timeout
     with Waiting("expired rows are deleted") as waiting:
-        ended = retention.prune(run, rules, now, budget_s=BUDGET_S, progress=waiting.update)
+        ended = retention.prune(run, rules, now, budget_s=args.timeout, progress=waiting.update)
+    is_finished = time.monotonic() < deadline
     if args.json:
-        command.print_json({"ended": ended, "unheard": unnotified})
+        command.print_json({"ended": ended, "unheard": unnotified, "finished": is_finished})
     else:
         rows = [(name, count) for name, count in ended.items() if count]
         command.print_table(("class", "rows deleted"), rows, empty="no row was old enough")
         print(f"{sum(ended.values())} rows deleted")
         _print_unnotified(unnotified)
-    return 0
+    if not is_finished:
+        print(f"not finished within {args.timeout:,.0f} s: run the command again", file=sys.stderr)
+    return 0 if is_finished else 1
 
 
 def _print_unnotified(lead_ids: list[str]) -> None:

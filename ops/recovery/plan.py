@@ -297,4 +297,6 @@ class Restore:
         phrase = f"{what} {value}".strip()
         print(f"{consequence}. Type `{phrase}` to go on: ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip() != phrase:
-            raise ConfirmationRequired("not confirmed: nothing was done")
+            raise ConfirmationRequired(
+                "not confirmed: this step was not done; the same command asks again"
+            )

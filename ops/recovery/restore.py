@@ -59,8 +59,8 @@ def restore(services: OperatorServices, args: Args) -> int:
     """Restore production: intake mode, restore, passwords, migrations, erasures, journal, open.
 
     Chooses the newest backup of ours, or of Supabase where there is none. Stopped anywhere, the
-    same command goes on. It asks before what cannot be undone; without a terminal say --yes-….
-    Exit 1 when a step failed; 2 when a confirmation is missing.
+    same command goes on. It asks before maintenance, and before what cannot be undone; without a
+    terminal say --yes-…. Exit 1 when a step failed; 2 when a confirmation is missing.
     """
     file: Path = args.state
     state = _load_state(file)
@@ -78,6 +78,8 @@ def restore(services: OperatorServices, args: Args) -> int:
     if not args.json:
         resumed = f"; continues after the step {list(state['done'])[-1]}" if state["done"] else ""
         print(f"restores {job.source.describe(now)}{resumed}")
+    if sys.stdin.isatty() and not (state["done"] or args.yes_replace) and not _confirm_start():
+        return 1
     job.save()
     try:
         outcomes = job.run(steps.Printer(quiet=args.json))
@@ -91,6 +93,17 @@ def restore(services: OperatorServices, args: Args) -> int:
         results = [asdict(outcome) for outcome in outcomes]
         command.print_json({**state, "finished": finished, "steps": results})
     return 0 if finished else 1
+
+
+def _confirm_start() -> bool:
+    question = (
+        "Production enters maintenance, and what is in the database now is saved; you are asked"
+        " again before anything is replaced. Begin? (yes/no)"
+    )
+    if command.ask(question) == "yes":
+        return True
+    print("nothing was changed", file=sys.stderr)
+    return False
 
 
 def _new_state(source: BackupSource, now: datetime) -> dict[str, Any]:

@@ -410,6 +410,8 @@ def test_ages_are_shown_and_a_late_class_makes_them_fail(
     ((name, oldest_at),) = read_json(capsys)["would_end"].items()
     assert name == "origins"
     assert oldest_at == datetime.fromisoformat(oldest_at).isoformat()
+    assert ops(platform, "retention", "prune", "--yes", "--timeout", "0") == 1
+    assert "not finished within 0 s: run the command again" in capsys.readouterr().err
     assert ops(platform, "retention", "prune", "--yes") == 0
     assert "1 rows deleted" in capsys.readouterr().out
     assert ops(platform, "retention", "ages") == 0

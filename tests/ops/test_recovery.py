@@ -702,7 +702,11 @@ def test_a_person_types_what_is_to_be_replaced_and_anything_else_changes_nothing
     site.post(1)
     site.journaled(1)
     state = ("--state", str(site.state))
-    status, output = at_a_terminal(site, "restore", *state, typed="yes\n")
+    status, output = at_a_terminal(site, "restore", *state, typed="no\n")
+    assert status == 1
+    assert "nothing was changed" in output
+    assert not site.valkey.exists("maintenance"), "it has not begun"
+    status, output = at_a_terminal(site, "restore", *state, typed="yes\nyes\n")
     assert status == 2
     assert f"Type `replace {site.target}` to go on" in output
     assert len(site.leads()) == 1

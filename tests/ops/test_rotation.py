@@ -390,6 +390,18 @@ def test_a_change_made_while_the_rotation_is_under_way_is_asked_about_before_the
     assert output.count("LEADS_PER_HOUR") == 1, "it is asked about once"
 
 
+def test_with_json_and_a_question_standard_output_holds_one_document(
+    platform: Platform, production: dict[str, str], database: Rows, file: KeyFile,
+    capsys: Printed, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stdin", Terminal("yes\n"))
+    words = ["rotate", "CRON_SECRET", "--keep", str(file._path), "--drain", "0", "--json"]
+    assert cli.main(words, production) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["name"] == "CRON_SECRET"
+    assert "redeploy production with the new key" in printed.err, "the plan, beside the question"
+
+
 def test_agreed_to_by_an_option_the_changes_take_effect(
     platform: Platform, production: dict[str, str], database: Rows, file: KeyFile
 ) -> None:
