@@ -18,7 +18,7 @@ from ops.leads.queries import leads_commands
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# A lead that waits for a person's look, or was dismissed, is not counted.
+# A lead that waits for review, or was dismissed, is not counted.
 COUNT_BY_DAY = """
 select day::date as name, count(l.id) as leads
 from generate_series(
