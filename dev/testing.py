@@ -1,7 +1,7 @@
 """`python3 -m dev test`: lint, format, types, tests. With pytest's arguments: pytest alone.
 
-Types are checked beside the tests. Files of tests are shared out among a worker a core, with a
-platform for each: a test may not count on what another file left. A whole run leaves the outcome of
+Types are checked beside the tests. Files of tests are shared out among the workers, with a platform
+for each: a test may not count on what another file left. A whole run leaves the outcome of
 every test in .dev/test-results.json, for `ops evidence`.
 """
 
@@ -157,8 +157,9 @@ def _pytest(arguments: Sequence[str]) -> list[str]:
 
 def _spread() -> list[str]:
     """Whole files to each worker, in the order of tests/conftest.py: the long ones first."""
-    # With two a core, four browsers at once made tests fail that await a page.
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    # One more than cores, as a test that waits for a clock uses none. With two a core, four
+    # browsers at once made tests fail that await a page.
+    workers = min((os.cpu_count() or 1) + 1, _MOST_WORKERS)
     return ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
