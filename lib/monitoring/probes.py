@@ -48,7 +48,9 @@ def url_fault(url: str, prefix: bytes) -> str | None:
     """Why an address failed; None when it answered 200 with this prefix. Tried twice."""
     path = urlsplit(url).path
     fault = None
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE_S)
         try:
             with open_client(url, connect_s=TIMEOUT_S, response_s=TIMEOUT_S) as client:
                 response = client.get(url, follow_redirects=True)
@@ -58,7 +60,6 @@ def url_fault(url: str, prefix: bytes) -> str | None:
             fault = f"{path} answers {answer}"
         except RequestFailed as error:
             fault = f"{path} cannot be reached ({type(error).__name__})"
-        time.sleep(PAUSE_S)
     return fault
 
 

@@ -176,7 +176,7 @@ def test_leads_taken_during_a_restore_wait_and_are_stored_afterwards(site: Site)
     assert site.ops("backup") == 0
     # Stops before anything is destroyed, with the site in maintenance.
     state = ("--state", str(site.state))
-    assert at_a_terminal(site, "restore", *state, typed="no\n")[0] == 2
+    assert at_a_terminal(site, "restore", *state, typed="yes\nno\n")[0] == 2
     queued = site.post(2)
     assert site.valkey.hkeys("queue") == [queued]
     assert queued not in site.leads()
