@@ -28,6 +28,7 @@ from dev.build import vercel_build
 from dev.faults.test_site import empty_tables
 from dev.platform import postgres_binaries
 from dev.platform.local_platform import Platform
+from lib.incidents import alerting, slack_store
 from tests.fix_results import Results
 
 # The certificates of a client are read once: that takes 50 ms, and a test makes many clients.
@@ -273,6 +274,9 @@ def database(platform: Platform, admin: psycopg.Connection[DictRow]) -> psycopg.
     for stand_in in stand_ins:
         stand_in.forget()
     platform.forget_logs()
+    # What commands and jobs that ran here before would leave out as posted a moment ago.
+    alerting._last_raised_at.clear()
+    slack_store._last_posted_at.clear()
     return admin
 
 

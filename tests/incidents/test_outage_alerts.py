@@ -16,7 +16,7 @@ from dev.faults.test_site import SiteUnderTest
 from dev.platform.environment import SLACK_WEBHOOK_PATH
 from dev.platform.local_platform import Platform
 from lib.app import Context, Request
-from lib.incidents import alerting, fallback, rules, slack_store
+from lib.incidents import alerting, fallback, rules
 from lib.incidents.postgres_store import PostgresStore
 from lib.monitoring import monitor, statement_check
 from lib.problems import DatabaseDown
@@ -200,7 +200,6 @@ def messages(platform: Platform) -> list[dict[str, Any]]:
 @pytest.fixture
 def no_stores(platform: Platform, database: Rows) -> Iterator[Services]:
     """An instance that reaches nothing but Slack."""
-    alerting._last_raised_at.clear()
     services = Services(Settings({**platform.environment, **DEAD}))
     yield services
     services.close()
@@ -360,7 +359,6 @@ def test_two_incidents_of_one_outage_become_one(platform: Platform, no_stores: S
 def test_with_a_webhook_alone_an_instance_posts_once_an_hour(
     platform: Platform, no_stores: Services, token: str
 ) -> None:
-    slack_store._last_posted_at.clear()
     url = platform.slack.url + SLACK_WEBHOOK_PATH
     environment = {
         **platform.environment,
