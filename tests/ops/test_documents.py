@@ -117,9 +117,9 @@ def without_options(words: list[str]) -> list[str]:
 
 # They change what the other tests of this session stand on, or take minutes; each has its own.
 ELSEWHERE = {
-    "restore-drill": "tests/ops/test_recovery.py",
-    "restore": "tests/ops/test_recovery.py",
-    "alert-drill": "tests/ops/test_on_call_commands.py",
+    "restore-drill": "tests/ops/recovery/test_recovery.py",
+    "restore": "tests/ops/recovery/test_recovery.py",
+    "alert-drill": "tests/ops/incidents/test_on_call_commands.py",
 }
 
 

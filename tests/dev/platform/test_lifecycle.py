@@ -15,7 +15,7 @@ from dev.vendors.resp import Connection
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 RUN = """
 import sys

@@ -23,8 +23,8 @@ from ops.keys import commands, inventory, rotation
 from ops.keys.key_file import KeyFile
 from ops.settings import OperatorServices, OperatorSettings
 from tests.conftest import LEAD, ROOT, delivered, eventually
+from tests.ops.incidents.test_rollback import answering
 from tests.ops.terminal import Terminal
-from tests.ops.test_rollback import answering
 
 type Rows = psycopg.Connection[DictRow]
 type Printed = pytest.CaptureFixture[str]

@@ -11,7 +11,7 @@ import pytest
 
 from dev import tools
 from ops.products import diff, reader, sheet
-from tests.ops.test_catalogue_files import catalogue_of
+from tests.ops.products.test_catalogue_files import catalogue_of
 
 NASTY_PRODUCTS: list[dict[str, Any]] = [
     {

@@ -16,7 +16,7 @@ from dev.edge.routes import Routes
 from dev.platform.local_platform import Platform
 from tests.conftest import eventually
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 CONFIG = {
     "cleanUrls": True,
