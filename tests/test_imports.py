@@ -189,7 +189,7 @@ def test_what_ships_imports_nothing_that_does_not(folder: str, unwanted: set[str
     offences = [
         found.where
         for file in files_of(folder)
-        if "twins" not in file.parts
+        if "competitors" not in file.parts
         for found in imports(file)
         if found.first in unwanted
     ]

@@ -62,7 +62,7 @@ def test_a_lead_sent_to_a_cut_off_instance_and_to_a_healthy_one_is_one_lead(
         for first, second, status in ((cut_off, whole, 202), (whole, cut_off, 200)):
             offer = cut_off.new_attempt()
             answers = [first.send(offer)]
-            assert first.rig.wait_idle(10)
+            assert first.site.wait_idle(10)
             answers.append(second.send(offer))
             assert [answer.status for answer in answers] == [status, 200]
             assert len({(answer.id, answer.ref) for answer in answers}) == 1
@@ -102,7 +102,7 @@ def _kill_among_eight(oracle: Oracle, killed_after_s: float, how: signal.Signals
     for thread in sending:
         thread.start()
     time.sleep(killed_after_s)
-    oracle.rig.signal(LEADS, how)
+    oracle.site.signal(LEADS, how)
     for thread in sending:
         thread.join()
 
@@ -222,7 +222,7 @@ def test_two_drains_at_once_bring_in_a_thousand_waiting_leads_in_bounded_calls(
 
 def _queue(oracle: Oracle, count: int) -> None:
     """Leads that step down to the queue without the cost of HTTP: as instances do, by intake."""
-    services = Services(Settings(oracle.rig.environment))
+    services = Services(Settings(oracle.site.environment))
     recipients = Recipients("a@b.co", ("sales@b.co",))
     for _ in range(count):
         offer = oracle.new_attempt(with_email=False)

@@ -1,4 +1,4 @@
-"""What is measured, built: ours by `vercel build`, of this tree or of a commit, and the twins.
+"""Builds what is measured: ours by `vercel build`, of this tree or of a commit; the competitors.
 
 Each is built once and kept in .dev/bench under a name made from its files.
 """
@@ -16,7 +16,7 @@ from dev.bootstrap import DATA, ROOT
 from dev.build import vercel_build
 from dev.edge import runtime
 
-TWINS = Path(__file__).parent / "twins"
+COMPETITORS = Path(__file__).parent / "competitors"
 _KEPT = DATA / "bench"
 _BUILD = "import sys; from pathlib import Path; from dev.build import vercel_build; \
 vercel_build.build(Path.cwd(), Path(sys.argv[1]))"
@@ -63,14 +63,14 @@ def of_commit(ref: str) -> Path:
     return _kept("commit", sha[:12], make)
 
 
-def twin(name: str) -> Path:
-    """The output folder of a twin under twins/."""
+def competitor(name: str) -> Path:
+    """The output folder of a competitor under competitors/."""
 
     def make(out: Path) -> None:
-        vercel_build.copy_tree(TWINS / name, out / "project")
+        vercel_build.copy_tree(COMPETITORS / name, out / "project")
         vercel_build.run_builder(out / "project", out / "bin")
 
-    return _kept(f"twin-{name}", _stamp(_files(TWINS / name)), make)
+    return _kept(f"competitor-{name}", _stamp(_files(COMPETITORS / name)), make)
 
 
 def function(output: Path, name: str) -> Built:
@@ -84,16 +84,16 @@ def function(output: Path, name: str) -> Built:
 
 
 def hono() -> Built:
-    """The Node twin: its packages beside it, as npm lays them out."""
+    """The Node competitor: its packages beside it, as npm lays them out."""
 
     def make(out: Path) -> None:
         project = out / "project"
-        shutil.copytree(TWINS / "hono", project)
+        shutil.copytree(COMPETITORS / "hono", project)
         npm = ["npm", "ci", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error"]
         subprocess.run(npm, cwd=project, check=True)
         (project / ".vercel" / "output").mkdir(parents=True)
 
-    folder = _kept("twin-hono", _stamp(_files(TWINS / "hono")), make).parents[1]
+    folder = _kept("competitor-hono", _stamp(_files(COMPETITORS / "hono")), make).parents[1]
     node = shutil.which("node") or "node"
     return Built(folder, [node, "server.mjs"], {"NODE_ENV": "production"}, is_python=False)
 
@@ -114,8 +114,8 @@ def _kept(kind: str, stamp: str, make: Callable[[Path], object]) -> Path:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    found = (file for file in sorted(path.rglob("*")) if file.is_file())
-    return [file for file in found if "__pycache__" not in file.parts]
+    files = (file for file in sorted(path.rglob("*")) if file.is_file())
+    return [file for file in files if "__pycache__" not in file.parts]
 
 
 def _stamp(files: list[Path]) -> str:

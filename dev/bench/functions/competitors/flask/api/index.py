@@ -1,4 +1,4 @@
-"""The same job with FastAPI, the usual way: everything at the top, a connection a request,
+"""The same job with Flask, the usual way: everything at the top, a connection a request,
 the mail before the answer."""
 
 import os
@@ -7,12 +7,12 @@ from typing import Literal
 
 import psycopg
 import resend
-from fastapi import FastAPI, HTTPException, Request, Response
+from flask import Flask, Response, jsonify, request
 from psycopg.rows import dict_row
-from pydantic import BaseModel, EmailStr, Field
+from pydantic import BaseModel, EmailStr, Field, TypeAdapter, ValidationError
 from upstash_redis import Redis
 
-app = FastAPI()
+app = Flask(__name__)
 redis = Redis(os.environ["UPSTASH_REDIS_REST_URL"], os.environ["UPSTASH_REDIS_REST_TOKEN"])
 resend.api_key = os.environ["RESEND_API_KEY"]
 
@@ -34,25 +34,35 @@ class Vital(BaseModel):
     value: float = Field(ge=0, le=600_000)
 
 
+vitals_of = TypeAdapter(list[Vital])
+
+
+@app.errorhandler(ValidationError)
+def invalid(fault):
+    return jsonify(fault.errors(include_url=False, include_context=False)), 400
+
+
 @app.get("/api/health")
 def health():
-    return {"status": "ok"}
+    return jsonify(status="ok")
 
 
 @app.get("/api/products")
 def products():
-    cached = redis.get("twin:products")
+    cached = redis.get("competitor:products")
     if cached is not None:
-        return Response(cached, media_type="application/json")
+        return Response(cached, mimetype="application/json")
     with psycopg.connect(os.environ["DATABASE_URL"], row_factory=dict_row) as connection:
-        return connection.execute("select slug, name from products order by name").fetchall()
+        rows = connection.execute("select slug, name from products order by name").fetchall()
+    return jsonify(rows)
 
 
 @app.post("/api/leads")
-def leads(lead: Lead, request: Request):
-    key = f"twin:limit:{request.headers.get('x-forwarded-for')}"
+def leads():
+    lead = Lead.model_validate(request.get_json())
+    key = f"competitor:limit:{request.headers.get('x-forwarded-for')}"
     if redis.incr(key) > 5:
-        raise HTTPException(429)
+        return jsonify(error="rate_limited"), 429
     redis.expire(key, 60)
     lead_id = str(uuid.uuid4())
     with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
@@ -68,10 +78,11 @@ def leads(lead: Lead, request: Request):
             "text": lead.model_dump_json(indent=1),
         }
     )
-    return {"success": True, "id": lead_id}
+    return jsonify(success=True, id=lead_id)
 
 
-@app.post("/api/rum", status_code=204)
-def rum(vitals: list[Vital]):
-    for vital in vitals:
-        redis.hincrby("twin:rum", f"{vital.name}:{int(vital.value)}", 1)
+@app.post("/api/rum")
+def rum():
+    for vital in vitals_of.validate_json(request.get_data()):
+        redis.hincrby("competitor:rum", f"{vital.name}:{int(vital.value)}", 1)
+    return "", 204

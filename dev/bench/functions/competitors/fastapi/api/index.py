@@ -1,4 +1,4 @@
-"""The same job with Flask, the usual way: everything at the top, a connection a request,
+"""The same job with FastAPI, the usual way: everything at the top, a connection a request,
 the mail before the answer."""
 
 import os
@@ -7,12 +7,12 @@ from typing import Literal
 
 import psycopg
 import resend
-from flask import Flask, Response, jsonify, request
+from fastapi import FastAPI, HTTPException, Request, Response
 from psycopg.rows import dict_row
-from pydantic import BaseModel, EmailStr, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, EmailStr, Field
 from upstash_redis import Redis
 
-app = Flask(__name__)
+app = FastAPI()
 redis = Redis(os.environ["UPSTASH_REDIS_REST_URL"], os.environ["UPSTASH_REDIS_REST_TOKEN"])
 resend.api_key = os.environ["RESEND_API_KEY"]
 
@@ -34,35 +34,25 @@ class Vital(BaseModel):
     value: float = Field(ge=0, le=600_000)
 
 
-vitals_of = TypeAdapter(list[Vital])
-
-
-@app.errorhandler(ValidationError)
-def invalid(fault):
-    return jsonify(fault.errors(include_url=False, include_context=False)), 400
-
-
 @app.get("/api/health")
 def health():
-    return jsonify(status="ok")
+    return {"status": "ok"}
 
 
 @app.get("/api/products")
 def products():
-    cached = redis.get("twin:products")
+    cached = redis.get("competitor:products")
     if cached is not None:
-        return Response(cached, mimetype="application/json")
+        return Response(cached, media_type="application/json")
     with psycopg.connect(os.environ["DATABASE_URL"], row_factory=dict_row) as connection:
-        rows = connection.execute("select slug, name from products order by name").fetchall()
-    return jsonify(rows)
+        return connection.execute("select slug, name from products order by name").fetchall()
 
 
 @app.post("/api/leads")
-def leads():
-    lead = Lead.model_validate(request.get_json())
-    key = f"twin:limit:{request.headers.get('x-forwarded-for')}"
+def leads(lead: Lead, request: Request):
+    key = f"competitor:limit:{request.headers.get('x-forwarded-for')}"
     if redis.incr(key) > 5:
-        return jsonify(error="rate_limited"), 429
+        raise HTTPException(429)
     redis.expire(key, 60)
     lead_id = str(uuid.uuid4())
     with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
@@ -78,11 +68,10 @@ def leads():
             "text": lead.model_dump_json(indent=1),
         }
     )
-    return jsonify(success=True, id=lead_id)
+    return {"success": True, "id": lead_id}
 
 
-@app.post("/api/rum")
-def rum():
-    for vital in vitals_of.validate_json(request.get_data()):
-        redis.hincrby("twin:rum", f"{vital.name}:{int(vital.value)}", 1)
-    return "", 204
+@app.post("/api/rum", status_code=204)
+def rum(vitals: list[Vital]):
+    for vital in vitals:
+        redis.hincrby("competitor:rum", f"{vital.name}:{int(vital.value)}", 1)

@@ -36,7 +36,7 @@ function faults(lead) {
 app.get("/api/health", (c) => c.json({ status: "ok" }));
 
 app.get("/api/products", async (c) => {
-  const cached = await redis.get("twin:products");
+  const cached = await redis.get("competitor:products");
   if (cached !== null) return c.body(cached, 200, { "Content-Type": "application/json" });
   const { rows } = await pool.query("select slug, name from products order by name");
   return c.json(rows);
@@ -46,7 +46,7 @@ app.post("/api/leads", async (c) => {
   const lead = await c.req.json();
   const wrong = faults(lead);
   if (wrong.length > 0) return c.json({ error: wrong }, 400);
-  const key = `twin:limit:${c.req.header("x-forwarded-for")}`;
+  const key = `competitor:limit:${c.req.header("x-forwarded-for")}`;
   if ((await redis.incr(key)) > 5) return c.json({ error: "rate_limited" }, 429);
   await redis.expire(key, 60);
   const id = randomUUID();
@@ -67,7 +67,7 @@ app.post("/api/leads", async (c) => {
 app.post("/api/rum", async (c) => {
   for (const vital of await c.req.json()) {
     if (!METRICS.has(vital.name) || !(vital.value >= 0)) continue;
-    await redis.hincrby("twin:rum", `${vital.name}:${Math.trunc(vital.value)}`, 1);
+    await redis.hincrby("competitor:rum", `${vital.name}:${Math.trunc(vital.value)}`, 1);
   }
   return c.body(null, 204);
 });
