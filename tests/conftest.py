@@ -301,8 +301,8 @@ def delivered(platform: Platform) -> list[dict[str, Any]]:
 def eventually[T](look: Callable[[], T], timeout_s: float = 30.0, pause_s: float = 0.01) -> T:
     """What `look` finds, once it finds something: for what happens after an answer."""
     end = time.monotonic() + timeout_s
-    while not (found := look()):
+    while not (result := look()):
         if time.monotonic() > end:
             raise AssertionError(f"{getattr(look, '__doc__', None) or look} did not happen")
         time.sleep(pause_s)
-    return found
+    return result

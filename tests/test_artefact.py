@@ -48,8 +48,8 @@ class Artefact:
         """Address without its slash -> the function's directory."""
         home = self.output / "functions"
         return {
-            found.relative_to(home).with_suffix("").as_posix(): found
-            for found in sorted(home.rglob("*.func"))
+            folder.relative_to(home).with_suffix("").as_posix(): folder
+            for folder in sorted(home.rglob("*.func"))
         }
 
     def files(self, function: str) -> dict[str, Path]:
@@ -168,8 +168,8 @@ def required() -> dict[str, str]:
 def vendored(artefact: Artefact, function: str) -> dict[str, str]:
     """Name -> version of every distribution shipped with a function."""
     pattern = re.compile(r"_vendor/([^/]+)-([^-/]+)\.dist-info/METADATA")
-    found = (pattern.fullmatch(path) for path in artefact.files(function))
-    return {_plain(each[1]): each[2] for each in found if each is not None}
+    matches = (pattern.fullmatch(path) for path in artefact.files(function))
+    return {_plain(each[1]): each[2] for each in matches if each is not None}
 
 
 def _plain(name: str) -> str:
@@ -388,9 +388,9 @@ def test_built_functions_start_without_any_variable_and_name_it_in_the_log_alone
         assert (answer.status_code, answer.json()["error"]) == (503, "persistence_failed")
         names = [variable.name for variable in settings.all_settings()]
         assert not [name for name in names if name.lower() in answer.text.lower()]
-        told = eventually(
+        messages = eventually(
             lambda: [
                 line["message"] for line in log.since() if '"store_failures"' in line["message"]
             ]
         )
-        assert [name for name in names if name in told[0]], "the log names the variable"
+        assert [name for name in names if name in messages[0]], "the log names the variable"

@@ -217,13 +217,13 @@ def test_the_status_page_announces_it(
     if watched:  # its document was made before
         platform.cron("watch")
     on(platform)
-    found = site.get("/api/status").json()
-    assert found["status"]["indicator"] == "maintenance"
-    [window] = found["scheduled_maintenances"]
+    document = site.get("/api/status").json()
+    assert document["status"]["indicator"] == "maintenance"
+    [window] = document["scheduled_maintenances"]
     assert window["mode"] == "intake"
-    states = {one["id"]: one["status"] for one in found["components"]}
+    states = {component["id"]: component["status"] for component in document["components"]}
     assert (states["leads"], states["health"]) == ("under_maintenance", "operational")
-    assert "moving house" not in json.dumps(found), "an operator's words are for operators"
+    assert "moving house" not in json.dumps(document), "an operator's words are for operators"
 
 
 # --- The command.
@@ -351,8 +351,8 @@ def deployed(platform: Platform, valkey: redis.Redis) -> Iterator[None]:
 def status(platform: Platform, capsys: Printed) -> tuple[int, dict[str, Any]]:
     capsys.readouterr()
     code = ops(platform, "status", "--json")
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return code, found
+    state: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return code, state
 
 
 def test_deploying_with_the_variable_is_a_command_and_status_says_what_production_does(
@@ -361,13 +361,13 @@ def test_deploying_with_the_variable_is_a_command_and_status_says_what_productio
     assert ops(platform, "deploy", "on", "--dry-run") == 0
     assert status(platform, capsys)[1]["mode"] == "off"
     assert ops(platform, "deploy", "on", "--yes") == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in ("MAINTENANCE_MODE=intake is set", "is built", "serves"):
-        assert words in said
-    code, found = status(platform, capsys)
-    assert (code, found["mode"], found["site"], found["switch"]) == (1, "intake", "intake", "off")
-    assert found["deployment"] != "dpl_local"
-    assert found["until"] is None
+        assert words in output
+    code, state = status(platform, capsys)
+    assert (code, state["mode"], state["site"], state["switch"]) == (1, "intake", "intake", "off")
+    assert state["deployment"] != "dpl_local"
+    assert state["until"] is None
     assert post(platform).status_code == 202
     assert ops(platform, "status") == 1
     assert "until the next deployment" in capsys.readouterr().out
@@ -375,8 +375,8 @@ def test_deploying_with_the_variable_is_a_command_and_status_says_what_productio
     assert ops(platform, "off") == 1
     assert "Production is still in maintenance" in capsys.readouterr().err
     assert ops(platform, "deploy", "off", "--yes") == 0
-    code, found = status(platform, capsys)
-    assert (code, found["mode"], found["next_deployment"]) == (0, "off", "off")
+    code, state = status(platform, capsys)
+    assert (code, state["mode"], state["next_deployment"]) == (0, "off", "off")
     assert post(platform, 2).status_code == 200
 
 
@@ -402,10 +402,10 @@ def test_status_says_until_when_and_who_of_the_switch(
     platform: Platform, valkey: redis.Redis, capsys: Printed
 ) -> None:
     on(platform)
-    code, found = status(platform, capsys)
-    assert (code, found["mode"], found["site"]) == (1, "intake", "off")
-    assert found["reason"] == "moving house"
-    assert found["until"] is not None
+    code, state = status(platform, capsys)
+    assert (code, state["mode"], state["site"]) == (1, "intake", "off")
+    assert state["reason"] == "moving house"
+    assert state["until"] is not None
 
 
 @pytest.mark.parametrize("gone", ["SITE_URL", "UPSTASH_REDIS_REST_URL"])
@@ -426,16 +426,16 @@ def test_a_misspelt_variable_is_said_by_site_watch_and_command(
     wrong = {"MAINTENANCE_MODE": "mantenance"}
     with platform.function("api/health.py", **wrong) as function:
         accept = {"Accept": "application/health+json"}
-        said = httpx.get(f"{function.url}/api/health", headers=accept).json()
-        assert said["status"] == "warn"
-        assert "misspelt" in said["notes"][0]
+        health = httpx.get(f"{function.url}/api/health", headers=accept).json()
+        assert health["status"] == "warn"
+        assert "misspelt" in health["notes"][0]
         environment = {**platform.environment, "SITE_URL": function.url}
         assert cli.main(["maintenance", "status"], environment) == 1
         assert "misspelt" in capsys.readouterr().out
     with platform.function("api/cron/watch.py", **wrong) as function:
         token = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
-        found = httpx.get(f"{function.url}/api/cron/watch", headers=token, timeout=60).json()
-        assert found["findings"] == ["maintenance_misspelt"]
+        report = httpx.get(f"{function.url}/api/cron/watch", headers=token, timeout=60).json()
+        assert report["findings"] == ["maintenance_misspelt"]
     [alert] = platform.slack.vendor.messages()  # type: ignore[attr-defined]
     assert alert["fields"]["text"] == "SEV1 Production is not in maintenance"
     assert "MAINTENANCE_MODE is misspelt" in json.dumps(alert["fields"])

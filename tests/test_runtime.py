@@ -41,13 +41,13 @@ def test_a_caller_may_keep_its_connection(platform: Platform, database: object) 
     with platform.function("api/health.py") as function:
         connection = connect(function)
 
-        def kept() -> bool:
+        def is_kept_alive() -> bool:
             """An answer leaves the connection open."""
             answer, body = ask(connection, "GET", "/api/health")
             assert (answer.status, body[:15]) == (200, b'{"status":"ok",')
             return answer.headers["Connection"] == "keep-alive"
 
-        eventually(kept)
+        eventually(is_kept_alive)
         assert connection.sock is not None, "http.client drops what is not kept"
         local = connection.sock.getsockname()
         ask(connection, "GET", "/api/health")
@@ -156,10 +156,10 @@ def test_no_line_of_ours_or_the_runtimes_holds_a_query(
                 with contextlib.suppress(OSError):
                     raw.recv(1 << 16)
         time.sleep(0.3)
-        said = "\n".join(str(line["message"]) for line in function.logs())
-    assert f"GET /api/{name}" in said, "the runtime's own line is there"
+        log = "\n".join(str(line["message"]) for line in function.logs())
+    assert f"GET /api/{name}" in log, "the runtime's own line is there"
     for personal in ("andi", "example.com", "62812345", "budi", "santoso"):
-        assert personal not in said
+        assert personal not in log
 
 
 def test_the_runtime_still_has_what_is_spared() -> None:

@@ -234,10 +234,10 @@ def test_a_number_that_only_the_server_can_read_is_not_guessed(page: Page, typed
 
 
 def test_an_empty_form_is_not_sent_and_the_summary_of_faults_has_the_focus(page: Page) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requested_urls: list[str] = []
+    page.on("request", lambda request: requested_urls.append(request.url))
     page.goto("/")
-    asked.clear()
+    requested_urls.clear()
     send(page)
 
     expect(page.locator("#form-errors")).to_be_focused()
@@ -250,7 +250,7 @@ def test_an_empty_form_is_not_sent_and_the_summary_of_faults_has_the_focus(page:
         "salon_type",
         "consent",
     }
-    assert not any("/api/leads" in url for url in asked)
+    assert not any("/api/leads" in url for url in requested_urls)
 
 
 def test_what_only_the_server_can_refuse_is_told_beside_its_field(

@@ -129,11 +129,11 @@ def line_is_back(page: Page) -> None:
     page.evaluate("dispatchEvent(new Event('online'))")
 
 
-def personal_words_kept(page: Page) -> list[str]:
-    kept = page.evaluate(
+def personal_words_stored(page: Page) -> list[str]:
+    storage = page.evaluate(
         "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
     )
-    return [word for word in PERSONAL if word in kept]
+    return [word for word in PERSONAL if word in storage]
 
 
 # Waiting
@@ -178,7 +178,7 @@ def test_a_closed_tab_costs_no_lead(
     assert len(line.keys) == 1
     bodies = [body for _, _, body in line.tries]
     assert all(body == bodies[0] for body in bodies)
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
 
 def test_a_tab_closed_before_the_first_answer_costs_no_lead(
@@ -255,7 +255,7 @@ def test_an_answer_that_the_lead_is_queued_counts_as_sent(
     fill(page)
     send(page)
     assert wait_for_thanks(page) == "ALFA-7K2QX"
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
 
 @pytest.mark.parametrize("status", [408, 409, 500, 502, 503])
@@ -281,25 +281,25 @@ def test_two_tabs_send_it_once_and_both_tell_the_outcome(
 ) -> None:
     if locks == "lease":
         phone.add_init_script(NO_LOCKS)
-    one = begin_waiting(phone, locale)
-    two = open_form(phone, locale)
-    panel(two).to_contain_text(WAITING[locale])
-    two.wait_for_timeout(2500)
+    first_tab = begin_waiting(phone, locale)
+    second_tab = open_form(phone, locale)
+    panel(second_tab).to_contain_text(WAITING[locale])
+    second_tab.wait_for_timeout(2500)
 
     under_way: list[Route] = []
     line.answer = under_way.append
-    line_is_back(one)
-    two.wait_for_timeout(3000)  # past the gap kept between tries on events
-    line_is_back(two)
-    two.wait_for_timeout(500)
+    line_is_back(first_tab)
+    second_tab.wait_for_timeout(3000)  # past the gap kept between tries on events
+    line_is_back(second_tab)
+    second_tab.wait_for_timeout(500)
     (only,) = under_way  # one tab at a time
     only.continue_()
-    refs = {wait_for_thanks(one, locale), wait_for_thanks(two, locale)}
+    refs = {wait_for_thanks(first_tab, locale), wait_for_thanks(second_tab, locale)}
 
     assert {lead["ref"] for lead in stored(database)} == refs
     assert len(stored(database)) == 1
     assert len(line.keys) == 1
-    assert personal_words_kept(one) == []
+    assert personal_words_stored(first_tab) == []
 
 
 @both_languages
@@ -308,9 +308,9 @@ def test_a_tab_with_other_words_in_it_tells_the_outcome_and_keeps_them(
 ) -> None:
     other = open_form(phone, locale)
     other.locator("#business_name").fill("Salon Kenanga")
-    one = begin_waiting(phone, locale)
+    waiting = begin_waiting(phone, locale)
     panel(other).to_contain_text(WAITING[locale])
-    one.close()
+    waiting.close()
 
     line.answer = None
     other.wait_for_timeout(2500)
@@ -320,7 +320,7 @@ def test_a_tab_with_other_words_in_it_tells_the_outcome_and_keeps_them(
     assert other.locator("#business_name").input_value() == "Salon Kenanga"
     (lead,) = stored(database)
     assert lead["business_name"] == "Salon Melati"
-    assert personal_words_kept(other) == []
+    assert personal_words_stored(other) == []
 
 
 def test_a_second_salon_does_not_push_out_the_first(
@@ -339,7 +339,7 @@ def test_a_second_salon_does_not_push_out_the_first(
 
     names = {lead["business_name"] for lead in stored(database)}
     assert names == {"Salon Melati", "Salon Kenanga"}
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
 
 def test_a_mended_text_takes_the_place_of_the_one_that_waits(
@@ -406,7 +406,7 @@ def test_a_refusal_after_waiting_puts_the_faults_beside_the_fields(
     send(page)
     ref = wait_for_thanks(page, locale)
     assert [lead["ref"] for lead in stored(database)] == [ref]
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
 
 def test_a_refusal_without_faults_says_so_and_is_not_repeated(
@@ -498,7 +498,7 @@ def test_a_reload_keeps_the_draft_until_it_is_cleared(
 
     page.locator("[data-clear]").click()
     expect(page.locator("#business_name")).to_be_empty()
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
     panel(page).to_contain_text({"id": "sudah dihapus", "en": "deleted"}[locale])
     page.reload()
     expect(page.locator("#business_name")).to_be_empty()
@@ -523,17 +523,17 @@ def test_a_draft_is_gone_after_a_day(phone: BrowserContext) -> None:
     page.clock.install(time=time.time() + 24 * 3600 + 1)
     page.goto("/")
     assert page.locator("#city").input_value() == ""
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
 
 def test_what_waits_can_be_stopped_and_taken_off_the_device(
     phone: BrowserContext, line: Line, database: Database
 ) -> None:
     page = begin_waiting(phone)
-    assert "Melati" in personal_words_kept(page)
+    assert "Melati" in personal_words_stored(page)
     page.get_by_role("button", name="Berhenti dan hapus").click()
     expect(page.locator("#business_name")).to_be_empty()
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
     line.answer = None
     page.reload()
@@ -552,14 +552,14 @@ def test_after_success_the_device_holds_nothing_personal(
     page = open_form(phone, locale)
     fill(page)
     fill_the_rest(page)
-    assert {"rahasia", NUMBER[0]} <= set(personal_words_kept(page))
+    assert {"rahasia", NUMBER[0]} <= set(personal_words_stored(page))
     send(page)
     wait_for_thanks(page, locale)
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
     page.go_back()
     expect(page.locator("#business_name")).to_be_empty()
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
     assert len(stored(database)) == 1
 
 

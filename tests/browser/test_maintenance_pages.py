@@ -41,10 +41,10 @@ class Health:
 
     def __init__(self) -> None:
         self.status = "maintenance"
-        self.asked = 0
+        self.request_count = 0
 
     def __call__(self, route: Route) -> None:
-        self.asked += 1
+        self.request_count += 1
         route.fulfill(json={"status": self.status, "timestamp": "2026-11-24T03:00:00.000Z"})
 
 
@@ -110,11 +110,11 @@ def test_maintenance_is_told_and_moves_nothing(
 def test_it_is_asked_when_the_page_is_done(page: Page, path: str) -> None:
     page.goto(path)
     expect(page.locator(".maintenance")).to_be_visible()
-    asked, loaded = page.evaluate(
+    requested_at, loaded_at = page.evaluate(
         """[performance.getEntriesByType("resource").find(({name}) => name.endsWith("/api/health"))
            .startTime, performance.getEntriesByType("navigation")[0].loadEventStart]"""
     )
-    assert asked >= loaded > 0
+    assert requested_at >= loaded_at > 0
 
 
 def test_it_is_asked_on_a_page_that_is_never_idle(page: Page) -> None:
@@ -185,13 +185,13 @@ def test_a_visit_asks_once_a_minute_however_many_pages_it_reads(page: Page, heal
     for path in ("/", "/produk", "/"):
         page.goto(path)
         expect(page.locator(".maintenance")).to_be_visible()
-    assert health.asked == 1
+    assert health.request_count == 1
     health.status = "ok"
     page.clock.run_for(61_000)
     expect(page.locator(".maintenance")).to_have_count(0)
-    assert health.asked == 2
+    assert health.request_count == 2
     page.clock.run_for(600_000)
-    assert health.asked == 2, "when all is well an open page asks no more"
+    assert health.request_count == 2, "when all is well an open page asks no more"
 
 
 def test_it_stays_closed_until_the_next_maintenance(page: Page, health: Health) -> None:
@@ -214,7 +214,7 @@ def test_pages_of_other_kinds_say_nothing(page: Page, health: Health) -> None:
     for path in ("/terima-kasih", "/vitals", "/no-such-page"):
         page.goto(path, wait_until="networkidle")
         expect(page.locator(".maintenance")).to_have_count(0)
-    assert health.asked == 0
+    assert health.request_count == 0
 
 
 def test_without_storage_it_is_told_all_the_same(

@@ -123,8 +123,8 @@ def test_facets_show_counts_and_filter(page: Page) -> None:
     expect(page.locator(".card")).to_have_count(11)
     expect(page.locator(".chip")).to_have_text("Gamma+")
     page.locator("[data-filters] > summary").click()
-    told = page.locator("[data-facet=audience] label", has_text="Salon").locator(".count")
-    count = int(told.inner_text())
+    count_label = page.locator("[data-facet=audience] label", has_text="Salon").locator(".count")
+    count = int(count_label.inner_text())
     page.get_by_role("checkbox", name="Salon", exact=False).first.check()
     expect(page.locator(".card")).to_have_count(count)
     expect(page).to_have_url(re.compile(r"brand=Gamma%2B&audience=SALON"))
@@ -190,8 +190,8 @@ def test_without_a_line_the_last_list_is_searched_and_the_page_says_so(
     # Not wait_for_function: the page's policy forbids what it does.
     eventually(lambda: page.evaluate("localStorage.getItem('products-id') !== null"))
     page.evaluate("navigator.serviceWorker.ready.then(() => true)")
-    held = "caches.open('products-1').then((c) => c.match('/produk')).then(Boolean)"
-    eventually(lambda: page.evaluate(held))
+    cache_lookup = "caches.open('products-1').then((c) => c.match('/produk')).then(Boolean)"
+    eventually(lambda: page.evaluate(cache_lookup))
     context.set_offline(True)
     page.goto("/produk?q=shampoo&brand=Kemon")
     expect(page.locator("[data-notice]")).to_contain_text("luring")

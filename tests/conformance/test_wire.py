@@ -121,10 +121,10 @@ def test_nobody_waits_for_those_who_send_half_a_lead_and_stay(
     function: Function, port: int, database: Rows, platform: Platform
 ) -> None:
     begun = head(f"Content-Length: {len(FORM_BODY)}", kind=FORM_TYPE) + CUT_FORM
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as open_connections:
         for _ in range(HELD_OPEN):
             caller = socket.create_connection(("127.0.0.1", port), timeout=20)
-            held.enter_context(contextlib.closing(caller)).sendall(begun)
+            open_connections.enter_context(contextlib.closing(caller)).sendall(begun)
         started = time.monotonic()
         answer = httpx.post(f"http://127.0.0.1:{port}/api/leads", json=LEAD, timeout=20)
         assert answer.status_code == 200

@@ -510,8 +510,8 @@ def test_what_a_client_says_of_itself_does_not_change_who_is_counted(
     platform: Platform, database: Rows, name: str
 ) -> None:
     for number in range(5):
-        told = "the-same-each-time" if name == "X-Request-Id" else f"198.51.100.{number}"
-        assert post(platform.url, number, **{name: told}).status_code == 200
+        header_value = "the-same-each-time" if name == "X-Request-Id" else f"198.51.100.{number}"
+        assert post(platform.url, number, **{name: header_value}).status_code == 200
     last = "the-same-each-time" if name == "X-Request-Id" else "198.51.100.9"
     assert post(platform.url, 6, **{name: last}).status_code == 429
     counted = database.execute("select cardinality(moments) as n from lead_clients").fetchall()
@@ -534,8 +534,8 @@ def test_an_ipv6_network_of_64_bits_is_one_client(platform: Platform, database: 
             assert seen_from(number, f"2001:db8:1:2::{number + 1}") == 200
         assert seen_from(5, "2001:db8:1:2:ffff::1") == 429
         assert seen_from(6, "2001:db8:1:3::1") == 200
-    found = database.execute("select host(ip_address) as ip from leads").fetchall()
-    assert "2001:db8:1:2::5" in {row["ip"] for row in found}
+    rows = database.execute("select host(ip_address) as ip from leads").fetchall()
+    assert "2001:db8:1:2::5" in {row["ip"] for row in rows}
 
 
 def test_above_the_ceiling_a_lead_is_kept_for_review_and_answered_like_success(
@@ -547,12 +547,12 @@ def test_above_the_ceiling_a_lead_is_kept_for_review_and_answered_like_success(
         assert answer.status_code == 200
         assert set(answer.json()) == {"success", "id", "ref"}
     assert database.execute("select 1 from spam").fetchall() == []
-    kept = database.execute("select id, review from leads").fetchall()
-    assert {str(row["id"]) for row in kept} == {answer.json()["id"] for answer in answers}
-    waiting = [row["id"] for row in kept if row["review"] == "flood"]
+    rows = database.execute("select id, review from leads").fetchall()
+    assert {str(row["id"]) for row in rows} == {answer.json()["id"] for answer in answers}
+    waiting = [row["id"] for row in rows if row["review"] == "flood"]
     assert len(waiting) >= 2  # the minute may have changed half-way
     mailed = database.execute("select distinct lead_id as id from outbox").fetchall()
-    assert {row["id"] for row in mailed} == {row["id"] for row in kept} - {*waiting}
+    assert {row["id"] for row in mailed} == {row["id"] for row in rows} - {*waiting}
 
 
 # ------------------------------------------------------------------ without Redis

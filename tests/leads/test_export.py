@@ -117,16 +117,16 @@ def test_pages_follow_each_other_without_a_gap_though_many_came_at_the_same_mome
 ) -> None:
     database.execute(MANY, {"n": 25})
     whole = [row["id"] for row in rows_of(site.get(PATH, headers=token))]
-    asked: dict[str, str] | None = {"limit": "5"}
+    params: dict[str, str] | None = {"limit": "5"}
     paged: list[str] = []
     pages = 0
-    while asked is not None:
-        answer = site.get(PATH, params=asked, headers=token)
+    while params is not None:
+        answer = site.get(PATH, params=params, headers=token)
         page = [row["id"] for row in rows_of(answer)]
         assert answer.headers["X-Row-Count"] == str(len(page)) == "5"
         paged += page
         pages += 1
-        asked = next_of(answer)
+        params = next_of(answer)
     assert (paged, pages) == (whole, 5)
 
 
@@ -292,8 +292,8 @@ def opened(file: Path, folder: Path) -> list[list[str]]:
     )
     made = folder / "out" / file.name
     assert made.exists(), answer.stderr
-    said = [line for line in answer.stderr.splitlines() if "javaldx" not in line]
-    assert said == [], "LibreOffice warned"
+    warnings = [line for line in answer.stderr.splitlines() if "javaldx" not in line]
+    assert warnings == [], "LibreOffice warned"
     with made.open(encoding="utf-8", newline="") as text:
         return list(csv.reader(text))
 
@@ -412,19 +412,19 @@ def test_no_more_than_a_batch_is_held_however_slowly_it_is_read(
 ) -> None:
     database.execute(MANY, {"n": 5 * export.BATCH_ROWS})
     means = services.Services(settings.Settings(platform.environment))
-    asked = 0
+    batches_read = 0
 
     def run(work: Any, *, budget_s: float) -> Any:
-        nonlocal asked
-        asked += 1
+        nonlocal batches_read
+        batches_read += 1
         return means.database.run(work, budget_s=budget_s)
 
     parts: Any = export.stream(run, ExportQuery(), ResultSize(0, None), Progress())
     next(parts)
-    assert asked == 0, "the header waits for nothing"
+    assert batches_read == 0, "the header waits for nothing"
     for part in range(1, 4):
         next(parts)
-        assert asked == part, "a batch is read when the one before is taken"
+        assert batches_read == part, "a batch is read when the one before is taken"
     parts.close()
     means.close()
 
@@ -437,8 +437,8 @@ def test_the_log_says_how_many_rows_went_out_and_nothing_of_them(
 
     def lines() -> list[str]:
         """the request's line"""
-        said = [str(line["message"]) for line in platform.logs()]
-        return [line for line in said if '"endpoint": "leads_export"' in line]
+        messages = [str(line["message"]) for line in platform.logs()]
+        return [line for line in messages if '"endpoint": "leads_export"' in line]
 
     (line,) = eventually(lines)
     assert '"rows": 1' in line

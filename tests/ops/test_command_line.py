@@ -37,9 +37,9 @@ def ops(platform: Platform, *arguments: str, **changed: str) -> int:
 def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     context = click.Context(group, obj=Invocation({}))
     for name in group.list_commands(context):
-        found = group.get_command(context, name)
-        if isinstance(found, Group):
-            yield from commands(found, (*words, name))
+        subcommand = group.get_command(context, name)
+        if isinstance(subcommand, Group):
+            yield from commands(subcommand, (*words, name))
         else:
             yield (*words, name)
 

@@ -73,9 +73,9 @@ def is_command(words: list[str]) -> bool:
                 if not isinstance(command, click.Group):
                     return True
                 rest = [*context._protected_args, *context.args]
-                name, found, words = command.resolve_command(context, rest)
-                assert found is not None
-                command = found
+                name, subcommand, words = command.resolve_command(context, rest)
+                assert subcommand is not None
+                command = subcommand
     except click.exceptions.Exit as ended:  # --help
         return ended.exit_code == 0
     except click.UsageError:

@@ -218,13 +218,13 @@ def test_sqlmap_finds_the_planted_parameter_alone(programs: Path) -> None:
 
 
 def test_an_injectable_parameter_a_failed_answer_and_one_not_tried_are_findings() -> None:
-    found = {"type_name": "TECHNIQUES", "value": [{"place": "GET", "parameter": "id"}]}
+    injection = {"type_name": "TECHNIQUES", "value": [{"place": "GET", "parameter": "id"}]}
     output = (
         "testing for SQL injection on GET parameter 'id'\n500 (Internal Server Error) - 3 times"
     )
     target = Target(injectable_site.PATH, {"id": "1", "name": "oil"})
     report = sql_injection.Report()
-    report.add("/a", sql_injection.read_attempt(output, {"data": [found]}, 9, target))
+    report.add("/a", sql_injection.read_attempt(output, {"data": [injection]}, 9, target))
     assert report.findings == ["/a: id is injectable", "/a: an answer was 500"]
     report.add("/b", sql_injection.read_attempt(output, {"data": []}, 9, target))
     assert report.findings[2:] == ["/b: an answer was 500", "/b: not all parameters were tried"]
@@ -256,10 +256,10 @@ def test_every_parameter_and_field_of_the_api_is_tried() -> None:
 
 
 def test_a_finding_counts_more_than_a_part_that_was_not_asked() -> None:
-    clean, found = Outcome("a", "1 file"), Outcome("b", "1 file", ["x"])
+    clean, failed = Outcome("a", "1 file"), Outcome("b", "1 file", ["x"])
     not_asked = Outcome("c", "no package", not_asked="no service answers")
-    assert [each.status for each in (clean, found, not_asked)] == [CLEAN, FOUND, NOT_ASKED]
-    assert worst([clean, not_asked, found]) == FOUND
+    assert [each.status for each in (clean, failed, not_asked)] == [CLEAN, FOUND, NOT_ASKED]
+    assert worst([clean, not_asked, failed]) == FOUND
     assert worst([clean, not_asked]) == NOT_ASKED
     assert worst([clean]) == CLEAN
     assert "NOT ASKED: no service answers" in str(not_asked)

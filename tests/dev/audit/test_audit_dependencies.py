@@ -46,7 +46,7 @@ class AdvisoryService:
     def __init__(self, bad: set[str], status: int = 200) -> None:
         self._bad = bad
         self._status = status
-        self.asked: list[str] = []
+        self.queries: list[str] = []
         self._server = Server(self._answer)
         self.options = ("-s", "osv", "--osv-url", f"{self._server.url}/v1/query")
         self.close = self._server.close
@@ -55,7 +55,7 @@ class AdvisoryService:
         query = request.json()
         package = query["package"]["name"]
         assert query["package"]["ecosystem"] == "PyPI"
-        self.asked.append(f"{package}=={query['version']}")
+        self.queries.append(f"{package}=={query['version']}")
         return as_json({"vulns": [advisory(package)]} if package in self._bad else {}, self._status)
 
 
@@ -89,7 +89,7 @@ def test_a_release_with_an_advisory_is_refused_first_and_then_each_of_ours_is_as
     outcome = dependencies.run(programs, requirements, [osv.options])
     assert outcome.status == CLEAN, outcome
     assert outcome.figures.startswith("2 packages by osv")
-    assert osv.asked == [KNOWN_BAD, "httpx==0.28.1", "psycopg==3.3.9"]
+    assert osv.queries == [KNOWN_BAD, "httpx==0.28.1", "psycopg==3.3.9"]
 
 
 def test_an_advisory_of_ours_is_a_finding(
@@ -114,4 +114,4 @@ def test_a_service_that_knows_nothing_or_fails_is_never_green(
     outcome = dependencies.run(programs, requirements, [osv.options])
     assert outcome.status == NOT_ASKED
     assert reason in str(outcome)
-    assert set(osv.asked) == {KNOWN_BAD}
+    assert set(osv.queries) == {KNOWN_BAD}

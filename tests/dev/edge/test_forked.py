@@ -28,7 +28,7 @@ print(json.dumps({
 """
 
 
-def said(code: str, cwd: Path, **environ: str) -> dict[str, object]:
+def run_forked(code: str, cwd: Path, **environ: str) -> dict[str, object]:
     process = forked.start(code, cwd=cwd, environ=environ)
     text = process.stdout.read()
     assert process.wait(30) == 0, text
@@ -38,8 +38,8 @@ def said(code: str, cwd: Path, **environ: str) -> dict[str, object]:
 
 
 def test_it_has_its_own_environment_folder_session_and_chance(tmp_path: Path) -> None:
-    first = said(SAY, tmp_path, ONE="1")
-    second = said(SAY, ROOT, TWO="2")
+    first = run_forked(SAY, tmp_path, ONE="1")
+    second = run_forked(SAY, ROOT, TWO="2")
     assert (first["environ"], second["environ"]) == ({"ONE": "1"}, {"TWO": "2"})
     assert (first["cwd"], second["cwd"]) == (str(tmp_path), str(ROOT))
     assert first["session"] == first["pid"] != second["pid"]
@@ -49,14 +49,14 @@ def test_it_has_its_own_environment_folder_session_and_chance(tmp_path: Path) ->
 
 
 def test_it_searches_modules_where_a_new_interpreter_does(tmp_path: Path) -> None:
-    forked_path = said(SAY, tmp_path)["path"]
+    forked_path = run_forked(SAY, tmp_path)["path"]
     command = [sys.executable, "-s", "-c", "import json, sys; print(json.dumps(sys.path))"]
     run = subprocess.run(command, capture_output=True, check=True, env={})
     assert forked_path == json.loads(run.stdout)
 
 
 def test_no_module_of_ours_and_none_that_looks_at_its_environment_is_at_hand() -> None:
-    modules = said(SAY, ROOT)["modules"]
+    modules = run_forked(SAY, ROOT)["modules"]
     assert isinstance(modules, list)
     packages = {name.partition(".")[0] for name in modules}
     assert not packages & {"api", "lib", "dev", "ops", "vercel_runtime", "urllib3", "sentry_sdk"}

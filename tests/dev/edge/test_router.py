@@ -92,7 +92,7 @@ def client(small: Platform) -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize(
-    ("asked", "query"),
+    ("path", "query"),
     [
         ("/p/a?z=2", "slug=a&z=2"),
         ("/p/a?slug=other", "slug=a"),
@@ -100,13 +100,13 @@ def client(small: Platform) -> Iterator[httpx.Client]:
         ("/z/k/l", "rest=k%2Fl"),
     ],
 )
-def test_rewrites_reach_the_function(client: httpx.Client, asked: str, query: str) -> None:
-    environ = client.get(asked).json()["environ"]
+def test_rewrites_reach_the_function(client: httpx.Client, path: str, query: str) -> None:
+    environ = client.get(path).json()["environ"]
     assert (environ["PATH_INFO"], environ["QUERY_STRING"]) == ("/api/echo", query)
 
 
 @pytest.mark.parametrize(
-    ("asked", "location"),
+    ("path", "location"),
     [
         ("/old/1/2/3?k=v", "/new/2/3?x=1&k=v"),
         ("/about.html", "/about"),
@@ -116,14 +116,14 @@ def test_rewrites_reach_the_function(client: httpx.Client, asked: str, query: st
         ("/index.html", "/"),
     ],
 )
-def test_redirects_are_permanent(client: httpx.Client, asked: str, location: str) -> None:
-    answer = client.get(asked)
+def test_redirects_are_permanent(client: httpx.Client, path: str, location: str) -> None:
+    answer = client.get(path)
     assert (answer.status_code, answer.headers["location"]) == (308, location)
 
 
-@pytest.mark.parametrize("asked", ["/nope", "/%2e%2e/%2e%2e/etc/passwd", "/about/../../lib", "//x"])
-def test_what_is_not_public_is_not_found(client: httpx.Client, asked: str) -> None:
-    answer = client.get(asked)
+@pytest.mark.parametrize("path", ["/nope", "/%2e%2e/%2e%2e/etc/passwd", "/about/../../lib", "//x"])
+def test_what_is_not_public_is_not_found(client: httpx.Client, path: str) -> None:
+    answer = client.get(path)
     assert (answer.status_code, answer.text) == (404, "<p>Nowhere</p>")
 
 

@@ -206,8 +206,8 @@ def test_it_is_switched_over_http_like_the_stand_ins(
     client: socket.socket, proxy: FaultProxy
 ) -> None:
     switch = f"{proxy.control_url}/_control"
-    told = httpx.post(switch, json={"mode": "slow", "delay_s": 0.01}).json()
-    assert (told["mode"], told["delay_s"]) == ("slow", 0.01)
+    state = httpx.post(switch, json={"mode": "slow", "delay_s": 0.01}).json()
+    assert (state["mode"], state["delay_s"]) == ("slow", 0.01)
     assert say(client, b"a") == b">a"
     assert httpx.get(switch).json()["counts"] == {"accepted": 1, "slowed": 2}
     assert httpx.delete(switch).json()["mode"] == "ok"

@@ -32,79 +32,79 @@ def broken(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Brok
 
 
 def test_it_sees_that_nobody_recognises_a_lead_sent_twice(broken: Broken) -> None:
-    with broken("no-dedupe") as rig:
-        rig.reset()
-        oracle = Oracle(rig)
-        offer = oracle.new_attempt()
-        oracle.post(offer)
-        oracle.post(offer)
-        verdict = oracle.recover_and_check()
-    assert (verdict.doubled, verdict.lost) == (1, 0)
-    assert verdict.has_finding("doubled")
-    assert verdict.has_finding("id differs")
-    assert verdict.has_finding("mail doubled")
+    with broken("no-dedupe") as site:
+        site.reset()
+        oracle = Oracle(site)
+        attempt = oracle.new_attempt()
+        oracle.post(attempt)
+        oracle.post(attempt)
+        report = oracle.recover_and_check()
+    assert (report.doubled, report.lost) == (1, 0)
+    assert report.has_finding("doubled")
+    assert report.has_finding("id differs")
+    assert report.has_finding("mail doubled")
 
 
 def test_it_sees_that_a_lead_was_acknowledged_before_it_was_kept(broken: Broken) -> None:
-    with broken("acknowledge-before-write") as rig:
-        rig.reset()
-        oracle = Oracle(rig)
+    with broken("acknowledge-before-write") as site:
+        site.reset()
+        oracle = Oracle(site)
         oracle.submit_under_faults(
             [NO_DATABASE, Fault("redis", "refuse"), Fault("resend", "fail")], 3
         )
-        verdict = oracle.recover_and_check()
-    assert verdict.lost >= 3
-    assert verdict.has_finding("lost")
+        report = oracle.recover_and_check()
+    assert report.lost >= 3
+    assert report.has_finding("lost")
 
 
 def test_it_sees_that_an_answer_has_no_deadline(broken: Broken) -> None:
-    with broken("no-deadline") as rig:
-        rig.reset()
-        oracle = Oracle(rig, ClientBehavior(timeout_s=9.5))
+    with broken("no-deadline") as site:
+        site.reset()
+        oracle = Oracle(site, ClientBehavior(timeout_s=9.5))
         oracle.submit_under_faults([Fault("database", "stall")], 1)
-        verdict = oracle.recover_and_check()
-    assert verdict.has_finding("late")
-    assert verdict.slowest_s > 9
+        report = oracle.recover_and_check()
+    assert report.has_finding("late")
+    assert report.slowest_s > 9
 
 
 def test_it_sees_that_a_drain_takes_leads_out_before_they_are_stored(broken: Broken) -> None:
-    with broken("pop-before-store") as rig:
-        rig.reset()
-        oracle = Oracle(rig)
-        rig.apply([NO_DATABASE])
+    with broken("pop-before-store") as site:
+        site.reset()
+        oracle = Oracle(site)
+        site.apply([NO_DATABASE])
         oracle.submit(3)
-        rig.drain()
-        verdict = oracle.recover_and_check()
-    assert verdict.lost >= 1
-    assert verdict.has_finding("lost")
+        site.drain()
+        report = oracle.recover_and_check()
+    assert report.lost >= 1
+    assert report.has_finding("lost")
 
 
 def test_it_sees_that_a_mail_whose_reply_was_lost_is_delivered_again(broken: Broken) -> None:
-    with broken("mail-without-a-key") as rig:
-        rig.reset()
-        oracle = Oracle(rig)
+    with broken("mail-without-a-key") as site:
+        site.reset()
+        oracle = Oracle(site)
         oracle.submit_under_faults([Fault("resend", "lose_reply")], 2)
-        verdict = oracle.recover_and_check()
-    assert verdict.mails_doubled >= 1
-    assert verdict.has_finding("mail doubled")
+        report = oracle.recover_and_check()
+    assert report.mails_doubled >= 1
+    assert report.has_finding("mail doubled")
 
 
 def test_it_sees_a_name_in_the_log(broken: Broken) -> None:
-    with broken("names-in-the-log") as rig:
-        rig.reset()
-        oracle = Oracle(rig)
+    with broken("names-in-the-log") as site:
+        site.reset()
+        oracle = Oracle(site)
         oracle.post(oracle.new_attempt())
-        verdict = oracle.recover_and_check()
-    assert verdict.has_finding("leak: log")
+        report = oracle.recover_and_check()
+    assert report.has_finding("leak: log")
 
 
 def test_it_sees_that_a_caller_was_told_a_reference_nobody_knows(broken: Broken) -> None:
-    with broken("reference-of-its-own") as rig:
-        rig.reset()
-        oracle = Oracle(rig)
+    with broken("reference-of-its-own") as site:
+        site.reset()
+        oracle = Oracle(site)
         oracle.post(oracle.new_attempt())
-        verdict = oracle.recover_and_check()
-    assert verdict.has_finding("id differs")
+        report = oracle.recover_and_check()
+    assert report.has_finding("id differs")
 
 
 @pytest.mark.parametrize(
@@ -119,19 +119,19 @@ def test_it_sees_that_a_caller_was_told_a_reference_nobody_knows(broken: Broken)
 def test_it_sees_that_a_refusing_database_costs_a_lead_although_the_queue_is_whole(
     broken: Broken, fault: Fault
 ) -> None:
-    with broken("falls-through-on-outages-alone") as rig:
-        rig.reset()
-        oracle = Oracle(rig)
+    with broken("falls-through-on-outages-alone") as site:
+        site.reset()
+        oracle = Oracle(site)
         oracle.submit_under_faults([fault], 3)
-        verdict = oracle.recover_and_check()
-    assert verdict.refused_needlessly >= 3
-    assert verdict.has_finding("refused needlessly")
+        report = oracle.recover_and_check()
+    assert report.refused_needlessly >= 3
+    assert report.has_finding("refused needlessly")
 
 
 def test_the_chaos_run_catches_it_too(broken: Broken) -> None:
-    with broken("falls-through-on-outages-alone") as rig:
-        verdict = chaos.run(rig, seed=SEED_OF_A_SCHEMA_FAULT, seconds=1, tell=print)
-    assert verdict.has_finding("refused needlessly")
+    with broken("falls-through-on-outages-alone") as site:
+        report = chaos.run(site, seed=SEED_OF_A_SCHEMA_FAULT, seconds=1, tell=print)
+    assert report.has_finding("refused needlessly")
 
 
 def test_a_change_that_no_longer_fits_the_source_is_an_error_not_a_pass(

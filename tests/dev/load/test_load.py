@@ -16,9 +16,9 @@ from dev.load.phases import phases
 from dev.load.report import quantile_ms
 from dev.load.traffic import MIX, Sample, schedule
 from lib.leads import canary, delivery_status
-from tests.fix_site import rig, shared_rig
+from tests.fix_site import shared_site, site
 
-__all__ = ["rig", "shared_rig"]
+__all__ = ["shared_site", "site"]
 
 
 def test_every_service_is_offered_at_its_own_even_pace() -> None:
@@ -55,10 +55,10 @@ def test_the_wall_names_the_promise_that_broke() -> None:
 
 
 def test_a_short_run_counts_every_lead_and_draws_a_picture(
-    rig: SiteUnderTest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    site: SiteUnderTest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "load.svg"
-    assert run.run_traffic(rig, seconds=6, rate=0.5, out=picture, budget_s=120) == 0
+    assert run.run_traffic(site, seconds=6, rate=0.5, out=picture, budget_s=120) == 0
     printed = capsys.readouterr().out
     assert "lost 0, doubled 0" in printed
     assert "database refuse" in printed

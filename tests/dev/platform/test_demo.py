@@ -81,9 +81,9 @@ def test_the_demo_filled_twice_is_there_once(
 ) -> None:
     demo.fill(platform.state(), now - timedelta(days=1))
     rows = demo.fill(platform.state(), now)
-    found = database.execute("select count(*) as n from leads").fetchone()
-    assert found is not None
-    assert found["n"] == rows["leads"] == demo.LEADS
+    row = database.execute("select count(*) as n from leads").fetchone()
+    assert row is not None
+    assert row["n"] == rows["leads"] == demo.LEADS
 
 
 def test_status_and_vitals_show_the_demo(

@@ -70,10 +70,10 @@ def slack_says(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def as_written(value: Any) -> Any:
     """A text object may leave out what is Slack's default."""
     if isinstance(value, list):
-        return [as_written(one) for one in value]
+        return [as_written(item) for item in value]
     if isinstance(value, dict):
-        return {name: as_written(one) for name, one in value.items()
-                if (name, one) not in (("emoji", True), ("verbatim", False))}  # fmt: skip
+        return {name: as_written(item) for name, item in value.items()
+                if (name, item) not in (("emoji", True), ("verbatim", False))}  # fmt: skip
     return value
 
 
@@ -83,10 +83,14 @@ def test_slacks_own_models_accept_every_alert(services: Services, platform: Plat
     notify(services, NOW + timedelta(hours=1))
     resolve(services, NOW + timedelta(hours=2))
     notify(services, NOW + timedelta(hours=3))
-    sent = [one["fields"]["blocks"] for one in messages(platform) if one["fields"].get("blocks")]
+    sent = [
+        message["fields"]["blocks"]
+        for message in messages(platform)
+        if message["fields"].get("blocks")
+    ]
     lost = rules.make_finding(rules.BY_NAME["lead_not_kept"], "lead 1", NOW)
-    held = model.open_incident([lost], NOW, "dpl_1")
-    sent.append(list(incident_messages.render_unrecorded(held, LINKS, NOW).blocks))
+    incident = model.open_incident([lost], NOW, "dpl_1")
+    sent.append(list(incident_messages.render_unrecorded(incident, LINKS, NOW).blocks))
     assert len(sent) > 1
     for blocks in sent:
         assert as_written(slack_says(blocks)) == as_written(blocks)

@@ -213,10 +213,10 @@ def test_killed_before_and_after_every_step_it_goes_on_where_it_was(
 
         def once(words: str) -> None:
             nonlocal deaths
-            what = words.partition(":")[0]
+            step = words.partition(":")[0]
             say(words)
-            if what not in heard and what != "done":
-                heard.add(what)
+            if step not in heard and step != "done":
+                heard.add(step)
                 deaths += 1
                 raise Killed
 

@@ -94,8 +94,8 @@ def test_a_search_finds_every_spelling(
     insert(database, "ALFA-99999", phone="+6282200001111", business="Lain", message="apa saja")
     insert(database, **stored)
     for text in texts:
-        found = printed_json(platform, capsys, "leads", "search", "--", text)
-        assert [row["ref"] for row in found] == ["ALFA-RMJ82"], text
+        rows = printed_json(platform, capsys, "leads", "search", "--", text)
+        assert [row["ref"] for row in rows] == ["ALFA-RMJ82"], text
 
 
 def test_a_text_without_letters_is_refused_and_a_percent_sign_is_no_pattern(
@@ -140,12 +140,12 @@ def test_a_search_among_many_finds_the_newest_and_what_only_older_leads_hold(
     insert(database, "ALFA-22222", age="3 days", message="keriting dan keratin")
     for ref, age in (("ALFA-33333", "2 days"), ("ALFA-44444", "1 day"), ("ALFA-55555", "1 hour")):
         insert(database, ref, age=age, message="keratin")
-    found = printed_json(platform, capsys, "leads", "search", "keratin", "--limit", "1")
-    assert [row["ref"] for row in found] == ["ALFA-55555"]
-    found = printed_json(platform, capsys, "leads", "search", "keratin", "--limit", "3")
-    assert [row["ref"] for row in found] == ["ALFA-55555", "ALFA-44444", "ALFA-33333"]
-    found = printed_json(platform, capsys, "leads", "search", "keriting")
-    assert [row["ref"] for row in found] == ["ALFA-22222"]
+    rows = printed_json(platform, capsys, "leads", "search", "keratin", "--limit", "1")
+    assert [row["ref"] for row in rows] == ["ALFA-55555"]
+    rows = printed_json(platform, capsys, "leads", "search", "keratin", "--limit", "3")
+    assert [row["ref"] for row in rows] == ["ALFA-55555", "ALFA-44444", "ALFA-33333"]
+    rows = printed_json(platform, capsys, "leads", "search", "keriting")
+    assert [row["ref"] for row in rows] == ["ALFA-22222"]
 
 
 def explain(database: Rows, statement: str, values: dict[str, object]) -> str:

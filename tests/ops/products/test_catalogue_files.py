@@ -143,8 +143,8 @@ def test_every_fault_is_told_at_once_with_row_product_and_field() -> None:
         "\n"
         "Bad Slug,x,Gamma+,true,\n"
     )
-    found = faults(table.encode())
-    assert [fault.partition("; ")[0] for fault in found] == [
+    messages = faults(table.encode())
+    assert [fault.partition("; ")[0] for fault in messages] == [
         "row 2: barber-oil: name: empty or missing",
         "row 2: barber-oil: brand: 'Nobody' is not known",
         "row 2: barber-oil: image_url: an https address, or a path of this site",

@@ -56,9 +56,9 @@ def key(platform: Platform) -> tuple[bytes, ...]:
 
 
 def the_backup(platform: Platform, folder: Path) -> Manifest:
-    [found], faults = manifest.list_backups(folder, key(platform))
+    [backup_manifest], faults = manifest.list_backups(folder, key(platform))
     assert faults == []
-    return found
+    return backup_manifest
 
 
 def post(platform: Platform, number: int) -> str:

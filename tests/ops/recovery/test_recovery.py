@@ -478,8 +478,8 @@ def test_a_last_copy_is_kept_of_what_is_replaced_and_is_no_backup_to_choose(site
     site.post(1)
     site.journaled(1)
     assert site.restore_all() == 0
-    [kept], _ = manifest.list_backups(site.folder / "before-restore", site.keys)
-    assert kept.tables["public.leads"][0] == 1
+    [backup_manifest], _ = manifest.list_backups(site.folder / "before-restore", site.keys)
+    assert backup_manifest.tables["public.leads"][0] == 1
     assert len(manifest.list_backups(site.folder, site.keys)[0]) == 1
 
 

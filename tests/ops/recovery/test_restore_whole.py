@@ -360,7 +360,7 @@ def test_a_pg_restore_that_is_nowhere_is_named_with_what_to_install(
         archive.choose_pg_restore(contents, site.server.major)
 
 
-BREAKS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "an unknown setting": (
         lambda d: d.replace(b"SET search_path", b"SET searchXpath"),
         "42704|22023",  # it is unknown, or takes one value
@@ -374,9 +374,9 @@ BREAKS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", BREAKS)
-def test_an_archive_that_fails_in_the_middle_changes_nothing(site: Site, what: str) -> None:
-    broken, words = BREAKS[what]
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_archive_that_fails_in_the_middle_changes_nothing(site: Site, damage: str) -> None:
+    broken, words = DAMAGES[damage]
     dump = broken(site.dump())
     assert dump != site.dump()
     site.hold_instead(dump)

@@ -132,10 +132,10 @@ def test_push_and_ops_migrate_make_the_same_schema(
     assert schema(empty) == schema(platform.admin_database_url)
 
 
-@pytest.mark.parametrize("what", ["security", "performance"])
-def test_the_advisors_warn_of_nothing(clone: Path, empty: str, what: str) -> None:
+@pytest.mark.parametrize("advisor", ["security", "performance"])
+def test_the_advisors_warn_of_nothing(clone: Path, empty: str, advisor: str) -> None:
     assert push(clone, empty).returncode == 0
-    answer = advise(clone, empty, what)
+    answer = advise(clone, empty, advisor)
     assert answer.returncode == 0, answer.stdout
 
 
@@ -148,8 +148,8 @@ def test_the_advisors_would_warn(clone: Path, empty: str) -> None:
     assert (warning["name"], warning["level"]) == ("rls_disabled_in_public", "ERROR")
 
 
-def advise(clone: Path, url: str, what: str) -> subprocess.CompletedProcess[str]:
-    words = ("--type", what, "--level", "warn", "--fail-on", "warn")
+def advise(clone: Path, url: str, advisor: str) -> subprocess.CompletedProcess[str]:
+    words = ("--type", advisor, "--level", "warn", "--fail-on", "warn")
     return supabase(clone, "db", "advisors", f"--remote={url}", *words)
 
 
