@@ -299,7 +299,7 @@ def test_built_leads_stores_a_lead_and_gives_a_faulty_form_back(
     assert 'value="Andi &lt;b&gt;"' in page.text
 
 
-def test_built_deliver_wants_its_token(
+def test_built_deliver_requires_its_token(
     artefact: Artefact, platform: Platform, database: object
 ) -> None:
     with running(artefact, "api/cron/deliver", platform.environment) as (_, client):
@@ -333,7 +333,7 @@ http_client.open_client("https://localhost", connect_s=1, response_s=1).close()
 """
 
 
-def test_what_is_rarely_imported_is_shipped_all_the_same(
+def test_lazily_imported_modules_are_shipped(
     artefact: Artefact, platform: Platform, database: object, tmp_path: Path
 ) -> None:
     runtime.unpack(artefact.functions()["api/leads"], artefact.project, tmp_path)
@@ -350,7 +350,7 @@ def test_what_is_rarely_imported_is_shipped_all_the_same(
 
 
 @pytest.mark.measures_time
-def test_built_health_asks_every_dependency(
+def test_built_health_checks_every_dependency(
     artefact: Artefact, platform: Platform, database: object
 ) -> None:
     bearer = {"Authorization": f"Bearer {platform.environment['HEALTH_CHECK_TOKEN']}"}

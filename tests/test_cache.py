@@ -54,7 +54,7 @@ def test_results_are_typed_one_by_one_and_in_a_pipeline(cache: Cache, database: 
     assert results == [result for _, result in RESULTS]
 
 
-def test_what_is_private_of_the_sdk_is_as_in_the_pinned_version(cache: Cache) -> None:
+def test_the_sdks_private_attributes_are_those_of_the_pinned_version(cache: Cache) -> None:
     """Its constructors are not called: without what they set, or with its own client, it fails."""
     requirements = (Path(__file__).parent.parent / "requirements.txt").read_text("utf-8")
     assert f"upstash-redis=={upstash_redis.__version__} " in requirements

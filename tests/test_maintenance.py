@@ -141,13 +141,13 @@ def test_the_handbooks_variable_switches_a_deployment(
         assert post(function).status_code == expected
 
 
-def test_the_variable_off_leaves_the_switch_its_say(platform: Platform, database: Rows) -> None:
+def test_with_the_variable_off_the_switch_decides(platform: Platform, database: Rows) -> None:
     on(platform)
     with platform.function("api/leads.py", MAINTENANCE_MODE="off") as function:
         assert post(function).status_code == 202
 
 
-def test_redis_unreadable_what_was_last_known_holds_until_its_end() -> None:
+def test_with_redis_unreadable_the_last_known_window_holds_until_its_end() -> None:
     board, now = WindowCache(), datetime.now(UTC)
     store: dict[str, Any] = {}
     switch = MaintenanceWindow("intake", now, now + timedelta(minutes=5), "why", "ops")
@@ -159,7 +159,7 @@ def test_redis_unreadable_what_was_last_known_holds_until_its_end() -> None:
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"mode": "off"}', '{"mode": 1}', 7,
                                   '{"mode": "intake", "since": "x", "until": "y"}'])  # fmt: skip
-def test_a_switch_that_is_none_of_ours_is_off(text: object) -> None:
+def test_an_unreadable_switch_counts_as_off(text: object) -> None:
     assert maintenance.parse_window(text, datetime.now(UTC)) is None
 
 
@@ -266,7 +266,7 @@ def test_an_instance_that_has_just_started_writes_no_lead_to_postgres(
     assert (stored(database), valkey.hlen("queue")) == (0, 1)
 
 
-def test_a_window_that_postgres_was_not_told_of_holds_from_the_second_lead_on(
+def test_a_window_not_written_to_postgres_holds_from_the_second_lead_on(
     platform: Platform, database: Rows, valkey: redis.Redis
 ) -> None:
     on(platform)
@@ -288,7 +288,7 @@ def test_a_window_in_postgres_ends_by_itself_and_with_the_command(
     assert database.execute("select 1 from maintenance_window").fetchall() == []
 
 
-def test_a_switch_that_postgres_does_not_hear_of_says_so(
+def test_the_command_reports_a_switch_not_written_to_postgres(
     platform: Platform, database: Rows, capsys: Printed
 ) -> None:
     nowhere = {**platform.environment, "DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}
@@ -380,7 +380,7 @@ def test_deploying_with_the_variable_is_a_command_and_status_says_what_productio
     assert post(platform, 2).status_code == 200
 
 
-def test_it_asks_before_it_deploys(
+def test_the_command_asks_before_it_deploys(
     platform: Platform, deployed: None, monkeypatch: pytest.MonkeyPatch, capsys: Printed
 ) -> None:
     monkeypatch.setattr("sys.stdin", Terminal("no\n"))
@@ -409,7 +409,7 @@ def test_status_says_until_when_and_who_of_the_switch(
 
 
 @pytest.mark.parametrize("gone", ["SITE_URL", "UPSTASH_REDIS_REST_URL"])
-def test_what_cannot_be_asked_is_not_off(
+def test_a_store_that_cannot_be_read_is_unknown_and_not_off(
     platform: Platform, valkey: redis.Redis, capsys: Printed, gone: str
 ) -> None:
     environment = {**platform.environment, gone: "http://127.0.0.1:1"}
@@ -420,7 +420,7 @@ def test_what_cannot_be_asked_is_not_off(
 # --- A slip in the variable.
 
 
-def test_a_misspelt_variable_is_said_by_site_watch_and_command(
+def test_a_misspelt_variable_is_reported_by_health_monitor_and_command(
     platform: Platform, valkey: redis.Redis, capsys: Printed
 ) -> None:
     wrong = {"MAINTENANCE_MODE": "mantenance"}
@@ -454,7 +454,9 @@ def test_vercels_build_takes_the_words_that_the_functions_take(word: str) -> Non
     assert configured["buildCommand"] == "sh ops/build_check.sh"
 
 
-def test_our_own_build_refuses_a_slip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_our_own_build_refuses_a_misspelt_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("MAINTENANCE_MODE", "mantenance")
     with pytest.raises(vercel_build.BuildFailed, match="misspelt"):
         vercel_build.build(ROOT, tmp_path)

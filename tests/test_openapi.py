@@ -510,7 +510,7 @@ def test_a_lead_that_has_to_wait_is_answered_as_documented(
     conforms(answer, "/api/cron/deliver")
 
 
-def test_a_round_without_redis_answers_as_documented(
+def test_a_cron_run_without_redis_answers_as_documented(
     site: httpx.Client, platform: Platform
 ) -> None:
     headers = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
@@ -543,7 +543,7 @@ def test_what_is_refused_for_now_is_answered_as_documented(
         assert send(function, **{**kind, "headers": headers}).status_code == 503
 
 
-def test_a_deep_look_is_answered_as_documented(site: httpx.Client, platform: Platform) -> None:
+def test_a_deep_health_check_answers_as_documented(site: httpx.Client, platform: Platform) -> None:
     headers = {"Authorization": f"Bearer {platform.environment['HEALTH_CHECK_TOKEN']}"}
     address = "/api/health?deep=true"
     for method in ("GET", "HEAD"):

@@ -70,7 +70,7 @@ def test_a_caller_that_wants_its_connection_closed_sees_its_end(
     assert received.endswith(b"}")
 
 
-def test_nobody_waits_on_a_connection_with_work_left_to_do(
+def test_a_connection_with_work_after_its_answer_is_closed(
     platform: Platform, database: object
 ) -> None:
     """The work after an answer would delay the next request on the same connection."""
@@ -162,7 +162,7 @@ def test_no_line_of_ours_or_the_runtimes_holds_a_query(
         assert personal not in log
 
 
-def test_the_runtime_still_has_what_is_spared() -> None:
+def test_the_runtime_still_has_the_code_that_is_patched() -> None:
     source = (Path(vercel_runtime.__file__).parent / "vc_init.py").read_text()
     assert source.count("finish_wait_until(wait_until)") == 1
     assert WaitUntilCollector()._pending == {}
@@ -180,7 +180,7 @@ import urllib3, urllib3.util
 """
 
 
-def test_in_a_runtime_that_has_changed_nothing_is_lost() -> None:
+def test_in_a_changed_runtime_no_patch_applies_and_nothing_fails() -> None:
     answer = subprocess.run(
         [sys.executable, "-c", SOMEWHERE_ELSE],
         cwd=ROOT,

@@ -140,7 +140,7 @@ def personal_words_stored(page: Page) -> list[str]:
 
 
 @both_languages
-def test_without_a_line_a_submission_waits_and_nothing_typed_is_lost(
+def test_offline_a_submission_is_queued_and_nothing_typed_is_lost(
     phone: BrowserContext, line: Line, locale: str
 ) -> None:
     page = begin_waiting(phone, locale)
@@ -230,7 +230,7 @@ def test_the_visitor_can_send_at_once_what_waits(
     assert len(line.keys) == 1
 
 
-def test_too_many_requests_wait_as_long_as_the_server_says(
+def test_a_429_is_retried_after_the_servers_retry_after(
     phone: BrowserContext, line: Line, database: Database
 ) -> None:
     line.answer = answer_with(429, retry_after=6, error="rate_limited")
@@ -259,14 +259,12 @@ def test_an_answer_that_the_lead_is_queued_counts_as_sent(
 
 
 @pytest.mark.parametrize("status", [408, 409, 500, 502, 503])
-def test_a_passing_failure_is_tried_again(phone: BrowserContext, line: Line, status: int) -> None:
+def test_a_transient_failure_is_retried(phone: BrowserContext, line: Line, status: int) -> None:
     line.answer = answer_with(status, error="whatever")
     begin_waiting(phone)
 
 
-def test_a_login_page_in_the_place_of_the_api_is_no_success(
-    phone: BrowserContext, line: Line
-) -> None:
+def test_a_captive_portals_login_page_is_no_success(phone: BrowserContext, line: Line) -> None:
     line.answer = lambda route: route.fulfill(status=200, content_type="text/html", body="<h1>Hi")
     begin_waiting(phone)
 
@@ -276,7 +274,7 @@ def test_a_login_page_in_the_place_of_the_api_is_no_success(
 
 @pytest.mark.parametrize("locks", ["web-locks", "lease"])
 @both_languages
-def test_two_tabs_send_it_once_and_both_tell_the_outcome(
+def test_two_tabs_send_a_queued_submission_once_and_both_show_the_outcome(
     phone: BrowserContext, line: Line, database: Database, locale: str, locks: str
 ) -> None:
     if locks == "lease":
@@ -303,7 +301,7 @@ def test_two_tabs_send_it_once_and_both_tell_the_outcome(
 
 
 @both_languages
-def test_a_tab_with_other_words_in_it_tells_the_outcome_and_keeps_them(
+def test_a_tab_with_another_draft_shows_the_outcome_and_keeps_the_draft(
     phone: BrowserContext, line: Line, database: Database, locale: str
 ) -> None:
     other = open_form(phone, locale)
@@ -342,7 +340,7 @@ def test_a_second_salon_does_not_push_out_the_first(
     assert personal_words_stored(page) == []
 
 
-def test_a_mended_text_takes_the_place_of_the_one_that_waits(
+def test_a_corrected_submission_replaces_the_queued_one(
     phone: BrowserContext, line: Line, database: Database
 ) -> None:
     page = begin_waiting(phone)
@@ -359,7 +357,7 @@ def test_a_mended_text_takes_the_place_of_the_one_that_waits(
     assert [lead["city"] for lead in stored(database)] == ["Binjai"]
 
 
-def test_the_thank_you_page_sends_what_still_waits_and_the_form_tells_of_it(
+def test_the_thank_you_page_sends_a_queued_submission_and_the_form_says_so(
     phone: BrowserContext, line: Line, database: Database
 ) -> None:
     begin_waiting(phone).close()
@@ -438,7 +436,7 @@ def offer_whatsapp(phone: BrowserContext, path: str) -> None:
 
 @pytest.mark.parametrize("number", [False, True])
 @both_languages
-def test_after_a_day_it_is_told_as_not_sent_with_the_ways_that_are_left(
+def test_after_a_day_a_queued_submission_is_shown_as_not_sent_with_other_contacts(
     phone: BrowserContext, line: Line, database: Database, locale: str, number: bool
 ) -> None:
     if number:

@@ -288,7 +288,7 @@ def test_a_first_answer_that_is_slow_does_not_keep_the_copy_back(page: Page, api
     expect(page.locator("[data-sentence]")).to_have_text("All services are working.")
 
 
-def test_one_refresh_that_fails_is_not_worth_a_word(page: Page, api: Api) -> None:
+def test_one_failed_refresh_shows_no_message(page: Page, api: Api) -> None:
     page.clock.install()
     page.goto("/status?lang=en")
     expect(page.locator("[data-sentence]")).to_have_text("All services are working.")
@@ -309,7 +309,7 @@ def test_one_refresh_that_fails_is_not_worth_a_word(page: Page, api: Api) -> Non
     ],
     ids=["no json", "another shape", "a list", "no line"],
 )
-def test_nonsense_is_as_good_as_no_answer(
+def test_an_unreadable_answer_counts_as_no_answer(
     page: Page, api: Api, complaints: list[str], odd: Callable[[Route], None]
 ) -> None:
     page.goto("/status?lang=en")
@@ -371,7 +371,7 @@ def test_a_refresh_changes_what_changed_and_moves_nothing(page: Page, api: Api) 
     assert page.evaluate("window.shifts") == 0
 
 
-def test_a_page_that_nobody_sees_asks_nothing(page: Page, api: Api) -> None:
+def test_a_hidden_page_sends_no_request(page: Page, api: Api) -> None:
     page.clock.install()
     page.goto("/status")
     expect(page.locator(".service")).to_have_count(4)
@@ -402,7 +402,7 @@ def test_an_open_past_incident_stays_open_when_another_comes_before_it(
     ]
 
 
-def test_on_paper_everything_is_there(page: Page, api: Api) -> None:
+def test_a_printed_page_shows_everything(page: Page, api: Api) -> None:
     api.answer = status_answers.outage()
     page.goto("/status")
     page.emulate_media(media="print")
@@ -413,7 +413,7 @@ def test_on_paper_everything_is_there(page: Page, api: Api) -> None:
     ) == "exact"  # fmt: skip
 
 
-def test_it_asks_nobody_else_and_works_without_storage(
+def test_the_page_requests_only_our_origin_and_works_without_storage(
     context: BrowserContext, page: Page, platform: Platform, complaints: list[str]
 ) -> None:
     requested_urls: list[str] = []
@@ -436,7 +436,7 @@ def test_without_javascript_it_says_where_to_look(browser: Browser, platform: Pl
 
 @pytest.mark.parametrize("path", ["/", "/en", "/produk", "/en/products", "/vitals", "/404",
                                   "/terima-kasih", "/en/thank-you"])  # fmt: skip
-def test_every_page_leads_here(page: Page, path: str) -> None:
+def test_every_page_links_to_the_status_page(page: Page, path: str) -> None:
     page.goto(path)
     lang = "en" if path.startswith("/en") else "id"
     link = page.locator(f'.colophon a[href="{ADDRESSES[lang]}"]')

@@ -107,7 +107,7 @@ def test_a_body_that_is_not_what_it_says_is_no_lead_and_no_error(
 
 
 @pytest.mark.parametrize("sent", [b"P", b"POST /api/leads HTTP/1.1\r\nHo", head(CHUNKED)[:-2]])
-def test_a_head_that_ends_early_is_no_lead_and_no_error(
+def test_truncated_headers_are_no_lead_and_no_error(
     port: int, database: Rows, platform: Platform, sent: bytes
 ) -> None:
     answer = exchange(port, sent)
@@ -117,7 +117,7 @@ def test_a_head_that_ends_early_is_no_lead_and_no_error(
     assert platform.sentry.received() == []
 
 
-def test_nobody_waits_for_those_who_send_half_a_lead_and_stay(
+def test_stalled_uploads_do_not_delay_other_clients(
     function: Function, port: int, database: Rows, platform: Platform
 ) -> None:
     begun = head(f"Content-Length: {len(FORM_BODY)}", kind=FORM_TYPE) + CUT_FORM

@@ -274,7 +274,7 @@ def test_all_clients_together_have_a_ceiling(services: Services) -> None:
     assert sorted(map(str, reviews)) == ["None"] * 4 + ["flood"]
 
 
-def test_a_text_that_came_often_is_screened_once_more(services: Services) -> None:
+def test_a_message_sent_often_is_checked_for_spam_again(services: Services) -> None:
     def screen(lead: Lead, repeats: int) -> Lead:
         return lead._replace(spam="hasty+repeated_text" if repeats > spam.MAX_REPEATS else None)
 
@@ -443,9 +443,7 @@ def test_no_part_of_the_statement_reads_a_table_from_end_to_end(
 # ------------------------------------------------------------------ as callers see it
 
 
-def test_the_sixth_lead_in_a_minute_is_told_when_to_come_again(
-    platform: Platform, database: Rows
-) -> None:
+def test_the_sixth_lead_in_a_minute_gets_a_retry_after(platform: Platform, database: Rows) -> None:
     assert statuses(platform.url, range(5)) == [200] * 5
     answer = post(platform.url, 5)
     assert (answer.status_code, answer.json()["error"]) == (429, "rate_limited")
@@ -506,7 +504,7 @@ def test_thirty_posts_of_one_address_at_once_are_five_leads(
         "X-Request-Id",
     ],
 )
-def test_what_a_client_says_of_itself_does_not_change_who_is_counted(
+def test_forged_client_headers_do_not_change_the_rate_limit_key(
     platform: Platform, database: Rows, name: str
 ) -> None:
     for number in range(5):

@@ -169,7 +169,7 @@ def test_a_time_does_for_a_cursor(
         ("excel=1&excel=1", {"excel"}),
     ],
 )
-def test_a_malformed_question_is_refused_with_every_fault(
+def test_a_malformed_query_is_refused_with_every_error(
     site: httpx.Client, token: dict[str, str], query: str, faulty: set[str]
 ) -> None:
     answer = site.get(f"{PATH}?{query}", headers=token)
@@ -188,7 +188,7 @@ def test_empty_parameters_are_as_if_left_out(site: httpx.Client, token: dict[str
     assert (answer.status_code, answer.text) == (200, whole.text)
 
 
-def test_both_headers_open_it_and_a_wrong_token_does_not(
+def test_either_authorization_header_is_accepted_and_a_wrong_token_is_not(
     site: httpx.Client, platform: Platform
 ) -> None:
     right = platform.environment["LEADS_ADMIN_TOKEN"]
@@ -219,7 +219,7 @@ def test_two_tokens_overlap_while_one_is_retired(platform: Platform, database: R
 
 
 @pytest.mark.parametrize("given", [None, "", "s" * 31], ids=["unset", "empty", "short"])
-def test_without_a_token_that_is_long_enough_it_is_closed(
+def test_a_missing_or_short_admin_token_is_a_503(
     platform: Platform, database: Rows, given: str | None
 ) -> None:
     with platform.function("api/leads_export.py", LEADS_ADMIN_TOKEN=given) as function:
@@ -375,7 +375,7 @@ def test_the_first_rows_are_sent_before_the_last_are_read(
     assert first_s < (time.monotonic() - started) / 2
 
 
-def test_a_database_that_goes_away_half_way_is_told_in_the_last_row(
+def test_a_database_lost_half_way_is_reported_in_the_last_row(
     site: httpx.Client,
     behind: Function,
     proxy: FaultProxy,
@@ -399,7 +399,7 @@ def test_a_database_that_goes_away_half_way_is_told_in_the_last_row(
     assert len(rows) + len(rows_of(rest)) == n
 
 
-def test_without_a_database_nothing_is_begun(platform: Platform, token: dict[str, str]) -> None:
+def test_without_a_database_the_export_is_503(platform: Platform, token: dict[str, str]) -> None:
     gone = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa"}
     with platform.function("api/leads_export.py", **gone) as function:
         answer = httpx.get(f"{function.url}{PATH}", headers=token)

@@ -108,7 +108,7 @@ def findings_by_rule(services: Services, at: datetime) -> dict[str, str]:
     }
 
 
-def test_several_leads_of_one_outage_are_named_by_watch_health_ledger_and_slack(
+def test_several_leads_of_one_outage_are_named_by_monitor_health_reconciliation_and_slack(
     platform: Platform, database: Rows, services: Services
 ) -> None:
     taken = mailed(platform, "Satu", "Dua", "Tiga")
@@ -210,7 +210,7 @@ def test_an_instance_that_reached_nobody_registers_it_after_a_later_answer(
     eventually(entered, pause_s=BETWEEN_LEADS_S)
 
 
-def test_with_redis_back_first_the_watch_takes_the_entry_over_from_there(
+def test_with_redis_back_first_the_monitor_imports_the_entry_from_redis(
     platform: Platform,
     database: Rows,
     services: Services,
@@ -238,7 +238,7 @@ def test_with_redis_back_first_the_watch_takes_the_entry_over_from_there(
     assert valkey.exists("mailed") == 0
 
 
-def test_a_mailed_lead_is_no_gap_in_the_ledger_but_a_count_of_its_own(
+def test_the_reconciliation_counts_a_mailed_lead_as_mailed_and_not_as_missing(
     platform: Platform, database: Rows, services: Services, valkey: redis.Redis
 ) -> None:
     [taken] = mailed(platform, "Satu")

@@ -252,7 +252,7 @@ def test_the_cause_behind_our_own_error_is_explained_and_not_quoted() -> None:
 # ------------------------------------------------------------------ ops check
 
 
-def test_a_duty_whose_variables_are_all_good_passes(
+def test_a_check_whose_variables_are_all_valid_passes(
     platform: Platform, database: Rows, capsys: Printed
 ) -> None:
     assert ops(platform, "check", "catalogue") == 0, capsys.readouterr().out

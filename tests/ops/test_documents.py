@@ -93,7 +93,7 @@ def parses(parser: object, words: list[str]) -> bool:
 
 
 @pytest.mark.parametrize(("command", "whole"), written("ops"), ids=str)
-def test_a_command_of_ops_is_one(command: str, whole: bool) -> None:
+def test_every_documented_ops_command_parses(command: str, whole: bool) -> None:
     """In running text a command may be named without what it needs: then its help must exist."""
     words = words_of(command)
     assert is_command(words) or (not whole and is_command([*without_options(words), "--help"])), (
@@ -102,7 +102,7 @@ def test_a_command_of_ops_is_one(command: str, whole: bool) -> None:
 
 
 @pytest.mark.parametrize(("command", "whole"), written("dev"), ids=str)
-def test_a_command_of_dev_is_one(command: str, whole: bool) -> None:
+def test_every_documented_dev_command_parses(command: str, whole: bool) -> None:
     words = words_of(command)
     if words[:1] in (["test"], ["bench"]):
         return  # they take what is meant for pytest, or a benchmark
@@ -129,7 +129,7 @@ def runnable() -> list[str]:
 
 
 @pytest.mark.parametrize("command", runnable())
-def test_a_line_of_the_runbook_runs(
+def test_every_complete_command_of_the_runbook_runs(
     platform: Platform, database: psycopg.Connection[object], command: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

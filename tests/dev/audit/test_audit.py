@@ -255,7 +255,7 @@ def test_every_parameter_and_field_of_the_api_is_tried() -> None:
 # ------------------------------------------------------------------ the command
 
 
-def test_a_finding_counts_more_than_a_part_that_was_not_asked() -> None:
+def test_a_finding_counts_more_than_a_skipped_part() -> None:
     clean, failed = Outcome("a", "1 file"), Outcome("b", "1 file", ["x"])
     not_asked = Outcome("c", "no package", not_asked="no service answers")
     assert [each.status for each in (clean, failed, not_asked)] == [CLEAN, FOUND, NOT_ASKED]
@@ -265,6 +265,6 @@ def test_a_finding_counts_more_than_a_part_that_was_not_asked() -> None:
     assert "NOT ASKED: no service answers" in str(not_asked)
 
 
-def test_a_part_nobody_has_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_part_of_the_audit_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert audit.main(ROOT, ["sources"]) == NOT_ASKED
     assert "no part sources: source, secrets, dependencies, injection" in capsys.readouterr().err

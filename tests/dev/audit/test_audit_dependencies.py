@@ -82,7 +82,7 @@ def requirements(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_release_with_an_advisory_is_refused_first_and_then_each_of_ours_is_asked_for(
+def test_a_release_with_an_advisory_is_queried_first_and_then_each_of_ours(
     programs: Path, service: Callable[..., AdvisoryService], requirements: Path
 ) -> None:
     osv = service(KNOWN)

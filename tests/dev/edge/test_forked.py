@@ -37,7 +37,9 @@ def run_forked(code: str, cwd: Path, **environ: str) -> dict[str, object]:
     return answer
 
 
-def test_it_has_its_own_environment_folder_session_and_chance(tmp_path: Path) -> None:
+def test_a_forked_process_has_its_own_environment_folder_session_and_random_seed(
+    tmp_path: Path,
+) -> None:
     first = run_forked(SAY, tmp_path, ONE="1")
     second = run_forked(SAY, ROOT, TWO="2")
     assert (first["environ"], second["environ"]) == ({"ONE": "1"}, {"TWO": "2"})
@@ -48,14 +50,14 @@ def test_it_has_its_own_environment_folder_session_and_chance(tmp_path: Path) ->
     assert first["files"] == 1  # the folder that is listed
 
 
-def test_it_searches_modules_where_a_new_interpreter_does(tmp_path: Path) -> None:
+def test_a_forked_process_has_the_sys_path_of_a_new_interpreter(tmp_path: Path) -> None:
     forked_path = run_forked(SAY, tmp_path)["path"]
     command = [sys.executable, "-s", "-c", "import json, sys; print(json.dumps(sys.path))"]
     run = subprocess.run(command, capture_output=True, check=True, env={})
     assert forked_path == json.loads(run.stdout)
 
 
-def test_no_module_of_ours_and_none_that_looks_at_its_environment_is_at_hand() -> None:
+def test_no_module_of_ours_and_none_that_reads_its_environment_is_preloaded() -> None:
     modules = run_forked(SAY, ROOT)["modules"]
     assert isinstance(modules, list)
     packages = {name.partition(".")[0] for name in modules}
@@ -63,7 +65,7 @@ def test_no_module_of_ours_and_none_that_looks_at_its_environment_is_at_hand() -
     assert not packages & {"requests", "resend", "phonenumbers", "pydantic"}
 
 
-def test_its_exit_status_is_known_however_it_ends() -> None:
+def test_the_exit_status_of_a_forked_process_is_known_however_it_ends() -> None:
     ended = forked.start("raise SystemExit(3)", cwd=ROOT, environ={})
     assert ended.wait(30) == ended.poll() == 3
     killed = forked.start("import time; time.sleep(600)", cwd=ROOT, environ={})
@@ -95,7 +97,7 @@ def owner() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_it_ends_with_its_owner_though_that_is_killed(owner: subprocess.Popen[bytes]) -> None:
+def test_a_forked_process_ends_when_its_owner_is_killed(owner: subprocess.Popen[bytes]) -> None:
     assert owner.stdout is not None
     pid = int(owner.stdout.readline())
     assert processes.started_at(pid) is not None

@@ -127,7 +127,7 @@ def test_what_is_not_public_is_not_found(client: httpx.Client, path: str) -> Non
     assert (answer.status_code, answer.text) == (404, "<p>Nowhere</p>")
 
 
-def test_a_held_file_is_not_sent_again(client: httpx.Client) -> None:
+def test_an_unchanged_static_file_is_answered_304(client: httpx.Client) -> None:
     tag = client.get("/about").headers["etag"]
     assert client.get("/about", headers={"If-None-Match": tag}).status_code == 304
 

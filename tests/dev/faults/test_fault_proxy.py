@@ -75,7 +75,7 @@ def connect_and_say(proxy: FaultProxy, text: bytes) -> bytes:
         return say(client, text)
 
 
-def test_bytes_pass_both_ways_and_so_does_an_end(client: socket.socket, proxy: FaultProxy) -> None:
+def test_bytes_and_end_of_stream_pass_both_ways(client: socket.socket, proxy: FaultProxy) -> None:
     assert say(client, b"hello") == b">hello"
     client.shutdown(socket.SHUT_WR)
     assert client.recv(10) == b""
@@ -144,7 +144,7 @@ def test_slow_delays_every_chunk(client: socket.socket, proxy: FaultProxy) -> No
     assert proxy.counts()["slowed"] == 2
 
 
-def test_a_dropped_reply_was_heard_by_the_server_alone(
+def test_drop_reply_lets_the_request_through_and_drops_its_reply(
     client: socket.socket, proxy: FaultProxy, echo: Echo
 ) -> None:
     proxy.switch("drop_reply", match="Insert Into", times=1)
@@ -169,7 +169,7 @@ def test_a_match_across_two_chunks_counts_and_one_of_before_does_not(
         assert say(other, b"select") == b">select"
 
 
-def test_garbage_answers_with_nonsense_and_tells_the_server_nothing(
+def test_garbage_answers_with_nonsense_and_forwards_nothing(
     client: socket.socket, proxy: FaultProxy, echo: Echo
 ) -> None:
     proxy.switch("garbage")

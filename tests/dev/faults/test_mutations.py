@@ -31,7 +31,7 @@ def broken(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Brok
     return build
 
 
-def test_it_sees_that_nobody_recognises_a_lead_sent_twice(broken: Broken) -> None:
+def test_the_oracle_sees_that_a_duplicate_is_not_recognised(broken: Broken) -> None:
     with broken("no-dedupe") as site:
         site.reset()
         oracle = Oracle(site)
@@ -45,7 +45,7 @@ def test_it_sees_that_nobody_recognises_a_lead_sent_twice(broken: Broken) -> Non
     assert report.has_finding("mail doubled")
 
 
-def test_it_sees_that_a_lead_was_acknowledged_before_it_was_kept(broken: Broken) -> None:
+def test_the_oracle_sees_that_a_lead_was_acknowledged_before_it_was_stored(broken: Broken) -> None:
     with broken("acknowledge-before-write") as site:
         site.reset()
         oracle = Oracle(site)
@@ -57,7 +57,7 @@ def test_it_sees_that_a_lead_was_acknowledged_before_it_was_kept(broken: Broken)
     assert report.has_finding("lost")
 
 
-def test_it_sees_that_an_answer_has_no_deadline(broken: Broken) -> None:
+def test_the_oracle_sees_that_an_answer_has_no_deadline(broken: Broken) -> None:
     with broken("no-deadline") as site:
         site.reset()
         oracle = Oracle(site, ClientBehavior(timeout_s=9.5))
@@ -67,7 +67,7 @@ def test_it_sees_that_an_answer_has_no_deadline(broken: Broken) -> None:
     assert report.slowest_s > 9
 
 
-def test_it_sees_that_a_drain_takes_leads_out_before_they_are_stored(broken: Broken) -> None:
+def test_the_oracle_sees_that_a_drain_dequeues_leads_before_they_are_stored(broken: Broken) -> None:
     with broken("pop-before-store") as site:
         site.reset()
         oracle = Oracle(site)
@@ -79,7 +79,9 @@ def test_it_sees_that_a_drain_takes_leads_out_before_they_are_stored(broken: Bro
     assert report.has_finding("lost")
 
 
-def test_it_sees_that_a_mail_whose_reply_was_lost_is_delivered_again(broken: Broken) -> None:
+def test_the_oracle_sees_that_a_mail_whose_reply_was_lost_is_delivered_again(
+    broken: Broken,
+) -> None:
     with broken("mail-without-a-key") as site:
         site.reset()
         oracle = Oracle(site)
@@ -89,7 +91,7 @@ def test_it_sees_that_a_mail_whose_reply_was_lost_is_delivered_again(broken: Bro
     assert report.has_finding("mail doubled")
 
 
-def test_it_sees_a_name_in_the_log(broken: Broken) -> None:
+def test_the_oracle_sees_a_name_in_the_log(broken: Broken) -> None:
     with broken("names-in-the-log") as site:
         site.reset()
         oracle = Oracle(site)
@@ -98,7 +100,7 @@ def test_it_sees_a_name_in_the_log(broken: Broken) -> None:
     assert report.has_finding("leak: log")
 
 
-def test_it_sees_that_a_caller_was_told_a_reference_nobody_knows(broken: Broken) -> None:
+def test_the_oracle_sees_that_an_answered_reference_is_not_stored(broken: Broken) -> None:
     with broken("reference-of-its-own") as site:
         site.reset()
         oracle = Oracle(site)
@@ -116,7 +118,7 @@ def test_it_sees_that_a_caller_was_told_a_reference_nobody_knows(broken: Broken)
     ],
     ids=str,
 )
-def test_it_sees_that_a_refusing_database_costs_a_lead_although_the_queue_is_whole(
+def test_the_oracle_sees_that_a_refusing_database_costs_a_lead_although_the_queue_works(
     broken: Broken, fault: Fault
 ) -> None:
     with broken("falls-through-on-outages-alone") as site:
@@ -128,7 +130,7 @@ def test_it_sees_that_a_refusing_database_costs_a_lead_although_the_queue_is_who
     assert report.has_finding("refused needlessly")
 
 
-def test_the_chaos_run_catches_it_too(broken: Broken) -> None:
+def test_a_chaos_run_finds_a_mutation_too(broken: Broken) -> None:
     with broken("falls-through-on-outages-alone") as site:
         report = chaos.run(site, seed=SEED_OF_A_SCHEMA_FAULT, seconds=1, tell=print)
     assert report.has_finding("refused needlessly")

@@ -21,14 +21,14 @@ from tests.fix_site import shared_site, site
 __all__ = ["shared_site", "site"]
 
 
-def test_every_service_is_offered_at_its_own_even_pace() -> None:
+def test_every_service_gets_requests_at_its_own_constant_rate() -> None:
     offered = list(schedule(rate=2, seconds=10))
     assert Counter(name for _, name in offered) == {n: int(20 * each) for n, each in MIX.items()}
     leads = [at_s for at_s, name in offered if name == "leads"]
     assert {round(later - at_s, 6) for at_s, later in itertools.pairwise(leads)} == {0.5}
 
 
-def test_a_run_begins_and_ends_in_calm_and_breaks_the_schema_too() -> None:
+def test_a_run_begins_and_ends_without_a_fault_and_breaks_the_schema_too() -> None:
     planned = list(phases(300))
     assert planned[0].fault is planned[-1].fault is None
     assert {"schema", "database", "redis", "resend"} <= {
@@ -43,7 +43,7 @@ def test_memory_that_grows_is_seen_and_a_warm_up_is_not() -> None:
     assert sampling.growth([(float(at), 50.0 + at) for at in range(100)]) > 1.5
 
 
-def test_the_wall_names_the_promise_that_broke() -> None:
+def test_the_wall_names_the_sla_that_was_missed() -> None:
     quick = [Sample("health", at, 0.05, 200) for at in range(100)]
     slow = [Sample("health", at, 0.3, 200) for at in range(100)]
     failing = [Sample("rum", at, 0.01, 0 if at < 5 else 204) for at in range(100)]
@@ -78,7 +78,7 @@ def test_a_short_run_counts_every_lead_and_draws_a_picture(
     ],
     ids=["old canaries", "unsent mails"],
 )
-def test_what_the_monitor_asks_each_minute_reads_no_growing_table_whole(
+def test_no_statement_of_the_monitor_scans_a_growing_table(
     database: psycopg.Connection[DictRow], statement: str, values: dict[str, object]
 ) -> None:
     with database.transaction():

@@ -93,7 +93,7 @@ def test_the_owner_may_not_do_what_only_a_superuser_may(server: Postgres) -> Non
             connection.execute(forbidden.encode())
 
 
-def test_the_rest_api_hears_of_a_new_table(server: Postgres) -> None:
+def test_the_rest_api_is_notified_of_a_new_table(server: Postgres) -> None:
     with psycopg.connect(server.dsn("postgres"), autocommit=True) as connection:
         connection.execute("listen pgrst")
         connection.execute("create table public.heard (id int)")
@@ -149,7 +149,7 @@ def test_data_of_another_major_are_kept_aside_and_the_person_is_told(
         again.close()
 
 
-def test_a_server_that_was_killed_while_it_was_shaped_is_shaped_at_the_next_start(
+def test_a_server_killed_during_its_setup_is_set_up_at_the_next_start(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "postgres"

@@ -203,7 +203,7 @@ def test_all_pages_of_monitors_are_read(platform: Platform, robot: UptimeRobot) 
     assert len(robot.monitors) == 205 + len(NAMES)
 
 
-def test_without_a_watch_token_that_monitor_is_left_out_and_left_alone(
+def test_without_a_watch_token_its_monitor_is_neither_created_nor_changed(
     platform: Platform, robot: UptimeRobot, capsys: Printed
 ) -> None:
     assert run(platform, "apply", "--yes", WATCH_TOKEN=None) == 0

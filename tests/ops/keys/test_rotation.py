@@ -200,7 +200,7 @@ def nobody_holds_a_lock(database: Rows) -> bool:
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "RESEND_API_KEY", "LEADS_ENCRYPTION_KEY"])
-def test_killed_before_and_after_every_step_it_goes_on_where_it_was(
+def test_killed_before_and_after_every_step_a_rotation_resumes(
     platform: Platform, production: dict[str, str], database: Rows, file: KeyFile, name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -342,7 +342,7 @@ def set_at_vercel(platform: Platform, name: str, value: str) -> None:
     platform.vercel_api.project.keep(variable, upsert=True)
 
 
-def test_variables_that_changed_meanwhile_are_said_and_nothing_is_done_before_a_yes(
+def test_variables_that_changed_meanwhile_are_listed_and_need_a_confirmation(
     platform: Platform, production: dict[str, str], database: Rows, file: KeyFile,
     capsys: Printed, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -398,7 +398,7 @@ def test_agreed_to_by_an_option_the_changes_take_effect(
     assert platform.environment["LEADS_PER_HOUR"] == "31"
 
 
-def test_the_waits_say_what_is_waited_for(
+def test_every_wait_names_what_it_waits_for(
     platform: Platform, production: dict[str, str], database: Rows, file: KeyFile, capsys: Printed
 ) -> None:
     platform.vercel_api.project.build_s = 7.0
@@ -410,7 +410,7 @@ def test_the_waits_say_what_is_waited_for(
 
 
 @pytest.mark.parametrize("name", ["SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SERVICE_KEY"])
-def test_the_handbooks_name_leads_to_the_key_it_has_become(
+def test_the_handbooks_old_key_name_is_an_alias(
     platform: Platform, production: dict[str, str], capsys: Printed, name: str
 ) -> None:
     assert cli.main(["rotate", name, "--dry-run"], production) == 0
@@ -420,7 +420,7 @@ def test_the_handbooks_name_leads_to_the_key_it_has_become(
     assert "DATABASE_URL" in output.err
 
 
-def test_a_name_that_is_no_key_is_told_what_there_is(
+def test_an_unknown_key_name_lists_the_known_keys(
     platform: Platform, production: dict[str, str], capsys: Printed
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -442,7 +442,7 @@ def test_a_variable_that_vercel_did_not_keep_is_noticed_before_anything_is_revok
     assert outcome(name, production, file, production[name]) == "accepted"
 
 
-def test_an_old_key_that_still_works_is_told_loudly_and_tried_again(
+def test_an_old_key_that_still_works_is_reported_and_tried_again(
     platform: Platform, production: dict[str, str], file: KeyFile, database: Rows, capsys: Printed,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -497,7 +497,7 @@ def see(platform: Platform) -> None:
 # ------------------------------------------------------------------ after a rollback, sealed data
 
 
-def test_what_the_old_key_sealed_is_read_all_the_while_and_needs_it_no_more(
+def test_entries_encrypted_with_the_old_key_are_encrypted_with_the_new_one(
     platform: Platform, production: dict[str, str], file: KeyFile, database: Rows
 ) -> None:
     old = SecretBoxCipher(OperatorSettings(production).leads_encryption_key)
@@ -512,7 +512,7 @@ def test_what_the_old_key_sealed_is_read_all_the_while_and_needs_it_no_more(
     assert file.read()["LEADS_ENCRYPTION_KEY"].split(",")[1] == production["LEADS_ENCRYPTION_KEY"]
 
 
-def test_it_promotes_where_a_rollback_switched_the_domains_off(
+def test_a_rotation_promotes_its_deployment_where_a_rollback_disabled_auto_assignment(
     platform: Platform, production: dict[str, str], file: KeyFile
 ) -> None:
     platform.vercel_api.project.auto_assign = False

@@ -149,7 +149,7 @@ def sent(database: Rows) -> bool:
     return all(row["sent_at"] for row in rows(database, "outbox"))
 
 
-def test_the_ledger_balances_when_every_accepted_lead_is_stored_and_told(
+def test_the_reconciliation_balances_when_every_accepted_lead_is_stored_and_notified(
     platform: Platform, database: Rows, valkey: redis.Redis, capsys: Printed
 ) -> None:
     for number in range(3):
@@ -183,7 +183,7 @@ def test_a_lead_missing_from_the_table_is_named(
     assert stored not in shown
 
 
-def test_a_lead_nobody_was_told_of_is_named(
+def test_a_lead_without_a_sent_mail_to_sales_is_named(
     platform: Platform, database: Rows, valkey: redis.Redis, capsys: Printed
 ) -> None:
     platform.resend.switch(mode="fail", status=500)
@@ -213,7 +213,7 @@ def test_a_lead_that_waits_in_the_queue_is_on_its_way_and_not_missing(
     assert (status, book["accepted"], book["queued"], book["missing"]) == (0, 1, 1, [])
 
 
-def test_spam_and_canaries_are_no_part_of_the_ledger(
+def test_spam_and_canaries_are_left_out_of_the_reconciliation(
     platform: Platform, database: Rows, valkey: redis.Redis, capsys: Printed
 ) -> None:
     post(platform, company="SEO Inc")
@@ -267,7 +267,7 @@ def test_a_mail_to_a_wrong_mailbox_of_ours_is_sent_to_the_right_one_when_run_aga
     assert len(mails_to(platform, SALES)) == 1
 
 
-def test_a_mail_whose_words_reached_sales_otherwise_is_noted_as_told(
+def test_a_dead_letter_that_reached_sales_otherwise_is_marked_as_notified(
     platform: Platform, database: Rows
 ) -> None:
     platform.resend.switch(mode="fail", status=422)
@@ -298,7 +298,7 @@ def test_an_acknowledgement_to_no_address_is_shown_and_is_no_fault(
     assert "0 mails will be sent" in capsys.readouterr().out
 
 
-def test_a_lead_set_aside_is_listed_and_stored_once_its_key_is_back(
+def test_an_undecryptable_lead_is_listed_and_stored_once_its_key_is_back(
     platform: Platform,
     database: Rows,
     valkey: redis.Redis,
@@ -330,7 +330,7 @@ def signed(platform: Platform, now: datetime) -> tuple[bytes, dict[str, str]]:
     return body, {"Content-Type": "application/json", canary.HEADER: signature}
 
 
-def test_a_canary_travels_the_whole_path_and_leaves_nothing_behind(
+def test_a_canary_passes_every_step_and_leaves_nothing_behind(
     platform: Platform, database: Rows, valkey: redis.Redis, capsys: Printed
 ) -> None:
     assert ops(platform, "canary") == 0
@@ -343,7 +343,7 @@ def test_a_canary_travels_the_whole_path_and_leaves_nothing_behind(
     assert valkey.keys("journal:*") == []
 
 
-def test_only_a_signed_canary_is_one(platform: Platform, database: Rows) -> None:
+def test_a_canary_without_a_valid_signature_is_refused(platform: Platform, database: Rows) -> None:
     body, headers = signed(platform, datetime.now(UTC))
     _, old = signed(platform, datetime.now(UTC) - timedelta(minutes=6))
     forged = {**headers, canary.HEADER: headers[canary.HEADER][:-1] + "x"}
@@ -361,7 +361,7 @@ def test_only_a_signed_canary_is_one(platform: Platform, database: Rows) -> None
     assert platform.resend.received() == []
 
 
-def test_words_of_a_canary_in_a_visitors_form_are_a_lead_like_any_other(
+def test_a_form_with_the_canarys_text_is_an_ordinary_lead(
     platform: Platform, database: Rows
 ) -> None:
     form = canary.payload(datetime.now(UTC))
@@ -370,7 +370,7 @@ def test_words_of_a_canary_in_a_visitors_form_are_a_lead_like_any_other(
     assert eventually(lambda: mails_to(platform, SALES))
 
 
-def test_a_canary_that_had_to_queue_is_never_told_to_sales(
+def test_a_queued_canary_is_never_mailed_to_sales(
     platform: Platform,
     database: Rows,
     valkey: redis.Redis,

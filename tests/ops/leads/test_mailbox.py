@@ -210,7 +210,7 @@ def test_a_part_that_is_damaged_does_not_hide_the_one_that_is_whole() -> None:
         assert list(contents.leads.values()) == [LEADS[0]]
 
 
-def test_what_is_damaged_everywhere_is_said_with_its_reference() -> None:
+def test_a_lead_damaged_in_every_copy_is_named_by_its_reference() -> None:
     contents = mailbox.parse_file(mail(damaged(TEXT), None).as_bytes(), opened)
     assert (contents.leads, contents.damaged) == ({}, [mailbox.DamagedCopy(LEADS[0].ref, False)])
     other_key = letter_of(LEADS[1], SecretBoxCipher((b"x" * 32,)))
@@ -238,7 +238,7 @@ def test_what_is_damaged_everywhere_is_said_with_its_reference() -> None:
     ],
     ids=str,
 )
-def test_no_file_ends_the_reading(data: bytes) -> None:
+def test_no_file_aborts_the_import(data: bytes) -> None:
     assert mailbox.parse_file(data, opened).leads == {}
     assert mailbox.parse_file(data + b"\n\n" + TEXT.encode(), opened) is not None
 
@@ -260,7 +260,7 @@ def ids(database: Rows) -> set[Any]:
     return {row["id"] for row in database.execute("select id from leads")}
 
 
-def test_files_folders_and_mailboxes_are_imported_in_one_run_and_told_one_by_one(
+def test_files_folders_and_mailboxes_are_imported_in_one_run_and_reported_one_by_one(
     platform: Platform, database: Rows, saved: list[Email], tmp_path: Path, capsys: Printed
 ) -> None:
     mbox = standard.mbox(str(tmp_path / "sales.mbox"))

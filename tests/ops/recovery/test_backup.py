@@ -82,19 +82,19 @@ def opened(text: bytes, *by: bytes) -> bytes:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 3 * stream_encryption.CHUNK_BYTES // 2), max_size=4))
-def test_what_is_sealed_comes_back_whatever_its_pieces(sizes: list[int]) -> None:
+def test_what_is_encrypted_is_decrypted_whatever_the_chunk_sizes(sizes: list[int]) -> None:
     pieces = [os.urandom(size) for size in sizes]
     whole = b"".join(stream_encryption.encrypt(pieces, KEY))
     assert opened(whole) == b"".join(pieces)
 
 
-def test_a_key_being_retired_still_opens() -> None:
+def test_a_previous_key_still_decrypts() -> None:
     assert opened(sealed(b"leads", OTHER), KEY, OTHER) == b"leads"
     with pytest.raises(DecryptionError):
         opened(sealed(b"leads", OTHER))
 
 
-def test_a_seal_notices_every_kind_of_change() -> None:
+def test_decryption_fails_after_every_kind_of_change() -> None:
     three = sealed(os.urandom(3 * stream_encryption.CHUNK_BYTES))
     head = len(stream_encryption.MAGIC) + 24
     size = stream_encryption.CHUNK_BYTES + 17
@@ -383,7 +383,7 @@ def test_a_backup_that_was_changed_is_found_before_anything_is_dropped(
     assert manifest.list_backups(folder, key(platform))[0] == []
 
 
-def test_a_manifest_that_was_changed_or_exchanged_is_not_believed(
+def test_a_manifest_that_was_changed_or_exchanged_is_rejected(
     platform: Platform, database: Rows, folder: Path
 ) -> None:
     assert ops(platform, folder, "backup") == 0

@@ -252,7 +252,7 @@ def test_a_replay_stores_what_is_missing_once_however_often_it_is_run(site: Site
     assert len(site.query("select 1 from outbox")) == 4
 
 
-def test_what_cannot_be_opened_is_counted_and_not_passed_over(site: Site) -> None:
+def test_entries_that_cannot_be_decrypted_are_counted(site: Site) -> None:
     site.post(1)
     site.journaled(1)
     site.valkey.set("journal:00000000-0000-0000-0000-000000000000", "c2VhbGVk")
@@ -517,7 +517,7 @@ def by_supabase(site: Site) -> Callable[[datetime], None]:
     return replace_all
 
 
-def test_supabases_backups_are_listed_judged_and_recorded_for_the_watch(site: Site) -> None:
+def test_supabases_backups_are_listed_checked_and_recorded_for_the_monitor(site: Site) -> None:
     assert site.ops("backup") == 0
     status, report = site.answers("backups", "--record")
     assert status == 0, report
@@ -551,7 +551,7 @@ def test_backups_that_failed_or_are_old_or_none_are_not_called_good(site: Site) 
     [{"mode": "fail"}, {"mode": "rate_limit"}, {"mode": "reset"}],
     ids=lambda t: t["mode"],
 )
-def test_supabase_in_trouble_is_said_and_our_own_are_listed(
+def test_an_outage_of_supabases_api_is_reported_and_our_own_backups_are_listed(
     site: Site, trouble: dict[str, Any]
 ) -> None:
     assert site.ops("backup") == 0
@@ -579,7 +579,7 @@ def supabase_restore(site: Site, *more: str) -> int:
                         *more)  # fmt: skip
 
 
-def test_a_restore_by_supabase_walks_the_same_way(site: Site) -> None:
+def test_a_restore_by_supabase_runs_the_same_steps(site: Site) -> None:
     before = site.post(1)
     site.journaled(1)
     assert site.ops("backup") == 0
@@ -640,7 +640,7 @@ def drilled(site: Site, age: timedelta, verdict: str = "PASS") -> None:
     )
 
 
-def test_deep_health_complains_of_an_old_drill_and_an_old_backup_and_of_none(site: Site) -> None:
+def test_deep_health_degrades_with_an_old_or_missing_drill_or_backup(site: Site) -> None:
     assert services(site)[1]["restore_drill"] == "not yet", "nobody has watched yet"
     watched_for(site, timedelta(days=6))
     status, checks = services(site)
