@@ -1,6 +1,6 @@
 """A game day: each dependency is broken for real, and whoever is on call hears of it once.
 
-The functions run behind fault proxies; the watch is called as the cron calls it; Slack, Resend and
+The functions run behind fault proxies; the monitor is run as the cron runs it; Slack, Resend and
 Sentry are the stand-ins.
 """
 
@@ -29,7 +29,7 @@ def monitored_site(site: SiteUnderTest) -> Iterator[SiteUnderTest]:
     """Nothing is broken, and the monitor has run once."""
     site.environment["SITE_URL"] = site.url
     kill(site, "api/leads", "api/cron/watch", "api/status", "api/health")
-    assert watch(site)["findings"] == []
+    assert run_monitor(site)["findings"] == []
     yield site
     site.clear_faults_and_wait()
 
@@ -40,7 +40,7 @@ def kill(site: SiteUnderTest, *functions: str) -> None:
     eventually(lambda: pids.isdisjoint(running["pid"] for running in site.running()))
 
 
-def watch(site: SiteUnderTest) -> dict[str, Any]:
+def run_monitor(site: SiteUnderTest) -> dict[str, Any]:
     token = {"Authorization": f"Bearer {site.environment['CRON_SECRET']}"}
     response = httpx.get(f"{site.url}/api/cron/watch", headers=token, timeout=60)
     assert response.status_code == 200, response.text
@@ -80,7 +80,7 @@ def recovered(site: SiteUnderTest) -> None:
     """Two quiet watches: it is over."""
     kill(site, "api/leads", "api/cron/watch", "api/status")
     for _ in range(3):
-        watch(site)
+        run_monitor(site)
 
 
 def quiet(site: SiteUnderTest) -> None:
@@ -94,13 +94,13 @@ def test_postgres_down_is_one_sev1_within_one_monitor_run_and_its_recovery_edits
 ) -> None:
     monitored_site.database.switch("refuse")
     assert post(monitored_site).status_code == 202
-    report = watch(monitored_site)
+    report = run_monitor(monitored_site)
     assert report["written"] == "redis"
     assert "database_down" in report["findings"]
     [alert] = messages(monitored_site)
     assert alert["fields"]["text"] == "SEV1 Postgres is down: leads are queued"
     for _ in range(3):
-        watch(monitored_site)
+        run_monitor(monitored_site)
     assert len(messages(monitored_site)) == 1, "the same outage, posted once"
     document = status(monitored_site)
     assert document["data"]["source"] == "copy"
@@ -129,7 +129,7 @@ def test_its_post_mortem_counts_the_leads_and_it_closes_with_an_rca_alone(
     assert monitored_site.wait_idle(10)
     monitored_site.database.switch("refuse")
     assert post(monitored_site, 2).status_code == 202
-    watch(monitored_site)
+    run_monitor(monitored_site)
     monitored_site.clear_faults_and_wait()
     recovered(monitored_site)
     eventually(
@@ -166,9 +166,9 @@ def test_its_post_mortem_counts_the_leads_and_it_closes_with_an_rca_alone(
 
 def test_redis_down_is_one_sev2_that_waits_for_the_morning(monitored_site: SiteUnderTest) -> None:
     monitored_site.redis.switch("refuse")
-    report = watch(monitored_site)
+    report = run_monitor(monitored_site)
     assert report["findings"] == ["redis_down"]
-    watch(monitored_site)
+    run_monitor(monitored_site)
     assert messages(monitored_site) == []
     [incident] = incidents(monitored_site)
     assert (incident["severity"], incident["told"]) == ("sev2", 0)
@@ -192,7 +192,7 @@ def test_a_lead_kept_nowhere_is_alerted_by_its_own_request(monitored_site: SiteU
     assert "A lead was not stored anywhere" in alert["fields"]["text"]
     assert post(monitored_site, 2).status_code == 503
     monitored_site.wait_idle(20)
-    report = watch(monitored_site)
+    report = run_monitor(monitored_site)
     assert report["written"] == "slack"
     assert len(messages(monitored_site)) == 1, (
         "nothing can be recorded, and still it is posted once"
@@ -220,7 +220,7 @@ def test_resend_down_delays_mails_and_waits_for_the_morning(monitored_site: Site
     assert post(monitored_site).status_code == 200
     monitored_site.wait_idle(10)
     monitored_site.admin.execute("update outbox set created_at = now() - interval '20 min'")
-    assert watch(monitored_site)["findings"] == ["mail_delayed"]
+    assert run_monitor(monitored_site)["findings"] == ["mail_delayed"]
     assert messages(monitored_site) == []
     assert [each["severity"] for each in incidents(monitored_site)] == ["sev2"]
 
@@ -230,7 +230,7 @@ def test_a_mail_given_up_is_sev1(monitored_site: SiteUnderTest) -> None:
     post(monitored_site)
     monitored_site.wait_idle(10)
     monitored_site.admin.execute("update outbox set dead_at = now(), leased_until = null")
-    assert watch(monitored_site)["findings"] == ["dead_letters"]
+    assert run_monitor(monitored_site)["findings"] == ["dead_letters"]
     assert [each["fields"]["text"] for each in messages(monitored_site)] == [
         "SEV1 Mails were given up"
     ]
@@ -245,16 +245,17 @@ def test_slack_down_delays_an_alert_and_loses_none(
 ) -> None:
     monitored_site.slack.switch(mode, **options)
     monitored_site.database.switch("refuse")
-    watch(monitored_site)  # or the request of its synthetic lead, which meets the outage first
+    # Or the request of its synthetic lead, which meets the outage first.
+    run_monitor(monitored_site)
     assert messages(monitored_site) == []
     monitored_site.slack.ok()
     monitored_site.database.ok()
     kill(monitored_site, "api/cron/watch", "api/leads")
-    watch(monitored_site)  # Postgres is back before Slack is
+    run_monitor(monitored_site)  # Postgres is back before Slack is
     monitored_site.admin.execute("update incidents set tell_at = now()")
-    watch(monitored_site)
+    run_monitor(monitored_site)
     monitored_site.admin.execute("update incidents set tell_at = now()")
-    watch(monitored_site)
+    run_monitor(monitored_site)
     [alert] = messages(monitored_site)
     assert "Postgres is down" in alert["fields"]["text"]
 
@@ -264,19 +265,19 @@ def test_an_alert_whose_response_was_lost_is_not_posted_twice(
 ) -> None:
     monitored_site.slack.switch("lose_reply", match="chat.postMessage", times=1)
     monitored_site.database.switch("refuse")
-    watch(monitored_site)
+    run_monitor(monitored_site)
     assert len(messages(monitored_site)) == 1
     entry = monitored_site.redis_command("HGET", "incidents", "service")
     document = json.loads(str(entry.decode()))  # type: ignore[union-attr]
     document["incident"]["tell_at"] = document["incident"]["detected_at"]
     monitored_site.redis_command("HSET", "incidents", "service", json.dumps(document))
-    watch(monitored_site)
+    run_monitor(monitored_site)
     assert len(messages(monitored_site)) == 1
 
 
 def test_a_silent_sentry_raises_no_alert(monitored_site: SiteUnderTest) -> None:
     monitored_site.sentry.switch("stall")
-    assert watch(monitored_site)["findings"] == []
+    assert run_monitor(monitored_site)["findings"] == []
     assert messages(monitored_site) == []
 
 
@@ -285,7 +286,7 @@ def test_every_message_keeps_to_block_kits_limits_and_names_no_person(
 ) -> None:
     monitored_site.database.switch("refuse")
     post(monitored_site)
-    watch(monitored_site)
+    run_monitor(monitored_site)
     monitored_site.clear_faults_and_wait()
     recovered(monitored_site)
     sent = [
@@ -300,7 +301,7 @@ def test_every_message_keeps_to_block_kits_limits_and_names_no_person(
 
 def test_the_monitor_checks_in_with_sentry(monitored_site: SiteUnderTest) -> None:
     monitored_site.sentry.forget()
-    watch(monitored_site)
+    run_monitor(monitored_site)
 
     def check_ins() -> list[Any]:
         items = [

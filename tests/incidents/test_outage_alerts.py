@@ -25,9 +25,8 @@ from lib.settings import Settings
 from ops import cli
 from tests.conftest import eventually
 from tests.fix_site import shared_site, site
-from tests.incidents.test_game_day import kill, post, recovered, replies
+from tests.incidents.test_game_day import kill, post, recovered, replies, run_monitor
 from tests.incidents.test_game_day import messages as roots
-from tests.incidents.test_game_day import watch as call_watch
 
 __all__ = ["shared_site", "site"]
 
@@ -76,7 +75,7 @@ def test_a_lead_that_met_a_dead_postgres_alerts_after_its_response_and_once(
     for number in range(5, 10):
         post(monitored_site, number)
     monitored_site.wait_idle(20)
-    call_watch(monitored_site)
+    run_monitor(monitored_site)
     assert texts(monitored_site) == ["SEV1 Postgres is down: leads are queued"]
     message = json.dumps(roots(monitored_site)[0]["fields"])
     assert "a request to /api/leads was answered 202" in message
@@ -151,7 +150,7 @@ def test_a_worse_effect_on_leads_edits_the_title_and_is_broadcast(
     for number in range(2, 5):
         assert post(monitored_site, number).status_code == 503
     monitored_site.wait_idle(20)
-    call_watch(monitored_site)
+    run_monitor(monitored_site)
     assert texts(monitored_site) == ["SEV1 Postgres is down: leads are refused"]
     sent = [reply["fields"] for reply in replies(monitored_site)]
     broadcast = [fields["text"] for fields in sent if fields["reply_broadcast"]]
@@ -165,7 +164,7 @@ def test_a_worse_effect_on_leads_edits_the_title_and_is_broadcast(
 def test_the_status_page_shows_an_alert_between_two_monitor_runs(
     monitored_site: SiteUnderTest,
 ) -> None:
-    call_watch(monitored_site)
+    run_monitor(monitored_site)
     monitored_site.database.switch("refuse")
     assert post(monitored_site).status_code == 202
     monitored_site.wait_idle(20)
@@ -336,7 +335,7 @@ def test_a_second_outage_with_stores_is_a_new_message_too(monitored_site: SiteUn
     kill(monitored_site, "api/leads", "api/cron/watch")
     assert post(monitored_site, 2).status_code == 202
     monitored_site.wait_idle(20)
-    call_watch(monitored_site)
+    run_monitor(monitored_site)
     assert texts(monitored_site)[0].startswith("RECOVERED SEV1")
     assert texts(monitored_site)[1:] == ["SEV1 Postgres is down: leads are queued"]
     assert roots(monitored_site)[0]["ts"] == first["ts"]

@@ -333,7 +333,7 @@ def test_eight_at_once_of_one_lead_are_one_row_and_eight_equal_answers(
     counts = database.execute(
         "select coalesce(sum(cardinality(moments)), 0) as n from lead_clients"
     ).fetchone()
-    assert counts == {"n": 6}, "the twins gave back what they had taken"
+    assert counts == {"n": 6}, "the duplicates gave back what they had taken"
 
 
 def test_a_lost_reply_to_the_statement_stores_once_and_answers_once(

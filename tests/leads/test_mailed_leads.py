@@ -124,9 +124,9 @@ def test_several_leads_of_one_outage_are_named_by_monitor_health_reconciliation_
     assert refs <= set(findings["leads_only_in_mail"].replace(",", "").split())
     assert carried(platform) == set(), "the message says that they are registered"
 
-    book = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
-    assert set(book.mailed) == refs
-    assert not book.balanced
+    result = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
+    assert set(result.mailed) == refs
+    assert not result.balanced
     answer = deep(platform, platform)
     assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
     assert set(answer.json()["ledger"]["mailed"]) == refs
@@ -170,16 +170,16 @@ def test_an_import_closes_an_entry_and_a_person_may_dismiss_one(
         "RECOVERED SEV1 Leads exist only in a mail" in message["text"]
         for message in slack(platform)
     )
-    book = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
-    assert book.mailed == ()
+    result = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
+    assert result.mailed == ()
 
 
 @pytest.fixture
 def flaky(platform: Platform, database: Rows) -> Iterator[tuple[Function, FaultProxy]]:
     """An instance without Slack, whose way to Postgres can be cut."""
     port = urlsplit(platform.database_url).port or 5432
-    way = FaultProxy("127.0.0.1", port)
-    url = platform.database_url.replace(f":{port}/", f":{way.port}/")
+    proxy = FaultProxy("127.0.0.1", port)
+    url = platform.database_url.replace(f":{port}/", f":{proxy.port}/")
     with platform.function(
         "api/leads.py",
         DATABASE_URL=url,
@@ -187,20 +187,20 @@ def flaky(platform: Platform, database: Rows) -> Iterator[tuple[Function, FaultP
         LEADS_PER_MINUTE="1000",
         LEADS_PER_HOUR="1000",
     ) as running:
-        yield running, way
-    way.close()
+        yield running, proxy
+    proxy.close()
 
 
 def test_an_instance_that_reached_nobody_registers_it_after_a_later_answer(
     platform: Platform, database: Rows, flaky: tuple[Function, FaultProxy]
 ) -> None:
-    running, way = flaky
-    way.switch(mode="refuse")
+    running, proxy = flaky
+    proxy.switch(mode="refuse")
     platform.upstash.switch(mode="fail", status=500)
     lost = [send(running, f"Hilang {n}") for n in range(2)]
     assert len(delivered(platform)) == 2
     assert registered(database) == set()
-    way.ok()  # Redis stays down: it would be registered in whichever answers first
+    proxy.ok()  # Redis stays down: it would be registered in whichever answers first
 
     def entered() -> bool:
         """The lost ones are registered."""
@@ -217,8 +217,8 @@ def test_with_redis_back_first_the_monitor_imports_the_entry_from_redis(
     valkey: redis.Redis,
     flaky: tuple[Function, FaultProxy],
 ) -> None:
-    running, way = flaky
-    way.switch(mode="refuse")
+    running, proxy = flaky
+    proxy.switch(mode="refuse")
     platform.upstash.switch(mode="fail", status=500)
     lost = send(running, "Hilang")
     platform.upstash.ok()
@@ -231,8 +231,8 @@ def test_with_redis_back_first_the_monitor_imports_the_entry_from_redis(
     eventually(is_registered_in_redis, pause_s=BETWEEN_LEADS_S)
     entry = json.loads(cast("dict[str, str]", valkey.hgetall("mailed"))[lost["id"]])
     assert set(entry) == {"lead_id", "ref", "accepted_at", "marks"}
-    book = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
-    assert lost["ref"] in book.mailed, "already, from Redis"
+    result = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
+    assert lost["ref"] in result.mailed, "already, from Redis"
     assert lost["ref"] in findings_by_rule(services, NOW)["leads_only_in_mail"]
     assert lost["id"] in registered(database)
     assert valkey.exists("mailed") == 0
@@ -245,8 +245,8 @@ def test_the_reconciliation_counts_a_mailed_lead_as_mailed_and_not_as_missing(
     at = (NOW - 10 * MINUTE).timestamp()
     valkey.zadd("accepted", {taken["id"]: at})
     findings_by_rule(services, NOW)
-    book = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
-    assert (book.missing, book.mailed) == ((), (taken["ref"],))
+    result = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
+    assert (result.missing, result.mailed) == ((), (taken["ref"],))
 
 
 def test_a_canary_that_was_mailed_is_registered_nowhere(platform: Platform, database: Rows) -> None:

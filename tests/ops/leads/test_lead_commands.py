@@ -155,13 +155,18 @@ def test_the_reconciliation_balances_when_every_accepted_lead_is_stored_and_noti
     for number in range(3):
         post(platform, number)
     eventually(lambda: valkey.zcard("accepted") == 3 and sent(database))
-    status, book = counted(platform, capsys)
-    assert (status, book["accepted"], book["stored"]) == (0, 0, 0), "too new to be judged"
+    status, report = counted(platform, capsys)
+    assert (status, report["accepted"], report["stored"]) == (0, 0, 0), "too new to be judged"
     let_time_pass(database, valkey)
-    status, book = counted(platform, capsys)
+    status, report = counted(platform, capsys)
     assert status == 0
-    assert (book["accepted"], book["stored"], book["told"]) == (3, 3, 3)
-    assert (book["missing"], book["untold"], book["queued"], book["set_aside"]) == ([], [], 0, 0)
+    assert (report["accepted"], report["stored"], report["told"]) == (3, 3, 3)
+    assert (report["missing"], report["untold"], report["queued"], report["set_aside"]) == (
+        [],
+        [],
+        0,
+        0,
+    )
     assert ops(platform, "ledger") == 0
     assert "\nbalanced" in capsys.readouterr().out
 
@@ -173,9 +178,9 @@ def test_a_lead_missing_from_the_table_is_named(
     eventually(lambda: valkey.zcard("accepted") == 2 and sent(database))
     let_time_pass(database, valkey)
     database.execute("delete from leads where id = %s", [lost])
-    status, book = counted(platform, capsys)
-    assert (status, book["missing"]) == (1, [lost])
-    assert (book["accepted"], book["stored"], book["told"]) == (2, 1, 1)
+    status, report = counted(platform, capsys)
+    assert (status, report["missing"]) == (1, [lost])
+    assert (report["accepted"], report["stored"], report["told"]) == (2, 1, 1)
     assert ops(platform, "ledger") == 1
     shown = capsys.readouterr().out
     assert "NOT BALANCED" in shown
@@ -190,9 +195,9 @@ def test_a_lead_without_a_sent_mail_to_sales_is_named(
     untold = post(platform)["id"]
     eventually(lambda: rows(database, "outbox")[0]["last_error"] and valkey.zcard("accepted"))
     let_time_pass(database, valkey)
-    status, book = counted(platform, capsys)
-    assert (status, book["untold"]) == (1, [untold])
-    assert (book["accepted"], book["stored"], book["told"]) == (1, 1, 0)
+    status, report = counted(platform, capsys)
+    assert (status, report["untold"]) == (1, [untold])
+    assert (report["accepted"], report["stored"], report["told"]) == (1, 1, 0)
     platform.resend.ok()
     database.execute("update outbox set next_attempt_at = now(), leased_until = null")
     platform.cron("deliver")
@@ -209,8 +214,8 @@ def test_a_lead_that_waits_in_the_queue_is_on_its_way_and_not_missing(
     post(without_database)
     eventually(lambda: valkey.zcard("accepted"))
     let_time_pass(database, valkey)
-    status, book = counted(platform, capsys)
-    assert (status, book["accepted"], book["queued"], book["missing"]) == (0, 1, 1, [])
+    status, report = counted(platform, capsys)
+    assert (status, report["accepted"], report["queued"], report["missing"]) == (0, 1, 1, [])
 
 
 def test_spam_and_canaries_are_left_out_of_the_reconciliation(
@@ -219,8 +224,8 @@ def test_spam_and_canaries_are_left_out_of_the_reconciliation(
     post(platform, company="SEO Inc")
     assert ops(platform, "canary") == 0
     let_time_pass(database, valkey)
-    status, book = counted(platform, capsys)
-    assert (status, book["accepted"], book["stored"]) == (0, 0, 0)
+    status, report = counted(platform, capsys)
+    assert (status, report["accepted"], report["stored"]) == (0, 0, 0)
 
 
 # ------------------------------------------------------------------ what was given up
@@ -313,8 +318,8 @@ def test_an_undecryptable_lead_is_listed_and_stored_once_its_key_is_back(
     assert ops(platform, "dead", "list") == 1
     assert lead in capsys.readouterr().out
     let_time_pass(database, valkey)
-    status, book = counted(platform, capsys)
-    assert (status, book["set_aside"], book["missing"]) == (1, 1, [])
+    status, report = counted(platform, capsys)
+    assert (status, report["set_aside"], report["missing"]) == (1, 1, [])
     assert ops(platform, "dead", "rerun", "--yes", "--all") == 0
     platform.cron("deliver")
     assert [str(row["id"]) for row in rows(database)] == [lead]
