@@ -36,5 +36,5 @@ def all_invariants_hold(report: InvariantReport) -> bool:
 
 def all_accepted(report: InvariantReport) -> bool:
     """No lead was refused, and every promise was kept."""
-    assert report.accepted == report.offered, "\n" + report.render()
+    assert report.accepted == report.attempted, "\n" + report.render()
     return all_invariants_hold(report)

@@ -69,7 +69,7 @@ def test_leads_come_in_through_a_pooler_one_by_one_and_together(
     oracle.submit(40)
     report = oracle.recover_and_check()
     assert all_accepted(report)
-    assert report.accepted_200 == report.offered
+    assert report.accepted_200 == report.attempted
     assert says_nothing_of_prepared_statements(site)
     [pool] = [pool for pool in pooler.pools() if pool["database"] == "alfa"]
     assert pool["pool_mode"] == "transaction"

@@ -72,8 +72,8 @@ def _run_phase(oracle: Oracle, planned: Phase) -> None:
     site = oracle.site
     site.apply(planned.faults)
     works: list[tuple[float, Callable[[], object]]] = []
-    for wave in planned.loads:
-        works += [(wave.at_s, work) for work in _senders(oracle, wave)]
+    for load in planned.loads:
+        works += [(load.at_s, work) for work in _senders(oracle, load)]
     works += [(event.at_s, _signal_sender(site, event)) for event in planned.fault_events]
     works += [(at_s, site.drain) for at_s in planned.drains_at_s]
     started = time.monotonic()
@@ -88,11 +88,11 @@ def _run_phase(oracle: Oracle, planned: Phase) -> None:
         thread.join()
 
 
-def _senders(oracle: Oracle, wave: Load) -> list[Callable[[], object]]:
-    attempts = [oracle.new_attempt(keyed=wave.client.sends_key) for _ in range(wave.leads)]
-    times = 2 if wave.sent_twice else 1
+def _senders(oracle: Oracle, load: Load) -> list[Callable[[], object]]:
+    attempts = [oracle.new_attempt(keyed=load.client.sends_key) for _ in range(load.leads)]
+    times = 2 if load.sent_twice else 1
     return [
-        partial(oracle.send, attempt, wave.client) for attempt in attempts for _ in range(times)
+        partial(oracle.send, attempt, load.client) for attempt in attempts for _ in range(times)
     ]
 
 

@@ -22,7 +22,7 @@ PERSONAL_DATA = re.compile(r"[0-9a-f]{6}x[0-9]{5}|812[0-9]{9}")
 class InvariantReport:
     """Figures in leads or mails, seconds where it says so; findings name every broken promise."""
 
-    offered: int = 0
+    attempted: int = 0
     accepted: int = 0
     accepted_200: int = 0
     accepted_202: int = 0
@@ -94,7 +94,7 @@ def check_invariants(
 def _count_answers(
     report: InvariantReport, attempts: Sequence[LeadAttempt], budget_s: float
 ) -> None:
-    report.offered = len(attempts)
+    report.attempted = len(attempts)
     for attempt in attempts:
         report.accepted += attempt.accepted
         first = next((answer for answer in attempt.answers if answer.accepted), None)

@@ -46,7 +46,7 @@ def render(
     lines += _memory_lines(megabytes)
     lines += [
         "",
-        f"leads: offered {report.offered}, accepted {report.accepted}, lost {report.lost}, "
+        f"leads: attempted {report.attempted}, accepted {report.accepted}, lost {report.lost}, "
         f"doubled {report.doubled}; mails: due {report.mails_due}, "
         f"delivered {report.mails_delivered}, missing {report.mails_missing}, "
         f"doubled {report.mails_doubled}",

@@ -70,5 +70,5 @@ def _bench(
     ]  # fmt: skip
 
 
-def _tell(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

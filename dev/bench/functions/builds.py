@@ -17,7 +17,7 @@ from dev.build import vercel_build
 from dev.edge import runtime
 
 COMPETITORS = Path(__file__).parent / "competitors"
-_KEPT = DATA / "bench"
+_CACHE = DATA / "bench"
 _BUILD = "import sys; from pathlib import Path; from dev.build import vercel_build; \
 vercel_build.build(Path.cwd(), Path(sys.argv[1]))"
 _WATCHED = ("api", "lib", "public", "supabase/seed", "requirements.txt", "vercel.json", "uv.toml",
@@ -43,13 +43,13 @@ class Built:
 def ours() -> Path:
     """The output folder of this tree."""
     files = [file for name in _WATCHED for file in _files(ROOT / name)]
-    return _kept("ours", _stamp(files), lambda out: vercel_build.build(ROOT, out))
+    return _cached_build("ours", _stamp(files), lambda out: vercel_build.build(ROOT, out))
 
 
 def of_commit(ref: str) -> Path:
     """The output folder of a commit, built as that commit builds."""
     sha = _git("rev-parse", f"{ref}^{{commit}}")
-    tree = _KEPT / "commits" / sha[:12]
+    tree = _CACHE / "commits" / sha[:12]
     if not tree.exists():
         tree.parent.mkdir(parents=True, exist_ok=True)
         _git("clone", "--quiet", "--shared", "--no-checkout", str(ROOT), str(tree))
@@ -60,7 +60,7 @@ def of_commit(ref: str) -> Path:
         command = [sys.executable, "-c", _BUILD, str(out)]
         subprocess.run(command, cwd=tree, check=True, env={**os.environ, "PYTHONPATH": "."})
 
-    return _kept("commit", sha[:12], make)
+    return _cached_build("commit", sha[:12], make)
 
 
 def competitor(name: str) -> Path:
@@ -70,7 +70,7 @@ def competitor(name: str) -> Path:
         vercel_build.copy_tree(COMPETITORS / name, out / "project")
         vercel_build.run_builder(out / "project", out / "bin")
 
-    return _kept(f"competitor-{name}", _stamp(_files(COMPETITORS / name)), make)
+    return _cached_build(f"competitor-{name}", _stamp(_files(COMPETITORS / name)), make)
 
 
 def function(output: Path, name: str) -> Built:
@@ -93,13 +93,13 @@ def hono() -> Built:
         subprocess.run(npm, cwd=project, check=True)
         (project / ".vercel" / "output").mkdir(parents=True)
 
-    folder = _kept("competitor-hono", _stamp(_files(COMPETITORS / "hono")), make).parents[1]
+    folder = _cached_build("competitor-hono", _stamp(_files(COMPETITORS / "hono")), make).parents[1]
     node = shutil.which("node") or "node"
     return Built(folder, [node, "server.mjs"], {"NODE_ENV": "production"}, is_python=False)
 
 
-def _kept(kind: str, stamp: str, make: Callable[[Path], object]) -> Path:
-    out = _KEPT / f"{kind}-{stamp}"
+def _cached_build(kind: str, stamp: str, make: Callable[[Path], object]) -> Path:
+    out = _CACHE / f"{kind}-{stamp}"
     output = out / "project" / ".vercel" / "output"
     done = out / "done"
     if not done.exists():

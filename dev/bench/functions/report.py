@@ -91,7 +91,7 @@ def _trips(run: Run) -> Iterator[str]:
 class Target:
     """value is to be at most (or, above=True, more than) limit."""
 
-    what: str
+    name: str
     value: float
     limit: float
     above: bool = False
@@ -101,7 +101,7 @@ class Target:
         met = self.value > self.limit if self.above else self.value <= self.limit
         sign = "more than" if self.above else "at most"
         return (
-            f"| {self.what} | {sign} {self.limit:g} | {self.value:.2f} |"
+            f"| {self.name} | {sign} {self.limit:g} | {self.value:.2f} |"
             f" {'met' if met else '**missed**'} |"
         )
 
@@ -137,8 +137,8 @@ def _warm_targets(run: Run) -> Iterator[Target]:
             continue
         base = INSERT if job == "leads" else FLOOR
         for n in CONNECTIONS:
-            what = f"{job}: p95 at {n}, x {base}"
-            yield Target(what, p95(job, n) / p95(base, n), P95_AT_MOST[job.split()[0]])
+            name = f"{job}: p95 at {n}, x {base}"
+            yield Target(name, p95(job, n) / p95(base, n), P95_AT_MOST[job.split()[0]])
         if job.startswith("products"):
             for n in CONNECTIONS[1:]:
                 ratio = run.warm[job].rate(n) / run.warm[FLOOR].rate(n)

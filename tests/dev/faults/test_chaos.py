@@ -28,4 +28,4 @@ def test_a_round_of_chaos_loses_and_doubles_nothing_and_ends_by_itself(site: Sit
     report = chaos.run(site, seed=22, seconds=1, tell=lines.append)
     assert all_invariants_hold(report)
     assert len(lines) == 2  # the round, and the mending
-    assert report.offered > 5
+    assert report.attempted > 5
