@@ -105,8 +105,8 @@ def _install_with_pip(python: Path, files: "list[Path]") -> None:
     command = [str(python), "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
     for file in files:
         command += ["-r", str(file)]
-    shown = r"(Collecting|Requirement already satisfied:|Installing|Successfully|ERROR) .*"
-    lines, status = _follow(command, _environ(), shown)
+    shown_lines = r"(Collecting|Requirement already satisfied:|Installing|Successfully|ERROR) .*"
+    lines, status = _follow(command, _environ(), shown_lines)
     if status != 0:
         sys.exit("".join(lines[-30:]) + "\npip could not install the packages (see above)")
 
@@ -116,7 +116,9 @@ def _environ() -> "dict[str, str]":
     return dict(os.environ, PIP_USER="0", PYTHONUNBUFFERED="1")
 
 
-def _follow(command: "list[str]", environ: "dict[str, str]", shown: str) -> "tuple[list[str], int]":
+def _follow(
+    command: "list[str]", environ: "dict[str, str]", shown_lines: str
+) -> "tuple[list[str], int]":
     """Run a command and print the lines that match; all its lines, and its exit status."""
     lines = []
     with subprocess.Popen(
@@ -129,7 +131,7 @@ def _follow(command: "list[str]", environ: "dict[str, str]", shown: str) -> "tup
         assert process.stdout is not None
         for line in process.stdout:
             lines.append(line)
-            match = re.match(shown, line)
+            match = re.match(shown_lines, line)
             if match:
                 print("      " + match.group()[:96], flush=True)
     return lines, process.wait()

@@ -119,11 +119,11 @@ def _install_python_tools(venv: Path, pinned: Path, name: str) -> None:
     raise Missing(f"{name} could not be installed (see above)")
 
 
-def _npm_install(folder: Path, what: str) -> None:
+def _npm_install(folder: Path, label: str) -> None:
     """Says how many packages came, every 50 of them."""
     if shutil.which("npm") is None:
-        raise Missing(f"npm is needed for {what}: install Node.js 20+")
-    print(f"Installing {what} …", flush=True)
+        raise Missing(f"npm is needed for {label}: install Node.js 20+")
+    print(f"Installing {label} …", flush=True)
     # `install` keeps to the lock file too; `ci` refuses one without every other system's binary.
     command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--loglevel=http"]
     lines, count = [], 0
@@ -140,7 +140,7 @@ def _npm_install(folder: Path, what: str) -> None:
                     print(f"      {count} packages", flush=True)
     if npm.returncode != 0:
         print("".join(lines[-30:]), file=sys.stderr)
-        raise Missing(f"npm could not install {what} (see above)")
+        raise Missing(f"npm could not install {label} (see above)")
 
 
 def find_browser() -> Path | None:

@@ -90,7 +90,7 @@ REQUIREMENTS = (
         MONITORING,
         "Uptime: UptimeRobot checking /api/health",
         code=("ops/incidents/monitors.toml", "ops/incidents/monitors.py"),
-        tests=("tests/ops/test_monitors.py",),
+        tests=("tests/ops/incidents/test_monitors.py",),
     ),
     Requirement(
         MONITORING,
@@ -128,7 +128,7 @@ REQUIREMENTS = (
         RESPONSE,
         "Contain (bad deploy: Vercel instant rollback)",
         code=("ops/incidents/rollback.py", "ops/incidents/rollback_candidates.py"),
-        tests=("tests/ops/test_rollback.py",),
+        tests=("tests/ops/incidents/test_rollback.py",),
     ),
     Requirement(
         RESPONSE,
@@ -146,21 +146,21 @@ REQUIREMENTS = (
         RECOVERY,
         "RPO < 24 h (daily backup) or < 1 min (PITR)",
         code=("ops/recovery/backup.py", "ops/vendors/supabase.py", "ops/recovery/journal.py"),
-        tests=("tests/ops/test_recovery.py", "tests/monitoring/test_monitor.py"),
+        tests=("tests/ops/recovery/test_recovery.py", "tests/monitoring/test_monitor.py"),
         drill="restore",
     ),
     Requirement(
         RECOVERY,
         "RTO < 60 min",
         code=("ops/recovery/plan.py", "ops/recovery/drill.py", "dev/bench/restore.py"),
-        tests=("tests/ops/test_recovery.py",),
+        tests=("tests/ops/recovery/test_recovery.py",),
         drill="restore",
     ),
     Requirement(
         RECOVERY,
         "Restore from the latest valid Supabase snapshot",
         code=("ops/recovery/backup_sources.py", "ops/recovery/plan.py"),
-        tests=("tests/ops/test_recovery.py",),
+        tests=("tests/ops/recovery/test_recovery.py",),
         drill="restore",
     ),
     Requirement(
@@ -169,7 +169,7 @@ REQUIREMENTS = (
         " SUPABASE_SERVICE_ROLE_KEY, update Vercel's environment, redeploy the latest"
         " commit",
         code=("ops/keys/rotation.py", "ops/keys/vendors.py", "ops/keys/database.py"),
-        tests=("tests/ops/test_rotation.py",),
+        tests=("tests/ops/keys/test_rotation.py",),
     ),
     Requirement(
         RECOVERY,

@@ -69,22 +69,22 @@ NEEDS_PLATFORM = {"platform", "platforms", "built", "server", "own", "small", "b
 MOST_MEASUREMENTS = 3
 
 SLOW_FILES = (
-    "ops/test_rotation.py",
+    "ops/keys/test_rotation.py",
     "leads/test_no_lead_lost.py",
     "leads/test_inputs.py",
-    "ops/test_restore_whole.py",
-    "ops/test_recovery.py",
+    "ops/recovery/test_restore_whole.py",
+    "ops/recovery/test_recovery.py",
     "ops/test_documents.py",
     "leads/test_store_faults.py",
     "leads/test_interrupted.py",
-    "dev/test_mutations.py",
-    "ops/test_vercel_cli.py",
+    "dev/faults/test_mutations.py",
+    "dev/vendors/test_vercel_cli.py",
     "test_artefact.py",
-    "ops/test_supabase_cli.py",
+    "ops/recovery/test_supabase_cli.py",
 )
 """Files that take longest, longest first: they are begun first, or one worker waits for them."""
 
-SHARED_OUT = ("tests/ops/test_rotation.py",)
+SHARED_OUT = ("tests/ops/keys/test_rotation.py",)
 """Files too long for one worker, whose tests share no fixture of the file: any worker takes any."""
 
 
@@ -305,8 +305,8 @@ def delivered(platform: Platform) -> list[dict[str, Any]]:
 def eventually[T](look: Callable[[], T], timeout_s: float = 30.0, pause_s: float = 0.01) -> T:
     """What `look` finds, once it finds something: for what happens after an answer."""
     end = time.monotonic() + timeout_s
-    while not (found := look()):
+    while not (result := look()):
         if time.monotonic() > end:
             raise AssertionError(f"{getattr(look, '__doc__', None) or look} did not happen")
         time.sleep(pause_s)
-    return found
+    return result

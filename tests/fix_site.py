@@ -1,4 +1,4 @@
-"""Fixtures of the tests that break things: import `rig`, and what it stands on, by name."""
+"""Fixtures of the tests that break things: import `site`, and what it stands on, by name."""
 
 from collections.abc import Iterator
 
@@ -12,29 +12,29 @@ from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
-def shared_rig(
+def shared_site(
     platform: Platform, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SiteUnderTest]:
     """One pair of processes for a whole file, as an instance lives through many troubles."""
     copied = source_tree.copy(ROOT, tmp_path_factory.mktemp("tree") / "copy")
-    with SiteUnderTest(platform, copied) as made:
-        yield made
+    with SiteUnderTest(platform, copied) as started:
+        yield started
 
 
 @pytest.fixture
-def rig(shared_rig: SiteUnderTest) -> SiteUnderTest:
+def site(shared_site: SiteUnderTest) -> SiteUnderTest:
     """The functions behind fault proxies, everything whole and empty."""
-    shared_rig.reset()
-    return shared_rig
+    shared_site.reset()
+    return shared_site
 
 
-def kept(verdict: InvariantReport) -> bool:
+def all_invariants_hold(report: InvariantReport) -> bool:
     """Every promise was kept; pytest shows the table when not."""
-    assert verdict.ok, "\n" + verdict.render()
+    assert report.ok, "\n" + report.render()
     return True
 
 
-def all_accepted(verdict: InvariantReport) -> bool:
+def all_accepted(report: InvariantReport) -> bool:
     """No lead was refused, and every promise was kept."""
-    assert verdict.accepted == verdict.offered, "\n" + verdict.render()
-    return kept(verdict)
+    assert report.accepted == report.attempted, "\n" + report.render()
+    return all_invariants_hold(report)

@@ -48,8 +48,8 @@ class Artefact:
         """Address without its slash -> the function's directory."""
         home = self.output / "functions"
         return {
-            found.relative_to(home).with_suffix("").as_posix(): found
-            for found in sorted(home.rglob("*.func"))
+            folder.relative_to(home).with_suffix("").as_posix(): folder
+            for folder in sorted(home.rglob("*.func"))
         }
 
     def files(self, function: str) -> dict[str, Path]:
@@ -168,8 +168,8 @@ def required() -> dict[str, str]:
 def vendored(artefact: Artefact, function: str) -> dict[str, str]:
     """Name -> version of every distribution shipped with a function."""
     pattern = re.compile(r"_vendor/([^/]+)-([^-/]+)\.dist-info/METADATA")
-    found = (pattern.fullmatch(path) for path in artefact.files(function))
-    return {_plain(each[1]): each[2] for each in found if each is not None}
+    matches = (pattern.fullmatch(path) for path in artefact.files(function))
+    return {_plain(each[1]): each[2] for each in matches if each is not None}
 
 
 def _plain(name: str) -> str:
@@ -299,7 +299,7 @@ def test_built_leads_stores_a_lead_and_gives_a_faulty_form_back(
     assert 'value="Andi &lt;b&gt;"' in page.text
 
 
-def test_built_deliver_wants_its_token(
+def test_built_deliver_requires_its_token(
     artefact: Artefact, platform: Platform, database: object
 ) -> None:
     with running(artefact, "api/cron/deliver", platform.environment) as (_, client):
@@ -333,7 +333,7 @@ http_client.open_client("https://localhost", connect_s=1, response_s=1).close()
 """
 
 
-def test_what_is_rarely_imported_is_shipped_all_the_same(
+def test_lazily_imported_modules_are_shipped(
     artefact: Artefact, platform: Platform, database: object, tmp_path: Path
 ) -> None:
     runtime.unpack(artefact.functions()["api/leads"], artefact.project, tmp_path)
@@ -350,7 +350,7 @@ def test_what_is_rarely_imported_is_shipped_all_the_same(
 
 
 @pytest.mark.measures_time
-def test_built_health_asks_every_dependency(
+def test_built_health_checks_every_dependency(
     artefact: Artefact, platform: Platform, database: object
 ) -> None:
     bearer = {"Authorization": f"Bearer {platform.environment['HEALTH_CHECK_TOKEN']}"}
@@ -388,9 +388,9 @@ def test_built_functions_start_without_any_variable_and_name_it_in_the_log_alone
         assert (answer.status_code, answer.json()["error"]) == (503, "persistence_failed")
         names = [variable.name for variable in settings.all_settings()]
         assert not [name for name in names if name.lower() in answer.text.lower()]
-        told = eventually(
+        messages = eventually(
             lambda: [
                 line["message"] for line in log.since() if '"store_failures"' in line["message"]
             ]
         )
-        assert [name for name in names if name in told[0]], "the log names the variable"
+        assert [name for name in names if name in messages[0]], "the log names the variable"

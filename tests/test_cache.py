@@ -54,7 +54,7 @@ def test_results_are_typed_one_by_one_and_in_a_pipeline(cache: Cache, database: 
     assert results == [result for _, result in RESULTS]
 
 
-def test_what_is_private_of_the_sdk_is_as_in_the_pinned_version(cache: Cache) -> None:
+def test_the_sdks_private_attributes_are_those_of_the_pinned_version(cache: Cache) -> None:
     """Its constructors are not called: without what they set, or with its own client, it fails."""
     requirements = (Path(__file__).parent.parent / "requirements.txt").read_text("utf-8")
     assert f"upstash-redis=={upstash_redis.__version__} " in requirements
@@ -77,10 +77,10 @@ def test_what_is_private_of_the_sdk_is_as_in_the_pinned_version(cache: Cache) ->
 
 def test_one_connection_serves_one_call_after_another(platform: Platform, cache: Cache) -> None:
     with counting(platform.upstash.port) as (url, opened):
-        kept = Cache(url, platform.environment["UPSTASH_REDIS_REST_TOKEN"])
+        connected = Cache(url, platform.environment["UPSTASH_REDIS_REST_TOKEN"])
         for _ in range(5):
-            assert kept.execute("PING") == "PONG"
-        kept.close()
+            assert connected.execute("PING") == "PONG"
+        connected.close()
     assert len(opened) == 1
 
 
@@ -88,12 +88,12 @@ def test_a_connection_the_server_closed_meanwhile_is_not_used_again(
     platform: Platform, cache: Cache
 ) -> None:
     with counting(platform.upstash.port) as (url, opened):
-        kept = Cache(url, platform.environment["UPSTASH_REDIS_REST_TOKEN"])
-        kept.execute("PING")
+        connected = Cache(url, platform.environment["UPSTASH_REDIS_REST_TOKEN"])
+        connected.execute("PING")
         opened[0].shutdown(socket.SHUT_RDWR)
         time.sleep(0.05)
-        assert kept.execute("PING") == "PONG"
-        kept.close()
+        assert connected.execute("PING") == "PONG"
+        connected.close()
     assert len(opened) == 2
 
 

@@ -244,11 +244,11 @@ def assert_mails_are_their_own(platform: Platform, rows: dict[str, DictRow]) -> 
     [sales] = {to for to, subject in mails if subject.startswith("New Lead: ")}
     for person in PERSONS:
         ref = rows[person.phone]["ref"]
-        told = mails[sales, f"New Lead: Salon {person.word}"]
-        assert ref in told["text"]
-        assert person.phone in told["text"]
-        assert told["reply_to"] == [person.email]
-        assert_holds_no_other(told["text"] + told["html"], person)
+        mail = mails[sales, f"New Lead: Salon {person.word}"]
+        assert ref in mail["text"]
+        assert person.phone in mail["text"]
+        assert mail["reply_to"] == [person.email]
+        assert_holds_no_other(mail["text"] + mail["html"], person)
         subject = {
             "id": f"Kami sudah menerima data Anda ({ref})",
             "en": f"We have received your details ({ref})",

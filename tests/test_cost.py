@@ -48,11 +48,11 @@ environ = {
     "SERVER_NAME": "x", "SERVER_PORT": "80", "wsgi.url_scheme": "https",
     "wsgi.input": io.BytesIO(body.encode()),
 }
-told = []
-module.app(environ, lambda status, headers: told.append(status[:3]))
-files = ((name, getattr(one, "__file__", None) or "") for name, one in sys.modules.items())
+statuses = []
+module.app(environ, lambda status, headers: statuses.append(status[:3]))
+files = ((name, getattr(item, "__file__", None) or "") for name, item in sys.modules.items())
 loaded = sorted({name.partition(".")[0] for name, file in files if "site-packages" in file})
-print(json.dumps([told, loaded, sorted(sys.modules)]))
+print(json.dumps([statuses, loaded, sorted(sys.modules)]))
 """
 
 
@@ -101,8 +101,8 @@ def test_a_first_answer_loads_no_library_it_can_do_without(
         check=False,
     )
     assert answer.returncode == 0, answer.stderr
-    told, loaded, modules = json.loads(answer.stdout)
-    assert told == [status]
+    statuses, loaded, modules = json.loads(answer.stdout)
+    assert statuses == [status]
     assert set(loaded) - NOT_IN_THE_BUNDLE == OURS | libraries
     assert SPARED & set(modules) == set()
 
@@ -189,9 +189,10 @@ def test_a_lead_takes_one_trip_to_postgres_and_none_to_redis_until_its_answer(
         assert wire.trips - before == 1
         eventually(lambda: len(platform.resend.received()) > 2)
         bodies = [record["body"] for record in platform.upstash.received()]
-        asked = [body for body in bodies if metrics.INCREMENT not in body]  # counts: once a second
-        assert len(asked) == 1, "once, after the answer, all in one"
-        assert "journal:" in str(asked[0])
+        # The requests' counts are sent once a second.
+        commands = [body for body in bodies if metrics.INCREMENT not in body]
+        assert len(commands) == 1, "once, after the answer, all in one"
+        assert "journal:" in str(commands[0])
         assert wire.trips - before == 2, "after the answer: both mails take their turns at once"
         platform.resend.ok()
         eventually(lambda: not function.in_flight)
@@ -246,12 +247,13 @@ def test_products_take_one_trip_to_redis_and_none_from_memory(
             assert (answer.status_code, answer.headers["X-Data-Source"]) == (200, source)
             # But for what is done after an answer: its count, and once whether the deployment
             # was asked about its statements.
-            asked = [
-                one
-                for one in platform.upstash.received()
-                if metrics.INCREMENT not in one["body"] and asked_before not in str(one["body"])
+            other_requests = [
+                request
+                for request in platform.upstash.received()
+                if metrics.INCREMENT not in request["body"]
+                and asked_before not in str(request["body"])
             ]
-            assert len(asked) == 1
+            assert len(other_requests) == 1
     assert wire.trips == 0
 
 
@@ -266,5 +268,5 @@ def test_a_beacon_waits_for_nothing_and_takes_one_trip_after_its_answer(
         assert answer.status_code == 204
         lines = [line["message"] for line in function.logs()]
         assert not [line for line in lines if '"event": "request"' in line], "still at work"
-        asked = eventually(platform.upstash.received)
-        assert [one["body"][0] for one in asked] == ["EVAL"]
+        requests = eventually(platform.upstash.received)
+        assert [request["body"][0] for request in requests] == ["EVAL"]

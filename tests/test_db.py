@@ -40,7 +40,7 @@ def silent() -> Iterator[Database]:
         yield Database(f"postgresql://alfa@127.0.0.1:{listener.getsockname()[1]}/alfa")
 
 
-def test_whoever_finds_none_waits_a_little_for_anothers(
+def test_a_caller_without_a_free_connection_waits_briefly_for_one(
     far: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight callers at once do not open eight connections, each of which costs more than a lead."""
@@ -73,7 +73,7 @@ def test_a_connection_long_in_use_is_not_waited_for(far: Database) -> None:
     assert far._idle.qsize() == 2
 
 
-def test_no_more_are_kept_than_the_pooler_can_spare(far: Database) -> None:
+def test_idle_connections_are_limited(far: Database) -> None:
     together = threading.Barrier(db.MAX_IDLE_CONNECTIONS + 2)
 
     def meanwhile(connection: psycopg.Connection[tuple[int]]) -> int:

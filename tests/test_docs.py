@@ -41,14 +41,14 @@ def variables() -> set[str]:
     return {variable.name for variable in all_settings(OperatorSettings)}
 
 
-def offered() -> list[str]:
+def example_names() -> list[str]:
     """The names .env.example gives a line to, commented out or not."""
     return re.findall(r"^#?\s?([A-Z][A-Z0-9_]+)=", text_of(".env.example"), re.M)
 
 
 @pytest.mark.parametrize("name", sorted(variables()))
 def test_a_variable_is_in_the_example(name: str) -> None:
-    assert name in offered(), f".env.example has no line for {name}"
+    assert name in example_names(), f".env.example has no line for {name}"
 
 
 # Read by `vercel build`, not by the functions: there is no Setting for them.
@@ -61,8 +61,8 @@ def test_the_settings_document_is_what_the_code_says() -> None:
 
 
 def test_the_example_has_no_variable_that_nobody_reads() -> None:
-    assert set(offered()) - variables() - BUILD_VARIABLES == set()
-    assert len(offered()) == len(set(offered())), "a variable has two lines"
+    assert set(example_names()) - variables() - BUILD_VARIABLES == set()
+    assert len(example_names()) == len(set(example_names())), "a variable has two lines"
 
 
 def test_the_example_holds_no_secret() -> None:
@@ -139,12 +139,10 @@ def test_the_form_asks_for_the_fields_the_code_knows(locale: str) -> None:
 
 @pytest.mark.parametrize("locale", FORMS)
 def test_the_form_shows_the_sentence_that_is_recorded(locale: str) -> None:
-    found = form(locale)
-    assert consent.SENTENCES[consent.CURRENT_VERSION][locale] in found.text
-    assert [each["value"] for each in found.controls["consent_version"]] == [
-        consent.CURRENT_VERSION
-    ]
-    assert [each["value"] for each in found.controls["locale"]] == [locale]
+    page = form(locale)
+    assert consent.SENTENCES[consent.CURRENT_VERSION][locale] in page.text
+    assert [each["value"] for each in page.controls["consent_version"]] == [consent.CURRENT_VERSION]
+    assert [each["value"] for each in page.controls["locale"]] == [locale]
 
 
 @pytest.mark.parametrize("locale", FORMS)
@@ -158,11 +156,13 @@ def test_consent_is_given_and_never_presumed(locale: str) -> None:
 def test_the_form_offers_the_kinds_and_limits_the_code_takes(locale: str) -> None:
     controls = form(locale).controls
     fields = openapi.lead()["properties"]
-    offered = {each["value"] for each in controls["salon_type"]}
-    assert offered == set(fields["salon_type"]["enum"])
+    option_values = {each["value"] for each in controls["salon_type"]}
+    assert option_values == set(fields["salon_type"]["enum"])
     required = {*Submission._fields} - {*Submission._field_defaults}
-    asked = {name for name, each in controls.items() if any("required" in one for one in each)}
-    assert asked == required
+    required_fields = {
+        name for name, each in controls.items() if any("required" in control for control in each)
+    }
+    assert required_fields == required
 
 
 @pytest.mark.parametrize("locale", FORMS)

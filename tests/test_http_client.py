@@ -94,7 +94,7 @@ def test_a_request_whose_reply_is_lost_is_not_repeated() -> None:
 @pytest.mark.parametrize(
     "text", [b"SSH-2.0-OpenSSH\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", OK[:-1], b"\x00" * 99]
 )
-def test_what_is_no_http_is_an_error_of_httpx(text: bytes) -> None:
+def test_an_answer_that_is_not_http_is_an_httpx_error(text: bytes) -> None:
     def talk(caller: socket.socket) -> None:
         caller.recv(1 << 16)
         caller.sendall(text)
@@ -154,7 +154,7 @@ def test_tls_is_spoken_and_its_connection_used_again(authority: trustme.CA) -> N
         assert len(seen) == 1
 
 
-def test_all_clients_share_what_is_trusted_and_one_without_tls_does_not_load_it(
+def test_clients_share_one_trust_store_and_plain_http_does_not_load_it(
     authority: trustme.CA,
 ) -> None:
     client(1).close()
@@ -165,7 +165,7 @@ def test_all_clients_share_what_is_trusted_and_one_without_tls_does_not_load_it(
 
 
 @pytest.mark.parametrize("is_stranger", [False, True])
-def test_who_shows_another_name_or_is_vouched_for_by_nobody_is_not_talked_to(
+def test_a_wrong_host_name_or_an_untrusted_certificate_is_refused(
     authority: trustme.CA, is_stranger: bool
 ) -> None:
     context = (
@@ -183,7 +183,7 @@ def test_who_shows_another_name_or_is_vouched_for_by_nobody_is_not_talked_to(
 
 @pytest.mark.measures_time
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_server_that_says_nothing_is_left(scheme: str, authority: trustme.CA) -> None:
+def test_a_silent_server_times_out(scheme: str, authority: trustme.CA) -> None:
     context = secured(authority, "localhost") if scheme == "https" else None
     with (
         server(silent, context) as (port, _),
@@ -193,7 +193,7 @@ def test_a_server_that_says_nothing_is_left(scheme: str, authority: trustme.CA) 
         vendor.post("/", content=b"x")
 
 
-def test_a_server_that_does_not_shake_hands_is_left() -> None:
+def test_a_stalled_tls_handshake_times_out() -> None:
     with server(silent) as (port, _):
         url = f"https://localhost:{port}"
         vendor = http_client.open_client(url, connect_s=0.3, response_s=60)
@@ -202,7 +202,7 @@ def test_a_server_that_does_not_shake_hands_is_left() -> None:
 
 
 @pytest.mark.parametrize("first", [b"", OK[:-1] + b"{" * 9])
-def test_a_server_that_drips_is_left(first: bytes, authority: trustme.CA) -> None:
+def test_a_server_that_sends_byte_by_byte_times_out(first: bytes, authority: trustme.CA) -> None:
     """Its head, or a body without end, a byte at a time: no read of it takes long."""
     gone = threading.Event()
 
@@ -224,12 +224,12 @@ def test_a_header_beyond_ascii_spoils_no_answer() -> None:
         assert vendor.post("/", content=b"x").json() == {}
 
 
-def test_an_address_of_another_protocol_is_an_error_of_httpx() -> None:
+def test_a_url_of_another_protocol_is_an_httpx_error() -> None:
     with client(1) as vendor, pytest.raises(httpx.UnsupportedProtocol):
         vendor.get("ftp://localhost/")
 
 
-def test_a_header_of_two_lines_is_never_sent() -> None:
+def test_a_header_with_a_line_break_is_never_sent() -> None:
     with (
         server(answering(OK)) as (port, _),
         client(port) as vendor,
@@ -238,7 +238,7 @@ def test_a_header_of_two_lines_is_never_sent() -> None:
         vendor.post("/", headers={"X": "1\r\nY: 2"})
 
 
-def test_no_address_that_is_called_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_requested_url_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """The runtime logs information; a webhook's address is a secret."""
     caplog.set_level("INFO")
     with server(answering(OK)) as (port, _), client(port) as vendor:

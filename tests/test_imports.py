@@ -113,53 +113,54 @@ def no_offence(offences: list[str], rule: str) -> None:
     assert not offences, f"{rule}\n" + "\n".join(offences)
 
 
-def test_every_package_has_its_arrows() -> None:
+def test_every_package_has_an_entry_in_arrows() -> None:
     folders = {path.parent.name for path in (ROOT / "lib").glob("*/__init__.py")}
     assert folders == PACKAGES == set(ARROWS)
 
 
 def test_a_package_imports_another_only_by_a_listed_arrow() -> None:
     offences = [
-        found.where
+        statement.where
         for file in files_of("lib")
         if (package := package_of(file))
-        for found in imports(file)
-        if found.package in PACKAGES - {package} - ARROWS[package]
+        for statement in imports(file)
+        if statement.package in PACKAGES - {package} - ARROWS[package]
     ]
     no_offence(offences, "An arrow between packages is missing in ARROWS.")
 
 
 def test_a_package_imports_no_frame_no_settings_and_no_vendor() -> None:
     offences = [
-        found.where
+        statement.where
         for file in files_of("lib")
         if (package := package_of(file))
-        for found in imports(file)
-        if found.first != "lib" or found.package not in PACKAGES | PACKAGES_MAY_IMPORT
-        if found.first not in PACKAGE_LIBRARIES.get(package, ())
+        for statement in imports(file)
+        if statement.first != "lib" or statement.package not in PACKAGES | PACKAGES_MAY_IMPORT
+        if statement.first not in PACKAGE_LIBRARIES.get(package, ())
         # A type, or what reads a server's errors, once there is one.
-        if not (found.first == "psycopg" and found.place != "top")
+        if not (statement.first == "psycopg" and statement.place != "top")
     ]
     no_offence(offences, "A package imports the standard library and lib's plain helpers only.")
 
 
 def test_a_vendor_helper_imports_its_library_and_no_package() -> None:
     offences = [
-        found.where
+        statement.where
         for name, libraries in VENDOR_HELPERS.items()
-        for found in imports(ROOT / name)
-        if found.package not in FOUNDATIONS and found.first not in libraries
+        for statement in imports(ROOT / name)
+        if statement.package not in FOUNDATIONS and statement.first not in libraries
     ]
     no_offence(offences, "Messages and e-mails are handed to a vendor helper as plain values.")
 
 
 def test_a_plain_helper_imports_no_vendor_and_no_package() -> None:
     offences = [
-        found.where
+        statement.where
         for file in files_of("lib")
         if package_of(file) is None and relative(file) not in {*VENDOR_HELPERS, *FRAME}
-        for found in imports(file)
-        if found.place != "types" and (found.first != "lib" or found.package not in FOUNDATIONS)
+        for statement in imports(file)
+        if statement.place != "types"
+        and (statement.first != "lib" or statement.package not in FOUNDATIONS)
     ]
     no_offence(offences, "Only the frame and the vendor helpers import more than problems and log.")
 
@@ -167,10 +168,10 @@ def test_a_plain_helper_imports_no_vendor_and_no_package() -> None:
 def test_a_function_imports_the_frame_and_packages_and_no_vendor() -> None:
     unwanted = {Path(name).stem for name in VENDOR_HELPERS} | {"services", "runtime"}
     offences = [
-        found.where
+        statement.where
         for file in files_of("api")
-        for found in imports(file)
-        if found.first not in ("lib", "werkzeug") or found.package in unwanted
+        for statement in imports(file)
+        if statement.first not in ("lib", "werkzeug") or statement.package in unwanted
     ]
     no_offence(offences, "A function reaches vendors through `context.services`.")
 
@@ -187,11 +188,11 @@ def test_a_function_imports_the_frame_and_packages_and_no_vendor() -> None:
 def test_what_ships_imports_nothing_that_does_not(folder: str, unwanted: set[str]) -> None:
     """ops imports no dev, dev imports no ops; both import lib."""
     offences = [
-        found.where
+        statement.where
         for file in files_of(folder)
-        if "twins" not in file.parts
-        for found in imports(file)
-        if found.first in unwanted
+        if "competitors" not in file.parts
+        for statement in imports(file)
+        if statement.first in unwanted
     ]
     no_offence(offences, f"{folder}/ imports none of {', '.join(sorted(unwanted))}.")
 
@@ -199,7 +200,9 @@ def test_what_ships_imports_nothing_that_does_not(folder: str, unwanted: set[str
 def test_no_two_modules_import_each_other_when_loaded() -> None:
     graph = {
         ".".join(file.relative_to(ROOT).with_suffix("").parts): {
-            found.module for found in imports(file) if found.place == "top" and found.first == "lib"
+            statement.module
+            for statement in imports(file)
+            if statement.place == "top" and statement.first == "lib"
         }
         for file in files_of("lib")
     }
@@ -248,4 +251,7 @@ def test_only_the_frame_and_the_path_of_a_lead_catch_everything() -> None:
 
 def catches_everything(caught: ast.expr | None) -> bool:
     types = caught.elts if isinstance(caught, ast.Tuple) else [caught]
-    return any(one is None or ast.unparse(one) in ("Exception", "BaseException") for one in types)
+    return any(
+        caught_type is None or ast.unparse(caught_type) in ("Exception", "BaseException")
+        for caught_type in types
+    )

@@ -97,7 +97,7 @@ def test_mailers_of_one_process_keep_to_their_own_keys(platform: Platform, maile
         (451, "security_error", TransientMailError),
     ],
 )
-def test_an_error_goes_by_its_name(
+def test_a_resend_error_is_classified_by_its_name(
     platform: Platform, mailer: Mailer, status: int, name: str,
     error_type: type[PermanentMailError | TransientMailError],
 ) -> None:  # fmt: skip
@@ -108,7 +108,7 @@ def test_an_error_goes_by_its_name(
     assert error.value.reason == ("sender_refused" if status == 403 else name)
 
 
-def test_told_to_slow_down_it_says_for_how_long(platform: Platform, mailer: Mailer) -> None:
+def test_a_rate_limit_error_carries_its_retry_after(platform: Platform, mailer: Mailer) -> None:
     platform.resend.switch("rate_limit", retry_after_s=7)
     with pytest.raises(TransientMailError) as error:
         mailer.send(EMAIL, KEY)
@@ -158,7 +158,7 @@ def test_an_answer_that_is_not_resends_delays_a_mail(
 
 
 @pytest.mark.parametrize("drips", [False, True])
-def test_no_answer_in_time_may_have_been_sent(drips: bool) -> None:
+def test_a_timeout_is_uncertain_and_may_have_been_sent(drips: bool) -> None:
     """Silent, and dripping: the deadline is of the whole answer."""
     with answering(200, JSON, b"", drips=drips, is_silent=not drips) as url:
         mailer = Mailer("re_key", url)
@@ -168,7 +168,7 @@ def test_no_answer_in_time_may_have_been_sent(drips: bool) -> None:
     assert (error.value.reason, error.value.may_be_sent) == ("no_answer", True)
 
 
-def test_a_key_is_asked_about_without_a_mail(platform: Platform, mailer: Mailer) -> None:
+def test_an_api_key_is_checked_without_sending_a_mail(platform: Platform, mailer: Mailer) -> None:
     assert mailer.api_key_error() is None
     platform.resend.switch("fail", status=401, name="restricted_api_key", message="Sends only.")
     assert mailer.api_key_error() is None

@@ -141,13 +141,13 @@ def test_the_handbooks_variable_switches_a_deployment(
         assert post(function).status_code == expected
 
 
-def test_the_variable_off_leaves_the_switch_its_say(platform: Platform, database: Rows) -> None:
+def test_with_the_variable_off_the_switch_decides(platform: Platform, database: Rows) -> None:
     on(platform)
     with platform.function("api/leads.py", MAINTENANCE_MODE="off") as function:
         assert post(function).status_code == 202
 
 
-def test_redis_unreadable_what_was_last_known_holds_until_its_end() -> None:
+def test_with_redis_unreadable_the_last_known_window_holds_until_its_end() -> None:
     board, now = WindowCache(), datetime.now(UTC)
     store: dict[str, Any] = {}
     switch = MaintenanceWindow("intake", now, now + timedelta(minutes=5), "why", "ops")
@@ -159,7 +159,7 @@ def test_redis_unreadable_what_was_last_known_holds_until_its_end() -> None:
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"mode": "off"}', '{"mode": 1}', 7,
                                   '{"mode": "intake", "since": "x", "until": "y"}'])  # fmt: skip
-def test_a_switch_that_is_none_of_ours_is_off(text: object) -> None:
+def test_an_unreadable_switch_counts_as_off(text: object) -> None:
     assert maintenance.parse_window(text, datetime.now(UTC)) is None
 
 
@@ -217,13 +217,13 @@ def test_the_status_page_announces_it(
     if watched:  # its document was made before
         platform.cron("watch")
     on(platform)
-    found = site.get("/api/status").json()
-    assert found["status"]["indicator"] == "maintenance"
-    [window] = found["scheduled_maintenances"]
+    document = site.get("/api/status").json()
+    assert document["status"]["indicator"] == "maintenance"
+    [window] = document["scheduled_maintenances"]
     assert window["mode"] == "intake"
-    states = {one["id"]: one["status"] for one in found["components"]}
+    states = {component["id"]: component["status"] for component in document["components"]}
     assert (states["leads"], states["health"]) == ("under_maintenance", "operational")
-    assert "moving house" not in json.dumps(found), "an operator's words are for operators"
+    assert "moving house" not in json.dumps(document), "an operator's words are for operators"
 
 
 # --- The command.
@@ -266,7 +266,7 @@ def test_an_instance_that_has_just_started_writes_no_lead_to_postgres(
     assert (stored(database), valkey.hlen("queue")) == (0, 1)
 
 
-def test_a_window_that_postgres_was_not_told_of_holds_from_the_second_lead_on(
+def test_a_window_not_written_to_postgres_holds_from_the_second_lead_on(
     platform: Platform, database: Rows, valkey: redis.Redis
 ) -> None:
     on(platform)
@@ -288,7 +288,7 @@ def test_a_window_in_postgres_ends_by_itself_and_with_the_command(
     assert database.execute("select 1 from maintenance_window").fetchall() == []
 
 
-def test_a_switch_that_postgres_does_not_hear_of_says_so(
+def test_the_command_reports_a_switch_not_written_to_postgres(
     platform: Platform, database: Rows, capsys: Printed
 ) -> None:
     nowhere = {**platform.environment, "DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}
@@ -351,8 +351,8 @@ def deployed(platform: Platform, valkey: redis.Redis) -> Iterator[None]:
 def status(platform: Platform, capsys: Printed) -> tuple[int, dict[str, Any]]:
     capsys.readouterr()
     code = ops(platform, "status", "--json")
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return code, found
+    state: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return code, state
 
 
 def test_deploying_with_the_variable_is_a_command_and_status_says_what_production_does(
@@ -361,13 +361,13 @@ def test_deploying_with_the_variable_is_a_command_and_status_says_what_productio
     assert ops(platform, "deploy", "on", "--dry-run") == 0
     assert status(platform, capsys)[1]["mode"] == "off"
     assert ops(platform, "deploy", "on", "--yes") == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in ("MAINTENANCE_MODE=intake is set", "is built", "serves"):
-        assert words in said
-    code, found = status(platform, capsys)
-    assert (code, found["mode"], found["site"], found["switch"]) == (1, "intake", "intake", "off")
-    assert found["deployment"] != "dpl_local"
-    assert found["until"] is None
+        assert words in output
+    code, state = status(platform, capsys)
+    assert (code, state["mode"], state["site"], state["switch"]) == (1, "intake", "intake", "off")
+    assert state["deployment"] != "dpl_local"
+    assert state["until"] is None
     assert post(platform).status_code == 202
     assert ops(platform, "status") == 1
     assert "until the next deployment" in capsys.readouterr().out
@@ -375,12 +375,12 @@ def test_deploying_with_the_variable_is_a_command_and_status_says_what_productio
     assert ops(platform, "off") == 1
     assert "Production is still in maintenance" in capsys.readouterr().err
     assert ops(platform, "deploy", "off", "--yes") == 0
-    code, found = status(platform, capsys)
-    assert (code, found["mode"], found["next_deployment"]) == (0, "off", "off")
+    code, state = status(platform, capsys)
+    assert (code, state["mode"], state["next_deployment"]) == (0, "off", "off")
     assert post(platform, 2).status_code == 200
 
 
-def test_it_asks_before_it_deploys(
+def test_the_command_asks_before_it_deploys(
     platform: Platform, deployed: None, monkeypatch: pytest.MonkeyPatch, capsys: Printed
 ) -> None:
     monkeypatch.setattr("sys.stdin", Terminal("no\n"))
@@ -402,14 +402,14 @@ def test_status_says_until_when_and_who_of_the_switch(
     platform: Platform, valkey: redis.Redis, capsys: Printed
 ) -> None:
     on(platform)
-    code, found = status(platform, capsys)
-    assert (code, found["mode"], found["site"]) == (1, "intake", "off")
-    assert found["reason"] == "moving house"
-    assert found["until"] is not None
+    code, state = status(platform, capsys)
+    assert (code, state["mode"], state["site"]) == (1, "intake", "off")
+    assert state["reason"] == "moving house"
+    assert state["until"] is not None
 
 
 @pytest.mark.parametrize("gone", ["SITE_URL", "UPSTASH_REDIS_REST_URL"])
-def test_what_cannot_be_asked_is_not_off(
+def test_a_store_that_cannot_be_read_is_unknown_and_not_off(
     platform: Platform, valkey: redis.Redis, capsys: Printed, gone: str
 ) -> None:
     environment = {**platform.environment, gone: "http://127.0.0.1:1"}
@@ -420,22 +420,22 @@ def test_what_cannot_be_asked_is_not_off(
 # --- A slip in the variable.
 
 
-def test_a_misspelt_variable_is_said_by_site_watch_and_command(
+def test_a_misspelt_variable_is_reported_by_health_monitor_and_command(
     platform: Platform, valkey: redis.Redis, capsys: Printed
 ) -> None:
     wrong = {"MAINTENANCE_MODE": "mantenance"}
     with platform.function("api/health.py", **wrong) as function:
         accept = {"Accept": "application/health+json"}
-        said = httpx.get(f"{function.url}/api/health", headers=accept).json()
-        assert said["status"] == "warn"
-        assert "misspelt" in said["notes"][0]
+        health = httpx.get(f"{function.url}/api/health", headers=accept).json()
+        assert health["status"] == "warn"
+        assert "misspelt" in health["notes"][0]
         environment = {**platform.environment, "SITE_URL": function.url}
         assert cli.main(["maintenance", "status"], environment) == 1
         assert "misspelt" in capsys.readouterr().out
     with platform.function("api/cron/watch.py", **wrong) as function:
         token = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
-        found = httpx.get(f"{function.url}/api/cron/watch", headers=token, timeout=60).json()
-        assert found["findings"] == ["maintenance_misspelt"]
+        report = httpx.get(f"{function.url}/api/cron/watch", headers=token, timeout=60).json()
+        assert report["findings"] == ["maintenance_misspelt"]
     [alert] = platform.slack.vendor.messages()  # type: ignore[attr-defined]
     assert alert["fields"]["text"] == "SEV1 Production is not in maintenance"
     assert "MAINTENANCE_MODE is misspelt" in json.dumps(alert["fields"])
@@ -454,7 +454,9 @@ def test_vercels_build_takes_the_words_that_the_functions_take(word: str) -> Non
     assert configured["buildCommand"] == "sh ops/build_check.sh"
 
 
-def test_our_own_build_refuses_a_slip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_our_own_build_refuses_a_misspelt_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("MAINTENANCE_MODE", "mantenance")
     with pytest.raises(vercel_build.BuildFailed, match="misspelt"):
         vercel_build.build(ROOT, tmp_path)

@@ -49,7 +49,7 @@ def services(platform: Platform, database: Rows) -> Iterator[Services]:
 
 
 @pytest.mark.parametrize("bound", PROMISED)
-def test_a_promised_bound_is_an_edge_so_counting_decides_it_exactly(bound: int) -> None:
+def test_an_sla_bound_is_a_bucket_edge_so_counting_decides_it_exactly(bound: int) -> None:
     counts = Counter(metrics.bucket_of(took) for took in (bound - 0.1, bound, bound + 0.1))
     assert metrics.count_within(counts, bound) == 2
 
@@ -245,7 +245,7 @@ def total(database: Rows, table: str) -> int:
     return int(row["n"])
 
 
-def test_minutes_are_taken_over_once_however_often_it_is_done(
+def test_a_minute_is_rolled_up_once_however_often_the_rollup_runs(
     services: Services, database: Rows
 ) -> None:
     put(services, NOW, "leads|a|ok|5", 7)
@@ -259,7 +259,7 @@ def test_minutes_are_taken_over_once_however_often_it_is_done(
     assert total(database, "metric_hours") == 10
 
 
-def test_after_a_day_without_a_watch_every_minute_is_taken_over(
+def test_after_a_day_without_a_monitor_run_every_minute_is_rolled_up(
     services: Services, database: Rows
 ) -> None:
     for hour in range(30):
@@ -268,7 +268,9 @@ def test_after_a_day_without_a_watch_every_minute_is_taken_over(
     assert total(database, "metric_minutes") == 30
 
 
-def test_counts_outlive_redis(services: Services, database: Rows, valkey: redis.Redis) -> None:
+def test_rolled_up_counts_survive_the_loss_of_redis(
+    services: Services, database: Rows, valkey: redis.Redis
+) -> None:
     put(services, NOW, "health|a|ok|0", 50)
     fold(services, NOW - timedelta(hours=1), NOW)
     valkey.flushall()

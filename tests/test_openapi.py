@@ -38,10 +38,10 @@ _REGISTRY: Registry[Any] = Registry().with_resource(_BASE, DRAFT202012.create_re
 def resolved(node: dict[str, Any]) -> dict[str, Any]:
     """What a `$ref` within the document leads to; anything else as it is."""
     while "$ref" in node:
-        found: Any = DOCUMENT
+        target: Any = DOCUMENT
         for part in node["$ref"].removeprefix("#/").split("/"):
-            found = found[part]
-        node = found
+            target = target[part]
+        node = target
     return node
 
 
@@ -116,13 +116,13 @@ def test_no_documented_limit_is_the_documents_alone() -> None:
     longest = f"{'a' * (254 - len(domain) - 1)}@{domain}"
     assert len(longest) == SCHEMAS["Lead"]["properties"]["email"]["maxLength"]
     chairs = SCHEMAS["Lead"]["properties"]["chair_count"]
-    kept: list[dict[str, object]] = [
+    valid: list[dict[str, object]] = [
         {"email": longest},
         {"chair_count": chairs["minimum"]},
         {"chair_count": chairs["maximum"]},
         {"chair_count": str(chairs["maximum"])},
     ]
-    for accepted in kept:
+    for accepted in valid:
         submission.parse({**LEAD, **accepted})
     refused: list[dict[str, object]] = [
         {"email": f"a{longest}"},
@@ -160,7 +160,7 @@ def test_a_form_has_the_same_fields_and_may_say_where_to_go_next() -> None:
 
 def functions() -> dict[str, set[str]]:
     """`/api/<name>` -> the methods its file gives to `wsgi_app`, in lower case."""
-    found = {}
+    methods_by_address = {}
     for file in sorted((ROOT / "api").rglob("*.py")):
         address = "/" + file.relative_to(ROOT).with_suffix("").as_posix()
         calls = (
@@ -170,8 +170,10 @@ def functions() -> dict[str, set[str]]:
         )
         given = {str(word.arg) for call in calls for word in call.keywords}
         methods = {name.lower() for name in given if name.isupper()}
-        found[address] = methods | {"options"} | ({"head"} if "get" in methods else set())
-    return found
+        methods_by_address[address] = (
+            methods | {"options"} | ({"head"} if "get" in methods else set())
+        )
+    return methods_by_address
 
 
 def addresses() -> dict[str, str]:
@@ -428,8 +430,8 @@ def test_one_products_own_address_answers_as_documented(
     answer = site.get("/api/products/barber-beard-oil")
     assert answer.status_code == 200
     conforms(answer, "/api/products/{slug}")
-    held = {"If-None-Match": answer.headers["ETag"]}
-    again = site.get("/api/products/barber-beard-oil", headers=held)
+    condition = {"If-None-Match": answer.headers["ETag"]}
+    again = site.get("/api/products/barber-beard-oil", headers=condition)
     assert again.status_code == 304
     conforms(again, "/api/products/{slug}")
 
@@ -450,8 +452,8 @@ def test_maintenance_answers_as_documented(site: httpx.Client, platform: Platfor
     files = ("health", "cron/deliver", "cron/prune", "status")
     for file, accept in (*((file, "*/*") for file in files), ("health", "application/health+json")):
         with platform.function(f"api/{file}.py", **switched) as function:
-            asked = {**headers, "Accept": accept}
-            answer = httpx.get(f"{function.url}/api/{file}", headers=asked, timeout=20)
+            request_headers = {**headers, "Accept": accept}
+            answer = httpx.get(f"{function.url}/api/{file}", headers=request_headers, timeout=20)
             assert answer.status_code == 200
             assert "maintenance" in answer.text
             conforms(answer, f"/api/{file}")
@@ -508,7 +510,7 @@ def test_a_lead_that_has_to_wait_is_answered_as_documented(
     conforms(answer, "/api/cron/deliver")
 
 
-def test_a_round_without_redis_answers_as_documented(
+def test_a_cron_run_without_redis_answers_as_documented(
     site: httpx.Client, platform: Platform
 ) -> None:
     headers = {"Authorization": f"Bearer {platform.environment['CRON_SECRET']}"}
@@ -541,7 +543,7 @@ def test_what_is_refused_for_now_is_answered_as_documented(
         assert send(function, **{**kind, "headers": headers}).status_code == 503
 
 
-def test_a_deep_look_is_answered_as_documented(site: httpx.Client, platform: Platform) -> None:
+def test_a_deep_health_check_answers_as_documented(site: httpx.Client, platform: Platform) -> None:
     headers = {"Authorization": f"Bearer {platform.environment['HEALTH_CHECK_TOKEN']}"}
     address = "/api/health?deep=true"
     for method in ("GET", "HEAD"):
@@ -559,9 +561,11 @@ def test_a_deep_look_is_answered_as_documented(site: httpx.Client, platform: Pla
 def test_vitals_of_visits_are_read_as_documented(site: httpx.Client) -> None:
     report = {"name": "LCP", "value": 1200.5, "page": "/en?x=1"}
     site.post("/api/rum", json=[{**report, "id": f"page-{number}"} for number in range(6)])
-    asked = {"by": "day,path,device,metric,release", "histogram": "1"}
+    params = {"by": "day,path,device,metric,release", "histogram": "1"}
     answer = eventually(
-        lambda: found if (found := site.get("/api/rum", params=asked)).json()["groups"] else None
+        lambda: (
+            response if (response := site.get("/api/rum", params=params)).json()["groups"] else None
+        )
     )
     assert answer is not None
     conforms(answer, "/api/rum")

@@ -31,7 +31,7 @@ def pooler(platform: Platform) -> Iterator[PgBouncer]:
 
 
 @pytest.fixture(scope="module")
-def pooled_rig(
+def pooled_site(
     platform: Platform, pooler: PgBouncer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SiteUnderTest]:
     copied = source_tree.copy(ROOT, tmp_path_factory.mktemp("pooled") / "copy")
@@ -40,9 +40,9 @@ def pooled_rig(
 
 
 @pytest.fixture
-def rig(pooled_rig: SiteUnderTest) -> SiteUnderTest:
-    pooled_rig.reset()
-    return pooled_rig
+def site(pooled_site: SiteUnderTest) -> SiteUnderTest:
+    pooled_site.reset()
+    return pooled_site
 
 
 def test_this_pooler_does_break_prepared_statements(pooler: PgBouncer) -> None:
@@ -53,49 +53,49 @@ def test_this_pooler_does_break_prepared_statements(pooler: PgBouncer) -> None:
 
 def prepare_by_turns(dsn: str) -> None:
     with (
-        psycopg.connect(dsn, autocommit=True, prepare_threshold=0) as one,
-        psycopg.connect(dsn, autocommit=True, prepare_threshold=0) as other,
+        psycopg.connect(dsn, autocommit=True, prepare_threshold=0) as first,
+        psycopg.connect(dsn, autocommit=True, prepare_threshold=0) as second,
     ):
         for number in range(20):
-            (one if number % 2 else other).execute("select %s::int + 1", [number])
+            (first if number % 2 else second).execute("select %s::int + 1", [number])
 
 
 def test_leads_come_in_through_a_pooler_one_by_one_and_together(
-    rig: SiteUnderTest, pooler: PgBouncer
+    site: SiteUnderTest, pooler: PgBouncer
 ) -> None:
-    oracle = Oracle(rig)
+    oracle = Oracle(site)
     for _ in range(5):
         oracle.post(oracle.new_attempt())
     oracle.submit(40)
-    verdict = oracle.recover_and_check()
-    assert all_accepted(verdict)
-    assert verdict.accepted_200 == verdict.offered
-    assert says_nothing_of_prepared_statements(rig)
+    report = oracle.recover_and_check()
+    assert all_accepted(report)
+    assert report.accepted_200 == report.attempted
+    assert says_nothing_of_prepared_statements(site)
     [pool] = [pool for pool in pooler.pools() if pool["database"] == "alfa"]
     assert pool["pool_mode"] == "transaction"
 
 
-def test_one_lead_sent_many_times_at_once_through_a_pooler_is_one(rig: SiteUnderTest) -> None:
-    oracle = Oracle(rig)
-    offer = oracle.new_attempt()
-    oracle.send_all([offer] * 30)
+def test_one_lead_sent_many_times_at_once_through_a_pooler_is_one(site: SiteUnderTest) -> None:
+    oracle = Oracle(site)
+    attempt = oracle.new_attempt()
+    oracle.send_all([attempt] * 30)
     assert all_accepted(oracle.recover_and_check())
 
 
-def test_drains_at_once_through_a_pooler_bring_in_what_waited(rig: SiteUnderTest) -> None:
-    oracle = Oracle(rig)
-    rig.apply([Fault("database", "refuse")])
+def test_drains_at_once_through_a_pooler_bring_in_what_waited(site: SiteUnderTest) -> None:
+    oracle = Oracle(site)
+    site.apply([Fault("database", "refuse")])
     oracle.submit(30)
-    rig.clear_faults_and_wait()
-    run_concurrently(rig.drain, rig.drain, rig.drain)
+    site.clear_faults_and_wait()
+    run_concurrently(site.drain, site.drain, site.drain)
     assert all_accepted(oracle.recover_and_check())
-    assert says_nothing_of_prepared_statements(rig)
+    assert says_nothing_of_prepared_statements(site)
 
 
-def test_a_pooler_whose_server_connections_die_costs_no_lead(rig: SiteUnderTest) -> None:
-    oracle = Oracle(rig)
+def test_a_pooler_whose_server_connections_die_costs_no_lead(site: SiteUnderTest) -> None:
+    oracle = Oracle(site)
     oracle.submit(4)
-    rig.inside.end_sessions()
+    site.inside.end_sessions()
     oracle.submit(4)
     assert all_accepted(oracle.recover_and_check())
 
@@ -118,6 +118,6 @@ def test_erasing_and_pruning_through_a_pooler_say_so_to_nobody_elses_statements(
         assert erasure.run_pending(services, now)["taken_over"] == 1, "known as a deletion by hand"
 
 
-def says_nothing_of_prepared_statements(rig: SiteUnderTest) -> bool:
-    told = "\n".join(line["message"] for line in rig.log.since())
-    return "repared" not in told and "DuplicatePrepared" not in told
+def says_nothing_of_prepared_statements(site: SiteUnderTest) -> bool:
+    log = "\n".join(line["message"] for line in site.log.since())
+    return "repared" not in log and "DuplicatePrepared" not in log

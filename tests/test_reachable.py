@@ -78,8 +78,8 @@ class BuiltSite:
         self.static = {f"/{paths.get(name, {}).get('path', name)}": name for name in names}
         folder = output / "functions"
         self.functions = {
-            f"/{found.relative_to(folder).with_suffix('').as_posix()}"
-            for found in folder.rglob("*.func")
+            f"/{function_folder.relative_to(folder).with_suffix('').as_posix()}"
+            for function_folder in folder.rglob("*.func")
         }
         phases: list[list[dict[str, Any]]] = [[]]
         for route in config["routes"]:
@@ -114,8 +114,8 @@ class BuiltSite:
                 continue
             if "status" in route:
                 return str(route["status"])
-            if (found := self._file(route["dest"].partition("?")[0])) is not None:
-                return found
+            if (file_path := self._file(route["dest"].partition("?")[0])) is not None:
+                return file_path
         return "404"
 
 

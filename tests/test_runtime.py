@@ -41,13 +41,13 @@ def test_a_caller_may_keep_its_connection(platform: Platform, database: object) 
     with platform.function("api/health.py") as function:
         connection = connect(function)
 
-        def kept() -> bool:
+        def is_kept_alive() -> bool:
             """An answer leaves the connection open."""
             answer, body = ask(connection, "GET", "/api/health")
             assert (answer.status, body[:15]) == (200, b'{"status":"ok",')
             return answer.headers["Connection"] == "keep-alive"
 
-        eventually(kept)
+        eventually(is_kept_alive)
         assert connection.sock is not None, "http.client drops what is not kept"
         local = connection.sock.getsockname()
         ask(connection, "GET", "/api/health")
@@ -70,7 +70,7 @@ def test_a_caller_that_wants_its_connection_closed_sees_its_end(
     assert received.endswith(b"}")
 
 
-def test_nobody_waits_on_a_connection_with_work_left_to_do(
+def test_a_connection_with_work_after_its_answer_is_closed(
     platform: Platform, database: object
 ) -> None:
     """The work after an answer would delay the next request on the same connection."""
@@ -156,13 +156,13 @@ def test_no_line_of_ours_or_the_runtimes_holds_a_query(
                 with contextlib.suppress(OSError):
                     raw.recv(1 << 16)
         time.sleep(0.3)
-        said = "\n".join(str(line["message"]) for line in function.logs())
-    assert f"GET /api/{name}" in said, "the runtime's own line is there"
+        log = "\n".join(str(line["message"]) for line in function.logs())
+    assert f"GET /api/{name}" in log, "the runtime's own line is there"
     for personal in ("andi", "example.com", "62812345", "budi", "santoso"):
-        assert personal not in said
+        assert personal not in log
 
 
-def test_the_runtime_still_has_what_is_spared() -> None:
+def test_the_runtime_still_has_the_code_that_is_patched() -> None:
     source = (Path(vercel_runtime.__file__).parent / "vc_init.py").read_text()
     assert source.count("finish_wait_until(wait_until)") == 1
     assert WaitUntilCollector()._pending == {}
@@ -180,7 +180,7 @@ import urllib3, urllib3.util
 """
 
 
-def test_in_a_runtime_that_has_changed_nothing_is_lost() -> None:
+def test_in_a_changed_runtime_no_patch_applies_and_nothing_fails() -> None:
     answer = subprocess.run(
         [sys.executable, "-c", SOMEWHERE_ELSE],
         cwd=ROOT,

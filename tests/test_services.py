@@ -20,7 +20,7 @@ class SlowSettings:
         return "postgresql://nobody@127.0.0.1:1/none"
 
 
-def test_threads_that_ask_first_together_are_given_one_database() -> None:
+def test_threads_that_ask_at_once_get_one_database() -> None:
     settings = SlowSettings()
     services = Services(cast("Settings", cast("Any", settings)))
     with ThreadPoolExecutor(8) as pool:

@@ -45,11 +45,11 @@ def numbered(statement: str) -> str:
     """
     numbers: dict[str, int] = {}
 
-    def number(found: re.Match[str]) -> str:
-        if found[0] == "%%":
+    def number(match: re.Match[str]) -> str:
+        if match[0] == "%%":
             return "%"
-        assert found["name"], f"{found[0]!r} is no named parameter"
-        return f"${numbers.setdefault(found['name'], len(numbers) + 1)}"
+        assert match["name"], f"{match[0]!r} is no named parameter"
+        return f"${numbers.setdefault(match['name'], len(numbers) + 1)}"
 
     return re.sub(r"%\((?P<name>\w+)\)s|%%|%.?", number, statement, flags=re.DOTALL)
 
@@ -85,7 +85,7 @@ TABLE_RIGHTS = (
 
 def table_rights(admin: Rows, role: str) -> dict[str, set[str]]:
     """What a role, by itself, its groups or PUBLIC, may do with each table or view of ours."""
-    found: dict[str, set[str]] = {}
+    rights_by_table: dict[str, set[str]] = {}
     new_in_17 = ("maintain",) if admin.info.server_version >= 170000 else ()
     for right in (*TABLE_RIGHTS, *new_in_17):
         rows = admin.execute(
@@ -94,8 +94,8 @@ def table_rights(admin: Rows, role: str) -> dict[str, set[str]]:
             {"role": role, "right": right},
         )
         for row in rows:
-            found.setdefault(row["name"], set()).add(right)
-    return found
+            rights_by_table.setdefault(row["name"], set()).add(right)
+    return rights_by_table
 
 
 def test_every_table_has_row_level_security_on(admin: Rows) -> None:
@@ -146,7 +146,7 @@ def test_the_rest_roles_may_do_nothing_with_our_sequences_or_functions(
 def test_the_functions_role_reads_and_writes_rows_and_no_more(admin: Rows) -> None:
     rows = {"select", "insert", "update", "delete"}
     rights = table_rights(admin, "alfa_app")
-    assert {name: more for name, held in rights.items() if (more := held - rows)} == {}
+    assert {name: more for name, granted in rights.items() if (more := granted - rows)} == {}
 
 
 @pytest.mark.parametrize("role", ["alfa_app", "alfa_api_a"])

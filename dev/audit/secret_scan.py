@@ -58,9 +58,9 @@ def run(programs: Path, places: Iterable[Place], allowed: Path = ALLOWED) -> lis
         for name, content in place.files.items():
             for line in _text_lines(name, content):
                 lines[_suffix(name)][line].append(f"{place.title}: {name}")
-    found = _scan(programs, lines)
+    secrets_by_place = _scan(programs, lines)
     known = {hashed for hashed, _ in allowed_hashes(allowed)}
-    return [_outcome(place, found, known) for place in places]
+    return [_outcome(place, secrets_by_place, known) for place in places]
 
 
 def allowed_hashes(file: Path) -> list[tuple[str, str]]:
@@ -154,11 +154,11 @@ def _suffix(name: str) -> str:
 
 def _scan(programs: Path, lines: Lines) -> dict[str, list[tuple[str, str]]]:
     """Place -> (SHA-1, kind) of what looks like a secret there."""
-    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    secrets_by_place: dict[str, list[tuple[str, str]]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="secrets-") as home:
-        kept: dict[str, list[str]] = {}
+        lines_by_file: dict[str, list[str]] = {}
         for number, (suffix, texts) in enumerate(lines.items()):
-            kept[f"lines{number}{suffix}"] = list(texts)
+            lines_by_file[f"lines{number}{suffix}"] = list(texts)
             Path(home, f"lines{number}{suffix}").write_text("\n".join(texts), encoding="utf-8")
         # -n: no vendor is asked whether a key is valid.
         command = [str(programs / "detect-secrets"), "scan", "-n", "--all-files", "."]
@@ -168,16 +168,18 @@ def _scan(programs: Path, lines: Lines) -> dict[str, list[tuple[str, str]]]:
         for name, secrets in json.loads(answer.stdout)["results"].items():
             texts = lines["".join(Path(name).suffixes)]
             for secret in secrets:
-                line = kept[name][secret["line_number"] - 1]
+                line = lines_by_file[name][secret["line_number"] - 1]
                 for place in texts[line]:
-                    found[place].append((secret["hashed_secret"], secret["type"]))
-    return found
+                    secrets_by_place[place].append((secret["hashed_secret"], secret["type"]))
+    return secrets_by_place
 
 
-def _outcome(place: Place, found: Mapping[str, list[tuple[str, str]]], known: set[str]) -> Outcome:
+def _outcome(
+    place: Place, secrets_by_place: Mapping[str, list[tuple[str, str]]], known: set[str]
+) -> Outcome:
     names: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name in place.files:
-        for secret in set(found.get(f"{place.title}: {name}", [])):
+        for secret in set(secrets_by_place.get(f"{place.title}: {name}", [])):
             names[secret].append(name)
     findings = [
         f"{where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {kind} ({hashed})"

@@ -29,8 +29,9 @@ def run_bandit(programs: Path, root: Path, paths: Sequence[str] = FOLDERS) -> Ou
     command = [str(programs / "bandit"), "-q", "-r", *paths, "-c", str(_BANDIT_CONFIG)]
     report = _report([*command, "-f", "json"], root, {})
     findings = [
-        f"{found['test_id']} {found['filename']}:{found['line_number']}: {found['issue_text']}"
-        for found in report["results"]
+        f"{finding['test_id']} {finding['filename']}:{finding['line_number']}: "
+        f"{finding['issue_text']}"
+        for finding in report["results"]
     ]
     findings += [f"{each['filename']}: {each['reason']}" for each in report["errors"]]
     files = len(report["metrics"]) - 1  # beside its totals
@@ -46,9 +47,9 @@ def run_own_rules(programs: Path, root: Path, paths: Sequence[str] = FOLDERS) ->
         path = f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         report = _report(command, root, {"PATH": path, "HOME": folder})
     findings = [
-        f"{found['check_id'].rpartition('.')[2]} {found['path']}:{found['start']['line']}: "
-        f"{found['extra']['message']}"
-        for found in report["results"]
+        f"{finding['check_id'].rpartition('.')[2]} {finding['path']}:{finding['start']['line']}: "
+        f"{finding['extra']['message']}"
+        for finding in report["results"]
     ]
     findings += [str(each.get("message", each)) for each in report["errors"]]
     figures = f"{len(rule_names())} rules, {len(report['paths']['scanned'])} files"

@@ -120,14 +120,14 @@ TARGETS = (
 def run(programs: Path, url: str, environ: Mapping[str, str]) -> Outcome:
     """Every target of the site at `url`. environ: what its functions are given. ToolFailed."""
     report = Report()
-    shown = run_on_injectable_site(programs)
+    finds_planted_parameter = run_on_injectable_site(programs)
     for target in TARGETS:
         report.add(target.path, try_target(programs, url, target, environ))
     figures = (
         f"the planted parameter was found; {report.parameters} parameters of {len(TARGETS)} "
         f"requests tried, {report.requests} requests made"
     )
-    if not shown:
+    if not finds_planted_parameter:
         return Outcome("SQL injection (sqlmap)", "nothing", not_asked="it missed the planted one")
     return Outcome("SQL injection (sqlmap)", figures, report.findings)
 
@@ -222,10 +222,10 @@ def _request(url: str, target: Target, environ: Mapping[str, str]) -> list[str]:
 def read_attempt(output: str, report: Mapping[str, Any], requests: int, target: Target) -> Attempt:
     tried = set(re.findall(r"testing for SQL injection on .*?parameter '(.+?)'\s", output))
     injectable = {
-        found["parameter"]
+        injection["parameter"]
         for part in report["data"]
         if part["type_name"] == "TECHNIQUES"
-        for found in part["value"]
+        for injection in part["value"]
     }
     wanted = len(target.query) + len(target.form) + len(target.json)
     if "*" in target.path or any("*" in text for text in target.headers.values()):

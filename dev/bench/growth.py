@@ -109,8 +109,8 @@ def main(arguments: list[str]) -> int:
             _fill(platform, size)
             with _steps(platform, options.runs) as steps:
                 for step in steps:
-                    kept = table.setdefault(step.name, step)
-                    kept.ms[size], kept.plans[size] = _measure(platform, step)
+                    measured = table.setdefault(step.name, step)
+                    measured.ms[size], measured.plans[size] = _measure(platform, step)
     _print(list(table.values()), options.leads)
     return 0
 
@@ -245,23 +245,23 @@ def _wait_until_idle(platform: Platform) -> None:
 
 def _scans(log: str) -> set[str]:
     """How each growing table is read: by which index, or whole."""
-    found: set[str] = set()
+    scans: set[str] = set()
     for match in re.finditer(r"duration: [\d.]+ ms  plan:\n((?:\t.*\n)+)", log):
         document = json.loads(match[1].replace("\n\t", "\n"))
         words = " ".join(document["Query Text"].split())
-        _add_scans(document["Plan"], found, None, words[:100])
-    return found
+        _add_scans(document["Plan"], scans, None, words[:100])
+    return scans
 
 
-def _add_scans(node: dict[str, Any], found: set[str], table: str | None, words: str) -> None:
+def _add_scans(node: dict[str, Any], scans: set[str], table: str | None, words: str) -> None:
     table = node.get("Relation Name", table)
     kind, index = node["Node Type"], node.get("Index Name")
     if table in GROWING_TABLES and kind == "Seq Scan":
-        found.add(f"SEQ SCAN on {table} ({words} …)")
+        scans.add(f"SEQ SCAN on {table} ({words} …)")
     elif index is not None and index.startswith(tuple(GROWING_TABLES)):
-        found.add(index)
+        scans.add(index)
     for child in node.get("Plans", ()):
-        _add_scans(child, found, table, words)
+        _add_scans(child, scans, table, words)
 
 
 # ---------------------------------------------------------------- the table

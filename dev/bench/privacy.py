@@ -116,9 +116,9 @@ def _measure_erasure(platform: Platform, services: Services) -> None:
     request = erasure.erase(services, whom, datetime.now(UTC), asked_by="command")
     took_s = time.perf_counter() - started
     receipt = requests.load_receipt(services.database.run, request)
-    found = {line["place"]: line["count"] for line in receipt["places"]} if receipt else {}
+    counts = {line["place"]: line["count"] for line in receipt["places"]} if receipt else {}
     print(f"\nerasing one of them, {JOURNAL_ENTRIES:,} sealed copies opened: {took_s:.1f} s")
-    print(f"  {found['leads']} lead, {found['journal']} copy")
+    print(f"  {counts['leads']} lead, {counts['journal']} copy")
     started = time.perf_counter()
     with psycopg.connect(platform.admin_database_url, autocommit=True) as admin:
         admin.execute("delete from leads where email = 'sari888@example.com'")
@@ -169,8 +169,8 @@ def _measure_retention(services: Services) -> None:
     ended = retention.prune(services.database.run, rules, now, budget_s=PRUNE_BUDGET_S)
     took_s, total = time.perf_counter() - started, sum(ended.values())
     late = [age.name for age in retention.overdue(services.database.run, rules, now)]
-    shown = ", ".join(f"{name} {n:,}" for name, n in ended.items() if n)
-    print(f"retention: {shown} in {took_s:.0f} s, {total / took_s:,.0f} rows a second")
+    deleted = ", ".join(f"{name} {n:,}" for name, n in ended.items() if n)
+    print(f"retention: {deleted} in {took_s:.0f} s, {total / took_s:,.0f} rows a second")
     print(f"  still late after that: {', '.join(late) or 'nothing'}")
 
 

@@ -70,14 +70,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m dev bench restore")
     parser.add_argument("--leads", type=int, default=1_000_000)
     parser.add_argument("--mails", type=int, help="of so many leads (default: of all)")
-    asked = parser.parse_args(arguments)
-    mails: int = asked.leads if asked.mails is None else asked.mails
+    options = parser.parse_args(arguments)
+    mails: int = options.leads if options.mails is None else options.mails
     with (
         tempfile.TemporaryDirectory() as data,
         Platform(ROOT, Path(data) / "platform", durable=False, environ=NO_RATE_LIMITS) as platform,
     ):
-        _fill(platform, asked.leads, mails)
-        return _measure(platform, Path(data), asked.leads)
+        _fill(platform, options.leads, mails)
+        return _measure(platform, Path(data), options.leads)
 
 
 def _fill(platform: Platform, leads: int, mails: int) -> None:
@@ -114,8 +114,8 @@ def _measure(platform: Platform, folder: Path, leads: int) -> int:
         admin.execute("drop schema public cascade")
     address = conninfo_to_dict(platform.admin_database_url)
     target = f"{address['host']}/{address['dbname']}"
-    said = ("--yes-replace", target, "--yes-erase", "--yes-open")
-    status, done = _ops(environ, "restore", "--state", str(folder / "restore.json"), *said)
+    confirmations = ("--yes-replace", target, "--yes-erase", "--yes-open")
+    status, done = _ops(environ, "restore", "--state", str(folder / "restore.json"), *confirmations)
     for step in done["steps"]:
         print(f"  {step['name']:<12}{step['verdict']:<18}{step['took_s']:8.1f} s")
     with psycopg.connect(platform.admin_database_url) as admin:

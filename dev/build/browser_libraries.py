@@ -46,7 +46,7 @@ class ChecksumMismatch(RuntimeError):
 
 def contents() -> dict[str, bytes]:
     """Name under FOLDER -> bytes, fresh from the registry."""
-    found = {}
+    files = {}
     with tempfile.TemporaryDirectory() as folder:
         for package in PACKAGES:
             archive = _fetched(package, Path(folder))
@@ -55,8 +55,8 @@ def contents() -> dict[str, bytes]:
                     member = packed.extractfile(inside)
                     if member is None:
                         raise FileNotFoundError(inside)
-                    found[name] = member.read()
-    return found
+                    files[name] = member.read()
+    return files
 
 
 def available() -> bool:

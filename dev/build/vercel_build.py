@@ -60,8 +60,10 @@ def build_once(root: Path, folder: Path = DATA / "built") -> Path:
             build(root, out)
             (out / "whole").touch()
         out.touch()
-        kept = sorted(filter(Path.is_dir, folder.iterdir()), key=lambda path: path.stat().st_mtime)
-        for old in kept[:-2]:
+        builds = sorted(
+            filter(Path.is_dir, folder.iterdir()), key=lambda path: path.stat().st_mtime
+        )
+        for old in builds[:-2]:
             shutil.rmtree(old, ignore_errors=True)
     return out / "project" / ".vercel" / "output"
 
@@ -128,12 +130,12 @@ def _environment(folder: Path) -> dict[str, str]:
     for name in ("python3.12", "python3", "python"):
         (folder / name).symlink_to(python)
     (folder / "uv").symlink_to(Path(sys.prefix) / "bin" / "uv")
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("VERCEL")}
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("VERCEL")}
     # With a prefix, bytecode would be kept there and not in the bundle.
     for name in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "PYTHONPYCACHEPREFIX"):
-        kept.pop(name, None)
+        environ.pop(name, None)
     path = f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**kept, **_index_environment(kept), **_BUILD_ENVIRONMENT, "PATH": path}
+    return {**environ, **_index_environment(environ), **_BUILD_ENVIRONMENT, "PATH": path}
 
 
 def _index_environment(environ: dict[str, str]) -> dict[str, str]:

@@ -50,16 +50,16 @@ def run(
 
 def render(report: Mapping[str, Any]) -> str:
     cases, operations = report["test_cases"], report["operations"]
-    found = sum(failure["count"] for failure in report["failures"])
+    failures = sum(failure["count"] for failure in report["failures"])
     lines = [
         f"{cases['generated']} requests of {operations['tested']} operations in "
-        f"{report['running_time']:.0f} s (seed {report['seed']}): {found} failures"
+        f"{report['running_time']:.0f} s (seed {report['seed']}): {failures} failures"
     ]
     lines += [
         f"  {failure['title']}: {', '.join(failure['operations'])}"
         for failure in report["failures"]
     ]
-    return "\n".join(lines + ([report["output"]] if found else []))
+    return "\n".join(lines + ([report["output"]] if failures else []))
 
 
 def ensure() -> Path:

@@ -81,18 +81,18 @@ class _Call:
 
     function: Function
     near: socket.socket
-    held: socket.socket
+    second_handle: socket.socket
     deadline: float
 
-    def patience(self) -> None:
+    def apply_deadline(self) -> None:
         left = max(self.deadline - time.monotonic(), 0.001)
-        for handle in (self.near, self.held):
+        for handle in (self.near, self.second_handle):
             with contextlib.suppress(OSError):
                 handle.settimeout(left)
 
     def over(self) -> None:
         with contextlib.suppress(OSError):
-            self.held.close()
+            self.second_handle.close()
         self.function.leave()
 
 
@@ -114,7 +114,7 @@ def forward(function: Function, request: Request, target: str, site: Site) -> Re
     call = _Call(function, connection.sock, connection.sock.dup(), deadline)
     try:
         _send(connection, request, target, _headers(function, request, site, request_id))
-        call.patience()
+        call.apply_deadline()
         response = _response(call, request, connection.getresponse())
     except TimeoutError:
         function.condemn()
@@ -184,7 +184,7 @@ def _response(call: _Call, request: Request, answer: http.client.HTTPResponse) -
         return Response(answer.status, _stream(call, answer), listed)
     if length is not None:
         listed["Content-Length"] = length
-    call.patience()
+    call.apply_deadline()
     # IncompleteRead when the function ended half-way.
     body = answer.read()
     threading.Thread(target=_linger, args=(call,), daemon=True).start()
@@ -195,7 +195,7 @@ def _stream(call: _Call, answer: http.client.HTTPResponse) -> Iterator[bytes]:
     """A body without a length: passed on as it comes, ended by the function's closing."""
     try:
         while True:
-            call.patience()
+            call.apply_deadline()
             part = answer.read1(_CHUNK_BYTES)
             if not part:
                 return
@@ -213,9 +213,9 @@ def _stream(call: _Call, answer: http.client.HTTPResponse) -> Iterator[bytes]:
 def _linger(call: _Call) -> None:
     """Keep the connection until the function closes it; past its deadline, kill the process."""
     try:
-        call.patience()
-        while call.held.recv(_CHUNK_BYTES):
-            call.patience()
+        call.apply_deadline()
+        while call.second_handle.recv(_CHUNK_BYTES):
+            call.apply_deadline()
     except TimeoutError:
         call.function.condemn()
     except OSError:

@@ -41,19 +41,19 @@ def main(root: Path, seed: int | None, minutes: float, variant: str | None) -> i
         copied = source_tree.copy(root, Path(folder) / "tree", changes)
         with (
             Platform(root, Path(folder) / "data", durable=False) as platform,
-            SiteUnderTest(platform, copied) as rig,
+            SiteUnderTest(platform, copied) as site,
         ):
-            verdict = run(rig, seed, minutes * 60, lambda text: print(text, flush=True))
-    print(f"\nSeed {seed}\n{verdict.render()}")
-    return 0 if verdict.ok else 1
+            report = run(site, seed, minutes * 60, lambda text: print(text, flush=True))
+    print(f"\nSeed {seed}\n{report.render()}")
+    return 0 if report.ok else 1
 
 
 def run(
-    rig: SiteUnderTest, seed: int, seconds: float, tell: Callable[[str], None]
+    site: SiteUnderTest, seed: int, seconds: float, tell: Callable[[str], None]
 ) -> InvariantReport:
-    """Rounds of trouble for so many seconds, then the verdict. It ends by itself."""
-    rig.reset()
-    oracle = Oracle(rig, budget_s=BUDGET_S)
+    """Rounds of trouble for so many seconds, then the report. It ends by itself."""
+    site.reset()
+    oracle = Oracle(site, budget_s=BUDGET_S)
     end = time.monotonic() + seconds
     for planned in plan.phases(seed):
         if time.monotonic() + planned.seconds > end and planned.number > 1:
@@ -62,20 +62,20 @@ def run(
         _run_phase(oracle, planned)
         tell(f"{planned}; {len(oracle.attempts) - before} leads")
         # The log is a ring: look before it comes round.
-        oracle.problems += find_leaks(rig, oracle.attempts)
-        rig.log.forget()
+        oracle.problems += find_leaks(site, oracle.attempts)
+        site.log.forget()
     tell("Mending, draining, counting …")
     return oracle.recover_and_check(insist=True)
 
 
 def _run_phase(oracle: Oracle, planned: Phase) -> None:
-    rig = oracle.rig
-    rig.apply(planned.faults)
+    site = oracle.site
+    site.apply(planned.faults)
     works: list[tuple[float, Callable[[], object]]] = []
-    for wave in planned.loads:
-        works += [(wave.at_s, work) for work in _senders(oracle, wave)]
-    works += [(blow.at_s, _signal_sender(rig, blow)) for blow in planned.fault_events]
-    works += [(at_s, rig.drain) for at_s in planned.drains_at_s]
+    for load in planned.loads:
+        works += [(load.at_s, work) for work in _senders(oracle, load)]
+    works += [(event.at_s, _signal_sender(site, event)) for event in planned.fault_events]
+    works += [(at_s, site.drain) for at_s in planned.drains_at_s]
     started = time.monotonic()
     threads = []
     for at_s, work in sorted(works, key=lambda timed: timed[0]):
@@ -83,23 +83,25 @@ def _run_phase(oracle: Oracle, planned: Phase) -> None:
         threads.append(threading.Thread(target=work))
         threads[-1].start()
     time.sleep(max(0.0, started + planned.seconds - time.monotonic()))
-    rig.clear_faults()
+    site.clear_faults()
     for thread in threads:
         thread.join()
 
 
-def _senders(oracle: Oracle, wave: Load) -> list[Callable[[], object]]:
-    offers = [oracle.new_attempt(keyed=wave.client.sends_key) for _ in range(wave.leads)]
-    times = 2 if wave.sent_twice else 1
-    return [partial(oracle.send, offer, wave.client) for offer in offers for _ in range(times)]
+def _senders(oracle: Oracle, load: Load) -> list[Callable[[], object]]:
+    attempts = [oracle.new_attempt(keyed=load.client.sends_key) for _ in range(load.leads)]
+    times = 2 if load.sent_twice else 1
+    return [
+        partial(oracle.send, attempt, load.client) for attempt in attempts for _ in range(times)
+    ]
 
 
-def _signal_sender(rig: SiteUnderTest, blow: FaultEvent) -> Callable[[], None]:
+def _signal_sender(site: SiteUnderTest, event: FaultEvent) -> Callable[[], None]:
     def strike() -> None:
-        struck = rig.signal(blow.function, blow.signum)
-        if blow.signum == signal.SIGSTOP:
-            time.sleep(blow.resume_after_s)
-            for pid in struck:
+        pids = site.signal(event.function, event.signum)
+        if event.signum == signal.SIGSTOP:
+            time.sleep(event.resume_after_s)
+            for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
 

@@ -29,7 +29,7 @@ class _Link:
         self.far = far
         self.orphaned = False
         self.doomed = False  # its next reply is the one to lose
-        self.held = False  # counted as stalled
+        self.is_stalled = False  # counted as stalled
         self.broken = False
         self.tail = b""  # what was sent last: a match may lie across two chunks
         self.open_ways = 2
@@ -189,10 +189,10 @@ class FaultProxy:
         """Wait as long as the fault says; False when the connection is to be cut."""
         with self._changed:
             while self._holds(link):
-                self._counts["stalled"] += not link.held
-                link.held = True
+                self._counts["stalled"] += not link.is_stalled
+                link.is_stalled = True
                 self._changed.wait()
-            link.held = False
+            link.is_stalled = False
             if self._fault.mode == "slow" and data:
                 self._counts["slowed"] += 1
                 fault = self._fault
@@ -207,8 +207,8 @@ class FaultProxy:
             return True
 
     def _holds(self, link: _Link) -> bool:
-        held = link.orphaned or self._fault.mode == "stall"
-        return held and not link.broken and not self._closed
+        must_stall = link.orphaned or self._fault.mode == "stall"
+        return must_stall and not link.broken and not self._closed
 
     def _upward(self, link: _Link, data: bytes) -> bool:
         fault = self._fault

@@ -21,19 +21,19 @@ class FaultTarget(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Fault:
-    """part: an attribute of the rig; options: what its switch takes beside the mode."""
+    """target: an attribute of SiteUnderTest; options: what its switch takes beside the mode."""
 
     target: str
     mode: str
     options: dict[str, Any] = field(default_factory=dict)
 
-    def apply(self, rig: object) -> None:
-        part: FaultTarget = getattr(rig, self.target)
+    def apply(self, site: object) -> None:
+        part: FaultTarget = getattr(site, self.target)
         part.switch(self.mode, **self.options)
 
     def __str__(self) -> str:
-        told = "".join(f" {value}" for value in self.options.values())
-        return f"{self.target} {self.mode}{told}"
+        options = "".join(f" {value}" for value in self.options.values())
+        return f"{self.target} {self.mode}{options}"
 
 
 SCHEMA = tuple(Fault("schema", mode, {"table": table}) for table in TABLES for mode in CHANGES)

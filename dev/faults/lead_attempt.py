@@ -1,4 +1,4 @@
-"""A lead as an oracle offers it, and the answers it got."""
+"""A lead as an oracle sends it, and the answers it got."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,15 +33,15 @@ class Answer:
             body = response.json()
         except ValueError:
             body = {}
-        told = body if isinstance(body, dict) else {}
-        error = told.get("error") or response.headers.get("x-vercel-error")
+        fields = body if isinstance(body, dict) else {}
+        error = fields.get("error") or response.headers.get("x-vercel-error")
         return cls(
             response.status_code,
-            told.get("id"),
-            told.get("ref"),
+            fields.get("id"),
+            fields.get("ref"),
             seconds,
             error,
-            told.get("queued") is True,
+            fields.get("queued") is True,
         )
 
     @property

@@ -54,7 +54,7 @@ PATIENT_CLIENT = ClientBehavior(attempts=12)
 class Oracle:
     """Everything it offered, and what was answered. One run has one oracle."""
 
-    rig: SiteUnderTest
+    site: SiteUnderTest
     client: ClientBehavior = field(default_factory=ClientBehavior)
     budget_s: float = BUDGET_S + LOAD_ALLOWANCE_S
     importer: "Import | None" = None
@@ -78,42 +78,42 @@ class Oracle:
         unless it is said which do."""
         number = next(self._numbers)
         keyed = self.client.sends_key if keyed is None else keyed
-        offer = LeadAttempt(
+        attempt = LeadAttempt(
             marker=f"{self._token}x{number:05d}",
             phone=f"812{self._digits}{number:05d}",
             with_email=number % 2 == 0 if with_email is None else with_email,
             key=str(uuid4()) if keyed else None,
         )
-        self.attempts.append(offer)
-        return offer
+        self.attempts.append(attempt)
+        return attempt
 
-    def send(self, offer: LeadAttempt, client: ClientBehavior | None = None) -> Answer:
+    def send(self, attempt: LeadAttempt, client: ClientBehavior | None = None) -> Answer:
         """Post it as the client does: again after silence, 409 and 5xx. The last answer."""
         behaviour = client or self.client
-        answer = self.post(offer, behaviour.timeout_s)
+        answer = self.post(attempt, behaviour.timeout_s)
         for number in range(1, behaviour.attempts):
             if not answer.is_retryable:
                 break
             time.sleep(behaviour.pause_s * number)
-            answer = self.post(offer, behaviour.timeout_s)
+            answer = self.post(attempt, behaviour.timeout_s)
         return answer
 
-    def post(self, offer: LeadAttempt, timeout_s: float = 20.0) -> Answer:
-        """One request; its answer is kept with the offer. Status 0 when there was none."""
-        headers = {} if offer.key is None else {"Idempotency-Key": offer.key}
+    def post(self, attempt: LeadAttempt, timeout_s: float = 20.0) -> Answer:
+        """One request; its answer is kept with the attempt. Status 0 when there was none."""
+        headers = {} if attempt.key is None else {"Idempotency-Key": attempt.key}
         started = time.monotonic()
-        owed = self.rig.must_accept_leads
+        owed = self.site.must_accept_leads
         try:
             response = self._http.post(
-                f"{self.rig.url}/{LEADS}", json=offer.body(), headers=headers, timeout=timeout_s
+                f"{self.site.url}/{LEADS}", json=attempt.body(), headers=headers, timeout=timeout_s
             )
             answer = Answer.from_response(response, time.monotonic() - started)
         except httpx.HTTPError as fault:
             answer = Answer(0, None, None, time.monotonic() - started, type(fault).__name__)
         answer = replace(answer, sent_at=started)
-        if owed and answer.is_server_error and self.rig.must_accept_leads:
+        if owed and answer.is_server_error and self.site.must_accept_leads:
             answer = replace(answer, avoidable=True)
-        offer.answers.append(answer)
+        attempt.answers.append(answer)
         return answer
 
     def submit(self, count: int, client: ClientBehavior | None = None) -> list[LeadAttempt]:
@@ -127,28 +127,28 @@ class Oracle:
 
     def send_all(
         self,
-        offers: Iterable[LeadAttempt],
+        attempts: Iterable[LeadAttempt],
         client: ClientBehavior | None = None,
         *,
         at_once: int = 200,
     ) -> None:
-        """All at the same time, or so many; an offer given twice is sent twice."""
-        listed = list(offers)
+        """All at the same time, or so many; an attempt given twice is sent twice."""
+        listed = list(attempts)
         with ThreadPoolExecutor(max_workers=max(1, min(len(listed), at_once))) as pool:
-            list(pool.map(lambda offer: self.send(offer, client), listed))
+            list(pool.map(lambda attempt: self.send(attempt, client), listed))
 
     def submit_under_faults(
         self, breaks: Iterable[Fault], count: int, client: ClientBehavior | None = None
     ) -> None:
-        """Offer leads while these are broken, after one before, so that connections are warm.
+        """Submit leads while these are broken, after one before, so that connections are warm.
 
         Back when the work after the answers has met the faults too, for at most 2 s.
         """
         self.submit(1)
-        self.rig.wait_idle(2)  # its mails are out, and its connections idle
-        self.rig.apply(breaks)
+        self.site.wait_idle(2)  # its mails are out, and its connections idle
+        self.site.apply(breaks)
         self.submit(count, client)
-        self.rig.wait_idle(2)
+        self.site.wait_idle(2)
 
     # ---------------------------------------------------------------- healing and judging
 
@@ -157,15 +157,17 @@ class Oracle:
 
         insist: what was not accepted is sent again first, with its key, as a browser does.
         """
-        self.rig.clear_faults_and_wait()
+        self.site.clear_faults_and_wait()
         self._recover()
         if insist:
-            self.send_all([offer for offer in self.attempts if not offer.accepted], PATIENT_CLIENT)
+            self.send_all(
+                [attempt for attempt in self.attempts if not attempt.accepted], PATIENT_CLIENT
+            )
         self._drain_until_empty()
         if self._rerun_dead_letters():
             self._drain_until_empty()
         self._import_mailed_leads()
-        return check_invariants(self.rig, self.attempts, self.problems, self.budget_s)
+        return check_invariants(self.site, self.attempts, self.problems, self.budget_s)
 
     def _recover(self, within_s: float = 30.0) -> None:
         """Until a lead is stored at once again: whatever protects us must let go by itself."""
@@ -185,32 +187,32 @@ class Oracle:
             if time.monotonic() > end:
                 self.problems.append(f"drains still find work after {SETTLE_S:.0f} s")
                 return
-            self.rig.wait_idle(10)
-            self.rig.make_mails_due()
-            status, body = self.rig.drain()
+            self.site.wait_idle(10)
+            self.site.make_mails_due()
+            status, body = self.site.drain()
             quiet = quiet + 1 if status == 200 and is_idle(body) else 0
 
     def _rerun_dead_letters(self) -> bool:
         """Leads that a drain set aside are queued again, as by `ops dead rerun`."""
-        aside = self.rig.redis_command("HKEYS", DEAD_LETTERS)
+        aside = self.site.redis_command("HKEYS", DEAD_LETTERS)
         for lead_id in aside if isinstance(aside, list) else ():
             assert isinstance(lead_id, bytes)
-            sealed = self.rig.redis_command("HGET", DEAD_LETTERS, lead_id.decode())
+            sealed = self.site.redis_command("HGET", DEAD_LETTERS, lead_id.decode())
             assert isinstance(sealed, bytes)
-            self.rig.redis_command("HSETNX", QUEUE, lead_id.decode(), sealed.decode())
-            self.rig.redis_command("HDEL", DEAD_LETTERS, lead_id.decode())
+            self.site.redis_command("HSETNX", QUEUE, lead_id.decode(), sealed.decode())
+            self.site.redis_command("HDEL", DEAD_LETTERS, lead_id.decode())
         return bool(aside)
 
     def _import_mailed_leads(self) -> None:
         """Leads that reached us as a mail alone are imported by hand, as an operator does."""
         carriers = [
             mail
-            for mail in self.rig.delivered_mails()
+            for mail in self.site.delivered_mails()
             if SEALED_LEAD_MARKER in (mail["text"] or "")
         ]
         if not carriers:
             return
-        fault = (self.importer or import_mailed_leads)(self.rig, carriers)
+        fault = (self.importer or import_mailed_leads)(self.site, carriers)
         if fault:
             self.problems.append(f"import failed: {fault}")
         self._drain_until_empty()
@@ -225,7 +227,7 @@ def is_idle(body: dict[str, Any]) -> bool:
     return not any([*queue.values(), *(body.get(name) for name in names)])
 
 
-def import_mailed_leads(rig: SiteUnderTest, mails: list[dict[str, Any]]) -> str:
+def import_mailed_leads(site: SiteUnderTest, mails: list[dict[str, Any]]) -> str:
     """The operators' `leads import` with these mails in a file; its last words when it failed."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.write("\n\n".join(mail["text"] for mail in mails))
@@ -233,8 +235,8 @@ def import_mailed_leads(rig: SiteUnderTest, mails: list[dict[str, Any]]) -> str:
         done = subprocess.run(
             # Its module: `-m ops` would first make an environment of its own.
             [sys.executable, "-m", "ops.cli", "leads", "import", file.name],
-            cwd=rig.root,
-            env={**runtime.base_environment(), **rig.environment},
+            cwd=site.root,
+            env={**runtime.base_environment(), **site.environment},
             capture_output=True,
             text=True,
             timeout=60,

@@ -259,17 +259,17 @@ def _wait_for(is_done: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 def render(record: Record, number: int) -> str:
     outage = record.outage
-    verdict = "as expected" if not record.faults else "WRONG: " + "; ".join(record.faults)
+    outcome = "as expected" if not record.faults else "WRONG: " + "; ".join(record.faults)
     if record.alert is not None:
-        told = f"after {record.alert_s:.1f} s: {record.alert}; a minute later:"
+        alert = f"after {record.alert_s:.1f} s: {record.alert}; a minute later:"
     elif outage.incident is not None:
-        told = f"nothing at once: {outage.incident} waits for the morning"
+        alert = f"nothing at once: {outage.incident} waits for the morning"
     else:
-        told = f"nothing{'; operators were mailed' if outage.mail else ''}"
+        alert = f"nothing{'; operators were mailed' if outage.mail else ''}"
     lines = [
-        f"\n{number:>2}. {outage.name}: {verdict}",
+        f"\n{number:>2}. {outage.name}: {outcome}",
         f"    visitor      {record.status} after {record.answer_s:.1f} s",
-        f"    Slack        {told}",
+        f"    Slack        {alert}",
         *(f"      {line}" for message in record.messages for line in _drawn(message)),
         f"    status page  {record.indicator}: {record.description}",
         f"    it ends by   {outage.command}",

@@ -49,8 +49,11 @@ class Phase:
     drains_at_s: tuple[float, ...]
 
     def __str__(self) -> str:
-        told = [" + ".join(map(str, self.faults)) or "nothing broken", *map(str, self.fault_events)]
-        return f"{self.number:>3}  {'; '.join(told)}"
+        events = [
+            " + ".join(map(str, self.faults)) or "nothing broken",
+            *map(str, self.fault_events),
+        ]
+        return f"{self.number:>3}  {'; '.join(events)}"
 
 
 CLIENTS = (

@@ -86,7 +86,7 @@ class SiteUnderTest:
     concurrency: so many requests are let into an instance at once.
     database_url: another way to the same database. overrides: variables of the bundle that win
     over the platform's. The attributes database, redis, inside, schema, upstash, resend,
-    slack and sentry are what a Break may name.
+    slack and sentry are what a Fault may name.
     """
 
     def __init__(
@@ -291,6 +291,6 @@ class _Instance:
 
 
 def _close_with[T](parts: contextlib.ExitStack, thing: T) -> T:
-    """Have it closed with the rig."""
+    """Have it closed with the site."""
     parts.callback(thing.close)  # type: ignore[attr-defined]
     return thing

@@ -46,7 +46,7 @@ def render(
     lines += _memory_lines(megabytes)
     lines += [
         "",
-        f"leads: offered {report.offered}, accepted {report.accepted}, lost {report.lost}, "
+        f"leads: attempted {report.attempted}, accepted {report.accepted}, lost {report.lost}, "
         f"doubled {report.doubled}; mails: due {report.mails_due}, "
         f"delivered {report.mails_delivered}, missing {report.mails_missing}, "
         f"doubled {report.mails_doubled}",
@@ -65,8 +65,8 @@ def _service_line(service: str, phase: str, samples: Sequence[Sample]) -> str:
     errors = sum(sample.is_error for sample in samples)
     within = "-"
     if sla_ms is not None and samples:
-        kept = sum(s.seconds * 1000 <= sla_ms for s in answered if not s.is_error)
-        within = f"{kept / len(samples):.1%}"
+        within_sla = sum(s.seconds * 1000 <= sla_ms for s in answered if not s.is_error)
+        within = f"{within_sla / len(samples):.1%}"
     return (
         f"{service:10}{sla_ms or '-':>8}{phase:>8}{len(samples):9}{len(answered):10}"
         f"{quantile_ms(samples, 0.5):9.0f}{quantile_ms(samples, 0.95):9.0f}{errors:8}{within:>12}"

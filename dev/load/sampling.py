@@ -74,13 +74,13 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 def _children() -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
+    children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with suppress(OSError):
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                found.setdefault(int(fields[1]), []).append(int(folder.name))
-    return found
+                children.setdefault(int(fields[1]), []).append(int(folder.name))
+    return children
 
 
 class CpuMeter:

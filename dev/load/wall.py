@@ -13,37 +13,38 @@ FIRST_RATE, FACTOR, LAST_RATE = 1.0, 1.5, 60.0
 MOST_ERRORS = 0.01
 
 
-def main(rig: SiteUnderTest) -> int:
+def main(site: SiteUnderTest) -> int:
     """Prints a line a rate until a promise breaks."""
     requests_per_s = sum(MIX.values())
-    oracle = Oracle(rig, budget_s=float("inf"))
-    Traffic(oracle, rig.url).run(FIRST_RATE, 5.0)
+    oracle = Oracle(site, budget_s=float("inf"))
+    Traffic(oracle, site.url).run(FIRST_RATE, 5.0)
     print(f"{'offered/s':>10}{'leads/s':>9}" + "".join(f"{name + ' p95':>14}" for name in MIX)
           + f"{'errors':>8}   cores used")  # fmt: skip
     rate, broken = FIRST_RATE, list[str]()
     while not broken and rate <= LAST_RATE:
-        meter = sampling.CpuMeter(lambda: parts(rig))
-        traffic = Traffic(oracle, rig.url)
+        meter = sampling.CpuMeter(lambda: parts(site))
+        traffic = Traffic(oracle, site.url)
         traffic.run(rate, STEP_S)
         cores = meter.cores()
         broken = broken_promises(traffic.samples)
         print(_line(rate * requests_per_s, rate * MIX["leads"], traffic.samples, cores), flush=True)
-        rig.wait_idle(60)
+        site.wait_idle(60)
         rate *= FACTOR
-    verdict = oracle.recover_and_check()
+    counts = oracle.recover_and_check()
     print(f"\nfirst to break: {'; '.join(broken) or 'nothing'}, on {os.cpu_count()} cores that the "
           "callers, the platform and the stand-ins share")  # fmt: skip
-    print(f"leads: accepted {verdict.accepted}, lost {verdict.lost}, doubled {verdict.doubled}; "
-          f"mails missing {verdict.mails_missing}, doubled {verdict.mails_doubled}")  # fmt: skip
-    return 1 if verdict.lost or verdict.doubled else 0
+    print(f"leads: accepted {counts.accepted}, lost {counts.lost}, doubled {counts.doubled}; "
+          f"mails missing {counts.mails_missing}, doubled {counts.mails_doubled}")  # fmt: skip
+    return 1 if counts.lost or counts.doubled else 0
 
 
-def parts(rig: SiteUnderTest) -> Mapping[str, list[int]]:
+def parts(site: SiteUnderTest) -> Mapping[str, list[int]]:
     """Processes by part; the callers and the stand-ins are threads of this one."""
     functions = {
-        running["name"].removeprefix("api/"): rig.pids(running["name"]) for running in rig.running()
+        running["name"].removeprefix("api/"): site.pids(running["name"])
+        for running in site.running()
     }
-    return {**functions, "postgres": [rig.platform.postgres.pid]}
+    return {**functions, "postgres": [site.platform.postgres.pid]}
 
 
 def broken_promises(samples: Sequence[Sample]) -> list[str]:

@@ -20,7 +20,7 @@ def demo_site(root: Path) -> Iterator[str]:
         tempfile.TemporaryDirectory(prefix="alfa-") as data,
         Platform(root, Path(data), durable=False) as platform,
     ):
-        up.sow(root, platform)
+        up.load_seeds(root, platform)
         demo.fill(platform.state(), datetime.now(UTC))
         platform.cron("watch")  # publishes what /status shows
         yield platform.url

@@ -83,7 +83,7 @@ class Addresses:
 SLACK_WEBHOOK_PATH = "/services/T0LOCAL/B0LOCAL/local"
 
 
-def offered(at: Addresses, keys: LocalSecrets, commit: str) -> dict[str, str]:
+def platform_variables(at: Addresses, keys: LocalSecrets, commit: str) -> dict[str, str]:
     """Every value the platform can give; `compose` picks those the bundle knows."""
     scheme, _, host = at.sentry.partition("://")
     return {
@@ -144,17 +144,17 @@ def _system(at: Addresses, commit: str) -> dict[str, str]:
 
 def compose(
     variables: list[Variable],
-    offers: Mapping[str, str],
+    available: Mapping[str, str],
     overrides: Mapping[str, str],
     keys: LocalSecrets,
 ) -> dict[str, str]:
-    """Values given by the caller win over offers; a secret that nobody offers is made up."""
+    """Overrides win over available values; a secret that is in neither is made up."""
     names = {variable.name for variable in variables}
-    system = {name for name in offers if name.startswith("VERCEL")}
-    composed = {name: offers[name] for name in sorted(names | system) if name in offers}
+    system = {name for name in available if name.startswith("VERCEL")}
+    composed = {name: available[name] for name in sorted(names | system) if name in available}
     for variable in variables:
         must_be_given = variable.secret and variable.default is None
-        if must_be_given and variable.name not in offers:
+        if must_be_given and variable.name not in available:
             composed[variable.name] = keys[variable.name]
     return composed | {name: text for name, text in overrides.items() if name in names | system}
 

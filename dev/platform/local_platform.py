@@ -200,7 +200,7 @@ class Platform:
         self._server = Server(handler, self._port, max_body_bytes=_LIMIT)
         parts.callback(self._server.close)
         self.url = self._server.url
-        self._offers = environment.offered(
+        self._available_variables = environment.platform_variables(
             self._addresses(), self._keys, environment.commit_of(self.root)
         )
         self.environment = self._environ()
@@ -300,12 +300,14 @@ class Platform:
             # The function itself will say so, as in production.
             print(f"the settings: {fault}", file=sys.stderr)
             return dict(self.environment)
-        composed = environment.compose(variables, self._offers, self._overrides, self._keys)
+        composed = environment.compose(
+            variables, self._available_variables, self._overrides, self._keys
+        )
         return composed | self._deployed
 
     def _activate(self, deployment: Deployment) -> None:
         """Run what the domains lead to now, with the variables it was built with."""
-        first = deployment.id == self._offers["VERCEL_DEPLOYMENT_ID"]
+        first = deployment.id == self._available_variables["VERCEL_DEPLOYMENT_ID"]
         system = {
             "VERCEL_DEPLOYMENT_ID": deployment.id,
             "VERCEL_GIT_COMMIT_SHA": deployment.commit,

@@ -182,10 +182,10 @@ class Postgres:
         file.unlink(missing_ok=True)
 
     def _serves_this_data(self, pid: int) -> bool:
-        shown = subprocess.run(
+        process = subprocess.run(
             ["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False
         )
-        return str(self.data) in shown.stdout
+        return str(self.data) in process.stdout
 
     @property
     def _log(self) -> Path:

@@ -115,11 +115,11 @@ def _ensure_libraries(target: Path) -> None:
 def missing_libraries(target: Path) -> set[str]:
     """The libraries that the programs name and this system does not have."""
     paths = [str(target / "bin" / name) for name in _PROGRAMS]
-    shown = subprocess.run(
+    ldd = subprocess.run(
         ["ldd", *paths],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "LANG": "C"},
     )
-    return set(_NOT_FOUND.findall(shown.stdout))
+    return set(_NOT_FOUND.findall(ldd.stdout))

@@ -81,7 +81,7 @@ def started_at(pid: int) -> str | None:
     except (FileNotFoundError, ProcessLookupError):
         if Path("/proc/self/stat").exists():
             return None
-    shown = subprocess.run(
+    process = subprocess.run(
         ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
-    return shown.stdout.strip() or None
+    return process.stdout.strip() or None

@@ -70,7 +70,7 @@ def _serve(
             progress=_print,
         )
         with platform:
-            sow(root, platform)
+            load_seeds(root, platform)
             state.write(platform.state())
             _announce(platform)
             while True:
@@ -80,7 +80,7 @@ def _serve(
         return 1
 
 
-def sow(root: Path, platform: Platform) -> None:
+def load_seeds(root: Path, platform: Platform) -> None:
     """Fill an empty catalogue with the seed, unless the database is not the platform's own."""
     if platform.environment["DATABASE_URL"] != platform.database_url:
         return

@@ -50,8 +50,8 @@ def article(heading: str, facts: Iterable[tuple[str, str]], *parts: str) -> str:
 
 def text_part(title: str, text: str, *, opened: bool = False) -> str:
     flag = " open" if opened else ""
-    shown = html.escape(text)
-    return f"<details{flag}><summary>{html.escape(title)}</summary><pre>{shown}</pre></details>"
+    escaped = html.escape(text)
+    return f"<details{flag}><summary>{html.escape(title)}</summary><pre>{escaped}</pre></details>"
 
 
 def html_part(title: str, document: str) -> str:

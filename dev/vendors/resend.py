@@ -65,11 +65,11 @@ class Resend:
         if request.path == "/domains" and request.method == "GET":
             return as_json({"object": "list", "has_more": False, "data": []})
         if request.path == "/emails" and request.method == "GET":
-            data = [_shown(mail) for mail in self.mails()]
+            data = [_mail_to_json(mail) for mail in self.mails()]
             return as_json({"object": "list", "has_more": False, "data": data})
         mail = self._mails.get(request.path.removeprefix("/emails/"))
         if request.method == "GET" and mail is not None:
-            return as_json(_shown(mail))
+            return as_json(_mail_to_json(mail))
         if request.path.startswith("/emails"):
             return problem(404, "not_found", "Email not found")
         return problem(404, "not_found", "The requested endpoint does not exist")
@@ -211,7 +211,7 @@ def _is_mailbox(text: str) -> bool:
     return bool(_MAILBOX.match(text)) and text.rpartition("<")[2].isascii()
 
 
-def _shown(mail: Mail) -> dict[str, Any]:
+def _mail_to_json(mail: Mail) -> dict[str, Any]:
     """A mail as `GET /emails/{id}` answers it."""
     written = mail.fields
     return {

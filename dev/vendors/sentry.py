@@ -110,8 +110,8 @@ def _article(at: float, item: dict[str, Any]) -> str:
         ("release", str(payload.get("release", ""))),
         ("environment", str(payload.get("environment", ""))),
     ]
-    shown = json.dumps(item["payload"], indent=2, ensure_ascii=False)
-    return pages.article(_title(item, payload), facts, pages.text_part("Payload", shown))
+    payload_json = json.dumps(item["payload"], indent=2, ensure_ascii=False)
+    return pages.article(_title(item, payload), facts, pages.text_part("Payload", payload_json))
 
 
 def _title(item: dict[str, Any], payload: dict[str, Any]) -> str:

@@ -160,13 +160,15 @@ class Slack:
             in_channel = [
                 m for m in self._messages.values() if m["channel"] == fields.get("channel")
             ]
-        shown = []
+        messages = []
         for message in sorted(in_channel, key=lambda message: str(message["ts"]), reverse=True):
-            shown_fields = message["fields"]
-            if shown_fields.get("thread_ts") and not shown_fields.get("reply_broadcast"):
+            message_fields = message["fields"]
+            if message_fields.get("thread_ts") and not message_fields.get("reply_broadcast"):
                 continue
-            shown.append(_shown(message, with_metadata=bool(fields.get("include_all_metadata"))))
-        return as_json({"ok": True, "messages": shown[: int(fields.get("limit") or 100)]})
+            messages.append(
+                _message_to_json(message, with_metadata=bool(fields.get("include_all_metadata")))
+            )
+        return as_json({"ok": True, "messages": messages[: int(fields.get("limit") or 100)]})
 
     def _replies(self, fields: dict[str, Any]) -> Response:
         """The message itself, then its thread, oldest first."""
@@ -180,8 +182,8 @@ class Slack:
                 if root in (ts, message["fields"].get("thread_ts"))
             ]
         with_metadata = bool(fields.get("include_all_metadata"))
-        shown = [_shown(message, with_metadata=with_metadata) for message in thread]
-        return as_json({"ok": True, "messages": shown[: int(fields.get("limit") or 1000)]})
+        messages = [_message_to_json(message, with_metadata=with_metadata) for message in thread]
+        return as_json({"ok": True, "messages": messages[: int(fields.get("limit") or 1000)]})
 
     def _delete(self, fields: dict[str, Any]) -> Response:
         with self._lock:
@@ -233,25 +235,25 @@ class Slack:
         return message
 
 
-def _shown(message: dict[str, Any], *, with_metadata: bool) -> dict[str, Any]:
+def _message_to_json(message: dict[str, Any], *, with_metadata: bool) -> dict[str, Any]:
     """A message as it is read back."""
     fields = message["fields"]
-    shown = {"type": "message", "ts": message["ts"], "text": fields.get("text", "")}
-    shown |= (
+    rendered = {"type": "message", "ts": message["ts"], "text": fields.get("text", "")}
+    rendered |= (
         {"user": fields["user"]} if "user" in fields else {"user": "U0BOT", "bot_id": "B0LOCAL"}
     )
     if fields.get("thread_ts"):
-        shown["thread_ts"] = fields["thread_ts"]
+        rendered["thread_ts"] = fields["thread_ts"]
     if with_metadata and fields.get("metadata"):
-        shown["metadata"] = fields["metadata"]
+        rendered["metadata"] = fields["metadata"]
     reactions: dict[str, list[str]] = {}
     for name, user in message.get("reactions", ()):
         reactions.setdefault(name, []).append(user)
     if reactions:
-        shown["reactions"] = [
+        rendered["reactions"] = [
             {"name": name, "users": users, "count": len(users)} for name, users in reactions.items()
         ]
-    return shown
+    return rendered
 
 
 def _token(request: Request, fields: dict[str, Any] | None) -> str:

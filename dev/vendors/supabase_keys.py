@@ -49,11 +49,11 @@ class SupabaseKeys:
             return _no(401, "Unauthorized")
         reveal = parse_qs(urlsplit(request.target).query).get("reveal") == ["true"]
         if request.method == "GET" and not match[1]:
-            return as_json([_shown(key, reveal) for key in self._keys.values()])
+            return as_json([_key_to_json(key, reveal) for key in self._keys.values()])
         if request.method == "POST" and not match[1]:
             return self._create(request.parsed_body(), reveal)
         if request.method == "DELETE" and match[1] in self._keys:
-            return as_json(_shown(self._keys.pop(match[1]), reveal=False))
+            return as_json(_key_to_json(self._keys.pop(match[1]), reveal=False))
         return _no(404, "API key not found")
 
     def _create(self, fields: Any, reveal: bool) -> Response:
@@ -65,7 +65,7 @@ class SupabaseKeys:
         if any(key["name"] == name for key in self._keys.values()):
             return _no(400, "name: there is one of this name")
         key = self._made(name, f"sb_secret_{secrets.token_urlsafe(24)}")
-        return as_json(_shown(key, reveal), 201)
+        return as_json(_key_to_json(key, reveal), 201)
 
     def _made(self, name: str, value: str) -> dict[str, Any]:
         key = {
@@ -101,7 +101,7 @@ class SupabaseKeys:
         return pages.page("Supabase", f"{len(self._keys)} keys.", ())
 
 
-def _shown(key: dict[str, Any], reveal: bool) -> dict[str, Any]:
+def _key_to_json(key: dict[str, Any], reveal: bool) -> dict[str, Any]:
     return {**key, "api_key": key["api_key"] if reveal else key["prefix"] + "···"}
 
 

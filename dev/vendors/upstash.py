@@ -81,19 +81,19 @@ class Upstash:
     def _single(self, command: list[bytes], encode: bool) -> Response:
         with self._connections.borrow() as connection:
             [reply] = connection.run([command])
-        return as_json(shown(reply, encode), 400 if isinstance(reply, Failure) else 200)
+        return as_json(reply_to_json(reply, encode), 400 if isinstance(reply, Failure) else 200)
 
     def _pipeline(self, commands: list[list[bytes]], encode: bool) -> Response:
         with self._connections.borrow() as connection:
             replies = connection.run(commands)
-        return as_json([shown(reply, encode) for reply in replies])
+        return as_json([reply_to_json(reply, encode) for reply in replies])
 
     def _transaction(self, commands: list[list[bytes]], encode: bool) -> Response:
         with self._connections.borrow() as connection:
             *_, replies = connection.run([[b"MULTI"], *commands, [b"EXEC"]])
         if isinstance(replies, list):
-            return as_json([shown(reply, encode) for reply in replies])
-        return as_json(shown(replies, encode), 400)
+            return as_json([reply_to_json(reply, encode) for reply in replies])
+        return as_json(reply_to_json(replies, encode), 400)
 
 
 def _array(request: Request) -> list[Any]:
@@ -132,7 +132,7 @@ def _argument(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def shown(reply: Reply, encode: bool) -> dict[str, Any]:
+def reply_to_json(reply: Reply, encode: bool) -> dict[str, Any]:
     if isinstance(reply, Failure):
         return {"error": str(reply)}
     return {"result": _value(reply, encode)}

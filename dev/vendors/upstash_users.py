@@ -110,14 +110,14 @@ class UpstashApi:
         if request.headers.get("Authorization") != f"Basic {self._authorization}":
             return as_json("Unauthorized", 401)
         if request.path == f"/v2/redis/database/{DATABASE_ID}" and request.method == "GET":
-            return as_json(self._shown())
+            return as_json(self._user_to_json())
         reset = request.path == f"/v2/redis/reset-password/{DATABASE_ID}"
         if reset and request.method == "POST":
             self._users.reset_default()
-            return as_json(self._shown())
+            return as_json(self._user_to_json())
         return as_json("Not Found", 404)
 
-    def _shown(self) -> dict[str, object]:
+    def _user_to_json(self) -> dict[str, object]:
         token = self._users.default_token()
         facts = {"database_id": DATABASE_ID, "database_name": "alfa", "state": "active"}
         return {**facts, "rest_token": token, "password": token, "db_acl_enabled": "true"}

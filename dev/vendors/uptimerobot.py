@@ -75,11 +75,11 @@ class UptimeRobot:
     def page(self, request: Request) -> Response | None:
         if request.path != "/" or request.method not in ("GET", "HEAD"):
             return None
-        shown = [
+        articles = [
             pages.article(monitor["friendlyName"], [(k, str(v)) for k, v in monitor.items()], "")
             for monitor in self.monitors.values()
         ]
-        return pages.page("UptimeRobot", f"{len(shown)} monitors.", shown)
+        return pages.page("UptimeRobot", f"{len(articles)} monitors.", articles)
 
     def add(self, **fields: Any) -> int:
         """A monitor made by hand at UptimeRobot; its id."""
@@ -122,9 +122,11 @@ class UptimeRobot:
         if not 1 <= limit <= 200:
             return _refused(400, ["limit must not be greater than 200"])
         rest = sorted(number for number in self.monitors if number > after)
-        shown, more = rest[:limit], len(rest) > limit
-        link = f"https://api.uptimerobot.com/v3/monitors?cursor={shown[-1]}" if more else None
-        return as_json({"data": [self._shown(number) for number in shown], "nextLink": link})
+        page_ids, more = rest[:limit], len(rest) > limit
+        link = f"https://api.uptimerobot.com/v3/monitors?cursor={page_ids[-1]}" if more else None
+        return as_json(
+            {"data": [self._monitor_to_json(number) for number in page_ids], "nextLink": link}
+        )
 
     def _create(self, body: Any) -> Response:
         fields = body if isinstance(body, dict) else {}
@@ -142,7 +144,7 @@ class UptimeRobot:
             fields["keywordCaseType"] = int(fields["keywordCaseType"] != "CaseSensitive")
         if self.pretend:
             return as_json({**_DEFAULTS, **fields, "id": self._next_id, "status": "STARTED"}, 201)
-        return as_json(self._shown(self._make(fields)["id"]), 201)
+        return as_json(self._monitor_to_json(self._make(fields)["id"]), 201)
 
     def _make(self, fields: dict[str, Any]) -> dict[str, Any]:
         monitor = {**_DEFAULTS, "status": "UP", **fields, "id": self._next_id}
@@ -172,9 +174,9 @@ class UptimeRobot:
             monitor |= fields
         elif request.method != "GET" or verb:
             return _refused(404, f"Cannot {request.method} {request.path}")
-        return as_json(monitor if self.pretend else self._shown(number))
+        return as_json(monitor if self.pretend else self._monitor_to_json(number))
 
-    def _shown(self, number: int) -> dict[str, Any]:
+    def _monitor_to_json(self, number: int) -> dict[str, Any]:
         """As it is read: texts with HTML's escapes, headers in small letters and with one more."""
         monitor = dict(self.monitors[number])
         for name in ("friendlyName", "url", "keywordValue"):

@@ -135,14 +135,16 @@ def _list(call: Call) -> Response:
     return as_json(
         {
             "pagination": ends,
-            "deployments": [_shown(call.project, deployment) for deployment in listed],
+            "deployments": [_deployment_to_json(call.project, deployment) for deployment in listed],
         }
     )
 
 
 def _get(call: Call) -> Response:
     deployment = call.project.find(call.names[0])
-    return as_json({**_shown(call.project, deployment), "id": deployment.id, "aliasFinal": None})
+    return as_json(
+        {**_deployment_to_json(call.project, deployment), "id": deployment.id, "aliasFinal": None}
+    )
 
 
 def _create(call: Call) -> Response:
@@ -152,12 +154,15 @@ def _create(call: Call) -> Response:
     deployment = call.project.redeploy(
         call.fields["deploymentId"], target, call.fields.get("meta") or {}
     )
-    return as_json({**_shown(call.project, deployment), "id": deployment.id})
+    return as_json({**_deployment_to_json(call.project, deployment), "id": deployment.id})
 
 
 def _project(call: Call) -> Response:
     _named(call.project, call.names[0])
-    current = {**_shown(call.project, call.project.current), "id": call.project.current.id}
+    current = {
+        **_deployment_to_json(call.project, call.project.current),
+        "id": call.project.current.id,
+    }
     return as_json(
         {
             "id": call.project.id,
@@ -223,7 +228,7 @@ def _named(project: Project, name: str) -> None:
         raise Refusal(404, "not_found", "Project not found")
 
 
-def _shown(project: Project, deployment: Deployment) -> dict[str, Any]:
+def _deployment_to_json(project: Project, deployment: Deployment) -> dict[str, Any]:
     """A deployment as the list has it; GET adds its id."""
     candidate = (
         deployment.promoted and deployment.state == "READY" and deployment is not project.current

@@ -58,7 +58,7 @@ class DeployApi:
         if operation == "POST /v13/deployments":
             return self._deploy(request)
         if operation in (f"GET /v13/deployments/{DEPLOYMENT}", "GET /v13/deployments/get"):
-            return as_json(self._shown())
+            return as_json(self._deployment_to_json())
         if operation.startswith(f"GET /v3/env/pull/{PROJECT}"):
             return as_json({"env": self.variables, "buildEnv": {}})
         if operation == f"POST /v10/projects/{PROJECT}/env":
@@ -102,9 +102,9 @@ class DeployApi:
         deployment = Uploaded(body.get("target"), "prebuilt=1" in request.target, body)
         deployment.files = {file["file"]: self._files[file["sha"]] for file in listed}
         self.deployments.append(deployment)
-        return as_json(self._shown())
+        return as_json(self._deployment_to_json())
 
-    def _shown(self) -> dict[str, Any]:
+    def _deployment_to_json(self) -> dict[str, Any]:
         return {
             "id": DEPLOYMENT, "name": NAME, "url": f"{NAME}-1.vercel.app", "readyState": "READY",
             "status": "READY", "aliasAssigned": 1, "alias": [f"{NAME}.vercel.app"],

@@ -52,8 +52,8 @@ def page(browser: Browser, platform: Platform, database: object) -> Iterator[Pag
 def violations(page: Page, axe: str) -> list[str]:
     """Each as its rule and element. evaluate() is not bound by the page's policy."""
     page.evaluate(axe)
-    found: list[str] = page.evaluate(RUN_AXE)
-    return found
+    nodes: list[str] = page.evaluate(RUN_AXE)
+    return nodes
 
 
 def settle(page: Page) -> None:

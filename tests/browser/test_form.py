@@ -234,10 +234,10 @@ def test_a_number_that_only_the_server_can_read_is_not_guessed(page: Page, typed
 
 
 def test_an_empty_form_is_not_sent_and_the_summary_of_faults_has_the_focus(page: Page) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requested_urls: list[str] = []
+    page.on("request", lambda request: requested_urls.append(request.url))
     page.goto("/")
-    asked.clear()
+    requested_urls.clear()
     send(page)
 
     expect(page.locator("#form-errors")).to_be_focused()
@@ -250,10 +250,10 @@ def test_an_empty_form_is_not_sent_and_the_summary_of_faults_has_the_focus(page:
         "salon_type",
         "consent",
     }
-    assert not any("/api/leads" in url for url in asked)
+    assert not any("/api/leads" in url for url in requested_urls)
 
 
-def test_what_only_the_server_can_refuse_is_told_beside_its_field(
+def test_an_error_only_the_server_finds_is_shown_beside_its_field(
     page: Page, database: Database, complaints: list[str]
 ) -> None:
     page.goto("/")
@@ -275,7 +275,7 @@ def test_what_only_the_server_can_refuse_is_told_beside_its_field(
     assert complaints == []
 
 
-def test_a_mended_form_is_sent(page: Page, database: Database) -> None:
+def test_a_corrected_form_is_sent(page: Page, database: Database) -> None:
     page.goto("/")
     fill(page, phone_whatsapp="+999 1234567890")
     send(page)
@@ -289,7 +289,7 @@ def test_a_mended_form_is_sent(page: Page, database: Database) -> None:
     assert [lead["ref"] for lead in stored(database)] == [ref]
 
 
-def test_a_fault_page_without_javascript_keeps_what_was_typed(
+def test_the_error_page_without_javascript_keeps_the_typed_values(
     page_without_javascript: Page, database: Database
 ) -> None:
     page = page_without_javascript
@@ -314,7 +314,7 @@ def test_a_fault_page_without_javascript_keeps_what_was_typed(
     assert stored(database) == []
 
 
-def test_a_mended_form_is_sent_without_javascript(
+def test_a_corrected_form_is_sent_without_javascript(
     page_without_javascript: Page, database: Database
 ) -> None:
     page = page_without_javascript
@@ -456,7 +456,7 @@ def test_everything_to_be_tapped_is_at_least_44_pixels_high(page: Page, path: st
 
 
 @pytest.mark.parametrize("path", FORM_PATHS.values())
-def test_nobody_meets_the_honeypot(page: Page, path: str) -> None:
+def test_the_honeypot_is_neither_visible_nor_reached_by_tab(page: Page, path: str) -> None:
     page.goto(path)
     page.locator("summary").click()
     assert not page.locator("#company").is_visible()

@@ -1,4 +1,4 @@
-"""What the form does when the line does not: drafts, waiting submissions, tabs, the truth told.
+"""What the form does offline: drafts, queued submissions, several tabs, and what is shown.
 
 Requests are cut or answered in the browser's own network stack; what gets through meets the
 real API. A handler of ours runs only while Playwright waits, so wait with `expect`, never sleep.
@@ -52,7 +52,7 @@ def phone(browser: Browser, platform: Platform, database: Database) -> Iterator[
         yield context
 
 
-class Line:
+class Network:
     """Between a phone and the API. `answer` None lets everything through."""
 
     def __init__(self, phone: BrowserContext) -> None:
@@ -96,8 +96,8 @@ def answer_with(status: int, *, retry_after: int = 0, **members: object) -> Call
 
 
 @pytest.fixture
-def line(phone: BrowserContext) -> Line:
-    return Line(phone)
+def network(phone: BrowserContext) -> Network:
+    return Network(phone)
 
 
 def open_form(phone: BrowserContext, locale: str = "id") -> Page:
@@ -117,7 +117,7 @@ def fill_the_rest(page: Page) -> None:
 
 
 def begin_waiting(phone: BrowserContext, locale: str = "id", **values: str) -> Page:
-    """A tab whose submission met no line."""
+    """A tab that sent its submission while offline."""
     page = open_form(phone, locale)
     fill(page, **values)
     send(page)
@@ -125,23 +125,23 @@ def begin_waiting(phone: BrowserContext, locale: str = "id", **values: str) -> P
     return page
 
 
-def line_is_back(page: Page) -> None:
+def come_online(page: Page) -> None:
     page.evaluate("dispatchEvent(new Event('online'))")
 
 
-def personal_words_kept(page: Page) -> list[str]:
-    kept = page.evaluate(
+def personal_words_stored(page: Page) -> list[str]:
+    storage = page.evaluate(
         "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
     )
-    return [word for word in PERSONAL if word in kept]
+    return [word for word in PERSONAL if word in storage]
 
 
 # Waiting
 
 
 @both_languages
-def test_without_a_line_a_submission_waits_and_nothing_typed_is_lost(
-    phone: BrowserContext, line: Line, locale: str
+def test_offline_a_submission_is_queued_and_nothing_typed_is_lost(
+    phone: BrowserContext, network: Network, locale: str
 ) -> None:
     page = begin_waiting(phone, locale)
 
@@ -153,12 +153,12 @@ def test_without_a_line_a_submission_waits_and_nothing_typed_is_lost(
     page.wait_for_function("document.querySelector('[data-countdown]').textContent.length > 0")
     with page.expect_request("**/api/leads"):
         pass  # it tries again by itself
-    assert len(line.keys) == 1
+    assert len(network.keys) == 1
 
 
 @both_languages
 def test_a_closed_tab_costs_no_lead(
-    phone: BrowserContext, line: Line, database: Database, locale: str
+    phone: BrowserContext, network: Network, database: Database, locale: str
 ) -> None:
     page = open_form(phone, locale)
     fill(page)
@@ -167,40 +167,40 @@ def test_a_closed_tab_costs_no_lead(
     panel(page).to_contain_text(WAITING[locale])
     page.close()
 
-    line.answer = None
+    network.answer = None
     page = open_form(phone, locale)
     ref = wait_for_thanks(page, locale)
 
     (lead,) = stored(database)
     assert (lead["ref"], lead["locale"]) == (ref, locale)
     assert lead["message"] == "Ini rahasia kita."
-    assert len(line.tries) > 1
-    assert len(line.keys) == 1
-    bodies = [body for _, _, body in line.tries]
+    assert len(network.tries) > 1
+    assert len(network.keys) == 1
+    bodies = [body for _, _, body in network.tries]
     assert all(body == bodies[0] for body in bodies)
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
 
 def test_a_tab_closed_before_the_first_answer_costs_no_lead(
-    phone: BrowserContext, line: Line, database: Database
+    phone: BrowserContext, network: Network, database: Database
 ) -> None:
-    line.answer = silent
+    network.answer = silent
     page = open_form(phone)
     fill(page)
     with page.expect_request("**/api/leads"):
         send(page)
     page.close()
 
-    line.answer = None
+    network.answer = None
     page = open_form(phone)
     ref = wait_for_thanks(page)
 
     assert [lead["ref"] for lead in stored(database)] == [ref]
-    assert len(line.keys) == 1
+    assert len(network.keys) == 1
 
 
 def test_reopening_shows_the_waiting_submission_at_the_top(
-    phone: BrowserContext, line: Line
+    phone: BrowserContext, network: Network
 ) -> None:
     begin_waiting(phone).close()
     page = open_form(phone)
@@ -216,58 +216,62 @@ def test_reopening_shows_the_waiting_submission_at_the_top(
 
 
 def test_the_visitor_can_send_at_once_what_waits(
-    phone: BrowserContext, line: Line, database: Database
+    phone: BrowserContext, network: Network, database: Database
 ) -> None:
-    line.answer = answer_with(503, retry_after=300, error="persistence_failed")
+    network.answer = answer_with(503, retry_after=300, error="persistence_failed")
     page = begin_waiting(phone)
     expect(page.locator("[data-countdown]")).to_contain_text("5 menit")
 
-    line.answer = None
+    network.answer = None
     page.get_by_role("button", name="Kirim sekarang").click()
 
     ref = wait_for_thanks(page)
     assert [lead["ref"] for lead in stored(database)] == [ref]
-    assert len(line.keys) == 1
+    assert len(network.keys) == 1
 
 
-def test_too_many_requests_wait_as_long_as_the_server_says(
-    phone: BrowserContext, line: Line, database: Database
+def test_a_429_is_retried_after_the_servers_retry_after(
+    phone: BrowserContext, network: Network, database: Database
 ) -> None:
-    line.answer = answer_with(429, retry_after=6, error="rate_limited")
+    network.answer = answer_with(429, retry_after=6, error="rate_limited")
     page = begin_waiting(phone)
-    line.answer = None
+    network.answer = None
     page.wait_for_timeout(2500)  # past the gap kept between tries on events
-    line_is_back(page)
+    come_online(page)
 
     wait_for_thanks(page)
 
-    (_, first, _), (_, second, _) = line.tries
+    (_, first, _), (_, second, _) = network.tries
     assert 5.5 < second - first < 9
-    assert len(line.keys) == 1
+    assert len(network.keys) == 1
     assert len(stored(database)) == 1
 
 
 def test_an_answer_that_the_lead_is_queued_counts_as_sent(
-    phone: BrowserContext, line: Line
+    phone: BrowserContext, network: Network
 ) -> None:
-    line.answer = answer_with(202, success=True, queued=True, id="0", ref="ALFA-7K2QX")
+    network.answer = answer_with(202, success=True, queued=True, id="0", ref="ALFA-7K2QX")
     page = open_form(phone)
     fill(page)
     send(page)
     assert wait_for_thanks(page) == "ALFA-7K2QX"
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
 
 @pytest.mark.parametrize("status", [408, 409, 500, 502, 503])
-def test_a_passing_failure_is_tried_again(phone: BrowserContext, line: Line, status: int) -> None:
-    line.answer = answer_with(status, error="whatever")
+def test_a_transient_failure_is_retried(
+    phone: BrowserContext, network: Network, status: int
+) -> None:
+    network.answer = answer_with(status, error="whatever")
     begin_waiting(phone)
 
 
-def test_a_login_page_in_the_place_of_the_api_is_no_success(
-    phone: BrowserContext, line: Line
+def test_a_captive_portals_login_page_is_no_success(
+    phone: BrowserContext, network: Network
 ) -> None:
-    line.answer = lambda route: route.fulfill(status=200, content_type="text/html", body="<h1>Hi")
+    network.answer = lambda route: route.fulfill(
+        status=200, content_type="text/html", body="<h1>Hi"
+    )
     begin_waiting(phone)
 
 
@@ -276,55 +280,55 @@ def test_a_login_page_in_the_place_of_the_api_is_no_success(
 
 @pytest.mark.parametrize("locks", ["web-locks", "lease"])
 @both_languages
-def test_two_tabs_send_it_once_and_both_tell_the_outcome(
-    phone: BrowserContext, line: Line, database: Database, locale: str, locks: str
+def test_two_tabs_send_a_queued_submission_once_and_both_show_the_outcome(
+    phone: BrowserContext, network: Network, database: Database, locale: str, locks: str
 ) -> None:
     if locks == "lease":
         phone.add_init_script(NO_LOCKS)
-    one = begin_waiting(phone, locale)
-    two = open_form(phone, locale)
-    panel(two).to_contain_text(WAITING[locale])
-    two.wait_for_timeout(2500)
+    first_tab = begin_waiting(phone, locale)
+    second_tab = open_form(phone, locale)
+    panel(second_tab).to_contain_text(WAITING[locale])
+    second_tab.wait_for_timeout(2500)
 
     under_way: list[Route] = []
-    line.answer = under_way.append
-    line_is_back(one)
-    two.wait_for_timeout(3000)  # past the gap kept between tries on events
-    line_is_back(two)
-    two.wait_for_timeout(500)
+    network.answer = under_way.append
+    come_online(first_tab)
+    second_tab.wait_for_timeout(3000)  # past the gap kept between tries on events
+    come_online(second_tab)
+    second_tab.wait_for_timeout(500)
     (only,) = under_way  # one tab at a time
     only.continue_()
-    refs = {wait_for_thanks(one, locale), wait_for_thanks(two, locale)}
+    refs = {wait_for_thanks(first_tab, locale), wait_for_thanks(second_tab, locale)}
 
     assert {lead["ref"] for lead in stored(database)} == refs
     assert len(stored(database)) == 1
-    assert len(line.keys) == 1
-    assert personal_words_kept(one) == []
+    assert len(network.keys) == 1
+    assert personal_words_stored(first_tab) == []
 
 
 @both_languages
-def test_a_tab_with_other_words_in_it_tells_the_outcome_and_keeps_them(
-    phone: BrowserContext, line: Line, database: Database, locale: str
+def test_a_tab_with_another_draft_shows_the_outcome_and_keeps_the_draft(
+    phone: BrowserContext, network: Network, database: Database, locale: str
 ) -> None:
     other = open_form(phone, locale)
     other.locator("#business_name").fill("Salon Kenanga")
-    one = begin_waiting(phone, locale)
+    waiting = begin_waiting(phone, locale)
     panel(other).to_contain_text(WAITING[locale])
-    one.close()
+    waiting.close()
 
-    line.answer = None
+    network.answer = None
     other.wait_for_timeout(2500)
-    line_is_back(other)
+    come_online(other)
     panel(other).to_contain_text(SENT[locale])
 
     assert other.locator("#business_name").input_value() == "Salon Kenanga"
     (lead,) = stored(database)
     assert lead["business_name"] == "Salon Melati"
-    assert personal_words_kept(other) == []
+    assert personal_words_stored(other) == []
 
 
 def test_a_second_salon_does_not_push_out_the_first(
-    phone: BrowserContext, line: Line, database: Database
+    phone: BrowserContext, network: Network, database: Database
 ) -> None:
     page = begin_waiting(phone)
     page.locator("#business_name").fill("Salon Kenanga")
@@ -332,38 +336,38 @@ def test_a_second_salon_does_not_push_out_the_first(
     expect(page.get_by_role("button", name="Kirim sekarang")).to_be_visible()
     page.close()
 
-    line.answer = None
+    network.answer = None
     page = open_form(phone)
     wait_for_thanks(page)
     page.wait_for_load_state("networkidle")  # the other is sent from here, if not before
 
     names = {lead["business_name"] for lead in stored(database)}
     assert names == {"Salon Melati", "Salon Kenanga"}
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
 
-def test_a_mended_text_takes_the_place_of_the_one_that_waits(
-    phone: BrowserContext, line: Line, database: Database
+def test_a_corrected_submission_replaces_the_queued_one(
+    phone: BrowserContext, network: Network, database: Database
 ) -> None:
     page = begin_waiting(phone)
     page.locator("#city").fill("Binjai")
     expect(page.get_by_role("button", name="Kirim permintaan")).to_be_visible()
     send(page)
     expect(page.get_by_role("button", name="Kirim sekarang")).to_be_visible()
-    assert len(line.keys) == 2
+    assert len(network.keys) == 2
 
-    line.answer = None
+    network.answer = None
     send(page)
     wait_for_thanks(page)
 
     assert [lead["city"] for lead in stored(database)] == ["Binjai"]
 
 
-def test_the_thank_you_page_sends_what_still_waits_and_the_form_tells_of_it(
-    phone: BrowserContext, line: Line, database: Database
+def test_the_thank_you_page_sends_a_queued_submission_and_the_form_says_so(
+    phone: BrowserContext, network: Network, database: Database
 ) -> None:
     begin_waiting(phone).close()
-    line.answer = None
+    network.answer = None
     page = phone.new_page()
     with page.expect_response("**/api/leads"):
         page.goto(THANKS_PATHS["id"])
@@ -382,17 +386,17 @@ def test_the_thank_you_page_sends_what_still_waits_and_the_form_tells_of_it(
 @pytest.mark.parametrize("closed", [False, True])
 @both_languages
 def test_a_refusal_after_waiting_puts_the_faults_beside_the_fields(
-    phone: BrowserContext, line: Line, database: Database, locale: str, closed: bool
+    phone: BrowserContext, network: Network, database: Database, locale: str, closed: bool
 ) -> None:
     page = begin_waiting(phone, locale, phone_whatsapp="+999 1234567890")
     if closed:
         page.close()
-    line.answer = None
+    network.answer = None
     if closed:
         page = open_form(phone, locale)
     else:
         page.wait_for_timeout(2500)
-        line_is_back(page)
+        come_online(page)
 
     expect(page.locator("#form-errors")).to_be_focused()
     assert visible_errors(page) == {"phone_whatsapp"}
@@ -406,19 +410,19 @@ def test_a_refusal_after_waiting_puts_the_faults_beside_the_fields(
     send(page)
     ref = wait_for_thanks(page, locale)
     assert [lead["ref"] for lead in stored(database)] == [ref]
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
 
 def test_a_refusal_without_faults_says_so_and_is_not_repeated(
-    phone: BrowserContext, line: Line
+    phone: BrowserContext, network: Network
 ) -> None:
-    line.answer = answer_with(403, error="origin_not_allowed")
+    network.answer = answer_with(403, error="origin_not_allowed")
     page = open_form(phone)
     fill(page)
     send(page)
     panel(page).to_contain_text("ditolak")
     page.wait_for_timeout(5000)
-    assert len(line.tries) == 1
+    assert len(network.tries) == 1
     assert page.locator("#business_name").input_value() == "Salon Melati"
 
 
@@ -438,8 +442,8 @@ def offer_whatsapp(phone: BrowserContext, path: str) -> None:
 
 @pytest.mark.parametrize("number", [False, True])
 @both_languages
-def test_after_a_day_it_is_told_as_not_sent_with_the_ways_that_are_left(
-    phone: BrowserContext, line: Line, database: Database, locale: str, number: bool
+def test_after_a_day_a_queued_submission_is_shown_as_not_sent_with_other_contacts(
+    phone: BrowserContext, network: Network, database: Database, locale: str, number: bool
 ) -> None:
     if number:
         offer_whatsapp(phone, FORM_PATHS[locale])
@@ -451,10 +455,10 @@ def test_after_a_day_it_is_told_as_not_sent_with_the_ways_that_are_left(
     panel(page).to_contain_text(WAITING[locale])
     page.clock.fast_forward("23:00:01")
     panel(page).to_contain_text({"id": "lalu berhenti", "en": "then stopped"}[locale])
-    tries = len(line.tries)
-    line_is_back(page)
+    tries = len(network.tries)
+    come_online(page)
     page.clock.run_for(20_000)
-    assert len(line.tries) == tries
+    assert len(network.tries) == tries
 
     chat = page.locator("[data-whatsapp-fallback]")
     assert chat.is_visible() == number
@@ -467,11 +471,11 @@ def test_after_a_day_it_is_told_as_not_sent_with_the_ways_that_are_left(
         assert "BARBER" in text
     assert page.locator("#business_name").input_value() == "Salon Melati"
 
-    line.answer = None
+    network.answer = None
     send(page)
     ref = wait_for_thanks(page, locale)
     assert [lead["ref"] for lead in stored(database)] == [ref]
-    assert len(line.keys) == 2  # the old key may be forgotten by now
+    assert len(network.keys) == 2  # the old key may be forgotten by now
 
 
 # Drafts
@@ -479,7 +483,7 @@ def test_after_a_day_it_is_told_as_not_sent_with_the_ways_that_are_left(
 
 @both_languages
 def test_a_reload_keeps_the_draft_until_it_is_cleared(
-    phone: BrowserContext, line: Line, locale: str
+    phone: BrowserContext, network: Network, locale: str
 ) -> None:
     page = open_form(phone, locale)
     fill(page)
@@ -498,12 +502,12 @@ def test_a_reload_keeps_the_draft_until_it_is_cleared(
 
     page.locator("[data-clear]").click()
     expect(page.locator("#business_name")).to_be_empty()
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
     panel(page).to_contain_text({"id": "sudah dihapus", "en": "deleted"}[locale])
     page.reload()
     expect(page.locator("#business_name")).to_be_empty()
     panel(page).to_have_text("")
-    assert line.tries == []
+    assert network.tries == []
 
 
 def test_the_two_languages_share_a_draft(phone: BrowserContext) -> None:
@@ -523,19 +527,19 @@ def test_a_draft_is_gone_after_a_day(phone: BrowserContext) -> None:
     page.clock.install(time=time.time() + 24 * 3600 + 1)
     page.goto("/")
     assert page.locator("#city").input_value() == ""
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
 
 def test_what_waits_can_be_stopped_and_taken_off_the_device(
-    phone: BrowserContext, line: Line, database: Database
+    phone: BrowserContext, network: Network, database: Database
 ) -> None:
     page = begin_waiting(phone)
-    assert "Melati" in personal_words_kept(page)
+    assert "Melati" in personal_words_stored(page)
     page.get_by_role("button", name="Berhenti dan hapus").click()
     expect(page.locator("#business_name")).to_be_empty()
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
-    line.answer = None
+    network.answer = None
     page.reload()
     page.wait_for_timeout(2000)
     assert stored(database) == []
@@ -546,54 +550,54 @@ def test_what_waits_can_be_stopped_and_taken_off_the_device(
 
 @both_languages
 def test_after_success_the_device_holds_nothing_personal(
-    phone: BrowserContext, line: Line, database: Database, locale: str
+    phone: BrowserContext, network: Network, database: Database, locale: str
 ) -> None:
-    line.answer = None
+    network.answer = None
     page = open_form(phone, locale)
     fill(page)
     fill_the_rest(page)
-    assert {"rahasia", NUMBER[0]} <= set(personal_words_kept(page))
+    assert {"rahasia", NUMBER[0]} <= set(personal_words_stored(page))
     send(page)
     wait_for_thanks(page, locale)
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
 
     page.go_back()
     expect(page.locator("#business_name")).to_be_empty()
-    assert personal_words_kept(page) == []
+    assert personal_words_stored(page) == []
     assert len(stored(database)) == 1
 
 
 @both_languages
 def test_the_form_works_with_storage_blocked(
-    phone: BrowserContext, line: Line, database: Database, locale: str
+    phone: BrowserContext, network: Network, database: Database, locale: str
 ) -> None:
     phone.add_init_script(NO_STORAGE)
     page = begin_waiting(phone, locale)
     panel(page).to_contain_text({"id": "Jangan tutup", "en": "keep this page open"}[locale])
 
-    line.answer = None  # the next try comes by itself
+    network.answer = None  # the next try comes by itself
     ref = wait_for_thanks(page, locale)
     assert [lead["ref"] for lead in stored(database)] == [ref]
-    assert len(line.keys) == 1
+    assert len(network.keys) == 1
 
 
 # What goes along
 
 
-def test_the_time_it_took_to_fill_in_is_sent(phone: BrowserContext, line: Line) -> None:
-    line.answer = None
+def test_the_time_it_took_to_fill_in_is_sent(phone: BrowserContext, network: Network) -> None:
+    network.answer = None
     page = open_form(phone)
     fill(page)
     page.wait_for_timeout(1100)
     send(page)
     wait_for_thanks(page)
-    assert 1 <= int(line.headers["x-form-seconds"]) < 30
+    assert 1 <= int(network.headers["x-form-seconds"]) < 30
 
 
 def test_a_long_campaign_link_never_costs_a_lead(
-    phone: BrowserContext, line: Line, database: Database
+    phone: BrowserContext, network: Network, database: Database
 ) -> None:
-    line.answer = None
+    network.answer = None
     page = phone.new_page()
     page.goto(f"/?utm_campaign={'%F0%9F%92%87' * 150}&utm_term={'a' * 4000}&utm_content=x%00y")
     fill(page)
@@ -604,4 +608,4 @@ def test_a_long_campaign_link_never_costs_a_lead(
     assert lead["utm_campaign"] == "💇" * 150
     assert lead["utm_term"] == "a" * 200
     assert lead["utm_content"] == "xy"
-    assert len(line.tries) == 1
+    assert len(network.tries) == 1

@@ -41,10 +41,10 @@ class Health:
 
     def __init__(self) -> None:
         self.status = "maintenance"
-        self.asked = 0
+        self.request_count = 0
 
     def __call__(self, route: Route) -> None:
-        self.asked += 1
+        self.request_count += 1
         route.fulfill(json={"status": self.status, "timestamp": "2026-11-24T03:00:00.000Z"})
 
 
@@ -84,7 +84,7 @@ def page(context: BrowserContext, complaints: list[str]) -> Page:
 
 @pytest.mark.parametrize("path", TOLD)
 @pytest.mark.parametrize("width", [320, 360, 1280])
-def test_maintenance_is_told_and_moves_nothing(
+def test_maintenance_shows_a_notice_without_a_layout_shift(
     page: Page, complaints: list[str], path: str, width: int
 ) -> None:
     page.set_viewport_size({"width": width, "height": 740})
@@ -107,17 +107,17 @@ def test_maintenance_is_told_and_moves_nothing(
 
 
 @pytest.mark.parametrize("path", ["/", "/produk"])
-def test_it_is_asked_when_the_page_is_done(page: Page, path: str) -> None:
+def test_health_is_requested_after_the_page_has_loaded(page: Page, path: str) -> None:
     page.goto(path)
     expect(page.locator(".maintenance")).to_be_visible()
-    asked, loaded = page.evaluate(
+    requested_at, loaded_at = page.evaluate(
         """[performance.getEntriesByType("resource").find(({name}) => name.endsWith("/api/health"))
            .startTime, performance.getEntriesByType("navigation")[0].loadEventStart]"""
     )
-    assert asked >= loaded > 0
+    assert requested_at >= loaded_at > 0
 
 
-def test_it_is_asked_on_a_page_that_is_never_idle(page: Page) -> None:
+def test_health_is_requested_on_a_page_that_is_never_idle(page: Page) -> None:
     page.add_init_script(
         "requestIdleCallback = (work, {timeout} = {}) => timeout && setTimeout(work, timeout)"
     )
@@ -140,7 +140,7 @@ SILENT: dict[str, Callable[[Route], None]] = {
 
 
 @pytest.mark.parametrize("answer", SILENT)
-def test_otherwise_nothing_is_said_and_the_form_is_sent(
+def test_without_maintenance_there_is_no_notice_and_the_form_is_sent(
     page: Page, complaints: list[str], answer: str
 ) -> None:
     page.route("**/api/health", SILENT[answer])
@@ -154,7 +154,7 @@ def test_otherwise_nothing_is_said_and_the_form_is_sent(
     assert complaints == []
 
 
-def test_the_form_is_sent_as_ever_while_it_is_told(page: Page) -> None:
+def test_the_form_is_sent_while_the_notice_is_shown(page: Page) -> None:
     page.goto("/")
     expect(page.locator(".maintenance")).to_be_visible()
     fill(page)
@@ -180,21 +180,25 @@ def test_what_has_the_focus_is_not_behind_the_notice(page: Page) -> None:
     page.wait_for_url("**/status")
 
 
-def test_a_visit_asks_once_a_minute_however_many_pages_it_reads(page: Page, health: Health) -> None:
+def test_a_visit_requests_health_once_a_minute_whatever_the_number_of_pages(
+    page: Page, health: Health
+) -> None:
     page.clock.install()
     for path in ("/", "/produk", "/"):
         page.goto(path)
         expect(page.locator(".maintenance")).to_be_visible()
-    assert health.asked == 1
+    assert health.request_count == 1
     health.status = "ok"
     page.clock.run_for(61_000)
     expect(page.locator(".maintenance")).to_have_count(0)
-    assert health.asked == 2
+    assert health.request_count == 2
     page.clock.run_for(600_000)
-    assert health.asked == 2, "when all is well an open page asks no more"
+    assert health.request_count == 2, "when all is well an open page asks no more"
 
 
-def test_it_stays_closed_until_the_next_maintenance(page: Page, health: Health) -> None:
+def test_a_closed_notice_stays_closed_until_the_next_maintenance(
+    page: Page, health: Health
+) -> None:
     page.clock.install()
     page.goto("/")
     page.get_by_role("button", name="Tutup").click()
@@ -210,14 +214,14 @@ def test_it_stays_closed_until_the_next_maintenance(page: Page, health: Health) 
         expect(page.locator(".maintenance")).to_have_count(count)
 
 
-def test_pages_of_other_kinds_say_nothing(page: Page, health: Health) -> None:
+def test_other_pages_show_no_notice(page: Page, health: Health) -> None:
     for path in ("/terima-kasih", "/vitals", "/no-such-page"):
         page.goto(path, wait_until="networkidle")
         expect(page.locator(".maintenance")).to_have_count(0)
-    assert health.asked == 0
+    assert health.request_count == 0
 
 
-def test_without_storage_it_is_told_all_the_same(
+def test_the_notice_is_shown_without_storage(
     context: BrowserContext, page: Page, complaints: list[str]
 ) -> None:
     context.add_init_script(

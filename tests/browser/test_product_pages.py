@@ -45,7 +45,7 @@ def cards(page: Page) -> list[str]:
     return page.locator(".card h2").all_inner_texts()
 
 
-def test_a_recall_is_shown_as_an_empty_list_and_forgets_what_the_device_kept(
+def test_a_recall_is_shown_as_an_empty_list_and_empties_the_devices_cache(
     page: Page, seeded: Database, platform: Platform
 ) -> None:
     page.goto("/produk")
@@ -123,8 +123,8 @@ def test_facets_show_counts_and_filter(page: Page) -> None:
     expect(page.locator(".card")).to_have_count(11)
     expect(page.locator(".chip")).to_have_text("Gamma+")
     page.locator("[data-filters] > summary").click()
-    told = page.locator("[data-facet=audience] label", has_text="Salon").locator(".count")
-    count = int(told.inner_text())
+    count_label = page.locator("[data-facet=audience] label", has_text="Salon").locator(".count")
+    count = int(count_label.inner_text())
     page.get_by_role("checkbox", name="Salon", exact=False).first.check()
     expect(page.locator(".card")).to_have_count(count)
     expect(page).to_have_url(re.compile(r"brand=Gamma%2B&audience=SALON"))
@@ -182,7 +182,7 @@ def test_an_empty_search_offers_a_way_on(page: Page) -> None:
     expect(page.locator(".card")).to_have_count(24)
 
 
-def test_without_a_line_the_last_list_is_searched_and_the_page_says_so(
+def test_offline_the_cached_list_is_searched_and_the_page_says_so(
     page: Page, context: BrowserContext
 ) -> None:
     page.goto("/produk")
@@ -190,8 +190,8 @@ def test_without_a_line_the_last_list_is_searched_and_the_page_says_so(
     # Not wait_for_function: the page's policy forbids what it does.
     eventually(lambda: page.evaluate("localStorage.getItem('products-id') !== null"))
     page.evaluate("navigator.serviceWorker.ready.then(() => true)")
-    held = "caches.open('products-1').then((c) => c.match('/produk')).then(Boolean)"
-    eventually(lambda: page.evaluate(held))
+    cache_lookup = "caches.open('products-1').then((c) => c.match('/produk')).then(Boolean)"
+    eventually(lambda: page.evaluate(cache_lookup))
     context.set_offline(True)
     page.goto("/produk?q=shampoo&brand=Kemon")
     expect(page.locator("[data-notice]")).to_contain_text("luring")
@@ -203,7 +203,7 @@ def test_without_a_line_the_last_list_is_searched_and_the_page_says_so(
     expect(page.locator("[data-notice]")).to_be_hidden()
 
 
-def test_an_outage_of_the_address_itself_is_told_and_tried_again(page: Page) -> None:
+def test_an_outage_of_the_products_api_is_shown_and_retried(page: Page) -> None:
     def refuse(route: Route) -> None:
         route.fulfill(status=500, body="{}")
 

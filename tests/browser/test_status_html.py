@@ -30,10 +30,10 @@ class Api:
 
     def __init__(self, answer: dict[str, Any] | None) -> None:
         self.answer = answer
-        self.asked = 0
+        self.request_count = 0
 
     def __call__(self, route: Route) -> None:
-        self.asked += 1
+        self.request_count += 1
         if self.answer is None:
             route.fulfill(status=503, json={"error": "temporarily_unavailable"})
         else:
@@ -226,10 +226,12 @@ def test_maintenance_says_until_when_and_that_the_form_works(
     api.answer = status_answers.under_maintenance(mode=mode)
     page.goto("/status?lang=en")
     expect(page.locator("[data-sentence]")).to_have_text("Maintenance is under way.")
-    told = page.locator("[data-announcements]")
-    expect(told).to_contain_text(re.compile(r"until (\d+ \w+ )?\d\d:\d\d.WIB at the latest"))
-    expect(told).to_contain_text("Send the form as usual")
-    assert ("product list" in told.inner_text()) == (mode == "read_only")
+    announcements = page.locator("[data-announcements]")
+    expect(announcements).to_contain_text(
+        re.compile(r"until (\d+ \w+ )?\d\d:\d\d.WIB at the latest")
+    )
+    expect(announcements).to_contain_text("Send the form as usual")
+    assert ("product list" in announcements.inner_text()) == (mode == "read_only")
 
 
 # --- When it cannot be read.
@@ -286,13 +288,13 @@ def test_a_first_answer_that_is_slow_does_not_keep_the_copy_back(page: Page, api
     expect(page.locator("[data-sentence]")).to_have_text("All services are working.")
 
 
-def test_one_refresh_that_fails_is_not_worth_a_word(page: Page, api: Api) -> None:
+def test_one_failed_refresh_shows_no_message(page: Page, api: Api) -> None:
     page.clock.install()
     page.goto("/status?lang=en")
     expect(page.locator("[data-sentence]")).to_have_text("All services are working.")
     api.answer = None
     tick(page, 61)
-    assert api.asked >= 3
+    assert api.request_count >= 3
     assert sentence(page) == "All services are working."
     expect(page.locator("[data-when]")).to_contain_text("1 minute ago")
 
@@ -307,7 +309,7 @@ def test_one_refresh_that_fails_is_not_worth_a_word(page: Page, api: Api) -> Non
     ],
     ids=["no json", "another shape", "a list", "no line"],
 )
-def test_nonsense_is_as_good_as_no_answer(
+def test_an_unreadable_answer_counts_as_no_answer(
     page: Page, api: Api, complaints: list[str], odd: Callable[[Route], None]
 ) -> None:
     page.goto("/status?lang=en")
@@ -357,7 +359,7 @@ def test_a_refresh_changes_what_changed_and_moves_nothing(page: Page, api: Api) 
     page.keyboard.press("ArrowLeft")
     page.evaluate(WATCH_CHANGES)
     tick(page, 31)
-    assert api.asked == 2
+    assert api.request_count == 2
     assert page.evaluate("window.changes") == [], "the same answer changes nothing"
     api.answer["components"][0]["windows"]["1h"]["n"] = 13
     tick(page, 31)
@@ -369,17 +371,17 @@ def test_a_refresh_changes_what_changed_and_moves_nothing(page: Page, api: Api) 
     assert page.evaluate("window.shifts") == 0
 
 
-def test_a_page_that_nobody_sees_asks_nothing(page: Page, api: Api) -> None:
+def test_a_hidden_page_sends_no_request(page: Page, api: Api) -> None:
     page.clock.install()
     page.goto("/status")
     expect(page.locator(".service")).to_have_count(4)
     page.evaluate("Object.defineProperty(document, 'hidden', {value: true, writable: true})")
-    asked = api.asked
+    count_before = api.request_count
     tick(page, 300)
-    assert api.asked == asked
+    assert api.request_count == count_before
     page.evaluate("document.hidden = false; document.dispatchEvent(new Event('visibilitychange'))")
     expect(page.locator("[data-when]")).to_contain_text("baru saja")
-    assert api.asked == asked + 1
+    assert api.request_count == count_before + 1
 
 
 def test_an_open_past_incident_stays_open_when_another_comes_before_it(
@@ -400,7 +402,7 @@ def test_an_open_past_incident_stays_open_when_another_comes_before_it(
     ]
 
 
-def test_on_paper_everything_is_there(page: Page, api: Api) -> None:
+def test_a_printed_page_shows_everything(page: Page, api: Api) -> None:
     api.answer = status_answers.outage()
     page.goto("/status")
     page.emulate_media(media="print")
@@ -411,17 +413,17 @@ def test_on_paper_everything_is_there(page: Page, api: Api) -> None:
     ) == "exact"  # fmt: skip
 
 
-def test_it_asks_nobody_else_and_works_without_storage(
+def test_the_page_requests_only_our_origin_and_works_without_storage(
     context: BrowserContext, page: Page, platform: Platform, complaints: list[str]
 ) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requested_urls: list[str] = []
+    page.on("request", lambda request: requested_urls.append(request.url))
     context.add_init_script(
         "Object.defineProperty(window, 'localStorage', {get() { throw new Error('forbidden'); }})"
     )
     page.goto("/status?lang=en")
     expect(page.locator("[data-sentence]")).to_have_text("All services are working.")
-    assert all(url.startswith(platform.url) for url in asked)
+    assert all(url.startswith(platform.url) for url in requested_urls)
     assert complaints == []
 
 
@@ -434,7 +436,7 @@ def test_without_javascript_it_says_where_to_look(browser: Browser, platform: Pl
 
 @pytest.mark.parametrize("path", ["/", "/en", "/produk", "/en/products", "/vitals", "/404",
                                   "/terima-kasih", "/en/thank-you"])  # fmt: skip
-def test_every_page_leads_here(page: Page, path: str) -> None:
+def test_every_page_links_to_the_status_page(page: Page, path: str) -> None:
     page.goto(path)
     lang = "en" if path.startswith("/en") else "id"
     link = page.locator(f'.colophon a[href="{ADDRESSES[lang]}"]')

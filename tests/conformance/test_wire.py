@@ -107,7 +107,7 @@ def test_a_body_that_is_not_what_it_says_is_no_lead_and_no_error(
 
 
 @pytest.mark.parametrize("sent", [b"P", b"POST /api/leads HTTP/1.1\r\nHo", head(CHUNKED)[:-2]])
-def test_a_head_that_ends_early_is_no_lead_and_no_error(
+def test_truncated_headers_are_no_lead_and_no_error(
     port: int, database: Rows, platform: Platform, sent: bytes
 ) -> None:
     answer = exchange(port, sent)
@@ -117,14 +117,14 @@ def test_a_head_that_ends_early_is_no_lead_and_no_error(
     assert platform.sentry.received() == []
 
 
-def test_nobody_waits_for_those_who_send_half_a_lead_and_stay(
+def test_stalled_uploads_do_not_delay_other_clients(
     function: Function, port: int, database: Rows, platform: Platform
 ) -> None:
     begun = head(f"Content-Length: {len(FORM_BODY)}", kind=FORM_TYPE) + CUT_FORM
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as open_connections:
         for _ in range(HELD_OPEN):
             caller = socket.create_connection(("127.0.0.1", port), timeout=20)
-            held.enter_context(contextlib.closing(caller)).sendall(begun)
+            open_connections.enter_context(contextlib.closing(caller)).sendall(begun)
         started = time.monotonic()
         answer = httpx.post(f"http://127.0.0.1:{port}/api/leads", json=LEAD, timeout=20)
         assert answer.status_code == 200

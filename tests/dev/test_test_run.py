@@ -71,7 +71,7 @@ def test_a_missing_fixture_fails_the_run_before_any_other_test(
     assert "passed" not in output
 
 
-def test_the_quick_run_names_it_too(run: Run) -> None:
+def test_the_quick_run_names_a_missing_fixture_too(run: Run) -> None:
     status, output = run("--quick", test_missing=MISSING)
     assert status == 1
     assert "fixture 'nobody_has_this' not found" in output

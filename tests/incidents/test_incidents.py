@@ -27,8 +27,8 @@ NOW = datetime(2026, 11, 24, 3, 5, tzinfo=UTC)  # a Tuesday, 10:05 in Jakarta
 MINUTE = timedelta(minutes=1)
 
 
-def finding(name: str, what: str = "1 of 1", since: datetime = NOW) -> Finding:
-    return rules.make_finding(rules.BY_NAME[name], what, since)
+def finding(name: str, description: str = "1 of 1", since: datetime = NOW) -> Finding:
+    return rules.make_finding(rules.BY_NAME[name], description, since)
 
 
 @pytest.fixture

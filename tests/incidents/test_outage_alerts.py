@@ -24,12 +24,11 @@ from lib.services import Services
 from lib.settings import Settings
 from ops import cli
 from tests.conftest import eventually
-from tests.fix_site import rig, shared_rig
-from tests.incidents.test_game_day import kill, post, recovered, replies
+from tests.fix_site import shared_site, site
+from tests.incidents.test_game_day import kill, post, recovered, replies, run_monitor
 from tests.incidents.test_game_day import messages as roots
-from tests.incidents.test_game_day import watch as call_watch
 
-__all__ = ["rig", "shared_rig"]
+__all__ = ["shared_site", "site"]
 
 type Rows = psycopg.Connection[DictRow]
 type Printed = pytest.CaptureFixture[str]
@@ -46,49 +45,49 @@ DEAD = {
 
 
 @pytest.fixture
-def day(rig: SiteUnderTest) -> Iterator[SiteUnderTest]:
+def monitored_site(site: SiteUnderTest) -> Iterator[SiteUnderTest]:
     """Nothing is broken, and every function is a new process."""
-    rig.environment["SITE_URL"] = rig.url
-    kill(rig, "api/leads", "api/products", "api/cron/watch", "api/status", "api/health")
-    yield rig
-    rig.clear_faults_and_wait()
-    kill(rig, "api/leads", "api/products", "api/cron/watch", "api/status", "api/health")
+    site.environment["SITE_URL"] = site.url
+    kill(site, "api/leads", "api/products", "api/cron/watch", "api/status", "api/health")
+    yield site
+    site.clear_faults_and_wait()
+    kill(site, "api/leads", "api/products", "api/cron/watch", "api/status", "api/health")
 
 
 def postgres(services: Services, now: datetime = NOW) -> PostgresStore:
     return PostgresStore(services.database.run, now, "dpl")
 
 
-def texts(rig: SiteUnderTest) -> list[str]:
-    return [root["fields"]["text"] for root in roots(rig)]
+def texts(site: SiteUnderTest) -> list[str]:
+    return [root["fields"]["text"] for root in roots(site)]
 
 
 # --- At once, by the request.
 
 
 def test_a_lead_that_met_a_dead_postgres_alerts_after_its_response_and_once(
-    day: SiteUnderTest,
+    monitored_site: SiteUnderTest,
 ) -> None:
-    day.database.switch("refuse")
-    assert [post(day, number).status_code for number in range(5)] == [202] * 5
-    assert eventually(lambda: texts(day)) == ["SEV1 Postgres is down: leads are queued"]
-    day.wait_idle(20)
+    monitored_site.database.switch("refuse")
+    assert [post(monitored_site, number).status_code for number in range(5)] == [202] * 5
+    assert eventually(lambda: texts(monitored_site)) == ["SEV1 Postgres is down: leads are queued"]
+    monitored_site.wait_idle(20)
     for number in range(5, 10):
-        post(day, number)
-    day.wait_idle(20)
-    call_watch(day)
-    assert texts(day) == ["SEV1 Postgres is down: leads are queued"]
-    message = json.dumps(roots(day)[0]["fields"])
+        post(monitored_site, number)
+    monitored_site.wait_idle(20)
+    run_monitor(monitored_site)
+    assert texts(monitored_site) == ["SEV1 Postgres is down: leads are queued"]
+    message = json.dumps(roots(monitored_site)[0]["fields"])
     assert "a request to /api/leads was answered 202" in message
-    assert not replies(day), "nothing new was found"
+    assert not replies(monitored_site), "nothing new was found"
 
 
-def test_any_endpoint_alerts(day: SiteUnderTest) -> None:
-    day.database.switch("refuse")
-    response = httpx.get(f"{day.url}/api/products?q=wax", timeout=20)
+def test_any_endpoint_alerts(monitored_site: SiteUnderTest) -> None:
+    monitored_site.database.switch("refuse")
+    response = httpx.get(f"{monitored_site.url}/api/products?q=wax", timeout=20)
     assert response.status_code == 200
-    assert eventually(lambda: texts(day)) == ["SEV1 Postgres is down"]
-    assert "/api/products was answered 200" in json.dumps(roots(day)[0]["fields"])
+    assert eventually(lambda: texts(monitored_site)) == ["SEV1 Postgres is down"]
+    assert "/api/products was answered 200" in json.dumps(roots(monitored_site)[0]["fields"])
 
 
 @contextmanager
@@ -118,56 +117,60 @@ REFUSALS = {
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_postgres_that_answers_and_refuses_has_its_own_title(
-    day: SiteUnderTest, name: str
+    monitored_site: SiteUnderTest, name: str
 ) -> None:
-    with altered(day.admin, *REFUSALS[name]):
-        response = post(day)
-        [text] = eventually(lambda: texts(day))
-        day.wait_idle(20)
+    with altered(monitored_site.admin, *REFUSALS[name]):
+        response = post(monitored_site)
+        [text] = eventually(lambda: texts(monitored_site))
+        monitored_site.wait_idle(20)
     effect = "queued" if response.status_code == 202 else "refused"
     assert text == f"SEV1 Postgres would refuse a lead: leads are {effect}"
 
 
-def test_nothing_kept_a_lead_and_the_title_says_refused(day: SiteUnderTest) -> None:
-    day.database.switch("refuse")
-    day.redis.switch("refuse")
-    day.resend.switch("fail", status=500)
-    assert post(day).status_code == 503
-    day.wait_idle(30)
-    [text] = eventually(lambda: texts(day))
+def test_nothing_kept_a_lead_and_the_title_says_refused(monitored_site: SiteUnderTest) -> None:
+    monitored_site.database.switch("refuse")
+    monitored_site.redis.switch("refuse")
+    monitored_site.resend.switch("fail", status=500)
+    assert post(monitored_site).status_code == 503
+    monitored_site.wait_idle(30)
+    [text] = eventually(lambda: texts(monitored_site))
     assert text.endswith(": leads are refused")
-    assert "queued" not in json.dumps(roots(day)[0]["fields"])
+    assert "queued" not in json.dumps(roots(monitored_site)[0]["fields"])
 
 
-def test_a_worse_effect_on_leads_edits_the_title_and_is_broadcast(day: SiteUnderTest) -> None:
-    day.database.switch("refuse")
-    assert post(day, 1).status_code == 202
-    assert eventually(lambda: texts(day)) == ["SEV1 Postgres is down: leads are queued"]
-    day.wait_idle(20)
-    day.upstash.switch("fail", status=500, match="HSETNX")
-    day.resend.switch("fail", status=500)
+def test_a_worse_effect_on_leads_edits_the_title_and_is_broadcast(
+    monitored_site: SiteUnderTest,
+) -> None:
+    monitored_site.database.switch("refuse")
+    assert post(monitored_site, 1).status_code == 202
+    assert eventually(lambda: texts(monitored_site)) == ["SEV1 Postgres is down: leads are queued"]
+    monitored_site.wait_idle(20)
+    monitored_site.upstash.switch("fail", status=500, match="HSETNX")
+    monitored_site.resend.switch("fail", status=500)
     for number in range(2, 5):
-        assert post(day, number).status_code == 503
-    day.wait_idle(20)
-    call_watch(day)
-    assert texts(day) == ["SEV1 Postgres is down: leads are refused"]
-    sent = [reply["fields"] for reply in replies(day)]
+        assert post(monitored_site, number).status_code == 503
+    monitored_site.wait_idle(20)
+    run_monitor(monitored_site)
+    assert texts(monitored_site) == ["SEV1 Postgres is down: leads are refused"]
+    sent = [reply["fields"] for reply in replies(monitored_site)]
     broadcast = [fields["text"] for fields in sent if fields["reply_broadcast"]]
     assert any("leads are refused" in text for text in broadcast)
-    document = httpx.get(f"{day.url}/api/status", timeout=20).json()
+    document = httpx.get(f"{monitored_site.url}/api/status", timeout=20).json()
     states = {each["id"]: each["status"] for each in document["components"]}
     assert states["leads"] == "major_outage"
     assert document["status"]["description"] == "Much does not work: forms cannot be taken just now"
 
 
-def test_the_status_page_shows_an_alert_between_two_monitor_runs(day: SiteUnderTest) -> None:
-    call_watch(day)
-    day.database.switch("refuse")
-    assert post(day).status_code == 202
-    day.wait_idle(20)
-    assert texts(day), day.log.since()[-12:]
-    day.wait_idle(20)
-    document = httpx.get(f"{day.url}/api/status", timeout=20).json()
+def test_the_status_page_shows_an_alert_between_two_monitor_runs(
+    monitored_site: SiteUnderTest,
+) -> None:
+    run_monitor(monitored_site)
+    monitored_site.database.switch("refuse")
+    assert post(monitored_site).status_code == 202
+    monitored_site.wait_idle(20)
+    assert texts(monitored_site), monitored_site.log.since()[-12:]
+    monitored_site.wait_idle(20)
+    document = httpx.get(f"{monitored_site.url}/api/status", timeout=20).json()
     assert document["data"]["source"] == "watch"
     assert [each["name"] for each in document["incidents"]] == [
         "Postgres is down: leads are queued"
@@ -314,27 +317,27 @@ def test_the_first_store_that_is_back_imports_it_with_what_people_did(
     healthy.close()
 
 
-def test_a_second_outage_with_stores_is_a_new_message_too(day: SiteUnderTest) -> None:
-    day.database.switch("refuse")
-    day.redis.switch("refuse")
-    day.resend.switch("fail", status=500)
-    assert post(day).status_code == 503
-    day.wait_idle(30)
-    [first] = eventually(lambda: roots(day))
-    day.clear_faults_and_wait()
+def test_a_second_outage_with_stores_is_a_new_message_too(monitored_site: SiteUnderTest) -> None:
+    monitored_site.database.switch("refuse")
+    monitored_site.redis.switch("refuse")
+    monitored_site.resend.switch("fail", status=500)
+    assert post(monitored_site).status_code == 503
+    monitored_site.wait_idle(30)
+    [first] = eventually(lambda: roots(monitored_site))
+    monitored_site.clear_faults_and_wait()
     passed = "update incidents set facts = facts || jsonb_build_object('quiet_from', now())"
-    recovered(day)
-    day.admin.execute(passed)
-    recovered(day)
-    assert texts(day)[0].startswith("RECOVERED SEV1")
-    day.database.switch("refuse")
-    kill(day, "api/leads", "api/cron/watch")
-    assert post(day, 2).status_code == 202
-    day.wait_idle(20)
-    call_watch(day)
-    assert texts(day)[0].startswith("RECOVERED SEV1")
-    assert texts(day)[1:] == ["SEV1 Postgres is down: leads are queued"]
-    assert roots(day)[0]["ts"] == first["ts"]
+    recovered(monitored_site)
+    monitored_site.admin.execute(passed)
+    recovered(monitored_site)
+    assert texts(monitored_site)[0].startswith("RECOVERED SEV1")
+    monitored_site.database.switch("refuse")
+    kill(monitored_site, "api/leads", "api/cron/watch")
+    assert post(monitored_site, 2).status_code == 202
+    monitored_site.wait_idle(20)
+    run_monitor(monitored_site)
+    assert texts(monitored_site)[0].startswith("RECOVERED SEV1")
+    assert texts(monitored_site)[1:] == ["SEV1 Postgres is down: leads are queued"]
+    assert roots(monitored_site)[0]["ts"] == first["ts"]
 
 
 def test_two_incidents_of_one_outage_become_one(platform: Platform, no_stores: Services) -> None:

@@ -89,7 +89,7 @@ def test_requests_before_the_window_do_not_count() -> None:
     assert broken(traffic=traffic("products", 100, 50, age=11)) == [], "over for ten minutes"
 
 
-def test_it_starts_at_the_end_of_its_first_bad_minute() -> None:
+def test_an_outage_starts_at_the_end_of_its_first_bad_minute() -> None:
     bad = {NOW - timedelta(minutes=age): MinuteCounts(20, 15, 0) for age in (1, 2, 4)}
     good = {NOW - timedelta(minutes=age): MinuteCounts(20, 0, 0) for age in (3, 5, 6)}
     [finding, *_] = rules.evaluate(Facts(now=NOW, traffic={"products": {**bad, **good}}))

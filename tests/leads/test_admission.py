@@ -274,7 +274,7 @@ def test_all_clients_together_have_a_ceiling(services: Services) -> None:
     assert sorted(map(str, reviews)) == ["None"] * 4 + ["flood"]
 
 
-def test_a_text_that_came_often_is_screened_once_more(services: Services) -> None:
+def test_a_message_sent_often_is_checked_for_spam_again(services: Services) -> None:
     def screen(lead: Lead, repeats: int) -> Lead:
         return lead._replace(spam="hasty+repeated_text" if repeats > spam.MAX_REPEATS else None)
 
@@ -333,7 +333,7 @@ def test_eight_at_once_of_one_lead_are_one_row_and_eight_equal_answers(
     counts = database.execute(
         "select coalesce(sum(cardinality(moments)), 0) as n from lead_clients"
     ).fetchone()
-    assert counts == {"n": 6}, "the twins gave back what they had taken"
+    assert counts == {"n": 6}, "the duplicates gave back what they had taken"
 
 
 def test_a_lost_reply_to_the_statement_stores_once_and_answers_once(
@@ -443,9 +443,7 @@ def test_no_part_of_the_statement_reads_a_table_from_end_to_end(
 # ------------------------------------------------------------------ as callers see it
 
 
-def test_the_sixth_lead_in_a_minute_is_told_when_to_come_again(
-    platform: Platform, database: Rows
-) -> None:
+def test_the_sixth_lead_in_a_minute_gets_a_retry_after(platform: Platform, database: Rows) -> None:
     assert statuses(platform.url, range(5)) == [200] * 5
     answer = post(platform.url, 5)
     assert (answer.status_code, answer.json()["error"]) == (429, "rate_limited")
@@ -506,12 +504,12 @@ def test_thirty_posts_of_one_address_at_once_are_five_leads(
         "X-Request-Id",
     ],
 )
-def test_what_a_client_says_of_itself_does_not_change_who_is_counted(
+def test_forged_client_headers_do_not_change_the_rate_limit_key(
     platform: Platform, database: Rows, name: str
 ) -> None:
     for number in range(5):
-        told = "the-same-each-time" if name == "X-Request-Id" else f"198.51.100.{number}"
-        assert post(platform.url, number, **{name: told}).status_code == 200
+        header_value = "the-same-each-time" if name == "X-Request-Id" else f"198.51.100.{number}"
+        assert post(platform.url, number, **{name: header_value}).status_code == 200
     last = "the-same-each-time" if name == "X-Request-Id" else "198.51.100.9"
     assert post(platform.url, 6, **{name: last}).status_code == 429
     counted = database.execute("select cardinality(moments) as n from lead_clients").fetchall()
@@ -534,8 +532,8 @@ def test_an_ipv6_network_of_64_bits_is_one_client(platform: Platform, database: 
             assert seen_from(number, f"2001:db8:1:2::{number + 1}") == 200
         assert seen_from(5, "2001:db8:1:2:ffff::1") == 429
         assert seen_from(6, "2001:db8:1:3::1") == 200
-    found = database.execute("select host(ip_address) as ip from leads").fetchall()
-    assert "2001:db8:1:2::5" in {row["ip"] for row in found}
+    rows = database.execute("select host(ip_address) as ip from leads").fetchall()
+    assert "2001:db8:1:2::5" in {row["ip"] for row in rows}
 
 
 def test_above_the_ceiling_a_lead_is_kept_for_review_and_answered_like_success(
@@ -547,12 +545,12 @@ def test_above_the_ceiling_a_lead_is_kept_for_review_and_answered_like_success(
         assert answer.status_code == 200
         assert set(answer.json()) == {"success", "id", "ref"}
     assert database.execute("select 1 from spam").fetchall() == []
-    kept = database.execute("select id, review from leads").fetchall()
-    assert {str(row["id"]) for row in kept} == {answer.json()["id"] for answer in answers}
-    waiting = [row["id"] for row in kept if row["review"] == "flood"]
+    rows = database.execute("select id, review from leads").fetchall()
+    assert {str(row["id"]) for row in rows} == {answer.json()["id"] for answer in answers}
+    waiting = [row["id"] for row in rows if row["review"] == "flood"]
     assert len(waiting) >= 2  # the minute may have changed half-way
     mailed = database.execute("select distinct lead_id as id from outbox").fetchall()
-    assert {row["id"] for row in mailed} == {row["id"] for row in kept} - {*waiting}
+    assert {row["id"] for row in mailed} == {row["id"] for row in rows} - {*waiting}
 
 
 # ------------------------------------------------------------------ without Redis

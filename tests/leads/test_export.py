@@ -117,16 +117,16 @@ def test_pages_follow_each_other_without_a_gap_though_many_came_at_the_same_mome
 ) -> None:
     database.execute(MANY, {"n": 25})
     whole = [row["id"] for row in rows_of(site.get(PATH, headers=token))]
-    asked: dict[str, str] | None = {"limit": "5"}
+    params: dict[str, str] | None = {"limit": "5"}
     paged: list[str] = []
     pages = 0
-    while asked is not None:
-        answer = site.get(PATH, params=asked, headers=token)
+    while params is not None:
+        answer = site.get(PATH, params=params, headers=token)
         page = [row["id"] for row in rows_of(answer)]
         assert answer.headers["X-Row-Count"] == str(len(page)) == "5"
         paged += page
         pages += 1
-        asked = next_of(answer)
+        params = next_of(answer)
     assert (paged, pages) == (whole, 5)
 
 
@@ -169,7 +169,7 @@ def test_a_time_does_for_a_cursor(
         ("excel=1&excel=1", {"excel"}),
     ],
 )
-def test_a_malformed_question_is_refused_with_every_fault(
+def test_a_malformed_query_is_refused_with_every_error(
     site: httpx.Client, token: dict[str, str], query: str, faulty: set[str]
 ) -> None:
     answer = site.get(f"{PATH}?{query}", headers=token)
@@ -188,7 +188,7 @@ def test_empty_parameters_are_as_if_left_out(site: httpx.Client, token: dict[str
     assert (answer.status_code, answer.text) == (200, whole.text)
 
 
-def test_both_headers_open_it_and_a_wrong_token_does_not(
+def test_either_authorization_header_is_accepted_and_a_wrong_token_is_not(
     site: httpx.Client, platform: Platform
 ) -> None:
     right = platform.environment["LEADS_ADMIN_TOKEN"]
@@ -219,7 +219,7 @@ def test_two_tokens_overlap_while_one_is_retired(platform: Platform, database: R
 
 
 @pytest.mark.parametrize("given", [None, "", "s" * 31], ids=["unset", "empty", "short"])
-def test_without_a_token_that_is_long_enough_it_is_closed(
+def test_a_missing_or_short_admin_token_is_a_503(
     platform: Platform, database: Rows, given: str | None
 ) -> None:
     with platform.function("api/leads_export.py", LEADS_ADMIN_TOKEN=given) as function:
@@ -292,8 +292,8 @@ def opened(file: Path, folder: Path) -> list[list[str]]:
     )
     made = folder / "out" / file.name
     assert made.exists(), answer.stderr
-    said = [line for line in answer.stderr.splitlines() if "javaldx" not in line]
-    assert said == [], "LibreOffice warned"
+    warnings = [line for line in answer.stderr.splitlines() if "javaldx" not in line]
+    assert warnings == [], "LibreOffice warned"
     with made.open(encoding="utf-8", newline="") as text:
         return list(csv.reader(text))
 
@@ -375,7 +375,7 @@ def test_the_first_rows_are_sent_before_the_last_are_read(
     assert first_s < (time.monotonic() - started) / 2
 
 
-def test_a_database_that_goes_away_half_way_is_told_in_the_last_row(
+def test_a_database_lost_half_way_is_reported_in_the_last_row(
     site: httpx.Client,
     behind: Function,
     proxy: FaultProxy,
@@ -399,7 +399,7 @@ def test_a_database_that_goes_away_half_way_is_told_in_the_last_row(
     assert len(rows) + len(rows_of(rest)) == n
 
 
-def test_without_a_database_nothing_is_begun(platform: Platform, token: dict[str, str]) -> None:
+def test_without_a_database_the_export_is_503(platform: Platform, token: dict[str, str]) -> None:
     gone = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa"}
     with platform.function("api/leads_export.py", **gone) as function:
         answer = httpx.get(f"{function.url}{PATH}", headers=token)
@@ -412,19 +412,19 @@ def test_no_more_than_a_batch_is_held_however_slowly_it_is_read(
 ) -> None:
     database.execute(MANY, {"n": 5 * export.BATCH_ROWS})
     means = services.Services(settings.Settings(platform.environment))
-    asked = 0
+    batches_read = 0
 
     def run(work: Any, *, budget_s: float) -> Any:
-        nonlocal asked
-        asked += 1
+        nonlocal batches_read
+        batches_read += 1
         return means.database.run(work, budget_s=budget_s)
 
     parts: Any = export.stream(run, ExportQuery(), ResultSize(0, None), Progress())
     next(parts)
-    assert asked == 0, "the header waits for nothing"
+    assert batches_read == 0, "the header waits for nothing"
     for part in range(1, 4):
         next(parts)
-        assert asked == part, "a batch is read when the one before is taken"
+        assert batches_read == part, "a batch is read when the one before is taken"
     parts.close()
     means.close()
 
@@ -437,8 +437,8 @@ def test_the_log_says_how_many_rows_went_out_and_nothing_of_them(
 
     def lines() -> list[str]:
         """the request's line"""
-        said = [str(line["message"]) for line in platform.logs()]
-        return [line for line in said if '"endpoint": "leads_export"' in line]
+        messages = [str(line["message"]) for line in platform.logs()]
+        return [line for line in messages if '"endpoint": "leads_export"' in line]
 
     (line,) = eventually(lines)
     assert '"rows": 1' in line

@@ -78,8 +78,8 @@ def faults(database: Database, row: dict[str, Any], answer: httpx.Response) -> l
         )
     if answer.status_code != 200:
         return [f"{about}: {answer.status_code} {answer.json().get('details')}"]
-    (kept,) = database.execute("select * from leads where id = %s", [answer.json()["id"]])
-    value = kept[row["field"]]
+    (stored,) = database.execute("select * from leads where id = %s", [answer.json()["id"]])
+    value = stored[row["field"]]
     return [] if value == row["stored"] else [f"{about}: {ascii(value)[:80]}"]
 
 

@@ -20,9 +20,9 @@ from lib.leads.lead import Lead, Recipients
 from lib.services import Services
 from lib.settings import Settings
 from tests.conftest import ROOT
-from tests.fix_site import all_accepted, rig, shared_rig
+from tests.fix_site import all_accepted, shared_site, site
 
-__all__ = ["rig", "shared_rig"]
+__all__ = ["shared_site", "site"]
 
 NO_DATABASE = [Fault("database", "refuse")]
 
@@ -34,63 +34,63 @@ def test_200_posts_of_one_lead_at_once_are_one_lead(
     platform: Platform, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     copied = source_tree.copy(ROOT, tmp_path_factory.mktemp("crowd") / "copy")
-    with SiteUnderTest(platform, copied, instances=2) as rig:
-        rig.reset()
-        # Most of the crowd waits at the rig's door: this is about who they are, not how long.
-        oracle = Oracle(rig, ClientBehavior(timeout_s=60), budget_s=60)
+    with SiteUnderTest(platform, copied, instances=2) as site:
+        site.reset()
+        # Most of the crowd waits at the site's gate: this is about who they are, not how long.
+        oracle = Oracle(site, ClientBehavior(timeout_s=60), budget_s=60)
         for keyed in (True, False):
-            offer = oracle.new_attempt(keyed=keyed, with_email=True)
-            oracle.send_all([offer] * 200)
-            assert len(offer.answers) == 200
-            assert {answer.status for answer in offer.answers} <= {200}
-            assert len({answer.id for answer in offer.answers if answer.accepted}) == 1
+            attempt = oracle.new_attempt(keyed=keyed, with_email=True)
+            oracle.send_all([attempt] * 200)
+            assert len(attempt.answers) == 200
+            assert {answer.status for answer in attempt.answers} <= {200}
+            assert len({answer.id for answer in attempt.answers if answer.accepted}) == 1
         assert all_accepted(oracle.recover_and_check())
-        stored = rig.admin.execute("select business_name from leads").fetchall()
+        stored = site.admin.execute("select business_name from leads").fetchall()
         assert len(stored) == len(oracle.attempts)
 
 
 def test_a_lead_sent_to_a_cut_off_instance_and_to_a_healthy_one_is_one_lead(
-    rig: SiteUnderTest, platform: Platform
+    site: SiteUnderTest, platform: Platform
 ) -> None:
-    with SiteUnderTest(platform, rig.root) as healthy:
-        cut_off = Oracle(rig, ClientBehavior(attempts=6))
+    with SiteUnderTest(platform, site.root) as healthy:
+        cut_off = Oracle(site, ClientBehavior(attempts=6))
         whole = Oracle(healthy, ClientBehavior(attempts=6))
         whole.post(whole.new_attempt())
         assert healthy.wait_idle(10)  # it has seen that nothing is queued
-        rig.apply(NO_DATABASE)
+        site.apply(NO_DATABASE)
         # The healthy one asks Postgres alone, and stores what the other has queued: 200 is true.
         for first, second, status in ((cut_off, whole, 202), (whole, cut_off, 200)):
-            offer = cut_off.new_attempt()
-            answers = [first.send(offer)]
-            assert first.rig.wait_idle(10)
-            answers.append(second.send(offer))
+            attempt = cut_off.new_attempt()
+            answers = [first.send(attempt)]
+            assert first.site.wait_idle(10)
+            answers.append(second.send(attempt))
             assert [answer.status for answer in answers] == [status, 200]
             assert len({(answer.id, answer.ref) for answer in answers}) == 1
         for _ in range(12):
-            offer = cut_off.new_attempt()
-            run_concurrently(partial(cut_off.send, offer), partial(whole.send, offer))
+            attempt = cut_off.new_attempt()
+            run_concurrently(partial(cut_off.send, attempt), partial(whole.send, attempt))
         assert all_accepted(cut_off.recover_and_check())
 
 
 # ------------------------------------------------------------------ killed
 
 
-def test_a_request_killed_at_any_point_and_sent_again_is_one_lead(rig: SiteUnderTest) -> None:
+def test_a_request_killed_at_any_point_and_sent_again_is_one_lead(site: SiteUnderTest) -> None:
     """Eight leads on their way, 20 ms apart, each time: 48 points from first byte to mails."""
-    oracle = Oracle(rig)
+    oracle = Oracle(site)
     for number, killed_after_s in enumerate((0.02, 0.06, 0.13, 0.22, 0.32, 0.5)):
         how = signal.SIGTERM if number % 2 else signal.SIGKILL
-        rig.apply([Fault("database", "slow", {"delay_s": 0.015})])
+        site.apply([Fault("database", "slow", {"delay_s": 0.015})])
         _kill_among_eight(oracle, killed_after_s, how)
     assert all_accepted(oracle.recover_and_check(insist=True))
 
 
 def test_a_request_killed_while_the_database_is_down_and_sent_again_is_one_lead(
-    rig: SiteUnderTest,
+    site: SiteUnderTest,
 ) -> None:
-    oracle = Oracle(rig)
+    oracle = Oracle(site)
     oracle.submit(1)
-    rig.apply([*NO_DATABASE, Fault("redis", "slow", {"delay_s": 0.02})])
+    site.apply([*NO_DATABASE, Fault("redis", "slow", {"delay_s": 0.02})])
     for killed_after_s in (0.03, 0.08, 0.15, 0.25):
         _kill_among_eight(oracle, killed_after_s, signal.SIGKILL)
     assert all_accepted(oracle.recover_and_check(insist=True))
@@ -102,35 +102,35 @@ def _kill_among_eight(oracle: Oracle, killed_after_s: float, how: signal.Signals
     for thread in sending:
         thread.start()
     time.sleep(killed_after_s)
-    oracle.rig.signal(LEADS, how)
+    oracle.site.signal(LEADS, how)
     for thread in sending:
         thread.join()
 
 
 def _post_later(oracle: Oracle, delay_s: float) -> None:
-    offer = oracle.new_attempt()
+    attempt = oracle.new_attempt()
     time.sleep(delay_s)
-    oracle.post(offer)
+    oracle.post(attempt)
 
 
-def test_a_drain_killed_at_any_point_loses_and_doubles_nothing(rig: SiteUnderTest) -> None:
-    oracle = Oracle(rig)
-    rig.apply(NO_DATABASE)
+def test_a_drain_killed_at_any_point_loses_and_doubles_nothing(site: SiteUnderTest) -> None:
+    oracle = Oracle(site)
+    site.apply(NO_DATABASE)
     oracle.submit(40)
-    rig.clear_faults_and_wait()
+    site.clear_faults_and_wait()
     for killed_after_s in (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8):
-        rig.apply(
+        site.apply(
             [
                 Fault("database", "slow", {"delay_s": 0.004}),
                 Fault("resend", "slow", {"delay_s": 0.02}),
             ]
         )
-        rig.make_mails_due()
-        draining = threading.Thread(target=rig.drain)
+        site.make_mails_due()
+        draining = threading.Thread(target=site.drain)
         draining.start()
-        _wait_until(lambda: any(p["in_flight"] for p in rig.running() if p["name"] == DELIVER))
+        _wait_until(lambda: any(p["in_flight"] for p in site.running() if p["name"] == DELIVER))
         time.sleep(killed_after_s)
-        rig.signal(DELIVER, signal.SIGKILL)
+        site.signal(DELIVER, signal.SIGKILL)
         draining.join()
     assert all_accepted(oracle.recover_and_check())
 
@@ -144,46 +144,46 @@ def _wait_until(look: Callable[[], object], timeout_s: float = 10.0) -> None:
 # ------------------------------------------------------------------ frozen
 
 
-def _terminated(rig: SiteUnderTest) -> None:
-    rig.inside.end_sessions()
+def _terminated(site: SiteUnderTest) -> None:
+    site.inside.end_sessions()
 
 
-def _timed_out(rig: SiteUnderTest) -> None:
+def _timed_out(site: SiteUnderTest) -> None:
     time.sleep(0.8)  # the role's sessions end after 0.4 s of idleness
 
 
-def _forgotten(rig: SiteUnderTest) -> None:
-    rig.database.switch("orphan")
-    rig.redis.switch("orphan")
+def _forgotten(site: SiteUnderTest) -> None:
+    site.database.switch("orphan")
+    site.redis.switch("orphan")
 
 
-def _all_cut(rig: SiteUnderTest) -> None:
-    rig.database.switch("kill")
-    rig.redis.switch("kill")
+def _all_cut(site: SiteUnderTest) -> None:
+    site.database.switch("kill")
+    site.redis.switch("kill")
 
 
 @pytest.mark.parametrize("meanwhile", [_terminated, _timed_out, _forgotten, _all_cut])
 def test_an_instance_thawed_after_its_connections_died_answers_at_once(
-    rig: SiteUnderTest, meanwhile: Callable[[SiteUnderTest], None]
+    site: SiteUnderTest, meanwhile: Callable[[SiteUnderTest], None]
 ) -> None:
-    oracle = Oracle(rig)
-    rig.inside.end_sessions()
-    rig.admin.execute(f"alter role {APP_ROLE} set idle_session_timeout = '400ms'".encode())
+    oracle = Oracle(site)
+    site.inside.end_sessions()
+    site.admin.execute(f"alter role {APP_ROLE} set idle_session_timeout = '400ms'".encode())
     try:
         oracle.submit(4)  # several connections are kept
-        rig.wait_idle(5)
-        frozen = rig.signal(LEADS, signal.SIGSTOP)
+        site.wait_idle(5)
+        frozen = site.signal(LEADS, signal.SIGSTOP)
         assert len(frozen) == 1
-        meanwhile(rig)
-        rig.signal(LEADS, signal.SIGCONT)
+        meanwhile(site)
+        site.signal(LEADS, signal.SIGCONT)
         first = oracle.post(oracle.new_attempt())
         oracle.submit(4)
     finally:
-        rig.admin.execute(f"alter role {APP_ROLE} reset idle_session_timeout".encode())
+        site.admin.execute(f"alter role {APP_ROLE} reset idle_session_timeout".encode())
     assert (first.status, first.error) == (200, None)
     assert first.seconds < 3
-    assert rig.pids(LEADS) == frozen
-    assert {answer.status for offer in oracle.attempts for answer in offer.answers} == {200}
+    assert site.pids(LEADS) == frozen
+    assert {answer.status for attempt in oracle.attempts for answer in attempt.answers} == {200}
     assert all_accepted(oracle.recover_and_check())
 
 
@@ -191,19 +191,19 @@ def test_an_instance_thawed_after_its_connections_died_answers_at_once(
 
 
 def test_two_drains_at_once_bring_in_a_thousand_waiting_leads_in_bounded_calls(
-    rig: SiteUnderTest,
+    site: SiteUnderTest,
 ) -> None:
-    oracle = Oracle(rig)
-    rig.apply(NO_DATABASE)
+    oracle = Oracle(site)
+    site.apply(NO_DATABASE)
     oracle.submit(20)
     _queue(oracle, 980)
-    assert rig.queue_length() == 1000
-    rig.clear_faults_and_wait()
+    assert site.queue_length() == 1000
+    site.clear_faults_and_wait()
     calls: list[tuple[float, int]] = []
 
     def drain() -> None:
         started = time.monotonic()
-        status, body = rig.drain()
+        status, body = site.drain()
         calls.append((time.monotonic() - started, status))
         done.append(status == 200 and is_idle(body))
 
@@ -212,23 +212,23 @@ def test_two_drains_at_once_bring_in_a_thousand_waiting_leads_in_bounded_calls(
         run_concurrently(drain, drain)
         if all(done):
             break
-    assert rig.queue_length() == 0
+    assert site.queue_length() == 0
     assert max(seconds for seconds, _ in calls) < 60
     assert {status for _, status in calls} == {200}
-    verdict = oracle.recover_and_check()
-    assert all_accepted(verdict)
-    assert verdict.accepted_202 >= 1000
+    report = oracle.recover_and_check()
+    assert all_accepted(report)
+    assert report.accepted_202 >= 1000
 
 
 def _queue(oracle: Oracle, count: int) -> None:
     """Leads that step down to the queue without the cost of HTTP: as instances do, by intake."""
-    services = Services(Settings(oracle.rig.environment))
+    services = Services(Settings(oracle.site.environment))
     recipients = Recipients("a@b.co", ("sales@b.co",))
     for _ in range(count):
-        offer = oracle.new_attempt(with_email=False)
+        attempt = oracle.new_attempt(with_email=False)
         lead = Lead.from_submission(
-            submission.parse(offer.body()),
-            key=offer.key,
+            submission.parse(attempt.body()),
+            key=attempt.key,
             locale="id",
             now=datetime.now(UTC),
             ip_address=None,
@@ -236,7 +236,7 @@ def _queue(oracle: Oracle, count: int) -> None:
         )
         persisted = service.persist(services, lead, recipients)
         assert persisted.decision == "queued"
-        offer.answers.append(
+        attempt.answers.append(
             Answer(202, str(persisted.lead.id), persisted.lead.ref, 0.0, queued=True)
         )
     services.close()

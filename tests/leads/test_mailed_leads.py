@@ -75,7 +75,7 @@ def mailed(platform: Platform, *messages: str) -> list[dict[str, Any]]:
     """Leads taken by an instance that reaches neither store and then is gone."""
     with platform.function("api/leads.py", **NOWHERE) as running:
         taken = [send(running, message) for message in messages]
-        eventually(lambda: carried(platform) >= {one["id"] for one in taken})
+        eventually(lambda: carried(platform) >= {lead["id"] for lead in taken})
     return taken
 
 
@@ -90,50 +90,52 @@ def carried(platform: Platform) -> set[str]:
 
 
 def marks(fields: dict[str, Any]) -> dict[str, str]:
-    held: dict[str, str] = fields.get("metadata", {}).get("event_payload", {})
-    return held
+    payload: dict[str, str] = fields.get("metadata", {}).get("event_payload", {})
+    return payload
 
 
 def slack(platform: Platform) -> list[dict[str, Any]]:
-    return [one["fields"] for one in cast("Slack", platform.slack.vendor).messages()]
+    return [message["fields"] for message in cast("Slack", platform.slack.vendor).messages()]
 
 
 def registered(database: Rows) -> set[str]:
     return {str(row["lead_id"]) for row in database.execute("select lead_id from mailed_leads")}
 
 
-def found(services: Services, at: datetime) -> dict[str, str]:
-    return {one.rule: one.description for one in monitor.run(services, None, at).findings}
+def findings_by_rule(services: Services, at: datetime) -> dict[str, str]:
+    return {
+        finding.rule: finding.description for finding in monitor.run(services, None, at).findings
+    }
 
 
-def test_several_leads_of_one_outage_are_named_by_watch_health_ledger_and_slack(
+def test_several_leads_of_one_outage_are_named_by_monitor_health_reconciliation_and_slack(
     platform: Platform, database: Rows, services: Services
 ) -> None:
     taken = mailed(platform, "Satu", "Dua", "Tiga")
-    refs = {one["ref"] for one in taken}
+    refs = {lead["ref"] for lead in taken}
     # Several are carried by one message, which names them and nobody.
-    [text] = [json.dumps(one) for one in slack(platform) if "mailed" in marks(one)]
+    [text] = [json.dumps(message) for message in slack(platform) if "mailed" in marks(message)]
     assert all(ref in text for ref in refs)
     for private in ("Andi", "Maju Jaya", "Satu", "6281234567890", "example.com"):
         assert private not in text
 
-    what = found(services, NOW)
-    assert registered(database) == {one["id"] for one in taken}
-    assert refs <= set(what["leads_only_in_mail"].replace(",", "").split())
+    findings = findings_by_rule(services, NOW)
+    assert registered(database) == {lead["id"] for lead in taken}
+    assert refs <= set(findings["leads_only_in_mail"].replace(",", "").split())
     assert carried(platform) == set(), "the message says that they are registered"
 
-    book = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
-    assert set(book.mailed) == refs
-    assert not book.balanced
+    result = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
+    assert set(result.mailed) == refs
+    assert not result.balanced
     answer = deep(platform, platform)
     assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
     assert set(answer.json()["ledger"]["mailed"]) == refs
 
     # It stays open, whatever else recovers.
     for tick in range(1, 15):
-        assert "leads_only_in_mail" in found(services, NOW + tick * MINUTE)
-    shown = [json.dumps(one) for one in slack(platform)]
-    [alert] = [one for one in shown if "SEV1 Leads exist only in a mail" in one]
+        assert "leads_only_in_mail" in findings_by_rule(services, NOW + tick * MINUTE)
+    messages = [json.dumps(message) for message in slack(platform)]
+    [alert] = [message for message in messages if "SEV1 Leads exist only in a mail" in message]
     assert "RECOVERED" not in alert
     assert all(ref in alert for ref in refs)
 
@@ -142,17 +144,17 @@ def test_an_import_closes_an_entry_and_a_person_may_dismiss_one(
     platform: Platform, database: Rows, services: Services, tmp_path: Path, capsys: Printed
 ) -> None:
     first, second = mailed(platform, "Satu", "Dua")
-    assert "leads_only_in_mail" in found(services, NOW)
+    assert "leads_only_in_mail" in findings_by_rule(services, NOW)
     assert cli.main(["leads", "mailed"], platform.environment) == 1
-    said = capsys.readouterr().out
-    assert first["ref"] in said
-    assert second["ref"] in said
+    output = capsys.readouterr().out
+    assert first["ref"] in output
+    assert second["ref"] in output
 
-    [mail] = [one for one in delivered(platform) if first["ref"] in one["text"]]
+    [mail] = [mail for mail in delivered(platform) if first["ref"] in mail["text"]]
     saved = tmp_path / "sales.eml"
     saved.write_text(mail["text"], encoding="utf-8")
     assert cli.main(["leads", "import", str(saved)], platform.environment) == 0
-    assert found(services, NOW + MINUTE)["leads_only_in_mail"].endswith(second["ref"])
+    assert findings_by_rule(services, NOW + MINUTE)["leads_only_in_mail"].endswith(second["ref"])
 
     dismiss = ["leads", "dismiss", second["ref"], "--by", "sari", "--yes"]
     assert cli.main([*dismiss, "--reason", "rang them"], platform.environment) == 0
@@ -163,20 +165,21 @@ def test_an_import_closes_an_entry_and_a_person_may_dismiss_one(
     assert cli.main(["leads", "mailed"], platform.environment) == 0
 
     for tick in (2, 3):
-        assert "leads_only_in_mail" not in found(services, NOW + tick * MINUTE)
+        assert "leads_only_in_mail" not in findings_by_rule(services, NOW + tick * MINUTE)
     assert any(
-        "RECOVERED SEV1 Leads exist only in a mail" in one["text"] for one in slack(platform)
+        "RECOVERED SEV1 Leads exist only in a mail" in message["text"]
+        for message in slack(platform)
     )
-    book = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
-    assert book.mailed == ()
+    result = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
+    assert result.mailed == ()
 
 
 @pytest.fixture
 def flaky(platform: Platform, database: Rows) -> Iterator[tuple[Function, FaultProxy]]:
     """An instance without Slack, whose way to Postgres can be cut."""
     port = urlsplit(platform.database_url).port or 5432
-    way = FaultProxy("127.0.0.1", port)
-    url = platform.database_url.replace(f":{port}/", f":{way.port}/")
+    proxy = FaultProxy("127.0.0.1", port)
+    url = platform.database_url.replace(f":{port}/", f":{proxy.port}/")
     with platform.function(
         "api/leads.py",
         DATABASE_URL=url,
@@ -184,66 +187,66 @@ def flaky(platform: Platform, database: Rows) -> Iterator[tuple[Function, FaultP
         LEADS_PER_MINUTE="1000",
         LEADS_PER_HOUR="1000",
     ) as running:
-        yield running, way
-    way.close()
+        yield running, proxy
+    proxy.close()
 
 
 def test_an_instance_that_reached_nobody_registers_it_after_a_later_answer(
     platform: Platform, database: Rows, flaky: tuple[Function, FaultProxy]
 ) -> None:
-    running, way = flaky
-    way.switch(mode="refuse")
+    running, proxy = flaky
+    proxy.switch(mode="refuse")
     platform.upstash.switch(mode="fail", status=500)
     lost = [send(running, f"Hilang {n}") for n in range(2)]
     assert len(delivered(platform)) == 2
     assert registered(database) == set()
-    way.ok()  # Redis stays down: it would be registered in whichever answers first
+    proxy.ok()  # Redis stays down: it would be registered in whichever answers first
 
     def entered() -> bool:
         """The lost ones are registered."""
         send(running, f"Lalu {datetime.now(UTC)}")
-        return {one["id"] for one in lost} <= registered(database)
+        return {lead["id"] for lead in lost} <= registered(database)
 
     eventually(entered, pause_s=BETWEEN_LEADS_S)
 
 
-def test_with_redis_back_first_the_watch_takes_the_entry_over_from_there(
+def test_with_redis_back_first_the_monitor_imports_the_entry_from_redis(
     platform: Platform,
     database: Rows,
     services: Services,
     valkey: redis.Redis,
     flaky: tuple[Function, FaultProxy],
 ) -> None:
-    running, way = flaky
-    way.switch(mode="refuse")
+    running, proxy = flaky
+    proxy.switch(mode="refuse")
     platform.upstash.switch(mode="fail", status=500)
     lost = send(running, "Hilang")
     platform.upstash.ok()
 
-    def held() -> bool:
+    def is_registered_in_redis() -> bool:
         """Redis holds the entry."""
         send(running, f"Lalu {datetime.now(UTC)}")
         return lost["id"] in cast("dict[str, str]", valkey.hgetall("mailed"))
 
-    eventually(held, pause_s=BETWEEN_LEADS_S)
+    eventually(is_registered_in_redis, pause_s=BETWEEN_LEADS_S)
     entry = json.loads(cast("dict[str, str]", valkey.hgetall("mailed"))[lost["id"]])
     assert set(entry) == {"lead_id", "ref", "accepted_at", "marks"}
-    book = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
-    assert lost["ref"] in book.mailed, "already, from Redis"
-    assert lost["ref"] in found(services, NOW)["leads_only_in_mail"]
+    result = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
+    assert lost["ref"] in result.mailed, "already, from Redis"
+    assert lost["ref"] in findings_by_rule(services, NOW)["leads_only_in_mail"]
     assert lost["id"] in registered(database)
     assert valkey.exists("mailed") == 0
 
 
-def test_a_mailed_lead_is_no_gap_in_the_ledger_but_a_count_of_its_own(
+def test_the_reconciliation_counts_a_mailed_lead_as_mailed_and_not_as_missing(
     platform: Platform, database: Rows, services: Services, valkey: redis.Redis
 ) -> None:
     [taken] = mailed(platform, "Satu")
     at = (NOW - 10 * MINUTE).timestamp()
     valkey.zadd("accepted", {taken["id"]: at})
-    found(services, NOW)
-    book = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
-    assert (book.missing, book.mailed) == ((), (taken["ref"],))
+    findings_by_rule(services, NOW)
+    result = reconciliation.reconcile(services.cache.pipeline, services.database.run, NOW)
+    assert (result.missing, result.mailed) == ((), (taken["ref"],))
 
 
 def test_a_canary_that_was_mailed_is_registered_nowhere(platform: Platform, database: Rows) -> None:
@@ -281,8 +284,8 @@ def test_an_erased_persons_entry_goes_with_them_and_does_not_come_back(
     mailed_leads.register(services.database.run, [mine, other], NOW)
     erasure.erase(services, Subject(emails=("andi@example.com",)), NOW, asked_by="api")
     assert registered(database) == {other.lead_id}
-    held = json.dumps({**mine._asdict(), "accepted_at": mine.accepted_at.isoformat()})
-    valkey.hset("mailed", mine.lead_id, held)
+    entry_json = json.dumps({**mine._asdict(), "accepted_at": mine.accepted_at.isoformat()})
+    valkey.hset("mailed", mine.lead_id, entry_json)
     mailed_leads.import_from_redis(services, NOW)
     assert registered(database) == {other.lead_id}
     assert valkey.exists("mailed") == 0
@@ -293,9 +296,9 @@ def test_a_lead_deleted_by_hand_after_its_import_leaves_no_open_entry(
 ) -> None:
     from tests.privacy.person_data import store_lead
 
-    kept = make_lead(NOW - MINUTE)
-    store_lead(services, kept)
-    entry = MailedLead(str(kept.id), kept.ref, kept.created_at)
+    lead = make_lead(NOW - MINUTE)
+    store_lead(services, lead)
+    entry = MailedLead(str(lead.id), lead.ref, lead.created_at)
     mailed_leads.register(services.database.run, [entry], NOW)
     assert mailed_leads.list_open(services.database.run) == []
     services.database.run(lambda c: c.execute("delete from leads"))
@@ -306,12 +309,12 @@ def test_an_import_of_an_erased_persons_mail_closes_its_entry(
     platform: Platform, database: Rows, services: Services, tmp_path: Path
 ) -> None:
     [taken] = mailed(platform, "Satu")
-    found(services, NOW)
+    findings_by_rule(services, NOW)
     assert registered(database) == {taken["id"]}
     erasure.erase(
         services, Subject(emails=("andi@example.com",)), datetime.now(UTC), asked_by="api"
     )
-    [mail] = [one for one in delivered(platform) if taken["ref"] in one["text"]]
+    [mail] = [mail for mail in delivered(platform) if taken["ref"] in mail["text"]]
     saved = tmp_path / "sales.eml"
     saved.write_text(mail["text"], encoding="utf-8")
     cli.main(["leads", "import", str(saved)], platform.environment)

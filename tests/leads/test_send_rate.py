@@ -155,7 +155,7 @@ def test_workers_and_new_leads_together_keep_an_enforced_rate_limit(
             each.join()
         eventually(lambda: not leads.in_flight, 20)
         drain(platform, first)
-    outcomes = [one["outcome"] for one in platform.resend.received()]
+    outcomes = [request["outcome"] for request in platform.resend.received()]
     assert len(delivered(platform)) == 50
     assert all(row["sent_at"] for row in mails(database))
     assert outcomes.count("ok") == 50
@@ -245,9 +245,9 @@ def test_an_exceeded_quota_delays_mails_and_makes_no_dead_letter(
         database.execute("update mail_pace set held_until = now()")
     assert len(platform.resend.received()) == 10, "one mail asks for all"
     assert {(row["attempts"], row["dead_at"]) for row in mails(database)} == {(0, None)}
-    found = status(run)
-    assert (found.blocked_by, found.dead) == (name, 0)
-    assert found.blocked >= 1
+    outbox_status = status(run)
+    assert (outbox_status.blocked_by, outbox_status.dead) == (name, 0)
+    assert outbox_status.blocked >= 1
     answer = platform.cron("watch")
     assert isinstance(answer.body, bytes)
     assert b"mail_stopped" in answer.body
@@ -377,8 +377,8 @@ def test_a_refused_reply_to_costs_sales_no_mail(
     assert "refused andi@example.com" in sales["text"]
     assert "refused andi@example.com" in sales["html"]
     assert "E-mail: andi@example.com" in sales["text"]
-    keys = [one["headers"]["idempotency-key"] for one in platform.resend.received()
-            if "New Lead" in str(one["body"])]  # fmt: skip
+    keys = [request["headers"]["idempotency-key"] for request in platform.resend.received()
+            if "New Lead" in str(request["body"])]  # fmt: skip
     assert len(keys) == len(set(keys)) == 2, "other bytes have a key of their own"
 
 

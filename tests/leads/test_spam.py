@@ -132,9 +132,7 @@ def test_the_same_message_from_many_people_is_a_signal(platform: Platform, datab
     ] * 2
 
 
-def test_a_page_of_an_allowed_origin_may_say_how_long_the_form_took(
-    platform: Platform, database: Rows
-) -> None:
+def test_an_allowed_origin_may_send_the_fill_time(platform: Platform, database: Rows) -> None:
     headers = {
         "Origin": platform.url,
         "Access-Control-Request-Method": "POST",

@@ -381,9 +381,9 @@ def test_an_unexpected_error_gives_the_form_back_with_the_submitted_values(
     copied = source_tree.copy(ROOT, tmp_path / "copy")
     module = copied / "lib" / "leads" / "submission.py"
     module.write_text(module.read_text() + "\n\ndef parse(_values):\n    raise ZeroDivisionError\n")
-    with SiteUnderTest(platform, copied) as rig:
-        page = httpx.post(f"{rig.url}/api/leads", data=FORM, headers=BROWSER, timeout=20)
-        plain = post(rig.url)
+    with SiteUnderTest(platform, copied) as site:
+        page = httpx.post(f"{site.url}/api/leads", data=FORM, headers=BROWSER, timeout=20)
+        plain = post(site.url)
     assert (page.status_code, plain.status_code) == (500, 500)
     assert page.headers["Content-Type"].startswith("text/html")
     assert 'value="Barber Maju Jaya"' in page.text

@@ -21,7 +21,7 @@ from ops.keys import commands, inventory
 from ops.keys.key_file import KeyFile
 from ops.settings import OperatorSettings
 from tests.conftest import eventually
-from tests.ops.test_rotation import QUICK, see
+from tests.ops.keys.test_rotation import QUICK, see
 
 type Rows = psycopg.Connection[DictRow]
 type Printed = pytest.CaptureFixture[str]

@@ -37,9 +37,9 @@ def ops(platform: Platform, *arguments: str, **changed: str) -> int:
 def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     context = click.Context(group, obj=Invocation({}))
     for name in group.list_commands(context):
-        found = group.get_command(context, name)
-        if isinstance(found, Group):
-            yield from commands(found, (*words, name))
+        subcommand = group.get_command(context, name)
+        if isinstance(subcommand, Group):
+            yield from commands(subcommand, (*words, name))
         else:
             yield (*words, name)
 
@@ -252,7 +252,7 @@ def test_the_cause_behind_our_own_error_is_explained_and_not_quoted() -> None:
 # ------------------------------------------------------------------ ops check
 
 
-def test_a_duty_whose_variables_are_all_good_passes(
+def test_a_check_whose_variables_are_all_valid_passes(
     platform: Platform, database: Rows, capsys: Printed
 ) -> None:
     assert ops(platform, "check", "catalogue") == 0, capsys.readouterr().out

@@ -73,9 +73,9 @@ def is_command(words: list[str]) -> bool:
                 if not isinstance(command, click.Group):
                     return True
                 rest = [*context._protected_args, *context.args]
-                name, found, words = command.resolve_command(context, rest)
-                assert found is not None
-                command = found
+                name, subcommand, words = command.resolve_command(context, rest)
+                assert subcommand is not None
+                command = subcommand
     except click.exceptions.Exit as ended:  # --help
         return ended.exit_code == 0
     except click.UsageError:
@@ -93,7 +93,7 @@ def parses(parser: object, words: list[str]) -> bool:
 
 
 @pytest.mark.parametrize(("command", "whole"), written("ops"), ids=str)
-def test_a_command_of_ops_is_one(command: str, whole: bool) -> None:
+def test_every_documented_ops_command_parses(command: str, whole: bool) -> None:
     """In running text a command may be named without what it needs: then its help must exist."""
     words = words_of(command)
     assert is_command(words) or (not whole and is_command([*without_options(words), "--help"])), (
@@ -102,7 +102,7 @@ def test_a_command_of_ops_is_one(command: str, whole: bool) -> None:
 
 
 @pytest.mark.parametrize(("command", "whole"), written("dev"), ids=str)
-def test_a_command_of_dev_is_one(command: str, whole: bool) -> None:
+def test_every_documented_dev_command_parses(command: str, whole: bool) -> None:
     words = words_of(command)
     if words[:1] in (["test"], ["bench"]):
         return  # they take what is meant for pytest, or a benchmark
@@ -117,9 +117,9 @@ def without_options(words: list[str]) -> list[str]:
 
 # They change what the other tests of this session stand on, or take minutes; each has its own.
 ELSEWHERE = {
-    "restore-drill": "tests/ops/test_recovery.py",
-    "restore": "tests/ops/test_recovery.py",
-    "alert-drill": "tests/ops/test_on_call_commands.py",
+    "restore-drill": "tests/ops/recovery/test_recovery.py",
+    "restore": "tests/ops/recovery/test_recovery.py",
+    "alert-drill": "tests/ops/incidents/test_on_call_commands.py",
 }
 
 
@@ -129,7 +129,7 @@ def runnable() -> list[str]:
 
 
 @pytest.mark.parametrize("command", runnable())
-def test_a_line_of_the_runbook_runs(
+def test_every_complete_command_of_the_runbook_runs(
     platform: Platform, database: psycopg.Connection[object], command: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

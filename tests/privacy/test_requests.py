@@ -38,17 +38,17 @@ def test_a_request_is_finished_when_every_instruction_was_followed(
 
 def test_the_deadline_counts_from_when_the_person_asked(services: Services) -> None:
     run = services.database.run
-    asked = now() - timedelta(hours=71)
+    received_at = now() - timedelta(hours=71)
     hashes = BY_EMAIL.tombstone_hashes(services.erasure_keys)
-    number = register.register(run, "erasure", hashes, asked)
+    number = register.register(run, "erasure", hashes, received_at)
     assert requests.list_due(run, now()) == []
     (soon,) = requests.list_due(run, now(), within=timedelta(hours=2))
     assert (soon.receipt, soon.kind) == (number, "erasure")
     (late,) = requests.list_due(run, now() + timedelta(hours=2))
-    assert late.due_at == asked + timedelta(hours=72)
+    assert late.due_at == received_at + timedelta(hours=72)
     receipt = erase(services)
     assert receipt["receipt"] == number, "the erasure answers the open request"
-    assert datetime.fromisoformat(receipt["received_at"]) == asked
+    assert datetime.fromisoformat(receipt["received_at"]) == received_at
     (late,) = requests.list_due(run, now() + timedelta(hours=2))
     assert late.places == ("sales_mailbox",)
     register.complete_step(run, number, "sales_mailbox", now())

@@ -180,9 +180,9 @@ def test_a_missing_text_is_given_in_the_other_language(platform: Platform, shop:
 
 
 def test_one_product_has_its_own_address(platform: Platform, seeded: object) -> None:
-    one = httpx.get(f"{platform.url}/api/products/barber-beard-oil")
-    assert (one.status_code, one.json()["name"]) == (200, "Barber Beard Oil")
-    assert httpx.get(f"{platform.url}/api/products?slug=barber-beard-oil").json() == one.json()
+    response = httpx.get(f"{platform.url}/api/products/barber-beard-oil")
+    assert (response.status_code, response.json()["name"]) == (200, "Barber Beard Oil")
+    assert httpx.get(f"{platform.url}/api/products?slug=barber-beard-oil").json() == response.json()
 
 
 @pytest.mark.parametrize("path", ["/no-such-thing", "/%20", "?slug=no+such+thing"])
@@ -279,8 +279,8 @@ def test_empty_parameters_are_as_if_left_out(shop: Function) -> None:
         response = get_products(shop, query)
         assert response.headers["ETag"] == page.headers["ETag"], query
         assert response.headers["X-Data-Source"] == "memory", "no second entry"
-    one = get_products(shop, "?slug=barber-beard-oil&q=&limit=")
-    assert one.json()["name"] == "Barber Beard Oil"
+    response = get_products(shop, "?slug=barber-beard-oil&q=&limit=")
+    assert response.json()["name"] == "Barber Beard Oil"
 
 
 @pytest.mark.parametrize(

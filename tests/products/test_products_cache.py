@@ -118,13 +118,16 @@ def test_a_miss_is_one_statement(platform: Platform, count_queries: Callable[[],
 def test_two_hundred_misses_at_once_make_at_most_two_queries(
     platform: Platform, count_queries: Callable[[], int]
 ) -> None:
-    with platform.function("api/products.py") as one, platform.function("api/products.py") as two:
-        for function in (one, two):  # awake and connected; another query than the burst's
+    with (
+        platform.function("api/products.py") as first,
+        platform.function("api/products.py") as second,
+    ):
+        for function in (first, second):  # awake and connected; another query than the burst's
             get_products(function, "?limit=1")
         before = count_queries()
 
         def visit(n: int) -> httpx.Response:
-            return get_products((one, two)[n % 2], "?facets=1&limit=50")
+            return get_products((first, second)[n % 2], "?facets=1&limit=50")
 
         with ThreadPoolExecutor(40) as pool:
             responses = list(pool.map(visit, range(200)))

@@ -101,7 +101,7 @@ def test_the_interval_of_a_quantile_holds_the_truth_as_often_as_it_says() -> Non
 
 
 @pytest.mark.parametrize("n", [20, 60, 1000])
-def test_two_releases_alike_are_hardly_ever_told_apart(n: int) -> None:
+def test_equal_releases_are_hardly_ever_reported_as_different(n: int) -> None:
     chance = random.Random(n)
     changes = [
         quantile_sketch.quantile_difference(
@@ -115,7 +115,7 @@ def test_two_releases_alike_are_hardly_ever_told_apart(n: int) -> None:
     assert alarms <= 6, "1 in 100 is what the interval allows"
 
 
-def test_a_real_regression_is_told_with_enough_visits() -> None:
+def test_a_real_regression_is_reported_with_enough_visits() -> None:
     chance = random.Random(5)
     detected = 0
     for _ in range(100):

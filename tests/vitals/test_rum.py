@@ -228,7 +228,7 @@ def test_good_items_are_kept_beside_bad_ones_and_no_more_than_fifty(site: httpx.
     wait_for_count(site, 49)
 
 
-def test_zero_is_a_real_shift(site: httpx.Client) -> None:
+def test_a_layout_shift_of_zero_is_counted(site: httpx.Client) -> None:
     post_beacon(site, [vital("CLS", 0) for _ in range(5)])
     assert (wait_for_count(site, 5)[0]["p75"], wait_for_count(site, 5)[0]["good"]) == (0, 1)
 
@@ -253,7 +253,7 @@ def test_a_phone_is_no_bot_whatever_it_is_called(agent: str) -> None:
 
 
 @pytest.mark.parametrize("agent", user_agents.MACHINES)
-def test_a_crawler_or_monitor_is_one_on_whatever_phone(agent: str) -> None:
+def test_a_crawler_or_monitor_is_a_bot_whatever_phone_it_names(agent: str) -> None:
     assert samples.is_bot(agent)
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from dev.bench.functions import builds, measure, report, targets
-from dev.bench.functions.environment import World
+from dev.bench.functions.environment import Dependencies
 
 
 def main(arguments: list[str]) -> int:
@@ -19,11 +19,11 @@ def main(arguments: list[str]) -> int:
     runs, rounds = (5, 1) if given.quick else (given.cold, given.rounds)
     seconds = 0.5 if given.quick else given.seconds
     started = time.monotonic()
-    outputs = _outputs(given.commit, twins=not given.no_twins)
-    with World() as world:
-        bench = _bench(outputs, world.etag, tuple(given.only), given.commit)
-        cold = measure.cold(bench, world, runs, _tell) if runs else {}
-        warm = measure.warm(bench, world, rounds, seconds, _tell) if rounds else {}
+    outputs = _outputs(given.commit, competitors=not given.no_competitors)
+    with Dependencies() as dependencies:
+        bench = _bench(outputs, dependencies.etag, tuple(given.only), given.commit)
+        cold = measure.cold(bench, dependencies, runs, _tell) if runs else {}
+        warm = measure.warm(bench, dependencies, rounds, seconds, _tell) if rounds else {}
     ours = outputs["ours"]
     home = ours / "functions"
     names = [f.relative_to(home).with_suffix("").as_posix() for f in home.rglob("*.func")]
@@ -42,17 +42,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=0.8, help="of load a round (0.8)")
     parser.add_argument("--quick", action="store_true", help="5 cold starts, one short round")
     parser.add_argument("--only", nargs="+", default=list(targets.JOBS), choices=targets.JOBS)
-    parser.add_argument("--no-twins", action="store_true", help="ours and the floors alone")
+    parser.add_argument("--no-competitors", action="store_true", help="ours and the floors alone")
     parser.add_argument(
         "--commit", nargs="+", default=[], help="our functions of these commits beside this tree's"
     )
     return parser
 
 
-def _outputs(commits: list[str], *, twins: bool) -> dict[str, Path]:
-    names = ["wsgi", "werkzeug", "insert", *(("fastapi", "flask") if twins else ())]
-    found = {"ours": builds.ours()} | {name: builds.twin(name) for name in names}
-    return found | {commit: builds.of_commit(commit) for commit in commits}
+def _outputs(commits: list[str], *, competitors: bool) -> dict[str, Path]:
+    names = ["wsgi", "werkzeug", "insert", *(("fastapi", "flask") if competitors else ())]
+    outputs = {"ours": builds.ours()} | {name: builds.competitor(name) for name in names}
+    return outputs | {commit: builds.of_commit(commit) for commit in commits}
 
 
 def _bench(
@@ -62,13 +62,13 @@ def _bench(
     for build in ("ours", *commits):
         chosen += targets.ours(jobs, build, etag)
     if "fastapi" in outputs:
-        chosen += targets.twins(jobs)
+        chosen += targets.competitors(jobs)
     return [
-        (one, builds.hono() if one.build == "hono" else
-         builds.function(outputs[one.build], one.function))
-        for one in chosen
+        (measured, builds.hono() if measured.build == "hono" else
+         builds.function(outputs[measured.build], measured.function))
+        for measured in chosen
     ]  # fmt: skip
 
 
-def _tell(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

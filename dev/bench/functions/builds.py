@@ -1,4 +1,4 @@
-"""What is measured, built: ours by `vercel build`, of this tree or of a commit, and the twins.
+"""Builds what is measured: ours by `vercel build`, of this tree or of a commit; the competitors.
 
 Each is built once and kept in .dev/bench under a name made from its files.
 """
@@ -16,8 +16,8 @@ from dev.bootstrap import DATA, ROOT
 from dev.build import vercel_build
 from dev.edge import runtime
 
-TWINS = Path(__file__).parent / "twins"
-_KEPT = DATA / "bench"
+COMPETITORS = Path(__file__).parent / "competitors"
+_CACHE = DATA / "bench"
 _BUILD = "import sys; from pathlib import Path; from dev.build import vercel_build; \
 vercel_build.build(Path.cwd(), Path(sys.argv[1]))"
 _WATCHED = ("api", "lib", "public", "supabase/seed", "requirements.txt", "vercel.json", "uv.toml",
@@ -43,13 +43,13 @@ class Built:
 def ours() -> Path:
     """The output folder of this tree."""
     files = [file for name in _WATCHED for file in _files(ROOT / name)]
-    return _kept("ours", _stamp(files), lambda out: vercel_build.build(ROOT, out))
+    return _cached_build("ours", _stamp(files), lambda out: vercel_build.build(ROOT, out))
 
 
 def of_commit(ref: str) -> Path:
     """The output folder of a commit, built as that commit builds."""
     sha = _git("rev-parse", f"{ref}^{{commit}}")
-    tree = _KEPT / "commits" / sha[:12]
+    tree = _CACHE / "commits" / sha[:12]
     if not tree.exists():
         tree.parent.mkdir(parents=True, exist_ok=True)
         _git("clone", "--quiet", "--shared", "--no-checkout", str(ROOT), str(tree))
@@ -60,17 +60,17 @@ def of_commit(ref: str) -> Path:
         command = [sys.executable, "-c", _BUILD, str(out)]
         subprocess.run(command, cwd=tree, check=True, env={**os.environ, "PYTHONPATH": "."})
 
-    return _kept("commit", sha[:12], make)
+    return _cached_build("commit", sha[:12], make)
 
 
-def twin(name: str) -> Path:
-    """The output folder of a twin under twins/."""
+def competitor(name: str) -> Path:
+    """The output folder of a competitor under competitors/."""
 
     def make(out: Path) -> None:
-        vercel_build.copy_tree(TWINS / name, out / "project")
+        vercel_build.copy_tree(COMPETITORS / name, out / "project")
         vercel_build.run_builder(out / "project", out / "bin")
 
-    return _kept(f"twin-{name}", _stamp(_files(TWINS / name)), make)
+    return _cached_build(f"competitor-{name}", _stamp(_files(COMPETITORS / name)), make)
 
 
 def function(output: Path, name: str) -> Built:
@@ -84,22 +84,22 @@ def function(output: Path, name: str) -> Built:
 
 
 def hono() -> Built:
-    """The Node twin: its packages beside it, as npm lays them out."""
+    """The Node competitor: its packages beside it, as npm lays them out."""
 
     def make(out: Path) -> None:
         project = out / "project"
-        shutil.copytree(TWINS / "hono", project)
+        shutil.copytree(COMPETITORS / "hono", project)
         npm = ["npm", "ci", "--omit=dev", "--no-audit", "--no-fund", "--loglevel=error"]
         subprocess.run(npm, cwd=project, check=True)
         (project / ".vercel" / "output").mkdir(parents=True)
 
-    folder = _kept("twin-hono", _stamp(_files(TWINS / "hono")), make).parents[1]
+    folder = _cached_build("competitor-hono", _stamp(_files(COMPETITORS / "hono")), make).parents[1]
     node = shutil.which("node") or "node"
     return Built(folder, [node, "server.mjs"], {"NODE_ENV": "production"}, is_python=False)
 
 
-def _kept(kind: str, stamp: str, make: Callable[[Path], object]) -> Path:
-    out = _KEPT / f"{kind}-{stamp}"
+def _cached_build(kind: str, stamp: str, make: Callable[[Path], object]) -> Path:
+    out = _CACHE / f"{kind}-{stamp}"
     output = out / "project" / ".vercel" / "output"
     done = out / "done"
     if not done.exists():
@@ -114,8 +114,8 @@ def _kept(kind: str, stamp: str, make: Callable[[Path], object]) -> Path:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    found = (file for file in sorted(path.rglob("*")) if file.is_file())
-    return [file for file in found if "__pycache__" not in file.parts]
+    files = (file for file in sorted(path.rglob("*")) if file.is_file())
+    return [file for file in files if "__pycache__" not in file.parts]
 
 
 def _stamp(files: list[Path]) -> str:

@@ -12,7 +12,7 @@ import psycopg
 import redis
 
 from dev.bench.functions import proxies
-from dev.bench.functions.proxies import Front
+from dev.bench.functions.proxies import DelayedServer
 from dev.bench.functions.wire import Wire
 from dev.bootstrap import ROOT
 from dev.platform.local_platform import Platform
@@ -32,7 +32,7 @@ grant select, insert on bench.leads to alfa_app;
 """
 
 
-class World:
+class Dependencies:
     """A platform of its own with slow wires, from __enter__ to __exit__."""
 
     environment: dict[str, str]
@@ -48,20 +48,24 @@ class World:
         self._parts.callback(self._wire.close)
         self._redis = redis.Redis.from_url(self._platform.redis_url)
         self._parts.callback(self._redis.close)
-        self._fronts = {
-            "redis": Front(REDIS_S, proxies.redis(urlsplit(self._platform.redis_url).port or 0)),
-            "mail": Front(MAIL_S, proxies.mail),
+        self._servers = {
+            "redis": DelayedServer(
+                REDIS_S, proxies.redis(urlsplit(self._platform.redis_url).port or 0)
+            ),
+            "mail": DelayedServer(MAIL_S, proxies.mail),
         }
-        for front in self._fronts.values():
-            self._parts.callback(front.close)
+        for server in self._servers.values():
+            self._parts.callback(server.close)
         self._admin = self._parts.enter_context(
             psycopg.connect(self._platform.admin_database_url, autocommit=True)
         )
         self._admin.execute(TABLE)
         self.environment = self._environment()
-        found = snapshot.load()
+        catalogue_snapshot = snapshot.load()
         self._query = query.parse([], "id")
-        self._answer = catalogue.render(self._query, found.find(self._query), datetime.now(UTC))
+        self._answer = catalogue.render(
+            self._query, catalogue_snapshot.find(self._query), datetime.now(UTC)
+        )
         self.etag = self._answer.etag
         return self
 
@@ -69,7 +73,7 @@ class World:
         self._parts.close()
 
     def stock(self) -> None:
-        """Put a fresh copy of the catalogue into Redis, for us and for the twins; forget all leads.
+        """Put a fresh copy of the catalogue into Redis, for us and the competitors; empty leads.
 
         The ceiling is out of reach here, so a lead would count thousands of the last minute in an
         index, where production counts 120 at most.
@@ -78,7 +82,7 @@ class World:
         entry = Entry(self._answer, time.time(), cost_s=0.01, version="0")
         key = f"products:entry:{self._query.cache_key}"
         self._redis.set(key, encode(entry, self._query.cache_key))
-        self._redis.set("twin:products", self._answer.body)
+        self._redis.set("competitor:products", self._answer.body)
 
     def trips(self) -> dict[str, int]:
         """Round trips to each, since the last call of `forget`."""
@@ -88,8 +92,8 @@ class World:
         self._before = self._all_trips()
 
     def _all_trips(self) -> dict[str, int]:
-        asked = {name: front.requests for name, front in self._fronts.items()}
-        return {**asked, "postgres": self._wire.trips}
+        requests = {name: server.requests for name, server in self._servers.items()}
+        return {**requests, "postgres": self._wire.trips}
 
     def _environment(self) -> dict[str, str]:
         given = dict(self._platform.environment)
@@ -99,7 +103,7 @@ class World:
         plenty = dict.fromkeys(
             ("LEADS_PER_MINUTE", "LEADS_PER_HOUR", "LEADS_CEILING_PER_MINUTE"), "10000000"
         )
-        given["UPSTASH_REDIS_REST_URL"] = self._fronts["redis"].url
-        given["RESEND_API_URL"] = self._fronts["mail"].url
+        given["UPSTASH_REDIS_REST_URL"] = self._servers["redis"].url
+        given["RESEND_API_URL"] = self._servers["mail"].url
         sender = {"MAIL_FROM": "Alfa Beauty <noreply@alfabeauty.test>"}
         return {**given, **sender, **plenty}

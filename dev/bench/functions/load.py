@@ -1,7 +1,8 @@
 """Callers of one function, in a process of their own (`main`).
 
-Reads a JSON order on stdin, writes what was seen on stdout. A caller keeps its connection where
-the server lets it, as a platform's proxy does, and is done with an answer once it has the body.
+Reads a LoadSpec on stdin, writes a LoadResult on stdout, both as JSON. A caller keeps its
+connection where the server lets it, as a platform's proxy does, and is done with an answer once it
+has the body.
 """
 
 import json
@@ -15,7 +16,7 @@ NUMBER, ADDRESS = b"@NUMBER@", b"@ADDRESS@"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class LoadSpec:
     """request: bytes as text; @NUMBER@ (8 digits) and @ADDRESS@ are new in each one."""
 
     port: int
@@ -27,7 +28,7 @@ class Order:
 
 
 @dataclass(slots=True)
-class Seen:
+class LoadResult:
     """latencies_ms of what was answered as asked; failed: everything else."""
 
     latencies_ms: list[float] = field(default_factory=list)
@@ -78,8 +79,8 @@ class Caller:
             if not (more := self._socket.recv(1 << 16)):
                 raise ValueError("cut off")
             body += more
-        kept = b"close" if lines[0].startswith(b"http/1.0") else b"keep-alive"
-        if fields.get(b"connection", kept) == b"close":
+        default = b"close" if lines[0].startswith(b"http/1.0") else b"keep-alive"
+        if fields.get(b"connection", default) == b"close":
             self.close()
         return status, body
 
@@ -93,15 +94,15 @@ class Caller:
         return data
 
 
-def run(order: Order) -> Seen:
-    seen, lock = Seen(), threading.Lock()
-    numbers = iter(range(order.first, order.first + order.most))
-    template = order.request.encode("latin-1")
+def run(spec: LoadSpec) -> LoadResult:
+    result, lock = LoadResult(), threading.Lock()
+    numbers = iter(range(spec.first, spec.first + spec.most))
+    template = spec.request.encode("latin-1")
     started = time.perf_counter()
-    end = started + order.seconds
+    end = started + spec.seconds
 
     def call() -> None:
-        caller = Caller(order.port)
+        caller = Caller(spec.port)
         mine: list[float] = []
         while (now := time.perf_counter()) < end:
             with lock:
@@ -119,22 +120,22 @@ def run(order: Order) -> Seen:
                 mine.append(took_ms)
                 continue
             with lock:
-                seen.failed += 1
-                seen.last = f"{status} {body[:200].decode(errors='replace')}"
+                result.failed += 1
+                result.last = f"{status} {body[:200].decode(errors='replace')}"
         caller.close()
         with lock:
-            seen.latencies_ms += mine
+            result.latencies_ms += mine
 
-    threads = [threading.Thread(target=call) for _ in range(order.connections)]
+    threads = [threading.Thread(target=call) for _ in range(spec.connections)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    seen.took_s = time.perf_counter() - started
-    return seen
+    result.took_s = time.perf_counter() - started
+    return result
 
 
 def main() -> None:
     sys.setswitchinterval(0.0005)
     for line in sys.stdin:
-        print(json.dumps(asdict(run(Order(**json.loads(line))))), flush=True)
+        print(json.dumps(asdict(run(LoadSpec(**json.loads(line))))), flush=True)

@@ -1,4 +1,4 @@
-"""Cold starts and warm rounds, interleaved: one of each subject, then again, in every round."""
+"""Cold starts and warm rounds, interleaved: each round takes every function once."""
 
 import json
 import subprocess
@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 
 from dev.bench.functions.builds import Built
-from dev.bench.functions.environment import World
+from dev.bench.functions.environment import Dependencies
 from dev.bench.functions.instance import Instance
-from dev.bench.functions.load import Caller, Order, Seen, fill
-from dev.bench.functions.targets import Subject
+from dev.bench.functions.load import Caller, LoadResult, LoadSpec, fill
+from dev.bench.functions.targets import MeasuredFunction
 from dev.bootstrap import ROOT
 
 CONNECTIONS = (1, 8, 32)
@@ -20,7 +20,7 @@ TRIPS_TRIES = 5
 DRAIN_S = 20.0
 WARM_UP_S = 0.3
 
-type Bench = Sequence[tuple[Subject, Built]]
+type Bench = Sequence[tuple[MeasuredFunction, Built]]
 
 
 @dataclass(slots=True)
@@ -58,81 +58,87 @@ class _Numbers:
         return first
 
 
-def cold(bench: Bench, world: World, runs: int, tell: Callable[[str], None]) -> dict[str, Cold]:
-    found = {subject.name: Cold() for subject, _ in bench if subject.cold}
+def cold(
+    bench: Bench, dependencies: Dependencies, runs: int, tell: Callable[[str], None]
+) -> dict[str, Cold]:
+    results = {measured.name: Cold() for measured, _ in bench if measured.cold}
     numbers = _Numbers()
     for run in range(-1, runs):  # the first of each warms the system's file cache, uncounted
         tell(f"cold start {max(run, 0) + 1} of {runs}")
-        for subject, built in bench:
-            if not subject.cold:
+        for measured, built in bench:
+            if not measured.cold:
                 continue
-            world.stock()
-            with Instance(built, world.environment) as instance:
+            dependencies.stock()
+            with Instance(built, dependencies.environment) as instance:
                 caller = Caller(instance.port)
-                request = fill(subject.request.encode("latin-1"), numbers.take(1))
+                request = fill(measured.request.encode("latin-1"), numbers.take(1))
                 status, body = caller.ask(request)
                 took_ms = (time.perf_counter() - instance.started_at) * 1000
                 if status not in (200, 204):
-                    raise RuntimeError(f"{subject.name}: {status} {body[:300]!r}")
+                    raise RuntimeError(f"{measured.name}: {status} {body[:300]!r}")
                 instance.settle()
                 caller.close()
                 if run < 0:
                     continue
-                into = found[subject.name]
+                into = results[measured.name]
                 into.first_ms.append(took_ms)
                 into.user_init_ms.append(float(instance.init.get("userInitDuration", 0)))
                 into.peak_mb.append(instance.peak_bytes / 1e6)
-    return found
+    return results
 
 
 def warm(
-    bench: Bench, world: World, rounds: int, seconds: float, tell: Callable[[str], None]
+    bench: Bench,
+    dependencies: Dependencies,
+    rounds: int,
+    seconds: float,
+    tell: Callable[[str], None],
 ) -> dict[str, Warm]:
-    found = {subject.name: Warm() for subject, _ in bench}
+    results = {measured.name: Warm() for measured, _ in bench}
     numbers = _Numbers()
     with ExitStack() as running:
         callers = running.enter_context(_Callers())
-        world.stock()
+        dependencies.stock()
         started = [
-            (subject, running.enter_context(Instance(built, world.environment)))
-            for subject, built in bench
+            (measured, running.enter_context(Instance(built, dependencies.environment)))
+            for measured, built in bench
         ]
-        for subject, instance in started:
-            callers.run(Order(instance.port, 2, 0.4, subject.request, numbers.take(100_000)))
+        for measured, instance in started:
+            callers.run(LoadSpec(instance.port, 2, 0.4, measured.request, numbers.take(100_000)))
             instance.settle()
-            found[subject.name].trips = _trips(subject, instance, world, numbers)
+            results[measured.name].trips = _trips(measured, instance, dependencies, numbers)
         for number in range(rounds):
             tell(f"warm round {number + 1} of {rounds}")
             for connections in CONNECTIONS:
-                for subject, instance in started:
-                    world.stock()
-                    order = Order(
-                        instance.port, connections, seconds, subject.request, numbers.take(50_000)
+                for measured, instance in started:
+                    dependencies.stock()
+                    spec = LoadSpec(
+                        instance.port, connections, seconds, measured.request, numbers.take(50_000)
                     )
                     # The others had their turns meanwhile: what was kept may have grown old.
-                    again = replace(order, seconds=WARM_UP_S, first=numbers.take(50_000))
+                    again = replace(spec, seconds=WARM_UP_S, first=numbers.take(50_000))
                     callers.run(again)
                     instance.settle(DRAIN_S)
-                    _round(callers, order, instance, found[subject.name])
-                    world.forget()
-    return found
+                    _round(callers, spec, instance, results[measured.name])
+                    dependencies.forget()
+    return results
 
 
-def _round(callers: "_Callers", order: Order, instance: Instance, into: Warm) -> None:
-    n = order.connections
+def _round(callers: "_Callers", spec: LoadSpec, instance: Instance, into: Warm) -> None:
+    n = spec.connections
     before_ms = instance.cpu_ms
-    seen = callers.run(order)
+    result = callers.run(spec)
     instance.settle(DRAIN_S)
-    into.latencies_ms.setdefault(n, []).extend(seen.latencies_ms)
-    into.took_s[n] = into.took_s.get(n, 0.0) + seen.took_s
+    into.latencies_ms.setdefault(n, []).extend(result.latencies_ms)
+    into.took_s[n] = into.took_s.get(n, 0.0) + result.took_s
     into.cpu_ms[n] = into.cpu_ms.get(n, 0.0) + instance.cpu_ms - before_ms
-    into.failed += seen.failed
-    if seen.failed:
-        print(f"  {seen.failed} failed: {seen.last}", file=sys.stderr)
+    into.failed += result.failed
+    if result.failed:
+        print(f"  {result.failed} failed: {result.last}", file=sys.stderr)
 
 
 def _trips(
-    subject: Subject, instance: Instance, world: World, numbers: _Numbers
+    measured: MeasuredFunction, instance: Instance, dependencies: Dependencies, numbers: _Numbers
 ) -> dict[str, tuple[int, int]]:
     """A request's round trips: the fewest made when its answer was there, and usually after.
 
@@ -141,17 +147,17 @@ def _trips(
     tries = []
     caller = Caller(instance.port)
     for _ in range(TRIPS_TRIES):
-        world.forget()
-        caller.ask(fill(subject.request.encode("latin-1"), numbers.take(1)))
-        until = world.trips()
+        dependencies.forget()
+        caller.ask(fill(measured.request.encode("latin-1"), numbers.take(1)))
+        until = dependencies.trips()
         time.sleep(0.05)
         instance.settle()
-        tries.append({name: (n, world.trips()[name] - n) for name, n in until.items()})
+        tries.append({name: (n, dependencies.trips()[name] - n) for name, n in until.items()})
     caller.close()
     trips = {}
     for name in ("redis", "postgres", "mail"):
-        before = min(one[name][0] for one in tries)
-        in_all = sorted(sum(one[name]) for one in tries)[len(tries) // 2]
+        before = min(counts[name][0] for counts in tries)
+        in_all = sorted(sum(counts[name]) for counts in tries)[len(tries) // 2]
         trips[name] = (before, in_all - before)
     return trips
 
@@ -173,9 +179,9 @@ class _Callers:
         self._process.wait(timeout=60)
         self._process.stdout.close()
 
-    def run(self, order: Order) -> Seen:
+    def run(self, spec: LoadSpec) -> LoadResult:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(asdict(order)) + "\n")
+        self._process.stdin.write(json.dumps(asdict(spec)) + "\n")
         self._process.stdin.flush()
-        return Seen(**json.loads(self._process.stdout.readline()))
+        return LoadResult(**json.loads(self._process.stdout.readline()))

@@ -1,4 +1,4 @@
-"""Redis' REST front and Resend for the bench: their answers, their distance, and next to no CPU.
+"""Upstash's REST API and Resend for the bench: their answers, their delays, and next to no CPU.
 
 What the functions talk to runs on the same machine as they do here, and nowhere near it in
 production. The stand-ins of the tests cost a lead as much CPU as the function does.
@@ -23,7 +23,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
-class Front:
+class DelayedServer:
     """An HTTP server at `url` whose answers come delay_s late. requests: so far."""
 
     def __init__(self, delay_s: float, answer: Answer) -> None:
@@ -43,7 +43,7 @@ class Front:
                 came += more
                 head, ends, rest = came.partition(b"\r\n\r\n")
                 head = head.lower()
-                length = int(found[1]) if (found := _LENGTH.search(head)) else 0
+                length = int(match[1]) if (match := _LENGTH.search(head)) else 0
                 if not ends or len(rest) < length:
                     continue
                 with self._lock:
@@ -61,12 +61,12 @@ def redis(valkey_port: int) -> Answer:
     def answer(head: bytes, body: bytes) -> bytes:
         given = json.loads(body)
         alone = b" /pipeline " not in head.partition(b"\r\n")[0]
-        commands = [upstash.command_of(one) for one in ([given] if alone else given)]
+        commands = [upstash.command_of(command) for command in ([given] if alone else given)]
         with connections.borrow() as connection:
             replies = connection.run(commands)
         encode = b"\r\nupstash-encoding: base64" in head
-        told = [upstash.shown(reply, encode) for reply in replies]
-        return json.dumps(told[0] if alone else told).encode()
+        results = [upstash.reply_to_json(reply, encode) for reply in replies]
+        return json.dumps(results[0] if alone else results).encode()
 
     return answer
 

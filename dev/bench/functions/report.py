@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dev.bench.functions.measure import CONNECTIONS, Bench, Cold, Warm
-from dev.bench.functions.targets import EMPTY, FLOOR, INSERT, JOBS, TWINS
+from dev.bench.functions.targets import COMPETITORS, EMPTY, FLOOR, INSERT, JOBS
 
 COLD_AT_MOST = {"health": 1.1, "products": 1.6, "leads": 1.9, "rum": 1.5}
 P95_AT_MOST = {"health": 1.25, "products": 1.3, "leads": 1.3, "rum": 1.25}
@@ -46,18 +46,18 @@ def _cold(run: Run) -> Iterator[str]:
     yield "\n### Cold start: from making the process to the first real answer\n"
     yield "| function | median ms | 10 %-90 % | x empty werkzeug | userInit ms | peak MB | bundle MB | files |"  # noqa: E501
     yield "| --- | --: | --: | --: | --: | --: | --: | --: |"
-    for subject, built in run.bench:
-        if subject.name not in run.cold:
+    for measured, built in run.bench:
+        if measured.name not in run.cold:
             continue
-        found = run.cold[subject.name]
-        median = statistics.median(found.first_ms)
-        spread = f"{percentile(found.first_ms, 0.1):.0f}-{percentile(found.first_ms, 0.9):.0f}"
+        results = run.cold[measured.name]
+        median = statistics.median(results.first_ms)
+        spread = f"{percentile(results.first_ms, 0.1):.0f}-{percentile(results.first_ms, 0.9):.0f}"
         size, files = built.size
-        init = statistics.median(found.user_init_ms)
-        ratio = cold_ratio(run, subject.name, EMPTY)
+        init = statistics.median(results.user_init_ms)
+        ratio = cold_ratio(run, measured.name, EMPTY)
         yield (
-            f"| {subject.name} | {median:.0f} | {spread} | {ratio:.2f} |"
-            f" {f'{init:.0f}' if init else '-'} | {statistics.median(found.peak_mb):.0f} |"
+            f"| {measured.name} | {median:.0f} | {spread} | {ratio:.2f} |"
+            f" {f'{init:.0f}' if init else '-'} | {statistics.median(results.peak_mb):.0f} |"
             f" {size / 1e6:.1f} | {files} |"
         )
 
@@ -68,12 +68,12 @@ def _warm(run: Run) -> Iterator[str]:
         yield "| function | requests/s | p50 ms | p95 ms | p99 ms | x empty WSGI's p95 | CPU ms a request |"  # noqa: E501
         yield "| --- | --: | --: | --: | --: | --: | --: |"
         floor = percentile(run.warm[FLOOR].latencies_ms[n], 0.95)
-        for subject, _ in run.bench:
-            found = run.warm[subject.name]
-            p50, p95, p99 = (percentile(found.latencies_ms[n], s) for s in (0.5, 0.95, 0.99))
-            cpu_ms = found.cpu_ms[n] / len(found.latencies_ms[n])
+        for measured, _ in run.bench:
+            results = run.warm[measured.name]
+            p50, p95, p99 = (percentile(results.latencies_ms[n], s) for s in (0.5, 0.95, 0.99))
+            cpu_ms = results.cpu_ms[n] / len(results.latencies_ms[n])
             yield (
-                f"| {subject.name} | {found.rate(n):.0f} | {p50:.1f} | {p95:.1f} | {p99:.1f} |"
+                f"| {measured.name} | {results.rate(n):.0f} | {p50:.1f} | {p95:.1f} | {p99:.1f} |"
                 f" {p95 / floor:.2f} | {cpu_ms:.2f} |"
             )
 
@@ -82,16 +82,16 @@ def _trips(run: Run) -> Iterator[str]:
     yield "\n### Round trips of a request: until its answer + after it\n"
     yield "| function | Redis | Postgres | mail |"
     yield "| --- | --: | --: | --: |"
-    for subject, _ in run.bench:
-        shown = " | ".join(f"{a} + {b}" for a, b in run.warm[subject.name].trips.values())
-        yield f"| {subject.name} | {shown} |"
+    for measured, _ in run.bench:
+        cells = " | ".join(f"{a} + {b}" for a, b in run.warm[measured.name].trips.values())
+        yield f"| {measured.name} | {cells} |"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """value is to be at most (or, above=True, more than) limit."""
 
-    what: str
+    name: str
     value: float
     limit: float
     above: bool = False
@@ -101,7 +101,7 @@ class Target:
         met = self.value > self.limit if self.above else self.value <= self.limit
         sign = "more than" if self.above else "at most"
         return (
-            f"| {self.what} | {sign} {self.limit:g} | {self.value:.2f} |"
+            f"| {self.name} | {sign} {self.limit:g} | {self.value:.2f} |"
             f" {'met' if met else '**missed**'} |"
         )
 
@@ -110,7 +110,12 @@ def _targets(run: Run) -> Iterator[str]:
     yield "\n### Targets\n"
     yield "| target | | measured | |"
     yield "| --- | --- | --: | --- |"
-    for target in [*_cold_targets(run), *_warm_targets(run), *_twin_targets(run), *_sizes(run)]:
+    for target in [
+        *_cold_targets(run),
+        *_warm_targets(run),
+        *_competitor_targets(run),
+        *_sizes(run),
+    ]:
         yield target.line
 
 
@@ -132,8 +137,8 @@ def _warm_targets(run: Run) -> Iterator[Target]:
             continue
         base = INSERT if job == "leads" else FLOOR
         for n in CONNECTIONS:
-            what = f"{job}: p95 at {n}, x {base}"
-            yield Target(what, p95(job, n) / p95(base, n), P95_AT_MOST[job.split()[0]])
+            name = f"{job}: p95 at {n}, x {base}"
+            yield Target(name, p95(job, n) / p95(base, n), P95_AT_MOST[job.split()[0]])
         if job.startswith("products"):
             for n in CONNECTIONS[1:]:
                 ratio = run.warm[job].rate(n) / run.warm[FLOOR].rate(n)
@@ -147,19 +152,19 @@ def _warm_targets(run: Run) -> Iterator[Target]:
         yield Target("rum: round trips until the answer", awaited, 0)
 
 
-def _twin_targets(run: Run) -> Iterator[Target]:
-    built = {subject.name: made for subject, made in run.bench}
+def _competitor_targets(run: Run) -> Iterator[Target]:
+    built = {measured.name: made for measured, made in run.bench}
     for job in JOBS:
-        for twin in TWINS:
-            name = f"{job}, {twin}"
+        for competitor in COMPETITORS:
+            name = f"{job}, {competitor}"
             if job not in built or name not in built:
                 continue
             if run.cold:
                 ratio = cold_ratio(run, job, name)
-                yield Target(f"{job}: cold, x {twin}", ratio, 1)
+                yield Target(f"{job}: cold, x {competitor}", ratio, 1)
             for n in CONNECTIONS if run.warm else ():
                 ratio = run.warm[name].rate(n) / run.warm[job].rate(n)
-                yield Target(f"{job}: time a request at {n}, x {twin}", ratio, 1)
+                yield Target(f"{job}: time a request at {n}, x {competitor}", ratio, 1)
 
 
 def _sizes(run: Run) -> Iterator[Target]:

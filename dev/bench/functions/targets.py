@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 FLOOR, EMPTY, INSERT = "empty WSGI", "empty werkzeug", "empty + one INSERT"
 JOBS = ("health", "products", "leads", "rum")
-TWINS = ("fastapi", "flask", "hono")
+COMPETITORS = ("fastapi", "flask", "hono")
 
 LEAD = {
     "business_name": "Barber Maju @NUMBER@",
@@ -24,9 +24,9 @@ VITALS = [
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """name: as it is printed. build: ours, a commit, or a twin's name. job: one of JOBS, or none
-    for a floor. cold: whether its start is measured too, which it shares with another if not."""
+class MeasuredFunction:
+    """name: as it is printed. build: ours, a commit, or a competitor's name. job: one of JOBS, or
+    none for a floor. cold: whether its start is measured too; if not, another has the same."""
 
     name: str
     build: str
@@ -55,7 +55,7 @@ def _request(method: str, path: str, body: object = None, **headers: str) -> str
     return f"{method} {path} HTTP/1.1\r\n{lines}\r\n{text}"
 
 
-ASKED = {
+REQUESTS = {
     "health": _request("GET", "/api/health"),
     "products": _request("GET", "/api/products"),
     "leads": _request("POST", "/api/leads", LEAD),
@@ -63,30 +63,34 @@ ASKED = {
 }
 
 
-def floors() -> list[Subject]:
-    asked = ASKED["health"]
+def floors() -> list[MeasuredFunction]:
+    request = REQUESTS["health"]
     return [
-        Subject(FLOOR, "wsgi", "api/index", asked),
-        Subject(EMPTY, "werkzeug", "api/index", asked),
-        Subject(INSERT, "insert", "api/index", asked),
+        MeasuredFunction(FLOOR, "wsgi", "api/index", request),
+        MeasuredFunction(EMPTY, "werkzeug", "api/index", request),
+        MeasuredFunction(INSERT, "insert", "api/index", request),
     ]
 
 
-def ours(jobs: tuple[str, ...], build: str, etag: str) -> list[Subject]:
+def ours(jobs: tuple[str, ...], build: str, etag: str) -> list[MeasuredFunction]:
     """Our functions in one build. etag: of the whole list, for the answer that it has not
     changed."""
     mark = "" if build == "ours" else f" @{build}"
-    found = [Subject(f"{job}{mark}", build, f"api/{job}", ASKED[job], job) for job in jobs]
+    functions = [
+        MeasuredFunction(f"{job}{mark}", build, f"api/{job}", REQUESTS[job], job) for job in jobs
+    ]
     if "products" in jobs:
         same = _request("GET", "/api/products", **{"If-None-Match": f'"{etag}"'})
-        unchanged = Subject(f"products 304{mark}", build, "api/products", same, cold=False)
-        found.insert(found.index(next(s for s in found if s.job == "products")) + 1, unchanged)
-    return found
+        unchanged = MeasuredFunction(f"products 304{mark}", build, "api/products", same, cold=False)
+        functions.insert(
+            functions.index(next(s for s in functions if s.job == "products")) + 1, unchanged
+        )
+    return functions
 
 
-def twins(jobs: tuple[str, ...]) -> list[Subject]:
+def competitors(jobs: tuple[str, ...]) -> list[MeasuredFunction]:
     return [
-        Subject(f"{job}, {name}", name, "api/index", ASKED[job], job)
+        MeasuredFunction(f"{job}, {name}", name, "api/index", REQUESTS[job], job)
         for job in jobs
-        for name in TWINS
+        for name in COMPETITORS
     ]

@@ -12,7 +12,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 class Wire:
-    """Forwards 127.0.0.1:`port` to the target; each turn of the talk waits `delay_s`."""
+    """Forwards 127.0.0.1:`port` to the target; each turn of the session waits `delay_s`."""
 
     def __init__(self, target_port: int, delay_s: float) -> None:
         self._target_port = target_port
@@ -34,13 +34,13 @@ class Wire:
     def _connect(self, near: socket.socket) -> None:
         far = socket.create_connection(("127.0.0.1", self._target_port))
         far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _Talk(self, near, far).begin()
+        _Session(self, near, far).begin()
 
-    def over(self, talk: "_Talk") -> bool:
+    def over(self, session: "_Session") -> bool:
         """Whether this was the last of its two ways."""
         with self._lock:
-            talk.ways -= 1
-            return talk.ways == 0
+            session.ways -= 1
+            return session.ways == 0
 
     def cross(self) -> None:
         with self._lock:
@@ -48,7 +48,7 @@ class Wire:
         time.sleep(self._delay_s)
 
 
-class _Talk:
+class _Session:
     """One connection: the client asks, the server answers, and so on."""
 
     def __init__(self, wire: Wire, near: socket.socket, far: socket.socket) -> None:
