@@ -33,9 +33,9 @@ from lib.leads import (
     submission,
     worker,
 )
-from lib.leads.admission import RateLimits
+from lib.leads.admission import Admission, RateLimits, StoreFailure
 from lib.leads.lead import Lead, Recipients
-from lib.leads.service import Conditions, PersistedLead, StoreFailure
+from lib.leads.service import Conditions
 from lib.monitoring import deployments
 from lib.origins import is_allowed_origin, origin_of
 from lib.problems import (
@@ -206,7 +206,7 @@ def _conditions(context: Context, use_database: bool, challenge_token: str) -> C
         limits,
         lambda lead, repeats: _screen(context, lead, repeats, challenge_token),
         use_database,
-        heed_maintenance=not context.bypasses_maintenance,
+        bypass_maintenance=context.bypasses_maintenance,
     )
 
 
@@ -227,7 +227,7 @@ def _screen(context: Context, lead: Lead, repeats: int, challenge_token: str) ->
     return screened
 
 
-def _persist(context: Context, lead: Lead, conditions: Conditions) -> PersistedLead:
+def _persist(context: Context, lead: Lead, conditions: Conditions) -> Admission:
     services = context.services
     recipients = Recipients(services.settings.mail_from, services.settings.mail_sales_to)
     try:
@@ -240,7 +240,7 @@ def _persist(context: Context, lead: Lead, conditions: Conditions) -> PersistedL
         raise
     context.add_log_fields(decision=persisted.decision)
     _report_store_failures(context, persisted.failures)
-    if persisted.needs_alert:
+    if persisted.decision == "mailed":
         _raise_alert(context, "lead_not_stored_nor_queued", lead)
     context.after_response(lambda: service.record_accepted(services, persisted, lead))
     context.after_response(
@@ -309,7 +309,7 @@ def _render_form(context: Context, problem: Problem) -> Response | None:
 # ------------------------------------------------------------------ after the answer
 
 
-def _send_emails(context: Context, persisted: PersistedLead) -> None:
+def _send_emails(context: Context, persisted: Admission) -> None:
     """Send the lead's own mails, which were leased to this instance when it was stored."""
     if not persisted.emails:
         return

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from lib.interfaces import Cipher, RunQuery, Services
 from lib.leads import repository
+from lib.leads.admission import Decision
 from lib.leads.lead import Lead, Recipients
 from lib.problems import (
     CacheDown,
@@ -41,38 +42,29 @@ type RedisPipeline = Callable[..., list[Any]]
 # ------------------------------------------------------------------ queue
 
 
-def enqueue(pipeline: RedisPipeline, cipher: Cipher, lead: Lead) -> None:
-    """Queue a lead, and check that it is there. Raises CacheDown if not; IdempotencyKeyReused."""
-    sealed = seal(cipher, lead)
-    confirm(pipeline, cipher, lead, (sealed,), _enqueue_once(pipeline, str(lead.id), sealed))
-
-
 def seal(cipher: Cipher, lead: Lead) -> str:
     return cipher.encrypt(lead._replace(arrival="queue").to_json())
 
 
 def confirm(
     pipeline: RedisPipeline, cipher: Cipher, lead: Lead, sealed: tuple[str, ...], queued: object
-) -> None:
+) -> Decision:
     """Make sure of a lead of which `queued` is found under its id: one of `sealed`, if it is ours.
 
     Several submissions may share an id: the first is queued under the id alone, a correction under
-    the id and its own hash. Raises CacheDown; IdempotencyKeyReused.
+    the id and its own hash. `queued` or `key_reused`. Raises CacheDown.
     """
     if queued in sealed:
-        return
+        return Decision("queued")
     earlier = _decrypt_or_none(cipher, _require_sealed(queued))
     if earlier is not None and earlier.body_sha256 == lead.body_sha256:
-        return
+        return Decision("queued")
     if earlier is not None and lead.keyed and earlier.identity == lead.identity:
-        raise IdempotencyKeyReused
-    _enqueue_once(pipeline, f"{lead.id}:{lead.body_sha256[:16]}", sealed[0])
-
-
-def _enqueue_once(pipeline: RedisPipeline, field: str, sealed: str) -> str:
-    """What is queued under `field` now: this sealed lead, or an earlier one."""
-    _, queued = pipeline(("HSETNX", QUEUE, field, sealed), ("HGET", QUEUE, field))
-    return _require_sealed(queued)
+        return Decision("key_reused")
+    field = f"{lead.id}:{lead.body_sha256[:16]}"
+    _, queued = pipeline(("HSETNX", QUEUE, field, sealed[0]), ("HGET", QUEUE, field))
+    _require_sealed(queued)
+    return Decision("queued")
 
 
 def _require_sealed(queued: object) -> str:

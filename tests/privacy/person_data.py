@@ -69,7 +69,8 @@ def store_spam(services: Services, lead: Lead) -> None:
 
 
 def enqueue_lead(services: Services, lead: Lead) -> None:
-    lead_queue.enqueue(services.cache.pipeline, services.cipher, lead)
+    sealed = lead_queue.seal(services.cipher, lead)
+    services.cache.execute("HSETNX", lead_queue.QUEUE, str(lead.id), sealed)
 
 
 def journal_lead(services: Services, lead: Lead) -> None:
