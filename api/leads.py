@@ -10,7 +10,6 @@ error its own page back. 400 invalid_json, validation_error; 403 origin_not_allo
 """
 
 from collections import Counter
-from datetime import UTC, datetime
 
 from lib import json_body
 from lib.app import (
@@ -19,10 +18,11 @@ from lib.app import (
     Request,
     RequestEntityTooLarge,
     Response,
+    find_store_fault,
     json_response,
+    utc_now,
     wsgi_app,
 )
-from lib.interfaces import RunQuery
 from lib.leads import (
     canary,
     mailed_leads,
@@ -315,7 +315,7 @@ def _send_emails(context: Context, persisted: Admission) -> None:
         return
     services = context.services
     transport = outbox.get_transport(services)
-    delivery = outbox.Delivery(services.database.run, transport, _utc_now)
+    delivery = outbox.Delivery(services.database.run, transport, utc_now)
     delivery.send_new(persisted.lead.id, persisted.emails, context.now)
     context.add_log_fields(**delivery.stats.as_dict())
     if delivery.stats.error is not None:
@@ -327,24 +327,14 @@ def _run_worker(context: Context) -> None:
     result = worker.process_pending(
         context.services,
         Recipients(settings.mail_from, settings.mail_sales_to),
-        _utc_now,
+        utc_now,
         queue_s=worker.AFTER_RESPONSE_BUDGET_S,
         mails_s=worker.AFTER_RESPONSE_BUDGET_S,
-        find_store_fault=_find_store_fault,
+        find_store_fault=find_store_fault,
     )
     for error in result.errors.values():
         context.report(error)
     context.add_log_fields(round=result.as_dict())
-
-
-def _find_store_fault(run: RunQuery, now: datetime) -> str | None:
-    from lib.monitoring import statement_check  # needed only after a refused lead
-
-    return statement_check.store_fault(run, now)
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 app = wsgi_app("leads", cross_origin=True, page=_render_form, POST=post)

@@ -20,19 +20,19 @@ def call_with_deadline[T](work: Callable[[], T], seconds: float) -> T:
     """The result or error of `work`. TimeoutError when it takes longer: it then goes on in its
     thread, and ends by its own deadlines."""
     results: list[T] = []
-    faults: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
             results.append(work())
-        except BaseException as fault:  # noqa: BLE001 - raised again by whoever waits
-            faults.append(fault)
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+            errors.append(error)
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
     thread.start()
     thread.join(seconds)
-    if faults:
-        raise faults[0]
+    if errors:
+        raise errors[0]
     if not results:
         raise TimeoutError
     return results[0]
@@ -47,5 +47,5 @@ def require_database_answer(run: Callable[..., Any], seconds: float) -> None:
 
     try:
         call_with_deadline(lambda: run(ping, budget_s=seconds), seconds)
-    except TimeoutError as fault:
-        raise DatabaseDown from fault
+    except TimeoutError as error:
+        raise DatabaseDown from error

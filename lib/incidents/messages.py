@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from lib.incidents.model import WIB, Incident, calendar_gap
+from lib.incidents.model import Incident, calendar_gap
 from lib.interfaces import Message
+from lib.jakarta import WIB
 
 # docs.slack.dev, Block Kit, read 2026-11
 MAX_HEADER_CHARS, MAX_SECTION_CHARS, MAX_BLOCKS = 150, 3000, 50

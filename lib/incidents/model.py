@@ -10,12 +10,13 @@ that Slack shows.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.interfaces import MessageRef
+from lib.jakarta import WIB
 
 SEVERITIES = ("sev1", "sev2")  # worst first
 # What happens to a lead that is sent now, best first; "" is unknown.
@@ -29,7 +30,6 @@ NEXT_STATES = {
     "review": {"closed"},
     "closed": set[str](),
 }
-WIB = timezone(timedelta(hours=7), "WIB")
 MORNING_HOUR = 9  # of a working day in Jakarta
 CLEAN_CHECKS = 2  # in a row, before it is resolved
 QUIET_PERIOD = timedelta(minutes=10)  # after the last event that is no lasting state

@@ -24,7 +24,7 @@ _INVISIBLE = dict.fromkeys(
 )
 
 # Letters and a sign by their category, and blank on every screen.
-_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 _NO_GLYPH = ("C", "M", "Z")  # control, format and unassigned; combining; spaces
 
 # A number of chairs as text, for the document: the code reads the number in it.
@@ -135,7 +135,9 @@ def _clean_text(value: object, *, lines: bool) -> object:
 
 
 def _reject_invisible(text: str) -> str:
-    if not any(c not in _BLANKS and unicodedata.category(c)[0] not in _NO_GLYPH for c in text):
+    if not any(
+        c not in BLANK_LETTERS and unicodedata.category(c)[0] not in _NO_GLYPH for c in text
+    ):
         raise field_error("invisible")
     return text
 

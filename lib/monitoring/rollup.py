@@ -6,12 +6,11 @@ cut off anywhere. Hours and days are sums of minutes, written the same way.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lib import metrics
-from lib.incidents.model import WIB
+from lib import jakarta, metrics
 from lib.incidents.rules import SLOW_REQUEST_MS, MinuteCounts
 from lib.interfaces import RunQuery
 from lib.metrics import BUCKET_EDGES_MS, Field
@@ -142,11 +141,10 @@ def _upsert_hours_and_days(
     connection: "Connection[Any]", since: datetime, sla_buckets: Mapping[str, int]
 ) -> None:
     hour = since.replace(minute=0, second=0, microsecond=0)
-    local_day = since.astimezone(WIB).replace(hour=0, minute=0, second=0, microsecond=0)
     buckets = {"service": list(sla_buckets), "bucket": list(sla_buckets.values())}
     with connection.transaction():
         connection.execute(UPSERT_HOURS, {"since": hour})
-        connection.execute(UPSERT_DAYS, {"since": local_day.astimezone(UTC), **buckets})
+        connection.execute(UPSERT_DAYS, {"since": jakarta.day_start(since), **buckets})
 
 
 # ---------------------------------------------------------------- reading

@@ -236,7 +236,7 @@ def _send_emails(connection: "Connection[Any]", now: datetime) -> None:
         (mails[1], TransientMailError("rehearsal", may_be_sent=False)),
         (mails[1], PermanentMailError("rehearsal")),
     ):
-        transport = outbox.Transport(_fake_sender(error))
+        transport = outbox.Transport(_fake_sender(error), 1)
         outbox.Delivery(run, transport, lambda: LONG_AGO).send([mail])
     connection.execute(queue.SELECT_UNJOURNALED)
     connection.execute(queue.MARK_JOURNALED, {"ids": [str(lead.id)]})

@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from lib.incidents import messages, model
-from lib.incidents.model import LEAD_EFFECTS, WIB, Incident
+from lib.incidents.model import LEAD_EFFECTS, Incident
 from lib.incidents.postgres_store import PostgresStore
 from lib.interfaces import RunQuery
+from lib.jakarta import WIB
 from lib.maintenance import MaintenanceWindow
 from lib.monitoring import rollup, service_levels
 from lib.monitoring.service_levels import SERVICES

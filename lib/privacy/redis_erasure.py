@@ -169,11 +169,11 @@ def _matching_request(
 
 def _admission_keys(lead: Remains) -> set[str]:
     """Idempotency records, repeated text and rate limit: else the same words would be a repeat."""
-    keys = {f"seen:{lead.identity}", f"seen:{lead.content_identity}"}
+    keys = {admission.record_key(lead.identity), admission.record_key(lead.content_identity)}
     if lead.text_sha256:
-        keys.add(f"text:{lead.text_sha256}")
+        keys.add(admission.text_key(lead.text_sha256))
     if lead.ip_address is not None:
-        keys.add(f"rate:{admission.client_key(lead.ip_address)}")
+        keys.add(admission.rate_key(lead.ip_address))
     return keys
 
 
@@ -184,7 +184,7 @@ def _delete_idempotency_records(
     request_ids = {lead.lead_id: lead.request_id for lead in remains}
     if not request_ids:
         return
-    for keys in batched(queue.scan_keys(execute, "seen:*"), queue.SCAN_COUNT):
+    for keys in batched(queue.scan_keys(execute, admission.record_key("*")), queue.SCAN_COUNT):
         for key, record in zip(keys, execute("MGET", *keys), strict=True):
             request_id = request_ids.get(_lead_id_in(record))
             if request_id is not None:
