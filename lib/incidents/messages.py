@@ -65,7 +65,7 @@ def render_incidents(incidents: Sequence[Incident], links: Links, now: datetime)
 def render_unrecorded(incident: Incident, links: Links, now: datetime) -> Message:
     """Of an incident that its message alone records: the metadata holds its document."""
     message = render_incidents([incident], links, now)
-    document = replace(incident, told=incident.version).to_document()
+    document = replace(incident, notified_version=incident.version).to_document()
     metadata = {
         **message.metadata,
         "unrecorded": incident.area,
