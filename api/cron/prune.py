@@ -47,8 +47,8 @@ def _prune_redis(context: Context) -> dict[str, int | None]:
             "in_redis": retention.prune_redis(execute, context.now),
             "tombstones": tombstones.copy_to_redis(execute, erased_at),
         }
-    except (CacheDown, NotConfigured) as fault:
-        context.add_log_fields(cache_fault=str(fault) or "redis is down")
+    except (CacheDown, NotConfigured) as error:
+        context.add_log_fields(cache_fault=str(error) or "redis is down")
         return {"in_redis": None, "tombstones": None}
 
 

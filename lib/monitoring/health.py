@@ -100,8 +100,8 @@ class _Check:
         try:
             self.result = self._check()
             outcome = self.result if isinstance(self.result, str) else self.expected
-        except NotConfigured as fault:
-            outcome = f"unconfigured: {fault}"
+        except NotConfigured as error:
+            outcome = f"unconfigured: {error}"
         except (CacheDown, DatabaseDown, SlackError, TransientMailError):
             outcome = "disconnected"
         except server_errors.server_errors() as error:
