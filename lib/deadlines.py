@@ -13,6 +13,8 @@ from lib.problems import DatabaseDown
 if TYPE_CHECKING:
     from psycopg import Connection
 
+    from lib.interfaces import RunQuery
+
 PING = "select 1"
 
 
@@ -38,7 +40,7 @@ def call_with_deadline[T](work: Callable[[], T], seconds: float) -> T:
     return results[0]
 
 
-def require_database_answer(run: Callable[..., Any], seconds: float) -> None:
+def require_database_answer(run: "RunQuery", seconds: float) -> None:
     """Raises DatabaseDown unless the database answers a ping in time."""
 
     def ping(connection: "Connection[Any]") -> bool:

@@ -35,7 +35,7 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
         Patch(
             "lib/leads/queue.py",
             "            lead = Lead.from_json(services.cipher.decrypt(sealed))\n",
-            '            command("HDEL", QUEUE, field)\n'
+            '            execute("HDEL", QUEUE, field)\n'
             "            lead = Lead.from_json(services.cipher.decrypt(sealed))\n",
         ),
     ),

@@ -8,11 +8,11 @@ kept for 24 hours.
 
 import hmac
 import json
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
+from lib.interfaces import RedisCommand, RedisPipeline
 from lib.leads.emails import Email
 from lib.leads.lead import Lead
 from lib.problems import (
@@ -25,9 +25,6 @@ from lib.problems import (
 )
 
 IDEMPOTENCY_TTL_S = 24 * 3600
-
-type Pipeline = Callable[..., list[Any]]
-"""`Cache.pipeline`."""
 
 
 class RateLimits(NamedTuple):
@@ -154,7 +151,7 @@ return {'queued', redis.call('HGET', KEYS[6], ARGV[9])}
 
 
 def decide(
-    pipeline: Pipeline, lead: Lead, sealed: tuple[str, str], limits: RateLimits, *, queue: str,
+    pipeline: RedisPipeline, lead: Lead, sealed: tuple[str, str], limits: RateLimits, *, queue: str,
     max_repeats: int | None,
 ) -> Decision:  # fmt: skip
     """Queue a lead if it is let in. Raises CacheDown, for an unreadable answer too.
@@ -208,7 +205,7 @@ def _as_repeat(lead: Lead, record: IdempotencyRecord) -> Decision:
     return Decision("key_reused" if is_reused else "duplicate", record)
 
 
-def find_record(pipeline: Pipeline, lead: Lead) -> Decision:
+def find_record(pipeline: RedisPipeline, lead: Lead) -> Decision:
     """What Redis knows of a lead that Postgres may not have yet; `new` if nothing.
 
     Raises CacheDown.
@@ -225,7 +222,7 @@ def find_record(pipeline: Pipeline, lead: Lead) -> Decision:
     return Decision("new")
 
 
-def remember_command(identity: str, record: IdempotencyRecord) -> tuple[str | int, ...]:
+def remember_command(identity: str, record: IdempotencyRecord) -> RedisCommand:
     """The Redis command that remembers an accepted submission; safe to repeat."""
     return ("SET", record_key(identity), _to_json(record), "EX", IDEMPOTENCY_TTL_S)
 

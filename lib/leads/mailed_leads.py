@@ -8,12 +8,12 @@ hashes by which an erasure finds it; never anything that the visitor typed.
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lib.interfaces import Message, MessageRef, RunQuery, Services
+from lib.interfaces import Message, MessageRef, RedisPipeline, RunQuery, Services
 from lib.leads import repository
 from lib.leads.lead import Lead
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
@@ -156,7 +156,7 @@ def list_open(run: RunQuery) -> list[MailedLead]:
 # ---------------------------------------------------------------- the monitor
 
 
-def list_in_redis(pipeline: Callable[..., list[Any]]) -> list[MailedLead]:
+def list_in_redis(pipeline: RedisPipeline) -> list[MailedLead]:
     """Those that only Redis has. Raises CacheDown."""
     return parse(pipeline(("HVALS", REDIS_KEY))[0])
 

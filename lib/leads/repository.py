@@ -83,15 +83,9 @@ NO_TERMS: dict[str, object] = {**dict.fromkeys(Terms._fields), "bypass_maintenan
 
 
 def insert(
-    run: RunQuery,
-    lead: Lead,
-    recipients: Recipients,
-    *,
-    now: datetime,
-    deliver_now: bool,
-    erasure_keys: tuple[bytes, ...],
-    terms: Terms | None = None,
-) -> Admission:
+    run: RunQuery, lead: Lead, recipients: Recipients, *, now: datetime, deliver_now: bool,
+    erasure_keys: tuple[bytes, ...], terms: Terms | None = None,
+) -> Admission:  # fmt: skip
     """Store a lead and its mails. A duplicate stays as it is, but for the fields it corrects.
 
     deliver_now: the mails are leased to the caller; else they wait for the worker.

@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from lib.interfaces import Services
+from lib.interfaces import RedisCommand, Services
 from lib.leads import admission, emails, queue, repository, send_rate, spam
 from lib.leads.admission import Admission, IdempotencyRecord, RateLimits, StoreFailure
 from lib.leads.lead import Lead, Recipients
@@ -196,7 +196,7 @@ def record_accepted(services: Services, admitted: Admission, submitted: Lead) ->
         lead.id, lead.ref, lead.status, submitted.body_sha256, submitted.keyed
     )
     identities = {submitted.identity, submitted.content_identity}  # the same words without a key
-    commands: list[tuple[str | int | float, ...]] = [
+    commands: list[RedisCommand] = [
         admission.remember_command(identity, record) for identity in identities
     ]
     if admitted.decision == "corrected":

@@ -7,13 +7,13 @@ can still hold a copy that it read before. A pass may be repeated or interrupted
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import batched, chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
-from lib.interfaces import Services
+from lib.interfaces import RedisExecute, Services
 from lib.leads import admission, queue, tombstones
 from lib.leads.lead import Lead
 from lib.leads.repository import erasure_hashes
@@ -178,7 +178,7 @@ def _admission_keys(lead: Remains) -> set[str]:
 
 
 def _delete_idempotency_records(
-    execute: Callable[..., Any], remains: list[Remains], deleted: Counter[tuple[UUID, str]]
+    execute: RedisExecute, remains: list[Remains], deleted: Counter[tuple[UUID, str]]
 ) -> None:
     """Find records by the lead's id: a row of spam does not say under which key it came."""
     request_ids = {lead.lead_id: lead.request_id for lead in remains}

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from lib import deadlines
-from lib.interfaces import Context
+from lib.interfaces import Context, RedisCommand
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.products import catalogue
 from lib.products.catalogue import PublishedSlugs, QueryResult
@@ -12,8 +12,6 @@ from lib.products.query import Query
 
 DATABASE_BUDGET_S = 1.5
 REDIS_TIMEOUT_S, MAINTENANCE_TIMEOUT_S = 0.3, 0.2
-
-type RedisCommand = tuple[str | int, ...]
 
 
 class Sources:

@@ -83,7 +83,7 @@ def drain_queue(services: Services) -> lead_queue.DrainStats:
         RECIPIENTS,
         lambda: datetime.now(UTC),
         budget_s=10,
-        find_database_error=lambda: None,
+        find_store_fault=lambda _run, _now: None,
     )
 
 
