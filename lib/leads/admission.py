@@ -111,18 +111,19 @@ class IdempotencyRecord(NamedTuple):
 
 # KEYS: idempotency record, client, all clients' minute, text, the record of the same words, queue.
 # ARGV: now_ms, per_minute, per_hour, ceiling, a name for this request, the body's hash, 1 with a
-# key, repeats allowed (-1: any), field, the sealed lead, the same for review, its record, how long
-# that is kept. duplicate: of the submission in the record, which is answered as it was then.
-# earlier: the same words made the lead in the record: ask again with its id. repeated_text: screen
-# it once more, and ask again. A refused request is not counted. Without a key another body is no
-# duplicate: it corrects the lead, and counts. Two keys are two leads.
+# key, repeats allowed (-1: any), 1 once the earlier lead is known, field, the sealed lead, the same
+# for review, its record, how long that is kept.
+# duplicate: of the submission in the record, which is answered as it was then. earlier: the same
+# words made the lead in the record: ask again with its id. repeated_text: screen it once more, and
+# ask again. A refused request is not counted. Without a key another body is no duplicate: it
+# corrects the lead, and counts. Two keys are two leads.
 ADMIT = """
 local record = redis.call('GET', KEYS[1])
 if record and (ARGV[7] == '1' or string.find(record, ARGV[6], 1, true)) then
   return {'duplicate', record}
 end
 local words = redis.call('GET', KEYS[5])
-if words and not string.find(words, ARGV[9], 1, true)
+if words and ARGV[9] == '0'
   and (ARGV[7] == '0' or string.find(words, '"keyed": false', 1, true)) then
   return {'earlier', words}
 end
@@ -143,20 +144,21 @@ redis.call('INCR', KEYS[4])
 redis.call('EXPIRE', KEYS[4], 86400)
 local flood = redis.call('INCR', KEYS[3])
 redis.call('EXPIRE', KEYS[3], 120)
-local sealed = flood > tonumber(ARGV[4]) and ARGV[11] or ARGV[10]
-redis.call('HSETNX', KEYS[6], ARGV[9], sealed)
-redis.call('SET', KEYS[1], ARGV[12], 'EX', ARGV[13])
-return {'queued', redis.call('HGET', KEYS[6], ARGV[9])}
+local sealed = flood > tonumber(ARGV[4]) and ARGV[12] or ARGV[11]
+redis.call('HSETNX', KEYS[6], ARGV[10], sealed)
+redis.call('SET', KEYS[1], ARGV[13], 'EX', ARGV[14])
+return {'queued', redis.call('HGET', KEYS[6], ARGV[10])}
 """
 
 
 def decide(
     pipeline: RedisPipeline, lead: Lead, sealed: tuple[str, str], limits: RateLimits, *, queue: str,
-    max_repeats: int | None,
+    max_repeats: int | None, knows_earlier: bool,
 ) -> Decision:  # fmt: skip
     """Queue a lead if it is let in. Raises CacheDown, for an unreadable answer too.
 
-    sealed: the lead, and the lead for review.
+    sealed: the lead, and the lead for review. knows_earlier: it has the id of an earlier lead of
+    the same words, if there is one.
     """
     now = lead.created_at
     keys = (
@@ -175,6 +177,7 @@ def decide(
         lead.body_sha256,
         int(lead.keyed),
         -1 if max_repeats is None else max_repeats,
+        int(knows_earlier),
         str(lead.id),
         *sealed,
         _to_json(record),

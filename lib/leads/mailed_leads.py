@@ -100,7 +100,7 @@ def _post_to_slack(services: Services, leads: list[MailedLead]) -> None:
             _pending.posted = start + len(batch)
 
 
-def _render_entries(leads: list[MailedLead]) -> "Message":
+def _render_entries(leads: list[MailedLead]) -> Message:
     count = "1 lead exists" if len(leads) == 1 else f"{len(leads)} leads exist"
     text = f"{count} only in a mail to sales"
     refs = ", ".join(lead.ref for lead in leads)
@@ -109,8 +109,7 @@ def _render_entries(leads: list[MailedLead]) -> "Message":
     return _render_message(text, details, {SLACK_METADATA_KEY: entries})
 
 
-def _render_message(text: str, details: str, metadata: dict[str, str]) -> "Message":
-
+def _render_message(text: str, details: str, metadata: dict[str, str]) -> Message:
     block = {"type": "section", "text": {"type": "mrkdwn", "text": details}}
     return Message(text, (block,), metadata)
 

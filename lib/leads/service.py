@@ -132,13 +132,14 @@ def _enqueue(
 ) -> Admission:
     pipeline = partial(services.cache.pipeline, even_if_open=True)
     queued, cipher = lead._replace(arrival="queue"), services.cipher
-    max_repeats = None if lead.spam else spam.MAX_REPEATS
+    max_repeats, knows_earlier = None if lead.spam else spam.MAX_REPEATS, False
     for _ in range(MAX_QUEUE_ATTEMPTS):
         for_review = queued._replace(review=queued.review or (None if queued.spam else "flood"))
         sealed = queue.seal(cipher, queued), queue.seal(cipher, for_review)
         decision = admission.decide(
-            pipeline, queued, sealed, conditions.limits, queue=queue.QUEUE, max_repeats=max_repeats
-        )
+            pipeline, queued, sealed, conditions.limits, queue=queue.QUEUE,
+            max_repeats=max_repeats, knows_earlier=knows_earlier,
+        )  # fmt: skip
         if decision.name == "queued":
             decision = queue.confirm(pipeline, cipher, queued, sealed, decision.stored)
         decision.raise_refusal(lead.created_at)
@@ -148,7 +149,7 @@ def _enqueue(
         if decision.name == "duplicate":
             return _as_duplicate(lead, decision.stored)
         if decision.name == "earlier":
-            queued = decision.stored.identify(queued)
+            queued, knows_earlier = decision.stored.identify(queued), True
         else:
             max_repeats = None
             queued = conditions.screen(queued, spam.MAX_REPEATS + 1)
