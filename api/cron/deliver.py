@@ -51,14 +51,12 @@ def get(context: Context) -> Response:
         alerting.raise_alert_after_response(context, "leads_set_aside", count=report.queue.dead)
     if report.mails.dead:
         alerting.raise_alert_after_response(context, "dead_letters", count=report.mails.dead)
-    context.after_response(lambda: _roll_up_vitals(context))
+    # While no browser reports, nothing else rolls up the last counts.
+    context.after_response(
+        lambda: context.add_log_fields(vitals=rollup.roll_up(context.services, utc_now()))
+    )
     refused = report.queue is not None and report.queue.database_error is not None
     return json_response(report.as_dict(), 500 if report.errors or refused else 200)
-
-
-def _roll_up_vitals(context: Context) -> None:
-    """While no browser reports, nothing else rolls up the last counts."""
-    context.add_log_fields(vitals=rollup.roll_up(context.services, utc_now()))
 
 
 app = wsgi_app("cron/deliver", GET=get)

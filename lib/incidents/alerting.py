@@ -138,7 +138,11 @@ def record_findings(
         return "nowhere", NotifyStats()
 
     def record(store: IncidentStore) -> tuple[str, NotifyStats]:
-        _ping_if_circuit_open(services, store)
+        # An alert does not wait for the circuit breaker to close.
+        if isinstance(store, PostgresStore) and services.database.breaker.is_open:
+            services.database.ping()
+        if isinstance(store, RedisStore) and services.cache.breaker.is_open:
+            services.cache.ping()
         store.record_findings(findings, actor)
         return store.name.lower(), store.stats
 
@@ -147,14 +151,6 @@ def record_findings(
     except NoStore as error:
         urgent = tuple(finding.rule for finding in findings if finding.severity == "sev1")
         return "nowhere", NotifyStats(delayed=1, reason=str(error), undelivered_rules=urgent)
-
-
-def _ping_if_circuit_open(services: Services, store: IncidentStore) -> None:
-    """An alert does not wait for the circuit breaker to close. Raises DatabaseDown, CacheDown."""
-    if isinstance(store, PostgresStore) and services.database.breaker.is_open:
-        services.database.ping()
-    if isinstance(store, RedisStore) and services.cache.breaker.is_open:
-        services.cache.ping()
 
 
 def notify(services: Services, now: datetime) -> NotifyStats:

@@ -144,11 +144,9 @@ def _to_json(lead: Lead) -> str:
     """The columns of its row; of spam also the submission, as that table holds it."""
     columns = lead.to_columns()
     columns["submission"] = lead.spam and lead.submission.to_dict(exclude_none=True)
-    return json.dumps(columns, default=_column_text)
-
-
-def _column_text(value: object) -> str:
-    return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
+    return json.dumps(
+        columns, default=lambda v: f"\\x{v.hex()}" if isinstance(v, bytes) else str(v)
+    )
 
 
 def _emails_to_json(new_emails: list[Email]) -> str:

@@ -96,10 +96,11 @@ def purge_redis(services: Services, now: datetime, only: UUID | None = None) -> 
         return 0
     rows, remains = run(lambda c: (c.execute(SELECT_TOMBSTONES, {"ids": ids}).fetchall(),
                                    c.execute(SELECT_REMAINS, {"ids": ids}).fetchall()))  # fmt: skip
-    _delete_clients(services, [Remains(*row) for row in remains])
+    remains = [Remains(*row) for row in remains]
+    _delete_clients(services, remains)
     erased = {mark: Tombstone(at, request_id) for mark, at, request_id in rows}
     try:
-        deleted = _delete_matching(services, erased, [Remains(*row) for row in remains])
+        deleted = _delete_matching(services, erased, remains)
     except (CacheDown, NotConfigured):
         return 0
     run(lambda connection: _record(connection, ids, deleted, now))
