@@ -10,7 +10,6 @@ error its own page back. 400 invalid_json, validation_error; 403 origin_not_allo
 """
 
 from collections import Counter
-from datetime import UTC, datetime
 
 from lib import json_body
 from lib.app import (
@@ -19,10 +18,11 @@ from lib.app import (
     Request,
     RequestEntityTooLarge,
     Response,
+    find_store_fault,
     json_response,
+    utc_now,
     wsgi_app,
 )
-from lib.interfaces import RunQuery
 from lib.leads import (
     canary,
     mailed_leads,
@@ -33,9 +33,9 @@ from lib.leads import (
     submission,
     worker,
 )
-from lib.leads.admission import RateLimits
+from lib.leads.admission import Admission, RateLimits, StoreFailure
 from lib.leads.lead import Lead, Recipients
-from lib.leads.service import Conditions, PersistedLead, StoreFailure
+from lib.leads.service import Conditions
 from lib.monitoring import deployments
 from lib.origins import is_allowed_origin, origin_of
 from lib.problems import (
@@ -206,7 +206,7 @@ def _conditions(context: Context, use_database: bool, challenge_token: str) -> C
         limits,
         lambda lead, repeats: _screen(context, lead, repeats, challenge_token),
         use_database,
-        heed_maintenance=not context.bypasses_maintenance,
+        bypass_maintenance=context.bypasses_maintenance,
     )
 
 
@@ -227,7 +227,7 @@ def _screen(context: Context, lead: Lead, repeats: int, challenge_token: str) ->
     return screened
 
 
-def _persist(context: Context, lead: Lead, conditions: Conditions) -> PersistedLead:
+def _persist(context: Context, lead: Lead, conditions: Conditions) -> Admission:
     services = context.services
     recipients = Recipients(services.settings.mail_from, services.settings.mail_sales_to)
     try:
@@ -240,7 +240,7 @@ def _persist(context: Context, lead: Lead, conditions: Conditions) -> PersistedL
         raise
     context.add_log_fields(decision=persisted.decision)
     _report_store_failures(context, persisted.failures)
-    if persisted.needs_alert:
+    if persisted.decision == "mailed":
         _raise_alert(context, "lead_not_stored_nor_queued", lead)
     context.after_response(lambda: service.record_accepted(services, persisted, lead))
     context.after_response(
@@ -309,13 +309,13 @@ def _render_form(context: Context, problem: Problem) -> Response | None:
 # ------------------------------------------------------------------ after the answer
 
 
-def _send_emails(context: Context, persisted: PersistedLead) -> None:
+def _send_emails(context: Context, persisted: Admission) -> None:
     """Send the lead's own mails, which were leased to this instance when it was stored."""
     if not persisted.emails:
         return
     services = context.services
     transport = outbox.get_transport(services)
-    delivery = outbox.Delivery(services.database.run, transport, _utc_now)
+    delivery = outbox.Delivery(services.database.run, transport, utc_now)
     delivery.send_new(persisted.lead.id, persisted.emails, context.now)
     context.add_log_fields(**delivery.stats.as_dict())
     if delivery.stats.error is not None:
@@ -327,24 +327,14 @@ def _run_worker(context: Context) -> None:
     result = worker.process_pending(
         context.services,
         Recipients(settings.mail_from, settings.mail_sales_to),
-        _utc_now,
+        utc_now,
         queue_s=worker.AFTER_RESPONSE_BUDGET_S,
         mails_s=worker.AFTER_RESPONSE_BUDGET_S,
-        find_store_fault=_find_store_fault,
+        find_store_fault=find_store_fault,
     )
     for error in result.errors.values():
         context.report(error)
     context.add_log_fields(round=result.as_dict())
-
-
-def _find_store_fault(run: RunQuery, now: datetime) -> str | None:
-    from lib.monitoring import statement_check  # needed only after a refused lead
-
-    return statement_check.store_fault(run, now)
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 app = wsgi_app("leads", cross_origin=True, page=_render_form, POST=post)

@@ -56,11 +56,11 @@ def _load_from_database(context: Context) -> StatusData | None:
         database = context.services.database
         deadlines.require_database_answer(database.run, DATABASE_TIMEOUT_S)
         return status_page.load(database.run, context.now, "database")
-    except (DatabaseDown, NotConfigured) as fault:
-        context.record_outage("database", fault)
-    except database.all_errors as fault:
-        context.add_log_fields(refused=type(fault).__name__)
-        context.record_outage("database", fault)
+    except (DatabaseDown, NotConfigured) as error:
+        context.record_outage("database", error)
+    except database.all_errors as error:
+        context.add_log_fields(refused=type(error).__name__)
+        context.record_outage("database", error)
     return None
 
 

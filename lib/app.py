@@ -30,6 +30,7 @@ from lib.settings import Settings
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from lib.interfaces import RunQuery
     from lib.services import Services
 
 OPERATORS_ENDPOINTS = {
@@ -43,13 +44,17 @@ type ErrorPage = Callable[["Context", Problem], Response | None]
 _maintenance_cache = maintenance.WindowCache()
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 class Context:
     """One request, and what was decided about it."""
 
     def __init__(self, name: str, request: Request) -> None:
         self.name = name
         self.request = request
-        self.now = datetime.now(UTC)
+        self.now = utc_now()
         self.request_id = _request_id(request)
         self.log_fields: dict[str, object] = {}
         self.background_tasks: list[Callable[[], None]] = []
@@ -303,15 +308,19 @@ def _run_after_response(context: Context, status: int, took_ms: float) -> None:
 
 
 def _raise_outage_alert(context: Context, status: int) -> None:
-    # A request without an outage needs neither.
-    from lib.incidents import alerting
-    from lib.monitoring import statement_check
+    from lib.incidents import alerting  # what a request without an outage never needs
 
     try:
-        outage = alerting.confirm_outage(context, status, statement_check.store_fault)
-        context.add_log_fields(outage=outage)
+        context.add_log_fields(outage=alerting.confirm_outage(context, status, find_store_fault))
     except Exception as error:  # noqa: BLE001 - the response is sent
         _report_late("alert_failed", context, error)
+
+
+def find_store_fault(run: "RunQuery", now: datetime) -> str | None:
+    """Why Postgres would refuse any lead (StoreCheck); loaded once a lead was refused."""
+    from lib.monitoring import statement_check
+
+    return statement_check.store_fault(run, now)
 
 
 def _report_late(event: str, context: Context, error: Exception) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 
 from lib.circuit_breaker import CircuitBreaker
+from lib.deadlines import PING
 from lib.problems import DatabaseDown
 
 MAX_IDLE_CONNECTIONS = 8  # an instance's; the pooler has one limit for all instances
@@ -34,8 +35,6 @@ UNCLASSIFIED_ERRORS = (psycopg.Error, psycopg.DatabaseError)
 # The server is at fault, not the statement: a second connection may do better.
 OUTAGE_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError,
                  psycopg.errors.ReadOnlySqlTransaction)  # fmt: skip
-
-PING = "select 1"
 
 type Query[R] = Callable[[psycopg.Connection[Any]], R]
 

@@ -13,6 +13,8 @@ from lib.problems import DatabaseDown
 if TYPE_CHECKING:
     from psycopg import Connection
 
+    from lib.interfaces import RunQuery
+
 PING = "select 1"
 
 
@@ -20,25 +22,25 @@ def call_with_deadline[T](work: Callable[[], T], seconds: float) -> T:
     """The result or error of `work`. TimeoutError when it takes longer: it then goes on in its
     thread, and ends by its own deadlines."""
     results: list[T] = []
-    faults: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
             results.append(work())
-        except BaseException as fault:  # noqa: BLE001 - raised again by whoever waits
-            faults.append(fault)
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+            errors.append(error)
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
     thread.start()
     thread.join(seconds)
-    if faults:
-        raise faults[0]
+    if errors:
+        raise errors[0]
     if not results:
         raise TimeoutError
     return results[0]
 
 
-def require_database_answer(run: Callable[..., Any], seconds: float) -> None:
+def require_database_answer(run: "RunQuery", seconds: float) -> None:
     """Raises DatabaseDown unless the database answers a ping in time."""
 
     def ping(connection: "Connection[Any]") -> bool:
@@ -47,5 +49,5 @@ def require_database_answer(run: Callable[..., Any], seconds: float) -> None:
 
     try:
         call_with_deadline(lambda: run(ping, budget_s=seconds), seconds)
-    except TimeoutError as fault:
-        raise DatabaseDown from fault
+    except TimeoutError as error:
+        raise DatabaseDown from error

@@ -15,6 +15,12 @@ type RunQuery = Callable[..., Any]
 """`run(query, budget_s=...)` gives `query(connection)` on Postgres. A query may run twice, so it
 must be safe to repeat. Raises DatabaseDown."""
 
+type RedisExecute = Callable[..., Any]
+"""`Cache.execute`: one command's result. Raises CacheDown."""
+
+type RedisPipeline = Callable[..., list[Any]]
+"""`Cache.pipeline`: the results of several commands. Raises CacheDown."""
+
 type StoreCheck = Callable[[RunQuery, datetime], str | None]
 """Why Postgres would refuse any lead (lib/monitoring/statement_check.py); None if it would not."""
 
@@ -26,6 +32,7 @@ type Context = app.Context
 
 type Database = db.Database
 type Cache = cache.Cache
+type RedisCommand = cache.Command
 type Cipher = encryption.SecretBoxCipher
 type Mailer = mail.Mailer
 type Email = mail.Email

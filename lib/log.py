@@ -21,9 +21,9 @@ def write(event: str, level: str = "info", /, **fields: object) -> None:
     _logger.log(_LEVELS[level], "%s", text)
 
 
-def not_configured(fault: NotConfigured, request_id: str) -> None:
+def not_configured(error: NotConfigured, request_id: str) -> None:
     """Log the variable's name, which no response holds."""
-    write("not_configured", "error", id=request_id, variable=fault.variable, fault=fault.reason)
+    write("not_configured", "error", id=request_id, variable=error.variable, fault=error.reason)
 
 
 def redact_query_strings() -> None:
@@ -48,18 +48,18 @@ def strip_query(line: str) -> str:
     return re.sub(r"(?:\?|%3F).*?( HTTP/[0-9.]+)?$", r"?\1", line, flags=re.IGNORECASE | re.DOTALL)
 
 
-def exception_fields(fault: BaseException) -> dict[str, object]:
-    """What happened and where, without the fault's text: that may quote a caller's data."""
-    frames = traceback.extract_tb(fault.__traceback__)[-6:]
+def exception_fields(error: BaseException) -> dict[str, object]:
+    """What happened and where, without the error's text: that may quote a caller's data."""
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
     at = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
-    causes = [type(cause).__qualname__ for cause in cause_chain(fault)]
-    return {"fault": causes, "at": at, **postgres_error_fields(fault)}
+    causes = [type(cause).__qualname__ for cause in cause_chain(error)]
+    return {"fault": causes, "at": at, **postgres_error_fields(error)}
 
 
-def cause_chain(fault: BaseException) -> list[BaseException]:
-    """The fault and what it came from, five at most."""
+def cause_chain(error: BaseException) -> list[BaseException]:
+    """The error and what it came from, five at most."""
     causes: list[BaseException] = []
-    cause: BaseException | None = fault
+    cause: BaseException | None = error
     while cause is not None and len(causes) < 5:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
@@ -71,12 +71,12 @@ _DIAGNOSTICS = {"schema": "schema_name", "table": "table_name", "column": "colum
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
 
 
-def postgres_error_fields(fault: BaseException) -> dict[str, str]:
+def postgres_error_fields(error: BaseException) -> dict[str, str]:
     """SQLSTATE and the names Postgres gives of the first error of its own in the chain.
 
     Never its message, detail or hint: those quote values. What is no plain identifier is left out.
     """
-    for cause in cause_chain(fault):
+    for cause in cause_chain(error):
         diag, sqlstate = getattr(cause, "diag", None), getattr(cause, "sqlstate", None)
         if diag is None or not isinstance(sqlstate, str):
             continue

@@ -20,9 +20,6 @@ from lib.http_client import open_client
 from lib.problems import IdempotencyConflict, PermanentMailError, TransientMailError
 
 TIMEOUT_S = 5.0  # for the connection, and again for the response
-# Requests a second of a whole team at Resend: 2 until 2026, 5 since
-# (resend.com/docs/api-reference/rate-limit, read 2026-11-28). The lower one suits every account.
-REQUESTS_PER_S = 2.0
 MAX_PAUSE_S = 3600.0
 # How long to wait before one mail tries again for all, while the fault is ours.
 API_KEY_PAUSE_S, SENDER_PAUSE_S = 60.0, 900.0
@@ -62,10 +59,9 @@ class Email(Protocol):
 
 
 class Mailer:
-    """Resend with one key. per_second: the rate for callers to keep."""
+    """Resend with one key. Callers keep its rate limit (lib/leads/send_rate.py)."""
 
-    def __init__(self, api_key: str, api_url: str, *, per_second: float = REQUESTS_PER_S) -> None:
-        self.per_second = per_second
+    def __init__(self, api_key: str, api_url: str) -> None:
         self._rejected_reply_to: set[str] = set()
         self._client = open_client(
             api_url,

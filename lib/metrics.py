@@ -130,7 +130,10 @@ class RequestCounter:
             wait_s = self._sent_at + FLUSH_INTERVAL_S - time.monotonic()
             # An error is sent at once: the instance may be gone before the next request.
             if wait_s > 0 and status < 500:
-                self._schedule_flush(wait_s)
+                if self._timer is None:
+                    self._timer = threading.Timer(wait_s, self._flush_from_timer)
+                    self._timer.daemon = True
+                    self._timer.start()
                 return
         self.flush()
 
@@ -148,12 +151,6 @@ class RequestCounter:
                 self._timer = None
         if counts:
             self._on_maintenance(self._execute(*_increment_command(counts)))
-
-    def _schedule_flush(self, wait_s: float) -> None:
-        if self._timer is None:
-            self._timer = threading.Timer(wait_s, self._flush_from_timer)
-            self._timer.daemon = True
-            self._timer.start()
 
     def _flush_from_timer(self) -> None:
         with suppress(CacheDown, NotConfigured):  # the next request logs it

@@ -73,10 +73,7 @@ class Services:
     def mailer(self) -> "Mailer":
         from lib.mail import Mailer
 
-        settings = self.settings
-        return Mailer(
-            settings.resend_api_key, settings.resend_api_url, per_second=settings.mail_per_second
-        )
+        return Mailer(self.settings.resend_api_key, self.settings.resend_api_url)
 
     @_shared
     def slack(self) -> "Slack":

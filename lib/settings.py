@@ -172,6 +172,8 @@ class Settings:
     )
     resend_api_key = Setting(header_value, "Resend's API key, with sending access.", secret=True)
     resend_api_url = Setting(http_url, "Resend's address.", "https://api.resend.com")
+    # Of a whole team: 2 until 2026, 5 since (resend.com/docs/api-reference/rate-limit, read
+    # 2026-11-28). The lower one suits every account.
     mail_per_second = Setting(
         positive_float,
         "Requests a second to Resend, by all instances together; below the team's limit there "

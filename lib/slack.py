@@ -58,10 +58,10 @@ class Slack:
             answer = self._call("chat.postMessage", fields)
         except MessageNotFound:  # somebody deleted what this replies to
             answer = self._call("chat.postMessage", {**_content(message), "unfurl_links": False})
-        except SlackError as fault:
-            if not (fault.permanent and self._webhook_url):
+        except SlackError as error:
+            if not (error.permanent and self._webhook_url):
                 raise
-            self.last_bot_error = fault.reason
+            self.last_bot_error = error.reason
             return self._post_to_webhook(message)
         return str(answer["channel"]), str(answer["ts"])
 
@@ -120,11 +120,11 @@ class Slack:
         try:
             self._call("auth.test", {})
             self.list_with_metadata("-")
-        except SlackError as fault:
-            if not fault.permanent:
+        except SlackError as error:
+            if not error.permanent:
                 raise
             # Without the right to read, alerts are posted all the same.
-            return None if fault.reason == "missing_scope" else fault.reason
+            return None if error.reason == "missing_scope" else error.reason
         return None
 
     def _post_to_webhook(self, message: Message) -> MessageRef:
@@ -162,8 +162,8 @@ class Slack:
         try:
             with open_client(url, connect_s=TIMEOUT_S, response_s=TIMEOUT_S) as client:
                 response = client.post(url, content=body, headers=headers)
-        except (*RequestFailed, ValueError) as fault:
-            raise SlackError(type(fault).__name__) from None
+        except (*RequestFailed, ValueError) as error:
+            raise SlackError(type(error).__name__) from None
         if response.is_success:
             return response.text
         wait = response.headers.get("Retry-After", "")

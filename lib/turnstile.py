@@ -36,6 +36,6 @@ class Turnstile:
                 return True
             if not _TOKEN_ERRORS.issuperset(answer["error-codes"]):
                 raise TurnstileDown
-        except (*RequestFailed, LookupError, TypeError, ValueError, RecursionError) as fault:
-            raise TurnstileDown from fault
+        except (*RequestFailed, LookupError, TypeError, ValueError, RecursionError) as error:
+            raise TurnstileDown from error
         return False

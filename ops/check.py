@@ -155,8 +155,8 @@ def _check_resend(services: OperatorServices) -> str:
 def _check_slack(services: OperatorServices) -> str:
     try:
         error = services.slack.bot_error()
-    except SlackError as fault:
-        error = fault.reason if fault.permanent else connections.explain_reason(fault)
+    except SlackError as refusal:
+        error = refusal.reason if refusal.permanent else connections.explain_reason(refusal)
     return "" if error is None else SLACK_ERRORS.get(error, error)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from lib.incidents.model import WIB
+from lib.jakarta import WIB
 from lib.services import Services
 from ops.settings import OperatorServices, OperatorSettings
 

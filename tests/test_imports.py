@@ -28,11 +28,11 @@ VENDOR_HELPERS = {
     "lib/turnstile.py": set(),
 }
 # What a vendor helper may build on.
-FOUNDATIONS = {"interfaces", "problems", "log", "http_client", "circuit_breaker"}
+FOUNDATIONS = {"interfaces", "problems", "log", "http_client", "circuit_breaker", "deadlines"}
 
 # What a package may import of the top level: no vendor helper, no settings, no werkzeug.
 PACKAGES_MAY_IMPORT = {"interfaces", "problems", "log", "deadlines", "http_client",
-                       "language", "json_body",
+                       "jakarta", "language", "json_body",
                        "maintenance", "metrics", "query_parameters"}  # fmt: skip
 # Package -> the packages it may import.
 ARROWS = {

@@ -8,17 +8,13 @@ cron token; 503 while the database is down. With Redis down `queue` is null, and
 sent all the same. In maintenance everything waits: 200 `{"maintenance": "<mode>"}`.
 """
 
-from datetime import UTC, datetime
-
-from lib import log
-from lib.app import Context, Response, json_response, wsgi_app
+from lib.app import Context, Response, find_store_fault, json_response, utc_now, wsgi_app
 from lib.authorization import require_cron_token
 from lib.incidents import alerting
-from lib.interfaces import RunQuery
 from lib.leads import worker
 from lib.leads.lead import Recipients
 from lib.privacy import erasure
-from lib.problems import DatabaseDown, NotConfigured
+from lib.problems import DatabaseDown
 from lib.vitals import rollup
 
 EVERY_MINUTES = 1  # vercel.json
@@ -35,14 +31,18 @@ def get(context: Context) -> Response:
         return json_response({"maintenance": context.maintenance.mode})
     settings = context.services.settings
     context.after_response(context.services.probe_open_breakers)
-    context.attempt(lambda: _run_pending_erasures(context), None, unless=(DatabaseDown,))
+    # Before the queue is drained: rows deleted by hand in SQL get their tombstones.
+    erasures = context.attempt(
+        lambda: erasure.run_pending_or_log(context), None, unless=(DatabaseDown,)
+    )
+    context.add_log_fields(erasures=erasures)
     report = worker.process_pending(
         context.services,
         Recipients(settings.mail_from, settings.mail_sales_to),
-        _utc_now,
+        utc_now,
         queue_s=QUEUE_BUDGET_S,
         mails_s=EMAIL_BUDGET_S,
-        find_store_fault=_find_store_fault,
+        find_store_fault=find_store_fault,
     )
     context.add_log_fields(**report.as_dict(), cache_error=report.cache_error)
     for error in report.errors.values():
@@ -51,32 +51,12 @@ def get(context: Context) -> Response:
         alerting.raise_alert_after_response(context, "leads_set_aside", count=report.queue.dead)
     if report.mails.dead:
         alerting.raise_alert_after_response(context, "dead_letters", count=report.mails.dead)
-    context.after_response(lambda: _roll_up_vitals(context))
+    # While no browser reports, nothing else rolls up the last counts.
+    context.after_response(
+        lambda: context.add_log_fields(vitals=rollup.roll_up(context.services, utc_now()))
+    )
     refused = report.queue is not None and report.queue.database_error is not None
     return json_response(report.as_dict(), 500 if report.errors or refused else 200)
-
-
-def _find_store_fault(run: RunQuery, now: datetime) -> str | None:
-    from lib.monitoring import statement_check  # only where a lead could not be stored
-
-    return statement_check.store_fault(run, now)
-
-
-def _run_pending_erasures(context: Context) -> None:
-    """Before the queue is drained: rows deleted by hand in SQL get their tombstones."""
-    try:
-        context.add_log_fields(erasures=erasure.run_pending(context.services, context.now))
-    except NotConfigured as error:
-        log.not_configured(error, context.request_id)
-
-
-def _roll_up_vitals(context: Context) -> None:
-    """While no browser reports, nothing else rolls up the last counts."""
-    context.add_log_fields(vitals=rollup.roll_up(context.services, _utc_now()))
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 app = wsgi_app("cron/deliver", GET=get)

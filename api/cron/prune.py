@@ -8,7 +8,6 @@ them; `in_redis` and `tombstones` are null with Redis down. In maintenance every
 `{"maintenance": "<mode>"}`. 401 without the cron token; 503 without Postgres.
 """
 
-from lib import log
 from lib.app import Context, Response, json_response, wsgi_app
 from lib.authorization import require_cron_token
 from lib.leads import tombstones
@@ -28,20 +27,15 @@ def get(context: Context) -> Response:
     context.after_response(context.services.probe_open_breakers)
     run = context.services.database.run
     rules = retention.rules(context.services.settings.leads_retention_days)
-    facts: dict[str, object] = {"erasures": _run_pending_erasures(context), **_prune_redis(context)}
+    facts: dict[str, object] = {
+        "erasures": erasure.run_pending_or_log(context),
+        **_prune_redis(context),
+    }
     facts["ended"] = retention.prune(run, rules, context.now, budget_s=BUDGET_S)
     facts["late"] = [age.name for age in retention.overdue(run, rules, context.now)]
     facts["unheard"] = retention.unnotified_leads(run, rules, context.now)
     context.add_log_fields(**facts)
     return json_response(facts)
-
-
-def _run_pending_erasures(context: Context) -> dict[str, int] | None:
-    try:
-        return erasure.run_pending(context.services, context.now)
-    except NotConfigured as fault:
-        log.not_configured(fault, context.request_id)
-        return None
 
 
 def _prune_redis(context: Context) -> dict[str, int | None]:
@@ -53,8 +47,8 @@ def _prune_redis(context: Context) -> dict[str, int | None]:
             "in_redis": retention.prune_redis(execute, context.now),
             "tombstones": tombstones.copy_to_redis(execute, erased_at),
         }
-    except (CacheDown, NotConfigured) as fault:
-        context.add_log_fields(cache_fault=str(fault) or "redis is down")
+    except (CacheDown, NotConfigured) as error:
+        context.add_log_fields(cache_fault=str(error) or "redis is down")
         return {"in_redis": None, "tombstones": None}
 
 

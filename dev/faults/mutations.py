@@ -19,7 +19,7 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
             "api/leads.py",
             "        persisted = service.persist(services, lead, recipients.for_lead(lead),"
             " conditions)\n",
-            '        persisted = PersistedLead(lead, "stored")\n'
+            '        persisted = Admission(lead, "stored")\n'
             "        context.after_response("
             "lambda: service.persist(services, lead, recipients) and None)\n",
         ),
@@ -35,7 +35,7 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
         Patch(
             "lib/leads/queue.py",
             "            lead = Lead.from_json(services.cipher.decrypt(sealed))\n",
-            '            command("HDEL", QUEUE, field)\n'
+            '            execute("HDEL", QUEUE, field)\n'
             "            lead = Lead.from_json(services.cipher.decrypt(sealed))\n",
         ),
     ),

@@ -118,10 +118,10 @@ def _check_redis(services: Services) -> str | None:
     return None
 
 
-def describe_fault(fault: Exception, name: str) -> str:
+def describe_fault(error: Exception, name: str) -> str:
     """Of an outage, or of a missing table or right."""
-    cause = type(fault.__cause__).__name__ if fault.__cause__ else ""
-    return str(fault) or f"{name} does not answer{cause and f' ({cause})'}"
+    cause = type(error.__cause__).__name__ if error.__cause__ else ""
+    return str(error) or f"{name} does not answer{cause and f' ({cause})'}"
 
 
 def _record_and_notify(services: Services, findings: Sequence[Finding], now: datetime) -> None:
@@ -138,7 +138,11 @@ def record_findings(
         return "nowhere", NotifyStats()
 
     def record(store: IncidentStore) -> tuple[str, NotifyStats]:
-        _ping_if_circuit_open(services, store)
+        # An alert does not wait for the circuit breaker to close.
+        if isinstance(store, PostgresStore) and services.database.breaker.is_open:
+            services.database.ping()
+        if isinstance(store, RedisStore) and services.cache.breaker.is_open:
+            services.cache.ping()
         store.record_findings(findings, actor)
         return store.name.lower(), store.stats
 
@@ -147,14 +151,6 @@ def record_findings(
     except NoStore as error:
         urgent = tuple(finding.rule for finding in findings if finding.severity == "sev1")
         return "nowhere", NotifyStats(delayed=1, reason=str(error), undelivered_rules=urgent)
-
-
-def _ping_if_circuit_open(services: Services, store: IncidentStore) -> None:
-    """An alert does not wait for the circuit breaker to close. Raises DatabaseDown, CacheDown."""
-    if isinstance(store, PostgresStore) and services.database.breaker.is_open:
-        services.database.ping()
-    if isinstance(store, RedisStore) and services.cache.breaker.is_open:
-        services.cache.ping()
 
 
 def notify(services: Services, now: datetime) -> NotifyStats:
@@ -172,7 +168,9 @@ def notify(services: Services, now: datetime) -> NotifyStats:
         return fallback.use_first_available(services, now, send)
     except (NoStore, NotConfigured) as error:
         stats = NotifyStats()
-        waiting = [each for each in list_open(services, now) if each.told < each.version]
+        waiting = [
+            each for each in list_open(services, now) if each.notified_version < each.version
+        ]
         if any(incident.severity == "sev1" for incident in waiting):
             stats.add_refusal(str(error), waiting)
         return stats

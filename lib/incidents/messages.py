@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from lib.incidents.model import WIB, Incident, calendar_gap
+from lib.incidents.model import Incident, calendar_gap
 from lib.interfaces import Message
+from lib.jakarta import WIB
 
 # docs.slack.dev, Block Kit, read 2026-11
 MAX_HEADER_CHARS, MAX_SECTION_CHARS, MAX_BLOCKS = 150, 3000, 50
@@ -48,7 +49,8 @@ def render_incidents(incidents: Sequence[Incident], links: Links, now: datetime)
     """The message of one incident, or of several Sev2."""
     first, is_one = incidents[0], len(incidents) == 1
     headline = _status_title(first, now) if is_one else _summary(incidents)
-    blocks = [_header_block(headline)]
+    header = {"type": "plain_text", "text": _cut(headline, MAX_HEADER_CHARS)}
+    blocks: list[dict[str, Any]] = [{"type": "header", "text": header}]
     for incident in incidents[:MAX_INCIDENTS]:
         blocks += _incident_blocks(incident, links, now, with_title=not is_one)
     more = len(incidents) - MAX_INCIDENTS
@@ -64,7 +66,7 @@ def render_incidents(incidents: Sequence[Incident], links: Links, now: datetime)
 def render_unrecorded(incident: Incident, links: Links, now: datetime) -> Message:
     """Of an incident that its message alone records: the metadata holds its document."""
     message = render_incidents([incident], links, now)
-    document = replace(incident, told=incident.version).to_document()
+    document = replace(incident, notified_version=incident.version).to_document()
     metadata = {
         **message.metadata,
         "unrecorded": incident.area,
@@ -162,10 +164,6 @@ def _links_block(links: Links, incident: Incident) -> dict[str, Any]:
     parts += [f"<{links.status}|status page>"] if links.status else []
     text = " · ".join(parts)[:MAX_SECTION_CHARS]
     return {"type": "context", "elements": [{"type": "mrkdwn", "text": text}]}
-
-
-def _header_block(text: str) -> dict[str, Any]:
-    return {"type": "header", "text": {"type": "plain_text", "text": _cut(text, MAX_HEADER_CHARS)}}
 
 
 def _section_block(text: str) -> dict[str, Any]:

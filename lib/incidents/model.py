@@ -3,19 +3,20 @@
 Detect, classify, contain, resolve, review, closed. One is open at a time in an area, and whatever
 else fails there is merged into it: one incident, one alert. A resolved incident stays resolved: the
 next failure is another incident, with a message of its own, since an edit notifies nobody. The rule
-a newcomer would break: only a change worth a notification raises `version`; `told` is the version
-that Slack shows.
+a newcomer would break: only a change worth a notification raises `version`; `notified_version` is
+the one that Slack shows.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.interfaces import MessageRef
+from lib.jakarta import WIB
 
 SEVERITIES = ("sev1", "sev2")  # worst first
 # What happens to a lead that is sent now, best first; "" is unknown.
@@ -29,7 +30,6 @@ NEXT_STATES = {
     "review": {"closed"},
     "closed": set[str](),
 }
-WIB = timezone(timedelta(hours=7), "WIB")
 MORNING_HOUR = 9  # of a working day in Jakarta
 CLEAN_CHECKS = 2  # in a row, before it is resolved
 QUIET_PERIOD = timedelta(minutes=10)  # after the last event that is no lasting state
@@ -71,8 +71,9 @@ class Event(NamedTuple):
 class Incident:
     """A row of `incidents`, or a document in Redis or Slack while Postgres is down (number 0).
 
-    version: of what Slack should show; told: of what it shows. tell_at, remind_at: when the next
-    attempt to notify, and the next reminder, are due. clean_ticks: monitor runs without findings.
+    version: of what Slack should show; notified_version: of what it shows. notify_at, remind_at:
+    when the next attempt to notify, and the next reminder, are due. clean_checks: monitor runs
+    without findings.
     """
 
     id: str
@@ -84,7 +85,7 @@ class Incident:
     started_at: datetime
     detected_at: datetime
     deployment: str
-    tell_at: datetime
+    notify_at: datetime
     number: int = 0
     acknowledged_at: datetime | None = None
     acknowledged_by: str | None = None
@@ -92,9 +93,9 @@ class Incident:
     resolved_at: datetime | None = None
     closed_at: datetime | None = None
     remind_at: datetime | None = None
-    clean_ticks: int = 0
+    clean_checks: int = 0
     version: int = 1
-    told: int = 0
+    notified_version: int = 0
     slack_channel: str | None = None
     slack_ts: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -119,13 +120,13 @@ class Incident:
     @property
     def needs_notification(self) -> bool:
         """Whether an edit of the message is not enough."""
-        return int(self.facts.get("loud", 1)) > self.told
+        return int(self.facts.get("loud", 1)) > self.notified_version
 
     @property
     def needs_new_message(self) -> bool:
         """There is none, or only one about several Sev2."""
         has_none = self.slack_ts is None and self.slack_channel is None
-        return has_none or int(self.facts.get("anew", 0)) > self.told
+        return has_none or int(self.facts.get("anew", 0)) > self.notified_version
 
     @property
     def descriptions(self) -> dict[str, str]:
@@ -143,11 +144,15 @@ class Incident:
     def duration(self, now: datetime) -> timedelta:
         return (self.resolved_at or now) - self.started_at
 
+    def to_row(self) -> dict[str, Any]:
+        """Its values by the names of COLUMNS."""
+        return {COLUMNS[name]: value for name, value in asdict(self).items()}
+
     def to_document(self) -> dict[str, Any]:
-        """JSON values."""
+        """JSON values, by the names of COLUMNS."""
         return {
             name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in asdict(self).items()
+            for name, value in self.to_row().items()
         }
 
 
@@ -155,16 +160,26 @@ class IncidentError(Exception):
     """An incident that is not there, or a step it cannot take; the text is for an operator."""
 
 
-FIELD_NAMES = tuple(each.name for each in fields(Incident))
+# Attribute -> its column in Postgres, and its key in a document.
+COLUMNS = {each.name: each.name for each in fields(Incident)} | {
+    "notified_version": "told", "notify_at": "tell_at", "clean_checks": "clean_ticks"
+}  # fmt: skip
+
+
+def from_row(row: Mapping[str, Any]) -> Incident:
+    """The reverse of to_row; other columns are ignored. Raises LookupError."""
+    values = {name: row[column] for name, column in COLUMNS.items()}
+    return Incident(**values | {"rules": tuple(values["rules"])})
 
 
 def from_document(document: dict[str, Any]) -> Incident:
     """The reverse of to_document. Raises LookupError, TypeError or ValueError."""
-    values = {name: document[name] for name in FIELD_NAMES}
-    for name, value in values.items():
-        if name.endswith("_at") and value is not None:
-            values[name] = datetime.fromisoformat(value)
-    return Incident(**values | {"rules": tuple(values["rules"])})
+    times = {
+        name: datetime.fromisoformat(value)
+        for name, value in document.items()
+        if name.endswith("_at") and value is not None
+    }
+    return from_row(document | times)
 
 
 # ---------------------------------------------------------------- from findings
@@ -188,7 +203,7 @@ def open_incident(findings: Sequence[Finding], now: datetime, deployment: str) -
         started_at=min(finding.started_at for finding in findings),
         detected_at=now,
         deployment=deployment,
-        tell_at=notify_time(worst.severity, now),
+        notify_at=notify_time(worst.severity, now),
         remind_at=now + REMINDER_INTERVAL if worst.severity == "sev1" else None,
     )
     return replace(incident, facts=_merge_facts(incident, findings, now))
@@ -204,7 +219,7 @@ def merge_findings(before: Incident, findings: Sequence[Finding], now: datetime)
         before,
         rules=tuple(sorted(rules)),
         started_at=min([before.started_at, *starts]),
-        clean_ticks=0,
+        clean_checks=0,
         facts=_merge_facts(before, findings, now),
     )
     is_worse = SEVERITIES.index(worst.severity) < SEVERITIES.index(before.severity)
@@ -281,7 +296,7 @@ def _days_off() -> dict[str, Any]:
 
 def is_due(incident: Incident, now: datetime) -> bool:
     """Whether Slack shows an older version, and the next attempt to notify is due."""
-    return incident.told < incident.version and incident.tell_at <= now
+    return incident.notified_version < incident.version and incident.notify_at <= now
 
 
 def is_reminder_due(incident: Incident, now: datetime) -> bool:
@@ -294,10 +309,10 @@ def mark_notified(current: Incident, shown: Incident, now: datetime) -> Incident
     """shown: as Slack shows it now; `current` may have changed since."""
     return replace(
         current,
-        told=max(current.told, shown.version),
+        notified_version=max(current.notified_version, shown.version),
         slack_channel=shown.slack_channel,
         slack_ts=shown.slack_ts,
-        tell_at=now if current.version > shown.version else current.tell_at,
+        notify_at=now if current.version > shown.version else current.notify_at,
     )
 
 
@@ -306,9 +321,9 @@ def mark_notified(current: Incident, shown: Incident, now: datetime) -> Incident
 
 def after_clean_check(before: Incident, now: datetime) -> Incident:
     """After a monitor run without findings in its area: resolved after some of them."""
-    after = replace(before, clean_ticks=before.clean_ticks + 1)
+    after = replace(before, clean_checks=before.clean_checks + 1)
     quiet_from = before.facts.get("quiet_from")
-    if after.clean_ticks < CLEAN_CHECKS:
+    if after.clean_checks < CLEAN_CHECKS:
         return after
     if quiet_from is not None and now < datetime.fromisoformat(quiet_from):
         return after
@@ -345,11 +360,11 @@ def bump_version(incident: Incident, now: datetime, *, notifies: bool = True) ->
 
     notifies: False where an edit of the message is enough.
     """
-    is_urgent = incident.severity == "sev1" or incident.told > 0
+    is_urgent = incident.severity == "sev1" or incident.notified_version > 0
     version = incident.version + 1
     return replace(
         incident,
         version=version,
-        tell_at=min(incident.tell_at, now) if is_urgent else incident.tell_at,
+        notify_at=min(incident.notify_at, now) if is_urgent else incident.notify_at,
         facts={**incident.facts, "loud": version} if notifies else incident.facts,
     )

@@ -67,7 +67,7 @@ def _send(
             ref, is_new = _update_posted(store, channel, links, batch[0], now)
     except SlackError as error:
         for incident in batch:
-            store.postpone(incident, tell_at=now + _retry_delay(error))
+            store.postpone(incident, notify_at=now + _retry_delay(error))
         store.stats.add_refusal(error.reason, batch)
         return
     for incident in batch:

@@ -6,7 +6,7 @@ database seals the timeline (see the migration); events are only added.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -186,7 +186,7 @@ class PostgresStore(IncidentStore):
                 if resolved.state == "resolve":
                     reviewed = model.transition(resolved, "review", self._now)
                 closed = model.transition(reviewed, "closed", self._now)
-                update(connection, replace(closed, told=closed.version))
+                update(connection, replace(closed, notified_version=closed.version))
                 add_event(connection, closed.id, self._now, "closed", "watch", {})
 
         self._transact(work)
@@ -260,12 +260,7 @@ def _find_open(connection: "Connection[Any]", area: str) -> Incident | None:
 def select(connection: "Connection[Any]", statement: str, **values: object) -> list[Incident]:
     cursor = connection.execute(statement.encode(), values)
     columns = [column.name for column in cursor.description or ()]
-    incidents = []
-    for row in cursor.fetchall():
-        by_name = dict(zip(columns, row, strict=True))
-        fields = {name: by_name[name] for name in model.FIELD_NAMES}
-        incidents.append(Incident(**fields | {"rules": tuple(by_name["rules"])}))
-    return incidents
+    return [model.from_row(dict(zip(columns, row, strict=True))) for row in cursor]
 
 
 def update(connection: "Connection[Any]", incident: Incident) -> None:
@@ -273,8 +268,8 @@ def update(connection: "Connection[Any]", incident: Incident) -> None:
 
 
 def _to_row(incident: Incident) -> dict[str, object]:
-    values = asdict(incident)
-    return values | {"rules": list(incident.rules), "facts": json.dumps(incident.facts)}
+    columns = {"rules": list(incident.rules), "facts": json.dumps(incident.facts)}
+    return incident.to_row() | columns
 
 
 def add_event(

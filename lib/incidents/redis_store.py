@@ -4,7 +4,7 @@ One hash, area -> JSON document. A document with pending events is not imported 
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from lib.incidents import model
 from lib.incidents.model import Event, Incident, IncidentError
 from lib.incidents.store import MAX_ATTEMPTS, Change, IncidentStore
+from lib.interfaces import RedisExecute
 
 KEY = "incidents"
 
@@ -39,7 +40,7 @@ class RedisStore(IncidentStore):
 
     name = "Redis"
 
-    def __init__(self, execute: Callable[..., Any], now: datetime, deployment: str) -> None:
+    def __init__(self, execute: RedisExecute, now: datetime, deployment: str) -> None:
         super().__init__(now, deployment)
         self._execute = execute
 

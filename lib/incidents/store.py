@@ -135,7 +135,7 @@ class IncidentStore(ABC):
         notifier.notify_due(self, channel, links, self._now)
 
     def claim_due(self) -> list[Incident]:
-        return self._claim(model.is_due, tell_at=self._now + model.NOTIFY_LEASE)
+        return self._claim(model.is_due, notify_at=self._now + model.NOTIFY_LEASE)
 
     def claim_reminders(self) -> list[Incident]:
         return self._claim(model.is_reminder_due, remind_at=self._now + model.REMINDER_INTERVAL)
@@ -158,7 +158,7 @@ class IncidentStore(ABC):
         return claimed
 
     def postpone(self, incident: Incident, **next_attempt: datetime) -> None:
-        """next_attempt: tell_at or remind_at."""
+        """next_attempt: notify_at or remind_at."""
         with suppress(IncidentError):  # resolved, and forgotten
             self.change(incident.id, lambda before: (replace(before, **next_attempt), None))  # type: ignore[arg-type]
 
@@ -168,7 +168,9 @@ class IncidentStore(ABC):
         def change(before: Incident) -> tuple[Incident, Event | None]:
             facts = {"after_s": int((self._now - shown.detected_at).total_seconds())}
             event = Event(self._now, "alerted", "slack", facts)
-            return model.mark_notified(before, shown, self._now), None if shown.told else event
+            return model.mark_notified(
+                before, shown, self._now
+            ), None if shown.notified_version else event
 
         with suppress(IncidentError):  # resolved, and forgotten
             self.change(shown.id, change)

@@ -1,24 +1,30 @@
-"""Whether a lead is let in, by the queue in Redis: what Postgres decides in `accept_lead`.
+"""Whether a lead is let in: what a store decides, and how the queue in Redis decides.
 
-Redis is asked only when Postgres cannot take a lead. One script decides by the same rules and
-queues the lead, so of many at once each is decided about for itself. Redis knows a submission that
-Postgres took by its record, which is written after the answer and kept for 24 hours.
+Redis is asked only when Postgres cannot take a lead. One script decides by the rules of
+`accept_lead` in Postgres and queues the lead, so of many at once each is decided about for itself.
+Redis knows a submission that Postgres took by its record, which is written after the answer and
+kept for 24 hours.
 """
 
 import hmac
 import json
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid4
 
+from lib.interfaces import RedisCommand, RedisPipeline
+from lib.leads.emails import Email
 from lib.leads.lead import Lead
-from lib.problems import CacheDown, RateLimited
+from lib.problems import (
+    CacheDown,
+    ErasedSubject,
+    IdempotencyKeyReused,
+    IntakeClosed,
+    NotConfigured,
+    RateLimited,
+)
 
 IDEMPOTENCY_TTL_S = 24 * 3600
-
-type Pipeline = Callable[..., list[Any]]
-"""`Cache.pipeline`."""
 
 
 class RateLimits(NamedTuple):
@@ -30,6 +36,65 @@ class RateLimits(NamedTuple):
 UNLIMITED = RateLimits(1_000_000, 1_000_000, 1_000_000)
 
 
+class Decision(NamedTuple):
+    """What one statement (`accept_lead`) or script (ADMIT) decided about a lead.
+
+    name: the migration lists those of Postgres, ADMIT those of Redis. stored: the row in Postgres;
+    an IdempotencyRecord; or of `queued`, what is queued under the lead's id now.
+    """
+
+    name: str
+    stored: Any = None
+    rate_limit: int | None = None
+    retry_at: datetime | None = None
+
+    def raise_refusal(self, now: datetime) -> None:
+        """Raises IdempotencyKeyReused, RateLimited, ErasedSubject or IntakeClosed if it is one."""
+        if self.name == "rate_limited" and self.rate_limit and self.retry_at:
+            wait_s = max(1, -(-(self.retry_at - now) // timedelta(seconds=1)))
+            reset_at_s = int(now.timestamp()) + wait_s
+            raise RateLimited(
+                limit=self.rate_limit, remaining=0, wait_s=wait_s, reset_at_s=reset_at_s
+            )
+        if self.name in REFUSALS:
+            raise REFUSALS[self.name]
+
+
+REFUSALS: dict[str, type[Exception]] = {
+    "key_reused": IdempotencyKeyReused,
+    "erased": ErasedSubject,
+    "closed": IntakeClosed,
+}
+
+
+class StoreFailure(NamedTuple):
+    """A store that did not take the lead, and why."""
+
+    store: str
+    error: Exception
+
+    def __str__(self) -> str:
+        name = type(self.error).__name__
+        return f"{self.store}: {self.error if isinstance(self.error, NotConfigured) else name}"
+
+
+class Admission(NamedTuple):
+    """A lead that was let in, as its store has it, and the mails to send now.
+
+    decision: stored, stored_before, corrected, spam, queued, duplicate (of a record in Redis),
+    mailed; from a store alone also repeated_text: nothing is stored, screen it once more.
+    failures: of the stores that were asked before.
+    """
+
+    lead: Lead
+    decision: str
+    emails: tuple[Email, ...] = ()
+    failures: tuple[StoreFailure, ...] = ()
+
+
+# ------------------------------------------------------------------ Redis
+
+
 class IdempotencyRecord(NamedTuple):
     """An accepted submission and how it was answered. keyed: it had an Idempotency-Key."""
 
@@ -39,35 +104,29 @@ class IdempotencyRecord(NamedTuple):
     body_sha256: str
     keyed: bool = True
 
-
-class Admission(NamedTuple):
-    """What Redis decided.
-
-    queued: `queued_copy` is what is queued under the lead's id now. duplicate: of the submission in
-    `record`, which is answered as it was then. earlier: the same words made the lead in `record`:
-    ask again with its id. repeated_text: screen it once more, and ask again. rate_limited:
-    `rate_limit`, until `wait` is over.
-    """
-
-    decision: str
-    record: IdempotencyRecord | None = None
-    queued_copy: object = None
-    rate_limit: int = 0
-    wait: timedelta = timedelta()
+    def identify(self, lead: Lead) -> Lead:
+        """The lead, under the record's id."""
+        return lead._replace(id=self.id, ref=self.ref)
 
 
 # KEYS: idempotency record, client, all clients' minute, text, the record of the same words, queue.
 # ARGV: now_ms, per_minute, per_hour, ceiling, a name for this request, the body's hash, 1 with a
-# key, repeats allowed (-1: any), 1 once the record of the words was heeded, field, the sealed lead,
-# the same for review, its record, how long that is kept. A refused request is not counted. Without
-# a key another body is no duplicate: it corrects the lead, and counts.
+# key, repeats allowed (-1: any), 1 once the earlier lead is known, field, the sealed lead, the same
+# for review, its record, how long that is kept.
+# duplicate: of the submission in the record, which is answered as it was then. earlier: the same
+# words made the lead in the record: ask again with its id. repeated_text: screen it once more, and
+# ask again. A refused request is not counted. Without a key another body is no duplicate: it
+# corrects the lead, and counts. Two keys are two leads.
 ADMIT = """
 local record = redis.call('GET', KEYS[1])
 if record and (ARGV[7] == '1' or string.find(record, ARGV[6], 1, true)) then
   return {'duplicate', record}
 end
 local words = redis.call('GET', KEYS[5])
-if words and ARGV[9] == '0' then return {'earlier', words} end
+if words and ARGV[9] == '0'
+  and (ARGV[7] == '0' or string.find(words, '"keyed": false', 1, true)) then
+  return {'earlier', words}
+end
 local repeats, most = tonumber(redis.call('GET', KEYS[4]) or '0'), tonumber(ARGV[8])
 if most >= 0 and repeats >= most then return {'repeated_text'} end
 local now, waits = tonumber(ARGV[1]), {}
@@ -93,38 +152,32 @@ return {'queued', redis.call('HGET', KEYS[6], ARGV[10])}
 
 
 def decide(
-    pipeline: Pipeline,
-    lead: Lead,
-    sealed: tuple[str, str],
-    limits: RateLimits,
-    now: datetime,
-    *,
-    queue: str,
-    request: str,
-    max_repeats: int | None,
-    heed_earlier: bool = True,
-) -> Admission:
-    """Queue a lead if it is accepted. Raises CacheDown, for an unreadable answer too.
+    pipeline: RedisPipeline, lead: Lead, sealed: tuple[str, str], limits: RateLimits, *, queue: str,
+    max_repeats: int | None, knows_earlier: bool,
+) -> Decision:  # fmt: skip
+    """Queue a lead if it is let in. Raises CacheDown, for an unreadable answer too.
 
-    sealed: the lead, and the lead for review. request: a name that no other request has.
+    sealed: the lead, and the lead for review. knows_earlier: it has the id of an earlier lead of
+    the same words, if there is one.
     """
+    now = lead.created_at
     keys = (
-        _record_key(lead.identity),
-        f"rate:{client_key(lead.ip_address)}",
+        record_key(lead.identity),
+        rate_key(lead.ip_address),
         f"flood:{int(now.timestamp()) // 60}",
-        f"text:{lead.text_sha256}",
-        _record_key(lead.content_identity),
+        text_key(lead.text_sha256),
+        record_key(lead.content_identity),
         queue,
     )
     record = IdempotencyRecord(lead.id, lead.ref, 202, lead.body_sha256, lead.keyed)
     args = (
         int(now.timestamp() * 1000),
         *limits,
-        request,
+        uuid4().hex,
         lead.body_sha256,
         int(lead.keyed),
         -1 if max_repeats is None else max_repeats,
-        int(not heed_earlier),
+        int(knows_earlier),
         str(lead.id),
         *sealed,
         _to_json(record),
@@ -132,54 +185,49 @@ def decide(
     )
     (reply,) = pipeline(("EVAL", ADMIT, len(keys), *keys, *args))
     try:
-        return _parse_reply(reply)
+        return _parse_reply(lead, *reply)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise CacheDown from error  # the reply is none of the script's
 
 
-def _parse_reply(reply: Any) -> Admission:
-    decision, *rest = reply
-    if decision in ("duplicate", "earlier"):
-        return Admission(decision, record=_parse_record(rest[0]))
-    if decision == "rate_limited":
-        wait = timedelta(milliseconds=int(rest[1]))
-        return Admission(decision, rate_limit=int(rest[0]), wait=wait)
-    if decision == "queued":
-        return Admission(decision, queued_copy=rest[0])
-    if decision == "repeated_text":
-        return Admission(decision)
+def _parse_reply(lead: Lead, name: str, stored: Any = None, wait_ms: Any = None) -> Decision:
+    if name == "duplicate":
+        return _as_repeat(lead, _parse_record(stored))
+    if name == "earlier":
+        return Decision(name, _parse_record(stored))
+    if name == "rate_limited":
+        retry_at = lead.created_at + timedelta(milliseconds=int(wait_ms))
+        return Decision(name, rate_limit=int(stored), retry_at=retry_at)
+    if name in ("queued", "repeated_text"):
+        return Decision(name, stored)
     raise ValueError("not a reply of the script")
 
 
-def find_record(pipeline: Pipeline, lead: Lead) -> Admission | None:
-    """The duplicate or earlier lead that Redis knows, for one that Postgres may not have yet.
+def _as_repeat(lead: Lead, record: IdempotencyRecord) -> Decision:
+    is_reused = lead.keyed and record.body_sha256 != lead.body_sha256
+    return Decision("key_reused" if is_reused else "duplicate", record)
+
+
+def find_record(pipeline: RedisPipeline, lead: Lead) -> Decision:
+    """What Redis knows of a lead that Postgres may not have yet; `new` if nothing.
 
     Raises CacheDown.
     """
-    texts = pipeline(
-        ("GET", _record_key(lead.identity)), ("GET", _record_key(lead.content_identity))
-    )
+    texts = pipeline(("GET", record_key(lead.identity)), ("GET", record_key(lead.content_identity)))
     try:
         record, words = (text and _parse_record(text) for text in texts)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise CacheDown from error
     if record and (lead.keyed or record.body_sha256 == lead.body_sha256):
-        return Admission("duplicate", record)
+        return _as_repeat(lead, record)
     if words and not (lead.keyed and words.keyed):
-        return Admission("earlier", words)
-    return None
+        return Decision("earlier", words)
+    return Decision("new")
 
 
-def rate_limited(limit: int, wait: timedelta, now: datetime) -> RateLimited:
-    """The refusal: waiting as long as it says helps."""
-    wait_s = max(1, -(-wait // timedelta(seconds=1)))
-    reset_at_s = int(now.timestamp()) + wait_s
-    return RateLimited(limit=limit, remaining=0, wait_s=wait_s, reset_at_s=reset_at_s)
-
-
-def remember_command(identity: str, record: IdempotencyRecord) -> tuple[str | int, ...]:
+def remember_command(identity: str, record: IdempotencyRecord) -> RedisCommand:
     """The Redis command that remembers an accepted submission; safe to repeat."""
-    return ("SET", _record_key(identity), _to_json(record), "EX", IDEMPOTENCY_TTL_S)
+    return ("SET", record_key(identity), _to_json(record), "EX", IDEMPOTENCY_TTL_S)
 
 
 def _to_json(record: IdempotencyRecord) -> str:
@@ -197,11 +245,19 @@ def _parse_record(text: str) -> IdempotencyRecord:
     )
 
 
-def _record_key(identity: str) -> str:
+def record_key(identity: str) -> str:
     return f"seen:{identity}"
 
 
+def text_key(text_sha256: str) -> str:
+    return f"text:{text_sha256}"
+
+
 # ------------------------------------------------------------------ whose limits
+
+
+def rate_key(address: str | None) -> str:
+    return f"rate:{client_key(address)}"
 
 
 def client_key(address: str | None) -> str:

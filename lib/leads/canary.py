@@ -6,12 +6,11 @@ Its e-mails go to Resend's test mailbox, and it is counted nowhere.
 
 import hashlib
 import hmac
-from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-from lib.interfaces import RunQuery
+from lib.interfaces import RedisPipeline, RunQuery
 from lib.leads.lead import CANARY_MAILBOX
 from lib.leads.queue import ACCEPTED, QUEUE, journal_key
 
@@ -80,7 +79,7 @@ def find(run: RunQuery, lead_id: UUID) -> CanaryResult:
     return CanaryResult(bool(stored), emails, sent)
 
 
-def remove(run: RunQuery, pipeline: Callable[..., Any], lead_id: UUID) -> None:
+def remove(run: RunQuery, pipeline: RedisPipeline, lead_id: UUID) -> None:
     """Delete it from both stores; safe to repeat, and harmless to a real lead's row.
 
     Raises CacheDown or DatabaseDown after having tried both.

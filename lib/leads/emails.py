@@ -159,7 +159,7 @@ BEGIN_SEALED_LEAD = "-----BEGIN ALFA LEAD-----"
 END_SEALED_LEAD = "-----END ALFA LEAD-----"
 
 
-def attach_sealed_lead(letter: Email, sealed: str) -> Email:
+def attach_sealed_lead(email: Email, sealed: str) -> Email:
     """The e-mail to sales with a sealed copy of the lead, for `ops leads import`."""
     lines = [sealed[i : i + 76] for i in range(0, len(sealed), 76)]
     note = (
@@ -167,9 +167,9 @@ def attach_sealed_lead(letter: Email, sealed: str) -> Email:
         "Keep it. An engineer imports it with: python3 -m ops leads import FILE"
     )
     block = "\n".join([BEGIN_SEALED_LEAD, *lines, END_SEALED_LEAD])
-    return letter._replace(
-        body_text=f"{letter.body_text}\n{note}\n\n{block}\n",
-        body_html=letter.body_html.replace(
+    return email._replace(
+        body_text=f"{email.body_text}\n{note}\n\n{block}\n",
+        body_html=email.body_html.replace(
             "</body>", f"<p>{escape(note)}</p><pre>{escape(block)}</pre></body>"
         ),
     )

@@ -8,12 +8,12 @@ hashes by which an erasure finds it; never anything that the visitor typed.
 
 import json
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lib.interfaces import Message, MessageRef, RunQuery, Services
+from lib.interfaces import Message, MessageRef, RedisPipeline, RunQuery, Services
 from lib.leads import repository
 from lib.leads.lead import Lead
 from lib.problems import CacheDown, DatabaseDown, MessageNotFound, NotConfigured, SlackError
@@ -100,7 +100,7 @@ def _post_to_slack(services: Services, leads: list[MailedLead]) -> None:
             _pending.posted = start + len(batch)
 
 
-def _render_entries(leads: list[MailedLead]) -> "Message":
+def _render_entries(leads: list[MailedLead]) -> Message:
     count = "1 lead exists" if len(leads) == 1 else f"{len(leads)} leads exist"
     text = f"{count} only in a mail to sales"
     refs = ", ".join(lead.ref for lead in leads)
@@ -109,8 +109,7 @@ def _render_entries(leads: list[MailedLead]) -> "Message":
     return _render_message(text, details, {SLACK_METADATA_KEY: entries})
 
 
-def _render_message(text: str, details: str, metadata: dict[str, str]) -> "Message":
-
+def _render_message(text: str, details: str, metadata: dict[str, str]) -> Message:
     block = {"type": "section", "text": {"type": "mrkdwn", "text": details}}
     return Message(text, (block,), metadata)
 
@@ -156,7 +155,7 @@ def list_open(run: RunQuery) -> list[MailedLead]:
 # ---------------------------------------------------------------- the monitor
 
 
-def list_in_redis(pipeline: Callable[..., list[Any]]) -> list[MailedLead]:
+def list_in_redis(pipeline: RedisPipeline) -> list[MailedLead]:
     """Those that only Redis has. Raises CacheDown."""
     return parse(pipeline(("HVALS", REDIS_KEY))[0])
 

@@ -78,7 +78,7 @@ class Transport(NamedTuple):
     """tolerated: errors of the rate limit's table that must not stop sending."""
 
     send: SendEmail
-    per_second: float = send_rate.REQUESTS_PER_S
+    per_second: float
     tolerated: tuple[type[Exception], ...] = ()
 
 
@@ -86,10 +86,9 @@ def get_transport(services: Services) -> Transport:
     """The mailer; without an API key, one that delays every e-mail."""
     tolerated = services.database.all_errors
     try:
-        mailer = services.mailer
+        return Transport(services.mailer.send, services.settings.mail_per_second, tolerated)
     except NotConfigured:
-        return Transport(_delay_without_api_key, tolerated=tolerated)
-    return Transport(mailer.send, mailer.per_second, tolerated)
+        return Transport(_delay_without_api_key, 1, tolerated)
 
 
 def _delay_without_api_key(_email: Email, _key: str) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import phonenumbers
 
-from lib.leads.validators import field_error
+from lib.leads.validators import BLANK_LETTERS, field_error
 
 COUNTRY_CODE = "62"
 MIN_DIGITS, MAX_DIGITS = 10, 15  # with the country's
@@ -33,8 +33,6 @@ MOBILE_TYPES = (
     phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE,
 )
 
-# Letters that show nothing, though Unicode does not call them invisible.
-INVISIBLE_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 WHATSAPP_LINK = re.compile(
     r"(?:\bwa\.me/|(?:\bwhatsapp\.com|\bwhatsapp:/)/send/?\?(?:[^#\s]*&)?phone=)([^?&/#]*)", re.I
 )
@@ -122,7 +120,7 @@ def _to_ascii_character(character: str) -> str:
     if decimal is not None:
         return str(decimal)
     kind = unicodedata.category(character)
-    if character in INVISIBLE_LETTERS or kind in ("Cc", "Cf", "Mn", "Me"):
+    if character in BLANK_LETTERS or kind in ("Cc", "Cf", "Mn", "Me"):
         return ""
     if kind in ("No", "Nl"):
         raise field_error("phone_digits")  # ², ½: which digits are they?

@@ -8,12 +8,21 @@ a lead is removed only after Postgres has it.
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from itertools import batched
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
-from lib.interfaces import Cipher, RunQuery, Services
+from lib.interfaces import (
+    Cipher,
+    RedisCommand,
+    RedisExecute,
+    RedisPipeline,
+    Services,
+    StoreCheck,
+)
 from lib.leads import repository
+from lib.leads.admission import Decision
 from lib.leads.lead import Lead, Recipients
 from lib.problems import (
     CacheDown,
@@ -34,17 +43,8 @@ SCAN_COUNT = 100
 MIN_SEALED_CHARACTERS = 40  # below any sealed lead
 MAX_ATTEMPTS = 5  # of a lead whose statement times out each time while others are stored
 
-type RedisCommand = Callable[..., Any]
-type RedisPipeline = Callable[..., list[Any]]
-
 
 # ------------------------------------------------------------------ queue
-
-
-def enqueue(pipeline: RedisPipeline, cipher: Cipher, lead: Lead) -> None:
-    """Queue a lead, and check that it is there. Raises CacheDown if not; IdempotencyKeyReused."""
-    sealed = seal(cipher, lead)
-    confirm(pipeline, cipher, lead, (sealed,), _enqueue_once(pipeline, str(lead.id), sealed))
 
 
 def seal(cipher: Cipher, lead: Lead) -> str:
@@ -53,26 +53,23 @@ def seal(cipher: Cipher, lead: Lead) -> str:
 
 def confirm(
     pipeline: RedisPipeline, cipher: Cipher, lead: Lead, sealed: tuple[str, ...], queued: object
-) -> None:
+) -> Decision:
     """Make sure of a lead of which `queued` is found under its id: one of `sealed`, if it is ours.
 
     Several submissions may share an id: the first is queued under the id alone, a correction under
-    the id and its own hash. Raises CacheDown; IdempotencyKeyReused.
+    the id and its own hash. `queued` or `key_reused`. Raises CacheDown.
     """
     if queued in sealed:
-        return
+        return Decision("queued")
     earlier = _decrypt_or_none(cipher, _require_sealed(queued))
     if earlier is not None and earlier.body_sha256 == lead.body_sha256:
-        return
+        return Decision("queued")
     if earlier is not None and lead.keyed and earlier.identity == lead.identity:
-        raise IdempotencyKeyReused
-    _enqueue_once(pipeline, f"{lead.id}:{lead.body_sha256[:16]}", sealed[0])
-
-
-def _enqueue_once(pipeline: RedisPipeline, field: str, sealed: str) -> str:
-    """What is queued under `field` now: this sealed lead, or an earlier one."""
-    _, queued = pipeline(("HSETNX", QUEUE, field, sealed), ("HGET", QUEUE, field))
-    return _require_sealed(queued)
+        return Decision("key_reused")
+    field = f"{lead.id}:{lead.body_sha256[:16]}"
+    _, queued = pipeline(("HSETNX", QUEUE, field, sealed[0]), ("HGET", QUEUE, field))
+    _require_sealed(queued)
+    return Decision("queued")
 
 
 def _require_sealed(queued: object) -> str:
@@ -96,23 +93,19 @@ class DrainStats:
 
 
 def drain(
-    services: Services,
-    recipients: Recipients,
-    clock: Callable[[], datetime],
-    *,
-    budget_s: float,
-    find_database_error: Callable[[], str | None],
-) -> DrainStats:
+    services: Services, recipients: Recipients, clock: Callable[[], datetime], *, budget_s: float,
+    find_store_fault: StoreCheck,
+) -> DrainStats:  # fmt: skip
     """Store queued leads, then remove them from the queue; for budget_s seconds at most.
 
     Any number may run at once and be killed anywhere: a lead stored twice is one lead.
-    find_database_error: why the database would refuse any lead, else None; called when one was
-    refused. If it would refuse any, all wait; a lead that it alone refuses becomes a dead letter.
+    find_store_fault: called when a lead was refused. If Postgres would refuse any, all wait; a lead
+    that it alone refuses becomes a dead letter.
     Raises CacheDown or DatabaseDown, having lost nothing.
     """
-    stats, command = DrainStats(), services.cache.execute
+    stats, execute = DrainStats(), services.cache.execute
     end = time.monotonic() + budget_s
-    for field, sealed in _hscan(command, QUEUE):
+    for field, sealed in _hscan(execute, QUEUE):
         if time.monotonic() > end:
             break
         try:
@@ -120,22 +113,23 @@ def drain(
             _insert(services, lead, recipients, clock())
             stats.stored += 1
         except ErasedSubject:
-            command("DEL", journal_key(lead.id), journal_key(field))
-            command("ZREM", ACCEPTED, str(lead.id))
+            execute("DEL", journal_key(lead.id), journal_key(field))
+            execute("ZREM", ACCEPTED, str(lead.id))
             stats.erased += 1
         except CacheDown:
             raise
         except Exception as error:  # noqa: BLE001 - one lead's error must not hold up the others
             if not isinstance(error, DecryptionError | IdempotencyKeyReused):
-                stats.database_error = find_database_error()  # DatabaseDown: nobody answers
+                run = partial(services.database.run, even_if_open=True)
+                stats.database_error = find_store_fault(run, clock())  # DatabaseDown: no answer
                 if stats.database_error is not None:
                     break
-                if isinstance(error, DatabaseDown) and not _attempts_exhausted(command, field):
+                if isinstance(error, DatabaseDown) and not _attempts_exhausted(execute, field):
                     continue
-            command("HSETNX", DEAD_LETTERS, field, sealed)
+            execute("HSETNX", DEAD_LETTERS, field, sealed)
             stats.dead += 1
-        command("HDEL", QUEUE, field)
-    stats.left = int(command("HLEN", QUEUE))
+        execute("HDEL", QUEUE, field)
+    stats.left = int(execute("HLEN", QUEUE))
     return stats
 
 
@@ -149,10 +143,10 @@ def _insert(services: Services, lead: Lead, recipients: Recipients, now: datetim
         )
 
 
-def _attempts_exhausted(command: RedisCommand, field: str) -> bool:
+def _attempts_exhausted(execute: RedisExecute, field: str) -> bool:
     key = f"queue:tries:{field}"
-    attempts = int(command("INCR", key))
-    command("EXPIRE", key, JOURNAL_TTL_S)
+    attempts = int(execute("INCR", key))
+    execute("EXPIRE", key, JOURNAL_TTL_S)
     return attempts >= MAX_ATTEMPTS
 
 
@@ -165,7 +159,7 @@ def journal_key(lead_id: UUID | str) -> str:
 
 def journal_commands(
     cipher: Cipher, lead: Lead, *, correction: bool = False
-) -> tuple[tuple[str | int | float, ...], ...]:
+) -> tuple[RedisCommand, ...]:
     """Redis commands that add an accepted lead to the journal and to the reconciliation.
 
     correction: beside the copy of the lead it corrects, not instead of it.
@@ -193,12 +187,13 @@ limit 200
 MARK_JOURNALED = "update leads set journaled = true where id = any(%(ids)s::uuid[])"
 
 
-def backfill_journal(pipeline: RedisPipeline, run: RunQuery, cipher: Cipher) -> int:
-    """Add the stored leads that the journal lacks; how many."""
-    leads = run(_select_unjournaled)
-    commands = [command for lead in leads for command in journal_commands(cipher, lead)]
+def backfill_journal(services: Services) -> int:
+    """Add the stored leads that the journal lacks; how many. Raises CacheDown, DatabaseDown."""
+    run = services.database.run
+    leads: list[Lead] = run(_select_unjournaled)
+    commands = [command for lead in leads for command in journal_commands(services.cipher, lead)]
     if commands:
-        pipeline(*commands)
+        services.cache.pipeline(*commands)
         ids = {"ids": [str(lead.id) for lead in leads]}
         run(lambda connection: connection.execute(MARK_JOURNALED, ids))
     return len(leads)
@@ -222,13 +217,13 @@ class SealedLead(NamedTuple):
     lead: Lead | None
 
 
-def iter_sealed_leads(command: RedisCommand, cipher: Cipher) -> Iterator[SealedLead]:
+def iter_sealed_leads(execute: RedisExecute, cipher: Cipher) -> Iterator[SealedLead]:
     """Every sealed lead in Redis; one that moves meanwhile may come twice, or be missed."""
     for location, key in (("queue", QUEUE), ("set_aside", DEAD_LETTERS)):
-        for field, sealed in _hscan(command, key):
+        for field, sealed in _hscan(execute, key):
             yield SealedLead(location, field, sealed, _decrypt_or_none(cipher, sealed))
-    for keys in batched(scan_keys(command, journal_key("*")), SCAN_COUNT):
-        for key, sealed in zip(keys, command("MGET", *keys), strict=True):
+    for keys in batched(scan_keys(execute, journal_key("*")), SCAN_COUNT):
+        for key, sealed in zip(keys, execute("MGET", *keys), strict=True):
             if sealed is not None:
                 yield SealedLead("journal", key, sealed, _decrypt_or_none(cipher, sealed))
 
@@ -240,21 +235,21 @@ def _decrypt_or_none(cipher: Cipher, sealed: str) -> Lead | None:
         return None
 
 
-def scan_keys(command: RedisCommand, pattern: str) -> Iterator[str]:
+def scan_keys(execute: RedisExecute, pattern: str) -> Iterator[str]:
     """Every key that matches; one may come twice."""
     cursor: int | str = 0
     while True:
-        cursor, keys = command("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)
+        cursor, keys = execute("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)
         yield from keys
         if int(cursor) == 0:
             return
 
 
-def _hscan(command: RedisCommand, key: str) -> Iterator[tuple[str, str]]:
+def _hscan(execute: RedisExecute, key: str) -> Iterator[tuple[str, str]]:
     """Every field of the hash; one may come twice."""
     cursor = 0
     while True:
-        cursor, values = command("HSCAN", key, cursor, "COUNT", SCAN_COUNT)
+        cursor, values = execute("HSCAN", key, cursor, "COUNT", SCAN_COUNT)
         yield from values.items()
         if cursor == 0:
             return
@@ -271,7 +266,7 @@ return redis.call('DEL', KEYS[1])
 """
 
 
-def delete_if_unchanged(command: RedisCommand, copy: SealedLead) -> bool:
+def delete_if_unchanged(execute: RedisExecute, copy: SealedLead) -> bool:
     """Whether it was unchanged, and is deleted."""
     key = {"queue": QUEUE, "set_aside": DEAD_LETTERS, "journal": copy.key}[copy.location]
-    return bool(command("EVAL", DELETE_IF_UNCHANGED, 1, key, copy.key, copy.sealed))
+    return bool(execute("EVAL", DELETE_IF_UNCHANGED, 1, key, copy.key, copy.sealed))

@@ -4,12 +4,11 @@ Accepted is counted in Redis once a request is answered, stored and notified in 
 minutes are left out: their leads may be between the two. Covers the last 48 hours.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from lib.interfaces import RunQuery
+from lib.interfaces import RedisPipeline, RunQuery
 from lib.leads import mailed_leads
 from lib.leads.queue import ACCEPTED, DEAD_LETTERS, JOURNAL_TTL_S, QUEUE
 
@@ -66,7 +65,7 @@ limit %(shown)s
 """
 
 
-def reconcile(pipeline: Callable[..., list[Any]], run: RunQuery, now: datetime) -> Reconciliation:
+def reconcile(pipeline: RedisPipeline, run: RunQuery, now: datetime) -> Reconciliation:
     """Raises CacheDown or DatabaseDown: without both there is no result."""
     since, until = now - timedelta(seconds=JOURNAL_TTL_S), now - GRACE_PERIOD
     accepted, queued, dead_letters, mailed_in_redis = pipeline(

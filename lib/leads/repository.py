@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from lib.interfaces import RunQuery
-from lib.leads import admission, emails, reference, tombstones
+from lib.leads import emails, reference, tombstones
+from lib.leads.admission import Admission, Decision
 from lib.leads.emails import Email
 from lib.leads.lead import Lead, Recipients
-from lib.problems import ErasedSubject, IdempotencyKeyReused, IntakeClosed
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -30,17 +30,6 @@ CORRECTABLE_FIELDS = (
     "monthly_spend_range",
 )
 MAX_CORRECTION_ATTEMPTS = 3
-
-
-class InsertResult(NamedTuple):
-    """decision: `stored`, `stored_before`, `corrected`, `spam` or `repeated_text`.
-
-    emails: for the caller to send now.
-    """
-
-    lead: Lead
-    decision: str
-    emails: tuple[Email, ...] = ()
 
 
 def render_emails(lead: Lead, recipients: Recipients) -> list[Email]:
@@ -67,7 +56,7 @@ class Terms(NamedTuple):
     """What a visitor's lead has to meet, and a copy of one has not.
 
     client: the hash whose limits apply. ceiling_per_minute: of all clients together. max_repeats:
-    of a text within a day; None: any. heed_maintenance: store nothing while intake is closed.
+    of a text within a day; None: any. bypass_maintenance: store it while intake is closed.
     """
 
     client: bytes
@@ -75,16 +64,7 @@ class Terms(NamedTuple):
     per_hour: int
     ceiling_per_minute: int
     max_repeats: int | None
-    heed_maintenance: bool = True
-
-
-class Decision(NamedTuple):
-    """What `accept_lead` decided; the migration says what each decision means."""
-
-    name: str
-    stored: dict[str, Any] | None
-    rate_limit: int | None
-    retry_at: datetime | None
+    bypass_maintenance: bool = False
 
 
 # One statement, so one transaction and one round trip; it is decided in the database
@@ -95,23 +75,17 @@ from accept_lead(
   %(lead)s::jsonb, %(mails)s::jsonb, %(now)s::timestamptz, %(leased_until)s::timestamptz,
   %(sales_sent_at)s::timestamptz, %(marks)s::text[],
   %(client)s::bytea, %(per_minute)s::integer, %(per_hour)s::integer,
-  %(ceiling_per_minute)s::integer, %(max_repeats)s::integer, %(heed_maintenance)s::boolean
+  %(ceiling_per_minute)s::integer, %(max_repeats)s::integer, not %(bypass_maintenance)s::boolean
 )
 """
 
-NO_TERMS: dict[str, object] = {**dict.fromkeys(Terms._fields), "heed_maintenance": False}
+NO_TERMS: dict[str, object] = {**dict.fromkeys(Terms._fields), "bypass_maintenance": True}
 
 
 def insert(
-    run: RunQuery,
-    lead: Lead,
-    recipients: Recipients,
-    *,
-    now: datetime,
-    deliver_now: bool,
-    erasure_keys: tuple[bytes, ...],
-    terms: Terms | None = None,
-) -> InsertResult:
+    run: RunQuery, lead: Lead, recipients: Recipients, *, now: datetime, deliver_now: bool,
+    erasure_keys: tuple[bytes, ...], terms: Terms | None = None,
+) -> Admission:  # fmt: skip
     """Store a lead and its mails. A duplicate stays as it is, but for the fields it corrects.
 
     deliver_now: the mails are leased to the caller; else they wait for the worker.
@@ -131,19 +105,20 @@ def insert(
         new_emails = [] if lead.review or lead.spam else render_emails(candidate, recipients)
         values |= {"lead": _to_json(candidate), "mails": _emails_to_json(new_emails)}
         decision: Decision = run(partial(_accept, values=values))
-        if decision.name == "reference_taken":
-            continue
-        _raise_refusal(decision, now)
-        if decision.name == "stored":
-            stored = candidate._replace(review=(decision.stored or {}).get("review"))
-            sent_now = deliver_now and not stored.review
-            return InsertResult(stored, "stored", tuple(new_emails) if sent_now else ())
-        if decision.name == "differs":
-            return _correct(run, values, lead, decision.stored or {}, recipients)
-        if decision.stored is None:
-            return InsertResult(candidate, decision.name)
-        return InsertResult(_as_stored(lead, decision.stored), decision.name)
-    raise RuntimeError("every length of the reference is taken")
+        if decision.name != "reference_taken":
+            break
+    else:
+        raise RuntimeError("every length of the reference is taken")
+    decision.raise_refusal(now)
+    if decision.name == "stored":
+        stored = candidate._replace(review=decision.stored["review"])
+        return Admission(
+            stored, "stored", tuple(new_emails) if deliver_now and not stored.review else ()
+        )
+    if decision.name == "differs":
+        return _correct(run, values, lead, decision.stored, recipients)
+    row = decision.stored
+    return Admission(candidate if row is None else _as_stored(lead, row), decision.name)
 
 
 def insert_spam(run: RunQuery, lead: Lead, reason: str, erasure_keys: tuple[bytes, ...]) -> None:
@@ -162,30 +137,16 @@ def insert_spam(run: RunQuery, lead: Lead, reason: str, erasure_keys: tuple[byte
 
 
 def _accept(connection: "Connection[Any]", *, values: dict[str, object]) -> Decision:
-    row = connection.execute(ACCEPT_LEAD, values).fetchone()
-    return Decision(*(row or ("", None, None, None)))
-
-
-def _raise_refusal(decision: Decision, now: datetime) -> None:
-    if decision.name == "key_reused":
-        raise IdempotencyKeyReused
-    if decision.name == "erased":
-        raise ErasedSubject
-    if decision.name == "closed":
-        raise IntakeClosed
-    if decision.name == "rate_limited" and decision.rate_limit and decision.retry_at:
-        raise admission.rate_limited(decision.rate_limit, decision.retry_at - now, now)
+    return Decision(*(connection.execute(ACCEPT_LEAD, values).fetchone() or ("",)))
 
 
 def _to_json(lead: Lead) -> str:
     """The columns of its row; of spam also the submission, as that table holds it."""
     columns = lead.to_columns()
     columns["submission"] = lead.spam and lead.submission.to_dict(exclude_none=True)
-    return json.dumps(columns, default=_column_text)
-
-
-def _column_text(value: object) -> str:
-    return f"\\x{value.hex()}" if isinstance(value, bytes) else str(value)
+    return json.dumps(
+        columns, default=lambda v: f"\\x{v.hex()}" if isinstance(v, bytes) else str(v)
+    )
 
 
 def _emails_to_json(new_emails: list[Email]) -> str:
@@ -242,7 +203,7 @@ def _correct(
     lead: Lead,
     duplicate: dict[str, Any],
     recipients: Recipients,
-) -> InsertResult:
+) -> Admission:
     """The stored lead, after what this submission of the same words corrects in it."""
     columns = lead.to_columns()
     if lead.keyed:
@@ -255,7 +216,7 @@ def _correct(
         after = {name: submitted.get(name, value) for name, value in before.items()}
         last_submitted_at = duplicate["corrected_at"] or duplicate["created_at"]
         if after == before or lead.created_at <= datetime.fromisoformat(last_submitted_at):
-            return InsertResult(stored, "stored_before")
+            return Admission(stored, "stored_before")
         new_emails = _render_correction(stored, duplicate, after, recipients)
         correction = {
             **after,
@@ -270,9 +231,7 @@ def _correct(
         kinds = run(partial(_apply_correction, values=correction))
         if kinds is not None:
             inserted = [email for email in new_emails if email.kind in kinds]
-            return InsertResult(
-                stored, "corrected", tuple(inserted) if values["leased_until"] else ()
-            )
+            return Admission(stored, "corrected", tuple(inserted) if values["leased_until"] else ())
         again: Decision = run(partial(_accept, values={**values, **NO_TERMS}))
         duplicate = again.stored or duplicate
     raise RuntimeError("the lead is corrected by others at this moment")

@@ -12,9 +12,6 @@ from lib import log
 from lib.interfaces import RunQuery
 from lib.problems import DatabaseDown
 
-# Requests a second of a whole team at Resend: 2 until 2026, 5 since
-# (resend.com/docs/api-reference/rate-limit, read 2026-11-28). The lower one suits every account.
-REQUESTS_PER_S = 2.0
 INTERVAL_MARGIN = 1.2  # network delays may bring two requests closer together
 MAX_WAIT = timedelta(seconds=4)  # with a longer wait, the e-mail is left to the next worker
 BACKLOG_HINT_S = 1.0

@@ -17,19 +17,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
-from uuid import uuid4
 
-from lib.interfaces import Services
+from lib.interfaces import RedisCommand, Services
 from lib.leads import admission, emails, queue, repository, send_rate, spam
-from lib.leads.admission import IdempotencyRecord, RateLimits
-from lib.leads.emails import Email
+from lib.leads.admission import Admission, IdempotencyRecord, RateLimits, StoreFailure
 from lib.leads.lead import Lead, Recipients
-from lib.leads.repository import InsertResult, Terms
+from lib.leads.repository import Terms
 from lib.problems import (
     CacheDown,
     DatabaseDown,
     IdempotencyConflict,
-    IdempotencyKeyReused,
     IntakeClosed,
     NotConfigured,
     NotPersisted,
@@ -48,52 +45,23 @@ OUTAGE_ERRORS = (
 """What a store fails with in an outage; anything else is reported."""
 
 
-class StoreFailure(NamedTuple):
-    """A store that did not take the lead, and why."""
-
-    store: str
-    error: Exception
-
-    def __str__(self) -> str:
-        name = type(self.error).__name__
-        return f"{self.store}: {self.error if isinstance(self.error, NotConfigured) else name}"
-
-
-class PersistedLead(NamedTuple):
-    """A lead as stored, and the mails to send now.
-
-    decision: stored, stored_before, corrected, queued, duplicate (of a record in Redis), mailed,
-    spam. failures: of the stores that were asked before.
-    """
-
-    lead: Lead
-    decision: str
-    emails: tuple[Email, ...] = ()
-    failures: tuple[StoreFailure, ...] = ()
-
-    @property
-    def needs_alert(self) -> bool:
-        """It is neither stored nor queued."""
-        return self.decision == "mailed"
-
-
 class Conditions(NamedTuple):
     """What a visitor's lead has to meet.
 
     screen: the lead with `spam` or `review`, by how often its text came within a day.
     use_database: false while intake is known to be closed: Postgres is not asked, not even last,
-    for a restore may undo what it is given now. heed_maintenance: false for an operator.
+    for a restore may undo what it is given now. bypass_maintenance: true for an operator.
     """
 
     limits: RateLimits = admission.UNLIMITED
     screen: Callable[[Lead, int], Lead] = lambda lead, _repeats: lead
     use_database: bool = True
-    heed_maintenance: bool = True
+    bypass_maintenance: bool = False
 
 
 def persist(
     services: Services, lead: Lead, recipients: Recipients, conditions: Conditions | None = None
-) -> PersistedLead:
+) -> Admission:
     """Store a lead in the first store that takes it.
 
     Raises IdempotencyKeyReused, RateLimited; NotPersisted when no store took it: it may be sent
@@ -103,9 +71,12 @@ def persist(
     started, failures = time.monotonic(), list[StoreFailure]()
     if _queue_hint.may_hold_leads:
         with suppress(CacheDown, NotConfigured):
-            lead, duplicate = _find_in_redis(services, lead)
-            if duplicate is not None:
-                return duplicate
+            decision = admission.find_record(services.cache.pipeline, lead)
+            decision.raise_refusal(lead.created_at)
+            if decision.name == "duplicate":
+                return _as_duplicate(lead, decision.stored)
+            if decision.name == "earlier":
+                lead = decision.stored.identify(lead)
     lead = conditions.screen(lead, 0)
     stores: dict[str, Store] = {"database": _insert} if conditions.use_database else {}
     stores = {**_closed_breakers_first(services, {**stores, "queue": _enqueue}), "mail": _mail}
@@ -114,8 +85,8 @@ def persist(
             failures.append(StoreFailure(name, CacheDown()))
             continue
         try:
-            persisted = store(services, lead, recipients, conditions)
-            return persisted._replace(failures=tuple(failures))
+            admitted = store(services, lead, recipients, conditions)
+            return admitted._replace(failures=tuple(failures))
         except Problem:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the next store may take the lead
@@ -123,7 +94,7 @@ def persist(
     raise NotPersisted(failures=tuple(failures))
 
 
-type Store = Callable[[Services, Lead, Recipients, Conditions], PersistedLead]
+type Store = Callable[[Services, Lead, Recipients, Conditions], Admission]
 
 
 def _closed_breakers_first(services: Services, stores: dict[str, Store]) -> dict[str, Store]:
@@ -137,69 +108,58 @@ def _closed_breakers_first(services: Services, stores: dict[str, Store]) -> dict
 
 def _insert(
     services: Services, lead: Lead, recipients: Recipients, conditions: Conditions
-) -> PersistedLead:
+) -> Admission:
     run = partial(services.database.run, even_if_open=True)
     terms = Terms(
         admission.client_hash(services.rate_limit_key, lead.ip_address),
         *conditions.limits,
         max_repeats=None if lead.spam else spam.MAX_REPEATS,
-        heed_maintenance=conditions.heed_maintenance,
+        bypass_maintenance=conditions.bypass_maintenance,
     )
     insert = partial(
         repository.insert, run, recipients=recipients, now=lead.created_at,
         deliver_now=not send_rate.has_backlog(), erasure_keys=(),
     )  # fmt: skip
-    inserted: InsertResult = insert(lead, terms=terms)
-    if inserted.decision == "repeated_text":
+    admitted: Admission = insert(lead, terms=terms)
+    if admitted.decision == "repeated_text":
         lead = conditions.screen(lead, spam.MAX_REPEATS + 1)
-        inserted = insert(lead, terms=terms._replace(max_repeats=None))
-    return PersistedLead(inserted.lead, inserted.decision, inserted.emails)
+        admitted = insert(lead, terms=terms._replace(max_repeats=None))
+    return admitted
 
 
 def _enqueue(
     services: Services, lead: Lead, _recipients: Recipients, conditions: Conditions
-) -> PersistedLead:
+) -> Admission:
     pipeline = partial(services.cache.pipeline, even_if_open=True)
-    queued = lead._replace(arrival="queue")
-    decide = partial(
-        admission.decide, pipeline, limits=conditions.limits, now=lead.created_at,
-        queue=queue.QUEUE, request=uuid4().hex,
-    )  # fmt: skip
-    max_repeats = None if lead.spam else spam.MAX_REPEATS
-    heed_earlier = True
+    queued, cipher = lead._replace(arrival="queue"), services.cipher
+    max_repeats, knows_earlier = None if lead.spam else spam.MAX_REPEATS, False
     for _ in range(MAX_QUEUE_ATTEMPTS):
-        review = queued.review or (None if queued.spam else "flood")
-        copies = (queued, queued._replace(review=review))
-        sealed = (
-            queue.seal(services.cipher, copies[0]), queue.seal(services.cipher, copies[1])
+        for_review = queued._replace(review=queued.review or (None if queued.spam else "flood"))
+        sealed = queue.seal(cipher, queued), queue.seal(cipher, for_review)
+        decision = admission.decide(
+            pipeline, queued, sealed, conditions.limits, queue=queue.QUEUE,
+            max_repeats=max_repeats, knows_earlier=knows_earlier,
         )  # fmt: skip
-        admitted = decide(queued, sealed, max_repeats=max_repeats, heed_earlier=heed_earlier)
-        record = admitted.record
-        if admitted.decision == "queued":
-            queue.confirm(pipeline, services.cipher, queued, sealed, admitted.queued_copy)
+        if decision.name == "queued":
+            decision = queue.confirm(pipeline, cipher, queued, sealed, decision.stored)
+        decision.raise_refusal(lead.created_at)
+        if decision.name == "queued":
             _queue_hint.may_hold_leads = True
-            return PersistedLead(queued, "queued")
-        if admitted.decision == "rate_limited":
-            raise admission.rate_limited(admitted.rate_limit, admitted.wait, lead.created_at)
-        if admitted.decision == "duplicate" and record is not None:
-            return _as_duplicate(lead, record)
-        if record is not None:
-            heed_earlier = False
-            if not (lead.keyed and record.keyed):  # two keys are two leads
-                queued = queued._replace(id=record.id, ref=record.ref)
+            return Admission(queued, "queued")
+        if decision.name == "duplicate":
+            return _as_duplicate(lead, decision.stored)
+        if decision.name == "earlier":
+            queued, knows_earlier = decision.stored.identify(queued), True
         else:
             max_repeats = None
             queued = conditions.screen(queued, spam.MAX_REPEATS + 1)
     raise CacheDown
 
 
-def _as_duplicate(lead: Lead, record: IdempotencyRecord) -> PersistedLead:
-    """As the same submission was answered before. Raises IdempotencyKeyReused."""
-    if lead.keyed and record.body_sha256 != lead.body_sha256:
-        raise IdempotencyKeyReused
+def _as_duplicate(lead: Lead, record: IdempotencyRecord) -> Admission:
+    """As the same submission was answered before."""
     arrival = "direct" if record.status == 200 else "queue"
-    stored = lead._replace(id=record.id, ref=record.ref, arrival=arrival)
-    return PersistedLead(stored, "duplicate")
+    return Admission(record.identify(lead)._replace(arrival=arrival), "duplicate")
 
 
 class _QueueHint:
@@ -211,22 +171,9 @@ class _QueueHint:
 _queue_hint = _QueueHint()
 
 
-def _find_in_redis(services: Services, lead: Lead) -> tuple[Lead, PersistedLead | None]:
-    """The lead, under the id that the same words have in Redis; and what it is a duplicate of.
-
-    Raises CacheDown, NotConfigured.
-    """
-    earlier = admission.find_record(services.cache.pipeline, lead)
-    if earlier is None or earlier.record is None:
-        return lead, None
-    if earlier.decision == "duplicate":
-        return lead, _as_duplicate(lead, earlier.record)
-    return lead._replace(id=earlier.record.id, ref=earlier.record.ref), None
-
-
 def _mail(
     services: Services, lead: Lead, recipients: Recipients, _conditions: Conditions
-) -> PersistedLead:
+) -> Admission:
     if lead.spam is not None:
         raise PermanentMailError("spam")  # nobody is mailed for spam
     mailed = lead._replace(arrival="mail")
@@ -235,32 +182,28 @@ def _mail(
         email = emails.attach_sealed_lead(email, services.cipher.encrypt(mailed.to_json()))
     with suppress(IdempotencyConflict):  # then an earlier attempt's copy is out
         services.mailer.send(email, f"sales/{lead.id}", timeout_s=MAIL_TIMEOUT_S)
-    return PersistedLead(mailed, "mailed")
+    return Admission(mailed, "mailed")
 
 
-def _idempotency_record(stored: Lead, submitted: Lead) -> IdempotencyRecord:
-    return IdempotencyRecord(
-        stored.id, stored.ref, stored.status, submitted.body_sha256, submitted.keyed
-    )
-
-
-def record_accepted(services: Services, persisted: PersistedLead, submitted: Lead) -> None:
+def record_accepted(services: Services, admitted: Admission, submitted: Lead) -> None:
     """After the answer: write the idempotency records, the journal and the ledger.
 
     Raises CacheDown or NotConfigured; the worker writes later what is missing here.
     """
-    if persisted.decision == "duplicate":
+    if admitted.decision == "duplicate":
         return
-    lead = persisted.lead
-    record = _idempotency_record(lead, submitted)
+    lead = admitted.lead
+    record = IdempotencyRecord(
+        lead.id, lead.ref, lead.status, submitted.body_sha256, submitted.keyed
+    )
     identities = {submitted.identity, submitted.content_identity}  # the same words without a key
-    commands: list[tuple[str | int | float, ...]] = [
+    commands: list[RedisCommand] = [
         admission.remember_command(identity, record) for identity in identities
     ]
-    if persisted.decision == "corrected":
+    if admitted.decision == "corrected":
         corrected = submitted._replace(id=lead.id, ref=lead.ref)
         commands += queue.journal_commands(services.cipher, corrected, correction=True)
-    elif persisted.decision in ("stored", "queued", "mailed") and not lead.canary:
+    elif admitted.decision in ("stored", "queued", "mailed") and not lead.canary:
         commands += queue.journal_commands(services.cipher, lead)
     *_, waiting = services.cache.pipeline(*commands, ("HLEN", queue.QUEUE))
     _queue_hint.may_hold_leads = bool(waiting)

@@ -7,12 +7,12 @@ backup.
 """
 
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import batched
-from typing import Any
 from uuid import UUID
 
+from lib.interfaces import RedisExecute, RunQuery
 from lib.leads.validators import renormalize_phone
 
 REDIS_KEY = "erased"  # sorted set: hash by Unix seconds
@@ -40,13 +40,13 @@ def hashes(
     return [hmac.digest(key, text, "sha256").hex() for key in keys for text in texts]
 
 
-def load_all(run: Callable[..., Any]) -> dict[str, datetime]:
+def load_all(run: RunQuery) -> dict[str, datetime]:
     """Every tombstone's time, by hash. Raises DatabaseDown."""
     rows = run(lambda c: c.execute(SELECT_ALL).fetchall(), budget_s=READ_BUDGET_S)
     return {mark: erased_at.astimezone(UTC) for mark, erased_at in rows}
 
 
-def copy_to_redis(execute: Callable[..., Any], erased_at: Mapping[str, datetime]) -> int:
+def copy_to_redis(execute: RedisExecute, erased_at: Mapping[str, datetime]) -> int:
     """Add tombstones to the copy in Redis, keeping the later time of each. Raises CacheDown."""
     for batch in batched(erased_at.items(), MAX_PER_COMMAND):
         pairs = [word for mark, at in batch for word in (at.timestamp(), mark)]

@@ -7,6 +7,7 @@ has is left to pydantic: a function here changes values, or refuses what pydanti
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import partial
 from typing import Any, LiteralString
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -24,7 +25,7 @@ _INVISIBLE = dict.fromkeys(
 )
 
 # Letters and a sign by their category, and blank on every screen.
-_BLANKS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 _NO_GLYPH = ("C", "M", "Z")  # control, format and unassigned; combining; spaces
 
 # A number of chairs as text, for the document: the code reads the number in it.
@@ -48,7 +49,7 @@ def text_field(
     if then is not None:
         metadata = {"pydantic_js_updates": json_schema} if json_schema else None
         text = schema.no_info_after_validator_function(then, text, metadata=metadata)
-    clean = _clean_lines if lines else clean_line
+    clean = partial(_clean_text, lines=lines)
     return schema.no_info_before_validator_function(clean, schema.nullable_schema(text))
 
 
@@ -67,7 +68,8 @@ def choice_field(*choices: str, required: bool = False) -> CoreSchema:
     )
     if required:
         return schema.no_info_before_validator_function(_reject_empty, named)
-    return schema.no_info_before_validator_function(_empty_to_none, schema.nullable_schema(named))
+    nullable = schema.nullable_schema(named)
+    return schema.no_info_before_validator_function(lambda v: None if v == "" else v, nullable)
 
 
 def phone_field() -> CoreSchema:
@@ -106,10 +108,6 @@ def clean_line(value: object) -> object:
     return _clean_text(value, lines=False)
 
 
-def _clean_lines(value: object) -> object:
-    return _clean_text(value, lines=True)
-
-
 def _clean_required_line(value: object) -> object:
     return _reject_empty(clean_line(value))
 
@@ -135,13 +133,11 @@ def _clean_text(value: object, *, lines: bool) -> object:
 
 
 def _reject_invisible(text: str) -> str:
-    if not any(c not in _BLANKS and unicodedata.category(c)[0] not in _NO_GLYPH for c in text):
+    if not any(
+        c not in BLANK_LETTERS and unicodedata.category(c)[0] not in _NO_GLYPH for c in text
+    ):
         raise field_error("invisible")
     return text
-
-
-def _empty_to_none(value: object) -> object:
-    return None if value == "" else value
 
 
 def _reject_empty(value: object) -> object:

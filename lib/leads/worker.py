@@ -44,19 +44,13 @@ class WorkerReport(NamedTuple):
 
 
 def process_pending(
-    services: Services,
-    recipients: Recipients,
-    clock: Callable[[], datetime],
-    *,
-    queue_s: float,
-    mails_s: float,
-    find_store_fault: StoreCheck,
-) -> WorkerReport:
+    services: Services, recipients: Recipients, clock: Callable[[], datetime], *, queue_s: float,
+    mails_s: float, find_store_fault: StoreCheck,
+) -> WorkerReport:  # fmt: skip
     """Runs at most queue_s and mails_s seconds. Raises DatabaseDown, NotConfigured.
 
     find_store_fault: called after a refused lead; it says whether Postgres would refuse any.
     """
-    run = services.database.run
     errors: dict[str, Exception] = {}
 
     def attempt[R](step: str, work: Callable[[], R], fallback: R) -> R:
@@ -69,30 +63,15 @@ def process_pending(
             errors[step] = error
             return fallback
 
-    def find_database_error() -> str | None:
-        return find_store_fault(partial(run, even_if_open=True), clock())
-
     queue, journaled, cache_error = None, 0, None
+    drain = partial(lead_queue.drain, services, recipients, clock, budget_s=queue_s,
+                    find_store_fault=find_store_fault)  # fmt: skip
     try:
-        queue = attempt(
-            "queue",
-            lambda: lead_queue.drain(
-                services,
-                recipients,
-                clock,
-                budget_s=queue_s,
-                find_database_error=find_database_error,
-            ),
-            None,
-        )
-        journaled = attempt(
-            "journal",
-            lambda: lead_queue.backfill_journal(services.cache.pipeline, run, services.cipher),
-            0,
-        )
+        queue = attempt("queue", drain, None)
+        journaled = attempt("journal", lambda: lead_queue.backfill_journal(services), 0)
     except (CacheDown, NotConfigured) as down:
         cache_error = str(down) or "redis is down"
-    delivery = outbox.Delivery(run, outbox.get_transport(services), clock)
+    delivery = outbox.Delivery(services.database.run, outbox.get_transport(services), clock)
     mails = attempt("mails", lambda: delivery.send_due(mails_s), delivery.stats)
     if mails.error is not None:
         errors["mails"] = mails.error

@@ -58,8 +58,8 @@ def _database_facts(services: Services, now: datetime) -> dict[str, Any]:
         faults = statement_check.find_faults(
             services.database.run, now, timeout_s=STATEMENT_TIMEOUT_S
         )
-    except (DatabaseDown, NotConfigured) as fault:
-        return {"database_fault": _describe(fault)}
+    except (DatabaseDown, NotConfigured) as error:
+        return {"database_fault": _describe(error)}
     values: dict[str, Any] = {
         "store_fault": faults.get("store_refused"),
         "outbox_fault": faults.get("outbox_refused"),
@@ -69,16 +69,16 @@ def _database_facts(services: Services, now: datetime) -> dict[str, Any]:
     for read in (_emails, _review, _backups, _privacy_requests, _retention, _secrets):
         try:
             values |= read(services, now)
-        except DatabaseDown as fault:
-            unreadable.append(_describe(fault))
+        except DatabaseDown as error:
+            unreadable.append(_describe(error))
     return values | {"unreadable": tuple(dict.fromkeys(unreadable))}
 
 
-def _describe(fault: Exception) -> str:
+def _describe(error: Exception) -> str:
     """An outage in words; or an error the server raised: a missing table or right."""
-    if server_errors.is_server_error(fault.__cause__):
-        return server_errors.describe_error(fault.__cause__)
-    return describe_fault(fault, "Postgres")
+    if server_errors.is_server_error(error.__cause__):
+        return server_errors.describe_error(error.__cause__)
+    return describe_fault(error, "Postgres")
 
 
 def _emails(services: Services, now: datetime) -> dict[str, Any]:
@@ -136,8 +136,8 @@ def _redis_facts(services: Services, now: datetime) -> dict[str, Any]:
             if accepted_at:
                 oldest_age = now - datetime.fromtimestamp(min(accepted_at), UTC)
         traffic = rollup.recent_traffic(services.cache.pipeline, now, rules.TRAFFIC_WINDOW)
-    except (CacheDown, NotConfigured) as fault:
-        return {"redis_fault": describe_fault(fault, "Redis")}
+    except (CacheDown, NotConfigured) as error:
+        return {"redis_fault": describe_fault(error, "Redis")}
     return {
         "queue_dead_letters": int(dead),
         "oldest_queued_age": oldest_age,
@@ -161,8 +161,8 @@ def _with_mailed_leads(services: Services, facts: Facts) -> Facts:
         # A refused write opens the circuit breaker; reading may still work.
         run = partial(services.database.run_or_down, even_if_open=True)
         leads |= {lead.lead_id: lead for lead in mailed_leads.list_open(run)}
-    except (DatabaseDown, NotConfigured) as fault:
+    except (DatabaseDown, NotConfigured) as error:
         if facts.database_fault is None:
-            unreadable = tuple(dict.fromkeys([*unreadable, _describe(fault)]))
+            unreadable = tuple(dict.fromkeys([*unreadable, _describe(error)]))
     references = mailed_leads.format_references(list(leads.values()))
     return replace(facts, leads_only_in_mail=references, unreadable=unreadable)

@@ -33,7 +33,10 @@ class HealthReport:
 
 def check_all(services: Services, now: datetime) -> HealthReport:
     """What answers within DEADLINE_S; "silent" for what does not."""
-    _load_clients(services)
+    # Every client is loaded before the deadline starts: a cold start is no dependency's fault.
+    for name in ("database", "cache", "cipher", "mailer", "slack"):
+        with suppress(NotConfigured):  # its check reports it
+            getattr(services, name)
     checks = {
         "database": _Check(partial(_database, services, now)),
         "outbox": _Check(partial(_statements, services, "outbox_refused", now), "ready"),
@@ -100,18 +103,11 @@ class _Check:
         try:
             self.result = self._check()
             outcome = self.result if isinstance(self.result, str) else self.expected
-        except NotConfigured as fault:
-            outcome = f"unconfigured: {fault}"
+        except NotConfigured as error:
+            outcome = f"unconfigured: {error}"
         except (CacheDown, DatabaseDown, SlackError, TransientMailError):
             outcome = "disconnected"
         except server_errors.server_errors() as error:
             outcome = f"refused: {server_errors.describe_error(error)}"
         self.took_ms = round((time.perf_counter() - started) * 1000, 1)
         self.outcome = outcome
-
-
-def _load_clients(services: Services) -> None:
-    """Load every client before the deadline starts: a cold start is no dependency's fault."""
-    for name in ("database", "cache", "cipher", "mailer", "slack"):
-        with suppress(NotConfigured):  # its check reports it
-            getattr(services, name)

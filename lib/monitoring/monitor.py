@@ -74,7 +74,8 @@ def run(services: Services, window: MaintenanceWindow | None, now: datetime) -> 
         _record_run_and_publish(services, report, now)
         return report
     finally:
-        _release_lease(services, holder)
+        with suppress(DatabaseDown, NotConfigured):
+            services.database.run_or_down(lambda c: c.execute(RELEASE_LEASE, {"holder": holder}))
 
 
 def _alert(services: Services, facts: Facts, now: datetime) -> Report:
@@ -130,11 +131,6 @@ def _acquire_lease(services: Services, holder: str, now: datetime) -> bool:
         run_query = services.database.run_or_down
         return bool(run_query(lambda c: c.execute(ACQUIRE_LEASE, values).fetchone()))
     return True
-
-
-def _release_lease(services: Services, holder: str) -> None:
-    with suppress(DatabaseDown, NotConfigured):
-        services.database.run_or_down(lambda c: c.execute(RELEASE_LEASE, {"holder": holder}))
 
 
 # ---------------------------------------------------------------- after an outage of Postgres

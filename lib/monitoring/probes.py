@@ -66,12 +66,12 @@ def url_fault(url: str, prefix: bytes) -> str | None:
 def _email_fault(services: Services) -> str | None:
     """Why Resend takes no mail at all: no key, or a refused one."""
     try:
-        error = services.mailer.api_key_error(timeout_s=TIMEOUT_S)
-    except NotConfigured as fault:
-        return str(fault)
+        key_error = services.mailer.api_key_error(timeout_s=TIMEOUT_S)
+    except NotConfigured as error:
+        return str(error)
     except TransientMailError:
         return None
-    return error and f"Resend refuses the key: {error}"
+    return key_error and f"Resend refuses the key: {key_error}"
 
 
 def _slack_faults(services: Services, now: datetime) -> tuple[str | None, str | None]:
@@ -79,20 +79,20 @@ def _slack_faults(services: Services, now: datetime) -> tuple[str | None, str | 
 
     Registers, on the way, the mailed leads that only Slack's messages know.
     """
-    error = None
+    bot_error = None
     try:
-        error = services.slack.bot_error()
+        bot_error = services.slack.bot_error()
         with suppress(DatabaseDown):
             mailed_leads.import_from_slack(services, now)
-    except NotConfigured as fault:
-        return None, str(fault)
+    except NotConfigured as error:
+        return None, str(error)
     except SlackError:
         pass
-    return error and f"Slack refuses our bot: {error}", None
+    return bot_error and f"Slack refuses our bot: {bot_error}", None
 
 
 def _sentry_fault(services: Services) -> str | None:
     try:
         return services.sentry_dsn and None
-    except NotConfigured as fault:
-        return str(fault)
+    except NotConfigured as error:
+        return str(error)

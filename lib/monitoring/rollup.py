@@ -4,22 +4,20 @@ A count in Redis only grows, so a rollup writes the greater number: it may run t
 cut off anywhere. Hours and days are sums of minutes, written the same way.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lib import metrics
-from lib.incidents.model import WIB
+from lib import jakarta, metrics
 from lib.incidents.rules import SLOW_REQUEST_MS, MinuteCounts
-from lib.interfaces import RunQuery
+from lib.interfaces import RedisPipeline, RunQuery
 from lib.metrics import BUCKET_EDGES_MS, Field
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
-type RunPipeline = Callable[..., list[Any]]
 type Counts = Mapping[datetime, Mapping[Field, int]]
 
 MINUTES_PER_TRIP = 120
@@ -95,7 +93,7 @@ class Aggregate:
 
 def roll_up(
     run: RunQuery,
-    pipeline: RunPipeline,
+    pipeline: RedisPipeline,
     since: datetime,
     now: datetime,
     sla_buckets: Mapping[str, int],
@@ -116,7 +114,7 @@ def roll_up(
     return written
 
 
-def _read_minutes(pipeline: RunPipeline, minutes: Sequence[int]) -> Counts:
+def _read_minutes(pipeline: RedisPipeline, minutes: Sequence[int]) -> Counts:
     replies = pipeline(*(("HGETALL", metrics.minute_key(minute)) for minute in minutes))
     return {
         metrics.minute_start(minute): fields
@@ -142,18 +140,17 @@ def _upsert_hours_and_days(
     connection: "Connection[Any]", since: datetime, sla_buckets: Mapping[str, int]
 ) -> None:
     hour = since.replace(minute=0, second=0, microsecond=0)
-    local_day = since.astimezone(WIB).replace(hour=0, minute=0, second=0, microsecond=0)
     buckets = {"service": list(sla_buckets), "bucket": list(sla_buckets.values())}
     with connection.transaction():
         connection.execute(UPSERT_HOURS, {"since": hour})
-        connection.execute(UPSERT_DAYS, {"since": local_day.astimezone(UTC), **buckets})
+        connection.execute(UPSERT_DAYS, {"since": jakarta.day_start(since), **buckets})
 
 
 # ---------------------------------------------------------------- reading
 
 
 def recent_traffic(
-    pipeline: RunPipeline, now: datetime, length: timedelta
+    pipeline: RedisPipeline, now: datetime, length: timedelta
 ) -> dict[str, dict[datetime, MinuteCounts]]:
     """service -> minute -> its requests, from Redis. Raises CacheDown."""
     last = metrics.minute_of(now)

@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from lib import metrics
-from lib.incidents.model import WIB
+from lib.jakarta import WIB
 from lib.monitoring.rollup import Aggregate
 
 MIN_REQUESTS = 20  # fewer say nothing about a p95

@@ -217,7 +217,9 @@ def _store_leads(connection: "Connection[Any]", now: datetime) -> None:
     _insert(connection, sample_leads.from_submission(correction, later), later)
     _insert(connection, sample_leads.from_submission(correction, later, key=str(uuid4())), later)
     another = correction._replace(message=str(uuid4()))
-    _insert(connection, sample_leads.from_submission(another, now), now, _terms())
+    # As a visitor's lead has to meet, but of a client and in a flood of its own.
+    terms = repository.Terms(uuid4().bytes, 1, 1, 1_000_000, 1, bypass_maintenance=True)
+    _insert(connection, sample_leads.from_submission(another, now), now, terms)
     spam = sample_leads.from_submission(sample_leads.longest_submission(now), now)
     repository.insert_spam(_runner_on(connection), spam, "rehearsal", ())
 
@@ -236,7 +238,7 @@ def _send_emails(connection: "Connection[Any]", now: datetime) -> None:
         (mails[1], TransientMailError("rehearsal", may_be_sent=False)),
         (mails[1], PermanentMailError("rehearsal")),
     ):
-        transport = outbox.Transport(_fake_sender(error))
+        transport = outbox.Transport(_fake_sender(error), 1)
         outbox.Delivery(run, transport, lambda: LONG_AGO).send([mail])
     connection.execute(queue.SELECT_UNJOURNALED)
     connection.execute(queue.MARK_JOURNALED, {"ids": [str(lead.id)]})
@@ -254,11 +256,6 @@ def _search_products(connection: "Connection[Any]", _now: datetime) -> None:
     visible, expected = connection.execute(SELECT_VISIBLE_PRODUCTS).fetchone() or (False, False)
     if expected and not visible:
         raise SilentFailure('no row of table "products" can be read (a policy?)')
-
-
-def _terms() -> repository.Terms:
-    """As a visitor's lead has to meet, but of a client and in a flood of its own."""
-    return repository.Terms(uuid4().bytes, 1, 1, 1_000_000, 1, heed_maintenance=False)
 
 
 def _insert(

@@ -6,15 +6,16 @@ it, so it holds no hosts, no ids of visitors and no operator's sentence.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from lib.incidents import messages, model
-from lib.incidents.model import LEAD_EFFECTS, WIB, Incident
+from lib.incidents.model import LEAD_EFFECTS, Incident
 from lib.incidents.postgres_store import PostgresStore
-from lib.interfaces import RunQuery
+from lib.interfaces import RedisExecute, RunQuery
+from lib.jakarta import WIB
 from lib.maintenance import MaintenanceWindow
 from lib.monitoring import rollup, service_levels
 from lib.monitoring.service_levels import SERVICES
@@ -141,9 +142,11 @@ def no_data(now: datetime) -> StatusData:
     return StatusData("none", now, None, service_levels.figures({}, {}, now))
 
 
-def publish(execute: Callable[..., Any], data: StatusData) -> None:
+def publish(execute: RedisExecute, data: StatusData) -> None:
     """Keep it in Redis for every request. Raises CacheDown."""
-    text = json.dumps(asdict(data), ensure_ascii=False, default=datetime.isoformat)
+    views = [{"incident": v.incident.to_row(), "events": v.events} for v in data.incidents]
+    document = asdict(data) | {"incidents": views}
+    text = json.dumps(document, ensure_ascii=False, default=datetime.isoformat)
     execute("SET", KEY, text, "EX", TTL_S)
 
 

@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID, uuid4
 
-from lib.interfaces import Services
+from lib import log
+from lib.interfaces import Context, Services
 from lib.leads import mailed_leads, tombstones
 from lib.privacy import redis_erasure, requests
 from lib.privacy.data_subject import Subject, with_legacy_numbers
@@ -301,3 +302,12 @@ def run_pending(services: Services, now: datetime) -> dict[str, int]:
     """
     adopted = adopt_manual_deletes(services, now)
     return {"taken_over": adopted, "swept": redis_erasure.purge_redis(services, now)}
+
+
+def run_pending_or_log(context: Context) -> dict[str, int] | None:
+    """run_pending; None, and a line in the log, where it is not configured."""
+    try:
+        return run_pending(context.services, context.now)
+    except NotConfigured as error:
+        log.not_configured(error, context.request_id)
+        return None

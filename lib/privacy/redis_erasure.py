@@ -7,13 +7,13 @@ can still hold a copy that it read before. A pass may be repeated or interrupted
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import batched, chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
-from lib.interfaces import Services
+from lib.interfaces import RedisExecute, Services
 from lib.leads import admission, queue, tombstones
 from lib.leads.lead import Lead
 from lib.leads.repository import erasure_hashes
@@ -96,10 +96,11 @@ def purge_redis(services: Services, now: datetime, only: UUID | None = None) -> 
         return 0
     rows, remains = run(lambda c: (c.execute(SELECT_TOMBSTONES, {"ids": ids}).fetchall(),
                                    c.execute(SELECT_REMAINS, {"ids": ids}).fetchall()))  # fmt: skip
-    _delete_clients(services, [Remains(*row) for row in remains])
+    remains = [Remains(*row) for row in remains]
+    _delete_clients(services, remains)
     erased = {mark: Tombstone(at, request_id) for mark, at, request_id in rows}
     try:
-        deleted = _delete_matching(services, erased, [Remains(*row) for row in remains])
+        deleted = _delete_matching(services, erased, remains)
     except (CacheDown, NotConfigured):
         return 0
     run(lambda connection: _record(connection, ids, deleted, now))
@@ -169,22 +170,22 @@ def _matching_request(
 
 def _admission_keys(lead: Remains) -> set[str]:
     """Idempotency records, repeated text and rate limit: else the same words would be a repeat."""
-    keys = {f"seen:{lead.identity}", f"seen:{lead.content_identity}"}
+    keys = {admission.record_key(lead.identity), admission.record_key(lead.content_identity)}
     if lead.text_sha256:
-        keys.add(f"text:{lead.text_sha256}")
+        keys.add(admission.text_key(lead.text_sha256))
     if lead.ip_address is not None:
-        keys.add(f"rate:{admission.client_key(lead.ip_address)}")
+        keys.add(admission.rate_key(lead.ip_address))
     return keys
 
 
 def _delete_idempotency_records(
-    execute: Callable[..., Any], remains: list[Remains], deleted: Counter[tuple[UUID, str]]
+    execute: RedisExecute, remains: list[Remains], deleted: Counter[tuple[UUID, str]]
 ) -> None:
     """Find records by the lead's id: a row of spam does not say under which key it came."""
     request_ids = {lead.lead_id: lead.request_id for lead in remains}
     if not request_ids:
         return
-    for keys in batched(queue.scan_keys(execute, "seen:*"), queue.SCAN_COUNT):
+    for keys in batched(queue.scan_keys(execute, admission.record_key("*")), queue.SCAN_COUNT):
         for key, record in zip(keys, execute("MGET", *keys), strict=True):
             request_id = request_ids.get(_lead_id_in(record))
             if request_id is not None:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lib.interfaces import RunQuery
+from lib.interfaces import RedisExecute, RunQuery
 from lib.leads.queue import ACCEPTED, JOURNAL_TTL_S, journal_key, scan_keys
 from lib.leads.tombstones import REDIS_KEY
 
@@ -185,7 +185,7 @@ def overdue(run: RunQuery, rules: tuple[Rule, ...], now: datetime) -> list[Age]:
     return [age for age in ages(run, rules, now) if age.late]
 
 
-def prune_redis(execute: Callable[..., Any], now: datetime) -> int:
+def prune_redis(execute: RedisExecute, now: datetime) -> int:
     """End what does not expire by itself in Redis; how many entries. Raises CacheDown."""
     oldest_lead = now.timestamp() - JOURNAL_TTL_S
     oldest_tombstone = (now - timedelta(days=TOMBSTONE_DAYS)).timestamp()

@@ -13,16 +13,17 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from lib.interfaces import RedisCommand, RedisPipeline
 from lib.problems import CacheDown, DatabaseDown, NotFound
 from lib.products import catalogue, snapshot
 from lib.products.catalogue import PublishedSlugs
 from lib.products.entry import Entry, decode, decode_published, encode, encode_published
 from lib.products.query import Query
-from lib.products.sources import RedisCommand, Sources
+from lib.products.sources import Sources
 
 ANSWER_BUDGET_S = 1.6
 STALE_BUDGET_S = 0.45  # where an older copy is at hand: inside the SLA of half a second
@@ -301,7 +302,7 @@ class _Fetch:
             self.timings_ms[source] = self.timings_ms.get(source, 0) + _ms_since(started)
 
 
-def invalidate(pipeline: Callable[..., object]) -> None:
+def invalidate(pipeline: RedisPipeline) -> None:
     """Make every copy in Redis an older one. Raises CacheDown."""
     pipeline(("INCR", VERSION_KEY))
 

@@ -1,10 +1,10 @@
 """Redis and Postgres as product queries use them: a failure is CacheDown or DatabaseDown."""
 
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from lib import deadlines
-from lib.interfaces import Services
+from lib.interfaces import Context, RedisCommand
 from lib.problems import CacheDown, DatabaseDown, NotConfigured
 from lib.products import catalogue
 from lib.products.catalogue import PublishedSlugs, QueryResult
@@ -13,35 +13,20 @@ from lib.products.query import Query
 DATABASE_BUDGET_S = 1.5
 REDIS_TIMEOUT_S, MAINTENANCE_TIMEOUT_S = 0.3, 0.2
 
-type RedisCommand = tuple[str | int, ...]
-
-
-class Request(Protocol):
-    """What lib/app.py knows of one request."""
-
-    @property
-    def services(self) -> Services: ...
-    @property
-    def maintenance(self) -> Any: ...
-    @property
-    def cached_maintenance(self) -> Any: ...
-    def add_log_fields(self, **fields: object) -> None: ...
-    def record_outage(self, dependency: str, error: BaseException) -> None: ...
-
 
 class Sources:
     """Both stores, for one request."""
 
-    def __init__(self, request: Request) -> None:
-        self._request = request
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def redis(self, *commands: RedisCommand) -> list[Any]:
         """The replies. Raises CacheDown."""
         try:
-            cache = self._request.services.cache
+            cache = self._context.services.cache
             return deadlines.call_with_deadline(lambda: cache.pipeline(*commands), REDIS_TIMEOUT_S)
         except NotConfigured as error:
-            self._request.add_log_fields(not_configured=error.variable)
+            self._context.add_log_fields(not_configured=error.variable)
             raise CacheDown from error
         except TimeoutError as error:
             raise CacheDown from error
@@ -55,17 +40,17 @@ class Sources:
         if window is not None and not window.allows_reads:
             raise DatabaseDown
         try:
-            run = partial(self._request.services.database.run_or_down, budget_s=DATABASE_BUDGET_S)
+            run = partial(self._context.services.database.run_or_down, budget_s=DATABASE_BUDGET_S)
             return catalogue.find(run, query, published)
         except (DatabaseDown, NotConfigured) as error:
-            self._request.add_log_fields(database_error=type(error.__cause__ or error).__name__)
-            self._request.record_outage("database", error)
+            self._context.add_log_fields(database_error=type(error.__cause__ or error).__name__)
+            self._context.record_outage("database", error)
             raise DatabaseDown from error
 
     def _maintenance(self) -> Any:
         try:
             return deadlines.call_with_deadline(
-                lambda: self._request.maintenance, MAINTENANCE_TIMEOUT_S
+                lambda: self._context.maintenance, MAINTENANCE_TIMEOUT_S
             )
         except TimeoutError:
-            return self._request.cached_maintenance
+            return self._context.cached_maintenance

@@ -6,12 +6,12 @@ matter that the rollup has stored the old bucket's count meanwhile, a minus one 
 Redis down: the samples are lost, and the log says how many.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import batched
 from typing import Any, NamedTuple
 
-from lib.interfaces import Services
+from lib.interfaces import RedisExecute, Services
 from lib.problems import CacheDown, NotConfigured
 from lib.vitals.samples import KNOWN_PATHS, Sample
 
@@ -100,7 +100,7 @@ def _count_command(samples: Sequence[Sample], now: datetime) -> tuple[str | int,
     return ("EVAL", COUNT_SAMPLES, len(keys), *keys, *args)
 
 
-def read_pending(execute: Callable[..., Any]) -> dict[str, list[CountRow]]:
+def read_pending(execute: RedisExecute) -> dict[str, list[CountRow]]:
     """The counts that Postgres does not hold yet, by batch; the open ones under "".
 
     Raises CacheDown.

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from lib import jakarta
 from lib.interfaces import Services
 from lib.vitals.ingest import (
     BATCHES_KEY,
@@ -126,12 +127,7 @@ def add_batch(
 
 
 def _prune(connection: "Connection[Any]", now: datetime) -> None:
-    connection.execute(ROLL_UP_DAYS, {"until": _wib_midnight(now - HOURLY_RETENTION)})
+    # Days are rolled up whole.
+    connection.execute(ROLL_UP_DAYS, {"until": jakarta.day_start(now - HOURLY_RETENTION)})
     connection.execute(DELETE_OLD_MARKERS, {"until": now - MARKER_RETENTION})
     connection.execute(DELETE_OLD_SAMPLE_IDS, {"until": now - SAMPLE_ID_RETENTION})
-
-
-def _wib_midnight(moment: datetime) -> datetime:
-    """The start of its day in WIB (UTC+7, no summer time): days are rolled up whole."""
-    local = moment + timedelta(hours=7)
-    return local.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(hours=7)

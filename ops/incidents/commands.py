@@ -49,14 +49,9 @@ def list_incidents(services: Services, args: Args) -> int:
         command.print_json([incident.to_document() for incident in incidents])
     else:
         columns = ("number", "id", "severity", "state", "began", "title")
-        rows = [_row(incident) for incident in incidents]
+        rows = [(i.number, i.id, i.severity, i.state, i.started_at, i.title) for i in incidents]
         command.print_table(columns, rows, empty=f"no incident in the last {args.days} days")
     return 1 if any(incident.is_open for incident in incidents) else 0
-
-
-def _row(incident: Incident) -> tuple[Any, ...]:
-    return (incident.number, incident.id, incident.severity, incident.state,
-            incident.started_at, incident.title)  # fmt: skip
 
 
 @incident_commands.command("show", examples=("python3 -m ops incident show last",))

@@ -87,12 +87,9 @@ def _load_window(services: OperatorServices, now: datetime) -> tuple[Maintenance
     try:
         window = maintenance.parse_window(services.cache.execute("GET", maintenance.KEY), now)
     except (CacheDown, NotConfigured) as error:
-        return None, f"unknown: {_why(error)}"
+        why = str(error) if isinstance(error, NotConfigured) else connections.explain(error)
+        return None, f"unknown: {why}"
     return window, "off" if window is None else window.mode
-
-
-def _why(error: CacheDown | NotConfigured) -> str:
-    return str(error) if isinstance(error, NotConfigured) else connections.explain(error)
 
 
 def _load_variable(services: OperatorServices) -> str:

@@ -193,7 +193,8 @@ class Rotation:
             changes = {name: key_type.file_value(new), name + RETIRING_SUFFIX: key_type.old}
             key_type.file.update({**changes, name + NEW_SUFFIX: None})
         new = self._new_value()
-        self.record.new_fingerprint = self._fingerprint(new)
+        pepper = self.services.settings.key_fingerprint_pepper
+        self.record.new_fingerprint = secrets.fingerprint(pepper, new)
         if not key_type.needs_two_deployments:
             probe = key_type.probe(new)
             if probe.outcome == REFUSED:
@@ -351,9 +352,6 @@ class Rotation:
     def _new_value(self) -> str:
         """The new value, from the operator's file."""
         return _first(self.key_type, self.key_type.file.read().get(self.key_type.key.name, ""))
-
-    def _fingerprint(self, value: str) -> str:
-        return secrets.fingerprint(self.services.settings.key_fingerprint_pepper, value)
 
     def _note_on_incidents(self, event: str, facts: dict[str, Any]) -> None:
         notes.add_note_to_open(self.services, event, facts, "", datetime.now(UTC))

@@ -140,7 +140,7 @@ def _rows(numbered: Iterable[tuple[int, list[str]]], header: list[str]) -> Itera
 
 def from_cell(column: str, cell: str) -> Any:
     """A cell as the table has it: what is empty, or blank, is None or an empty list."""
-    text = _unescape(cell) if cell.strip() else ""
+    text = (cell[1:] if _is_escaped(cell) else cell) if cell.strip() else ""
     if column in LIST_COLUMNS:
         return _split(text)
     if column in PLAIN_COLUMNS:
@@ -177,10 +177,6 @@ def _is_escaped(cell: str) -> bool:
     """Whether the apostrophe before it is an escape: what follows wants one, or is a number."""
     rest = cell[1:]
     return cell.startswith("'") and (_wants_escape(rest) or rest[:1].isdigit())
-
-
-def _unescape(cell: str) -> str:
-    return cell[1:] if _is_escaped(cell) else cell
 
 
 def _escape_item(item: str) -> str:

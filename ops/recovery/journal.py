@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import batched
 from typing import Any
 
-from lib.interfaces import Cache
+from lib.interfaces import Cache, RedisExecute
 from lib.leads import repository
 from lib.leads.lead import Lead, Recipients
 from lib.leads.queue import (
@@ -21,7 +21,6 @@ from lib.leads.queue import (
     DEAD_LETTERS,
     JOURNAL_TTL_S,
     QUEUE,
-    RedisCommand,
     journal_key,
     scan_keys,
 )
@@ -110,13 +109,13 @@ def _insert_if_missing(services: Services, lead: Lead, now: datetime) -> bool:
     return is_new
 
 
-def _iter_sealed_leads(command: RedisCommand) -> Iterator[str]:
+def _iter_sealed_leads(command: RedisExecute) -> Iterator[str]:
     """Every sealed lead in the journal; one may come twice."""
     for keys in batched(scan_keys(command, journal_key("*")), BATCH_SIZE):
         yield from (sealed for sealed in command("MGET", *keys) if sealed is not None)
 
 
-def with_retries(cache: Cache) -> RedisCommand:
+def with_retries(cache: Cache) -> RedisExecute:
     """Commands that may be repeated, retried while Redis is slow: a restore can wait for it."""
 
     def execute(*command: str | int | float) -> Any:

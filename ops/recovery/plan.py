@@ -155,9 +155,7 @@ class Restore:
         """What can still be saved of the database that will be replaced."""
         services, journaled = self._services, 0
         with suppress(psycopg.Error, DatabaseDown):
-            while count := queue.backfill_journal(
-                services.cache.pipeline, services.database.run, services.cipher
-            ):
+            while count := queue.backfill_journal(services):
                 journaled += count
         folder = self._folder / LAST_COPY_FOLDER
         try:

@@ -51,8 +51,8 @@ class Client:
             try:
                 monitors += page["data"]
                 next_link = urlsplit(page["nextLink"] or "").query
-            except (KeyError, TypeError, AttributeError) as fault:
-                raise ApiError("GET /monitors: answered something else than monitors") from fault
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ApiError("GET /monitors: answered something else than monitors") from error
             [cursor] = parse_qs(next_link).get("cursor", [None])
             if cursor is None or cursor == query.get("cursor"):
                 return monitors

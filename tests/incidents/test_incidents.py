@@ -89,7 +89,7 @@ def test_a_new_finding_in_its_area_joins_it_and_raises_its_version(
     assert first.severity == "sev2"
     [worse] = record(services, "lead_not_kept", now=NOW + MINUTE)
     assert (worse.id, worse.severity, worse.version) == (first.id, "sev1", 2)
-    assert worse.tell_at == NOW + MINUTE, "no longer a matter for the morning"
+    assert worse.notify_at == NOW + MINUTE, "no longer a matter for the morning"
 
 
 def test_another_area_is_another_incident(services: Services, database: Rows) -> None:
@@ -145,7 +145,7 @@ def test_a_resolved_incident_stays_resolved_and_the_next_one_is_another(
     findings = [finding("database_down", since=later)]
     [again] = postgres(services, later).record_findings(findings, "watch")
     assert again.id != incident.id
-    assert (again.started_at, again.told) == (NOW + minutes * MINUTE, 0)
+    assert (again.started_at, again.notified_version) == (NOW + minutes * MINUTE, 0)
     assert postgres(services).find(incident.id).state == "resolve"
 
 
@@ -384,7 +384,7 @@ def test_one_opened_in_redis_joins_the_one_postgres_had_open(
 ) -> None:
     [before] = record(services, "errors_over_5_percent")
     opened = model.open_incident([finding("database_down")], NOW + 5 * MINUTE, "dpl")
-    opened = replace(opened, slack_channel="C", slack_ts="1.1", told=1)
+    opened = replace(opened, slack_channel="C", slack_ts="1.1", notified_version=1)
     postgres(services).import_incident(opened, [], "redis")
     after = postgres(services).find("last")
     assert (after.id, after.severity, after.slack_ts) == (before.id, "sev1", "1.1")

@@ -21,9 +21,9 @@ from dev.edge.http_server import Response, Server, as_text
 from dev.faults.fault_proxy import FaultProxy
 from dev.platform.local_platform import Platform
 from lib.leads import admission, service, spam, submission
-from lib.leads.admission import RateLimits
+from lib.leads.admission import Admission, RateLimits
 from lib.leads.lead import Lead, Recipients
-from lib.leads.service import Conditions, PersistedLead
+from lib.leads.service import Conditions
 from lib.privacy import retention
 from lib.problems import CacheDown, IdempotencyKeyReused, RateLimited
 from lib.services import Services
@@ -92,7 +92,7 @@ def admit(
     *,
     limits: RateLimits = LIMITS,
     **conditions: Any,
-) -> PersistedLead | RateLimited:
+) -> Admission | RateLimited:
     """What became of a lead sent at that moment."""
     lead = (lead or make_lead())._replace(created_at=now)
     service._queue_hint.may_hold_leads = False
@@ -102,23 +102,23 @@ def admit(
         return refusal
 
 
-def is_taken(answer: PersistedLead | RateLimited) -> bool:
-    return isinstance(answer, PersistedLead) and answer.decision in (
+def is_taken(answer: Admission | RateLimited) -> bool:
+    return isinstance(answer, Admission) and answer.decision in (
         "stored",
         "queued",
         "corrected",
     )
 
 
-def is_duplicate(answer: PersistedLead | RateLimited) -> bool:
-    return isinstance(answer, PersistedLead) and answer.decision in ("stored_before", "duplicate")
+def is_duplicate(answer: Admission | RateLimited) -> bool:
+    return isinstance(answer, Admission) and answer.decision in ("stored_before", "duplicate")
 
 
-def is_refused(answer: PersistedLead | RateLimited) -> bool:
+def is_refused(answer: Admission | RateLimited) -> bool:
     return isinstance(answer, RateLimited)
 
 
-def retry_after_s(answer: PersistedLead | RateLimited) -> int:
+def retry_after_s(answer: Admission | RateLimited) -> int:
     """How long a refused client has to wait."""
     assert isinstance(answer, RateLimited), answer
     return int(answer.headers["Retry-After"])
@@ -211,11 +211,11 @@ def test_a_duplicate_is_recognised_however_often_it_comes_and_is_not_counted(
 ) -> None:
     lead = make_lead(key="k-1")
     first = admit(services, NOW, lead)
-    assert isinstance(first, PersistedLead)
+    assert isinstance(first, Admission)
 
     def is_first_again() -> bool:
         answer = admit(services, NOW, lead)
-        assert isinstance(answer, PersistedLead)
+        assert isinstance(answer, Admission)
         return is_duplicate(answer) and answer.lead.id == first.lead.id
 
     assert all(is_first_again() for _ in range(10))
@@ -237,8 +237,8 @@ def test_a_correction_of_the_same_words_is_counted_and_keeps_its_lead(services: 
         later = NOW + timedelta(seconds=number + 1)
         corrected = admit(services, later, make_lead("Tertarik", city=city))
         assert is_taken(corrected)
-        assert isinstance(corrected, PersistedLead)
-        assert isinstance(first, PersistedLead)
+        assert isinstance(corrected, Admission)
+        assert isinstance(first, Admission)
         assert (corrected.lead.id, corrected.lead.ref) == (first.lead.id, first.lead.ref)
     later = NOW + timedelta(seconds=9)
     assert is_refused(admit(services, later, make_lead("Tertarik", city="Sibolga")))
@@ -247,8 +247,8 @@ def test_a_correction_of_the_same_words_is_counted_and_keeps_its_lead(services: 
 def test_the_same_words_under_a_key_are_the_lead_they_were_before(services: Services) -> None:
     first = admit(services, NOW, make_lead("Tertarik"))
     keyed = admit(services, NOW, make_lead("Tertarik", key="k-1"))
-    assert isinstance(first, PersistedLead)
-    assert isinstance(keyed, PersistedLead)
+    assert isinstance(first, Admission)
+    assert isinstance(keyed, Admission)
     assert keyed.lead.id == first.lead.id
 
 
@@ -281,7 +281,7 @@ def test_a_message_sent_often_is_checked_for_spam_again(services: Services) -> N
     for number in range(spam.MAX_REPEATS + 1):
         lead = make_lead("Promo", client=f"192.0.2.{number}", business_name=f"Salon {number}")
         answer = admit(services, NOW, lead, screen=screen)
-        assert isinstance(answer, PersistedLead)
+        assert isinstance(answer, Admission)
         assert (answer.lead.spam is not None) == (number == spam.MAX_REPEATS)
 
 
@@ -306,9 +306,7 @@ def test_an_ipv4_address_written_as_ipv6_is_that_address() -> None:
 # ------------------------------------------------------------------ in Postgres
 
 
-def _admit_number(
-    services: Services, leads: list[Lead], number: int
-) -> PersistedLead | RateLimited:
+def _admit_number(services: Services, leads: list[Lead], number: int) -> Admission | RateLimited:
     return admit(services, NOW, leads[number])
 
 
@@ -325,9 +323,9 @@ def test_eight_at_once_of_one_lead_are_one_row_and_eight_equal_answers(
         sent = partial(make_lead, message)
         leads = [sent(client=clients[number % len(clients)]) for number in range(8)]
         answers = together(8, partial(_admit_number, in_postgres, leads))
-        assert all(isinstance(answer, PersistedLead) for answer in answers), answers
-        assert len({a.lead.id for a in answers if isinstance(a, PersistedLead)}) == 1
-        decisions = sorted(a.decision for a in answers if isinstance(a, PersistedLead))
+        assert all(isinstance(answer, Admission) for answer in answers), answers
+        assert len({a.lead.id for a in answers if isinstance(a, Admission)}) == 1
+        decisions = sorted(a.decision for a in answers if isinstance(a, Admission))
         assert decisions == ["stored"] + ["stored_before"] * 7
     assert len(database.execute("select from leads").fetchall()) == 6
     counts = database.execute(
@@ -347,7 +345,7 @@ def test_a_lost_reply_to_the_statement_stores_once_and_answers_once(
         assert is_taken(admit(services, NOW))
         proxy.switch("drop_reply", match="accept_lead", times=1)
         answer = admit(services, NOW, make_lead("Tertarik"))
-        assert isinstance(answer, PersistedLead)
+        assert isinstance(answer, Admission)
         assert answer.decision == "stored_before"
     assert len(database.execute("select from leads where message = 'Tertarik'").fetchall()) == 1
     [counted] = database.execute("select cardinality(moments) as n from lead_clients").fetchall()

@@ -234,7 +234,7 @@ def put_one_waiting(database: Rows) -> None:
 
 def send(run: RunQuery, send_email: SendEmail, now: datetime, *claimed: ClaimedEmail) -> Delivery:
     """One attempt of each e-mail at `now`."""
-    delivery = Delivery(run, Transport(send_email), lambda: now)
+    delivery = Delivery(run, Transport(send_email, 2), lambda: now)
     delivery.send(claimed)
     return delivery
 

@@ -176,7 +176,7 @@ def test_a_lead_whose_send_slot_is_far_off_leaves_its_mails_to_the_worker(
     def never(_email: Email, _key: str) -> str:
         raise AssertionError("without a send slot")
 
-    Delivery(run, Transport(never), clock).send_new(row["lead_id"], [email], clock())
+    Delivery(run, Transport(never, 2), clock).send_new(row["lead_id"], [email], clock())
     [row] = mails(database)
     assert (row["attempts"], row["uncertain"], row["leased_until"]) == (0, False, None)
     assert row["next_attempt_at"] <= clock()

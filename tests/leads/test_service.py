@@ -477,10 +477,10 @@ def test_a_reply_that_is_none_of_redis_is_not_taken_for_a_queued_lead(
 )
 def test_any_reply_but_the_queued_lead_means_that_it_is_not_queued(reply: str) -> None:
     server = Server(lambda _request: _json_text(reply))
-    cache = Cache(server.url, "token")
+    cache, cipher, lead = Cache(server.url, "token"), SecretBoxCipher((b"x" * 32,)), make(MIDNIGHT)
     try:
         with pytest.raises(CacheDown):
-            queue.enqueue(cache.pipeline, SecretBoxCipher((b"x" * 32,)), make(MIDNIGHT))
+            queue.confirm(cache.pipeline, cipher, lead, (queue.seal(cipher, lead),), "?" * 200)
     finally:
         cache.close()
         server.close()

@@ -69,7 +69,8 @@ def store_spam(services: Services, lead: Lead) -> None:
 
 
 def enqueue_lead(services: Services, lead: Lead) -> None:
-    lead_queue.enqueue(services.cache.pipeline, services.cipher, lead)
+    sealed = lead_queue.seal(services.cipher, lead)
+    services.cache.execute("HSETNX", lead_queue.QUEUE, str(lead.id), sealed)
 
 
 def journal_lead(services: Services, lead: Lead) -> None:
@@ -82,7 +83,7 @@ def drain_queue(services: Services) -> lead_queue.DrainStats:
         RECIPIENTS,
         lambda: datetime.now(UTC),
         budget_s=10,
-        find_database_error=lambda: None,
+        find_store_fault=lambda _run, _now: None,
     )
 
 
