@@ -147,20 +147,24 @@ def test_the_older_names_are_understood(site: httpx.Client) -> None:
     assert group["needs_improvement"] == 1, "the rating is our own, not the page's"
 
 
-def test_the_last_value_of_an_id_counts_once(site: httpx.Client) -> None:
+def test_the_last_value_of_an_id_counts_once(site: httpx.Client, platform: Platform) -> None:
     for number in range(5):
         for value in (0.01, 0.12, 0.31):
             post_beacon(site, vital("CLS", value, id=f"page-{number}"))
+    eventually(platform.is_idle)  # the first of its values alone makes a count
     groups = wait_for_count(site, 5, metric="CLS")
     assert groups[0]["p75"] == pytest.approx(0.31, rel=0.02)
     assert groups[0]["poor"] == 1
 
 
-def test_a_report_that_arrives_late_does_not_undo_a_newer_one(site: httpx.Client) -> None:
+def test_a_report_that_arrives_late_does_not_undo_a_newer_one(
+    site: httpx.Client, platform: Platform
+) -> None:
     for number in range(5):
         newer, older = vital("INP", 700, timestamp=2000), vital("INP", 90, timestamp=1000)
         for report in (newer, older, newer):
             post_beacon(site, {**report, "id": f"page-{number}"})
+    eventually(platform.is_idle)
     assert wait_for_count(site, 5)[0]["poor"] == 1
 
 
