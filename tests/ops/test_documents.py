@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -19,7 +20,7 @@ from dev import tools
 from dev.build import vercel_build
 from dev.platform.local_platform import Platform
 from dev.platform.migrations import ensure_database
-from dev.vendors.vercel_deploy import PROJECT, TEAM, DeployApi
+from dev.vendors.vercel_deploy import PROJECT, TEAM, DeployApi, Uploaded
 from ops import cli
 from ops.command import Invocation
 from ops.keys import env_file
@@ -209,9 +210,25 @@ def test_the_deploy_guide_is_followed_to_the_letter(
     assert api.unknown == []
     deployments = [(deployment.target, deployment.prebuilt) for deployment in api.deployments]
     assert deployments == [(None, False), ("production", False), ("production", True)]
+    every_file_is_deployed(api.deployments[2], built)
     assert api.variables["MAIL_FROM"] == "A <a@b.co>"
     assert api.variables["DATABASE_URL"] == platform.environment["DATABASE_URL"]
     assert "nothing to apply" in answer.stdout
+
+
+def every_file_is_deployed(deployment: Uploaded, built: Path) -> None:
+    """Of the prebuilt output: every function with what it maps, and what is static."""
+    functions = sorted((built / ".vercel/output/functions").rglob(".vc-config.json"))
+    assert len(functions) == len(list((built / "api").rglob("*.py")))
+    mapped = {
+        outside
+        for file in functions
+        for outside in json.loads(file.read_text())["filePathMap"].values()
+    }
+    static = [path for path in (built / ".vercel/output/static").rglob("*") if path.is_file()]
+    own = {file.relative_to(built).as_posix() for file in (*functions, *static)}
+    for path in mapped | own:
+        assert deployment.files[path] == (built / path).read_bytes(), path
 
 
 def wrap(clone: Path, name: str, script: str) -> None:

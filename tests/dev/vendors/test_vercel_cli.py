@@ -69,25 +69,6 @@ def only(api: DeployApi) -> Uploaded:
     return deployment
 
 
-def test_the_prebuilt_output_is_deployed_to_production_with_every_file_of_every_function(
-    api: DeployApi, built: Path, tmp_path: Path
-) -> None:
-    answer = vercel(api, built, tmp_path, "deploy", "--prebuilt", "--prod")
-    assert answer.returncode == 0, answer.stderr
-    deployment = only(api)
-    assert (deployment.target, deployment.prebuilt) == ("production", True)
-    functions = sorted((built / ".vercel/output/functions").rglob(".vc-config.json"))
-    assert len(functions) == len(list((built / "api").rglob("*.py")))
-    for file in functions:
-        inside = file.relative_to(built).as_posix()
-        assert deployment.files[inside] == file.read_bytes()
-        for outside in json.loads(file.read_text())["filePathMap"].values():
-            assert deployment.files[outside] == (built / outside).read_bytes(), outside
-    static = built / ".vercel/output/static"
-    for file in (path for path in static.rglob("*") if path.is_file()):
-        assert deployment.files[file.relative_to(built).as_posix()] == file.read_bytes()
-
-
 def test_output_built_for_preview_is_refused_for_production(
     api: DeployApi, built: Path, tmp_path: Path
 ) -> None:

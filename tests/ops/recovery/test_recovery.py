@@ -50,6 +50,10 @@ def own(
         yield running
 
 
+main_major_alone = pytest.mark.parametrize("own", [17], ids=["pg17"], indirect=True, scope="module")
+"""For what no other PostgreSQL could change: verdicts, questions, Supabase's API."""
+
+
 class Site:
     """The platform, with the folder its backups go to."""
 
@@ -295,6 +299,7 @@ def test_a_drill_restores_replays_and_gets_a_lead_through_with_the_clock_running
     assert site.query("select * from leads order by id") == leads_before, "production is as it was"
 
 
+@main_major_alone
 def test_a_drill_fails_when_an_accepted_lead_is_nowhere(site: Site) -> None:
     assert site.ops("backup") == 0
     lead_id = site.post(1)
@@ -308,6 +313,7 @@ def test_a_drill_fails_when_an_accepted_lead_is_nowhere(site: Site) -> None:
     assert recorded(site)[-1]["verdict"] == "FAIL"
 
 
+@main_major_alone
 def test_a_drill_that_cannot_read_the_journal_could_not_verify(site: Site) -> None:
     assert site.ops("backup") == 0
     status, report = site.answers("restore-drill", **NO_REDIS)
@@ -317,12 +323,14 @@ def test_a_drill_that_cannot_read_the_journal_could_not_verify(site: Site) -> No
     assert recorded(site)[-1]["verdict"] == "COULD NOT VERIFY"
 
 
+@main_major_alone
 def test_a_drill_without_a_backup_could_not_verify_and_says_so_in_the_record(site: Site) -> None:
     status, report = site.answers("restore-drill")
     assert (status, report["verdict"]) == (1, "COULD NOT VERIFY")
     assert recorded(site)[-1]["verdict"] == "COULD NOT VERIFY"
 
 
+@main_major_alone
 def test_a_drill_on_a_damaged_backup_fails_and_reaches_nothing_else(site: Site) -> None:
     assert site.ops("backup") == 0
     [taken], _ = manifest.list_backups(site.folder, site.keys)
@@ -337,6 +345,7 @@ def test_a_drill_on_a_damaged_backup_fails_and_reaches_nothing_else(site: Site) 
     assert found_verdicts["canary"] == found_verdicts["rto"] == "COULD NOT VERIFY"
 
 
+@main_major_alone
 def test_a_drill_on_a_backup_over_a_day_old_fails_its_rpo(site: Site) -> None:
     assert site.ops("backup") == 0
     [taken], _ = manifest.list_backups(site.folder, site.keys)
@@ -346,12 +355,14 @@ def test_a_drill_on_a_backup_over_a_day_old_fails_its_rpo(site: Site) -> None:
     assert (status, verdicts(report)["rpo"]) == (1, "FAIL")
 
 
+@main_major_alone
 def test_a_drill_that_cannot_be_recorded_does_not_end_well(site: Site) -> None:
     assert site.ops("backup") == 0
     assert site.ops("restore-drill", **NO_DATABASE) == 1
     assert "NOT RECORDED" in site.printed.readouterr().err
 
 
+@main_major_alone
 def test_a_dry_run_of_the_drill_restores_and_records_nothing(site: Site) -> None:
     assert site.ops("backup") == 0
     status, report = site.answers("restore-drill", "--dry-run")
@@ -517,6 +528,7 @@ def by_supabase(site: Site) -> Callable[[datetime], None]:
     return replace_all
 
 
+@main_major_alone
 def test_supabases_backups_are_listed_checked_and_recorded_for_the_monitor(site: Site) -> None:
     assert site.ops("backup") == 0
     status, report = site.answers("backups", "--record")
@@ -546,6 +558,7 @@ def test_backups_that_failed_or_are_old_or_none_are_not_called_good(site: Site) 
     assert (status, report["faults"]) == (1, ["no good backup is younger than a day"])
 
 
+@main_major_alone
 @pytest.mark.parametrize(
     "trouble",
     [{"mode": "fail"}, {"mode": "rate_limit"}, {"mode": "reset"}],
@@ -561,6 +574,7 @@ def test_an_outage_of_supabases_api_is_reported_and_our_own_backups_are_listed(
     assert report["pitr"] is None
 
 
+@main_major_alone
 def test_without_a_token_supabase_is_not_asked_and_that_is_no_success(site: Site) -> None:
     assert site.ops("backup") == 0
     status, report = site.answers("backups", "--record", SUPABASE_ACCESS_TOKEN="")
@@ -640,6 +654,7 @@ def drilled(site: Site, age: timedelta, verdict: str = "PASS") -> None:
     )
 
 
+@main_major_alone
 def test_deep_health_degrades_with_an_old_or_missing_drill_or_backup(site: Site) -> None:
     assert services(site)[1]["restore_drill"] == "not yet", "nobody has watched yet"
     watched_for(site, timedelta(days=6))
@@ -685,6 +700,7 @@ def at_a_terminal(site: Site, *arguments: str, typed: str = "") -> tuple[int, st
     return running.wait(60), output.decode()
 
 
+@main_major_alone
 def test_a_terminal_shows_how_far_the_backup_is_and_no_secret(site: Site) -> None:
     status, output = at_a_terminal(site, "backup")
     assert status == 0
@@ -695,6 +711,7 @@ def test_a_terminal_shows_how_far_the_backup_is_and_no_secret(site: Site) -> Non
     assert site.platform.admin_database_url not in output
 
 
+@main_major_alone
 def test_a_person_types_what_is_to_be_replaced_and_anything_else_changes_nothing(
     site: Site,
 ) -> None:
