@@ -1,4 +1,4 @@
-"""A real Chromium for a file of tests: import `browser` by name.
+"""A real Chromium for a file of tests: import `browser` by name, and `page` with `complaints`.
 
 It is the system's if there is one, else Playwright's own (`playwright install chromium`).
 """
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
 
 from dev import tools
 
@@ -38,3 +38,25 @@ def launch(*arguments: str) -> Iterator[Browser]:
 def browser() -> Iterator[Browser]:
     with launch() as browser:
         yield browser
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """Errors and warnings of the page, but for answers that are no 2xx."""
+    return []
+
+
+@pytest.fixture
+def page(context: BrowserContext, complaints: list[str]) -> Page:
+    """A page of the file's own `context`."""
+    page = context.new_page()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "console",
+        lambda message: (
+            complaints.append(message.text)
+            if message.type in ("error", "warning") and "Failed to load" not in message.text
+            else None
+        ),
+    )
+    return page

@@ -11,10 +11,10 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from dev.platform.local_platform import Platform
 from tests.browser.test_form import fill, send, wait_for_thanks
-from tests.fix_browser import PHONE_SCREEN, browser
+from tests.fix_browser import PHONE_SCREEN, browser, complaints, page
 from tests.products.catalogue_data import Database, seeded
 
-__all__ = ["browser", "seeded"]
+__all__ = ["browser", "complaints", "page", "seeded"]
 
 TOLD = {
     "/": "Kirim formulir seperti biasa: kami simpan dan jawab sesudahnya.",
@@ -60,26 +60,6 @@ def context(
     with browser.new_context(base_url=platform.url, viewport=PHONE_SCREEN) as context:
         context.route("**/api/health", health)
         yield context
-
-
-@pytest.fixture
-def complaints() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def page(context: BrowserContext, complaints: list[str]) -> Page:
-    page = context.new_page()
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
-            complaints.append(message.text)
-            if message.type in ("error", "warning") and "Failed to load" not in message.text
-            else None
-        ),
-    )
-    return page
 
 
 @pytest.mark.parametrize("path", TOLD)

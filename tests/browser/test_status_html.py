@@ -15,11 +15,11 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from dev.platform.local_platform import Platform
 from lib.monitoring import status_page
-from tests.fix_browser import PHONE_SCREEN, browser
+from tests.fix_browser import PHONE_SCREEN, browser, complaints, page
 from tests.monitoring import status_answers
 from tests.test_openapi import DOCUMENT, check
 
-__all__ = ["browser"]
+__all__ = ["browser", "complaints", "page"]
 
 SCHEMA = DOCUMENT["components"]["schemas"]["Status"]
 ADDRESSES = {"id": "/status", "en": "/status?lang=en"}
@@ -50,27 +50,6 @@ def context(browser: Browser, platform: Platform, api: Api) -> Iterator[BrowserC
     with browser.new_context(base_url=platform.url, viewport=PHONE_SCREEN) as context:
         context.route("**/api/status", api)
         yield context
-
-
-@pytest.fixture
-def complaints() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def page(context: BrowserContext, complaints: list[str]) -> Page:
-    """A phone; the browser's complaints are kept, but for answers that are no 2xx."""
-    page = context.new_page()
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
-            complaints.append(message.text)
-            if message.type in ("error", "warning") and "Failed to load" not in message.text
-            else None
-        ),
-    )
-    return page
 
 
 def sentence(page: Page) -> str:
