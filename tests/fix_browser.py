@@ -3,7 +3,7 @@
 It is the system's if there is one, else Playwright's own (`playwright install chromium`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -60,3 +60,12 @@ def page(context: BrowserContext, complaints: list[str]) -> Page:
         ),
     )
     return page
+
+
+def wait_until(page: Page, condition: Callable[[], bool]) -> None:
+    """For what a page does by itself: Playwright reports it while the test waits for it."""
+    for _ in range(500):
+        if condition():
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError("it did not happen within 10 s")

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from dev.platform.local_platform import Platform
 from lib.monitoring import status_page
-from tests.fix_browser import PHONE_SCREEN, browser, complaints, page
+from tests.fix_browser import PHONE_SCREEN, browser, complaints, page, wait_until
 from tests.monitoring import status_answers
 from tests.test_openapi import DOCUMENT, check
 
@@ -273,7 +273,7 @@ def test_one_failed_refresh_shows_no_message(page: Page, api: Api) -> None:
     expect(page.locator("[data-sentence]")).to_have_text("All services are working.")
     api.answer = None
     tick(page, 61)
-    assert api.request_count >= 3
+    wait_until(page, lambda: api.request_count >= 3)
     assert sentence(page) == "All services are working."
     expect(page.locator("[data-when]")).to_contain_text("1 minute ago")
 
@@ -338,7 +338,7 @@ def test_a_refresh_changes_what_changed_and_moves_nothing(page: Page, api: Api) 
     page.keyboard.press("ArrowLeft")
     page.evaluate(WATCH_CHANGES)
     tick(page, 31)
-    assert api.request_count == 2
+    wait_until(page, lambda: api.request_count == 2)
     assert page.evaluate("window.changes") == [], "the same answer changes nothing"
     api.answer["components"][0]["windows"]["1h"]["n"] = 13
     tick(page, 31)
