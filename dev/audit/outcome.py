@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-CLEAN, FOUND, NOT_ASKED = 0, 1, 2
+CLEAN, FINDINGS, NOT_ASKED = 0, 1, 2
 """Exit statuses. NOT_ASKED: a part could not look, so nothing is known."""
 
 
@@ -21,7 +21,7 @@ class Outcome:
     @property
     def status(self) -> int:
         if self.findings:
-            return FOUND
+            return FINDINGS
         return NOT_ASKED if self.not_asked else CLEAN
 
     def __str__(self) -> str:
@@ -37,4 +37,4 @@ class Outcome:
 def worst(outcomes: list[Outcome]) -> int:
     """A finding counts more than a part that could not look."""
     statuses = {outcome.status for outcome in outcomes}
-    return next((status for status in (FOUND, NOT_ASKED) if status in statuses), CLEAN)
+    return next((status for status in (FINDINGS, NOT_ASKED) if status in statuses), CLEAN)

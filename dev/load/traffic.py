@@ -69,10 +69,10 @@ class Traffic:
             for at_s, service in schedule(rate, seconds, self.elapsed_s):
                 time.sleep(max(0.0, at_s - self.elapsed_s))
                 self.offered += 1
-                callers.submit(self._offer, service, at_s)
+                callers.submit(self._send, service, at_s)
         self._client.close()
 
-    def _offer(self, service: str, at_s: float) -> None:
+    def _send(self, service: str, at_s: float) -> None:
         if service == "leads":
             self._send_lead(at_s)
         else:

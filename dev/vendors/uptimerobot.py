@@ -102,7 +102,7 @@ class UptimeRobot:
             if request.method == "POST":
                 return self._create(request.parsed_body())
         if len(parts) in (2, 3) and parts[0] == "monitors" and parts[1].isdigit():
-            return self._one(request, int(parts[1]), parts[2:])
+            return self._monitor(request, int(parts[1]), parts[2:])
         return _refused(404, f"Cannot {request.method} {request.path}")
 
     def _over_the_limit(self) -> float:
@@ -153,7 +153,7 @@ class UptimeRobot:
         self._next_id += 1
         return monitor
 
-    def _one(self, request: Request, number: int, verb: list[str]) -> Response:
+    def _monitor(self, request: Request, number: int, verb: list[str]) -> Response:
         if number not in self.monitors:
             return _refused(404, "Monitor not found")
         monitor = dict(self.monitors[number]) if self.pretend else self.monitors[number]

@@ -16,7 +16,7 @@ from tests.products.catalogue_data import Database, seeded
 
 __all__ = ["browser", "complaints", "page", "seeded"]
 
-TOLD = {
+NOTICES = {
     "/": "Kirim formulir seperti biasa: kami simpan dan jawab sesudahnya.",
     "/en": "Send the form as usual: we keep it and reply later.",
     "/produk": "Daftar produk mungkin sedikit lebih lama dari biasanya.",
@@ -62,7 +62,7 @@ def context(
         yield context
 
 
-@pytest.mark.parametrize("path", TOLD)
+@pytest.mark.parametrize("path", NOTICES)
 @pytest.mark.parametrize("width", [320, 360, 1280])
 def test_maintenance_shows_a_notice_without_a_layout_shift(
     page: Page, complaints: list[str], path: str, width: int
@@ -70,7 +70,7 @@ def test_maintenance_shows_a_notice_without_a_layout_shift(
     page.set_viewport_size({"width": width, "height": 740})
     page.goto(path, wait_until="networkidle")
     notice = page.locator(".maintenance")
-    expect(notice.get_by_role("status")).to_contain_text(TOLD[path])
+    expect(notice.get_by_role("status")).to_contain_text(NOTICES[path])
     status = "/status?lang=en" if path.startswith("/en") else "/status"
     expect(notice.get_by_role("link")).to_have_attribute("href", status)
     page.evaluate(COUNT_SHIFTS)

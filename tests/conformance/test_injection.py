@@ -153,14 +153,14 @@ def test_no_address_and_no_header_forges_a_line_of_the_log(
             answer = b"".join(iter(lambda: caller.recv(1 << 16), b""))
         assert answer.split(b" ")[1][:1] == b"4"
         assert b"forged" not in answer.partition(b"\r\n\r\n")[0], "no header of the answer holds it"
-        messages = eventually(lambda: _told(function.logs()))
+        messages = eventually(lambda: _messages(function.logs()))
     for message in messages:
         assert not re.search(r"[\x00-\x1f\x7f]", message), ascii(message)
         if message.startswith("{"):
             assert json.loads(message)["event"] != "forged"
 
 
-def _told(lines: list[dict[str, Any]]) -> list[str]:
+def _messages(lines: list[dict[str, Any]]) -> list[str]:
     """The log, once the request is in it."""
     messages = [str(line["message"]).rstrip("\n") for line in lines]
     return messages if any("/api/leads" in message for message in messages) else []

@@ -35,7 +35,7 @@ type Rows = psycopg.Connection[DictRow]
 NOW = datetime(2026, 11, 23, 3, 0, tzinfo=UTC)
 LIMITS = RateLimits(per_minute=5, per_hour=30, ceiling_per_minute=120)
 UNLIMITED = {"LEADS_PER_MINUTE": "1000", "LEADS_PER_HOUR": "1000"}
-DESK = Recipients("Alfa Beauty <noreply@alfabeauty.test>", ("sales@alfabeauty.test",))
+RECIPIENTS = Recipients("Alfa Beauty <noreply@alfabeauty.test>", ("sales@alfabeauty.test",))
 STORES = {
     "database": {},
     "queue": {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/alfa"},
@@ -97,7 +97,7 @@ def admit(
     lead = (lead or make_lead())._replace(created_at=now)
     service._queue_hint.may_hold_leads = False
     try:
-        return service.persist(services, lead, DESK, Conditions(limits, **conditions))
+        return service.persist(services, lead, RECIPIENTS, Conditions(limits, **conditions))
     except RateLimited as refusal:
         return refusal
 
@@ -356,7 +356,7 @@ def test_a_clients_row_holds_no_address_ends_after_a_day_and_goes_with_the_perso
     platform: Platform, in_postgres: Services, database: Rows
 ) -> None:
     lead = make_lead(now=datetime.now(UTC))
-    service.persist(in_postgres, lead, DESK, Conditions(LIMITS))
+    service.persist(in_postgres, lead, RECIPIENTS, Conditions(LIMITS))
     [row] = database.execute("select * from lead_clients").fetchall()
     assert row["client"] == admission.client_hash(in_postgres.rate_limit_key, "192.0.2.1")
     assert "192.0.2" not in str(row)
@@ -366,11 +366,11 @@ def test_a_clients_row_holds_no_address_ends_after_a_day_and_goes_with_the_perso
     later = datetime.now(UTC) + timedelta(days=1, seconds=5)
     assert retention.prune(run, tuple(rules), later, budget_s=5) == {"clients": 1}
     another = make_lead(now=datetime.now(UTC))
-    service.persist(in_postgres, another, DESK, Conditions(LIMITS))
+    service.persist(in_postgres, another, RECIPIENTS, Conditions(LIMITS))
     service.persist(
         in_postgres,
         make_lead(client="192.0.2.2", phone_whatsapp="081377778888", email="b@b.example.com"),
-        DESK,
+        RECIPIENTS,
         Conditions(LIMITS),
     )
     operator = {"X-Admin-Token": platform.environment["LEADS_ADMIN_TOKEN"]}
@@ -624,7 +624,7 @@ def test_a_redis_that_answers_nonsense_is_a_redis_that_is_down(
             Settings({**platform.environment, "UPSTASH_REDIS_REST_URL": server.url})
         )
         try:
-            service._enqueue(services, make_lead(), DESK, Conditions(LIMITS))
+            service._enqueue(services, make_lead(), RECIPIENTS, Conditions(LIMITS))
         except Exception as error:  # noqa: BLE001 - shown below, with the reply
             outcomes[reply] = type(error)
         services.close()

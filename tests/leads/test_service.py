@@ -38,7 +38,7 @@ NO_REDIS = {"UPSTASH_REDIS_REST_URL": "http://127.0.0.1:1"}
 NO_MAIL = {"RESEND_API_URL": "http://127.0.0.1:1"}
 
 SALES = ["sales@alfabeauty.test"]
-DESK = Recipients("Alfa Beauty <noreply@alfabeauty.test>", ("sales@alfabeauty.test",))
+RECIPIENTS = Recipients("Alfa Beauty <noreply@alfabeauty.test>", ("sales@alfabeauty.test",))
 PERSONAL = ("Maju Jaya", "Andi", "81234567890", "example.com", "Medan", "Tertarik")
 
 
@@ -240,7 +240,7 @@ def make(now: datetime, key: str | None = "k-1", **fields: object) -> Lead:
 
 def put(run: RunQuery, lead: Lead) -> Lead:
     return repository.insert(
-        run, lead, DESK, now=lead.created_at, deliver_now=False, erasure_keys=()
+        run, lead, RECIPIENTS, now=lead.created_at, deliver_now=False, erasure_keys=()
     )[0]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from dev import audit
 from dev.audit import injectable_site, secret_scan, source_code, sql_injection
-from dev.audit.outcome import CLEAN, FOUND, NOT_ASKED, Outcome, worst
+from dev.audit.outcome import CLEAN, FINDINGS, NOT_ASKED, Outcome, worst
 from dev.audit.sql_injection import TARGETS, Target
 from tests.conftest import ROOT
 
@@ -258,8 +258,8 @@ def test_every_parameter_and_field_of_the_api_is_tried() -> None:
 def test_a_finding_counts_more_than_a_skipped_part() -> None:
     clean, failed = Outcome("a", "1 file"), Outcome("b", "1 file", ["x"])
     not_asked = Outcome("c", "no package", not_asked="no service answers")
-    assert [each.status for each in (clean, failed, not_asked)] == [CLEAN, FOUND, NOT_ASKED]
-    assert worst([clean, not_asked, failed]) == FOUND
+    assert [each.status for each in (clean, failed, not_asked)] == [CLEAN, FINDINGS, NOT_ASKED]
+    assert worst([clean, not_asked, failed]) == FINDINGS
     assert worst([clean, not_asked]) == NOT_ASKED
     assert worst([clean]) == CLEAN
     assert "NOT ASKED: no service answers" in str(not_asked)

@@ -12,7 +12,7 @@ import pytest
 from dev import audit
 from dev.audit import dependencies
 from dev.audit.dependencies import KNOWN_BAD
-from dev.audit.outcome import CLEAN, FOUND, NOT_ASKED
+from dev.audit.outcome import CLEAN, FINDINGS, NOT_ASKED
 from dev.edge.http_server import Request, Response, Server, as_json
 
 pytestmark = pytest.mark.slow
@@ -97,7 +97,7 @@ def test_an_advisory_of_ours_is_a_finding(
 ) -> None:
     outcome = dependencies.run(programs, requirements, [service(KNOWN, "psycopg").options])
     assert outcome.findings == ["psycopg 3.3.9: PYSEC-2026-1, fixed in 9.9"]
-    assert outcome.status == FOUND
+    assert outcome.status == FINDINGS
 
 
 @pytest.mark.parametrize(

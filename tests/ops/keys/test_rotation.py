@@ -69,7 +69,7 @@ def old_id(platform: Platform, name: str) -> tuple[str, ...]:
     return ("--old-id", next(key["id"] for key in listed if key["name"] == "production"))
 
 
-def offer(platform: Platform, file: KeyFile, name: str) -> None:
+def install_second_slack_app(platform: Platform, file: KeyFile, name: str) -> None:
     """What a person does at Slack before: the other app is installed, its token in the file."""
     if name == "SLACK_BOT_TOKEN":
         platform.slack_api.tokens.add("xoxb-the-other-apps")
@@ -133,7 +133,7 @@ def test_a_key_is_rotated_under_traffic_and_the_old_one_fails_afterwards(
     capsys: Printed,
 ) -> None:  # fmt: skip
     without_limits(platform)
-    offer(platform, file, name)
+    install_second_slack_app(platform, file, name)
     with Traffic(platform) as traffic:
         assert rotate(platform, production, file, name) == 0, capsys.readouterr().err
     output = capsys.readouterr()
@@ -459,9 +459,9 @@ def test_an_old_key_that_still_works_is_reported_and_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Slack says `revoked`, and it is not."""
-    offer(platform, file, "SLACK_BOT_TOKEN")
+    install_second_slack_app(platform, file, "SLACK_BOT_TOKEN")
     tokens = platform.slack_api.tokens
-    monkeypatch.setattr(platform.slack_api, "tokens", Kept(tokens))
+    monkeypatch.setattr(platform.slack_api, "tokens", UnforgettableTokens(tokens))
     assert rotate(platform, production, file, "SLACK_BOT_TOKEN") == 1
     assert "THE OLD KEY STILL WORKS" in capsys.readouterr().err
     row = database.execute("select step, finished_at from key_rotations").fetchone()
@@ -470,8 +470,8 @@ def test_an_old_key_that_still_works_is_reported_and_tried_again(
     assert rotate(platform, production, file, "SLACK_BOT_TOKEN") == 0
 
 
-class Kept(set[str]):
-    def discard(self, _one: object) -> None:
+class UnforgettableTokens(set[str]):
+    def discard(self, _token: object) -> None:
         """It stays."""
 
 
