@@ -185,16 +185,16 @@ def _accept(context: Context, lead: Lead, challenge_token: str) -> tuple[int, Le
     """
     context.add_log_fields(lead=str(lead.id))
     window = context.attempt(lambda: context.confirmed_maintenance, None)
-    persisted = _persist(context, lead, _conditions(context, window is None, challenge_token))
+    admitted = _persist(context, lead, _conditions(context, window is None, challenge_token))
     is_closed = window is not None or any(
-        isinstance(failure.error, IntakeClosed) for failure in persisted.failures
+        isinstance(failure.error, IntakeClosed) for failure in admitted.failures
     )
-    context.add_log_fields(lead=str(persisted.lead.id), closed=is_closed or None)
-    context.after_response(lambda: _send_emails(context, persisted))
+    context.add_log_fields(lead=str(admitted.lead.id), closed=is_closed or None)
+    context.after_response(lambda: _send_emails(context, admitted))
     context.after_response(context.services.probe_open_breakers)
     if not is_closed and worker_throttle.allow():
         context.after_response(lambda: _run_worker(context))
-    return persisted.lead.status, persisted.lead
+    return admitted.lead.status, admitted.lead
 
 
 def _conditions(context: Context, use_database: bool, challenge_token: str) -> Conditions:
@@ -231,22 +231,22 @@ def _persist(context: Context, lead: Lead, conditions: Conditions) -> Admission:
     services = context.services
     recipients = Recipients(services.settings.mail_from, services.settings.mail_sales_to)
     try:
-        persisted = service.persist(services, lead, recipients.for_lead(lead), conditions)
+        admitted = service.persist(services, lead, recipients.for_lead(lead), conditions)
     except NotPersisted as problem:
         context.add_log_fields(decision="not_persisted")
         _report_store_failures(context, problem.failures)
         _raise_alert(context, "lead_not_kept", lead)
         context.after_response(services.probe_open_breakers)
         raise
-    context.add_log_fields(decision=persisted.decision)
-    _report_store_failures(context, persisted.failures)
-    if persisted.decision == "mailed":
+    context.add_log_fields(decision=admitted.decision)
+    _report_store_failures(context, admitted.failures)
+    if admitted.decision == "mailed":
         _raise_alert(context, "lead_not_stored_nor_queued", lead)
-    context.after_response(lambda: service.record_accepted(services, persisted, lead))
+    context.after_response(lambda: service.record_accepted(services, admitted, lead))
     context.after_response(
-        lambda: mailed_leads.register_after_response(services, persisted.lead, persisted.decision)
+        lambda: mailed_leads.register_after_response(services, admitted.lead, admitted.decision)
     )
-    return persisted
+    return admitted
 
 
 def _report_store_failures(context: Context, failures: tuple[StoreFailure, ...]) -> None:
@@ -309,14 +309,14 @@ def _render_form(context: Context, problem: Problem) -> Response | None:
 # ------------------------------------------------------------------ after the answer
 
 
-def _send_emails(context: Context, persisted: Admission) -> None:
+def _send_emails(context: Context, admitted: Admission) -> None:
     """Send the lead's own mails, which were leased to this instance when it was stored."""
-    if not persisted.emails:
+    if not admitted.emails:
         return
     services = context.services
     transport = outbox.get_transport(services)
     delivery = outbox.Delivery(services.database.run, transport, utc_now)
-    delivery.send_new(persisted.lead.id, persisted.emails, context.now)
+    delivery.send_new(admitted.lead.id, admitted.emails, context.now)
     context.add_log_fields(**delivery.stats.as_dict())
     if delivery.stats.error is not None:
         raise delivery.stats.error
