@@ -201,6 +201,10 @@ def confirm(args: Args, question: str) -> bool:
         raise Failed(
             f"{question} Nothing was changed: there is no terminal to ask at; add --yes", status=2
         )
+    return confirm_at_terminal(question)
+
+
+def confirm_at_terminal(question: str) -> bool:
     is_confirmed = ask(f"{question} (yes/no)") == "yes"
     if not is_confirmed:
         print("nothing was changed", file=sys.stderr)

@@ -74,13 +74,15 @@ class ProgressBar(_Display):
             self._total = None
             self.progress.reset(self.task, total=None, completed=self._size - size)
         self.progress.advance(self.task, size)
-        if size == 0 and self._is_exact:  # all is read; what is made of it may take longer
-            self.progress.update(self.task, description=f"{self._title}: read; being applied")
         now = time.monotonic()
         if self._prints_lines and now - self._printed_at >= LINE_EVERY_S:
             self._printed_at = now
             of = f" of {self._total / 1e6:,.1f}" if self._total else ""
             print(f"  {self._size / 1e6:,.1f}{of} MB {self._title}", file=sys.stderr, flush=True)
+
+    def describe(self, words: str) -> None:
+        """What goes on now, beside the title."""
+        self.progress.update(self.task, description=f"{self._title}: {words}")
 
 
 class RowProgress(_Display):

@@ -69,13 +69,13 @@ class _MeteredFile:
     """A file whose bytes are hashed and shown on a progress bar as they are read."""
 
     def __init__(self, file: IO[bytes], bar: ProgressBar) -> None:
-        self._file, self._bar = file, bar
+        self._file, self.bar = file, bar
         self.checksum = hashlib.sha256()
 
     def read(self, size: int) -> bytes:
         piece = self._file.read(size)
         self.checksum.update(piece)
-        self._bar.add(len(piece))
+        self.bar.add(len(piece))
         return piece
 
 
@@ -95,6 +95,11 @@ def _decrypt(file: Any, keys: tuple[bytes, ...]) -> Iterator[bytes]:
         yield from stream_encryption.decrypt(file, keys)
     except DecryptionError:
         raise Failed("the backup was changed while it was read") from None
+
+
+def _read_dump(file: _MeteredFile, keys: tuple[bytes, ...]) -> Iterator[bytes]:
+    yield from _decrypt(file, keys)
+    file.bar.describe("all is read; Postgres applies it")  # indexes may take longer than the rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,7 @@ def load(
     for attempts_left in reversed(range(ATTEMPTS)):
         with _open_backup("restore", folder, backed_up, quiet=quiet) as file:
             try:
-                _load_in_transaction(dsn, plan, backed_up, _decrypt(file, keys), notices)
+                _load_in_transaction(dsn, plan, backed_up, _read_dump(file, keys), notices)
                 break
             except Failed as error:
                 if not (attempts_left and DEADLOCK in str(error)):

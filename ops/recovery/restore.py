@@ -15,6 +15,11 @@ from ops.recovery.backup_sources import BackupSource, choose_source, newer_data
 from ops.recovery.plan import ConfirmationRequired, Restore
 from ops.settings import OperatorServices
 
+START_QUESTION = (
+    "Production enters maintenance, and what is in the database now is saved; you are asked again"
+    " before anything is replaced. Begin?"
+)
+
 
 @command.root.command(
     "restore",
@@ -78,7 +83,8 @@ def restore(services: OperatorServices, args: Args) -> int:
     if not args.json:
         resumed = f"; continues after the step {list(state['done'])[-1]}" if state["done"] else ""
         print(f"restores {job.source.describe(now)}{resumed}")
-    if sys.stdin.isatty() and not (state["done"] or args.yes_replace) and not _confirm_start():
+    asks = sys.stdin.isatty() and not (state["done"] or args.yes_replace)
+    if asks and not command.confirm_at_terminal(START_QUESTION):
         return 1
     job.save()
     try:
@@ -93,17 +99,6 @@ def restore(services: OperatorServices, args: Args) -> int:
         results = [asdict(outcome) for outcome in outcomes]
         command.print_json({**state, "finished": finished, "steps": results})
     return 0 if finished else 1
-
-
-def _confirm_start() -> bool:
-    question = (
-        "Production enters maintenance, and what is in the database now is saved; you are asked"
-        " again before anything is replaced. Begin? (yes/no)"
-    )
-    if command.ask(question) == "yes":
-        return True
-    print("nothing was changed", file=sys.stderr)
-    return False
 
 
 def _new_state(source: BackupSource, now: datetime) -> dict[str, Any]:

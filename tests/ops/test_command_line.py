@@ -139,6 +139,14 @@ def test_a_bar_without_a_terminal_prints_a_line_every_five_seconds(capsys: Print
     assert capsys.readouterr().err == "  5.0 of 10.0 MB backup\n"
 
 
+def test_a_full_bar_says_what_still_goes_on() -> None:
+    with progress.ProgressBar("restore", 10) as bar:
+        bar.add(10)
+        bar.describe("all is read; Postgres applies it")
+        (task,) = bar.progress.tasks
+    assert task.description == "restore: all is read; Postgres applies it"
+
+
 # ------------------------------------------------------------------ how it ends
 
 
