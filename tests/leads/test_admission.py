@@ -149,6 +149,20 @@ def together[T](count: int, work: Callable[[int], T]) -> list[T]:
 # ------------------------------------------------------------------ by a clock, in either store
 
 
+def test_the_same_words_under_two_keys_are_two_leads(services: Services) -> None:
+    first, second = make_lead("sama", key="k-1"), make_lead("sama", key="k-2")
+    admitted = admit(services, lead=first)
+    assert isinstance(admitted, Admission)
+    service.record_accepted(services, admitted, first)
+    another, again = admit(services, lead=second), admit(services, lead=first)
+    assert is_taken(another)
+    assert isinstance(another, Admission)
+    assert another.lead.id != admitted.lead.id
+    assert is_duplicate(again)
+    assert isinstance(again, Admission)
+    assert again.lead.id == admitted.lead.id
+
+
 def test_the_sixth_lead_in_a_minute_is_refused_until_the_first_is_a_minute_old(
     services: Services,
 ) -> None:
