@@ -288,6 +288,13 @@ def _wait_for_work_after_answers(platform: Platform) -> None:
 
 
 @pytest.fixture
+def valkey(platform: Platform, database: psycopg.Connection[DictRow]) -> Iterator[redis.Redis]:
+    """A client of the emptied Redis; it gives texts."""
+    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
 def site(platform: Platform, database: object) -> Iterator[httpx.Client]:
     """A client of the whole site, on an empty database."""
     with httpx.Client(base_url=platform.url, timeout=20) as client:

@@ -42,7 +42,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def complaints() -> list[str]:
-    """Errors and warnings of the page, but for answers that are no 2xx."""
+    """What the browser complains of on `page`."""
     return []
 
 
@@ -50,6 +50,12 @@ def complaints() -> list[str]:
 def page(context: BrowserContext, complaints: list[str]) -> Page:
     """A page of the file's own `context`."""
     page = context.new_page()
+    collect_complaints(page, complaints)
+    return page
+
+
+def collect_complaints(page: Page, complaints: list[str]) -> None:
+    """Errors in scripts, and all that the policy forbids; no answer that is no 2xx."""
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
         "console",
@@ -59,7 +65,6 @@ def page(context: BrowserContext, complaints: list[str]) -> Page:
             else None
         ),
     )
-    return page
 
 
 def wait_until(page: Page, condition: Callable[[], bool]) -> None:

@@ -35,12 +35,6 @@ type Printed = pytest.CaptureFixture[str]
 BYPASS = "b" * 32
 
 
-@pytest.fixture
-def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as client:
-        yield client
-
-
 def ops(platform: Platform, *arguments: str) -> int:
     return cli.main(["maintenance", *arguments], platform.environment)
 

@@ -33,12 +33,6 @@ PROMISED = [200, 500, 1000, 5000]
 
 
 @pytest.fixture
-def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as client:
-        yield client
-
-
-@pytest.fixture
 def services(platform: Platform, database: Rows) -> Iterator[Services]:
     services = Services(Settings(platform.environment))
     yield services

@@ -10,7 +10,7 @@ from psycopg.rows import DictRow
 from dev.platform.local_platform import Platform
 from lib.leads import consent, validators
 from tests.conftest import eventually
-from tests.fix_browser import PHONE_SCREEN, browser
+from tests.fix_browser import PHONE_SCREEN, browser, collect_complaints
 
 __all__ = ["browser"]
 
@@ -44,18 +44,8 @@ def page_without_javascript(
 
 @pytest.fixture
 def complaints(page: Page) -> list[str]:
-    """What the browser complains of: errors in scripts, and all that the policy forbids."""
     heard: list[str] = []
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.on(
-        "console",
-        lambda message: (
-            heard.append(message.text)
-            # An answer that is no 2xx is logged by the browser; it is no fault of the page.
-            if message.type in ("error", "warning") and "Failed to load" not in message.text
-            else None
-        ),
-    )
+    collect_complaints(page, heard)
     return heard
 
 

@@ -58,12 +58,6 @@ def services(platform: Platform, database: Rows) -> Iterator[Services]:
         yield made
 
 
-@pytest.fixture
-def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as client:
-        yield client
-
-
 def send(at: Function | Platform, message: str) -> dict[str, Any]:
     answer = httpx.post(f"{at.url}/api/leads", json={**LEAD, "message": message}, timeout=20)
     assert answer.status_code in (200, 202), answer.text

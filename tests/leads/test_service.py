@@ -42,12 +42,6 @@ RECIPIENTS = Recipients("Alfa Beauty <noreply@alfabeauty.test>", ("sales@alfabea
 PERSONAL = ("Maju Jaya", "Andi", "81234567890", "example.com", "Medan", "Tertarik")
 
 
-@pytest.fixture
-def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
 def without_database(platform: Platform) -> Iterator[Function]:
     with platform.function("api/leads.py", **NO_DATABASE) as function:

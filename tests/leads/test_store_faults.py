@@ -87,12 +87,6 @@ FAULTS = {
 
 
 @pytest.fixture
-def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as client:
-        yield client
-
-
-@pytest.fixture
 def broken(request: pytest.FixtureRequest, platform: Platform, database: Rows) -> Iterator[None]:
     """The schema with a fault, repaired after the test."""
     damage, repair = FAULTS[request.param]

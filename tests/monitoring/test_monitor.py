@@ -28,12 +28,6 @@ MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture
-def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as client:
-        yield client
-
-
-@pytest.fixture
 def services(platform: Platform, valkey: redis.Redis) -> Iterator[Services]:
     environment = {**platform.environment, "CANARY_EVERY_MINUTES": "30"}
     with closing(Services(Settings(environment))) as services:

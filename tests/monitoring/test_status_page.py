@@ -32,12 +32,6 @@ NOW = datetime.now(UTC)
 
 
 @pytest.fixture
-def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as client:
-        yield client
-
-
-@pytest.fixture
 def services(platform: Platform, valkey: redis.Redis) -> Iterator[Services]:
     with contextlib.closing(Services(Settings(platform.environment))) as services:
         services.cache.ping()

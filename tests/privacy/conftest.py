@@ -3,7 +3,6 @@ from contextlib import closing
 
 import psycopg
 import pytest
-import redis
 from psycopg.rows import DictRow
 
 from dev.platform.local_platform import Platform
@@ -17,12 +16,6 @@ type Rows = psycopg.Connection[DictRow]
 def services(platform: Platform, database: Rows) -> Iterator[Services]:
     with closing(Services(Settings(platform.environment))) as services:
         yield services
-
-
-@pytest.fixture
-def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as client:
-        yield client
 
 
 @pytest.fixture

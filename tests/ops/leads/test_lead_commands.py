@@ -85,12 +85,6 @@ COMMANDS = [
 ]
 
 
-@pytest.fixture
-def valkey(platform: Platform, database: Rows) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(platform.redis_url, decode_responses=True) as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
 def without_database(platform: Platform) -> Iterator[Function]:
     with platform.function("api/leads.py", **NO_DATABASE) as function:
