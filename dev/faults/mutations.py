@@ -17,9 +17,9 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "acknowledge-before-write": (
         Patch(
             "api/leads.py",
-            "        persisted = service.persist(services, lead, recipients.for_lead(lead),"
+            "        admitted = service.persist(services, lead, recipients.for_lead(lead),"
             " conditions)\n",
-            '        persisted = Admission(lead, "stored")\n'
+            '        admitted = Admission(lead, "stored")\n'
             "        context.after_response("
             "lambda: service.persist(services, lead, recipients) and None)\n",
         ),
@@ -49,7 +49,7 @@ MUTATIONS: dict[str, tuple[Patch, ...]] = {
     "names-in-the-log": (
         Patch(
             "api/leads.py",
-            "    context.add_log_fields(lead=str(persisted.lead.id), closed=",
+            "    context.add_log_fields(lead=str(admitted.lead.id), closed=",
             "    context.add_log_fields(lead=lead.submission.business_name, closed=",
         ),
     ),
