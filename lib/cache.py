@@ -8,13 +8,12 @@ repeat. The SDK's HTTP client waits without end and repeats what may have been d
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 from upstash_redis import Redis
 from upstash_redis.errors import UpstashError
 from upstash_redis.http import SyncHttpClient, make_headers
 
 from lib.circuit_breaker import CircuitBreaker
-from lib.http_client import RequestFailed, open_client
+from lib.http_client import Client, RequestFailed
 from lib.problems import CacheDown
 
 CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 0.5, 0.8
@@ -35,7 +34,7 @@ class Cache:
 
     def __init__(self, url: str, token: str) -> None:
         url = url.rstrip("/")
-        self._client = open_client(url, connect_s=CONNECT_TIMEOUT_S, response_s=RESPONSE_TIMEOUT_S)
+        self._client = Client(connect_s=CONNECT_TIMEOUT_S, response_s=RESPONSE_TIMEOUT_S)
         self._redis = _Redis(url, token, self._client)
         self.breaker = CircuitBreaker()
 
@@ -82,20 +81,20 @@ class Cache:
 
 
 class _Redis(Redis):
-    """The SDK's client, which sends each request once, on our httpx client.
+    """The SDK's client, which sends each request once, on our client.
 
     Not made by the SDK's constructors: they make an httpx client of their own, whose TLS context
     takes 35 ms of CPU. The attributes are private: a test holds them in the pinned version.
     """
 
-    def __init__(self, url: str, token: str, client: httpx.Client) -> None:
+    def __init__(self, url: str, token: str, client: Client) -> None:
         self._url, self._headers = url, make_headers(token, None, allow_telemetry=False)
         self._read_your_writes, self._sync_token = True, ""
         self._http = _HttpClient(client, self._update_sync_token)
 
 
 class _HttpClient(SyncHttpClient):
-    def __init__(self, client: httpx.Client, sync_token_cb: Callable[[str], None]) -> None:
-        self._client, self._encoding = client, None
+    def __init__(self, client: Client, sync_token_cb: Callable[[str], None]) -> None:
+        self._client, self._encoding = client, None  # type: ignore[assignment]  # it calls post
         self._retries, self._retry_interval = 0, 0.0
         self._sync_token_cb = sync_token_cb

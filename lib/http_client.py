@@ -11,8 +11,9 @@ import logging
 import select
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -20,6 +21,7 @@ import httpx
 if TYPE_CHECKING:
     import ssl
 
+USER_AGENT = "alfabeauty-api"
 MAX_IDLE_CONNECTIONS = 8  # connections kept; overlapping requests beyond that open their own
 # By the wall clock, which goes on while an instance is frozen. Below what servers and the NAT
 # between keep an idle connection for.
@@ -32,21 +34,75 @@ RequestFailed = (httpx.HTTPError, httpx.InvalidURL)
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def open_client(url: str, *, connect_s: float, response_s: float, **options: Any) -> httpx.Client:
-    """A client of the server at `url`, shared by an instance's threads. It raises RequestFailed.
+class Client:
+    """Calls of one vendor, shared by an instance's threads. They raise RequestFailed.
 
-    response_s: for the whole answer, once connected. options: of httpx.Client.
+    connect_s: for connecting; response_s: then for the whole answer. A request goes straight to the
+    transport: cookies, redirects and authentication, which no vendor asks for, take httpx's own
+    client half of an exchange's CPU.
     """
-    context = _tls_context() if url.startswith("https:") else None
+
+    def __init__(
+        self, *, connect_s: float, response_s: float, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._transport = _Transport()
+        self._connect_s, self._response_s = connect_s, response_s
+        self._headers = {"Accept": "*/*", "User-Agent": USER_AGENT, **(headers or {})}
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def post(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: str | bytes | None = None,
+        data: Mapping[str, str] | None = None,
+        json: object = None,
+    ) -> httpx.Response:
+        return self.request("POST", url, headers=headers, content=content, data=data, json=json)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        response_s: float | None = None,
+        **content: Any,
+    ) -> httpx.Response:
+        """content: of httpx.Request, one of `content`, `data` and `json`."""
+        wait_s = self._response_s if response_s is None else response_s
+        request = httpx.Request(
+            method,
+            _parse_url(url),
+            headers={**self._headers, **(headers or {})},
+            extensions={"timeout": {"connect": self._connect_s, "read": wait_s}},
+            **content,
+        )
+        return self._transport.handle_request(request)
+
+
+def get(url: str, *, connect_s: float, response_s: float) -> httpx.Response:
+    """What a page answers, redirects followed. Raises RequestFailed."""
     timeout = httpx.Timeout(response_s, connect=connect_s)
-    return httpx.Client(transport=_Transport(context), timeout=timeout, trust_env=False, **options)
+    with httpx.Client(
+        transport=_Transport(), timeout=timeout, trust_env=False, follow_redirects=True
+    ) as client:
+        return client.get(url)
 
 
 class _Transport(httpx.BaseTransport):
     """The standard library's connections, kept for the next exchange. An answer is read whole."""
 
-    def __init__(self, context: "ssl.SSLContext | None") -> None:
-        self._context = context
+    def __init__(self) -> None:
         self._idle: dict[tuple[str, bytes, int | None], list[_Connection]] = {}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -74,7 +130,7 @@ class _Transport(httpx.BaseTransport):
 
     def _connect(self, url: httpx.URL, timeout_s: float) -> "_Connection":
         port = url.port or (443 if url.scheme == "https" else 80)
-        context = self._context if url.scheme == "https" else None
+        context = _tls_context() if url.scheme == "https" else None
         connection = _Connection(url.raw_host.decode(), port, context, timeout_s)
         try:
             connection.connect()
@@ -142,11 +198,16 @@ class _Connection(http.client.HTTPConnection):
 
 
 class _Socket:
-    """What http.client uses of a socket; each wait ends at `deadline` (time.monotonic seconds)."""
+    """What http.client uses of a socket; each wait ends at `deadline` (time.monotonic seconds).
+
+    It writes a request's head and its body one by one: they are sent together, before the answer is
+    read.
+    """
 
     def __init__(self, plain: socket.socket) -> None:
         self.plain = plain
         self.deadline = 0.0
+        self._unsent: list[bytes] = []
 
     def left_s(self) -> float:
         left_s = self.deadline - time.monotonic()
@@ -161,10 +222,12 @@ class _Socket:
         return bool(poll.poll(0))
 
     def sendall(self, data: bytes) -> None:
-        self.plain.settimeout(self.left_s())
-        self.plain.sendall(data)
+        self._unsent.append(data)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
+        self.plain.settimeout(self.left_s())
+        self.plain.sendall(b"".join(self._unsent))
+        self._unsent.clear()
         return io.BufferedReader(_Reader(self))
 
     def close(self) -> None:
@@ -194,6 +257,11 @@ def _take_usable(idle: list[_Connection]) -> _Connection | None:
                 return connection
             connection.close()
     return None
+
+
+@lru_cache(maxsize=64)
+def _parse_url(url: str) -> httpx.URL:
+    return httpx.URL(url)
 
 
 @cache

@@ -12,11 +12,10 @@ from contextvars import ContextVar
 from json import dumps
 from typing import Any, NamedTuple, Protocol, cast
 
-import httpx
 import resend
 from resend.exceptions import NoContentError, ResendError
 
-from lib.http_client import open_client
+from lib.http_client import Client
 from lib.problems import IdempotencyConflict, PermanentMailError, TransientMailError
 
 TIMEOUT_S = 5.0  # for the connection, and again for the response
@@ -63,16 +62,15 @@ class Mailer:
 
     def __init__(self, api_key: str, api_url: str) -> None:
         self._rejected_reply_to: set[str] = set()
-        self._client = open_client(
-            api_url,
+        self.api_url = api_url
+        self.client = Client(
             connect_s=TIMEOUT_S,
             response_s=TIMEOUT_S,
-            base_url=api_url,
             headers={"Authorization": f"Bearer {api_key}"},
         )
 
     def close(self) -> None:
-        self._client.close()
+        self.client.close()
 
     def send(self, email: Email, idempotency_key: str, *, timeout_s: float = TIMEOUT_S) -> str:
         """Send one mail; the provider's id. A repeat within 24 h delivers nothing more.
@@ -110,7 +108,7 @@ class Mailer:
             message["reply_to"] = _with_punycode_domain(email.reply_to)
         options: resend.Emails.SendOptions = {"idempotency_key": idempotency_key}
         try:
-            with _calling(self._client, timeout_s):
+            with _calling(self, timeout_s):
                 response = resend.Emails.send(cast("resend.Emails.SendParams", message), options)
             mail_id = response["id"]
         except ResendError as error:
@@ -127,7 +125,7 @@ class Mailer:
         Raises TransientMailError where Resend does not say.
         """
         try:
-            with _calling(self._client, timeout_s):
+            with _calling(self, timeout_s):
                 resend.Domains.list()
         except ResendError as error:
             refusal = _Refusal.of(error)
@@ -157,28 +155,28 @@ class _HttpClient(resend.HTTPClient):
         files: dict[str, Any] | None = None,
         data: dict[str, str] | None = None,
     ) -> tuple[bytes, int, Mapping[str, str]]:
-        client, timeout_s = _current.get()
-        response = client.request(
+        mailer, timeout_s = _current.get()
+        response = mailer.client.request(
             method,
-            url.removeprefix(resend.api_url),
+            mailer.api_url + url.removeprefix(resend.api_url),
             # As requests, the SDK's own library, writes it: Resend knows a repeated mail by this.
             content=dumps(json) if json else None,
             headers={
                 "Content-Type": "application/json",
                 **{name: text for name, text in headers.items() if name != "Authorization"},
             },
-            timeout=httpx.Timeout(timeout_s, connect=TIMEOUT_S),
+            response_s=timeout_s,
         )
         return response.content, response.status_code, response.headers
 
 
 resend.default_http_client = _HttpClient()
-_current: ContextVar[tuple[httpx.Client, float]] = ContextVar("_current")
+_current: ContextVar[tuple[Mailer, float]] = ContextVar("_current")
 
 
 @contextmanager
-def _calling(client: httpx.Client, timeout_s: float) -> Iterator[None]:
-    token = _current.set((client, timeout_s))
+def _calling(mailer: Mailer, timeout_s: float) -> Iterator[None]:
+    token = _current.set((mailer, timeout_s))
     try:
         yield
     finally:

@@ -8,7 +8,7 @@ import json
 import urllib.parse
 from typing import Any
 
-from lib.http_client import RequestFailed, open_client
+from lib.http_client import Client, RequestFailed
 from lib.interfaces import Message, MessageRef
 from lib.problems import MessageNotFound, SlackError
 
@@ -160,7 +160,7 @@ class Slack:
     def _send(self, url: str, body: bytes, kind: str, token: str = "") -> str:
         headers = {"Content-Type": kind, **({"Authorization": token} if token else {})}
         try:
-            with open_client(url, connect_s=TIMEOUT_S, response_s=TIMEOUT_S) as client:
+            with Client(connect_s=TIMEOUT_S, response_s=TIMEOUT_S) as client:
                 response = client.post(url, content=body, headers=headers)
         except (*RequestFailed, ValueError) as error:
             raise SlackError(type(error).__name__) from None

@@ -3,7 +3,7 @@
 Turnstile down never rejects a lead nor makes it spam: a person reviews it.
 """
 
-from lib.http_client import RequestFailed, open_client
+from lib.http_client import Client, RequestFailed
 from lib.problems import TurnstileDown
 
 CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 0.3, 0.6
@@ -19,7 +19,7 @@ class Turnstile:
     def __init__(self, secret: str, url: str) -> None:
         self._secret = secret
         self._url = url
-        self._client = open_client(url, connect_s=CONNECT_TIMEOUT_S, response_s=RESPONSE_TIMEOUT_S)
+        self._client = Client(connect_s=CONNECT_TIMEOUT_S, response_s=RESPONSE_TIMEOUT_S)
 
     def close(self) -> None:
         self._client.close()

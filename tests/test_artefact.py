@@ -329,7 +329,7 @@ assert cipher.decrypt(cipher.encrypt("x")) == "x"
 reporter = Reporter(sys.argv[1], "r", "test")
 reporter.report(ValueError("x"), request_id="1", endpoint="leads")
 reporter.alert("x", request_id="1")
-http_client.open_client("https://localhost", connect_s=1, response_s=1).close()
+http_client._tls_context()
 """
 
 

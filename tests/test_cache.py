@@ -71,8 +71,7 @@ def test_the_sdks_private_attributes_are_those_of_the_pinned_version(cache: Cach
     assert isinstance(theirs._http._client, httpx.Client)
     assert theirs._http._client.timeout.read is None, "it waits for ever"
     theirs.close()  # type: ignore[no-untyped-call]
-    assert ours._http._client is cache._client
-    assert cache._client.timeout.read == RESPONSE_TIMEOUT_S
+    assert vars(ours._http)["_client"] is cache._client
 
 
 def test_one_connection_serves_one_call_after_another(platform: Platform, cache: Cache) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urljoin
 
 import certifi
 import httpx
@@ -42,10 +43,20 @@ def silent(caller: socket.socket) -> None:
         pass
 
 
-def client(port: int, scheme: str = "http", response_s: float = 5) -> httpx.Client:
-    """Connecting may take longer than any test allows for an answer."""
-    url = f"{scheme}://localhost:{port}"
-    return http_client.open_client(url, connect_s=5, response_s=response_s, base_url=url)
+class Vendor(http_client.Client):
+    """A client whose addresses are those of one server."""
+
+    def __init__(self, server_url: str, response_s: float) -> None:
+        """Connecting may take longer than any test allows for an answer."""
+        super().__init__(connect_s=5, response_s=response_s)
+        self.server_url = server_url
+
+    def request(self, method: str, url: str, **options: Any) -> httpx.Response:
+        return super().request(method, urljoin(self.server_url, url), **options)
+
+
+def client(port: int, scheme: str = "http", response_s: float = 5) -> Vendor:
+    return Vendor(f"{scheme}://localhost:{port}", response_s)
 
 
 def test_connections_are_used_again_until_the_server_closes_them() -> None:
@@ -79,6 +90,19 @@ def test_a_connection_too_old_is_not_used_again(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(time, "time", lambda: now + http_client.MAX_IDLE_AGE_S + 1)
         vendor.post("/", content=b"x")
         assert len(seen) == 2
+
+
+def test_a_requests_head_and_body_arrive_together() -> None:
+    """In one packet, and in one record of TLS."""
+    arrived: list[bytes] = []
+
+    def talk(caller: socket.socket) -> None:
+        arrived.append(caller.recv(1 << 16))
+        caller.sendall(OK)
+
+    with server(talk) as (port, _), client(port) as vendor:
+        vendor.post("/", json={"a": 1})
+    assert arrived[0].endswith(b'\r\n\r\n{"a":1}')
 
 
 def test_a_request_whose_reply_is_lost_is_not_repeated() -> None:
@@ -157,10 +181,13 @@ def test_tls_is_spoken_and_its_connection_used_again(authority: trustme.CA) -> N
 def test_clients_share_one_trust_store_and_plain_http_does_not_load_it(
     authority: trustme.CA,
 ) -> None:
-    client(1).close()
+    with server(answering(OK)) as (port, _), client(port) as vendor:
+        vendor.post("/", content=b"x")
     assert http_client._tls_context.cache_info().currsize == 0
-    for _ in range(3):
-        client(1, "https").close()
+    with server(answering(OK), secured(authority, "localhost")) as (port, _):
+        for _ in range(3):
+            with client(port, "https") as vendor:
+                vendor.post("/", content=b"x")
     assert http_client._tls_context.cache_info().misses == 1
 
 
@@ -196,7 +223,7 @@ def test_a_silent_server_times_out(scheme: str, authority: trustme.CA) -> None:
 def test_a_stalled_tls_handshake_times_out() -> None:
     with server(silent) as (port, _):
         url = f"https://localhost:{port}"
-        vendor = http_client.open_client(url, connect_s=0.3, response_s=60)
+        vendor = http_client.Client(connect_s=0.3, response_s=60)
         with vendor, pytest.raises(httpx.ConnectTimeout):
             vendor.post(url)
 
@@ -226,7 +253,24 @@ def test_a_header_beyond_ascii_spoils_no_answer() -> None:
 
 def test_a_url_of_another_protocol_is_an_httpx_error() -> None:
     with client(1) as vendor, pytest.raises(httpx.UnsupportedProtocol):
-        vendor.get("ftp://localhost/")
+        vendor.request("GET", "ftp://localhost/")
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://localhost:99999/", "http://a\nb/"])
+def test_a_url_that_is_none_is_a_failed_request(url: str) -> None:
+    with client(1) as vendor, pytest.raises(http_client.RequestFailed):
+        http_client.Client.request(vendor, "GET", url)
+
+
+def test_a_page_is_read_where_it_has_moved_to() -> None:
+    def talk(caller: socket.socket) -> None:
+        moved = b"HTTP/1.1 308 Moved\r\nLocation: /new\r\nContent-Length: 0\r\n\r\n"
+        while request := caller.recv(1 << 16):
+            caller.sendall(OK if request.startswith(b"GET /new ") else moved)
+
+    with server(talk) as (port, _):
+        url = f"http://localhost:{port}/old"
+        assert http_client.get(url, connect_s=5, response_s=5).json() == {}
 
 
 def test_a_header_with_a_line_break_is_never_sent() -> None:

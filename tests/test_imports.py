@@ -18,12 +18,12 @@ PACKAGES = {"leads", "products", "vitals", "incidents", "monitoring", "privacy"}
 
 # One library each, and httpx below it; their errors are translated there and nowhere else.
 VENDOR_HELPERS = {
-    "lib/cache.py": {"httpx", "upstash_redis"},
+    "lib/cache.py": {"upstash_redis"},
     "lib/db.py": {"psycopg"},
     "lib/encryption.py": {"nacl"},
     "lib/error_reporting.py": {"sentry_sdk"},
     "lib/http_client.py": {"httpx"},
-    "lib/mail.py": {"httpx", "idna", "resend"},
+    "lib/mail.py": {"idna", "resend"},
     "lib/slack.py": set(),
     "lib/turnstile.py": set(),
 }

@@ -5,7 +5,7 @@ from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
 
-from lib.http_client import RequestFailed, open_client
+from lib.http_client import Client, RequestFailed
 from lib.incidents import rules
 from lib.incidents.rules import Facts
 from lib.interfaces import Services
@@ -59,7 +59,7 @@ def _send(services: Services, facts: Facts, secret: str, now: datetime) -> tuple
     headers = {"Content-Type": "application/json", canary.HEADER: canary.sign(secret, body, now)}
     url = f"{services.settings.site_url}/api/leads"
     try:
-        with open_client(url, connect_s=TIMEOUT_S, response_s=TIMEOUT_S) as client:
+        with Client(connect_s=TIMEOUT_S, response_s=TIMEOUT_S) as client:
             response = client.post(url, content=body, headers=headers)
         if not response.is_success:
             # A 4xx is about this lead's fields or signature; no visitor's lead is like it.

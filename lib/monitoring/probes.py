@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from lib.http_client import RequestFailed, open_client
+from lib import http_client
 from lib.incidents.rules import Facts
 from lib.interfaces import Services
 from lib.leads import mailed_leads
@@ -52,13 +52,12 @@ def url_fault(url: str, prefix: bytes) -> str | None:
         if attempt:
             time.sleep(PAUSE_S)
         try:
-            with open_client(url, connect_s=TIMEOUT_S, response_s=TIMEOUT_S) as client:
-                response = client.get(url, follow_redirects=True)
+            response = http_client.get(url, connect_s=TIMEOUT_S, response_s=TIMEOUT_S)
             if response.is_success and response.content.startswith(prefix):
                 return None
             answer = "something else" if response.is_success else response.status_code
             fault = f"{path} answers {answer}"
-        except RequestFailed as error:
+        except http_client.RequestFailed as error:
             fault = f"{path} cannot be reached ({type(error).__name__})"
     return fault
 
