@@ -157,9 +157,8 @@ def _pytest(arguments: Sequence[str]) -> list[str]:
 
 def _spread() -> list[str]:
     """Whole files to each worker, in the order of tests/conftest.py: the long ones first."""
-    # One a core leaves a quarter of it unused, as tests wait for clocks; one more makes a whole run
-    # an eighth shorter, but with three browsers at once tests failed that await a page.
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    # One more than there are cores, as tests wait for clocks; it takes no file with a browser.
+    workers = min((os.cpu_count() or 1) + 1, _MOST_WORKERS)
     return ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 

@@ -7,6 +7,7 @@ cutting a socket, never by patching our modules.
 
 import contextlib
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -87,6 +88,9 @@ SLOW_FILES = (
 SHARED_OUT = ("tests/ops/keys/test_rotation.py",)
 """Files too long for one worker, whose tests share no fixture of the file: any worker takes any."""
 
+WITH_BROWSER = ("tests/browser/", "tests/leads/test_inputs.py")
+"""Each takes a core for itself: no more of them run at once than there are cores."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="without what needs a platform")
@@ -156,6 +160,14 @@ class ByFile(LoadFileScheduling):  # type: ignore[misc]
         if file in SHARED_OUT:
             return nodeid
         return f"{file} pg15" if "pg15" in nodeid else file
+
+    def _assign_work_unit(self, node: Any) -> None:
+        """A worker more than there are cores takes no file with a browser while others wait."""
+        if node not in self.nodes[: os.cpu_count() or 1]:
+            light = (scope for scope in self.workqueue if not scope.startswith(WITH_BROWSER))
+            if (scope := next(light, None)) is not None:
+                self.workqueue.move_to_end(scope, last=False)
+        super()._assign_work_unit(node)
 
 
 def is_quick(item: pytest.Item) -> bool:
@@ -310,10 +322,14 @@ def delivered(platform: Platform) -> list[dict[str, Any]]:
 
 
 def eventually[T](look: Callable[[], T], timeout_s: float = 30.0, pause_s: float = 0.01) -> T:
-    """What `look` finds, once it finds something: for what happens after an answer."""
+    """What `look` finds, once it finds something: for what happens after an answer.
+
+    The longer it takes, the longer the pauses, up to 0.1 s: looking takes what is waited for time.
+    """
     end = time.monotonic() + timeout_s
     while not (result := look()):
         if time.monotonic() > end:
             raise AssertionError(f"{getattr(look, '__doc__', None) or look} did not happen")
         time.sleep(pause_s)
+        pause_s = min(pause_s * 1.3, max(pause_s, 0.1))
     return result

@@ -40,18 +40,18 @@ _slow: CountBad = attrgetter("slow")
 
 
 def total(minutes: Iterable[MinuteCounts]) -> MinuteCounts:
-    counts = list(minutes)
-    return MinuteCounts(
-        sum(each.requests for each in counts),
-        sum(each.errors for each in counts),
-        sum(each.slow for each in counts),
-        sum(each.queued for each in counts),
-    )
+    requests = errors = slow = queued = 0
+    for counts in minutes:
+        requests += counts.requests
+        errors += counts.errors
+        slow += counts.slow
+        queued += counts.queued
+    return MinuteCounts(requests, errors, slow, queued)
 
 
 def _within(traffic: Traffic, now: datetime, service: str, window: timedelta) -> MinuteCounts:
-    minutes = traffic.get(service, {})
-    return total(counts for at, counts in minutes.items() if at >= now - window)
+    minutes, since = traffic.get(service, {}), now - window
+    return total(counts for at, counts in minutes.items() if at >= since)
 
 
 def most_requests_failing(traffic: Traffic, now: datetime) -> str | None:
@@ -84,9 +84,12 @@ def _services_over(
     sentences = []
     for service in sorted(traffic):
         counts = _within(traffic, now, service, WINDOW)
+        n, bad = counts.requests, count_bad(counts)
+        if n < MIN_REQUESTS or bad < MIN_BAD_REQUESTS:
+            continue
         recent = _within(traffic, now, service, RECENT_WINDOW)
-        n, bad, recent_bad = counts.requests, count_bad(counts), count_bad(recent)
-        if n < MIN_REQUESTS or bad < MIN_BAD_REQUESTS or recent_bad < MIN_RECENT_BAD:
+        recent_bad = count_bad(recent)
+        if recent_bad < MIN_RECENT_BAD:
             continue
         if recent_bad > max_rate * recent.requests and wilson_lower_bound(bad, n) > max_rate:
             sentences.append(f"{service}: {bad} of {n} requests {verb} in 30 minutes")

@@ -1,7 +1,7 @@
 """When somebody is woken, on a simulated clock: the table of rules, and thirty quiet days."""
 
 import random
-from collections import deque
+from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -203,16 +203,15 @@ def _poisson(draw: random.Random, mean: float) -> int:
 def false_alerts(days: int, seed: int, error_rate: float) -> list[str]:
     """The rules broken in so many days of nothing wrong, a look every minute."""
     draw = random.Random(seed)
-    window: deque[tuple[datetime, dict[str, MinuteCounts]]] = deque(maxlen=31)
+    traffic_now: dict[str, dict[datetime, MinuteCounts]] = defaultdict(dict)
     alerts, open_now = [], set[str]()
     start = datetime(2026, 11, 1, tzinfo=UTC)
     for minute in range(days * 1440):
         now = start + timedelta(minutes=minute)
-        window.append((now, quiet_minute(draw, (now.hour + 7) % 24, error_rate)))
-        traffic_now: dict[str, dict[datetime, MinuteCounts]] = {}
-        for at, services in window:
-            for service, counts in services.items():
-                traffic_now.setdefault(service, {})[at] = counts
+        for service, counts in quiet_minute(draw, (now.hour + 7) % 24, error_rate).items():
+            traffic_now[service][now] = counts
+        for minutes in traffic_now.values():
+            minutes.pop(now - timedelta(minutes=31), None)
         broken_rules = {
             finding.rule for finding in rules.evaluate(Facts(now=now, traffic=traffic_now))
         }
