@@ -238,14 +238,22 @@ def _spawn(command: list[str], cwd: Path, environ: dict[str, str]) -> processes.
 
 
 def unpack(func_dir: Path, project_dir: Path, folder: Path) -> dict[str, Any]:
-    """Put a built function together in `folder`, as it is deployed; its configuration."""
+    """Put a built function together in `folder`, as it is deployed; its configuration.
+
+    As in a deployment, no path leads back to the project, and nothing may be written to its files:
+    they are the project's own where the file system lets them have a second name.
+    """
     config = config_of(func_dir)
     shutil.copytree(func_dir, folder, dirs_exist_ok=True)
-    for inside, outside in config.get("filePathMap", {}).items():
-        target = folder / inside
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Copied, links resolved: as in a deployment, no path leads back to the project.
-        shutil.copy2(project_dir / outside, target)
+    paths = {folder / inside: project_dir / outside
+             for inside, outside in config.get("filePathMap", {}).items()}  # fmt: skip
+    for parent in {target.parent for target in paths}:
+        parent.mkdir(parents=True, exist_ok=True)
+    for target, source in paths.items():
+        try:
+            os.link(source.resolve(), target)
+        except OSError:
+            shutil.copy2(source, target)
     return config
 
 
