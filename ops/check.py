@@ -49,6 +49,9 @@ DUTIES: dict[str, tuple[str, ...]] = {
                   "HEALTH_CHECK_TOKEN", "CANARY_SECRET", "SALES_WHATSAPP"),
 }  # fmt: skip
 
+# What production can do without: checked where it is set.
+OPTIONAL = ("TURNSTILE_SECRET_KEY",)
+
 SELECT_APP_RIGHTS = """
 select current_user, to_regclass('leads') is not null,
   coalesce(has_table_privilege(to_regclass('leads'), 'insert'), false)
@@ -273,7 +276,7 @@ def check(services: OperatorServices, args: Args) -> int:
     duties = [args.duty] if args.duty else list(DUTIES)
     names = list(dict.fromkeys(name for duty in duties for name in DUTIES[duty]))
     if not args.duty:
-        names.append("TURNSTILE_SECRET_KEY")
+        names += (name for name in OPTIONAL if services.settings.environ.get(name, "").strip())
     variables = check_variables(services.settings, names)
     servers = check_servers(services, variables)
     if args.json:

@@ -281,6 +281,17 @@ def test_everything_that_is_wrong_is_named_at_once(
     assert "UPSTASH_REDIS_REST_URL first" in servers["Redis"]
 
 
+@pytest.mark.parametrize(("secret", "turnstile"), [("", None), ("a secret", True)])
+def test_what_production_can_do_without_is_checked_where_it_is_set(
+    platform: Platform, database: Rows, capsys: Printed, secret: str, turnstile: bool | None
+) -> None:
+    assert ops(platform, "check", "--json", TURNSTILE_SECRET_KEY=secret) == 0, (
+        capsys.readouterr().out
+    )
+    servers = {each["name"]: each["ok"] for each in json.loads(capsys.readouterr().out)["servers"]}
+    assert servers.get("Turnstile") == turnstile
+
+
 @pytest.mark.parametrize(
     ("name", "value", "server", "reason"),
     [
