@@ -58,16 +58,8 @@ class Client:
     def close(self) -> None:
         self._transport.close()
 
-    def post(
-        self,
-        url: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        content: str | bytes | None = None,
-        data: Mapping[str, str] | None = None,
-        json: object = None,
-    ) -> httpx.Response:
-        return self.request("POST", url, headers=headers, content=content, data=data, json=json)
+    def post(self, url: str, **options: Any) -> httpx.Response:
+        return self.request("POST", url, **options)
 
     def request(
         self,

@@ -72,6 +72,7 @@ def test_the_sdks_private_attributes_are_those_of_the_pinned_version(cache: Cach
     assert theirs._http._client.timeout.read is None, "it waits for ever"
     theirs.close()  # type: ignore[no-untyped-call]
     assert vars(ours._http)["_client"] is cache._client
+    assert cache._client._response_s == RESPONSE_TIMEOUT_S
 
 
 def test_one_connection_serves_one_call_after_another(platform: Platform, cache: Cache) -> None:
