@@ -88,7 +88,11 @@ SLOW_FILES = (
 SHARED_OUT = ("tests/ops/keys/test_rotation.py",)
 """Files too long for one worker, whose tests share no fixture of the file: any worker takes any."""
 
-WITH_BROWSER = ("tests/browser/", "tests/leads/test_inputs.py")
+WITH_BROWSER = (
+    "tests/browser/",
+    "tests/dev/vendors/test_vendor_clients.py",
+    "tests/leads/test_inputs.py",
+)
 """Each takes a core for itself: no more of them run at once than there are cores."""
 
 

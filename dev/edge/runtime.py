@@ -240,8 +240,8 @@ def _spawn(command: list[str], cwd: Path, environ: dict[str, str]) -> processes.
 def unpack(func_dir: Path, project_dir: Path, folder: Path) -> dict[str, Any]:
     """Put a built function together in `folder`, as it is deployed; its configuration.
 
-    As in a deployment, no path leads back to the project, and nothing may be written to its files:
-    they are the project's own where the file system lets them have a second name.
+    No path leads back to the project. Where the file system can, its files are hard links to the
+    project's: as in a deployment, nothing may be written to them.
     """
     config = config_of(func_dir)
     shutil.copytree(func_dir, folder, dirs_exist_ok=True)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,41 @@ def test_a_run_that_is_interrupted_leaves_the_results_of_the_one_before(
 def test_the_files_that_are_begun_first_or_shared_out_exist() -> None:
     for name in (*(f"tests/{file}" for file in conftest.SLOW_FILES), *conftest.SHARED_OUT):
         assert (ROOT / name).is_file(), name
+
+
+def test_every_file_with_a_browser_is_known_as_one() -> None:
+    files = {
+        file.relative_to(ROOT).as_posix()
+        for file in (ROOT / "tests").rglob("test_*.py")
+        if "\nfrom tests.fix_browser import" in file.read_text("utf-8")
+    }
+    assert files
+    assert [name for name in files if not name.startswith(conftest.WITH_BROWSER)] == []
+
+
+class Worker:
+    """What xdist's scheduler uses of one."""
+
+    def send_runtest_some(self, indexes: list[int]) -> None:
+        """It runs nothing."""
+
+
+def test_the_worker_beyond_the_cores_takes_a_browser_only_when_nothing_else_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    browser, light = "tests/browser/test_form.py", "tests/test_db.py"
+    first, second, beyond = Worker(), Worker(), Worker()
+    scheduler = conftest.ByFile.__new__(conftest.ByFile)
+    scheduler.assigned_work = {first: {}, second: {}, beyond: {}}
+    scheduler.registered_collections = {node: [browser, light] for node in scheduler.assigned_work}
+
+    def taken(worker: Worker, *waiting: str) -> str:
+        scheduler.workqueue = OrderedDict((scope, {scope: False}) for scope in waiting)
+        scheduler._assign_work_unit(worker)
+        scope: str = scheduler.assigned_work[worker].popitem()[0]
+        return scope
+
+    assert [taken(worker, browser, light) for worker in (first, second)] == [browser, browser]
+    assert taken(beyond, browser, light) == light
+    assert taken(beyond, browser) == browser
